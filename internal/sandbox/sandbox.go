@@ -1,0 +1,121 @@
+// Package sandbox runs one process in a snapshot.
+//
+// # Structure
+//
+// A [Spec] says what to run on which layer directories. It becomes an OCI runtime-spec bundle,
+// and a [Runtime] executes the bundle: runc's libcontainer linked in by default, or any OCI
+// runtime binary.
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"io"
+)
+
+// Network is the network a process sees.
+type Network string
+
+const (
+	NetworkHost Network = "host" // the host's own
+	NetworkNone Network = "none" // loopback only
+)
+
+// Root is a root filesystem, or the source of a bind mount, made of layer directories.
+type Root struct {
+	// Lower are overlay-native layer directories, base first. They are never written to.
+	Lower []string
+	// Upper receives the changes, in overlay-native form. It exists, is empty or holds earlier
+	// changes, and is on the same filesystem as Work. Empty: the root is mounted read-only and
+	// writes fail with EROFS.
+	Upper string
+	// Work is an empty scratch directory of overlayfs beside Upper; the caller removes it.
+	Work string
+}
+
+// Mount is one mount besides the root and the standard ones (/proc, /dev, /sys, ...).
+type Mount struct {
+	Dest     string // absolute path in the container; created if missing
+	ReadOnly bool
+	// Exactly one of the following.
+	Bind  string // a host file or directory
+	Root  *Root  // an overlay of layer directories, of which Selector is shown at Dest
+	Tmpfs *Tmpfs
+	// Selector is the path below Root that is shown; "" or "/" is all of it. It is resolved
+	// inside the root, never outside.
+	Selector string
+}
+
+// Tmpfs is an empty filesystem in memory.
+type Tmpfs struct {
+	Size int64 // bytes; 0 is the kernel's default
+}
+
+// HostEntry is a line added to /etc/hosts.
+type HostEntry struct{ Host, IP string }
+
+// Ulimit is a resource limit by its name in ulimit(1) style: "nofile", "nproc", ...
+type Ulimit struct {
+	Name       string
+	Soft, Hard int64
+}
+
+// Spec is one process to run.
+type Spec struct {
+	ID         string // unique on this host, [a-z0-9-]
+	Root       Root
+	Mounts     []Mount
+	Args       []string // Args[0] is looked up in the PATH of Env
+	Env        []string // KEY=VALUE; HOME, and PATH when missing, are supplied
+	Cwd        string   // absolute; created if missing
+	User       string   // "", name, uid, name:group, uid:gid, resolved in the root's /etc/passwd and /etc/group
+	Hostname   string
+	Network    Network
+	ExtraHosts []HostEntry
+	Ulimits    []Ulimit
+	ShmSize    int64  // bytes of /dev/shm; 0 is 64 MiB
+	Insecure   bool   // all capabilities, no seccomp, no masked paths
+	Terminal   bool   // allocate a pseudo-terminal and join it to Stdin/Stdout
+	CgroupPath string // parent cgroup; "" is the default
+}
+
+// IO is where the process's streams go. Nil is /dev/null.
+type IO struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// Resize delivers terminal sizes when Spec.Terminal is set; may be nil.
+	Resize <-chan WinSize
+	// Signals are delivered to the process; may be nil.
+	Signals <-chan int
+}
+
+// WinSize is a terminal's size in characters.
+type WinSize struct{ Rows, Cols uint16 }
+
+// Runner runs processes. It is safe for concurrent use.
+//
+// Run returns nil when the process exits with 0, an *ExitError when it ran and ended in another
+// way, and any other error when it could not be run. When ctx ends, every process of the
+// container is killed and Run returns ctx's cause; no mount, cgroup or process is left, whatever
+// happened.
+type Runner interface {
+	Run(ctx context.Context, spec *Spec, streams IO) error
+}
+
+// ExitError tells how a process ended when it did not exit with 0.
+type ExitError struct {
+	Code   int // exit code; 128 + signal when killed by one, as shells report it
+	Signal int // 0 when the process exited by itself
+	// OOM is set when the kernel killed the process for memory.
+	OOM bool
+}
+
+func (e *ExitError) Error() string {
+	switch {
+	case e.OOM:
+		return fmt.Sprintf("process was killed: out of memory (exit code: %d)", e.Code)
+	case e.Signal != 0:
+		return fmt.Sprintf("process was killed by signal %d (exit code: %d)", e.Signal, e.Code)
+	}
+	return fmt.Sprintf("exit code: %d", e.Code)
+}
