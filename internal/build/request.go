@@ -1,0 +1,92 @@
+// Package build carries out one build from request to result.
+//
+// It knows nothing of flags, terminals or the process's own state: a request comes in, events go
+// to a [progress.Sink], a result comes out. So an API server can drive it as well as the command
+// line does.
+package build
+
+import (
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Request says what to build.
+type Request struct {
+	// Context is the directory of the build context.
+	Context string
+	// Dockerfile is the path of the Dockerfile on the host; "" is "Dockerfile" in the context.
+	Dockerfile string
+	// Target is the stage to stop at, by name or number; "" is the last one.
+	Target string
+	// BuildArgs and Labels as in --build-arg and --label.
+	BuildArgs, Labels map[string]string
+	// NoCache runs every step; Pull asks the registry for every base image again.
+	NoCache, Pull bool
+	// Network is what RUN sees unless it says otherwise: "" or "default" and "host" are the
+	// host's network, "none" is none.
+	Network string
+	// Platform is the target platform as in --platform; "" is this machine's.
+	Platform string
+	// AddHosts are "name:ip" lines for /etc/hosts in RUN.
+	AddHosts []string
+	// Tags name the image in the local store; they imply an image output when Outputs is empty.
+	Tags []string
+	// Outputs are where the result goes. None: the local store.
+	Outputs []Output
+	// Attrs are further options of the Dockerfile frontend by BuildKit's names ("shm-size",
+	// "ulimit", "hostname", ...).
+	Attrs map[string]string
+	// Command is the command line for the build's record; may be empty.
+	Command []string
+}
+
+// OutputType is a kind of result.
+type OutputType string
+
+const (
+	OutputImage  OutputType = "image"  // named in the local store
+	OutputOCI    OutputType = "oci"    // OCI image layout, as a tar file or a directory
+	OutputDocker OutputType = "docker" // what `docker load` takes, as a tar file
+	OutputLocal  OutputType = "local"  // the root filesystem's files, as a directory
+	OutputTar    OutputType = "tar"    // the root filesystem's files, as a tar file
+)
+
+// Output is one place for the result.
+type Output struct {
+	Type OutputType
+	// Dest is a file, or for OutputLocal (and OutputOCI with Attrs["tar"] = "false") a directory.
+	Dest string
+	// Writer takes a tar instead of Dest, as `-o -` does; nil otherwise.
+	Writer io.Writer
+	// Attrs are the other key=value pairs of -o, "name" among them.
+	Attrs map[string]string
+}
+
+// Result is what a build gave.
+type Result struct {
+	// ID names the build in the store: builds/<ID>/.
+	ID string
+	// ImageID is the digest of the image's config, as --iidfile gets it. Empty when no output was
+	// an image.
+	ImageID digest.Digest
+	// Manifest describes the image's manifest.
+	Manifest ocispec.Descriptor
+	// Names are the image's full names.
+	Names []string
+	// Warnings are what the Dockerfile frontend's linter says, one line each.
+	Warnings []Warning
+	// Took is the wall time of the build.
+	Took time.Duration
+}
+
+// Warning is one finding of the linter.
+type Warning struct {
+	Message string
+	Detail  []string
+	URL     string
+	File    string
+	Line    int // 1-based; 0 when not known
+}

@@ -1,0 +1,211 @@
+// Package registry speaks to image registries: it resolves references and fetches blobs.
+//
+// # Structure
+//
+// The wire protocol, certs.d directories and token handling are containerd's
+// (core/remotes/docker). This package adds what a build needs around them: credentials from
+// docker's config.json, one set of connections and tokens per registry, retries with
+// back-off, resuming of broken downloads, bounds on manifests, and errors that say what was
+// tried and what to do.
+//
+// # Caveats
+//
+// References are normalised as Docker does: "alpine" is docker.io/library/alpine:latest.
+// What is fetched is bounded by the size in its descriptor, but it is the caller who
+// verifies the digest while storing it.
+package registry
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
+)
+
+// Options configure a Client. The zero value asks the registries that references name, over
+// https, with the user's own docker credentials.
+type Options struct {
+	// CertsDirs are roots of certs.d/<host>/hosts.toml trees. The first root that has a
+	// directory for a host decides; roots that do not exist are skipped.
+	CertsDirs []string
+	// UserAgent is sent with every request; "" is "slipway".
+	UserAgent string
+	// DockerConfigDir holds config.json; "" is $DOCKER_CONFIG or ~/.docker.
+	DockerConfigDir string
+}
+
+// Client speaks to registries. It keeps connections, mirrors and tokens per registry, and is
+// safe for concurrent use.
+type Client struct {
+	opts  Options
+	creds *credentials
+	tune  tuning
+
+	mu    sync.Mutex
+	hosts map[string][]docker.RegistryHost // by the host a reference names
+}
+
+// tuning holds the numbers that tests make small.
+type tuning struct {
+	attempts  int           // tries of one step without progress, the first included
+	base      time.Duration // pause after the first failure; doubles with each
+	max       time.Duration // longest pause, and the longest Retry-After that is honoured
+	stall     time.Duration // a download without a byte for so long is broken off and resumed
+	manifests int64         // bytes of the largest manifest
+}
+
+var defaultTuning = tuning{
+	attempts:  5,
+	base:      200 * time.Millisecond,
+	max:       30 * time.Second,
+	stall:     30 * time.Second,
+	manifests: MaxManifestSize,
+}
+
+// MaxManifestSize is the size in bytes of the largest manifest or index that is accepted.
+const MaxManifestSize = 4 << 20
+
+// New returns a client. Nothing is read or asked before the first call of a method.
+func New(opts Options) *Client {
+	if opts.UserAgent == "" {
+		opts.UserAgent = "slipway"
+	}
+	return &Client{
+		opts:  opts,
+		creds: &credentials{dir: opts.DockerConfigDir},
+		tune:  defaultTuning,
+		hosts: map[string][]docker.RegistryHost{},
+	}
+}
+
+// Parse normalises a reference: default registry docker.io, "library/" for its official
+// images, tag "latest" when there is neither tag nor digest. The error is
+// errdefs.ErrInvalidArgument.
+func Parse(ref string) (reference.Named, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, fmt.Errorf("parsing image reference %q: %w: %w (write [REGISTRY/]NAME[:TAG][@DIGEST])", ref, err, errdefs.ErrInvalidArgument)
+	}
+	return reference.TagNameOnly(named), nil
+}
+
+// Resolve asks the registry, or its mirrors in their order, for the manifest or index that
+// ref names. Of the descriptor, digest, size and media type are what the registry claims
+// (the digest of a reference that has one is that digest).
+//
+// Errors are an [*Error] of a category of errdefs: ErrNotFound, ErrUnauthenticated,
+// ErrPermissionDenied, ErrUnavailable, ErrOutOfRange (a manifest too big), or
+// ErrInvalidArgument for a reference that cannot be parsed.
+func (c *Client) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error) {
+	named, err := Parse(ref)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	op := newOperation(named, ocispec.Descriptor{})
+	var desc ocispec.Descriptor
+	err = c.retry(ctx, op, func(ctx context.Context) error {
+		resolver, err := c.resolver(op.host)
+		if err != nil {
+			return err
+		}
+		_, desc, err = resolver.Resolve(ctx, named.String())
+		return err
+	})
+	if err != nil {
+		return ocispec.Descriptor{}, c.explain(ctx, op, err)
+	}
+	return desc, nil
+}
+
+// Fetch opens the blob or manifest desc of the repository of ref. The first request has been
+// answered when it returns. A connection that breaks, or that gives nothing for half a
+// minute, is opened again where it left off.
+//
+// Read fails when there are more or fewer bytes than desc.Size (0 or more); the digest is for
+// the caller to verify. desc.URLs are ignored: a manifest does not get to choose which hosts
+// this machine talks to. Errors are as those of [Client.Resolve], and ErrDataLoss for a wrong
+// size. The reader is for one goroutine and must be closed.
+func (c *Client) Fetch(ctx context.Context, ref string, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	named, err := Parse(ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := desc.Digest.Validate(); err != nil || desc.Size < 0 {
+		return nil, fmt.Errorf("fetching from %s: descriptor with digest %q and size %d: %w", named, desc.Digest, desc.Size, errdefs.ErrInvalidArgument)
+	}
+	desc.URLs = nil
+	d := &download{ctx: ctx, client: c, op: newOperation(named, desc), ref: named.String(), desc: desc}
+	if err := d.open(); err != nil {
+		return nil, c.explain(ctx, d.op, err)
+	}
+	return d, nil
+}
+
+// resolver returns containerd's resolver for references of a registry.
+func (c *Client) resolver(host string) (remotes.Resolver, error) {
+	hosts, err := c.hostsOf(host)
+	if err != nil {
+		return nil, err
+	}
+	return docker.NewResolver(docker.ResolverOptions{
+		Hosts:   func(string) ([]docker.RegistryHost, error) { return hosts, nil },
+		Headers: http.Header{"User-Agent": {c.opts.UserAgent}},
+	}), nil
+}
+
+// retry runs one step until it succeeds, fails for good, or has failed too often.
+func (c *Client) retry(ctx context.Context, op *operation, step func(context.Context) error) error {
+	ctx = log.WithLogger(withOperation(ctx, op), quiet)
+	for attempt := 1; ; attempt++ {
+		err := step(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		// containerd's authorizer keeps the outcome of a token request for good, a failed
+		// one too, so that a registry is only asked again with a new one.
+		c.forget(op.host)
+		again := transient(err) || unauthenticated(err) && attempt == 1 && op.stale
+		if !again || attempt >= c.tune.attempts {
+			return err
+		}
+		if err := c.pause(ctx, attempt); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits after the n-th failure in a row: base, 2*base, ... with some jitter.
+func (c *Client) pause(ctx context.Context, n int) error {
+	d := min(c.tune.base<<(n-1), c.tune.max)
+	return sleep(ctx, d/2+rand.N(d/2+1))
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// quiet swallows what containerd would log: this package's errors carry all of it.
+var quiet = func() *log.Entry {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	l.SetLevel(logrus.PanicLevel)
+	return logrus.NewEntry(l)
+}()

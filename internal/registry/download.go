@@ -1,0 +1,194 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// download reads a blob over as many connections as it takes.
+//
+// containerd's reader resumes by itself when a body ends early, at once and as long as the
+// next request succeeds. It gives up on resets, errors of the next request and stalls; those
+// are handled here, by a new reader at the offset reached, after a pause.
+type download struct {
+	ctx    context.Context
+	client *Client
+	op     *operation
+	ref    string
+	desc   ocispec.Descriptor
+
+	body   io.ReadCloser           // nil: to be opened at off
+	cancel context.CancelCauseFunc // ends the requests of body
+	off    int64                   // bytes handed out
+	fails  int                     // failures in a row without a byte between them
+	err    error                   // sticky
+}
+
+var (
+	errStalled = errors.New("the connection gives no data")
+	errClosed  = errors.New("reading a closed download")
+)
+
+// sizeError is a blob that is longer or shorter than its descriptor says.
+type sizeError struct{ got, want int64 }
+
+func (e *sizeError) Error() string {
+	if e.got > e.want {
+		return fmt.Sprintf("more than the %d bytes that the manifest says", e.want)
+	}
+	return fmt.Sprintf("it ends after %d of %d bytes", e.got, e.want)
+}
+
+// Read implements io.Reader.
+func (d *download) Read(p []byte) (int, error) {
+	if d.err != nil || len(p) == 0 {
+		return 0, d.err
+	}
+	n, err := d.read(p)
+	if err != nil {
+		d.drop(err)
+		if err != io.EOF {
+			err = d.client.explain(d.ctx, d.op, err)
+		}
+		d.err = err
+	}
+	return n, err
+}
+
+// Close implements io.Closer. It ends the transfer at once.
+func (d *download) Close() error {
+	d.drop(context.Canceled)
+	if d.err == nil {
+		d.err = errClosed
+	}
+	return nil
+}
+
+func (d *download) read(p []byte) (int, error) {
+	for {
+		if d.body == nil {
+			if err := d.open(); err != nil {
+				return 0, err
+			}
+		}
+		n, err := d.readBody(p)
+		d.off += int64(n)
+		switch {
+		case d.off > d.desc.Size:
+			return 0, &sizeError{got: d.off, want: d.desc.Size}
+		case err == nil && n > 0:
+			d.fails = 0
+			return n, nil
+		case err == nil:
+			continue
+		case err == io.EOF && d.off == d.desc.Size:
+			return n, io.EOF
+		}
+		d.drop(err)
+		if n > 0 {
+			d.fails = 0
+			return n, nil // the next Read opens again
+		}
+		if err := d.again(err); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// again decides whether a failed transfer goes on, and waits before it does.
+func (d *download) again(err error) error {
+	d.fails++
+	if d.ctx.Err() != nil || !transient(err) {
+		return err
+	}
+	if d.fails >= d.client.tune.attempts {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return &sizeError{got: d.off, want: d.desc.Size}
+		}
+		return err
+	}
+	d.op.note(d.op.host, err.Error())
+	return d.client.pause(d.ctx, d.fails)
+}
+
+// open asks for the blob from d.off on, and returns when the answer has begun.
+func (d *download) open() error {
+	d.op.stale = d.client.known(d.op.host)
+	return d.client.retry(d.ctx, d.op, func(ctx context.Context) error {
+		err := d.openAt(ctx, d.off)
+		if d.off > 0 && statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
+			// A registry that does not know open-ended ranges: read again what we have.
+			if err = d.openAt(ctx, 0); err == nil {
+				_, err = io.CopyN(io.Discard, readerFunc(d.readBody), d.off)
+			}
+			if err != nil {
+				d.drop(err)
+			}
+		}
+		return err
+	})
+}
+
+func (d *download) openAt(ctx context.Context, off int64) error {
+	resolver, err := d.client.resolver(d.op.host)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	body, err := func() (io.ReadCloser, error) {
+		fetcher, err := resolver.Fetcher(ctx, d.ref)
+		if err != nil {
+			return nil, err
+		}
+		body, err := fetcher.Fetch(ctx, d.desc)
+		if err != nil {
+			return nil, err
+		}
+		if seeker, ok := body.(io.Seeker); ok && off > 0 {
+			if _, err := seeker.Seek(off, io.SeekStart); err != nil {
+				return nil, errors.Join(err, body.Close())
+			}
+		}
+		// The request is sent by the first Read; an empty one brings its error here.
+		if _, err := body.Read(nil); err != nil && err != io.EOF {
+			body.Close()
+			return nil, err
+		}
+		return body, nil
+	}()
+	if err != nil {
+		cancel(err)
+		return err
+	}
+	d.body, d.cancel = body, cancel
+	return nil
+}
+
+// readBody reads from the connection, and breaks it off when nothing comes for long.
+func (d *download) readBody(p []byte) (int, error) {
+	watch := time.AfterFunc(d.client.tune.stall, func() { d.cancel(errStalled) })
+	n, err := d.body.Read(p)
+	if !watch.Stop() && err != nil && d.ctx.Err() == nil {
+		err = errStalled
+	}
+	return n, err
+}
+
+// drop gives up the current connection.
+func (d *download) drop(cause error) {
+	if d.body != nil {
+		d.cancel(cause)
+		d.body.Close() // nothing was written; what was read has been counted
+		d.body = nil
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

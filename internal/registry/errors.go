@@ -1,0 +1,191 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/errdefs"
+)
+
+// Error is a registry's refusal or failure. Its text names the reference, the hosts that were
+// asked and what the user can do; it never holds credentials, tokens or signed addresses.
+type Error struct {
+	// Kind is the category, one of errdefs' errors; errors.Is finds it.
+	Kind error
+	// Ref is the normalised reference.
+	Ref string
+	// Host is the registry that the reference names; mirrors may have been asked instead.
+	Host string
+	// Tried lists "host: outcome" of the hosts that failed.
+	Tried []string
+
+	problem, hint string
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.problem)
+	if len(e.Tried) > 0 {
+		fmt.Fprintf(&b, " (tried %s)", strings.Join(e.Tried, "; "))
+	}
+	if e.hint != "" {
+		b.WriteString(": " + e.hint)
+	}
+	return b.String()
+}
+
+// Unwrap returns the category.
+func (e *Error) Unwrap() error { return e.Kind }
+
+// explain makes the error that leaves this package. A cancelled context stays what it is.
+func (c *Client) explain(ctx context.Context, op *operation, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("asking registry %s for %s: %w", op.host, op.subject(), context.Cause(ctx))
+	}
+	e := &Error{Ref: op.name.String(), Host: op.host, Tried: op.failures()}
+	status := statusOf(err)
+	var (
+		tooBig   *tooBigError
+		config   *configError
+		size     *sizeError
+		subject  = op.subject()
+		withBody = registryMessage(err)
+	)
+	switch {
+	case errors.As(err, &config):
+		e.Kind, e.Tried = errdefs.ErrFailedPrecondition, nil
+		e.problem = scrub(config.Error())
+		e.hint = "correct that file"
+	case errors.As(err, &tooBig):
+		e.Kind, e.Tried = errdefs.ErrOutOfRange, nil
+		e.problem = fmt.Sprintf("registry %s gave %s: %s", op.host, subject, tooBig)
+		e.hint = "check that the reference names a container image"
+	case errors.As(err, &size):
+		e.Kind = errdefs.ErrDataLoss
+		e.problem = fmt.Sprintf("registry %s gave %s with a wrong size: %s", op.host, subject, size)
+		e.hint = "what the registry holds is damaged; push the image again, or use another one"
+	case errors.Is(err, errRateLimit), status == http.StatusTooManyRequests:
+		e.Kind = errdefs.ErrUnavailable
+		e.problem = fmt.Sprintf("registry %s refuses %s for now: too many requests%s", op.host, subject, withBody)
+		e.hint = "wait, log in for a higher limit, or name a mirror in " + c.hostsFile(op.host)
+	case unauthenticated(err):
+		e.Kind = errdefs.ErrUnauthenticated
+		e.problem = fmt.Sprintf("%s not found, or registry %s does not let us see it%s", subject, op.host, withBody)
+		e.hint = fmt.Sprintf("check the name, or log in (docker login %s writes the credentials that are used)", op.host)
+	case status == http.StatusForbidden:
+		e.Kind = errdefs.ErrPermissionDenied
+		e.problem = fmt.Sprintf("registry %s denies access to %s%s", op.host, subject, withBody)
+		e.hint = fmt.Sprintf("check the name, or log in as somebody who may pull it (docker login %s)", op.host)
+	case errdefs.IsNotFound(err):
+		e.Kind = errdefs.ErrNotFound
+		e.problem = fmt.Sprintf("%s not found in registry %s", subject, op.host)
+		e.hint = "check the name and the tag, or build an image of that name first"
+	case status >= 500 || status == http.StatusRequestTimeout:
+		e.Kind = errdefs.ErrUnavailable
+		e.problem = fmt.Sprintf("registry %s fails to give %s%s", op.host, subject, withBody)
+		e.hint = "try again later, or name a mirror in " + c.hostsFile(op.host)
+	case status >= 400:
+		e.Kind = errdefs.ErrUnknown
+		e.problem = fmt.Sprintf("registry %s rejects the request for %s%s", op.host, subject, withBody)
+		e.hint = "check the reference, and that the host is a registry"
+	case len(e.Tried) > 0 || transient(err):
+		e.Kind = errdefs.ErrUnavailable
+		e.problem = fmt.Sprintf("registry %s cannot be reached for %s", op.host, subject)
+		if len(e.Tried) == 0 {
+			e.problem += ": " + scrub(err.Error())
+		}
+		e.hint = "check the network and the name of the registry, or name a mirror in " + c.hostsFile(op.host)
+	default:
+		e.Kind = errdefs.ErrUnknown
+		e.problem = fmt.Sprintf("asking registry %s for %s: %s", op.host, subject, scrub(err.Error()))
+	}
+	return e
+}
+
+// hostsFile names the file where the user can configure mirrors of a registry.
+func (c *Client) hostsFile(host string) string {
+	root := "certs.d"
+	if len(c.opts.CertsDirs) > 0 {
+		root = c.opts.CertsDirs[0]
+	}
+	return filepath.Join(root, host, "hosts.toml")
+}
+
+// subject names what the operation is about.
+func (o *operation) subject() string {
+	if o.desc.Digest == "" {
+		return fmt.Sprintf("image %q", o.name.String())
+	}
+	return fmt.Sprintf("blob %s of image %q", o.desc.Digest, o.name.String())
+}
+
+// transient reports whether the same request may well succeed a moment later. A refused or
+// unresolvable connection is not: the user should learn of it at once.
+func transient(err error) bool {
+	switch status := statusOf(err); {
+	case status == http.StatusRequestTimeout, status == http.StatusInternalServerError,
+		status == http.StatusBadGateway, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout:
+		return true
+	case status != 0:
+		return false
+	}
+	for _, target := range []error{
+		io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE, errStalled,
+		// While our own context is alive, this is somebody else's: containerd shares one
+		// token request between all that wait for it.
+		context.Canceled,
+	} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}
+
+// unauthenticated reports whether the registry wants other credentials, or any.
+func unauthenticated(err error) bool {
+	return errors.Is(err, docker.ErrInvalidAuthorization) || statusOf(err) == http.StatusUnauthorized
+}
+
+// statusOf returns the HTTP status that err tells of, or 0.
+func statusOf(err error) int {
+	var s remoteerrors.ErrUnexpectedStatus
+	if errors.As(err, &s) {
+		return s.StatusCode
+	}
+	return 0
+}
+
+// registryMessage returns the registry's own words, as ", it says: ...", or "".
+func registryMessage(err error) string {
+	var list docker.Errors
+	if !errors.As(err, &list) || len(list) == 0 {
+		return ""
+	}
+	msg := scrub(list[0].Error())
+	if len(msg) > 300 {
+		msg = msg[:300] + "..."
+	}
+	return fmt.Sprintf(", it says %q", msg)
+}
+
+var (
+	queries  = regexp.MustCompile(`\?[^\s"']+`)
+	userinfo = regexp.MustCompile(`//[^/@\s"']+@`)
+)
+
+// scrub takes what may be secret out of a text: the queries of addresses, which hold the
+// signatures of redirected downloads, and passwords before an "@".
+func scrub(s string) string {
+	return userinfo.ReplaceAllString(queries.ReplaceAllString(s, "?..."), "//...@")
+}

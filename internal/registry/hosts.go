@@ -1,0 +1,157 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	hostconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	dockerconfig "github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
+	"github.com/sirupsen/logrus"
+)
+
+// hostsOf returns the endpoints of a registry in the order in which they are tried: the
+// mirrors of its hosts.toml, then the registry itself.
+func (c *Client) hostsOf(host string) ([]docker.RegistryHost, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if hosts, ok := c.hosts[host]; ok {
+		return hosts, nil
+	}
+	var failed decodeErrors
+	ctx := log.WithLogger(context.Background(), failed.logger())
+	hosts, err := hostconfig.ConfigureHosts(ctx, hostconfig.HostOptions{
+		HostDir:      c.hostDir,
+		Credentials:  c.creds.lookup,
+		UpdateClient: c.wrap,
+	})(host)
+	if err == nil {
+		err = failed.err()
+	}
+	if err != nil {
+		return nil, &configError{fmt.Errorf("reading the settings of registry %s: %w", host, err)}
+	}
+	c.hosts[host] = hosts
+	return hosts, nil
+}
+
+// forget makes the next hostsOf read the configuration again and start without tokens.
+func (c *Client) forget(host string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.hosts, host)
+}
+
+// known reports whether hostsOf would answer from memory, so that tokens may be old.
+func (c *Client) known(host string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.hosts[host]
+	return ok
+}
+
+// hostDir finds the certs.d directory of a host, in the first root that has one.
+func (c *Client) hostDir(host string) (string, error) {
+	for _, root := range c.opts.CertsDirs {
+		dir, err := hostconfig.HostDirFromRoot(root)(host)
+		if err == nil && dir != "" {
+			return dir, nil
+		}
+		if err != nil && !errdefs.IsNotFound(err) && !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", errdefs.ErrNotFound
+}
+
+// wrap puts our transport around the one that containerd made.
+func (c *Client) wrap(client *http.Client) error {
+	switch next := client.Transport.(type) {
+	case *transport: // an endpoint's client that was copied from a wrapped one
+		return nil
+	case *http.Transport:
+		next.MaxIdleConnsPerHost = 8 // layers of one image come in parallel
+	}
+	client.Transport = &transport{next: client.Transport, userAgent: c.opts.UserAgent, tune: c.tune}
+	return nil
+}
+
+// configError is a mistake in this machine's configuration, not the registry's answer.
+type configError struct{ error }
+
+func (e *configError) Unwrap() error { return e.error }
+
+// decodeErrors collects what containerd only logs: a hosts.toml that it cannot read makes it
+// go on without the mirrors in it, silently asking another registry than the one configured.
+type decodeErrors struct {
+	mu   sync.Mutex
+	errs []error
+}
+
+func (d *decodeErrors) logger() *log.Entry {
+	l := logrus.New()
+	l.SetOutput(discard{})
+	l.AddHook(d)
+	return logrus.NewEntry(l)
+}
+
+// Levels implements logrus.Hook.
+func (d *decodeErrors) Levels() []logrus.Level { return []logrus.Level{logrus.ErrorLevel} }
+
+// Fire implements logrus.Hook.
+func (d *decodeErrors) Fire(e *logrus.Entry) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := errors.New(e.Message)
+	if cause, ok := e.Data[logrus.ErrorKey].(error); ok {
+		err = fmt.Errorf("%s: %w", e.Message, cause)
+	}
+	d.errs = append(d.errs, err)
+	return nil
+}
+
+func (d *decodeErrors) err() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return errors.Join(d.errs...)
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// credentials looks up names and passwords in docker's config.json and its helpers.
+type credentials struct {
+	dir  string
+	once sync.Once
+	file *configfile.ConfigFile
+	err  error
+}
+
+// lookup returns user and secret for the host of a request; both empty for none. A secret
+// without a user is an identity token.
+func (c *credentials) lookup(host string) (user, secret string, err error) {
+	c.once.Do(func() { c.file, c.err = dockerconfig.Load(c.dir) })
+	if c.err != nil {
+		return "", "", &configError{fmt.Errorf("reading registry credentials: %w", c.err)}
+	}
+	if host == "registry-1.docker.io" {
+		host = "docker.io" // docker files Docker Hub's under its old name
+	}
+	auth, err := c.file.GetAuthConfig(host)
+	if err != nil {
+		return "", "", &configError{fmt.Errorf("getting credentials of %s as %s says: %w", host, filepath.Base(c.file.GetFilename()), err)}
+	}
+	if auth.IdentityToken != "" {
+		return "", auth.IdentityToken, nil
+	}
+	return auth.Username, auth.Password, nil
+}

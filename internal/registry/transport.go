@@ -1,0 +1,185 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// transport stands between containerd's client and the network. It notes what each host
+// answered, slows down when a registry asks for it, and bounds manifests.
+type transport struct {
+	next      http.RoundTripper
+	userAgent string
+	tune      tuning
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	op := operationOf(ctx)
+	req = req.Clone(ctx)
+	req.Header.Set("User-Agent", t.userAgent) // the token requests' too
+	resp, err := t.next.RoundTrip(req)
+	if err != nil {
+		op.note(req.URL.Host, err.Error())
+		return nil, plainDialError(err)
+	}
+	if resp.StatusCode < 400 {
+		op.note(req.URL.Host, "")
+	} else {
+		times := op.note(req.URL.Host, strings.TrimSpace(resp.Status))
+		if resp.StatusCode == http.StatusTooManyRequests {
+			if err := t.obey(ctx, resp, times); err != nil {
+				resp.Body.Close()
+				return nil, err
+			}
+		}
+	}
+	if strings.Contains(req.URL.Path, "/manifests/") {
+		if resp.ContentLength > t.tune.manifests {
+			resp.Body.Close()
+			return nil, &tooBigError{limit: t.tune.manifests, size: resp.ContentLength}
+		}
+		resp.Body = &bounded{ReadCloser: resp.Body, left: t.tune.manifests, limit: t.tune.manifests}
+	}
+	return resp, nil
+}
+
+// obey waits as a 429 asks for, because containerd's client repeats such a request at once.
+func (t *transport) obey(ctx context.Context, resp *http.Response, times int) error {
+	if times >= t.tune.attempts {
+		return errRateLimit // so that the client stops
+	}
+	d := min(t.tune.base<<min(times, 10), t.tune.max)
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s >= 0 {
+		d = time.Duration(min(s, 1<<20)) * time.Second
+		if d > t.tune.max {
+			return fmt.Errorf("%w (it asks to wait for %s)", errRateLimit, d)
+		}
+	}
+	return sleep(ctx, d)
+}
+
+var errRateLimit = errors.New("the registry limits the rate of requests")
+
+// tooBigError stops a manifest that is bigger than any honest one.
+type tooBigError struct{ limit, size int64 }
+
+func (e *tooBigError) Error() string {
+	if e.size > 0 {
+		return fmt.Sprintf("manifest of %d bytes is larger than the limit of %d bytes", e.size, e.limit)
+	}
+	return fmt.Sprintf("manifest is larger than the limit of %d bytes", e.limit)
+}
+
+// bounded fails when more than left bytes are read.
+type bounded struct {
+	io.ReadCloser
+	left, limit int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, &tooBigError{limit: b.limit}
+	}
+	return n, err
+}
+
+// plainDialError hides from containerd's client that a connection timed out while it was made:
+// it would try five times, half a minute each, where the user waits for "unreachable".
+func plainDialError(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		return &dialError{err}
+	}
+	return err
+}
+
+type dialError struct{ err error }
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+// operation is one Resolve or Fetch: what it is about and what became of its requests.
+type operation struct {
+	name  reference.Named
+	desc  ocispec.Descriptor // digest empty: the reference itself
+	host  string             // the registry that the reference names
+	stale bool               // the first attempt used connections and tokens made earlier
+
+	mu    sync.Mutex
+	tried []*outcome
+}
+
+// outcome is what a host answered last. A success leaves failure empty.
+type outcome struct {
+	host, failure string
+	times         int // the same failure in a row
+}
+
+func newOperation(name reference.Named, desc ocispec.Descriptor) *operation {
+	return &operation{name: name, desc: desc, host: reference.Domain(name)}
+}
+
+// note records the outcome of a request and returns how often it was the same in a row.
+func (o *operation) note(host, failure string) int {
+	if o == nil {
+		return 1
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, t := range o.tried {
+		if t.host != host {
+			continue
+		}
+		if t.failure != failure {
+			t.failure, t.times = failure, 0
+		}
+		t.times++
+		return t.times
+	}
+	o.tried = append(o.tried, &outcome{host: host, failure: failure, times: 1})
+	return 1
+}
+
+// failures lists "host: failure" of each host that failed last, in the order of asking.
+func (o *operation) failures() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var list []string
+	for _, t := range o.tried {
+		if t.failure == "" {
+			continue
+		}
+		s := t.host + ": " + scrub(t.failure)
+		if t.times > 1 {
+			s += fmt.Sprintf(" (%d times)", t.times)
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+type operationKey struct{}
+
+func withOperation(ctx context.Context, op *operation) context.Context {
+	return context.WithValue(ctx, operationKey{}, op)
+}
+
+// operationOf returns the operation a request belongs to, or nil.
+func operationOf(ctx context.Context) *operation {
+	op, _ := ctx.Value(operationKey{}).(*operation)
+	return op
+}

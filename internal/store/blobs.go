@@ -1,0 +1,198 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+func (s *Store) blobPath(d digest.Digest) string {
+	return filepath.Join(s.root, "blobs", string(d.Algorithm()), d.Encoded())
+}
+
+// HasBlob reports whether the blob is recorded and its file has the recorded size.
+func (s *Store) HasBlob(d digest.Digest) bool {
+	if d.Validate() != nil {
+		return false
+	}
+	var size int64
+	if err := s.db.QueryRow("SELECT size FROM blobs WHERE digest=?", d.String()).Scan(&size); err != nil {
+		return false
+	}
+	fi, err := os.Lstat(s.blobPath(d))
+	return err == nil && fi.Mode().IsRegular() && fi.Size() == size
+}
+
+// OpenBlob opens a blob. Its digest is verified while it is read: the read that reaches the end
+// fails when the content is not what the digest says. A missing blob is ErrNotFound.
+func (s *Store) OpenBlob(_ context.Context, d digest.Digest) (io.ReadCloser, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("opening blob %q: %w", d, err)
+	}
+	f, err := os.Open(s.blobPath(d))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("opening blob %s: %w", d, ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening blob: %w", err)
+	}
+	return &verifiedBlob{File: f, hash: d.Algorithm().Hash(), want: d}, nil
+}
+
+// verifiedBlob fails at the end of a file that is not what its name says.
+type verifiedBlob struct {
+	*os.File
+	hash hash.Hash
+	want digest.Digest
+}
+
+func (v *verifiedBlob) Read(p []byte) (int, error) {
+	n, err := v.File.Read(p)
+	v.hash.Write(p[:n])
+	if err == io.EOF {
+		if got := digest.NewDigest(v.want.Algorithm(), v.hash); got != v.want {
+			return n, fmt.Errorf("reading blob: content is %s, want %s: the store is damaged there", got, v.want)
+		}
+	}
+	return n, err
+}
+
+// WriteTo hides os.File's, which would read past the verification.
+func (v *verifiedBlob) WriteTo(w io.Writer) (int64, error) {
+	return io.CopyBuffer(w, struct{ io.Reader }{v}, make([]byte, 256<<10))
+}
+
+// ReadBlob returns the whole of a small blob, verified.
+func (s *Store) ReadBlob(ctx context.Context, d digest.Digest) ([]byte, error) {
+	r, err := s.OpenBlob(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(r)
+	return data, errors.Join(err, r.Close())
+}
+
+// WriteBlob stores r as the blob that desc describes. The blob appears only when size and digest
+// are right; otherwise nothing is left.
+func (s *Store) WriteBlob(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error {
+	if err := desc.Digest.Validate(); err != nil {
+		return fmt.Errorf("writing blob %q: %w", desc.Digest, err)
+	}
+	w, err := s.NewBlob(desc.Digest.Algorithm())
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	if _, err := io.Copy(w, io.LimitReader(r, desc.Size+1)); err != nil {
+		return fmt.Errorf("writing blob %s: %w", desc.Digest, err)
+	}
+	if w.Size() != desc.Size {
+		return fmt.Errorf("writing blob %s: content has %s bytes, want %d", desc.Digest, atLeast(w.Size(), desc.Size), desc.Size)
+	}
+	if got := w.Digest(); got != desc.Digest {
+		return fmt.Errorf("writing blob: content is %s, want %s", got, desc.Digest)
+	}
+	_, err = w.Commit(ctx)
+	return err
+}
+
+func atLeast(got, want int64) string {
+	if got > want {
+		return fmt.Sprintf("more than %d", want)
+	}
+	return fmt.Sprint(got)
+}
+
+// BlobWriter takes the bytes of a new blob. Commit or Abort ends it; Abort after Commit does
+// nothing.
+type BlobWriter struct {
+	s    *Store
+	f    *os.File
+	alg  digest.Algorithm
+	hash hash.Hash
+	size int64
+	done bool
+}
+
+// NewBlob starts a blob whose digest is not known yet.
+func (s *Store) NewBlob(alg digest.Algorithm) (*BlobWriter, error) {
+	l, err := s.current()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(l.dir, l.name()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("writing blob: %w", err)
+	}
+	return &BlobWriter{s: s, f: f, alg: alg, hash: alg.Hash()}, nil
+}
+
+// Write adds bytes to the blob.
+func (w *BlobWriter) Write(p []byte) (int, error) {
+	n, err := w.f.Write(p)
+	w.hash.Write(p[:n])
+	w.size += int64(n)
+	return n, err
+}
+
+// Size returns the number of bytes written so far.
+func (w *BlobWriter) Size() int64 { return w.size }
+
+// Digest returns the digest of the bytes written so far.
+func (w *BlobWriter) Digest() digest.Digest { return digest.NewDigest(w.alg, w.hash) }
+
+// Commit puts the blob into its place and records it.
+func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
+	d := w.Digest()
+	if err := w.f.Close(); err != nil {
+		return "", fmt.Errorf("writing blob %s: %w", d, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(w.s.blobPath(d)), 0o711); err != nil {
+		return "", fmt.Errorf("writing blob %s: %w", d, err)
+	}
+	if err := os.Rename(w.f.Name(), w.s.blobPath(d)); err != nil {
+		return "", fmt.Errorf("writing blob %s: %w", d, err)
+	}
+	w.done = true
+	err := w.s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec("INSERT INTO blobs(digest,size,boot) VALUES(?,?,?) ON CONFLICT(digest) DO UPDATE SET size=excluded.size, boot=excluded.boot",
+			d.String(), w.size, w.s.boot)
+		return err
+	})
+	return d, err
+}
+
+// Abort drops a blob that was not committed.
+func (w *BlobWriter) Abort() {
+	if !w.done {
+		w.done = true
+		w.f.Close()
+		os.Remove(w.f.Name())
+	}
+}
+
+// PutBlob stores small content and returns its descriptor.
+func (s *Store) PutBlob(ctx context.Context, mediaType string, data []byte) (ocispec.Descriptor, error) {
+	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	if s.HasBlob(desc.Digest) {
+		return desc, nil
+	}
+	w, err := s.NewBlob(digest.Canonical)
+	if err != nil {
+		return desc, err
+	}
+	defer w.Abort()
+	if _, err := w.Write(data); err != nil {
+		return desc, fmt.Errorf("writing blob %s: %w", desc.Digest, err)
+	}
+	_, err = w.Commit(ctx)
+	return desc, err
+}

@@ -1,0 +1,138 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// Container is a created container: an image's snapshot with a writable layer on top.
+type Container struct {
+	ID       string          `json:"id"`   // 64 hex digits
+	Name     string          `json:"name"` // unique, without a leading slash
+	Image    string          `json:"image"`
+	ImageID  digest.Digest   `json:"imageID"`
+	Snapshot layer.Snapshot  `json:"snapshot"`
+	Config   json.RawMessage `json:"config"` // what to run; owned by package container
+	Created  time.Time       `json:"created"`
+}
+
+// ErrNameTaken marks a container name that another container has.
+var ErrNameTaken = errors.New("name is already in use")
+
+// NewContainerID returns a random container ID.
+func NewContainerID() (string, error) {
+	var b [32]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return "", fmt.Errorf("making container id: %w", err)
+	}
+	return hex.EncodeToString(b[:]), nil
+}
+
+// ContainerDir returns where the container's writable layer is: fs and work below it.
+func (s *Store) ContainerDir(id string) string {
+	return filepath.Join(s.root, "containers", id)
+}
+
+// AddContainer makes the container's directories and records it. A name that is taken is
+// ErrNameTaken, with the ID of its container in the message.
+func (s *Store) AddContainer(ctx context.Context, c Container) error {
+	for _, sub := range []string{"fs", "work"} {
+		if err := os.MkdirAll(filepath.Join(s.ContainerDir(c.ID), sub), 0o755); err != nil {
+			return fmt.Errorf("creating container: %w", err)
+		}
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("creating container: %w", err)
+	}
+	err = s.update(ctx, func(tx *sql.Tx) error {
+		var id string
+		err := tx.QueryRow("SELECT id FROM containers WHERE name=?", c.Name).Scan(&id)
+		if err == nil {
+			return fmt.Errorf("container name %q: %w by container %s: remove it, or choose another name", c.Name, ErrNameTaken, id)
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		_, err = tx.Exec("INSERT INTO containers(id,name,record) VALUES(?,?,?)", c.ID, c.Name, string(data))
+		return err
+	})
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(s.ContainerDir(c.ID)))
+	}
+	return nil
+}
+
+// Containers returns all containers, the newest first.
+func (s *Store) Containers(ctx context.Context) ([]Container, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT record FROM containers ORDER BY json_extract(record,'$.created') DESC")
+	if err != nil {
+		return nil, fmt.Errorf("listing containers: %w", err)
+	}
+	defer rows.Close()
+	var all []Container
+	for rows.Next() {
+		var record string
+		var c Container
+		if err := rows.Scan(&record); err != nil {
+			return nil, fmt.Errorf("listing containers: %w", err)
+		}
+		if err := json.Unmarshal([]byte(record), &c); err != nil {
+			return nil, fmt.Errorf("listing containers: %w", err)
+		}
+		all = append(all, c)
+	}
+	return all, rows.Err()
+}
+
+// Container finds a container by name, ID or unambiguous prefix of the ID.
+func (s *Store) Container(ctx context.Context, nameOrID string) (Container, error) {
+	all, err := s.Containers(ctx)
+	if err != nil {
+		return Container{}, err
+	}
+	var hits []Container
+	for _, c := range all {
+		if c.Name == strings.TrimPrefix(nameOrID, "/") || c.ID == nameOrID {
+			return c, nil
+		}
+		if isHex(nameOrID) && strings.HasPrefix(c.ID, nameOrID) {
+			hits = append(hits, c)
+		}
+	}
+	switch len(hits) {
+	case 0:
+		return Container{}, fmt.Errorf("container %s: %w", nameOrID, ErrNotFound)
+	case 1:
+		return hits[0], nil
+	}
+	return Container{}, fmt.Errorf("container ID %s is ambiguous: give more of its digits", nameOrID)
+}
+
+// RemoveContainer forgets a container and deletes its writable layer.
+func (s *Store) RemoveContainer(ctx context.Context, id string) error {
+	err := s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec("DELETE FROM containers WHERE id=?", id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.ContainerDir(id)); err != nil {
+		return fmt.Errorf("removing container: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,280 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+// Image is a named manifest.
+type Image struct {
+	// Name is the normalised reference with its tag, "docker.io/library/app:v1". An image that
+	// was built without a name is recorded as "<image id>" alone.
+	Name     string             `json:"name"`
+	Manifest ocispec.Descriptor `json:"manifest"`
+	ID       digest.Digest      `json:"id"` // digest of the config, as Docker's image ID
+	Created  time.Time          `json:"created"`
+	Size     int64              `json:"size"` // bytes of all layers' files, uncompressed
+}
+
+// Tagged reports whether the image has a name of its own.
+func (i Image) Tagged() bool { return i.Name != i.ID.String() }
+
+// NormalizeName returns the full form of an image name, with registry and tag.
+func NormalizeName(name string) (string, error) {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return "", fmt.Errorf("invalid image name %q: %w", name, err)
+	}
+	return reference.TagNameOnly(ref).String(), nil
+}
+
+// FamiliarName is the short form of a normalised name, split at the tag.
+func FamiliarName(name string) (repository, tag string) {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return "<none>", "<none>"
+	}
+	tag = "<none>"
+	if t, ok := ref.(reference.Tagged); ok {
+		tag = t.Tag()
+	}
+	return reference.FamiliarName(ref), tag
+}
+
+// SetImages names images, all or none: after everything they consist of is on the disk. An image
+// that loses its last name stays, without a name, as Docker keeps it.
+func (s *Store) SetImages(ctx context.Context, images ...Image) error {
+	if s.sameImages(ctx, images) {
+		return nil
+	}
+	if err := s.Sync(ctx); err != nil {
+		return err
+	}
+	err := s.update(ctx, func(tx *sql.Tx) error {
+		for _, img := range images {
+			if err := setImage(tx, img); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.writeIndex(ctx)
+}
+
+// sameImages reports whether all names are set to just these images already.
+func (s *Store) sameImages(ctx context.Context, images []Image) bool {
+	for _, img := range images {
+		old, err := s.imageByName(ctx, img.Name)
+		if err != nil || old.Manifest.Digest != img.Manifest.Digest {
+			return false
+		}
+	}
+	_, err := os.Lstat(filepath.Join(s.root, "index.json"))
+	return err == nil
+}
+
+func setImage(tx *sql.Tx, img Image) error {
+	var oldRecord string
+	err := tx.QueryRow("SELECT record FROM images WHERE name=?", img.Name).Scan(&oldRecord)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if err := putImage(tx, img); err != nil {
+		return err
+	}
+	// A named image supersedes its nameless record.
+	if img.Tagged() {
+		if _, err := tx.Exec("DELETE FROM images WHERE name=?", img.ID.String()); err != nil {
+			return err
+		}
+	}
+	var old Image
+	if oldRecord == "" || json.Unmarshal([]byte(oldRecord), &old) != nil || old.ID == img.ID {
+		return nil
+	}
+	var named int
+	if err := tx.QueryRow("SELECT count(*) FROM images WHERE json_extract(record,'$.id')=?", old.ID.String()).Scan(&named); err != nil || named > 0 {
+		return err
+	}
+	old.Name = old.ID.String()
+	return putImage(tx, old)
+}
+
+func putImage(tx *sql.Tx, img Image) error {
+	data, err := json.Marshal(img)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec("INSERT INTO images(name,record,tagged) VALUES(?,?,?) ON CONFLICT(name) DO UPDATE SET record=excluded.record, tagged=excluded.tagged",
+		img.Name, string(data), time.Now().UnixNano())
+	return err
+}
+
+func (s *Store) imageByName(ctx context.Context, name string) (Image, error) {
+	var record string
+	var img Image
+	err := s.db.QueryRowContext(ctx, "SELECT record FROM images WHERE name=?", name).Scan(&record)
+	if errors.Is(err, sql.ErrNoRows) {
+		return img, fmt.Errorf("image %s: %w", name, ErrNotFound)
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(record), &img)
+	}
+	if err != nil {
+		return img, fmt.Errorf("reading image %s: %w", name, err)
+	}
+	return img, nil
+}
+
+// Images returns all images, the newest first.
+func (s *Store) Images(ctx context.Context) ([]Image, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT record FROM images ORDER BY json_extract(record,'$.created') DESC, name")
+	if err != nil {
+		return nil, fmt.Errorf("listing images: %w", err)
+	}
+	defer rows.Close()
+	var all []Image
+	for rows.Next() {
+		var record string
+		var img Image
+		if err := rows.Scan(&record); err != nil {
+			return nil, fmt.Errorf("listing images: %w", err)
+		}
+		if err := json.Unmarshal([]byte(record), &img); err != nil {
+			return nil, fmt.Errorf("listing images: %w", err)
+		}
+		all = append(all, img)
+	}
+	return all, rows.Err()
+}
+
+// Image finds an image by name, by image ID or by an unambiguous prefix of the ID. Otherwise the
+// error is ErrNotFound, or says that the prefix is ambiguous.
+func (s *Store) Image(ctx context.Context, nameOrID string) (Image, error) {
+	if name, err := NormalizeName(nameOrID); err == nil {
+		img, err := s.imageByName(ctx, name)
+		if err == nil || !errors.Is(err, ErrNotFound) {
+			return img, err
+		}
+	}
+	prefix := strings.TrimPrefix(nameOrID, "sha256:")
+	if !isHex(prefix) {
+		return Image{}, fmt.Errorf("image %s: %w", nameOrID, ErrNotFound)
+	}
+	all, err := s.Images(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	var hit *Image
+	for i := range all {
+		if !strings.HasPrefix(all[i].ID.Encoded(), prefix) {
+			continue
+		}
+		if hit != nil && hit.ID != all[i].ID {
+			return Image{}, fmt.Errorf("image ID %s is ambiguous: give more of its digits", nameOrID)
+		}
+		hit = &all[i]
+	}
+	if hit == nil {
+		return Image{}, fmt.Errorf("image %s: %w", nameOrID, ErrNotFound)
+	}
+	return *hit, nil
+}
+
+func isHex(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// RemoveImage forgets one name. The blobs stay until they are collected.
+func (s *Store) RemoveImage(ctx context.Context, name string) error {
+	err := s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec("DELETE FROM images WHERE name=?", name)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.writeIndex(ctx)
+}
+
+// writeIndex writes index.json from the records. Writers take turns, so that the last one writes
+// what the records say last.
+func (s *Store) writeIndex(ctx context.Context) error {
+	l, err := s.current()
+	if err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(filepath.Join(s.root, "oci-layout"), os.O_RDONLY, 0)
+	if err != nil {
+		return fmt.Errorf("writing index.json: %w", err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("writing index.json: %w", os.NewSyscallError("flock", err))
+	}
+	images, err := s.Images(ctx)
+	if err != nil {
+		return err
+	}
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
+	for _, img := range images {
+		desc := img.Manifest
+		if img.Tagged() {
+			repo, tag := FamiliarName(img.Name)
+			desc.Annotations = map[string]string{
+				ocispec.AnnotationRefName:  repo + ":" + tag,
+				"io.containerd.image.name": img.Name,
+			}
+		}
+		index.Manifests = append(index.Manifests, desc)
+	}
+	data, err := json.Marshal(index)
+	if err != nil {
+		return fmt.Errorf("writing index.json: %w", err)
+	}
+	tmp := filepath.Join(l.dir, l.name())
+	if err := os.WriteFile(tmp, data, 0o644); err != nil {
+		return fmt.Errorf("writing index.json: %w", err)
+	}
+	if err := os.Rename(tmp, filepath.Join(s.root, "index.json")); err != nil {
+		return fmt.Errorf("writing index.json: %w", err)
+	}
+	return nil
+}
+
+// Ref returns the image manifest that a reference meant for a platform when it was last resolved.
+func (s *Store) Ref(ctx context.Context, ref, platform string) (digest.Digest, bool) {
+	var d string
+	err := s.db.QueryRowContext(ctx, "SELECT digest FROM refs WHERE ref=? AND platform=?", ref, platform).Scan(&d)
+	return digest.Digest(d), err == nil
+}
+
+// SetRef remembers what a reference means for a platform.
+func (s *Store) SetRef(ctx context.Context, ref, platform string, d digest.Digest) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec("INSERT INTO refs(ref,platform,digest) VALUES(?,?,?) ON CONFLICT DO UPDATE SET digest=excluded.digest", ref, platform, d.String())
+		return err
+	})
+}
+
+// LocalImage returns the manifest of the image with this name, or with this ID.
+func (s *Store) LocalImage(ctx context.Context, ref string) (digest.Digest, bool) {
+	img, err := s.Image(ctx, ref)
+	return img.Manifest.Digest, err == nil
+}

@@ -1,0 +1,281 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// Draft is a layer that is being made, in directory form. FS is its overlay-native directory and
+// Work an empty directory beside it for overlayfs. Commit or Abort ends it; Abort after Commit
+// does nothing.
+type Draft struct {
+	FS, Work string
+
+	s    *Store
+	dir  string
+	id   layer.ID
+	done bool
+}
+
+// NewLayer starts a layer.
+func (s *Store) NewLayer() (*Draft, error) {
+	l, err := s.current()
+	if err != nil {
+		return nil, err
+	}
+	return s.draft(l, layer.ID(l.name()))
+}
+
+func (s *Store) draft(l *lease, id layer.ID) (*Draft, error) {
+	d := &Draft{s: s, id: id, dir: filepath.Join(l.dir, l.name())}
+	d.FS, d.Work = filepath.Join(d.dir, "fs"), filepath.Join(d.dir, "work")
+	for _, dir := range []string{d.dir, d.FS, d.Work} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("making layer: %w", err)
+		}
+	}
+	return d, nil
+}
+
+// Commit makes the layer part of the store. Nobody may write to it afterwards.
+func (d *Draft) Commit(ctx context.Context) (layer.ID, error) {
+	if err := d.place(); err != nil {
+		return "", fmt.Errorf("committing layer: %w", err)
+	}
+	return d.id, d.s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec("INSERT INTO layers(id,dir,created,boot) VALUES(?,1,?,?)", string(d.id), time.Now().UnixNano(), d.s.boot)
+		return err
+	})
+}
+
+// place renames the directory to where the layer's directory form is looked for.
+func (d *Draft) place() error {
+	home := filepath.Join(d.s.root, "layers", string(d.id))
+	if err := os.Mkdir(home, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	switch err := os.Rename(d.FS, filepath.Join(home, "fs")); {
+	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
+		return errExists
+	case err != nil:
+		return err
+	}
+	d.Abort()
+	return nil
+}
+
+// errExists says that another process made the same form first.
+var errExists = errors.New("layer is there already")
+
+// Abort drops the layer.
+func (d *Draft) Abort() {
+	if !d.done {
+		d.done = true
+		os.RemoveAll(d.dir)
+	}
+}
+
+// BlobLayer returns the layer whose content has the given diffID and makes one, in blob form
+// only, when there is none. The blob itself may still be missing; it must be here when a form of
+// the layer is asked for.
+func (s *Store) BlobLayer(ctx context.Context, diffID digest.Digest, blob ocispec.Descriptor) (layer.ID, error) {
+	if id, err := s.layerByDiff(ctx, diffID, blob.Digest); err != nil || id != "" {
+		return id, err
+	}
+	l, err := s.current()
+	if err != nil {
+		return "", err
+	}
+	id := layer.ID(l.name())
+	err = s.update(ctx, func(tx *sql.Tx) error {
+		if err := putLayerBlob(tx, diffID, blob); err != nil {
+			return err
+		}
+		var have string
+		err := tx.QueryRow("SELECT id FROM layers WHERE diff_id=? ORDER BY dir DESC LIMIT 1", diffID.String()).Scan(&have)
+		if err == nil {
+			id = layer.ID(have)
+			return nil
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		_, err = tx.Exec("INSERT INTO layers(id,diff_id,dir,created,boot) VALUES(?,?,0,?,?)", string(id), diffID.String(), time.Now().UnixNano(), s.boot)
+		return err
+	})
+	return id, err
+}
+
+// layerByDiff looks for a layer with the diffID that also knows the blob.
+func (s *Store) layerByDiff(ctx context.Context, diffID, blob digest.Digest) (layer.ID, error) {
+	var id string
+	err := s.db.QueryRowContext(ctx, "SELECT l.id FROM layers l JOIN layer_blobs b ON b.diff_id=l.diff_id AND b.digest=?2"+
+		" WHERE l.diff_id=?1 ORDER BY l.dir DESC LIMIT 1", diffID.String(), blob.String()).Scan(&id)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return "", fmt.Errorf("looking for layer %s: %w", diffID, err)
+	}
+	return layer.ID(id), nil
+}
+
+func putLayerBlob(tx *sql.Tx, diffID digest.Digest, desc ocispec.Descriptor) error {
+	_, err := tx.Exec("INSERT INTO layer_blobs(diff_id,digest,media_type,size) VALUES(?,?,?,?) ON CONFLICT DO NOTHING",
+		diffID.String(), desc.Digest.String(), desc.MediaType, desc.Size)
+	return err
+}
+
+// LayerInfo is what the store knows of a layer.
+type LayerInfo struct {
+	ID      layer.ID
+	DiffID  digest.Digest // empty until a blob was made or pulled
+	Dir     bool          // the directory form is here
+	Size    int64         // bytes of the regular files' content; -1 when not known
+	Created time.Time
+}
+
+// Layer describes a layer. Unknown ids are ErrNotFound.
+func (s *Store) Layer(ctx context.Context, id layer.ID) (LayerInfo, error) {
+	var diff string
+	var created int64
+	info := LayerInfo{ID: id}
+	err := s.db.QueryRowContext(ctx, "SELECT diff_id,dir,size,created FROM layers WHERE id=?", string(id)).
+		Scan(&diff, &info.Dir, &info.Size, &created)
+	if errors.Is(err, sql.ErrNoRows) {
+		return info, fmt.Errorf("layer %s: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return info, fmt.Errorf("reading layer %s: %w", id, err)
+	}
+	info.DiffID, info.Created = digest.Digest(diff), time.Unix(0, created)
+	return info, nil
+}
+
+func (s *Store) layerFS(id layer.ID) string {
+	return filepath.Join(s.root, "layers", string(id), "fs")
+}
+
+// Check returns why a snapshot cannot be used any more, or nil.
+func (s *Store) Check(ctx context.Context, snap layer.Snapshot) error {
+	for _, id := range snap {
+		info, err := s.Layer(ctx, id)
+		if err != nil {
+			return err
+		}
+		if !info.Dir {
+			continue // made again from the blob, or fetched again
+		}
+		if _, err := os.Lstat(s.layerFS(id)); err != nil {
+			if blobs, _ := s.layerBlobs(ctx, info.DiffID); len(blobs) > 0 {
+				continue
+			}
+			return fmt.Errorf("layer %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// Dir returns the directory form of a layer and unpacks it from its blob when it is missing.
+func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
+	info, err := s.Layer(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	fs := s.layerFS(id)
+	if info.Dir {
+		if _, err := os.Lstat(fs); err == nil {
+			return fs, nil
+		}
+	}
+	_, err, _ = s.work.Do("dir:"+string(id), func() (any, error) {
+		if _, err := os.Lstat(fs); err == nil && info.Dir {
+			return nil, nil
+		}
+		return nil, s.unpack(ctx, info)
+	})
+	return fs, err
+}
+
+// Dirs returns the directory forms of all layers of a snapshot, base first; missing ones are
+// unpacked at the same time.
+func (s *Store) Dirs(ctx context.Context, snap layer.Snapshot) ([]string, error) {
+	dirs := make([]string, len(snap))
+	errs := make(chan error, len(snap))
+	for i, id := range snap {
+		go func() {
+			var err error
+			dirs[i], err = s.Dir(ctx, id)
+			errs <- err
+		}()
+	}
+	var all error
+	for range snap {
+		all = errors.Join(all, <-errs)
+	}
+	return dirs, all
+}
+
+// Tree returns the merged view of a snapshot.
+func (s *Store) Tree(ctx context.Context, snap layer.Snapshot) (layer.Tree, error) {
+	dirs, err := s.Dirs(ctx, snap)
+	if err != nil {
+		return nil, err
+	}
+	return LayerTree(dirs), nil
+}
+
+// LayerTree is the merged view of overlay-native layer directories, base first.
+func LayerTree(dirs []string) layer.Tree {
+	trees := make([]layer.Tree, len(dirs))
+	for i, dir := range dirs {
+		trees[i] = layer.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true})
+	}
+	return layer.Merged(trees)
+}
+
+// layerBlobs returns the known blobs with the diffID that are in the store.
+func (s *Store) layerBlobs(ctx context.Context, diffID digest.Digest) ([]ocispec.Descriptor, error) {
+	if diffID == "" {
+		return nil, nil
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT digest,media_type,size FROM layer_blobs WHERE diff_id=? ORDER BY digest", diffID.String())
+	if err != nil {
+		return nil, fmt.Errorf("looking for blobs of %s: %w", diffID, err)
+	}
+	defer rows.Close()
+	var all []ocispec.Descriptor
+	for rows.Next() {
+		var d string
+		var desc ocispec.Descriptor
+		if err := rows.Scan(&d, &desc.MediaType, &desc.Size); err != nil {
+			return nil, fmt.Errorf("looking for blobs of %s: %w", diffID, err)
+		}
+		desc.Digest = digest.Digest(d)
+		all = append(all, desc)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("looking for blobs of %s: %w", diffID, err)
+	}
+	have := all[:0]
+	for _, desc := range all {
+		if s.HasBlob(desc.Digest) {
+			have = append(have, desc)
+		}
+	}
+	return have, nil
+}
+
+// isUncompressed reports whether a layer's media type is a plain tar.
+func isUncompressed(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageLayer || strings.HasSuffix(mediaType, ".tar")
+}

@@ -1,0 +1,104 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// Result is what one vertex gave.
+type Result struct {
+	// Outputs are the vertex's outputs by LLB output index. One that nobody can use is null.
+	Outputs []layer.Snapshot `json:"outputs"`
+	// Created is when the result was made; history entries and image configs take it.
+	Created time.Time `json:"created"`
+	// Took is how long it took to make.
+	Took time.Duration `json:"took"`
+	// Lines are the labelled lines of the key, from which a later miss is explained.
+	Lines []string `json:"lines"`
+}
+
+// Result looks a result up by its key. A record that is damaged, or whose layers are gone, is
+// not an error: found is false and reason says what is wrong with it; reason is empty when there
+// is no record.
+func (s *Store) Result(ctx context.Context, key string) (r Result, found bool, reason string, err error) {
+	var record string
+	err = s.db.QueryRowContext(ctx, "SELECT record FROM results WHERE key=?", key).Scan(&record)
+	if errors.Is(err, sql.ErrNoRows) {
+		return r, false, "", nil
+	}
+	if err != nil {
+		return r, false, "", fmt.Errorf("looking for result: %w", err)
+	}
+	if err := json.Unmarshal([]byte(record), &r); err != nil {
+		return r, false, fmt.Sprintf("its record is damaged: %v", err), nil
+	}
+	for _, snap := range r.Outputs {
+		if err := s.Check(ctx, snap); err != nil {
+			if ctx.Err() != nil {
+				return r, false, "", context.Cause(ctx)
+			}
+			return r, false, fmt.Sprintf("its files are gone: %v", err), nil
+		}
+	}
+	return r, true, "", nil
+}
+
+// PutResult records a result; slot is the place in the Dockerfile that made it, by which
+// [Store.LastLines] finds the one before. A result that is there already is replaced.
+func (s *Store) PutResult(ctx context.Context, key, slot string, r Result) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("recording result: %w", err)
+	}
+	return s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec("INSERT INTO results(key,slot,record,created,boot) VALUES(?,?,?,?,?)"+
+			" ON CONFLICT(key) DO UPDATE SET slot=excluded.slot, record=excluded.record, created=excluded.created, boot=excluded.boot",
+			key, slot, string(data), r.Created.UnixNano(), s.boot)
+		return err
+	})
+}
+
+// LastLines returns the key lines of the newest result of a slot, or nil.
+func (s *Store) LastLines(ctx context.Context, slot string) ([]string, error) {
+	var record string
+	err := s.db.QueryRowContext(ctx, "SELECT record FROM results WHERE slot=? ORDER BY created DESC LIMIT 1", slot).Scan(&record)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for earlier result: %w", err)
+	}
+	var r Result
+	if json.Unmarshal([]byte(record), &r) != nil {
+		return nil, nil // damaged: there is nothing to compare with
+	}
+	return r.Lines, nil
+}
+
+// Memo returns the value remembered under a key.
+func (s *Store) Memo(ctx context.Context, key string) (string, bool, error) {
+	var v string
+	err := s.db.QueryRowContext(ctx, "SELECT value FROM memo WHERE key=?", key).Scan(&v)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("looking for memo: %w", err)
+	}
+	return v, true, nil
+}
+
+// PutMemo remembers a value under a key.
+func (s *Store) PutMemo(ctx context.Context, key, value string) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec("INSERT INTO memo(key,value,boot) VALUES(?,?,?) ON CONFLICT(key) DO UPDATE SET value=excluded.value, boot=excluded.boot",
+			key, value, s.boot)
+		return err
+	})
+}

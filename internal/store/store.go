@@ -1,0 +1,269 @@
+// Package store keeps everything that outlives a build: blobs, layers, results of vertices,
+// images, containers and cache mounts.
+//
+// # Structure
+//
+//	<root>/oci-layout, index.json, blobs/sha256/   a valid OCI image layout
+//	<root>/layers/<id>/fs                          overlay-native directory form of a layer
+//	<root>/builds/<id>/                            full log and record of each build
+//	<root>/caches/<hash>/                          cache mounts
+//	<root>/containers/<id>/                        writable layers of containers
+//	<root>/tmp/<lease>/                            everything half-done
+//	<root>/meta.db                                 SQLite, WAL: all records
+//
+// Each concern has a file: blobs.go, layers.go, results.go, images.go, containers.go, caches.go,
+// lease.go.
+//
+// # Invariants
+//
+// Data first, record last: files are written below tmp/, renamed into place and then recorded in
+// one transaction. A process that dies anywhere leaves only files below its own lease, which the
+// next process that writes deletes.
+//
+// Many processes may use one store at once. Records are SQLite transactions; a running process is
+// known by the flock on its lease.
+//
+// Records made since the last syncfs carry the boot's id. After a crash of the machine they are
+// dropped when the store is opened. [Store.Sync] makes them durable, and an image is named only
+// after it.
+//
+// A damaged entry is a miss with a reason, never a failed build.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/sys/unix"
+	_ "modernc.org/sqlite" // database driver
+)
+
+// schemaVersion is the version of meta.db's tables and of the directory layout.
+const schemaVersion = 1
+
+const schema = `
+CREATE TABLE blobs(digest TEXT PRIMARY KEY, size INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE layers(id TEXT PRIMARY KEY, diff_id TEXT NOT NULL DEFAULT '', dir INTEGER NOT NULL,
+  size INTEGER NOT NULL DEFAULT -1, created INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX layers_diff ON layers(diff_id);
+CREATE TABLE layer_blobs(diff_id TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,
+  size INTEGER NOT NULL, PRIMARY KEY(diff_id, digest)) WITHOUT ROWID;
+CREATE TABLE results(key TEXT PRIMARY KEY, slot TEXT NOT NULL, record TEXT NOT NULL,
+  created INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX results_slot ON results(slot, created);
+CREATE TABLE memo(key TEXT PRIMARY KEY, value TEXT NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE refs(ref TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL,
+  PRIMARY KEY(ref, platform)) WITHOUT ROWID;
+CREATE TABLE images(name TEXT PRIMARY KEY, record TEXT NOT NULL, tagged INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE containers(id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) WITHOUT ROWID;
+`
+
+// ErrNotFound marks a name, digest or id that the store does not have.
+var ErrNotFound = errors.New("not found")
+
+// Store is an open store. It is safe for concurrent use by any number of goroutines and, through
+// the same root, processes.
+type Store struct {
+	root string
+	db   *sql.DB
+	boot string
+	work singleflight.Group // conversions between forms, by layer and form
+
+	mu    sync.Mutex
+	lease *lease // nil until something is written
+}
+
+// Open opens the store at root and creates it when it is missing. The directory must be on a
+// filesystem that can hold overlayfs's upper directories; that is found out by the first run.
+func Open(root string) (*Store, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("opening store: %w", err)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("opening store: reading boot id: %w", err)
+	}
+	s := &Store{root: root, boot: strings.TrimSpace(string(boot))}
+	if err := s.openDB(); err != nil {
+		return nil, fmt.Errorf("opening store %s: %w", root, err)
+	}
+	return s, nil
+}
+
+func (s *Store) openDB() error {
+	path := filepath.Join(s.root, "meta.db")
+	_, statErr := os.Stat(path)
+	if statErr != nil {
+		if err := s.makeDirs(); err != nil {
+			return err
+		}
+	}
+	dsn := "file:" + strings.NewReplacer("?", "%3f", "#", "%23", "%", "%25").Replace(path) +
+		"?_txlock=immediate&_pragma=busy_timeout(20000)&_pragma=synchronous(normal)"
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return err
+	}
+	s.db = db
+	var version int
+	if err := db.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
+		db.Close()
+		return err
+	}
+	switch {
+	case version == 0:
+		err = s.createSchema()
+	case version != schemaVersion:
+		err = fmt.Errorf("its format is version %d, this program knows version %d: use another --root, or remove it", version, schemaVersion)
+	default:
+		err = s.dropUnsynced()
+	}
+	if err != nil {
+		db.Close()
+	}
+	return err
+}
+
+// makeDirs creates the directories and the marker file of the OCI layout.
+func (s *Store) makeDirs() error {
+	for _, dir := range []string{"blobs/sha256", "layers", "builds", "caches", "containers", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(s.root, dir), 0o711); err != nil {
+			return err
+		}
+	}
+	layout := filepath.Join(s.root, "oci-layout")
+	if err := os.WriteFile(layout, []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644); err != nil {
+		return err
+	}
+	return os.Chmod(s.root, 0o711)
+}
+
+// createSchema makes the tables; of several processes that start at once, one does.
+func (s *Store) createSchema() error {
+	if _, err := s.db.Exec("PRAGMA journal_mode=WAL"); err != nil {
+		return err
+	}
+	return s.update(context.Background(), func(tx *sql.Tx) error {
+		var version int
+		if err := tx.QueryRow("PRAGMA user_version").Scan(&version); err != nil || version == schemaVersion {
+			return err
+		}
+		if _, err := tx.Exec(schema); err != nil {
+			return err
+		}
+		_, err := tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion))
+		return err
+	})
+}
+
+// bootTables are the tables whose rows speak of files that may not be on the disk yet.
+var bootTables = []string{"blobs", "layers", "results", "memo"}
+
+// dropUnsynced deletes the records of an earlier boot that were never synced.
+func (s *Store) dropUnsynced() error {
+	var stale bool
+	q := "SELECT EXISTS(SELECT 1 FROM results WHERE boot NOT IN ('', ?1)) OR EXISTS(SELECT 1 FROM layers WHERE boot NOT IN ('', ?1))" +
+		" OR EXISTS(SELECT 1 FROM blobs WHERE boot NOT IN ('', ?1)) OR EXISTS(SELECT 1 FROM memo WHERE boot NOT IN ('', ?1))"
+	if err := s.db.QueryRow(q, s.boot).Scan(&stale); err != nil || !stale {
+		return err
+	}
+	return s.update(context.Background(), func(tx *sql.Tx) error {
+		for _, t := range bootTables {
+			if _, err := tx.Exec("DELETE FROM "+t+" WHERE boot NOT IN ('', ?)", s.boot); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Sync writes everything that was recorded so far to the disk and marks it as durable.
+func (s *Store) Sync(ctx context.Context) error {
+	pending := map[string][]string{}
+	for table, key := range map[string]string{"blobs": "digest", "layers": "id", "results": "key", "memo": "key"} {
+		rows, err := s.db.QueryContext(ctx, "SELECT "+key+" FROM "+table+" WHERE boot != ''")
+		if err != nil {
+			return fmt.Errorf("syncing store: %w", err)
+		}
+		for rows.Next() {
+			var k string
+			if err := rows.Scan(&k); err != nil {
+				rows.Close()
+				return fmt.Errorf("syncing store: %w", err)
+			}
+			pending[table+" WHERE "+key] = append(pending[table+" WHERE "+key], k)
+		}
+		if err := rows.Close(); err != nil {
+			return fmt.Errorf("syncing store: %w", err)
+		}
+	}
+	if len(pending) == 0 {
+		return nil
+	}
+	if err := syncfs(s.root); err != nil {
+		return fmt.Errorf("syncing store: %w", err)
+	}
+	return s.update(ctx, func(tx *sql.Tx) error {
+		for where, keys := range pending {
+			table, cond, _ := strings.Cut(where, " ")
+			for _, k := range keys {
+				if _, err := tx.Exec("UPDATE "+table+" SET boot='' "+cond+"=?", k); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func syncfs(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return os.NewSyscallError("syncfs", err)
+	}
+	return nil
+}
+
+// Root returns the absolute path of the store.
+func (s *Store) Root() string { return s.root }
+
+// Close ends the use of the store and gives up the lease. What was not committed is deleted.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	l := s.lease
+	s.lease = nil
+	s.mu.Unlock()
+	var err error
+	if l != nil {
+		err = l.release()
+	}
+	return errors.Join(err, s.db.Close())
+}
+
+// update runs fn in one write transaction.
+func (s *Store) update(ctx context.Context, fn func(*sql.Tx) error) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("writing record: %w", err)
+	}
+	if err := fn(tx); err != nil {
+		tx.Rollback() // fn's error says what is wrong
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("writing record: %w", err)
+	}
+	return nil
+}
