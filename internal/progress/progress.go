@@ -1,5 +1,15 @@
 // Package progress turns what a build does into BuildKit's status events, and the events into a
 // display or a log.
+//
+// # Structure
+//
+// A [Step] is one vertex at work: it makes the events. A [Sink] takes them: a [Display] shows
+// them to a person, a [Log] keeps them as text, [Multi] hands them to several. Both draw with
+// BuildKit's progressui.
+//
+// # Caveats
+//
+// Display and Log queue without limit, so that a build never waits for a slow terminal.
 package progress
 
 import (
@@ -20,3 +30,41 @@ func (f SinkFunc) Write(s *client.SolveStatus) { f(s) }
 
 // Discard is a Sink that drops everything.
 var Discard Sink = SinkFunc(func(*client.SolveStatus) {})
+
+// Multi hands each event to all sinks; each gets an event of its own.
+func Multi(sinks ...Sink) Sink {
+	if len(sinks) == 1 {
+		return sinks[0]
+	}
+	return SinkFunc(func(s *client.SolveStatus) {
+		for i, sink := range sinks {
+			if i == len(sinks)-1 {
+				sink.Write(s)
+				continue
+			}
+			sink.Write(clone(s))
+		}
+	})
+}
+
+// clone copies an event as deep as anybody may change it: the bytes of logs are shared.
+func clone(s *client.SolveStatus) *client.SolveStatus {
+	return &client.SolveStatus{
+		Vertexes: clones(s.Vertexes),
+		Statuses: clones(s.Statuses),
+		Logs:     clones(s.Logs),
+		Warnings: clones(s.Warnings),
+	}
+}
+
+func clones[T any](in []*T) []*T {
+	if in == nil {
+		return nil
+	}
+	out := make([]*T, len(in))
+	for i, p := range in {
+		c := *p
+		out[i] = &c
+	}
+	return out
+}
