@@ -167,6 +167,7 @@ func (c *Client) resolver(host string) (remotes.Resolver, error) {
 // retry runs one step until it succeeds, fails for good, or has failed too often.
 func (c *Client) retry(ctx context.Context, op *operation, step func(context.Context) error) error {
 	ctx = log.WithLogger(withOperation(ctx, op), quiet)
+	stale := c.known(op.host)
 	for attempt := 1; ; attempt++ {
 		err := step(ctx)
 		if err == nil || ctx.Err() != nil {
@@ -175,7 +176,7 @@ func (c *Client) retry(ctx context.Context, op *operation, step func(context.Con
 		// containerd's authorizer keeps the outcome of a token request for good, a failed
 		// one too, so that a registry is only asked again with a new one.
 		c.forget(op.host)
-		again := transient(err) || unauthenticated(err) && attempt == 1 && op.stale
+		again := transient(err) || op.refusedLater(err) || unauthenticated(err) && attempt == 1 && stale
 		if !again || attempt >= c.tune.attempts {
 			return err
 		}

@@ -104,22 +104,21 @@ func (d *download) read(p []byte) (int, error) {
 // again decides whether a failed transfer goes on, and waits before it does.
 func (d *download) again(err error) error {
 	d.fails++
+	d.op.note(d.op.host, err.Error())
 	if d.ctx.Err() != nil || !transient(err) {
 		return err
 	}
 	if d.fails >= d.client.tune.attempts {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if err == io.EOF { // each answer ended properly: the blob is too short
 			return &sizeError{got: d.off, want: d.desc.Size}
 		}
 		return err
 	}
-	d.op.note(d.op.host, err.Error())
 	return d.client.pause(d.ctx, d.fails)
 }
 
 // open asks for the blob from d.off on, and returns when the answer has begun.
 func (d *download) open() error {
-	d.op.stale = d.client.known(d.op.host)
 	return d.client.retry(d.ctx, d.op, func(ctx context.Context) error {
 		err := d.openAt(ctx, d.off)
 		if d.off > 0 && statusOf(err) == http.StatusRequestedRangeNotSatisfiable {

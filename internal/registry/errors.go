@@ -90,6 +90,9 @@ func (c *Client) explain(ctx context.Context, op *operation, err error) error {
 		e.Kind = errdefs.ErrNotFound
 		e.problem = fmt.Sprintf("%s not found in registry %s", subject, op.host)
 		e.hint = "check the name and the tag, or build an image of that name first"
+		if op.desc.Digest != "" {
+			e.hint = "the registry has lost a part of it; push the image again, or use another one"
+		}
 	case status >= 500 || status == http.StatusRequestTimeout:
 		e.Kind = errdefs.ErrUnavailable
 		e.problem = fmt.Sprintf("registry %s fails to give %s%s", op.host, subject, withBody)
@@ -104,7 +107,7 @@ func (c *Client) explain(ctx context.Context, op *operation, err error) error {
 		if len(e.Tried) == 0 {
 			e.problem += ": " + scrub(err.Error())
 		}
-		e.hint = "check the network and the name of the registry, or name a mirror in " + c.hostsFile(op.host)
+		e.hint = c.reachHint(op.host, e.Tried)
 	default:
 		e.Kind = errdefs.ErrUnknown
 		e.problem = fmt.Sprintf("asking registry %s for %s: %s", op.host, subject, scrub(err.Error()))
@@ -119,6 +122,17 @@ func (c *Client) hostsFile(host string) string {
 		root = c.opts.CertsDirs[0]
 	}
 	return filepath.Join(root, host, "hosts.toml")
+}
+
+// reachHint says what can be done about a registry that gives no answer.
+func (c *Client) reachHint(host string, tried []string) string {
+	switch all := strings.Join(tried, "\n"); {
+	case strings.Contains(all, "HTTP response to HTTPS"):
+		return fmt.Sprintf("if it speaks plain HTTP on purpose, write server = \"http://%s\" in %s", host, c.hostsFile(host))
+	case strings.Contains(all, "x509:"):
+		return fmt.Sprintf("if its certificate is to be trusted, name its CA in %s (ca = \"FILE\")", c.hostsFile(host))
+	}
+	return "check the network and the name of the registry, or name a mirror in " + c.hostsFile(host)
 }
 
 // subject names what the operation is about.
@@ -150,6 +164,12 @@ func transient(err error) bool {
 		}
 	}
 	return false
+}
+
+// refusedLater reports whether a registry that has just given the manifest refuses
+// connections now, as one that is restarting does.
+func (o *operation) refusedLater(err error) bool {
+	return o.desc.Digest != "" && errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // unauthenticated reports whether the registry wants other credentials, or any.

@@ -117,7 +117,6 @@ type operation struct {
 	name  reference.Named
 	desc  ocispec.Descriptor // digest empty: the reference itself
 	host  string             // the registry that the reference names
-	stale bool               // the first attempt used connections and tokens made earlier
 
 	mu    sync.Mutex
 	tried []*outcome
