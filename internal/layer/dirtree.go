@@ -39,7 +39,7 @@ type dirTree struct {
 
 // OpenDir gives a tree over the directory at root, which itself may be a symbolic link. The
 // directory is opened at the first use; an error of that is an error of every call. The tree
-// needs no closing.
+// needs no closing; but it is an io.Closer, for a directory that is to be unmounted afterwards.
 func OpenDir(root string, opt DirOptions) Tree {
 	return &dirTree{root: root, opt: opt}
 }
@@ -50,6 +50,14 @@ func (t *dirTree) fd() (int, error) {
 		return -1, t.err
 	}
 	return int(t.dir.Fd()), nil
+}
+
+// Close gives the directory back; every call after it fails.
+func (t *dirTree) Close() error {
+	if _, err := t.fd(); err != nil {
+		return nil
+	}
+	return t.dir.Close()
 }
 
 func (t *dirTree) Lstat(name string) (*Entry, error) {

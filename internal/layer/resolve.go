@@ -15,8 +15,8 @@ const maxLinks = 255
 
 // Resolve follows the symbolic links of a path as a process whose root is the tree's would:
 // absolute links and ".." stay inside. The last component is followed only with follow. Missing
-// components are kept as they are, as is ".." after them, so the result may not exist. The result
-// is relative and clean. A component below something that is no directory gives ENOTDIR, a loop
+// components are kept (".." takes back the one before it), so the result may not exist. It is
+// relative and clean. A component below something that is no directory gives ENOTDIR, a loop
 // ELOOP.
 func Resolve(t Tree, name string, follow bool) (string, error) {
 	var done []string // resolved components, all real directories or missing

@@ -1,0 +1,321 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sort"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// DirWriter is the [Sink] that makes the overlay-native directory form of a layer: whiteouts are
+// character devices 0:0, opaque directories carry trusted.overlay.opaque=y. No symbolic link in
+// the directory is ever followed. Files are cloned (FICLONE) where the filesystem can, copied in
+// the kernel otherwise.
+//
+// Beyond what a Sink must do, a path may come again: a directory then gets the new attributes
+// and keeps its entries, anything else is replaced. So tar streams can be written as they come.
+//
+// # Caveats
+//
+// Content is never a hard link to a file of another layer: two copies of one file would then look
+// like hard links of one another ([WalkLayer]). The place for it would be content, under
+// HostFile.Immutable, together with a record of which links are meant.
+type DirWriter struct {
+	dir     *os.File
+	noClone bool
+	dirs    map[string]time.Time // modification times, set at the end
+	size    int64
+
+	parent   string // path of the directory that parentFD holds open
+	parentFD int    // -1: none
+}
+
+// NewDirWriter gives a sink that writes into the existing directory at root.
+func NewDirWriter(root string) (*DirWriter, error) {
+	dir, err := os.OpenFile(root, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening layer directory: %w", err)
+	}
+	return &DirWriter{dir: dir, dirs: map[string]time.Time{}, parentFD: -1}, nil
+}
+
+// Size is the number of bytes of content that were written.
+func (w *DirWriter) Size() int64 { return w.size }
+
+// Add writes one entry; its parent must be there.
+func (w *DirWriter) Add(e *Entry) error {
+	if err := w.add(e); err != nil {
+		return fmt.Errorf("writing %q: %w", e.Path, err)
+	}
+	return nil
+}
+
+func (w *DirWriter) add(e *Entry) error {
+	if e.Path == "." {
+		if !e.IsDir() {
+			return errors.New("the root is no directory")
+		}
+		w.dirs["."] = e.ModTime
+		return w.attributes(int(w.dir.Fd()), ".", e)
+	}
+	parent, base := split(e.Path)
+	fd, err := w.open(parent)
+	if err != nil {
+		return err
+	}
+	err = w.create(fd, base, e)
+	if err == unix.EEXIST {
+		if done, err := w.replace(fd, base, e); err != nil || done {
+			return err
+		}
+		err = w.create(fd, base, e)
+	}
+	if err != nil || e.Whiteout || e.Hardlink {
+		return err
+	}
+	if e.IsDir() {
+		w.dirs[e.Path] = e.ModTime
+	}
+	if e.IsRegular() {
+		return nil // create has set the attributes by descriptor
+	}
+	return w.attributes(fd, base, e)
+}
+
+// open gives the descriptor of a directory in the layer, which stays open until the next call.
+func (w *DirWriter) open(dir string) (int, error) {
+	if dir == "." {
+		return int(w.dir.Fd()), nil
+	}
+	if w.parentFD >= 0 && w.parent == dir {
+		return w.parentFD, nil
+	}
+	fd, err := openBeneath(int(w.dir.Fd()), dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return -1, fmt.Errorf("opening parent directory: %w", err)
+	}
+	w.closeParent()
+	w.parent, w.parentFD = dir, fd
+	return fd, nil
+}
+
+func (w *DirWriter) closeParent() {
+	if w.parentFD >= 0 {
+		unix.Close(w.parentFD)
+	}
+	w.parentFD = -1
+}
+
+// replace makes room for an entry whose name is taken. done: both are directories, and the
+// attributes have been brought up to date.
+func (w *DirWriter) replace(fd int, base string, e *Entry) (done bool, _ error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return false, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return false, unix.Unlinkat(fd, base, 0)
+	}
+	if e.IsDir() {
+		w.dirs[e.Path] = e.ModTime
+		return true, w.attributes(fd, base, e)
+	}
+	if fd != w.parentFD {
+		w.closeParent() // it may lie in what goes away
+	}
+	return false, os.RemoveAll(procPath(fd, base))
+}
+
+// create makes the object; attributes of anything but a regular file are left to the caller.
+func (w *DirWriter) create(fd int, base string, e *Entry) error {
+	switch {
+	case e.Whiteout:
+		return unix.Mknodat(fd, base, unix.S_IFCHR, 0)
+	case e.Hardlink:
+		return w.link(fd, base, e)
+	}
+	switch e.Type() {
+	case unix.S_IFDIR:
+		return unix.Mkdirat(fd, base, 0o700)
+	case unix.S_IFREG:
+		return w.file(fd, base, e)
+	case unix.S_IFLNK:
+		return unix.Symlinkat(e.Link, fd, base)
+	case unix.S_IFCHR, unix.S_IFBLK:
+		if isWhiteout(e) {
+			return errors.New("a character device 0:0 cannot be stored in a layer")
+		}
+		return unix.Mknodat(fd, base, e.Type()|0o600, int(unix.Mkdev(e.Major, e.Minor)))
+	case unix.S_IFIFO, unix.S_IFSOCK:
+		return unix.Mknodat(fd, base, e.Type()|0o600, 0)
+	}
+	return fmt.Errorf("unknown file type %#o", e.Type())
+}
+
+func (w *DirWriter) link(fd int, base string, e *Entry) error {
+	if e.Link == e.Path {
+		return nil
+	}
+	dir, target := split(e.Link)
+	from, err := openBeneath(int(w.dir.Fd()), dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return fmt.Errorf("linking to %q: %w", e.Link, err)
+	}
+	defer unix.Close(from)
+	if err := unix.Linkat(from, target, fd, base, 0); err != nil {
+		if err == unix.EEXIST {
+			return err
+		}
+		return fmt.Errorf("linking to %q: %w", e.Link, err)
+	}
+	return nil
+}
+
+func (w *DirWriter) file(fd int, base string, e *Entry) (err error) {
+	n, err := unix.Openat(fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(n), e.Path)
+	defer func() {
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	if e.Size > 0 {
+		if err := w.content(f, e); err != nil {
+			return err
+		}
+	}
+	if err := unix.Fchown(n, int(e.UID), int(e.GID)); err != nil {
+		return fmt.Errorf("setting owner: %w", err)
+	}
+	if err := unix.Fchmod(n, e.Perm()); err != nil {
+		return fmt.Errorf("setting mode: %w", err)
+	}
+	for _, k := range sortedKeys(e.Xattrs) {
+		if err := unix.Fsetxattr(n, k, []byte(e.Xattrs[k]), 0); err != nil {
+			return fmt.Errorf("setting extended attribute %q: %w", k, err)
+		}
+	}
+	return setTimes(procPath(n, ""), e.ModTime, 0)
+}
+
+// content fills a new file.
+func (w *DirWriter) content(f *os.File, e *Entry) error {
+	r, err := OpenContent(e)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	n, err := w.copy(f, r, e.Size)
+	if err != nil {
+		return err
+	}
+	w.size += n
+	if n != e.Size {
+		return fmt.Errorf("file changed while being read: got %d bytes, want %d", n, e.Size)
+	}
+	return nil
+}
+
+func (w *DirWriter) copy(f *os.File, r io.Reader, size int64) (int64, error) {
+	if src, ok := r.(*os.File); ok {
+		if !w.noClone {
+			if err := unix.IoctlFileClone(int(f.Fd()), int(src.Fd())); err == nil {
+				st, err := f.Stat()
+				if err != nil {
+					return 0, err
+				}
+				return st.Size(), nil
+			}
+			w.noClone = true // EXDEV and EOPNOTSUPP hold for the next file as well
+		}
+		n, err := io.Copy(f, io.LimitReader(src, size)) // copy_file_range
+		if err != nil || n < size {
+			return n, err
+		}
+		return n, atEnd(src, size)
+	}
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	return io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{r}, *buf)
+}
+
+// attributes sets owner, mode, extended attributes and times of what is no regular file. Chown
+// comes first: it clears set-ID bits and capabilities.
+func (w *DirWriter) attributes(fd int, base string, e *Entry) error {
+	if err := unix.Fchownat(fd, base, int(e.UID), int(e.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("setting owner: %w", err)
+	}
+	name := procPath(fd, base)
+	if !e.IsSymlink() {
+		if err := unix.Fchmodat(fd, base, e.Perm(), 0); err != nil {
+			return fmt.Errorf("setting mode: %w", err)
+		}
+	}
+	for _, k := range sortedKeys(e.Xattrs) {
+		if err := unix.Lsetxattr(name, k, []byte(e.Xattrs[k]), 0); err != nil {
+			return fmt.Errorf("setting extended attribute %q: %w", k, err)
+		}
+	}
+	if e.IsDir() {
+		if e.Opaque {
+			if err := unix.Lsetxattr(name, overlayOpaque, []byte("y"), 0); err != nil {
+				return fmt.Errorf("marking directory opaque: %w", err)
+			}
+		}
+		return nil // times are set at the end
+	}
+	return setTimes(name, e.ModTime, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func setTimes(name string, t time.Time, flags int) error {
+	ts, err := unix.TimeToTimespec(t)
+	if err != nil {
+		return fmt.Errorf("setting times: %w", err)
+	}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, name, []unix.Timespec{ts, ts}, flags); err != nil {
+		return fmt.Errorf("setting times: %w", err)
+	}
+	return nil
+}
+
+// Close sets the times of the directories, which change as long as entries are written to them.
+func (w *DirWriter) Close() error {
+	w.closeParent()
+	var first error
+	for name, t := range w.dirs {
+		fd, err := openBeneath(int(w.dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		if isMissing(err) {
+			continue // replaced by something else later on
+		}
+		if err == nil {
+			err = setTimes(procPath(fd, ""), t, 0)
+			unix.Close(fd)
+		}
+		if err != nil && first == nil {
+			first = fmt.Errorf("finishing directory %q: %w", name, err)
+		}
+	}
+	if err := w.dir.Close(); first == nil {
+		first = err
+	}
+	return first
+}
+
+func sortedKeys(m map[string]string) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}

@@ -1,0 +1,152 @@
+package layer
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	whiteoutPrefix = ".wh."
+	whiteoutMeta   = ".wh..wh."
+	opaqueMarker   = ".wh..wh..opq"
+	paxXattr       = "SCHILY.xattr."
+)
+
+// copyBuffers are shared by everything here that moves content through user space.
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
+
+// TarWriter is the [Sink] that makes the one tar form of a layer: the same entries always give
+// the same bytes. Times are whole seconds (rounded down) as in Docker's layers, names of owners
+// are left out, the headers are ustar wherever that can say everything and PAX otherwise, never
+// GNU. Whiteouts are empty ".wh." files of the epoch, an opaque directory is followed by its
+// ".wh..wh..opq". Sockets cannot be archived and are left out.
+type TarWriter struct {
+	tw *tar.Writer
+}
+
+// NewTarWriter gives a sink that writes to w, which stays the caller's to close.
+func NewTarWriter(w io.Writer) *TarWriter {
+	return &TarWriter{tw: tar.NewWriter(w)}
+}
+
+// Close writes the end of the archive.
+func (t *TarWriter) Close() error { return t.tw.Close() }
+
+// Add writes one entry. A file that is shorter or longer by now than its entry says is an error.
+func (t *TarWriter) Add(e *Entry) error {
+	if err := t.add(e); err != nil {
+		return fmt.Errorf("archiving %q: %w", e.Path, err)
+	}
+	return nil
+}
+
+func (t *TarWriter) add(e *Entry) error {
+	dir, base := split(e.Path)
+	if strings.HasPrefix(base, whiteoutPrefix) {
+		return errors.New("names that start with \".wh.\" cannot be stored in a layer: rename the file")
+	}
+	if e.Whiteout {
+		return t.tw.WriteHeader(marker(join(dir, whiteoutPrefix+base)))
+	}
+	if e.Type() == unix.S_IFSOCK {
+		return nil
+	}
+	h, err := header(e)
+	if err != nil {
+		return err
+	}
+	if err := t.tw.WriteHeader(h); err != nil {
+		return err
+	}
+	if e.IsDir() && e.Opaque {
+		return t.tw.WriteHeader(marker(join(e.Path, opaqueMarker)))
+	}
+	if h.Typeflag == tar.TypeReg && e.Size > 0 {
+		return t.content(e)
+	}
+	return nil
+}
+
+// marker is the header of an empty file that only its name matters of.
+func marker(name string) *tar.Header {
+	return &tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: time.Unix(0, 0)}
+}
+
+func header(e *Entry) (*tar.Header, error) {
+	h := &tar.Header{
+		Name:    e.Path,
+		Mode:    int64(e.Perm()),
+		Uid:     int(e.UID),
+		Gid:     int(e.GID),
+		ModTime: time.Unix(e.ModTime.Unix(), 0),
+	}
+	switch {
+	case e.Hardlink:
+		h.Typeflag, h.Linkname = tar.TypeLink, e.Link
+		return h, nil
+	case e.IsDir():
+		h.Typeflag, h.Name = tar.TypeDir, e.Path+"/"
+	case e.IsRegular():
+		h.Typeflag, h.Size = tar.TypeReg, e.Size
+	case e.IsSymlink():
+		h.Typeflag, h.Linkname = tar.TypeSymlink, e.Link
+	case e.Type() == unix.S_IFCHR:
+		h.Typeflag, h.Devmajor, h.Devminor = tar.TypeChar, int64(e.Major), int64(e.Minor)
+	case e.Type() == unix.S_IFBLK:
+		h.Typeflag, h.Devmajor, h.Devminor = tar.TypeBlock, int64(e.Major), int64(e.Minor)
+	case e.Type() == unix.S_IFIFO:
+		h.Typeflag = tar.TypeFifo
+	default:
+		return nil, fmt.Errorf("unknown file type %#o", e.Type())
+	}
+	if len(e.Xattrs) > 0 {
+		h.Format = tar.FormatPAX
+		h.PAXRecords = make(map[string]string, len(e.Xattrs))
+		for k, v := range e.Xattrs {
+			h.PAXRecords[paxXattr+k] = v
+		}
+	}
+	return h, nil
+}
+
+func (t *TarWriter) content(e *Entry) error {
+	r, err := OpenContent(e)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	// The bare Read keeps io.CopyBuffer from going around the buffer.
+	n, err := io.CopyBuffer(t.tw, struct{ io.Reader }{io.LimitReader(r, e.Size)}, *buf)
+	if err != nil {
+		return err
+	}
+	if n != e.Size {
+		return fmt.Errorf("file changed while being read: got %d bytes, want %d", n, e.Size)
+	}
+	return atEnd(r, e.Size)
+}
+
+// atEnd checks that a file that was read to its expected size has no more.
+func atEnd(r io.Reader, size int64) error {
+	if f, ok := r.(*os.File); ok { // one cheap system call instead of a read of a large buffer
+		if st, err := f.Stat(); err == nil && st.Size() != size {
+			return fmt.Errorf("file changed while being read: got %d bytes, want %d", st.Size(), size)
+		}
+		return nil
+	}
+	var one [1]byte
+	if n, _ := io.ReadFull(r, one[:]); n > 0 {
+		return fmt.Errorf("file changed while being read: got more than %d bytes", size)
+	}
+	return nil
+}
