@@ -1,0 +1,81 @@
+# slipway's own build. `make help` lists the targets.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+TAGS    := seccomp netgo osusergo
+LDFLAGS := -s -w -extldflags -static -X github.com/slipway-build/slipway/internal/cli.version=$(VERSION)
+BASES   := build/tools/bases
+# Pinned: a new release must not turn an old commit red.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# libseccomp is a C library, so cgo is on; -buildvcs=false because the version is set above.
+export CGO_ENABLED := 1
+GOBUILD := $(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
+
+.DEFAULT_GOAL := help
+.PHONY: help build deps bases demo examples test check fmt vet lint layering race reproducible bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+deps: ## install what building, testing and the examples need (Debian or Ubuntu, root)
+	@hack/deps.sh all
+
+build: ## build the static binary, bin/slipway
+	@hack/deps.sh build
+	$(GOBUILD) -o bin/slipway ./cmd/slipway
+
+# The tool is built, not run by "go run", so that a signal reaches it.
+$(BASES): FORCE
+	@$(GO) build -buildvcs=false -o $@ ./hack/bases
+FORCE:
+
+bases: ## make all base images that stand in for the public ones, in build/bases
+	@hack/deps.sh bases
+	@$(MAKE) --no-print-directory $(BASES)
+	@$(BASES) make
+
+demo: build ## build the first two examples on stand-in base images, run them, show their sizes
+	@hack/deps.sh demo
+	@$(MAKE) --no-print-directory $(BASES)
+	@$(BASES) make busybox golang
+	@$(BASES) exec -- hack/demo.sh
+
+examples: build bases ## build and run every example, the operator with its download included
+	@$(BASES) exec -- hack/examples.sh
+
+test: ## install what the tests need and run them
+	@hack/deps.sh test
+	$(GO) test -buildvcs=false -tags "$(TAGS)" -timeout 9m ./...
+	cd examples/operator && CGO_ENABLED=0 $(GO) test -buildvcs=false ./...
+
+check: fmt vet lint layering race reproducible ## format, vet, staticcheck, layering, race tests, reproducible build
+
+fmt:
+	@files=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
+
+vet:
+	@hack/deps.sh build
+	$(GO) vet -tags "$(TAGS)" ./...
+	cd examples/operator && $(GO) vet ./...
+
+lint:
+	$(GO) run $(STATICCHECK) -tags "$(TAGS)" ./...
+
+layering: ## check that imports point downward
+	$(GO) test -count=1 -tags "$(TAGS)" ./hack/layering
+
+race:
+	@hack/deps.sh test
+	$(GO) test -buildvcs=false -race -tags "$(TAGS)" -timeout 30m ./...
+
+reproducible: ## build the binary twice, in two places, and compare
+	@hack/deps.sh build
+	@hack/reproducible.sh $(GOBUILD)
+
+bench: build ## print how long things take beside the plain commands that bound them
+	@hack/deps.sh all
+	$(GO) run -buildvcs=false -tags "$(TAGS)" ./hack/bench
+
+clean: ## remove what the other targets made
+	rm -rf --one-file-system bin build

@@ -1,0 +1,117 @@
+#!/bin/sh
+# Installs what is missing for a purpose: build, demo, bases, test or all. On Debian and Ubuntu,
+# as root, by apt-get; anywhere else it says in a sentence what is missing.
+set -eu
+
+purpose=${1:?usage: hack/deps.sh build|demo|bases|test|all}
+packages=
+sentences=
+
+# missing PACKAGES SENTENCE: notes what to install, and what to say where that is impossible.
+missing() {
+	packages="$packages $1"
+	sentences="$sentences
+  $2"
+}
+
+# need COMMAND PACKAGE WHY
+need() {
+	command -v "$1" >/dev/null 2>&1 || missing "$2" "$1 is missing: it $3 (Debian's package $2)."
+}
+
+# The test is the thing itself: a static program that uses the library.
+links_seccomp() {
+	command -v gcc >/dev/null 2>&1 && command -v pkg-config >/dev/null 2>&1 || return 1
+	out=$(mktemp)
+	code=0
+	# shellcheck disable=SC2046 # several flags
+	printf '#include <seccomp.h>\nint main(void) { return seccomp_api_get() == 0; }\n' |
+		gcc -x c - -static -o "$out" $(pkg-config --cflags --libs --static libseccomp 2>/dev/null) 2>/dev/null || code=1
+	rm -f "$out"
+	return $code
+}
+
+static_busybox() {
+	command -v busybox >/dev/null 2>&1 && ! ldd "$(command -v busybox)" >/dev/null 2>&1
+}
+
+for_build() {
+	links_seccomp || missing "gcc libc6-dev libseccomp-dev pkg-config" \
+		"A C compiler that links libseccomp statically is missing (Debian's packages gcc, libc6-dev, libseccomp-dev, pkg-config)."
+}
+
+for_demo() {
+	static_busybox || missing busybox-static \
+		"A static busybox is missing: the stand-in base images are made of it (Debian's package busybox-static)."
+	# The certificates go into the Go image, for what a build downloads.
+	[ -e /etc/ssl/certs/ca-certificates.crt ] || missing ca-certificates \
+		"/etc/ssl/certs/ca-certificates.crt is missing: the stand-in Go image needs it to download modules (Debian's package ca-certificates)."
+}
+
+for_bases() {
+	for_demo
+	need debootstrap debootstrap "makes the stand-in Debian image"
+	if [ "$(. /etc/os-release 2>/dev/null; echo "${ID:-}")" = debian ] && [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
+		missing debian-archive-keyring "The keys of Debian's archive are missing (package debian-archive-keyring)."
+	fi
+}
+
+for_test() {
+	for_build
+	for_demo
+	need git git "is used by tests of repositories"
+	need runc runc "is the second OCI runtime that the sandbox is tested with"
+	need skopeo skopeo "checks the images that are written"
+	need umoci umoci "checks the image layouts that are written"
+}
+
+if ! command -v go >/dev/null 2>&1; then
+	echo "slipway: go is missing: install Go from https://go.dev/dl/ and put its bin directory into PATH." >&2
+	exit 1
+fi
+if [ "$(uname -s)" != Linux ]; then
+	echo "slipway: this is $(uname -s): slipway builds and runs on Linux only." >&2
+	exit 1
+fi
+
+case $purpose in
+build) for_build ;;
+demo) for_demo ;;
+bases) for_bases ;;
+test) for_test ;;
+all) for_test; for_bases ;;
+*) echo "hack/deps.sh: unknown purpose $purpose" >&2; exit 2 ;;
+esac
+
+case $purpose in
+demo | bases | test)
+	if [ "$(id -u)" -ne 0 ]; then
+		echo "slipway: containers are run as root today: run make $purpose as root." >&2
+		exit 1
+	fi
+	;;
+esac
+
+[ -n "$packages" ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+	echo "slipway: this machine has no apt-get to install what is missing:$sentences" >&2
+	exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+	echo "slipway: only root can install what is missing:$sentences" >&2
+	exit 1
+fi
+
+echo "installing$packages"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export DEBIAN_FRONTEND=noninteractive
+# A mirror that cannot be reached makes update fail, but the lists may be there all the same.
+apt-get update -qq >"$log" 2>&1 || true
+# shellcheck disable=SC2086 # a list of packages
+if ! apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 $packages >>"$log" 2>&1; then
+	tail -n 20 "$log" >&2
+	echo "slipway: apt-get could not install what is missing:$sentences" >&2
+	exit 1
+fi
