@@ -114,9 +114,9 @@ func (e *dialError) Unwrap() error { return e.err }
 
 // operation is one Resolve or Fetch: what it is about and what became of its requests.
 type operation struct {
-	name  reference.Named
-	desc  ocispec.Descriptor // digest empty: the reference itself
-	host  string             // the registry that the reference names
+	name reference.Named
+	desc ocispec.Descriptor // digest empty: the reference itself
+	host string             // the registry that the reference names
 
 	mu    sync.Mutex
 	tried []*outcome
