@@ -1,0 +1,199 @@
+package layering
+
+import (
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/slipway-build/slipway/"
+
+// tiers are slipway's packages from the bottom up, a name standing for the packages below it
+// too. A package imports only from tiers below its own, or from below its own name.
+var tiers = [][]string{
+	{"internal/tools", "internal/overlay"},
+	{"internal/layer", "internal/graph", "internal/progress", "internal/registry"},
+	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source"},
+	{"internal/engine", "internal/export"},
+	{"internal/container", "internal/frontend"},
+	{"internal/build"},
+	{"internal/cli"},
+	{"cmd/slipway"},
+}
+
+// owners are the only packages that may import another module's package directly.
+var owners = []struct {
+	imported string
+	by       []string
+	reason   string
+}{
+	{"modernc.org/sqlite", []string{"internal/store"}, "the database's format is the store's own affair"},
+	{"github.com/opencontainers/runc", []string{"internal/sandbox"}, "any OCI runtime must be able to take libcontainer's place"},
+	{"github.com/spf13/cobra", []string{"internal/cli", "cmd/slipway"}, "flags end in cli: an API server drives the same packages"},
+	{"github.com/moby/buildkit/frontend/dockerfile/builder", []string{"internal/frontend"}, "nothing else knows of Dockerfiles"},
+}
+
+// bans are packages that must not be reached, not even through others.
+var bans = []struct{ from, to, reason string }{
+	{"internal/layer", "github.com/moby/buildkit", "forms of layers do not depend on the build graph"},
+	{"internal/store", "github.com/moby/buildkit", "what is on disk does not depend on the build graph"},
+	{"internal/sandbox", "github.com/moby/buildkit", "the sandbox's contract is the OCI runtime specification"},
+	{"internal/engine", "github.com/moby/buildkit/frontend/dockerfile", "the engine executes LLB, whoever wrote it"},
+	{"cmd/slipway", "github.com/google/go-containerregistry", "it is an independent check in tests, not a part"},
+	{"cmd/slipway", "github.com/rogpeppe/go-internal", "it is for tests"},
+	{"cmd/slipway", "testing", "it is for tests, and registers flags"},
+}
+
+// listed is what go list says of a package.
+type listed struct {
+	ImportPath, Dir string
+	Standard        bool
+	GoFiles         []string
+	CgoFiles        []string
+	Imports, Deps   []string
+}
+
+// packages lists slipway's own packages, without their tests.
+func packages(t *testing.T) []listed {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-e", "-tags", "seccomp netgo osusergo", "-json=ImportPath,Dir,Standard,GoFiles,CgoFiles,Imports,Deps", "./cmd/...", "./internal/...")
+	cmd.Dir = filepath.Join("..", "..")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var all []listed
+	for dec := json.NewDecoder(out); ; {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	if len(all) == 0 {
+		t.Fatal("go list found no packages")
+	}
+	return all
+}
+
+// below reports whether path is name or lies below it.
+func below(path, name string) bool {
+	return path == name || strings.HasPrefix(path, name+"/")
+}
+
+// place finds the tier and the name there that a package belongs to.
+func place(path string) (tier int, name string) {
+	for i, names := range tiers {
+		for _, n := range names {
+			if below(path, n) {
+				return i, n
+			}
+		}
+	}
+	return -1, ""
+}
+
+func TestImportsPointDownward(t *testing.T) {
+	for _, p := range packages(t) {
+		self := strings.TrimPrefix(p.ImportPath, module)
+		tier, name := place(self)
+		if tier < 0 {
+			t.Errorf("%s has no tier: add it to tiers in this test", self)
+			continue
+		}
+		for _, path := range p.Imports {
+			other, ours := strings.CutPrefix(path, module)
+			if !ours || below(other, name) {
+				continue
+			}
+			if t2, _ := place(other); t2 < 0 || t2 >= tier {
+				t.Errorf("%s imports %s, which is not below it", self, other)
+			}
+		}
+	}
+}
+
+func TestOwners(t *testing.T) {
+	for _, p := range packages(t) {
+		self := strings.TrimPrefix(p.ImportPath, module)
+		if self == "internal/tools" {
+			continue // keeps modules in go.mod
+		}
+		for _, o := range owners {
+			allowed := slices.ContainsFunc(o.by, func(name string) bool { return below(self, name) })
+			for _, path := range p.Imports {
+				if below(path, o.imported) && !allowed {
+					t.Errorf("%s imports %s, want only %v to: %s", self, path, o.by, o.reason)
+				}
+			}
+		}
+	}
+}
+
+func TestBans(t *testing.T) {
+	for _, p := range packages(t) {
+		self := strings.TrimPrefix(p.ImportPath, module)
+		for _, b := range bans {
+			if !below(self, b.from) || strings.HasSuffix(self, "test") {
+				continue
+			}
+			for _, path := range p.Deps {
+				if below(path, b.to) {
+					t.Errorf("%s reaches %s: %s", self, path, b.reason)
+				}
+			}
+		}
+	}
+}
+
+// speakers may print and exit: cli and main, and the sandbox's first process in a container,
+// which is a program of its own.
+var speakers = []string{"internal/cli", "cmd/slipway", "internal/sandbox/initproc"}
+
+// TestOnlyCLISpeaks finds calls that print to the process's streams or end it.
+func TestOnlyCLISpeaks(t *testing.T) {
+	banned := map[string]bool{
+		"os.Exit": true, "os.Stdout": true, "os.Stderr": true, "log.Fatal": true, "log.Fatalf": true,
+		"log.Print": true, "log.Printf": true, "log.Println": true,
+		"fmt.Print": true, "fmt.Printf": true, "fmt.Println": true,
+	}
+	for _, p := range packages(t) {
+		self := strings.TrimPrefix(p.ImportPath, module)
+		if slices.ContainsFunc(speakers, func(name string) bool { return below(self, name) }) {
+			continue
+		}
+		for _, name := range append(p.GoFiles, p.CgoFiles...) {
+			set := token.NewFileSet()
+			file, err := parser.ParseFile(set, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				sel, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				if x, ok := sel.X.(*ast.Ident); ok && banned[x.Name+"."+sel.Sel.Name] {
+					t.Errorf("%s: %s.%s: only cli prints and exits", set.Position(sel.Pos()), x.Name, sel.Sel.Name)
+				}
+				return true
+			})
+		}
+	}
+}
