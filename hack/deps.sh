@@ -36,16 +36,21 @@ static_busybox() {
 }
 
 for_build() {
+	certificates
 	links_seccomp || missing "gcc libc6-dev libseccomp-dev pkg-config" \
 		"A C compiler that links libseccomp statically is missing (Debian's packages gcc, libc6-dev, libseccomp-dev, pkg-config)."
 }
 
+# Go needs them to download modules, and the stand-in Go image too.
+certificates() {
+	[ -e /etc/ssl/certs/ca-certificates.crt ] || missing ca-certificates \
+		"/etc/ssl/certs/ca-certificates.crt is missing: downloading modules needs it (Debian's package ca-certificates)."
+}
+
 for_demo() {
+	certificates
 	static_busybox || missing busybox-static \
 		"A static busybox is missing: the stand-in base images are made of it (Debian's package busybox-static)."
-	# The certificates go into the Go image, for what a build downloads.
-	[ -e /etc/ssl/certs/ca-certificates.crt ] || missing ca-certificates \
-		"/etc/ssl/certs/ca-certificates.crt is missing: the stand-in Go image needs it to download modules (Debian's package ca-certificates)."
 }
 
 for_bases() {
@@ -93,6 +98,8 @@ demo | bases | test)
 esac
 
 [ -n "$packages" ] || exit 0
+# What two purposes ask for is named once.
+packages=$(printf '%s\n' $packages | sort -u | tr '\n' ' ')
 
 if ! command -v apt-get >/dev/null 2>&1; then
 	echo "slipway: this machine has no apt-get to install what is missing:$sentences" >&2
@@ -103,7 +110,7 @@ if [ "$(id -u)" -ne 0 ]; then
 	exit 1
 fi
 
-echo "installing$packages"
+echo "installing $packages"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export DEBIAN_FRONTEND=noninteractive

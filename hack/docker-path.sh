@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by the demonstration scripts, from the repository's root: puts a directory into PATH in
 # which docker is slipway, and gives slipway a store of its own.
 work=$PWD/build/demo
