@@ -2,7 +2,7 @@
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 TAGS    := seccomp netgo osusergo
-LDFLAGS := -s -w -extldflags -static -X github.com/slipway-build/slipway/internal/cli.version=$(VERSION)
+LDFLAGS := -s -w -extldflags -static -X github.com/slipway-build/slipway/internal/cli.Version=$(VERSION)
 BASES   := build/tools/bases
 # Pinned: a new release must not turn an old commit red.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2

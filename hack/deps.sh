@@ -99,6 +99,7 @@ esac
 
 [ -n "$packages" ] || exit 0
 # What two purposes ask for is named once.
+# shellcheck disable=SC2086 # a list of packages
 packages=$(printf '%s\n' $packages | sort -u | tr '\n' ' ')
 
 if ! command -v apt-get >/dev/null 2>&1; then
