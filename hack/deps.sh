@@ -9,6 +9,9 @@ sentences=
 
 # missing PACKAGES SENTENCE: notes what to install, and what to say where that is impossible.
 missing() {
+	case $packages in
+	*" $1"*) return ;; # two purposes ask for it
+	esac
 	packages="$packages $1"
 	sentences="$sentences
   $2"
@@ -98,9 +101,6 @@ demo | bases | test)
 esac
 
 [ -n "$packages" ] || exit 0
-# What two purposes ask for is named once.
-# shellcheck disable=SC2086 # a list of packages
-packages=$(printf '%s\n' $packages | sort -u | tr '\n' ' ')
 
 if ! command -v apt-get >/dev/null 2>&1; then
 	echo "slipway: this machine has no apt-get to install what is missing:$sentences" >&2
@@ -111,7 +111,7 @@ if [ "$(id -u)" -ne 0 ]; then
 	exit 1
 fi
 
-echo "installing $packages"
+echo "installing$packages"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export DEBIAN_FRONTEND=noninteractive

@@ -80,6 +80,18 @@ func TestPull(t *testing.T) {
 	}
 }
 
+func TestTags(t *testing.T) {
+	_, s, _ := served(t)
+	repo, err := name.NewRepository(s.Addr + "/library/alpine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tags, err := remote.List(repo)
+	if got := strings.Join(tags, " "); err != nil || got != "3 latest" {
+		t.Errorf("got tags %q, error %v, want 3 and latest", got, err)
+	}
+}
+
 // TestResume asks for the end of a blob, as a client does after a broken connection.
 func TestResume(t *testing.T) {
 	l, s, _ := served(t)

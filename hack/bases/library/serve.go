@@ -2,12 +2,14 @@ package library
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +28,7 @@ func (l *Library) Handler() http.Handler {
 		w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 		w.Write([]byte("{}"))
 	})
+	mux.HandleFunc("GET /v2/{prefix}/{repo}/tags/list", l.serveTags)
 	mux.HandleFunc("GET /v2/{prefix}/{repo}/manifests/{ref}", l.serveManifest)
 	mux.HandleFunc("GET /v2/{prefix}/{repo}/blobs/{digest}", func(w http.ResponseWriter, r *http.Request) {
 		hash, err := v1.NewHash(r.PathValue("digest"))
@@ -36,6 +39,28 @@ func (l *Library) Handler() http.Handler {
 		l.serveBlob(w, r, hash, "application/octet-stream", "BLOB_UNKNOWN")
 	})
 	return mux
+}
+
+// serveTags lists the tags of a repository.
+func (l *Library) serveTags(w http.ResponseWriter, r *http.Request) {
+	names, err := l.Names()
+	if err != nil {
+		fail(w, http.StatusInternalServerError, "UNKNOWN", err.Error())
+		return
+	}
+	var tags []string
+	for name := range names {
+		if tag, ok := strings.CutPrefix(name, r.PathValue("repo")+":"); ok {
+			tags = append(tags, tag)
+		}
+	}
+	if len(tags) == 0 || r.PathValue("prefix") != "library" {
+		fail(w, http.StatusNotFound, "NAME_UNKNOWN", "no base image "+r.PathValue("repo"))
+		return
+	}
+	slices.Sort(tags)
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(map[string]any{"name": "library/" + r.PathValue("repo"), "tags": tags})
 }
 
 // serveManifest answers for a tag or a digest.
