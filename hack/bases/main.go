@@ -115,9 +115,9 @@ func (s *settings) serve(ctx context.Context) error {
 	return server.Wait(ctx)
 }
 
-// exec runs a command with the registry at its side. The command gets the terminal's signals
-// itself, so an interrupt is not passed on but waited for.
-func (s *settings) exec(_ context.Context, args []string) error {
+// exec runs a command with the registry at its side. When ctx ends the command is asked to end,
+// and killed when it does not: the registry never outlives it, nor it the registry.
+func (s *settings) exec(ctx context.Context, args []string) error {
 	// Each run has a directory of its own: several may run at once, on different ports.
 	certs, err := os.MkdirTemp("", "slipway-certs-")
 	if err != nil {
@@ -132,7 +132,9 @@ func (s *settings) exec(_ context.Context, args []string) error {
 		return err
 	}
 	defer server.Close()
-	cmd := exec.Command(args[0], args[1:]...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 20 * time.Second
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "SLIPWAY_CERTS_DIR="+s.certs)
 	return cmd.Run()
