@@ -1,0 +1,248 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/moby/sys/user"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/slipway-build/slipway/internal/overlay"
+	"golang.org/x/sys/unix"
+)
+
+// bundle is a container that is ready to be executed: its root and the sources of its mounts are
+// mounted in the namespace of the calling thread.
+type bundle struct {
+	dir    string // of this run alone
+	spec   *Spec
+	rootfs string
+	oci    *specs.Spec
+
+	mounted []string          // by us, in order
+	shared  map[string]string // mounted roots of mounts, by their layers
+	made    []stub            // mount points that had to be made in the upper directory
+}
+
+// newBundle mounts and resolves everything that spec names. The bundle is to be closed also
+// after an error.
+func newBundle(dir string, spec *Spec) (*bundle, error) {
+	b := &bundle{dir: dir, spec: spec, rootfs: filepath.Join(dir, "rootfs"), shared: map[string]string{}}
+	files, err := writeFiles(dir, spec)
+	if err != nil {
+		return b, err
+	}
+	mounts, err := b.resolveMounts(standardMounts(spec, files))
+	if err != nil {
+		return b, err
+	}
+	var points []mountPoint
+	for _, m := range mounts {
+		if within(m.Destination, mounts) == "" {
+			points = append(points, mountPoint{m.Destination, isFile(m)})
+		}
+	}
+	if err := b.mountRoot(b.rootfs, spec.Root, points); err != nil {
+		return b, err
+	}
+	user, err := lookupUser(b.rootfs, spec.User)
+	if err != nil {
+		return b, err
+	}
+	if err := b.makeCwd(mounts, user); err != nil {
+		return b, err
+	}
+	b.oci, err = ociSpec(b.rootfs, spec, user, mounts)
+	return b, err
+}
+
+// resolveMounts appends the mounts of the spec to the standard ones.
+func (b *bundle) resolveMounts(mounts []specs.Mount) ([]specs.Mount, error) {
+	all := slices.Clone(mounts)
+	for _, m := range b.spec.Mounts {
+		all = append(all, specs.Mount{Destination: filepath.Clean(m.Dest)})
+		if m.Bind != "" {
+			all[len(all)-1].Type, all[len(all)-1].Source = "bind", m.Bind
+		}
+	}
+	for _, m := range b.spec.Mounts {
+		var om specs.Mount
+		var err error
+		dest := filepath.Clean(m.Dest)
+		switch {
+		case m.Tmpfs != nil:
+			om = tmpfsMount(dest, m, b.spec.Insecure)
+		case m.Bind != "":
+			om, err = bindMount(dest, m.Bind, m.ReadOnly, b.spec.Insecure)
+		default:
+			om, err = b.rootMount(dest, m, all)
+		}
+		if err != nil {
+			return nil, err
+		}
+		mounts = append(mounts, om)
+	}
+	return mounts, nil
+}
+
+// rootMount mounts the layers of m and selects from them.
+func (b *bundle) rootMount(dest string, m Mount, all []specs.Mount) (specs.Mount, error) {
+	var points []mountPoint
+	for _, other := range all {
+		if within(other.Destination, all) == dest {
+			rest := strings.TrimPrefix(other.Destination, dest)
+			points = append(points, mountPoint{path: filepath.Join("/", m.Selector, rest), file: isFile(other)})
+		}
+	}
+	key := strings.Join(append(slices.Clone(m.Root.Lower), m.Root.Upper), "\x00")
+	target, ok := b.shared[key]
+	if !ok || len(points) > 0 {
+		target = filepath.Join(b.dir, fmt.Sprint("mount-", len(b.mounted)))
+		if err := b.mountRoot(target, *m.Root, points); err != nil {
+			return specs.Mount{}, fmt.Errorf("mount at %s: %w", dest, err)
+		}
+		b.shared[key] = target
+	}
+	source, err := securejoin.SecureJoin(target, m.Selector)
+	if err != nil {
+		return specs.Mount{}, fmt.Errorf("mount at %s: resolving %s: %w", dest, m.Selector, err)
+	}
+	om, err := bindMount(dest, source, m.ReadOnly || m.Root.Upper == "", b.spec.Insecure)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("mount at %s: source %s: %w", dest, m.Selector, fs.ErrNotExist)
+	}
+	return om, err
+}
+
+// mountRoot mounts root at target with all the mount points that it will need.
+func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error {
+	if err := os.Mkdir(target, 0o755); err != nil {
+		return fmt.Errorf("making a mount point: %w", err)
+	}
+	opt := overlay.Options{NoDev: !b.spec.Insecure}
+	lower := root.Lower
+	stubDir := target + ".stubs"
+	if err := makeDir(stubDir); err != nil {
+		return fmt.Errorf("making the layer of mount points: %w", err)
+	}
+	visible, err := probeLayers(root)
+	if err != nil {
+		return err
+	}
+	if len(visible) > 0 {
+		if err := overlay.Mount(target, visible, "", "", opt); err != nil {
+			return err
+		}
+	}
+	s := stubs{merged: target, dir: stubDir}
+	needed, err := s.make(points)
+	if len(visible) > 0 {
+		err = errors.Join(err, unmount(target))
+	}
+	if err != nil {
+		return err
+	}
+	if needed || len(lower) == 0 {
+		lower = append(slices.Clone(lower), stubDir)
+	}
+	if err := overlay.Mount(target, lower, root.Upper, root.Work, opt); err != nil {
+		return err
+	}
+	b.mounted = append(b.mounted, target)
+	if len(visible) > len(root.Lower) {
+		return b.makeHidden(target, points)
+	}
+	return nil
+}
+
+// probeLayers are the layers as which root is looked at before it is mounted: with the upper
+// directory if there is something in it.
+func probeLayers(root Root) ([]string, error) {
+	if root.Upper == "" {
+		return root.Lower, nil
+	}
+	d, err := os.Open(root.Upper)
+	if err != nil {
+		return nil, fmt.Errorf("opening the upper directory: %w", err)
+	}
+	defer d.Close()
+	if names, _ := d.Readdirnames(1); len(names) == 0 {
+		return root.Lower, nil
+	}
+	return append(slices.Clone(root.Lower), root.Upper), nil
+}
+
+// makeCwd makes the working directory, owned by the process's user, unless it lies in a mount:
+// there the runtime makes it, because only then it is there.
+func (b *bundle) makeCwd(mounts []specs.Mount, u *user.ExecUser) error {
+	cwd := filepath.Join("/", b.spec.Cwd)
+	if cwd == "/" || slices.ContainsFunc(mounts, func(m specs.Mount) bool { return m.Destination == cwd }) ||
+		within(cwd, mounts) != "" {
+		return nil
+	}
+	full, err := securejoin.SecureJoin(b.rootfs, cwd)
+	if err != nil {
+		return fmt.Errorf("resolving working directory %s: %w", cwd, err)
+	}
+	var absent []string
+	for dir := full; dir != b.rootfs; dir = filepath.Dir(dir) {
+		if _, err := os.Lstat(dir); err == nil {
+			break
+		}
+		absent = append(absent, dir)
+	}
+	for _, dir := range slices.Backward(absent) {
+		err := makeDir(dir)
+		if err == nil {
+			err = os.Chown(dir, u.Uid, u.Gid)
+		}
+		if err != nil {
+			return fmt.Errorf("making working directory %s: %w", cwd, err)
+		}
+	}
+	return nil
+}
+
+// within is the innermost mount that path, a clean absolute path, lies in; "" if there is none.
+func within(path string, mounts []specs.Mount) (innermost string) {
+	for _, m := range mounts {
+		if strings.HasPrefix(path, m.Destination+"/") && len(m.Destination) > len(innermost) {
+			innermost = m.Destination
+		}
+	}
+	return innermost
+}
+
+// isFile reports whether the source of a mount is something else than a directory.
+func isFile(m specs.Mount) bool {
+	if m.Type != "bind" {
+		return false
+	}
+	info, err := os.Stat(m.Source)
+	return err == nil && !info.IsDir()
+}
+
+// close unmounts, so that the upper directories are free for whoever called us. It removes no
+// files but mount points that had to be made in an upper directory.
+func (b *bundle) close() error {
+	var errs []error
+	for _, s := range slices.Backward(b.made) {
+		errs = append(errs, s.remove())
+	}
+	for _, target := range slices.Backward(b.mounted) {
+		errs = append(errs, unmount(target))
+	}
+	return errors.Join(errs...)
+}
+
+func unmount(target string) error {
+	if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
+		return &os.PathError{Op: "unmount", Path: target, Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// runLinked executes a bundle with the libcontainer in this program.
+func runLinked(ctx context.Context, b *bundle, streams IO) error {
+	container, err := create(b)
+	if err != nil {
+		return err
+	}
+	err = runProcess(ctx, container, b, streams)
+	if derr := container.Destroy(); derr != nil && err == nil {
+		err = fmt.Errorf("cleaning up container: %w", derr)
+	}
+	return err
+}
+
+// create makes a container that is not started yet.
+func create(b *bundle) (*libcontainer.Container, error) {
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: b.spec.ID, Spec: b.oci})
+	if err != nil {
+		return nil, fmt.Errorf("configuring container: %w", err)
+	}
+	// The thread that starts the first process waits for it: if that is gone, so are we.
+	config.ParentDeathSignal = int(unix.SIGKILL)
+	// Devices are guarded by nodev mounts.
+	config.Cgroups.Resources.Devices = nil
+	container, err := libcontainer.Create(filepath.Join(b.dir, "state"), b.spec.ID, config)
+	if err != nil {
+		return nil, fmt.Errorf("creating container: %w", err)
+	}
+	if b.spec.CgroupPath == "" {
+		withoutCgroup(container, config.Cgroups)
+	}
+	return container, nil
+}
+
+// runProcess starts the container and waits for its end.
+func runProcess(ctx context.Context, container *libcontainer.Container, b *bundle, streams IO) (err error) {
+	p := initProcess(b.oci.Process)
+	wires, err := wire(b.spec.Terminal, streams, p)
+	if err != nil {
+		return err
+	}
+	defer wires.close()
+	err = container.Run(p)
+	wires.started(err == nil)
+	if err != nil {
+		return startError(b.spec.Args[0], err)
+	}
+	stop := forward(ctx, streams, wires, func(sig unix.Signal) { _ = p.Signal(sig) }) // the process may be gone
+	state, err := p.Wait()
+	stop()
+	wires.drain(ctx)
+	var exit interface{ Success() bool }
+	if state == nil {
+		return fmt.Errorf("waiting for the process: %w", err)
+	}
+	if exit = state; exit.Success() {
+		return nil
+	}
+	return exitError(state, container)
+}
+
+func exitError(state *os.ProcessState, container *libcontainer.Container) error {
+	ws, ok := state.Sys().(syscall.WaitStatus)
+	if !ok {
+		return fmt.Errorf("reading the exit status: unexpected type %T", state.Sys())
+	}
+	if !ws.Signaled() {
+		return &ExitError{Code: ws.ExitStatus(), OOM: ws.ExitStatus() == 128+int(unix.SIGKILL) && oomKills(container) > 0}
+	}
+	sig := int(ws.Signal())
+	return &ExitError{Code: 128 + sig, Signal: sig, OOM: ws.Signal() == unix.SIGKILL && oomKills(container) > 0}
+}
+
+// initProcess is the process of an OCI spec in libcontainer's words.
+func initProcess(p *specs.Process) *libcontainer.Process {
+	lp := &libcontainer.Process{
+		Args: p.Args, Env: p.Env, Cwd: p.Cwd, Init: true,
+		UID: int(p.User.UID), GID: int(p.User.GID),
+		LogLevel: "2", // errors only; they become part of the returned error
+	}
+	for _, gid := range p.User.AdditionalGids {
+		lp.AdditionalGroups = append(lp.AdditionalGroups, int(gid))
+	}
+	for _, l := range p.Rlimits {
+		lp.Rlimits = append(lp.Rlimits, configs.Rlimit{
+			Type: rlimitNumbers[strings.TrimPrefix(l.Type, "RLIMIT_")], Hard: l.Hard, Soft: l.Soft,
+		})
+	}
+	return lp
+}
+
+// startError makes one sentence of the reasons of a runtime, which come as text from another
+// process.
+func startError(command string, err error) error {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "executable file not found"),
+		strings.Contains(text, "exec") && strings.Contains(text, "no such file or directory") && !strings.Contains(text, "mount"):
+		return fmt.Errorf("starting %q: %w in the root filesystem", command, ErrCommandNotFound)
+	case strings.Contains(text, "permission denied") && strings.Contains(text, "exec"),
+		strings.Contains(text, "exec format error"), strings.Contains(text, "is a directory"):
+		return fmt.Errorf("starting %q: %w: %s", command, ErrCommandNotExecutable, lastClause(text))
+	}
+	return fmt.Errorf("starting the container: %w", errors.New(trimPrefixes(text)))
+}
+
+// trimPrefixes removes the layers of wrapping that say nothing to a user.
+func trimPrefixes(text string) string {
+	prefixes := []string{"unable to start container process: ", "error during container init: "}
+	for slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(text, p) }) {
+		for _, p := range prefixes {
+			text = strings.TrimPrefix(text, p)
+		}
+	}
+	return text
+}
+
+func lastClause(text string) string {
+	parts := strings.Split(text, ": ")
+	return parts[len(parts)-1]
+}

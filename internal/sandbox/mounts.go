@@ -1,0 +1,115 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// defaultShmSize is the size of /dev/shm in bytes when none is given; it is Docker's.
+const defaultShmSize = 64 << 20
+
+// deviceNodes are the devices of a container. They are bind mounts of the host's nodes: the
+// filesystems of a container are mounted nodev, so that no device that a process makes with its
+// CAP_MKNOD can be opened. This does what a device cgroup is for, with no cgroup.
+var deviceNodes = []string{"full", "null", "random", "tty", "urandom", "zero"}
+
+// standardMounts are those of every container.
+func standardMounts(spec *Spec, files generated) []specs.Mount {
+	shm := spec.ShmSize
+	if shm == 0 {
+		shm = defaultShmSize
+	}
+	dev := []string{"nosuid", "strictatime", "mode=755", "size=65536k"}
+	readonly := []string{"ro"}
+	if spec.Insecure {
+		readonly = nil
+	} else {
+		dev = append(dev, "nodev")
+	}
+	closed := []string{"nosuid", "noexec", "nodev"}
+	mounts := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: closed},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: dev},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
+			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: append(closed[:3:3], "mode=1777", formatSize(shm))},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: closed},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: append(closed[:3:3], readonly...)},
+	}
+	if hostHasCgroups() {
+		mounts = append(mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
+			Options: append(closed[:3:3], readonly...)})
+	}
+	if !spec.Insecure {
+		for _, name := range deviceNodes {
+			path := filepath.Join("/dev", name)
+			mounts = append(mounts, specs.Mount{Destination: path, Type: "bind", Source: path, Options: []string{"bind"}})
+		}
+	}
+	for _, f := range []struct{ dest, source string }{
+		{"/etc/resolv.conf", files.resolv}, {"/etc/hosts", files.hosts}, {"/etc/hostname", files.hostname},
+	} {
+		mounts = append(mounts, specs.Mount{Destination: f.dest, Type: "bind", Source: f.source,
+			Options: append(closed[:3:3], "bind", "ro")})
+	}
+	return mounts
+}
+
+func tmpfsMount(dest string, m Mount, insecure bool) specs.Mount {
+	options := []string{"nosuid", "mode=1777"}
+	if !insecure {
+		options = append(options, "nodev")
+	}
+	if m.Tmpfs.Size > 0 {
+		options = append(options, formatSize(m.Tmpfs.Size))
+	}
+	if m.ReadOnly {
+		options = append(options, "ro")
+	}
+	return specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs", Options: options}
+}
+
+// bindMount shows source, which must exist, with the mounts below it.
+func bindMount(dest, source string, readOnly, insecure bool) (specs.Mount, error) {
+	if _, err := os.Stat(source); err != nil {
+		return specs.Mount{}, fmt.Errorf("mount at %s: source %w", dest, err)
+	}
+	options := []string{"rbind"}
+	add := func(option string) {
+		options = append(options, option)
+		if recursiveAttributes() {
+			options = append(options, "r"+option)
+		}
+	}
+	if !insecure {
+		add("nodev")
+	}
+	if readOnly {
+		add("ro")
+	}
+	return specs.Mount{Destination: dest, Type: "bind", Source: source, Options: options}, nil
+}
+
+// recursiveAttributes reports whether the kernel (Linux 5.12) can change a mount together with
+// those below it.
+var recursiveAttributes = sync.OnceValue(func() bool {
+	err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	return !errors.Is(err, unix.ENOSYS)
+})
+
+// cgroupNamespaces reports whether containers get a cgroup namespace: on a host with cgroup v2
+// alone, as in Docker. With v1 hierarchies the namespace can not be mounted everywhere.
+var cgroupNamespaces = sync.OnceValue(func() bool {
+	for _, path := range []string{"/proc/self/ns/cgroup", "/sys/fs/cgroup/cgroup.controllers"} {
+		if _, err := os.Stat(path); err != nil {
+			return false
+		}
+	}
+	return true
+})

@@ -1,0 +1,66 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/opencontainers/runc/libcontainer/seccomp"
+	"github.com/slipway-build/slipway/internal/sandbox/initproc"
+)
+
+// Options choose how processes are run.
+type Options struct {
+	// StateDir is a scratch directory, made if missing. Each run has a subdirectory there, named
+	// by its [Spec.ID] and gone when Run returns; after a crash it holds only plain files, which
+	// may be deleted.
+	StateDir string
+	// RuntimeBinary is an OCI runtime, such as runc, by its path or its name in PATH. "" is
+	// libcontainer linked into this program.
+	RuntimeBinary string
+}
+
+// Init becomes the container's first process if this process was started by the linked-in
+// libcontainer to be that; otherwise it returns at once. Importing this package is enough, its
+// initialization does the same: the call only makes it visible in main.
+func Init() { initproc.Run() }
+
+// ErrCommandNotFound and ErrCommandNotExecutable are the reasons why a program of the root
+// filesystem was not started, for errors.Is.
+var (
+	ErrCommandNotFound      = errors.New("command not found")
+	ErrCommandNotExecutable = errors.New("command is not executable")
+)
+
+// New returns a runner. Processes of one runner, and of any number of runners on the same
+// StateDir, run independently of each other.
+func New(opt Options) (Runner, error) {
+	if opt.StateDir == "" {
+		return nil, errors.New("making a sandbox: no state directory given")
+	}
+	if err := os.MkdirAll(opt.StateDir, 0o711); err != nil {
+		return nil, fmt.Errorf("making the sandbox's state directory: %w", err)
+	}
+	// Runtimes insist on a root path without symbolic links.
+	dir, err := filepath.Abs(opt.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("finding the sandbox's state directory: %w", err)
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return nil, fmt.Errorf("finding the sandbox's state directory: %w", err)
+	}
+	if opt.RuntimeBinary == "" {
+		if !seccomp.Enabled {
+			return nil, errors.New("making a sandbox: this program was built without seccomp; build it with the tag seccomp, or give an OCI runtime")
+		}
+		openCgroups()
+		return &runner{stateDir: dir, execute: runLinked}, nil
+	}
+	path, err := exec.LookPath(opt.RuntimeBinary)
+	if err != nil {
+		return nil, fmt.Errorf("finding the OCI runtime: %w", err)
+	}
+	return &runner{stateDir: dir, execute: (&binary{path}).run}, nil
+}

@@ -1,0 +1,96 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// runner prepares everything that is the same for all runtimes.
+type runner struct {
+	stateDir string // absolute, without symbolic links
+	// execute runs a prepared bundle on the calling thread, whose children see its mounts.
+	execute func(context.Context, *bundle, IO) error
+}
+
+// Run implements [Runner].
+func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
+	if err := check(spec); err != nil {
+		return fmt.Errorf("running a process: %w", err)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	dir := filepath.Join(r.stateDir, spec.ID)
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return fmt.Errorf("making the directory of run %s: %w", spec.ID, err)
+	}
+	// This thread never sees the mounts inside of the directory: nothing that is mounted can be
+	// removed by accident.
+	defer func() {
+		if rerr := os.RemoveAll(dir); rerr != nil && err == nil {
+			err = fmt.Errorf("cleaning up after run %s: %w", spec.ID, rerr)
+		}
+	}()
+	return inMountNamespace(func() error {
+		b, err := newBundle(dir, spec)
+		if err != nil {
+			return errors.Join(fmt.Errorf("preparing the root filesystem: %w", err), b.close())
+		}
+		err = r.execute(ctx, b, streams)
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if cerr := b.close(); err == nil {
+			err = cerr
+		}
+		return err
+	})
+}
+
+// check refuses what no runtime could run.
+func check(spec *Spec) error {
+	switch {
+	case spec.ID == "" || strings.Trim(spec.ID, "abcdefghijklmnopqrstuvwxyz0123456789-") != "":
+		return fmt.Errorf("invalid id %q: want one or more of a-z, 0-9 and -", spec.ID)
+	case len(spec.Args) == 0:
+		return errors.New("no command given")
+	case spec.Cwd != "" && !filepath.IsAbs(spec.Cwd):
+		return fmt.Errorf("working directory %q is not absolute", spec.Cwd)
+	case spec.Network != NetworkHost && spec.Network != NetworkNone:
+		return fmt.Errorf("unknown network %q: want %s or %s", spec.Network, NetworkHost, NetworkNone)
+	case spec.Root.Upper != "" && spec.Root.Work == "":
+		return errors.New("root has an upper directory but no work directory")
+	}
+	for _, m := range spec.Mounts {
+		if err := checkMount(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkMount(m Mount) error {
+	sources := 0
+	for _, given := range []bool{m.Bind != "", m.Root != nil, m.Tmpfs != nil} {
+		if given {
+			sources++
+		}
+	}
+	switch {
+	case !filepath.IsAbs(m.Dest):
+		return fmt.Errorf("mount target %q is not absolute", m.Dest)
+	case filepath.Clean(m.Dest) == "/":
+		return errors.New("mount target / is the root filesystem itself")
+	case sources != 1:
+		return fmt.Errorf("mount at %s: want exactly one source, got %d", m.Dest, sources)
+	case m.Bind != "" && !filepath.IsAbs(m.Bind):
+		return fmt.Errorf("mount at %s: source %q is not absolute", m.Dest, m.Bind)
+	case m.Root != nil && m.Root.Upper != "" && m.Root.Work == "":
+		return fmt.Errorf("mount at %s: upper directory without a work directory", m.Dest)
+	}
+	return nil
+}

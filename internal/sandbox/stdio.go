@@ -1,0 +1,241 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/containerd/console"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/utils"
+	"golang.org/x/sys/unix"
+)
+
+// drainTime is how long output is still read after everything in the container is dead. Its
+// pipes are at their end then, so this only guards against a writer of ours that blocks after
+// the context's end.
+const drainTime = 500 * time.Millisecond
+
+// wires connect a process's streams to those of the caller. The caller's never reach the
+// process themselves: it gets the ends of pipes, or of a pseudo-terminal.
+type wires struct {
+	streams IO
+	theirs  []*os.File     // the process's ends, to be closed once it has them
+	ours    []*os.File     // our ends
+	copying sync.WaitGroup // of output
+	socket  *os.File       // on which the terminal arrives
+	console console.Console
+}
+
+// wire makes the ends and gives p its own.
+func wire(terminal bool, streams IO, p *libcontainer.Process) (*wires, error) {
+	w := &wires{streams: streams}
+	if terminal {
+		parent, child, err := utils.NewSockPair("console")
+		if err != nil {
+			return nil, fmt.Errorf("making the terminal's socket: %w", err)
+		}
+		w.socket, p.ConsoleSocket = parent, child
+		w.ours, w.theirs = append(w.ours, parent), append(w.theirs, child)
+		return w, nil
+	}
+	stdin, stdout, stderr, err := w.pipes()
+	if err != nil {
+		w.close()
+		return nil, err
+	}
+	// A nil stream is /dev/null; a nil *os.File must not become a non-nil interface.
+	if stdin != nil {
+		p.Stdin = stdin
+	}
+	if stdout != nil {
+		p.Stdout = stdout
+	}
+	if stderr != nil {
+		p.Stderr = stderr
+	}
+	return w, nil
+}
+
+// pipes makes the process's ends of pipes; nil for streams that are nil.
+func (w *wires) pipes() (stdin, stdout, stderr *os.File, err error) {
+	if w.streams.Stdin != nil {
+		if stdin, err = w.input(w.streams.Stdin); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	if w.streams.Stdout != nil {
+		if stdout, err = w.output(w.streams.Stdout); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	switch {
+	case w.streams.Stderr == nil:
+	case sameWriter(w.streams.Stdout, w.streams.Stderr):
+		stderr = stdout // one pipe keeps the order, and the writer has one caller at a time
+	default:
+		if stderr, err = w.output(w.streams.Stderr); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	return stdin, stdout, stderr, nil
+}
+
+// input copies r to a pipe. Nobody waits for the copying: r may block for ever.
+func (w *wires) input(r io.Reader) (*os.File, error) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("making a pipe: %w", err)
+	}
+	w.theirs, w.ours = append(w.theirs, read), append(w.ours, write)
+	go func() {
+		_, _ = io.Copy(write, r) // the process may end before it has read all
+		_ = write.Close()
+	}()
+	return read, nil
+}
+
+// output copies what is written to a pipe to dst.
+func (w *wires) output(dst io.Writer) (*os.File, error) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("making a pipe: %w", err)
+	}
+	w.theirs, w.ours = append(w.theirs, write), append(w.ours, read)
+	w.copyOut(dst, read)
+	return write, nil
+}
+
+// copyOut copies until the end. If dst takes no more, the rest is read and dropped, so that the
+// process is not stopped by it.
+func (w *wires) copyOut(dst io.Writer, src io.Reader) {
+	w.copying.Go(func() {
+		if _, err := io.Copy(dst, src); err != nil {
+			_, _ = io.Copy(io.Discard, src)
+		}
+	})
+}
+
+// sameWriter compares two writers as os/exec does.
+func sameWriter(a, b io.Writer) (same bool) {
+	defer func() { _ = recover() }() // incomparable types
+	return a != nil && a == b
+}
+
+// started closes the process's ends, which it has or will never get, and fetches the terminal.
+func (w *wires) started(ok bool) {
+	for _, f := range w.theirs {
+		_ = f.Close()
+	}
+	w.theirs = nil
+	if w.socket == nil || !ok {
+		return
+	}
+	master, err := utils.RecvFile(w.socket)
+	if err != nil {
+		return
+	}
+	w.attach(master)
+}
+
+// attach joins a terminal's master end to the streams.
+func (w *wires) attach(master *os.File) {
+	w.ours = append(w.ours, master)
+	if c, err := console.ConsoleFromFile(master); err == nil {
+		w.console = c
+	}
+	out := w.streams.Stdout
+	if out == nil {
+		out = io.Discard
+	}
+	w.copyOut(out, ttyReader{master})
+	if w.streams.Stdin != nil {
+		go func() { _, _ = io.Copy(master, w.streams.Stdin) }() // as with pipes, nobody waits
+	}
+}
+
+// ttyReader reads a terminal's master end, which fails with EIO when all slaves are closed.
+type ttyReader struct{ *os.File }
+
+func (t ttyReader) Read(p []byte) (int, error) {
+	n, err := t.File.Read(p)
+	if errors.Is(err, unix.EIO) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// WriteTo hides that of os.File, which does not go through Read.
+func (t ttyReader) WriteTo(dst io.Writer) (int64, error) {
+	return io.Copy(dst, struct{ io.Reader }{t})
+}
+
+// resize sets the terminal's size.
+func (w *wires) resize(size WinSize) {
+	if w.console != nil {
+		_ = w.console.Resize(console.WinSize{Height: size.Rows, Width: size.Cols}) // gone with the process
+	}
+}
+
+// drain waits until all output has been written; not long once ctx has ended.
+func (w *wires) drain(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		w.copying.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+	case <-time.After(drainTime):
+	}
+}
+
+// close closes all that is still open.
+func (w *wires) close() {
+	for _, f := range append(w.theirs, w.ours...) {
+		_ = f.Close() // pipes and terminals: everything has been read
+	}
+}
+
+// forward passes the context's end, signals and sizes on to a process until stop is called.
+func forward(ctx context.Context, streams IO, w *wires, send func(unix.Signal)) (stop func()) {
+	quit, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		done, signals, sizes := ctx.Done(), streams.Signals, streams.Resize
+		for {
+			select {
+			case <-quit:
+				return
+			case <-done:
+				send(unix.SIGKILL)
+				done = nil
+			case sig, ok := <-signals:
+				if !ok {
+					signals = nil
+					continue
+				}
+				send(unix.Signal(sig))
+			case size, ok := <-sizes:
+				if !ok {
+					sizes = nil
+					continue
+				}
+				w.resize(size)
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-stopped
+	}
+}

@@ -1,0 +1,172 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"golang.org/x/sys/unix"
+)
+
+// mountPoint is a path inside a root filesystem on which something will be mounted.
+type mountPoint struct {
+	path string // absolute, clean; may lead through symbolic links
+	file bool   // a file, not a directory
+}
+
+// stubs makes the mount points that a root filesystem does not have, without a trace in it: they
+// form a layer of their own, which is put on top of the lower layers for the time of one run. A
+// directory on the way that exists already is repeated there with all its attributes, because
+// overlayfs shows those of the topmost layer.
+type stubs struct {
+	merged string // the root filesystem as it is
+	dir    string // the layer that is made
+	// known are the directories that the layer has, relative to its root; true for those that
+	// merged has too.
+	known map[string]bool
+}
+
+// make adds the mount points that are missing and reports whether there were any.
+func (s *stubs) make(points []mountPoint) (bool, error) {
+	s.known = map[string]bool{}
+	for _, p := range points {
+		rel, err := missing(s.merged, p)
+		if err != nil {
+			return false, err
+		}
+		if rel == "" {
+			continue
+		}
+		if err := s.add(rel, p.file); err != nil {
+			return false, fmt.Errorf("making mount point %s: %w", p.path, err)
+		}
+	}
+	if len(s.known) == 0 {
+		return false, nil
+	}
+	return true, s.copyAttributes()
+}
+
+// missing resolves a mount point inside of root. It gives its real path relative to root if
+// there is nothing, and "" if there is something.
+func missing(root string, p mountPoint) (string, error) {
+	full, err := securejoin.SecureJoin(root, p.path)
+	if err != nil {
+		return "", fmt.Errorf("resolving mount point %s: %w", p.path, err)
+	}
+	rel := strings.TrimPrefix(strings.TrimPrefix(full, root), "/")
+	if rel == "" {
+		return "", nil
+	}
+	var st unix.Stat_t
+	switch err := unix.Lstat(full, &st); {
+	case errors.Is(err, fs.ErrNotExist):
+		return rel, nil
+	case err != nil:
+		return "", fmt.Errorf("resolving mount point %s: %w", p.path, err)
+	case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0:
+		return rel, nil // a whiteout, seen because one layer alone is not mounted by overlayfs
+	}
+	return "", nil
+}
+
+// add makes rel, a clean relative path, and the directories above it.
+func (s *stubs) add(rel string, file bool) error {
+	parts := strings.Split(rel, "/")
+	for i := range parts {
+		dir := filepath.Join(parts[:i]...) // "" is the root
+		if _, ok := s.known[dir]; ok {
+			continue
+		}
+		info, err := os.Lstat(filepath.Join(s.merged, dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err == nil && !info.IsDir() {
+			return fmt.Errorf("/%s: %w", dir, unix.ENOTDIR)
+		}
+		s.known[dir] = err == nil
+		if err := makeDir(filepath.Join(s.dir, dir)); err != nil {
+			return err
+		}
+	}
+	path := filepath.Join(s.dir, rel)
+	if !file {
+		s.known[rel] = false
+		return makeDir(path)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// makeDir makes a directory with mode 0755 whatever the umask is; an existing one is fine.
+func makeDir(path string) error {
+	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return os.Chmod(path, 0o755)
+}
+
+// copyAttributes makes the directories of the layer that exist in merged look like there.
+func (s *stubs) copyAttributes() error {
+	for dir, exists := range s.known {
+		if !exists {
+			continue
+		}
+		if err := copyDirAttributes(filepath.Join(s.merged, dir), filepath.Join(s.dir, dir)); err != nil {
+			return fmt.Errorf("repeating the attributes of directory /%s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// copyDirAttributes copies owner, mode, extended attributes and times.
+func copyDirAttributes(from, to string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(from, &st); err != nil {
+		return err
+	}
+	if err := unix.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
+		return err
+	}
+	if err := copyXattrs(from, to); err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(unix.AT_FDCWD, to, []unix.Timespec{st.Atim, st.Mtim}, 0)
+}
+
+func copyXattrs(from, to string) error {
+	names := make([]byte, 64<<10) // the kernel's limit
+	n, err := unix.Llistxattr(from, names)
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	value := make([]byte, 64<<10)
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
+		// Overlay's own attributes would make the copy something else, such as opaque.
+		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+			continue
+		}
+		n, err := unix.Lgetxattr(from, name, value)
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", name, err)
+		}
+		if err := unix.Lsetxattr(to, name, value[:n], 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
+			return fmt.Errorf("writing %s: %w", name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,242 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+const busybox = "/bin/busybox"
+
+// applets are the commands of the test image.
+var applets = []string{
+	"sh", "true", "false", "cat", "ls", "echo", "env", "id", "pwd", "rm", "mkdir", "touch", "stat", "hostname", "kill", "sleep",
+	"mount", "umount", "unshare", "mknod", "ip", "head", "grep", "tty", "stty", "ln", "chmod", "find", "readlink", "wc", "yes", "mv", "printf", "test", "seq", "tr", "date", "dd", "su",
+}
+
+// image makes a root filesystem with busybox, as one layer directory.
+func image(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "image")
+	data, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Fatalf("the tests of the sandbox need a static busybox (Debian: apt-get install busybox-static; make test does it): %v", err)
+	}
+	for _, d := range []string{"bin", "etc", "tmp", "home/user"} {
+		mkdir(t, filepath.Join(dir, d))
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range applets {
+		if err := os.Symlink("busybox", filepath.Join(dir, "bin", a)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(dir, "etc/passwd"), "root:x:0:0::/root:/bin/sh\nuser:x:1000:1001::/home/user:/bin/sh\n")
+	write(t, filepath.Join(dir, "etc/group"), "root:x:0:\nusers:x:1001:\nstaff:x:50:user\nwheel:x:10:user\n")
+	past := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
+	for _, d := range []string{"etc", "bin", "tmp", "."} {
+		if err := os.Chtimes(filepath.Join(dir, d), past, past); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func mkdir(t testing.TB, dirs ...string) {
+	t.Helper()
+	for _, d := range dirs {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func write(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lab is a runner and an image to run things in.
+type lab struct {
+	t      testing.TB
+	runner Runner
+	state  string
+	image  string
+	dir    string
+}
+
+// newLab prepares a test; the state directory must be empty at its end.
+func newLab(t testing.TB, newRunner func(testing.TB, string) Runner) *lab {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("containers need root")
+	}
+	l := &lab{t: t, state: filepath.Join(t.TempDir(), "state"), image: image(t), dir: t.TempDir()}
+	l.runner = newRunner(t, l.state)
+	before := hostState(t)
+	t.Cleanup(func() {
+		if left, err := os.ReadDir(l.state); err != nil || len(left) > 0 {
+			t.Errorf("state directory after all runs: got %v, %v; want it empty", left, err)
+		}
+		if after := hostState(t); after != before {
+			t.Errorf("mounts and cgroups before:\n%s\nafter:\n%s", before, after)
+		}
+	})
+	return l
+}
+
+// hostState is what a run might leave on the host: mounts and cgroups.
+func hostState(t testing.TB) string {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, "test") || strings.Contains(line, "overlay") {
+			b.WriteString(line)
+		}
+	}
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(path, "slipway-test") {
+			fmt.Fprintln(&b, path)
+		}
+		return nil
+	})
+	return b.String()
+}
+
+var ids atomic.Int64
+
+// spec is a shell script in the image, with a fresh upper directory.
+func (l *lab) spec(script string) *Spec {
+	return l.command("sh", "-c", script)
+}
+
+func (l *lab) command(args ...string) *Spec {
+	l.t.Helper()
+	id := fmt.Sprintf("slipway-test-%d-%d", os.Getpid(), ids.Add(1))
+	upper, work := filepath.Join(l.dir, id, "upper"), filepath.Join(l.dir, id, "work")
+	mkdir(l.t, upper, work)
+	return &Spec{ID: id, Root: Root{Lower: []string{l.image}, Upper: upper, Work: work}, Args: args, Network: NetworkHost}
+}
+
+// run runs a spec that must exit with 0 and returns its output, trimmed.
+func (l *lab) run(spec *Spec) string {
+	l.t.Helper()
+	out, err := l.try(spec)
+	if err != nil {
+		l.t.Fatalf("running %q: %v; output: %s", spec.Args, err, out)
+	}
+	return out
+}
+
+func (l *lab) try(spec *Spec) (string, error) {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var out lockedBuffer
+	err := l.runner.Run(ctx, spec, IO{Stdout: &out, Stderr: &out})
+	return strings.TrimSpace(out.String()), err
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// tree lists a directory: one line for each entry below it.
+func tree(t testing.TB, dir string) (lines []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		rel, _ := filepath.Rel(dir, path)
+		lines = append(lines, d.Type().String()[:1]+" "+rel)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lines
+}
+
+func TestLibcontainer(t *testing.T) {
+	runnerSuite(t, func(t testing.TB, state string) Runner {
+		r, err := New(Options{StateDir: state})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}, true)
+}
+
+func TestRuntimeBinary(t *testing.T) {
+	if _, err := exec.LookPath("runc"); err != nil {
+		t.Skip("no runc on this machine")
+	}
+	runnerSuite(t, func(t testing.TB, state string) Runner {
+		r, err := New(Options{StateDir: state, RuntimeBinary: "runc"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}, false)
+}
+
+// runnerSuite is what every runner must do. A linked runner reports signals as such.
+func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked bool) {
+	t.Run("ExitCodes", func(t *testing.T) {
+		l := newLab(t, newRunner)
+		if out := l.run(l.spec("echo fine")); out != "fine" {
+			t.Errorf("output: got %q", out)
+		}
+		var exit *ExitError
+		if _, err := l.try(l.spec("exit 7")); !errors.As(err, &exit) || exit.Code != 7 || exit.Signal != 0 {
+			t.Errorf("exit 7: got %v", err)
+		}
+	})
+}
+
+var _ io.Writer = (*lockedBuffer)(nil)
+
+func BenchmarkRunTrue(b *testing.B) {
+	l := newLab(b, func(t testing.TB, state string) Runner {
+		r, err := New(Options{StateDir: state})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	})
+	for b.Loop() {
+		l.run(l.command("true"))
+	}
+}
