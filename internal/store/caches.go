@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,7 +24,6 @@ const (
 // Cache is a cache mount in use. Release must be called.
 type Cache struct {
 	Dir  string // host directory with the cache's files
-	New  bool   // nobody has used it before
 	lock *os.File
 }
 
@@ -34,12 +34,13 @@ func (c *Cache) Release() {
 	}
 }
 
-// Cache opens the cache mount with the given id and creates it when it is missing. With
-// SharingLocked it waits for other users, in this and in other processes, until ctx ends.
-func (s *Store) Cache(ctx context.Context, id string, sharing Sharing) (*Cache, error) {
+// Cache opens the cache mount with the given id. When it is missing it is created, and fill puts
+// the first files into it. With SharingLocked Cache waits for other users, in this and in other
+// processes, until ctx ends.
+func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func(dir string) error) (*Cache, error) {
 	hash := digest.FromString(id).Encoded()[:32]
 	if sharing == SharingShared {
-		return s.openCache(hash, nil)
+		return s.openCache(hash, nil, fill)
 	}
 	for n := 0; ; {
 		name := hash
@@ -51,7 +52,7 @@ func (s *Store) Cache(ctx context.Context, id string, sharing Sharing) (*Cache, 
 			return nil, fmt.Errorf("opening cache mount %s: %w", id, err)
 		}
 		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			return s.openCache(name, lock)
+			return s.openCache(name, lock, fill)
 		}
 		lock.Close()
 		if sharing == SharingPrivate {
@@ -66,14 +67,34 @@ func (s *Store) Cache(ctx context.Context, id string, sharing Sharing) (*Cache, 
 	}
 }
 
-func (s *Store) openCache(name string, lock *os.File) (*Cache, error) {
+func (s *Store) openCache(name string, lock *os.File, fill func(dir string) error) (*Cache, error) {
 	c := &Cache{Dir: filepath.Join(s.root, "caches", name), lock: lock}
-	switch err := os.Mkdir(c.Dir, 0o755); {
-	case err == nil:
-		c.New = true
-	case !os.IsExist(err):
+	if _, err := os.Lstat(c.Dir); err == nil {
+		return c, nil
+	}
+	if err := s.makeCache(c.Dir, fill); err != nil {
 		c.Release()
-		return nil, fmt.Errorf("opening cache mount: %w", err)
+		return nil, fmt.Errorf("making cache mount: %w", err)
 	}
 	return c, nil
+}
+
+// makeCache fills a directory aside and renames it, so that nobody sees a cache half-filled.
+func (s *Store) makeCache(dir string, fill func(dir string) error) error {
+	tmp, err := s.TempDir()
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := fill(tmp); err != nil {
+		return err
+	}
+	err = os.Rename(tmp, dir)
+	if errors.Is(err, os.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
+		return nil // somebody else was faster
+	}
+	return err
 }

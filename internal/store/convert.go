@@ -65,7 +65,7 @@ func (s *Store) readLayerBlob(ctx context.Context, blob ocispec.Descriptor, diff
 	defer plain.Close()
 	hash := digest.Canonical.Hash()
 	tee := io.TeeReader(plain, hash)
-	if err := layer.ReadTar(tee, sink); err != nil {
+	if err := layer.ReadTar(tee, layer.TarOptions{}, sink); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, tee); err != nil { // padding after the end marker counts
@@ -106,15 +106,15 @@ func (c *countingSink) Add(e *layer.Entry) error {
 	return c.Sink.Add(e)
 }
 
-// Blob returns a blob form of a layer with its diffID. A blob that is in the store is used as it
-// is, whatever its compression, a plain tar first; when there is none, a plain tar is made from
-// the directory form and kept.
-func (s *Store) Blob(ctx context.Context, id layer.ID) (ocispec.Descriptor, digest.Digest, error) {
+// Blob returns a blob form of a layer, with its diffID. A blob that was pulled is used as it is,
+// whatever its compression; one that was made here is made, once per layer and compression, and
+// kept.
+func (s *Store) Blob(ctx context.Context, id layer.ID, compression layer.Compression) (ocispec.Descriptor, digest.Digest, error) {
 	type answer struct {
 		desc ocispec.Descriptor
 		diff digest.Digest
 	}
-	v, err, _ := s.work.Do("blob:"+string(id), func() (any, error) {
+	v, err, _ := s.work.Do("blob:"+string(id)+":"+string(compression), func() (any, error) {
 		info, err := s.Layer(ctx, id)
 		if err != nil {
 			return nil, err
@@ -123,22 +123,70 @@ func (s *Store) Blob(ctx context.Context, id layer.ID) (ocispec.Descriptor, dige
 		if err != nil {
 			return nil, err
 		}
+		want := layerMediaType(compression)
+		pulled := len(blobs) > 0
 		for _, b := range blobs {
-			if isUncompressed(b.MediaType) {
+			if b.MediaType == want {
 				return answer{b, info.DiffID}, nil
 			}
+			pulled = pulled && b.MediaType != ocispec.MediaTypeImageLayer
 		}
-		if len(blobs) > 0 {
+		if pulled {
 			return answer{blobs[0], info.DiffID}, nil
 		}
-		desc, err := s.pack(ctx, id)
-		return answer{desc, desc.Digest}, err
+		if info.DiffID == "" || len(blobs) == 0 {
+			desc, err := s.pack(ctx, id)
+			if err != nil || want == desc.MediaType {
+				return answer{desc, desc.Digest}, err
+			}
+			info.DiffID, blobs = desc.Digest, []ocispec.Descriptor{desc}
+		}
+		desc, err := s.compress(ctx, blobs[0], info.DiffID, compression)
+		return answer{desc, info.DiffID}, err
 	})
 	if err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
 	a := v.(answer)
 	return a.desc, a.diff, nil
+}
+
+func layerMediaType(c layer.Compression) string {
+	switch c {
+	case layer.Gzip:
+		return ocispec.MediaTypeImageLayerGzip
+	case layer.Zstd:
+		return ocispec.MediaTypeImageLayerZstd
+	}
+	return ocispec.MediaTypeImageLayer
+}
+
+// compress makes a compressed blob of a plain one.
+func (s *Store) compress(ctx context.Context, plain ocispec.Descriptor, diffID digest.Digest, c layer.Compression) (ocispec.Descriptor, error) {
+	desc := ocispec.Descriptor{MediaType: layerMediaType(c)}
+	r, err := s.OpenBlob(ctx, plain.Digest)
+	if err != nil {
+		return desc, err
+	}
+	defer r.Close()
+	w, err := s.NewBlob(digest.Canonical)
+	if err != nil {
+		return desc, err
+	}
+	defer w.Abort()
+	cw, err := layer.Compress(w, c)
+	if err != nil {
+		return desc, fmt.Errorf("compressing layer: %w", err)
+	}
+	_, err = io.Copy(cw, &ctxReader{ctx: ctx, r: r})
+	if err := errors.Join(err, cw.Close()); err != nil {
+		return desc, fmt.Errorf("compressing layer %s: %w", diffID, err)
+	}
+	if desc.Digest, err = w.Commit(ctx); err != nil {
+		return desc, err
+	}
+	desc.Size = w.Size()
+	return desc, s.update(ctx, func(tx *sql.Tx) error { return putLayerBlob(tx, diffID, desc) })
 }
 
 // pack makes the plain tar of a layer's directory form.

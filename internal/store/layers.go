@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -273,9 +272,4 @@ func (s *Store) layerBlobs(ctx context.Context, diffID digest.Digest) ([]ocispec
 		}
 	}
 	return have, nil
-}
-
-// isUncompressed reports whether a layer's media type is a plain tar.
-func isUncompressed(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageLayer || strings.HasSuffix(mediaType, ".tar")
 }

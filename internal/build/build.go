@@ -1,0 +1,270 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	gw "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/export"
+	"github.com/slipway-build/slipway/internal/frontend"
+	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/sandbox"
+	imagesource "github.com/slipway-build/slipway/internal/source/image"
+	"github.com/slipway-build/slipway/internal/source/local"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Options are what a builder works with. All fields but DumpKey are required.
+type Options struct {
+	Store  *store.Store
+	Images *imagesource.Source
+	Runner sandbox.Runner
+	// DumpKey, when set, is given the labelled lines of every key.
+	DumpKey func(vertex string, lines []string)
+}
+
+// Builder carries out builds. It is safe for concurrent use.
+type Builder struct {
+	opt    Options
+	engine *engine.Engine
+}
+
+// New returns a builder.
+func New(opt Options) *Builder {
+	return &Builder{opt: opt, engine: engine.New(engine.Options{
+		Store: opt.Store, Images: opt.Images, Runner: opt.Runner, DumpKey: opt.DumpKey,
+	})}
+}
+
+// building is one build under way.
+type building struct {
+	*Builder
+	req    Request
+	sink   progress.Sink
+	names  []string // full image names
+	run    *engine.Run
+	record *record
+}
+
+// Build carries out one build. When it fails no image is named, and no output file that it was to
+// write is left half-written.
+func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*Result, error) {
+	if err := req.check(); err != nil {
+		return nil, err
+	}
+	names, err := req.names()
+	if err != nil {
+		return nil, err
+	}
+	rec, err := b.newRecord(req)
+	if err != nil {
+		return nil, err
+	}
+	bu := &building{Builder: b, req: req, names: names, record: rec, sink: progress.Multi(sink, rec.log)}
+	res, err := bu.build(ctx)
+	return res, errors.Join(err, rec.finish(bu.run, res, err))
+}
+
+func (b *building) build(ctx context.Context) (*Result, error) {
+	platform, err := b.req.platform()
+	if err != nil {
+		return nil, err
+	}
+	res := &Result{ID: b.record.ID, Names: b.names}
+	contexts := b.req.contexts()
+	b.run = b.engine.NewRun(ctx, engine.RunOptions{
+		Contexts: contexts,
+		Sink:     b.sink,
+		Platform: platform,
+		Network:  sandbox.NetworkHost,
+		Pull:     b.req.Pull,
+		Slot:     b.req.dockerfile(),
+	})
+	defer b.run.Close()
+	out, err := frontend.Build(ctx, frontend.Options{
+		Run: b.run, Images: b.opt.Images, Attrs: b.req.attrs(), Platform: platform,
+		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
+			b.warn(res, vertex, message, opt)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	src, value, err := b.source(out, platform)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.export(ctx, src, value, res); err != nil {
+		return nil, err
+	}
+	res.Took = time.Since(b.record.Started)
+	return res, nil
+}
+
+// source evaluates the frontend's result: this is where everything runs.
+func (b *building) source(out *gw.Result, platform ocispec.Platform) (export.Source, engine.Value, error) {
+	var edge graph.Edge
+	single, err := out.SingleRef()
+	if err != nil {
+		return export.Source{}, engine.Value{}, fmt.Errorf("reading the frontend's result: %w", err)
+	}
+	if ref, ok := single.(*frontend.Ref); ok && ref != nil {
+		edge = ref.Edge()
+	}
+	value, err := b.run.Result(edge)
+	if err != nil {
+		return export.Source{}, value, err
+	}
+	src := export.Source{Snapshot: value.Snapshot, Config: out.Metadata[exptypes.ExporterImageConfigKey], Platform: platform}
+	var p exptypes.Platforms
+	if data := out.Metadata[exptypes.ExporterPlatformsKey]; data != nil && json.Unmarshal(data, &p) == nil && len(p.Platforms) == 1 {
+		src.Platform = p.Platforms[0].Platform
+	}
+	return src, value, nil
+}
+
+// warn keeps a finding of the linter and shows it.
+func (b *building) warn(res *Result, vertex digest.Digest, message string, opt gw.WarnOpts) {
+	w := Warning{Message: message, URL: opt.URL}
+	for _, d := range opt.Detail {
+		w.Detail = append(w.Detail, string(d))
+	}
+	if opt.SourceInfo != nil {
+		w.File = opt.SourceInfo.Filename
+	}
+	if len(opt.Range) > 0 {
+		w.Line = int(opt.Range[0].Start.GetLine())
+	}
+	res.Warnings = append(res.Warnings, w)
+	b.sink.Write(&client.SolveStatus{Warnings: []*client.VertexWarning{{
+		Vertex: vertex, Level: opt.Level, Short: []byte(message), Detail: opt.Detail,
+		URL: opt.URL, SourceInfo: opt.SourceInfo, Range: opt.Range,
+	}}})
+}
+
+// check finds requests that cannot be served before anything is done.
+func (r *Request) check() error {
+	fi, err := os.Stat(r.Context)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("unable to prepare context: path %q not found", r.Context)
+	case err != nil:
+		return fmt.Errorf("unable to prepare context: %w", err)
+	case !fi.IsDir():
+		return fmt.Errorf("unable to prepare context: %q is not a directory", r.Context)
+	}
+	switch r.Network {
+	case "", "default", "host", "none":
+	default:
+		return fmt.Errorf("network mode %q is not supported: use host or none", r.Network)
+	}
+	for _, o := range r.Outputs {
+		if err := o.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// names returns the full names of the image, from the tags and from the outputs' name attributes.
+func (r *Request) names() ([]string, error) {
+	tags := slices.Clone(r.Tags)
+	for _, o := range r.Outputs {
+		if n := o.Attrs["name"]; n != "" {
+			tags = append(tags, strings.Split(n, ",")...)
+		}
+	}
+	var names []string
+	for _, t := range tags {
+		name, err := store.NormalizeName(t)
+		if err != nil {
+			return nil, fmt.Errorf("invalid tag: %w", err)
+		}
+		if strings.Contains(name, "@") {
+			return nil, fmt.Errorf("invalid tag %q: an image cannot be named with a digest", t)
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+func (r *Request) platform() (ocispec.Platform, error) {
+	host := platforms.Normalize(platforms.DefaultSpec())
+	if r.Platform == "" {
+		return host, nil
+	}
+	if strings.Contains(r.Platform, ",") {
+		return host, fmt.Errorf("building for several platforms at once (%s) is not supported yet", r.Platform)
+	}
+	p, err := platforms.Parse(r.Platform)
+	if err != nil {
+		return host, fmt.Errorf("invalid platform %q: %w", r.Platform, err)
+	}
+	p = platforms.Normalize(p)
+	return p, nil
+}
+
+// dockerfile returns the path of the Dockerfile on the host.
+func (r *Request) dockerfile() string {
+	if r.Dockerfile == "" {
+		return filepath.Join(r.Context, "Dockerfile")
+	}
+	return r.Dockerfile
+}
+
+// contexts are the directories that the frontend reads: the context, and where the Dockerfile is.
+func (r *Request) contexts() map[string]local.Context {
+	return map[string]local.Context{
+		"context":    local.Dir(r.Context),
+		"dockerfile": local.Dir(filepath.Dir(r.dockerfile())),
+	}
+}
+
+// attrs are the frontend's options of the request.
+func (r *Request) attrs() map[string]string {
+	a := maps.Clone(r.Attrs)
+	if a == nil {
+		a = map[string]string{}
+	}
+	a["filename"] = filepath.Base(r.dockerfile())
+	for k, v := range r.BuildArgs {
+		a["build-arg:"+k] = v
+	}
+	for k, v := range r.Labels {
+		a["label:"+k] = v
+	}
+	for key, v := range map[string]string{"target": r.Target, "platform": r.Platform, "add-hosts": strings.Join(r.AddHosts, ",")} {
+		if v != "" {
+			a[key] = v
+		}
+	}
+	if r.NoCache {
+		a["no-cache"] = ""
+	}
+	if r.Pull {
+		a["image-resolve-mode"] = pb.AttrImageResolveModeForcePull
+	}
+	if r.Network == "host" || r.Network == "none" {
+		a["force-network-mode"] = r.Network
+	}
+	return a
+}

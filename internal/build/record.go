@@ -1,0 +1,81 @@
+package build
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/progress"
+)
+
+// record is what a build leaves in builds/<ID>/: the full log, and record.json.
+type record struct {
+	ID      string              `json:"id"`
+	Command []string            `json:"command,omitempty"`
+	Context string              `json:"context"`
+	File    string              `json:"dockerfile"`
+	Target  string              `json:"target,omitempty"`
+	Started time.Time           `json:"started"`
+	Took    time.Duration       `json:"took"`
+	Steps   []engine.StepRecord `json:"steps"`
+	ImageID string              `json:"imageID,omitempty"`
+	Names   []string            `json:"names,omitempty"`
+	Error   string              `json:"error,omitempty"`
+
+	dir  string
+	file *os.File
+	log  *progress.Log
+}
+
+func (b *Builder) newRecord(req Request) (*record, error) {
+	var id [8]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, fmt.Errorf("starting build record: %w", err)
+	}
+	now := time.Now().UTC()
+	r := &record{
+		ID:      now.Format("20060102-150405-") + hex.EncodeToString(id[:]),
+		Command: req.Command, Context: req.Context, File: req.dockerfile(), Target: req.Target, Started: now,
+	}
+	r.dir = filepath.Join(b.opt.Store.Root(), "builds", r.ID)
+	if err := os.Mkdir(r.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("starting build record: %w", err)
+	}
+	f, err := os.Create(filepath.Join(r.dir, "log"))
+	if err != nil {
+		return nil, fmt.Errorf("starting build record: %w", err)
+	}
+	r.file = f
+	if r.log, err = progress.NewLog(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting build record: %w", err), f.Close())
+	}
+	return r, nil
+}
+
+// finish completes the log and writes record.json.
+func (r *record) finish(run *engine.Run, res *Result, failure error) error {
+	r.Took = time.Since(r.Started)
+	if run != nil {
+		r.Steps = run.Records()
+	}
+	if failure != nil {
+		r.Error = failure.Error()
+	} else {
+		r.ImageID, r.Names = res.ImageID.String(), res.Names
+	}
+	err := errors.Join(r.log.Close(), r.file.Close())
+	data, jerr := json.MarshalIndent(r, "", "  ")
+	if jerr == nil {
+		jerr = os.WriteFile(filepath.Join(r.dir, "record.json"), append(data, '\n'), 0o600)
+	}
+	if err := errors.Join(err, jerr); err != nil {
+		return fmt.Errorf("writing build record: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package engine
+
+import (
+	"fmt"
+	"path"
+
+	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// merge stacks snapshots: the layers of each input on those of the inputs before it.
+func (r *Run) merge(op *pb.MergeOp, inputs []Value) ([]Value, error) {
+	var snap layer.Snapshot
+	for _, in := range op.Inputs {
+		if in.Input < 0 {
+			continue // scratch
+		}
+		if int(in.Input) >= len(inputs) {
+			return nil, fmt.Errorf("merging: input %d of %d", in.Input, len(inputs))
+		}
+		v, err := r.stored(inputs[in.Input])
+		if err != nil {
+			return nil, err
+		}
+		snap = append(snap, v.Snapshot...)
+	}
+	return []Value{{Snapshot: snap}}, nil
+}
+
+// diff gives what turns the lower filesystem into the upper one. When the upper one stands on
+// the lower one's layers, that is the layers on top; otherwise the trees are compared.
+func (r *Run) diff(op *pb.DiffOp, inputs []Value) ([]Value, error) {
+	var ends [2]Value
+	for i, in := range []int64{op.GetLower().GetInput(), op.GetUpper().GetInput()} {
+		if in < 0 {
+			continue
+		}
+		if int(in) >= len(inputs) {
+			return nil, fmt.Errorf("taking difference: input %d of %d", in, len(inputs))
+		}
+		var err error
+		if ends[i], err = r.stored(inputs[in]); err != nil {
+			return nil, err
+		}
+	}
+	lower, upper := ends[0].Snapshot, ends[1].Snapshot
+	if isPrefix(lower, upper) {
+		return []Value{{Snapshot: append(layer.Snapshot{}, upper[len(lower):]...)}}, nil
+	}
+	lt, err := r.Tree(r.ctx, ends[0])
+	if err != nil {
+		return nil, err
+	}
+	ut, err := r.Tree(r.ctx, ends[1])
+	if err != nil {
+		return nil, err
+	}
+	id, err := r.writeLayer(func(s layer.Sink) error { return diffTrees(lt, ut, ".", s) })
+	if err != nil {
+		return nil, fmt.Errorf("taking difference: %w", err)
+	}
+	return []Value{{Snapshot: layer.Snapshot{id}}}, nil
+}
+
+func isPrefix(short, long layer.Snapshot) bool {
+	if len(short) > len(long) {
+		return false
+	}
+	for i := range short {
+		if short[i] != long[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// diffTrees hands the changes below dir, a directory in both trees, to sink. Like BuildKit's
+// comparison it takes files with the same metadata and modification time for the same.
+func diffTrees(lower, upper layer.Tree, dir string, sink layer.Sink) error {
+	old, err := lower.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	now, err := upper.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	before := map[string]*layer.Entry{}
+	for _, e := range old {
+		before[path.Base(e.Path)] = e
+	}
+	for _, e := range now {
+		was := before[path.Base(e.Path)]
+		delete(before, path.Base(e.Path))
+		if err := diffEntry(lower, upper, was, e, sink); err != nil {
+			return err
+		}
+	}
+	for _, e := range old { // in order
+		if before[path.Base(e.Path)] != nil {
+			if err := sink.Add(&layer.Entry{Path: e.Path, Whiteout: true}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func diffEntry(lower, upper layer.Tree, was, e *layer.Entry, sink layer.Sink) error {
+	switch {
+	case was != nil && was.IsDir() && e.IsDir():
+		if err := sink.Add(e); err != nil {
+			return err
+		}
+		return diffTrees(lower, upper, e.Path, sink)
+	case was != nil && sameEntry(was, e):
+		return nil
+	case was != nil && e.IsDir():
+		opaque := *e
+		opaque.Opaque = true
+		e = &opaque
+	}
+	if !e.IsDir() {
+		return sink.Add(e)
+	}
+	return layer.Walk(upper, e.Path, func(sub *layer.Entry) error {
+		if sub.Path == e.Path {
+			sub = e
+		}
+		return sink.Add(sub)
+	})
+}
+
+func sameEntry(a, b *layer.Entry) bool {
+	if a.Mode != b.Mode || a.UID != b.UID || a.GID != b.GID || a.Size != b.Size || a.Link != b.Link ||
+		a.Major != b.Major || a.Minor != b.Minor || !a.ModTime.Equal(b.ModTime) || len(a.Xattrs) != len(b.Xattrs) {
+		return false
+	}
+	for k, v := range a.Xattrs {
+		if w, ok := b.Xattrs[k]; !ok || v != w {
+			return false
+		}
+	}
+	return true
+}
+
+// passthrough hands inputs on as outputs.
+func passthrough(op *pb.PassthroughOp, inputs []Value) ([]Value, error) {
+	values := make([]Value, len(op.Outputs))
+	for i, in := range op.Outputs {
+		if in < 0 || int(in) >= len(inputs) {
+			return nil, fmt.Errorf("passing on: input %d of %d", in, len(inputs))
+		}
+		values[i] = inputs[in]
+	}
+	return values, nil
+}

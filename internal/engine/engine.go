@@ -1,0 +1,92 @@
+// Package engine evaluates LLB graphs: it finds what a target needs, gives every vertex a key,
+// looks the key up in the store, and runs what is missing, as much at the same time as the graph
+// allows.
+//
+// # Structure
+//
+//	plan.go   what a vertex reads of each input: the whole of it, or a selection of files
+//	key.go    identity: the key of a vertex, from labelled lines
+//	run.go    scheduling: a future per vertex, lookup, execution, events
+//	exec.go, file.go, compose.go, image.go   the operations
+//
+// # Invariants
+//
+// Only what the target needs is evaluated. A vertex has one key, computed before it runs; equal
+// keys run once per build, whoever asks. What a copy reads counts by content, so a stage that ran
+// again and gave the same files changes nothing after it.
+//
+// The identity of inputs is a [Key], the identity of what came out is a layer.Snapshot; they are
+// different types on purpose.
+package engine
+
+import (
+	"context"
+
+	"github.com/moby/buildkit/solver/pb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/sandbox"
+	imagesource "github.com/slipway-build/slipway/internal/source/image"
+	"github.com/slipway-build/slipway/internal/source/local"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Options are what an engine works with. All fields but DumpKey are required.
+type Options struct {
+	Store  *store.Store
+	Images *imagesource.Source
+	Runner sandbox.Runner
+	// DumpKey, when set, is given the labelled lines of every key.
+	DumpKey func(vertex string, lines []string)
+}
+
+// Engine evaluates graphs. It is safe for concurrent use.
+type Engine struct {
+	opt Options
+}
+
+// New returns an engine.
+func New(opt Options) *Engine { return &Engine{opt: opt} }
+
+// RunOptions are what one build brings along.
+type RunOptions struct {
+	// Contexts are the local directories that the build may read, by name.
+	Contexts map[string]local.Context
+	// Sink takes the progress events.
+	Sink progress.Sink
+	// Platform is what steps run on unless they say otherwise.
+	Platform ocispec.Platform
+	// Network is what a step sees that does not choose.
+	Network sandbox.Network
+	// Pull asks registries again for images that are here.
+	Pull bool
+	// Slot distinguishes this build from others in explanations of cache misses: two builds with
+	// the same slot are versions of the same thing. The Dockerfile's path is a good one.
+	Slot string
+}
+
+// Value is the filesystem that an output of a vertex holds.
+type Value struct {
+	// Snapshot are its layers in the store, base first.
+	Snapshot layer.Snapshot
+	// tree is set instead for a local source, which has no layers.
+	tree layer.Tree
+}
+
+// Tree returns the files of a value. Layers that are not there as directories are unpacked.
+func (e *Engine) Tree(ctx context.Context, v Value) (layer.Tree, error) {
+	if v.tree != nil {
+		return v.tree, nil
+	}
+	return e.opt.Store.Tree(ctx, v.Snapshot)
+}
+
+// defaultPlatform fills a vertex's platform in.
+func (r *Run) platform(p *pb.Platform) ocispec.Platform {
+	if p == nil || p.OS == "" {
+		return r.opt.Platform
+	}
+	return ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion}
+}

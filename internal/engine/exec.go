@@ -1,0 +1,326 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// execution is one RUN while it is prepared, run and committed.
+type execution struct {
+	r      *Run
+	op     *pb.ExecOp
+	inputs []Value
+	spec   sandbox.Spec
+	// outputs are the drafts that become layers, by output index, with what they stand on.
+	outputs map[int64]execOutput
+	undo    []func()
+}
+
+type execOutput struct {
+	base  layer.Snapshot
+	draft *store.Draft
+}
+
+// exec runs a process. The root and every writable mount with an output become layers.
+func (r *Run) exec(n *node, op *pb.ExecOp, inputs []Value, step *progress.Step) ([]Value, error) {
+	x := &execution{r: r, op: op, inputs: inputs, outputs: map[int64]execOutput{}}
+	defer x.close()
+	if err := x.prepare(n); err != nil {
+		return nil, err
+	}
+	err := r.Engine.opt.Runner.Run(r.ctx, &x.spec, sandbox.IO{Stdout: step.Stdout(), Stderr: step.Stderr()})
+	if err := x.accept(err); err != nil {
+		return nil, err
+	}
+	return x.commit()
+}
+
+func (x *execution) close() {
+	for _, f := range slices.Backward(x.undo) {
+		f()
+	}
+}
+
+// prepare makes the sandbox's spec of the operation.
+func (x *execution) prepare(n *node) error {
+	if err := x.refuse(); err != nil {
+		return err
+	}
+	meta := x.op.Meta
+	x.spec = sandbox.Spec{
+		ID:         "slipway-" + strings.TrimPrefix(n.v.Digest.Encoded(), "sha256:")[:12] + "-" + fmt.Sprint(os.Getpid()),
+		Args:       meta.Args,
+		Env:        meta.Env,
+		Cwd:        meta.Cwd,
+		User:       meta.User,
+		Hostname:   meta.Hostname,
+		Network:    x.network(),
+		CgroupPath: meta.CgroupParent,
+		Insecure:   x.op.Security == pb.SecurityMode_INSECURE,
+	}
+	for _, h := range meta.ExtraHosts {
+		x.spec.ExtraHosts = append(x.spec.ExtraHosts, sandbox.HostEntry{Host: h.Host, IP: h.IP})
+	}
+	for _, u := range meta.Ulimit {
+		x.spec.Ulimits = append(x.spec.Ulimits, sandbox.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
+	}
+	if p := meta.ProxyEnv; p != nil {
+		x.spec.Env = append(slices.Clone(meta.Env), proxyEnv(p)...)
+	}
+	for _, m := range x.op.Mounts {
+		if err := x.mount(m); err != nil {
+			return err
+		}
+	}
+	// Mounts nest by path: "/a" comes before "/a/b" whatever the order of the options.
+	slices.SortStableFunc(x.spec.Mounts, func(a, b sandbox.Mount) int {
+		return strings.Count(filepath.Clean(a.Dest), "/") - strings.Count(filepath.Clean(b.Dest), "/")
+	})
+	return nil
+}
+
+// refuse names what the engine does not do yet.
+func (x *execution) refuse() error {
+	if x.op.Security == pb.SecurityMode_INSECURE {
+		return errors.New("RUN --security=insecure is not supported yet")
+	}
+	if len(x.op.CdiDevices) > 0 {
+		return errors.New("RUN --device is not supported")
+	}
+	if len(x.op.Secretenv) > 0 {
+		return fmt.Errorf("RUN --mount=type=secret is not supported yet (secret %q)", x.op.Secretenv[0].ID)
+	}
+	for _, m := range x.op.Mounts {
+		switch m.MountType {
+		case pb.MountType_SECRET:
+			return fmt.Errorf("RUN --mount=type=secret is not supported yet (secret %q)", m.SecretOpt.GetID())
+		case pb.MountType_SSH:
+			return errors.New("RUN --mount=type=ssh is not supported yet")
+		}
+	}
+	return nil
+}
+
+func (x *execution) network() sandbox.Network {
+	switch x.op.Network {
+	case pb.NetMode_HOST:
+		return sandbox.NetworkHost
+	case pb.NetMode_NONE:
+		return sandbox.NetworkNone
+	}
+	if x.r.opt.Network != "" {
+		return x.r.opt.Network
+	}
+	return sandbox.NetworkHost
+}
+
+func proxyEnv(p *pb.ProxyEnv) []string {
+	var env []string
+	for _, kv := range [][2]string{
+		{"HTTP_PROXY", p.HttpProxy}, {"HTTPS_PROXY", p.HttpsProxy}, {"FTP_PROXY", p.FtpProxy},
+		{"NO_PROXY", p.NoProxy}, {"ALL_PROXY", p.AllProxy},
+	} {
+		if kv[1] != "" {
+			env = append(env, kv[0]+"="+kv[1], strings.ToLower(kv[0])+"="+kv[1])
+		}
+	}
+	return env
+}
+
+// mount adds one mount to the spec.
+func (x *execution) mount(m *pb.Mount) error {
+	switch {
+	case m.Dest == pb.RootMount:
+		root, err := x.root(m)
+		if err == nil {
+			x.spec.Root = *root
+		}
+		return err
+	case m.MountType == pb.MountType_BIND:
+		root, err := x.root(m)
+		if err != nil {
+			return err
+		}
+		x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: m.Dest, ReadOnly: m.Readonly, Root: root, Selector: m.Selector})
+		return nil
+	case m.MountType == pb.MountType_TMPFS:
+		x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: m.Dest, Tmpfs: &sandbox.Tmpfs{Size: m.TmpfsOpt.GetSize()}})
+		return nil
+	case m.MountType == pb.MountType_CACHE:
+		return x.cacheMount(m)
+	}
+	return fmt.Errorf("mount type %s is not supported", m.MountType)
+}
+
+func (x *execution) input(m *pb.Mount) (Value, error) {
+	if m.Input < 0 {
+		return Value{}, nil
+	}
+	if int(m.Input) >= len(x.inputs) {
+		return Value{}, fmt.Errorf("mounting %s: input %d of %d", m.Dest, m.Input, len(x.inputs))
+	}
+	return x.inputs[m.Input], nil
+}
+
+// root makes the layers of a mount, with a new one on top when the mount is writable. Without an
+// output that layer is thrown away after the run.
+func (x *execution) root(m *pb.Mount) (*sandbox.Root, error) {
+	v, err := x.input(m)
+	if err != nil {
+		return nil, err
+	}
+	dirs, err := x.layers(v)
+	if err != nil {
+		return nil, err
+	}
+	root := &sandbox.Root{Lower: dirs}
+	if m.Readonly && m.Output == int64(pb.SkipOutput) && len(dirs) > 0 {
+		return root, nil
+	}
+	draft, err := x.r.Engine.opt.Store.NewLayer()
+	if err != nil {
+		return nil, err
+	}
+	x.undo = append(x.undo, draft.Abort)
+	root.Upper, root.Work = draft.FS, draft.Work
+	if m.Output != int64(pb.SkipOutput) {
+		if v.tree != nil {
+			return nil, fmt.Errorf("mounting %s: a build context cannot be an output", m.Dest)
+		}
+		x.outputs[m.Output] = execOutput{base: v.Snapshot, draft: draft}
+	}
+	return root, nil
+}
+
+// layers returns the layer directories of a value. The files of a local source are copied into one
+// that is gone after the run: they may be filtered, and the process may run for longer than the
+// user leaves them alone.
+func (x *execution) layers(v Value) ([]string, error) {
+	if v.tree == nil {
+		return x.r.Engine.opt.Store.Dirs(x.r.ctx, topmost(v.Snapshot))
+	}
+	draft, err := x.r.Engine.opt.Store.NewLayer()
+	if err != nil {
+		return nil, err
+	}
+	x.undo = append(x.undo, draft.Abort)
+	w, err := layer.NewDirWriter(draft.FS)
+	if err != nil {
+		return nil, err
+	}
+	return []string{draft.FS}, errors.Join(copyTree(v.tree, w), w.Close())
+}
+
+// topmost leaves out all but the last occurrence of each layer. The lower one hides nothing that
+// the upper one does not hide, and overlayfs refuses to stack a directory twice.
+func topmost(snap layer.Snapshot) layer.Snapshot {
+	var out layer.Snapshot
+	for i, id := range snap {
+		if !slices.Contains(snap[i+1:], id) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// cacheMount opens a cache mount; a new one is filled from the mount's input.
+func (x *execution) cacheMount(m *pb.Mount) error {
+	sharing := map[pb.CacheSharingOpt]store.Sharing{
+		pb.CacheSharingOpt_SHARED: store.SharingShared, pb.CacheSharingOpt_PRIVATE: store.SharingPrivate, pb.CacheSharingOpt_LOCKED: store.SharingLocked,
+	}[m.CacheOpt.GetSharing()]
+	v, err := x.input(m)
+	if err != nil {
+		return err
+	}
+	cache, err := x.r.Engine.opt.Store.Cache(x.r.ctx, m.CacheOpt.GetID(), sharing, func(dir string) error {
+		if m.Input < 0 {
+			return nil
+		}
+		return x.seed(dir, v, m.Selector)
+	})
+	if err != nil {
+		return fmt.Errorf("mounting cache %s: %w", m.Dest, err)
+	}
+	x.undo = append(x.undo, cache.Release)
+	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: m.Dest, ReadOnly: m.Readonly, Bind: cache.Dir})
+	return nil
+}
+
+// seed fills dir with the files below selector.
+func (x *execution) seed(dir string, v Value, selector string) error {
+	tree, err := x.r.Tree(x.r.ctx, v)
+	if err != nil {
+		return err
+	}
+	from, err := layer.Resolve(tree, selector, true)
+	if err != nil {
+		return err
+	}
+	w, err := layer.NewDirWriter(dir)
+	if err != nil {
+		return err
+	}
+	err = layer.Walk(tree, from, func(e *layer.Entry) error {
+		c := *e
+		rel, err := filepath.Rel(from, e.Path)
+		if err != nil {
+			return err
+		}
+		c.Path = rel
+		return w.Add(&c)
+	})
+	return errors.Join(err, w.Close())
+}
+
+// accept decides whether the way a process ended is a success.
+func (x *execution) accept(err error) error {
+	code := 0
+	var exit *sandbox.ExitError
+	switch {
+	case errors.As(err, &exit):
+		code = exit.Code
+	case err != nil && x.r.ctx.Err() != nil:
+		return context.Cause(x.r.ctx)
+	case err != nil:
+		return err
+	}
+	valid := x.op.Meta.ValidExitCodes
+	if len(valid) == 0 {
+		valid = []int32{0}
+	}
+	if slices.Contains(valid, int32(code)) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("exit code: %d", code)
+	}
+	return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(x.op.Meta.Args, " "), err)
+}
+
+// commit makes the drafts layers.
+func (x *execution) commit() ([]Value, error) {
+	var values []Value
+	for index, out := range x.outputs {
+		id, err := out.draft.Commit(x.r.ctx)
+		if err != nil {
+			return nil, err
+		}
+		for int64(len(values)) <= index {
+			values = append(values, Value{})
+		}
+		values[index] = Value{Snapshot: append(slices.Clone(out.base), id)}
+	}
+	return values, nil
+}

@@ -1,0 +1,183 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/fileop"
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/progress"
+	imagesource "github.com/slipway-build/slipway/internal/source/image"
+	"github.com/slipway-build/slipway/internal/source/local"
+)
+
+const (
+	schemeImage = "docker-image://"
+	schemeLocal = "local://"
+)
+
+func isLocal(n *node) bool {
+	return strings.HasPrefix(n.v.Op.GetSource().GetIdentifier(), schemeLocal)
+}
+
+// notThere is the error for a kind of source that the engine does not have.
+func notThere(identifier string) error {
+	scheme, _, _ := strings.Cut(identifier, "://")
+	what := map[string]string{
+		"git": "a git repository as a source", "http": "a file from http as a source",
+		"https": "a file from https as a source", "oci-layout": "an OCI layout as a source",
+	}[scheme]
+	if what == "" {
+		what = "a source of the kind " + scheme
+	}
+	return fmt.Errorf("%s is not supported yet: %s", what, identifier)
+}
+
+func (r *Run) identifySource(n *node, src *pb.SourceOp) (identity, error) {
+	switch {
+	case isLocal(n):
+		d, err := r.content(n, edge{n: n}, []*pb.FileActionCopy{selection("/")}, func() {})
+		if err != nil {
+			return identity{}, err
+		}
+		return r.seal(n, localLines(d)), nil
+	case strings.HasPrefix(src.Identifier, schemeImage):
+		img, err := r.resolve(n, src)
+		if err != nil {
+			return identity{}, r.fail(n, err)
+		}
+		id := r.seal(n, imageLines(img.Digest, platforms.FormatAll(img.Platform)))
+		id.fresh = false // an image is what its digest says, whether or not it is asked for again
+		return id, nil
+	}
+	return identity{}, r.fail(n, notThere(src.Identifier))
+}
+
+func (r *Run) resolve(n *node, src *pb.SourceOp) (*imagesource.Image, error) {
+	mode := imagesource.ResolveDefault
+	if r.opt.Pull || src.Attrs[pb.AttrImageResolveMode] == pb.AttrImageResolveModeForcePull {
+		mode = imagesource.ResolvePull
+	}
+	ref := strings.TrimPrefix(src.Identifier, schemeImage)
+	return r.Engine.opt.Images.Resolve(r.ctx, ref, r.platform(n.v.Op.Platform), mode)
+}
+
+func (r *Run) evaluateSource(n *node, src *pb.SourceOp) (*outcome, error) {
+	switch {
+	case isLocal(n):
+		tree, err := r.localTree(src)
+		if err != nil {
+			return nil, r.fail(n, err)
+		}
+		return &outcome{outputs: []Value{{tree: tree}}}, nil
+	case strings.HasPrefix(src.Identifier, schemeImage):
+		snap, err := r.pull(n, src)
+		if err != nil {
+			return nil, r.fail(n, err)
+		}
+		return &outcome{outputs: []Value{{Snapshot: snap}}}, nil
+	}
+	return nil, r.fail(n, notThere(src.Identifier))
+}
+
+// pull fetches the layers of an image that are not here. They are not unpacked: that happens
+// when something needs their files.
+func (r *Run) pull(n *node, src *pb.SourceOp) (layer.Snapshot, error) {
+	img, err := r.resolve(n, src)
+	if err != nil {
+		return nil, err
+	}
+	snap, err := imagesource.Snapshot(r.ctx, r.Engine.opt.Store, img)
+	if err != nil {
+		return nil, err
+	}
+	if r.present(snap, img) {
+		r.tellCached(n)
+		return snap, nil
+	}
+	step := r.start(n)
+	began := time.Now()
+	err = r.Engine.opt.Images.Pull(r.ctx, img, func(desc ocispec.Descriptor, current, total int64) {
+		step.Status(desc.Digest.String(), current, total, current == total)
+	})
+	step.Done(err)
+	r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Reason: "its layers were not here", Started: began, Took: time.Since(began)})
+	return snap, err
+}
+
+// present reports whether every layer of an image is here in the form that its manifest names.
+func (r *Run) present(_ layer.Snapshot, img *imagesource.Image) bool {
+	for _, desc := range img.Manifest.Layers {
+		if !r.Engine.opt.Store.HasBlob(desc.Digest) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *Run) localTree(src *pb.SourceOp) (layer.Tree, error) {
+	name := strings.TrimPrefix(src.Identifier, schemeLocal)
+	c, ok := r.opt.Contexts[name]
+	if !ok {
+		return nil, fmt.Errorf("no build context is named %q", name)
+	}
+	include, exclude, err := local.Patterns(src)
+	if err != nil {
+		return nil, err
+	}
+	return c.Tree(include, exclude)
+}
+
+// localDigest digests files of a local context. A display is shown one step for it, however many
+// instructions read the context at the same time.
+func (r *Run) localDigest(user *node, in edge, copies []*pb.FileActionCopy) (digest.Digest, error) {
+	tree, err := r.localTree(in.n.v.Op.GetSource())
+	if err != nil {
+		return "", r.fail(user, err)
+	}
+	done := r.readingContext(in.n)
+	d, err := fileop.SourceDigest(r.ctx, tree, copies, fileop.DigestOptions{Read: r.contextBytes.add})
+	done()
+	return d, r.fail(user, err)
+}
+
+// contextReader counts who reads local contexts.
+type contextReader struct {
+	mu    sync.Mutex
+	users int
+	bytes int64
+	step  *progress.Step
+}
+
+func (c *contextReader) add(n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bytes += n
+	c.step.Status("reading context", c.bytes, 0, false)
+}
+
+// readingContext starts the context's step unless it is under way; the step ends when the last
+// user calls done.
+func (r *Run) readingContext(n *node) (done func()) {
+	c := &r.contextBytes
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.users++; c.users == 1 {
+		c.step = r.start(n)
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.users--; c.users == 0 {
+			c.step.Status("reading context", c.bytes, c.bytes, true)
+			c.step.Done(nil)
+		}
+	}
+}

@@ -1,0 +1,396 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/slipway-build/slipway/internal/fileop"
+	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Run is one build's use of the engine. Every vertex is a future: its key and its result are
+// computed once, by whoever asks first, and shared.
+type Run struct {
+	*Engine
+	opt    RunOptions
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	bg     sync.WaitGroup
+	same   singleflight.Group // executions, by key: vertices of different names may be the same
+
+	contextBytes contextReader
+
+	mu      sync.Mutex
+	nodes   map[digest.Digest]*node
+	told    map[digest.Digest]bool // vertices that a display has heard of
+	records []StepRecord
+}
+
+// StepRecord tells what became of a vertex.
+type StepRecord struct {
+	Name    string        `json:"name"`
+	Digest  digest.Digest `json:"digest"`
+	Key     Key           `json:"key"`
+	Cached  bool          `json:"cached"`
+	Reason  string        `json:"reason,omitempty"` // why it was not cached
+	Started time.Time     `json:"started"`
+	Took    time.Duration `json:"took"`
+	Error   string        `json:"error,omitempty"`
+}
+
+// node is a vertex within a run.
+type node struct {
+	v        *graph.Vertex
+	inputs   []edge
+	identity func() (identity, error)
+	result   func() (*outcome, error)
+
+	mu       sync.Mutex
+	contents map[string]func() (digest.Digest, error)
+}
+
+// edge is one output of a node; n is nil for the empty filesystem.
+type edge struct {
+	n     *node
+	index int
+}
+
+// outcome is what a vertex gave.
+type outcome struct {
+	outputs []Value
+}
+
+// NewRun starts a build. Close must be called; when ctx ends, so does everything of the run.
+func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
+	if opt.Sink == nil {
+		opt.Sink = progress.Discard
+	}
+	r := &Run{Engine: e, opt: opt, nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}}
+	r.ctx, r.cancel = context.WithCancelCause(ctx)
+	return r
+}
+
+// Close ends everything that the run still does and waits for it.
+func (r *Run) Close() {
+	r.cancel(errors.New("build is over"))
+	r.bg.Wait()
+}
+
+// Records returns what became of the vertices so far, in the order in which they ended.
+func (r *Run) Records() []StepRecord {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]StepRecord(nil), r.records...)
+}
+
+// Result evaluates an edge.
+func (r *Run) Result(e graph.Edge) (Value, error) {
+	v, err := r.value(edge{r.node(e.Vertex), e.Index})
+	if err != nil && r.ctx.Err() != nil {
+		// The first failure is the one that counts: the others were cancelled because of it.
+		return v, context.Cause(r.ctx)
+	}
+	return v, err
+}
+
+func (r *Run) value(e edge) (Value, error) {
+	if e.n == nil {
+		return Value{}, nil
+	}
+	out, err := e.n.result()
+	if err != nil {
+		return Value{}, err
+	}
+	if e.index >= len(out.outputs) {
+		return Value{}, fmt.Errorf("%s has no output %d", e.n.v.Name(), e.index)
+	}
+	return out.outputs[e.index], nil
+}
+
+// node returns the run's node of a vertex, and makes it with all that it needs.
+func (r *Run) node(v *graph.Vertex) *node {
+	if v == nil {
+		return nil
+	}
+	r.mu.Lock()
+	n, ok := r.nodes[v.Digest]
+	r.mu.Unlock()
+	if ok {
+		return n
+	}
+	n = &node{v: v, contents: map[string]func() (digest.Digest, error){}}
+	for _, in := range v.Inputs {
+		n.inputs = append(n.inputs, edge{r.node(in.Vertex), in.Index})
+	}
+	n.identity = sync.OnceValues(func() (identity, error) { return r.identify(n) })
+	n.result = sync.OnceValues(func() (*outcome, error) { return r.evaluate(n) })
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if other, ok := r.nodes[v.Digest]; ok {
+		return other
+	}
+	r.nodes[v.Digest] = n
+	return n
+}
+
+// identify computes the key of a node. It evaluates inputs only where their files count and no
+// memo tells their digest.
+func (r *Run) identify(n *node) (identity, error) {
+	if src := n.v.Op.GetSource(); src != nil {
+		return r.identifySource(n, src)
+	}
+	uses, err := n.uses()
+	if err != nil {
+		return identity{}, r.fail(n, err)
+	}
+	inputs := make([]inputIdentity, len(uses))
+	fresh := make([]bool, len(uses))
+	var g errgroup.Group
+	for i, u := range uses {
+		in := n.inputs[i]
+		g.Go(func() error {
+			var err error
+			switch {
+			case u.whole && in.n != nil:
+				var id identity
+				id, err = in.n.identity()
+				inputs[i], fresh[i] = inputIdentity{index: in.index, key: id.key}, id.fresh
+			case u.whole:
+				inputs[i].key = "scratch"
+			case len(u.copies) > 0:
+				inputs[i].content, err = r.content(n, in, u.copies, func() { r.prefetch(n, uses) })
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return identity{}, err
+	}
+	canonical, err := n.v.Canonical()
+	if err != nil {
+		return identity{}, r.fail(n, err)
+	}
+	id := r.seal(n, operationLines(n.v.Op, canonical, platformName(r, n.v.Op.Platform), inputs))
+	for _, f := range fresh {
+		id.fresh = id.fresh || f
+	}
+	return id, nil
+}
+
+// seal makes the identity of a node from the lines of its key.
+func (r *Run) seal(n *node, lines keyLines) identity {
+	if r.Engine.opt.DumpKey != nil {
+		r.Engine.opt.DumpKey(n.v.Name(), lines)
+	}
+	return identity{key: lines.sum(), lines: lines, fresh: n.v.IgnoreCache()}
+}
+
+// prefetch evaluates the inputs that n stands on while one that counts by content is still being
+// made: then n is most likely a miss, and its own stage need not wait for the other one.
+func (r *Run) prefetch(n *node, uses []use) {
+	for i, u := range uses {
+		if !u.whole || n.inputs[i].n == nil {
+			continue
+		}
+		r.bg.Add(1)
+		go func() {
+			defer r.bg.Done()
+			n.inputs[i].n.result() //nolint:errcheck // the error reaches who needs the result, and ends the run
+		}()
+	}
+}
+
+// content returns the digest of the files that copies select from an input. missing is called
+// before the input is evaluated for it.
+func (r *Run) content(user *node, in edge, copies []*pb.FileActionCopy, missing func()) (digest.Digest, error) {
+	if in.n == nil {
+		d, err := fileop.SourceDigest(r.ctx, layer.Merged(nil), copies, fileop.DigestOptions{})
+		return d, r.fail(user, err)
+	}
+	sel := ""
+	for _, c := range copies {
+		sel += selectionLine(c) + "\n"
+	}
+	sel = fmt.Sprintf("%d\n%s", in.index, sel)
+	in.n.mu.Lock()
+	f, ok := in.n.contents[sel]
+	if !ok {
+		f = sync.OnceValues(func() (digest.Digest, error) { return r.digest(user, in, copies, missing) })
+		in.n.contents[sel] = f
+	}
+	in.n.mu.Unlock()
+	return f()
+}
+
+func (r *Run) digest(user *node, in edge, copies []*pb.FileActionCopy, missing func()) (digest.Digest, error) {
+	if isLocal(in.n) {
+		return r.localDigest(user, in, copies)
+	}
+	id, err := in.n.identity()
+	if err != nil {
+		return "", err
+	}
+	memo := contentMemoKey(id.key, in.index, copies)
+	if !id.fresh {
+		v, ok, err := r.Engine.opt.Store.Memo(r.ctx, memo)
+		if err != nil {
+			return "", r.fail(user, err)
+		}
+		if ok {
+			return digest.Digest(v), nil
+		}
+	}
+	missing()
+	v, err := r.value(in)
+	if err != nil {
+		return "", err
+	}
+	tree, err := r.Tree(r.ctx, v)
+	if err != nil {
+		return "", r.fail(user, err)
+	}
+	d, err := fileop.SourceDigest(r.ctx, tree, copies, fileop.DigestOptions{})
+	if err != nil {
+		return "", r.fail(user, err)
+	}
+	return d, r.fail(user, r.Engine.opt.Store.PutMemo(r.ctx, memo, d.String()))
+}
+
+// evaluate gives the result of a node: from the store, or by running it.
+func (r *Run) evaluate(n *node) (*outcome, error) {
+	if src := n.v.Op.GetSource(); src != nil {
+		return r.evaluateSource(n, src)
+	}
+	id, err := n.identity()
+	if err != nil {
+		return nil, err
+	}
+	v, err, _ := r.same.Do(string(id.key), func() (any, error) {
+		reason := "its cache is ignored"
+		if !id.fresh {
+			res, found, why, err := r.Engine.opt.Store.Result(r.ctx, string(id.key))
+			if err != nil {
+				return nil, r.fail(n, err)
+			}
+			if found {
+				r.tellCached(n)
+				r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, Started: time.Now()})
+				return fromRecord(res), nil
+			}
+			if reason = why; reason == "" {
+				last, err := r.Engine.opt.Store.LastLines(r.ctx, r.slot(n))
+				if err != nil {
+					return nil, r.fail(n, err)
+				}
+				reason = explain(last, id.lines)
+			}
+		}
+		return r.execute(n, id, reason)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*outcome), nil
+}
+
+// execute runs a node and records the result.
+func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
+	inputs, err := r.inputs(n)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.ctx.Err(); err != nil {
+		return nil, context.Cause(r.ctx)
+	}
+	step := r.start(n)
+	began := time.Now()
+	outputs, err := r.operate(n, inputs, step)
+	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Reason: reason, Started: began, Took: time.Since(began)}
+	if err == nil {
+		res := store.Result{Created: time.Now(), Took: rec.Took, Lines: id.lines}
+		for _, o := range outputs {
+			res.Outputs = append(res.Outputs, o.Snapshot)
+		}
+		err = r.Engine.opt.Store.PutResult(r.ctx, string(id.key), r.slot(n), res)
+	}
+	step.Done(err)
+	if err != nil {
+		rec.Error = err.Error()
+	}
+	r.record(rec)
+	if err != nil {
+		return nil, r.fail(n, err)
+	}
+	return &outcome{outputs: outputs}, nil
+}
+
+// inputs evaluates all inputs of a node at the same time.
+func (r *Run) inputs(n *node) ([]Value, error) {
+	values := make([]Value, len(n.inputs))
+	var g errgroup.Group
+	for i, in := range n.inputs {
+		g.Go(func() (err error) {
+			values[i], err = r.value(in)
+			return err
+		})
+	}
+	return values, g.Wait()
+}
+
+// operate carries a node's operation out.
+func (r *Run) operate(n *node, inputs []Value, step *progress.Step) ([]Value, error) {
+	switch op := n.v.Op.Op.(type) {
+	case *pb.Op_Exec:
+		return r.exec(n, op.Exec, inputs, step)
+	case *pb.Op_File:
+		return r.file(op.File, inputs)
+	case *pb.Op_Merge:
+		return r.merge(op.Merge, inputs)
+	case *pb.Op_Diff:
+		return r.diff(op.Diff, inputs)
+	case *pb.Op_Passthrough:
+		return passthrough(op.Passthrough, inputs)
+	}
+	return nil, fmt.Errorf("operation %T is not supported", n.v.Op.Op)
+}
+
+func fromRecord(res store.Result) *outcome {
+	out := &outcome{}
+	for _, snap := range res.Outputs {
+		out.outputs = append(out.outputs, Value{Snapshot: snap})
+	}
+	return out
+}
+
+// fail adds the places in the Dockerfile to an error, ends the run with it, and returns it. A
+// nil error stays nil.
+func (r *Run) fail(n *node, err error) error {
+	if err == nil {
+		return nil
+	}
+	if r.ctx.Err() != nil {
+		return context.Cause(r.ctx)
+	}
+	for _, s := range n.v.Sources {
+		err = s.WrapError(err)
+	}
+	r.cancel(err)
+	return err
+}
+
+func (r *Run) record(rec StepRecord) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.records = append(r.records, rec)
+}

@@ -1,0 +1,76 @@
+package engine
+
+import (
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/progress"
+)
+
+// event describes a vertex to a display.
+func event(v *graph.Vertex) progress.Vertex {
+	var inputs []digest.Digest
+	for _, in := range v.Inputs {
+		if in.Vertex != nil {
+			inputs = append(inputs, in.Vertex.Digest)
+		}
+	}
+	return progress.Vertex{Digest: v.Digest, Name: v.Name(), Inputs: inputs, Group: v.Meta.GetProgressGroup()}
+}
+
+// start tells that a node begins to run.
+func (r *Run) start(n *node) *progress.Step {
+	r.mu.Lock()
+	r.told[n.v.Digest] = true
+	r.mu.Unlock()
+	return progress.Start(r.opt.Sink, event(n.v))
+}
+
+// tellCached tells that a node, and with it everything below it that was not needed, is cached.
+func (r *Run) tellCached(n *node) {
+	r.mu.Lock()
+	known := r.told[n.v.Digest]
+	r.told[n.v.Digest] = true
+	r.mu.Unlock()
+	if known {
+		return
+	}
+	for _, in := range n.inputs {
+		if in.n != nil && !isLocal(in.n) {
+			r.tellCached(in.n)
+		}
+	}
+	step := progress.Start(r.opt.Sink, event(n.v))
+	step.Cached()
+	step.Done(nil)
+}
+
+// slot names the place of a vertex in its Dockerfile: "[builder 2/4]" without the instruction's
+// text, so that a changed instruction is compared with what it was.
+func (r *Run) slot(n *node) string {
+	name := n.v.Name()
+	if strings.HasPrefix(name, "[") {
+		if i := strings.Index(name, "]"); i > 0 {
+			name = name[:i+1]
+		}
+	}
+	return r.opt.Slot + "\n" + name
+}
+
+// Reading tells a display that a frontend reads files of a local source, and returns what ends it.
+// For every other vertex its own step tells enough.
+func (r *Run) Reading(e graph.Edge) (done func(error)) {
+	n := r.node(e.Vertex)
+	if n == nil || !isLocal(n) {
+		return func(error) {}
+	}
+	r.mu.Lock()
+	known := r.told[n.v.Digest]
+	r.mu.Unlock()
+	if known {
+		return func(error) {}
+	}
+	return r.start(n).Done
+}

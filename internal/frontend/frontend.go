@@ -1,0 +1,189 @@
+// Package frontend is the seam to BuildKit: it implements the gateway client, in process, on
+// which BuildKit's Dockerfile frontend runs. The frontend turns a Dockerfile into LLB; the engine
+// evaluates it. There is no gRPC and no session between them.
+package frontend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/frontend/dockerfile/builder"
+	gw "github.com/moby/buildkit/frontend/gateway/client"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/graph"
+	imagesource "github.com/slipway-build/slipway/internal/source/image"
+)
+
+// Options are what a Dockerfile is evaluated with.
+type Options struct {
+	Run    *engine.Run
+	Images *imagesource.Source
+	// Attrs are the frontend's options by BuildKit's names: "filename", "target",
+	// "build-arg:NAME", ...
+	Attrs map[string]string
+	// Platform is the one that steps can run on.
+	Platform ocispec.Platform
+	// Warn is given the linter's findings; may be nil.
+	Warn func(vertex digest.Digest, message string, opt gw.WarnOpts)
+}
+
+// Client is the gateway that the frontend talks to.
+type Client struct {
+	opt   Options
+	attrs map[string]string
+
+	mu       sync.Mutex
+	resolved map[string]*imagesource.Image
+}
+
+var _ gw.Client = (*Client)(nil)
+
+// Build evaluates the Dockerfile. References in the result are of type *Ref; a nil reference is
+// the empty filesystem.
+func Build(ctx context.Context, opt Options) (*gw.Result, error) {
+	c := &Client{opt: opt, attrs: maps.Clone(opt.Attrs), resolved: map[string]*imagesource.Image{}}
+	if c.attrs == nil {
+		c.attrs = map[string]string{}
+	}
+	return builder.Build(ctx, c)
+}
+
+// BuildOpts implements the gateway client: this engine can do whatever LLB has.
+func (c *Client) BuildOpts() gw.BuildOpts {
+	return gw.BuildOpts{
+		Opts:      c.attrs,
+		SessionID: "local",
+		Workers:   []gw.WorkerInfo{{ID: "local", Platforms: []ocispec.Platform{c.opt.Platform}}},
+		Product:   "slipway",
+		LLBCaps:   pb.Caps.CapSet(pb.Caps.All()),
+		Caps:      gwpb.Caps.CapSet(gwpb.Caps.All()),
+	}
+}
+
+// Solve implements the gateway client. Nothing is evaluated until somebody looks into the result,
+// unless the request says so.
+func (c *Client) Solve(ctx context.Context, req gw.SolveRequest) (*gw.Result, error) {
+	if req.Frontend != "" {
+		return c.forward(ctx, req)
+	}
+	e, err := graph.Load(req.Definition)
+	if err != nil {
+		return nil, err
+	}
+	res := gw.NewResult()
+	if e.Vertex == nil {
+		return res, nil
+	}
+	ref := &Ref{run: c.opt.Run, edge: e, def: req.Definition}
+	if req.Evaluate {
+		if err := ref.Evaluate(ctx); err != nil {
+			return nil, err
+		}
+	}
+	res.SetRef(ref)
+	return res, nil
+}
+
+// forward serves "# syntax=" lines. The linked frontend is docker/dockerfile; no other is there.
+func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, error) {
+	source := req.FrontendOpt["source"]
+	name := source
+	if named, err := repository(source); err == nil {
+		name = named
+	}
+	switch name {
+	case "docker.io/docker/dockerfile", "docker.io/docker/dockerfile-upstream":
+	default:
+		if source == "" {
+			source = req.Frontend
+		}
+		return nil, fmt.Errorf("frontend %q is not supported: slipway has docker/dockerfile built in and runs no other; remove the syntax line, or name docker/dockerfile:1", source)
+	}
+	inner := &Client{opt: c.opt, attrs: maps.Clone(req.FrontendOpt), resolved: c.resolved}
+	return builder.Build(ctx, inner)
+}
+
+// ResolveSourceMetadata implements the gateway client for images.
+func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+	ref, ok := strings.CutPrefix(op.Identifier, "docker-image://")
+	if !ok {
+		scheme, _, _ := strings.Cut(op.Identifier, "://")
+		return nil, fmt.Errorf("sources of the kind %s are not supported yet: %s", scheme, op.Identifier)
+	}
+	img, err := c.resolve(ctx, ref, opt)
+	if err != nil {
+		return nil, err
+	}
+	// The frontend pins the reference to the digest, so that what was resolved is what is used.
+	return &sourceresolver.MetaResponse{
+		Op:    op.CloneVT(),
+		Image: &sourceresolver.ResolveImageResponse{Digest: img.Digest, Config: img.Config},
+	}, nil
+}
+
+// ResolveImageConfig implements the gateway client.
+func (c *Client) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	img, err := c.resolve(ctx, ref, opt)
+	if err != nil {
+		return "", "", nil, err
+	}
+	return ref, img.Digest, img.Config, nil
+}
+
+func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt) (*imagesource.Image, error) {
+	platform := c.opt.Platform
+	mode := imagesource.ResolveDefault
+	if o := opt.ImageOpt; o != nil {
+		if o.Platform != nil {
+			platform = *o.Platform
+		}
+		if o.ResolveMode == pb.AttrImageResolveModeForcePull {
+			mode = imagesource.ResolvePull
+		}
+	}
+	key := ref + " " + platforms.FormatAll(platform)
+	c.mu.Lock()
+	img := c.resolved[key]
+	c.mu.Unlock()
+	if img != nil {
+		return img, nil
+	}
+	img, err := c.opt.Images.Resolve(ctx, ref, platform, mode)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.resolved[key] = img
+	c.mu.Unlock()
+	return img, nil
+}
+
+// Inputs implements the gateway client; there are none.
+func (c *Client) Inputs(context.Context) (map[string]llb.State, error) {
+	return map[string]llb.State{}, nil
+}
+
+// NewContainer implements the gateway client. The Dockerfile frontend runs no containers.
+func (c *Client) NewContainer(context.Context, gw.NewContainerRequest) (gw.Container, error) {
+	return nil, errors.New("running containers from a frontend is not supported")
+}
+
+// Warn implements the gateway client.
+func (c *Client) Warn(_ context.Context, dgst digest.Digest, msg string, opt gw.WarnOpts) error {
+	if c.opt.Warn != nil {
+		c.opt.Warn(dgst, msg, opt)
+	}
+	return nil
+}

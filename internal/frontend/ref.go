@@ -1,0 +1,169 @@
+package frontend
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/client/llb"
+	gw "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
+	fstypes "github.com/tonistiigi/fsutil/types"
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// Ref is a filesystem that the frontend may look into. It is evaluated when it does.
+type Ref struct {
+	run  *engine.Run
+	edge graph.Edge
+	def  *pb.Definition
+}
+
+var _ gw.Reference = (*Ref)(nil)
+
+// Edge returns the edge of the graph that the reference stands for.
+func (r *Ref) Edge() graph.Edge { return r.edge }
+
+// ToState implements the gateway's reference.
+func (r *Ref) ToState() (llb.State, error) {
+	op, err := llb.NewDefinitionOp(r.def)
+	if err != nil {
+		return llb.State{}, fmt.Errorf("reading definition: %w", err)
+	}
+	return llb.NewState(op), nil
+}
+
+// Evaluate implements the gateway's reference.
+func (r *Ref) Evaluate(context.Context) error {
+	_, err := r.run.Result(r.edge)
+	return err
+}
+
+func (r *Ref) tree(ctx context.Context) (layer.Tree, error) {
+	v, err := r.run.Result(r.edge)
+	if err != nil {
+		return nil, err
+	}
+	return r.run.Tree(ctx, v)
+}
+
+// ReadFile implements the gateway's reference.
+func (r *Ref) ReadFile(ctx context.Context, req gw.ReadRequest) (_ []byte, err error) {
+	done := r.run.Reading(r.edge)
+	defer func() { done(nil) }() // a file that is missing may be no failure: the frontend decides
+	t, err := r.tree(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := layer.Resolve(t, req.Filename, true)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", req.Filename, err)
+	}
+	f, err := layer.Open(t, p)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", req.Filename, err)
+	}
+	defer f.Close()
+	var src io.Reader = f
+	if req.Range != nil {
+		if _, err := io.CopyN(io.Discard, f, int64(req.Range.Offset)); err != nil && err != io.EOF {
+			return nil, fmt.Errorf("reading %s: %w", req.Filename, err)
+		}
+		src = io.LimitReader(f, int64(req.Range.Length))
+	}
+	data, err := io.ReadAll(src)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", req.Filename, err)
+	}
+	return data, nil
+}
+
+// StatFile implements the gateway's reference.
+func (r *Ref) StatFile(ctx context.Context, req gw.StatRequest) (*fstypes.Stat, error) {
+	t, err := r.tree(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := layer.Resolve(t, req.Path, false)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", req.Path, err)
+	}
+	e, err := t.Lstat(p)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", req.Path, err)
+	}
+	return stat(e), nil
+}
+
+// ReadDir implements the gateway's reference.
+func (r *Ref) ReadDir(ctx context.Context, req gw.ReadDirRequest) ([]*fstypes.Stat, error) {
+	t, err := r.tree(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := layer.Resolve(t, req.Path, true)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", req.Path, err)
+	}
+	entries, err := t.ReadDir(p)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", req.Path, err)
+	}
+	var all []*fstypes.Stat
+	for _, e := range entries {
+		if req.IncludePattern != "" {
+			if ok, err := filepath.Match(req.IncludePattern, path.Base(e.Path)); err != nil {
+				return nil, fmt.Errorf("matching %q: %w", req.IncludePattern, err)
+			} else if !ok {
+				continue
+			}
+		}
+		all = append(all, stat(e))
+	}
+	return all, nil
+}
+
+// stat converts an entry to what the gateway's protocol speaks.
+func stat(e *layer.Entry) *fstypes.Stat {
+	mode := os.FileMode(e.Mode & 0o777)
+	switch e.Type() {
+	case unix.S_IFDIR:
+		mode |= os.ModeDir
+	case unix.S_IFLNK:
+		mode |= os.ModeSymlink
+	case unix.S_IFIFO:
+		mode |= os.ModeNamedPipe
+	case unix.S_IFSOCK:
+		mode |= os.ModeSocket
+	case unix.S_IFCHR:
+		mode |= os.ModeDevice | os.ModeCharDevice
+	case unix.S_IFBLK:
+		mode |= os.ModeDevice
+	}
+	for bit, m := range map[uint32]os.FileMode{unix.S_ISUID: os.ModeSetuid, unix.S_ISGID: os.ModeSetgid, unix.S_ISVTX: os.ModeSticky} {
+		if e.Mode&bit != 0 {
+			mode |= m
+		}
+	}
+	return &fstypes.Stat{
+		Path: path.Base(e.Path), Mode: uint32(mode), Uid: e.UID, Gid: e.GID, Size: e.Size,
+		ModTime: e.ModTime.UnixNano(), Linkname: e.Link, Devmajor: int64(e.Major), Devminor: int64(e.Minor),
+	}
+}
+
+// repository returns the repository of an image reference.
+func repository(ref string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return "", err
+	}
+	return named.Name(), nil
+}
