@@ -20,11 +20,11 @@ func (r *Run) file(op *pb.FileOp, inputs []Value) ([]Value, error) {
 			return nil, err
 		}
 	}
-	outs, err := fileop.Make(r.ctx, op, trees)
+	outs, err := fileop.Make(r.ctx, op, trees, fileop.Options{})
 	if err != nil {
 		return nil, err
 	}
-	defer fileop.Close(outs)
+	defer closePlans(outs)
 	layers := map[*fileop.Plan]layer.ID{} // a plan may be part of several outputs
 	var values []Value
 	for _, out := range outs {
@@ -49,6 +49,15 @@ func (r *Run) file(op *pb.FileOp, inputs []Value) ([]Value, error) {
 		values[out.Index] = Value{Snapshot: snap}
 	}
 	return values, nil
+}
+
+// closePlans frees what plans hold. Their layers are written.
+func closePlans(outs []fileop.Output) {
+	for _, o := range outs {
+		for _, p := range o.Plans {
+			p.Close() // temporary files of unpacked archives
+		}
+	}
 }
 
 // writeLayer makes a layer, in directory form, of the entries that write gives.

@@ -143,7 +143,7 @@ func (r *Run) localDigest(user *node, in edge, copies []*pb.FileActionCopy) (dig
 		return "", r.fail(user, err)
 	}
 	done := r.readingContext(in.n)
-	d, err := fileop.SourceDigest(r.ctx, tree, copies, fileop.DigestOptions{Read: r.contextBytes.add})
+	d, err := fileop.SourceDigest(r.ctx, tree, copies, r.contextBytes.hash)
 	done()
 	return d, r.fail(user, err)
 }
@@ -156,11 +156,14 @@ type contextReader struct {
 	step  *progress.Step
 }
 
-func (c *contextReader) add(n int64) {
+// hash digests a file and tells how much was read.
+func (c *contextReader) hash(e *layer.Entry) (digest.Digest, error) {
+	d, err := fileop.HashContent(e)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.bytes += n
+	c.bytes += e.Size
 	c.step.Status("reading context", c.bytes, 0, false)
+	return d, err
 }
 
 // readingContext starts the context's step unless it is under way; the step ends when the last

@@ -215,7 +215,7 @@ func (r *Run) prefetch(n *node, uses []use) {
 // before the input is evaluated for it.
 func (r *Run) content(user *node, in edge, copies []*pb.FileActionCopy, missing func()) (digest.Digest, error) {
 	if in.n == nil {
-		d, err := fileop.SourceDigest(r.ctx, layer.Merged(nil), copies, fileop.DigestOptions{})
+		d, err := fileop.SourceDigest(r.ctx, layer.Merged(nil), copies, nil)
 		return d, r.fail(user, err)
 	}
 	sel := ""
@@ -260,7 +260,7 @@ func (r *Run) digest(user *node, in edge, copies []*pb.FileActionCopy, missing f
 	if err != nil {
 		return "", r.fail(user, err)
 	}
-	d, err := fileop.SourceDigest(r.ctx, tree, copies, fileop.DigestOptions{})
+	d, err := fileop.SourceDigest(r.ctx, tree, copies, nil)
 	if err != nil {
 		return "", r.fail(user, err)
 	}
