@@ -25,7 +25,7 @@ const drainTime = 500 * time.Millisecond
 type wires struct {
 	streams IO
 	theirs  []*os.File     // the process's ends, to be closed once it has them
-	ours    []*os.File     // our ends
+	ours    []io.Closer    // our ends
 	copying sync.WaitGroup // of output
 	socket  *os.File       // on which the terminal arrives
 	console console.Console
@@ -139,15 +139,16 @@ func (w *wires) started(ok bool) {
 	if err != nil {
 		return
 	}
-	w.attach(master)
+	if w.console, err = console.ConsoleFromFile(master); err != nil {
+		_ = master.Close() // no terminal after all: the process sees it hung up
+		return
+	}
+	w.attach(w.console)
 }
 
 // attach joins a terminal's master end to the streams.
-func (w *wires) attach(master *os.File) {
+func (w *wires) attach(master io.ReadWriteCloser) {
 	w.ours = append(w.ours, master)
-	if c, err := console.ConsoleFromFile(master); err == nil {
-		w.console = c
-	}
 	out := w.streams.Stdout
 	if out == nil {
 		out = io.Discard
@@ -159,19 +160,14 @@ func (w *wires) attach(master *os.File) {
 }
 
 // ttyReader reads a terminal's master end, which fails with EIO when all slaves are closed.
-type ttyReader struct{ *os.File }
+type ttyReader struct{ io.Reader }
 
 func (t ttyReader) Read(p []byte) (int, error) {
-	n, err := t.File.Read(p)
+	n, err := t.Reader.Read(p)
 	if errors.Is(err, unix.EIO) {
 		err = io.EOF
 	}
 	return n, err
-}
-
-// WriteTo hides that of os.File, which does not go through Read.
-func (t ttyReader) WriteTo(dst io.Writer) (int64, error) {
-	return io.Copy(dst, struct{ io.Reader }{t})
 }
 
 // resize sets the terminal's size.
@@ -201,7 +197,10 @@ func (w *wires) drain(ctx context.Context) {
 
 // close closes all that is still open.
 func (w *wires) close() {
-	for _, f := range append(w.theirs, w.ours...) {
+	for _, f := range w.theirs {
+		_ = f.Close()
+	}
+	for _, f := range w.ours {
 		_ = f.Close() // pipes and terminals: everything has been read
 	}
 }
