@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"runtime"
 
 	"github.com/klauspost/compress/gzip"
@@ -53,7 +54,8 @@ func DetectCompression(head []byte) Compression {
 }
 
 // Decompress reads a stream of any of the compressions, or of none. Closing what it gives frees
-// the decoder and leaves r open. xz is recognised and refused with ErrCompression.
+// the decoder and leaves r open. xz is read by the host's xz program; without one it is refused
+// with ErrCompression.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 128<<10)
 	head, err := br.Peek(6)
@@ -76,7 +78,55 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	case Bzip2:
 		return io.NopCloser(bzip2.NewReader(br)), nil
 	case Xz:
-		return nil, fmt.Errorf("%w: xz (recompress the archive with gzip or zstd)", ErrCompression)
+		return decompressXz(br)
 	}
 	return io.NopCloser(br), nil
+}
+
+// xzReader is the output of an xz process.
+type xzReader struct {
+	io.Reader
+	cmd    *exec.Cmd
+	stderr bytes.Buffer
+	ended  bool
+}
+
+func decompressXz(r io.Reader) (io.ReadCloser, error) {
+	program, err := exec.LookPath("xz")
+	if err != nil {
+		return nil, fmt.Errorf("%w: xz (install the xz program, or recompress with gzip or zstd)", ErrCompression)
+	}
+	x := &xzReader{cmd: exec.Command(program, "-d", "-c", "-q")}
+	x.cmd.Stdin, x.cmd.Stderr = r, &x.stderr
+	if x.Reader, err = x.cmd.StdoutPipe(); err != nil {
+		return nil, err
+	}
+	if err := x.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting xz: %w", err)
+	}
+	return x, nil
+}
+
+func (x *xzReader) Read(p []byte) (int, error) {
+	if x.ended {
+		return 0, io.EOF
+	}
+	n, err := x.Reader.Read(p)
+	if err == io.EOF {
+		x.ended = true
+		if werr := x.cmd.Wait(); werr != nil {
+			err = fmt.Errorf("decompressing with xz: %w: %s", werr, bytes.TrimSpace(x.stderr.Bytes()))
+		}
+	}
+	return n, err
+}
+
+// Close ends the process, wherever it stands.
+func (x *xzReader) Close() error {
+	if !x.ended {
+		x.ended = true
+		x.cmd.Process.Kill()
+		x.cmd.Wait() // its error is that it was killed
+	}
+	return nil
 }

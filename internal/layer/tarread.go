@@ -22,6 +22,9 @@ type TarOptions struct {
 	// Lower is what lies below the layer, if known: parent directories that the archive does not
 	// mention take their attributes from there. Otherwise they belong to root with mode 0755.
 	Lower Tree
+	// SkipImplied: parent directories that the archive does not mention are not handed on; the sink
+	// knows better what to do about them.
+	SkipImplied bool
 	// NoWhiteouts: the archive is no layer; ".wh." names are names like any others.
 	NoWhiteouts bool
 }
@@ -202,8 +205,10 @@ func (t *tarReader) directory(name string) (*seen, error) {
 		case next == nil || next.gone:
 			e := t.implied(name[:at])
 			e.Opaque = next != nil
-			if err := t.sink.Add(e); err != nil {
-				return nil, err
+			if !t.opt.SkipImplied {
+				if err := t.sink.Add(e); err != nil {
+					return nil, err
+				}
 			}
 			next = &seen{dir: true, entry: e}
 			cur.set(part, next)
