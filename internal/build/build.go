@@ -95,6 +95,7 @@ func (b *building) build(ctx context.Context) (*Result, error) {
 		Platform: platform,
 		Network:  sandbox.NetworkHost,
 		Pull:     b.req.Pull,
+		NoCache:  b.req.NoCache,
 		Slot:     b.req.dockerfile(),
 	})
 	defer b.run.Close()

@@ -62,6 +62,9 @@ type RunOptions struct {
 	Network sandbox.Network
 	// Pull asks registries again for images that are here.
 	Pull bool
+	// NoCache runs every vertex. (The frontend marks the instructions of a Dockerfile itself, but
+	// not all of them: WORKDIR it leaves out.)
+	NoCache bool
 	// Slot distinguishes this build from others in explanations of cache misses: two builds with
 	// the same slot are versions of the same thing. The Dockerfile's path is a good one.
 	Slot string

@@ -193,7 +193,7 @@ func (r *Run) seal(n *node, lines keyLines) identity {
 	if r.Engine.opt.DumpKey != nil {
 		r.Engine.opt.DumpKey(n.v.Name(), lines)
 	}
-	return identity{key: lines.sum(), lines: lines, fresh: n.v.IgnoreCache()}
+	return identity{key: lines.sum(), lines: lines, fresh: r.opt.NoCache || n.v.IgnoreCache()}
 }
 
 // prefetch evaluates the inputs that n stands on while one that counts by content is still being
