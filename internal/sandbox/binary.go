@@ -14,10 +14,13 @@ import (
 
 	"github.com/containerd/console"
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/slipway-build/slipway/internal/sandbox/initproc"
 	"golang.org/x/sys/unix"
 )
 
-// binary executes bundles with an OCI runtime that has runc's command line.
+// binary executes bundles with an OCI runtime that has runc's command line. All signals go to the
+// runtime, which passes them on; SIGKILL kills it together with the container, because it is the
+// first process of a pid namespace.
 type binary struct{ path string }
 
 // run implements runner.execute.
@@ -33,7 +36,7 @@ func (r *binary) run(ctx context.Context, b *bundle, streams IO) error {
 	if err := os.WriteFile(filepath.Join(b.dir, "config.json"), config, 0o600); err != nil {
 		return fmt.Errorf("writing the bundle: %w", err)
 	}
-	cmd := r.command(b, "--log", r.log(b), "--log-format", "json", "run", "--bundle", b.dir, b.spec.ID)
+	cmd := initproc.RuntimeCommand(r.path, r.args(b, "--log", r.log(b), "--log-format", "json", "run", "--bundle", b.dir, b.spec.ID)...)
 	w, err := wireCommand(b.spec.Terminal, streams, cmd)
 	if err != nil {
 		return err
@@ -43,53 +46,42 @@ func (r *binary) run(ctx context.Context, b *bundle, streams IO) error {
 		return fmt.Errorf("starting the OCI runtime: %w", err)
 	}
 	w.started(true)
-	stop := forward(ctx, streams, w, func(sig unix.Signal) { r.signal(b, cmd.Process, sig) })
+	killed := false
+	stop := forward(ctx, streams, w, func(sig unix.Signal) {
+		killed = killed || sig == unix.SIGKILL
+		_ = cmd.Process.Signal(sig) // it may have ended just now
+	})
 	werr := cmd.Wait()
 	stop()
-	// A runtime that was killed left everything as it was; otherwise there is nothing to delete.
+	// A runtime that was killed left its cgroups; otherwise there is nothing to delete.
 	if _, err := os.Stat(filepath.Join(b.dir, "state", b.spec.ID)); err == nil {
-		werr = errors.Join(werr, r.command(b, "delete", "--force", b.spec.ID).Run())
+		if err := exec.Command(r.path, r.args(b, "delete", "--force", b.spec.ID)...).Run(); err != nil && werr == nil {
+			return fmt.Errorf("cleaning up container: %w", err)
+		}
 	}
 	w.drain(ctx)
-	return r.result(b, werr)
+	return r.result(b, werr, killed)
 }
 
-// command is a call of the runtime that dies with the calling thread.
-func (r *binary) command(b *bundle, args ...string) *exec.Cmd {
-	cmd := exec.Command(r.path, append([]string{"--root", filepath.Join(b.dir, "state")}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
-	return cmd
+// args are the arguments for any call of the runtime.
+func (r *binary) args(b *bundle, args ...string) []string {
+	return append([]string{"--root", filepath.Join(b.dir, "state")}, args...)
 }
 
 func (r *binary) log(b *bundle) string { return filepath.Join(b.dir, "runtime.log") }
 
-// signal delivers a signal through the runtime, which passes on all but SIGKILL. That one goes
-// to the container's first process; before there is one, to the runtime.
-func (r *binary) signal(b *bundle, runtime *os.Process, sig unix.Signal) {
-	if sig != unix.SIGKILL {
-		_ = runtime.Signal(sig) // it may have ended just now
-		return
-	}
-	var state struct {
-		Pid int `json:"init_process_pid"`
-	}
-	text, err := os.ReadFile(filepath.Join(b.dir, "state", b.spec.ID, "state.json"))
-	if err == nil && json.Unmarshal(text, &state) == nil && state.Pid > 0 {
-		_ = unix.Kill(state.Pid, unix.SIGKILL) // likewise
-		return
-	}
-	_ = runtime.Kill()
-}
-
 // result tells an exit code of the process from a failure of the runtime: only after a failure
 // there are errors in its log.
-func (r *binary) result(b *bundle, err error) error {
+func (r *binary) result(b *bundle, err error, killed bool) error {
 	var exit *exec.ExitError
 	if err == nil {
 		return nil
 	}
 	if !errors.As(err, &exit) {
 		return fmt.Errorf("waiting for the OCI runtime: %w", err)
+	}
+	if killed {
+		return &ExitError{Code: 128 + int(unix.SIGKILL), Signal: int(unix.SIGKILL)}
 	}
 	if text := r.failure(b); text != "" {
 		return startError(b.spec.Args[0], errors.New(text))

@@ -3,9 +3,7 @@ package sandbox
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,6 +72,7 @@ func write(t testing.TB, path, text string) {
 type lab struct {
 	t      testing.TB
 	runner Runner
+	linked bool // the runner is libcontainer in this process
 	state  string
 	image  string
 	dir    string
@@ -214,19 +213,23 @@ func TestRuntimeBinary(t *testing.T) {
 
 // runnerSuite is what every runner must do. A linked runner reports signals as such.
 func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked bool) {
-	t.Run("ExitCodes", func(t *testing.T) {
-		l := newLab(t, newRunner)
-		if out := l.run(l.spec("echo fine")); out != "fine" {
-			t.Errorf("output: got %q", out)
-		}
-		var exit *ExitError
-		if _, err := l.try(l.spec("exit 7")); !errors.As(err, &exit) || exit.Code != 7 || exit.Signal != 0 {
-			t.Errorf("exit 7: got %v", err)
-		}
-	})
+	for name, test := range map[string]func(*lab){
+		"ExitCodes": testExitCodes, "CommandErrors": testCommandErrors, "Signals": testSignals, "Output": testOutput,
+		"Stdin": testStdin, "Terminal": testTerminal, "Environment": testEnvironment, "Users": testUsers,
+		"Cancel": testCancel, "Parallel": testParallel, "KilledParent": testKilledParent, "Ulimits": testUlimits,
+		"Cwd": testCwd, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "NoTrace": testNoTrace, "Scratch": testScratch,
+		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
+		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,
+		"Network": testNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
+		"Devices": testDevices, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "Cgroup": testCgroup,
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, newRunner)
+			l.linked = linked
+			test(l)
+		})
+	}
 }
-
-var _ io.Writer = (*lockedBuffer)(nil)
 
 func BenchmarkRunTrue(b *testing.B) {
 	l := newLab(b, func(t testing.TB, state string) Runner {

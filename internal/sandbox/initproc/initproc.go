@@ -5,13 +5,17 @@
 //
 // libcontainer starts a container by executing this very binary again, with the argument "init"
 // and file descriptors named in the environment. C code of nsenter then enters the namespaces
-// before Go starts, and [Run] does the rest. It is called from this package's init function, so
+// before Go starts, and [Run] does the rest. An external OCI runtime is started in a similar way,
+// see [RuntimeCommand]. Run is called from this package's init function, so
 // that the many packages of the program that sort after this one need not initialize: this is
 // several milliseconds of each container start.
 package initproc
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
+	"syscall"
 
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters the namespaces, in C, before Go runs
@@ -20,10 +24,20 @@ import (
 
 func init() { Run() }
 
+// runtimeVariable names the environment variable with the OCI runtime that is to be executed.
+const runtimeVariable = "_SLIPWAY_RUNTIME"
+
 // Run becomes the container's process and never returns, if this process was started for that.
 // Otherwise it does nothing.
 func Run() {
-	if len(os.Args) < 2 || os.Args[1] != "init" || os.Getenv("_LIBCONTAINER_INITPIPE") == "" {
+	if len(os.Args) < 2 || os.Args[1] != "init" {
+		return
+	}
+	if path := os.Getenv(runtimeVariable); path != "" {
+		fmt.Fprintln(os.Stderr, becomeRuntime(path, os.Args[2:]))
+		os.Exit(255)
+	}
+	if os.Getenv("_LIBCONTAINER_INITPIPE") == "" {
 		return
 	}
 	// nsenter's clones cleared the signal; libcontainer keeps it from here on. The parent is the
@@ -31,4 +45,29 @@ func Run() {
 	// just that protection away.
 	_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
 	libcontainer.Init()
+}
+
+// RuntimeCommand is a command that executes an OCI runtime as the first process of a pid
+// namespace. Whoever kills it kills all containers that it has made; and it dies with the thread
+// that starts it.
+func RuntimeCommand(path string, args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", append([]string{"init"}, args...)...)
+	cmd.Env = append(os.Environ(), runtimeVariable+"="+path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Pdeathsig: unix.SIGKILL, Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Setpgid: true,
+	}
+	return cmd
+}
+
+// becomeRuntime executes the runtime; it returns only an error. The mount namespace is private,
+// its /proc is still that of the parent's pid namespace.
+func becomeRuntime(path string, args []string) error {
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mounting /proc for the OCI runtime: %w", err)
+	}
+	if err := os.Unsetenv(runtimeVariable); err != nil {
+		return fmt.Errorf("preparing the OCI runtime: %w", err)
+	}
+	err := unix.Exec(path, append([]string{path}, args...), os.Environ())
+	return fmt.Errorf("executing the OCI runtime %s: %w", path, err)
 }

@@ -1,0 +1,287 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func (l *lab) wantUpper(what string, spec *Spec, want ...string) {
+	l.t.Helper()
+	if got := tree(l.t, spec.Root.Upper); !slices.Equal(got, want) {
+		l.t.Errorf("%s: upper directory: got %q, want %q", what, got, want)
+	}
+}
+
+func testUpper(l *lab) {
+	spec := l.command("true")
+	l.run(spec)
+	l.wantUpper("true", spec)
+
+	spec = l.spec("rm /bin/ls; echo new > /tmp/new; rm -r /home; mkdir /home; ln -s x /link")
+	l.run(spec)
+	l.wantUpper("changes", spec, "d bin", "D bin/ls", "d home", "L link", "d tmp", "- tmp/new")
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(spec.Root.Upper, "bin/ls"), &st); err != nil || st.Rdev != 0 {
+		l.t.Errorf("whiteout: got device %d, %v", st.Rdev, err)
+	}
+
+	// Only what the process did is in the layer, and shows in the times of /etc.
+	spec = l.spec("echo x >> /etc/passwd")
+	l.run(spec)
+	l.wantUpper("a file of /etc", spec, "d etc", "- etc/passwd")
+	info, err := os.Stat(filepath.Join(spec.Root.Upper, "etc"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if want := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC); !info.ModTime().Equal(want) {
+		l.t.Errorf("modification time of /etc: got %v, want %v", info.ModTime(), want)
+	}
+
+	// A directory that is there for a mount has what the process put beside the mount.
+	spec = l.spec("touch /a/b/file /a/b/c/hidden")
+	spec.Mounts = []Mount{{Dest: "/a/b/c", Tmpfs: &Tmpfs{}}}
+	l.run(spec)
+	l.wantUpper("beside a mount", spec, "d a", "d a/b", "- a/b/file")
+}
+
+// testNoTrace looks at the root directory's attributes, which the layer of mount points repeats.
+func testNoTrace(l *lab) {
+	if err := os.Chown(filepath.Join(l.image, "etc"), 5, 6); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := unix.Chmod(filepath.Join(l.image, "etc"), 0o1751); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := unix.Setxattr(filepath.Join(l.image, "etc"), "trusted.note", []byte("kept"), 0); err != nil {
+		l.t.Fatal(err)
+	}
+	spec := l.spec("stat -c '%a %u %g %Y' /etc; touch /etc/new; ls -d /etc/resolv.conf")
+	if got := l.run(spec); got != "1751 5 6 981173106\n/etc/resolv.conf" {
+		l.t.Errorf("attributes of /etc: got %q", got)
+	}
+	value := make([]byte, 10)
+	if n, err := unix.Getxattr(filepath.Join(spec.Root.Upper, "etc"), "trusted.note", value); err != nil || string(value[:n]) != "kept" {
+		l.t.Errorf("extended attribute of /etc in the layer: got %q, %v", value[:max(n, 0)], err)
+	}
+	if got, want := tree(l.t, l.image), "etc/resolv.conf"; slices.Contains(got, "- "+want) {
+		l.t.Errorf("the image has got a %s", want)
+	}
+}
+
+// testHiddenStubs has an upper directory that hides the layer of mount points.
+func testHiddenStubs(l *lab) {
+	spec := l.spec("cat /etc/hosts > /dev/null && cat /proc/self/status > /dev/null && test -d /opt/deep/mount")
+	spec.Mounts = []Mount{{Dest: "/opt/deep/mount", Tmpfs: &Tmpfs{}}}
+	upper := spec.Root.Upper
+	mkdir(l.t, filepath.Join(upper, "etc"), filepath.Join(upper, "opt"))
+	for _, name := range []string{"etc/hosts", "etc/resolv.conf", "proc"} {
+		if err := unix.Mknod(filepath.Join(upper, name), unix.S_IFCHR, 0); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	if err := unix.Setxattr(filepath.Join(upper, "opt"), "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+		l.t.Fatal(err)
+	}
+	past := time.Date(2002, 3, 4, 5, 6, 7, 0, time.UTC)
+	for _, name := range []string{"etc", "opt"} {
+		if err := os.Chtimes(filepath.Join(upper, name), past, past); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	before := tree(l.t, upper)
+	l.run(spec)
+	// Nothing below /proc and so on is there, but overlayfs may have dropped whiteouts of what
+	// never existed.
+	for _, line := range tree(l.t, upper) {
+		if !slices.Contains(before, line) {
+			l.t.Errorf("upper directory has got %q", line)
+		}
+	}
+	for _, name := range []string{"etc", "opt"} {
+		if info, err := os.Stat(filepath.Join(upper, name)); err != nil || !info.ModTime().Equal(past) {
+			l.t.Errorf("/%s in the upper directory: got %v, %v; want the time %v", name, info.ModTime(), err, past)
+		}
+	}
+}
+
+func testScratch(l *lab) {
+	spec := l.command("/tools/busybox", "ls", "/")
+	spec.Root.Lower = nil
+	spec.Mounts = []Mount{{Dest: "/tools", Bind: filepath.Join(l.image, "bin"), ReadOnly: true}}
+	if got := l.run(spec); got != "dev\netc\nproc\nsys\ntools" {
+		l.t.Errorf("root of scratch: got %q", got)
+	}
+	l.wantUpper("scratch", spec)
+}
+
+func testCwd(l *lab) {
+	spec := l.spec("pwd; stat -c '%u %g %a' . ..; touch here")
+	spec.Cwd, spec.User = "/work/deep/", "user"
+	if got := l.run(spec); got != "/work/deep\n1000 1001 755\n1000 1001 755" {
+		l.t.Errorf("got %q", got)
+	}
+	l.wantUpper("new directory", spec, "d work", "d work/deep", "- work/deep/here")
+
+	spec = l.command("pwd")
+	spec.Cwd = "/src/sub"
+	dir := l.t.TempDir()
+	spec.Mounts = []Mount{{Dest: "/src", Bind: dir}}
+	if got := l.run(spec); got != "/src/sub" {
+		l.t.Errorf("in a mount: got %q", got)
+	}
+	l.wantUpper("directory in a mount", spec)
+
+	spec = l.command("pwd")
+	spec.Cwd = "/etc/passwd/x"
+	if _, err := l.try(spec); err == nil || !strings.Contains(err.Error(), "/etc/passwd/x") {
+		l.t.Errorf("below a file: got %v", err)
+	}
+}
+
+func testReadOnlyRoot(l *lab) {
+	spec := l.spec("touch /x 2>/dev/null && exit 1; touch /etc/x 2>/dev/null && exit 2; touch /rw/x && cat /etc/hostname")
+	spec.Root.Upper, spec.Root.Work = "", ""
+	spec.Mounts = []Mount{{Dest: "/rw", Tmpfs: &Tmpfs{}}}
+	if got := l.run(spec); got != "slipway" {
+		l.t.Errorf("got %q", got)
+	}
+}
+
+func testBind(l *lab) {
+	dir := filepath.Join(l.t.TempDir(), "with:odd,name")
+	mkdir(l.t, filepath.Join(dir, "sub"))
+	write(l.t, filepath.Join(dir, "file"), "content")
+	spec := l.spec("cat /rw/file /one/file.txt; echo more > /rw/new; touch /ro/x /one/file.txt 2>&1 | grep -c Read-only; ls /ro")
+	spec.Mounts = []Mount{
+		{Dest: "/rw", Bind: dir}, {Dest: "/ro/", Bind: dir, ReadOnly: true},
+		{Dest: "/one/file.txt", Bind: filepath.Join(dir, "file"), ReadOnly: true},
+	}
+	if got := l.run(spec); got != "contentcontent2\nfile\nnew\nsub" {
+		l.t.Errorf("got %q", got)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "new")); err != nil || string(got) != "more\n" {
+		l.t.Errorf("what was written: got %q, %v", got, err)
+	}
+	l.wantUpper("binds", spec)
+}
+
+// stage makes a root for mounts: two layers, the upper one changing the lower.
+func (l *lab) stage() Root {
+	base, top := filepath.Join(l.dir, "base"), filepath.Join(l.dir, "top")
+	mkdir(l.t, filepath.Join(base, "out/deep"), filepath.Join(top, "out"))
+	write(l.t, filepath.Join(base, "out/a"), "a")
+	write(l.t, filepath.Join(base, "out/deep/d"), "d")
+	write(l.t, filepath.Join(top, "out/b"), "b")
+	for name, target := range map[string]string{"abs": "/out/deep", "escape": "../../../../../../etc/passwd", "up": "out/../out/a"} {
+		if err := os.Symlink(target, filepath.Join(top, name)); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	if err := unix.Mknod(filepath.Join(top, "out/gone"), unix.S_IFCHR, 0); err != nil {
+		l.t.Fatal(err)
+	}
+	write(l.t, filepath.Join(base, "out/gone"), "")
+	return Root{Lower: []string{base, top}}
+}
+
+func testRootMounts(l *lab) {
+	root := l.stage()
+	spec := l.spec("ls /all /all/out; ls /dir; cat /file /linked/d; touch /dir/x /file 2>&1 | grep -c Read-only")
+	spec.Mounts = []Mount{
+		{Dest: "/all", Root: &root}, {Dest: "/dir", Root: &root, Selector: "/out"}, {Dest: "/file", Root: &root, Selector: "up"},
+		{Dest: "/linked", Root: &root, Selector: "abs"},
+	}
+	want := "/all:\nabs\nescape\nout\nup\n\n/all/out:\na\nb\ndeep\na\nb\ndeep\nad2"
+	if got := l.run(spec); got != want {
+		l.t.Errorf("got %q, want %q", got, want)
+	}
+	l.wantUpper("mounts of layers", spec)
+
+	rw := root
+	rw.Upper, rw.Work = filepath.Join(l.dir, "mount-upper"), filepath.Join(l.dir, "mount-work")
+	mkdir(l.t, rw.Upper, rw.Work)
+	spec = l.spec("rm /cache/a; echo c > /cache/c; touch /same/c/x 2>/dev/null; ls /ro; touch /ro/x 2>&1 | grep -c Read-only")
+	spec.Mounts = []Mount{{Dest: "/cache", Root: &rw, Selector: "out"}, {Dest: "/ro", Root: &rw, Selector: "out", ReadOnly: true}}
+	if got := l.run(spec); got != "b\nc\ndeep\n1" {
+		l.t.Errorf("writable mount: got %q", got)
+	}
+	if got, want := tree(l.t, rw.Upper), []string{"d out", "D out/a", "- out/c"}; !slices.Equal(got, want) {
+		l.t.Errorf("its upper directory: got %q, want %q", got, want)
+	}
+
+	for selector, want := range map[string]string{"nothing": "nothing", "escape": "escape", "out/gone": "out/gone"} {
+		spec := l.command("true")
+		spec.Mounts = []Mount{{Dest: "/m", Root: &root, Selector: selector}}
+		_, err := l.try(spec)
+		if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), l.state) {
+			l.t.Errorf("selector %s: got %v", selector, err)
+		}
+	}
+}
+
+func testTmpfs(l *lab) {
+	spec := l.spec("stat -c %a /t; dd if=/dev/zero of=/t/big bs=1024 count=2000 2>&1 | grep -c 'No space'; stat -f -c %T /t; busybox df -k /dev/shm | busybox awk 'END{print $2}'")
+	spec.Mounts = []Mount{{Dest: "/t", Tmpfs: &Tmpfs{Size: 1 << 20}}}
+	spec.ShmSize = 3 << 20
+	if got := l.run(spec); got != "1777\n1\ntmpfs\n3072" && (l.linked || got != "755\n1\ntmpfs\n3072") {
+		l.t.Errorf("got %q", got) // runc 1.1 gives a tmpfs the mode of its mount point
+	}
+	l.wantUpper("tmpfs", spec)
+}
+
+func testNestedMounts(l *lab) {
+	root, dir := l.stage(), l.t.TempDir()
+	write(l.t, filepath.Join(dir, "f"), "f")
+	spec := l.spec("ls /m /m/sub /m/sub/t /m/out; cat /m/conf; touch /m/sub/t/x; touch /m/x 2>&1 | grep -c Read-only")
+	spec.Mounts = []Mount{
+		{Dest: "/m", Root: &root},
+		{Dest: "/m/sub", Bind: dir},
+		{Dest: "/m/sub/t", Tmpfs: &Tmpfs{}},
+		{Dest: "/m/conf", Bind: filepath.Join(dir, "f")},
+	}
+	mkdir(l.t, filepath.Join(dir, "t"))
+	want := "/m:\nabs\nconf\nescape\nout\nsub\nup\n\n/m/out:\na\nb\ndeep\n\n/m/sub:\nf\nt\n\n/m/sub/t:\nf1"
+	if got := l.run(spec); got != want {
+		l.t.Errorf("got %q, want %q", got, want)
+	}
+	l.wantUpper("nested mounts", spec)
+}
+
+func testMountErrors(l *lab) {
+	for want, m := range map[string]Mount{
+		"/no/such/source": {Dest: "/m", Bind: "/no/such/source"},
+		"not absolute":    {Dest: "m", Tmpfs: &Tmpfs{}},
+		"root filesystem": {Dest: "/x/..", Tmpfs: &Tmpfs{}},
+		"exactly one":     {Dest: "/m"},
+		"got 2":           {Dest: "/m", Bind: "/", Tmpfs: &Tmpfs{}},
+		"/etc/passwd/m":   {Dest: "/etc/passwd/m", Tmpfs: &Tmpfs{}},
+		"work directory":  {Dest: "/m", Root: &Root{Lower: []string{l.image}, Upper: l.dir}},
+	} {
+		spec := l.command("true")
+		spec.Mounts = []Mount{m}
+		if _, err := l.try(spec); err == nil || !strings.Contains(err.Error(), want) {
+			l.t.Errorf("%+v: got %v, want an error with %q", m, err, want)
+		}
+	}
+}
+
+func testManyLayers(l *lab) {
+	spec := l.spec("cat /top; ls / | wc -l")
+	for i := range 120 {
+		dir := filepath.Join(l.dir, "layers", fmt.Sprint(i))
+		mkdir(l.t, dir)
+		write(l.t, filepath.Join(dir, "top"), fmt.Sprintln(i))
+		write(l.t, filepath.Join(dir, fmt.Sprint("n", i)), "")
+		spec.Root.Lower = append(spec.Root.Lower, dir)
+	}
+	if got := l.run(spec); got != "119\n128" { // 120 files, top, and bin dev etc home proc sys tmp
+		l.t.Errorf("got %q", got)
+	}
+}

@@ -1,0 +1,237 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/cgroups"
+)
+
+func testNetwork(l *lab) {
+	spec := l.spec("ip -o addr; ls /sys/class/net; readlink /proc/self/ns/net")
+	spec.Network = NetworkNone
+	out := l.run(spec)
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if strings.Contains(out, own) || !strings.Contains(out, "127.0.0.1/8") || !strings.Contains(out, "LOOPBACK,UP") && !strings.Contains(out, "lo") {
+		l.t.Errorf("network none: got %q", out)
+	}
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "inet") && !strings.Contains(line, " lo ") {
+			l.t.Errorf("network none has another interface: %s", line)
+		}
+	}
+	spec = l.spec("ip link show lo | head -1")
+	spec.Network = NetworkNone
+	if got := l.run(spec); !strings.Contains(got, "UP") {
+		l.t.Errorf("network none: lo is not up: %q", got)
+	}
+	if got := l.run(l.command("readlink", "/proc/self/ns/net")); got != own {
+		l.t.Errorf("network host: got %q, want the host's %q", got, own)
+	}
+}
+
+func testFiles(l *lab) {
+	spec := l.spec("cat /etc/hosts; echo --; cat /etc/hostname; hostname; touch /etc/hosts 2>/dev/null || echo ro")
+	spec.Hostname, spec.User = "box", "user"
+	spec.ExtraHosts = []HostEntry{{"db", "10.0.0.7"}}
+	want := "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb\n--\nbox\nbox\nro"
+	if got := l.run(spec); got != want {
+		l.t.Errorf("got %q, want %q", got, want)
+	}
+	l.wantUpper("generated files", spec)
+	host, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		l.t.Skip("this machine has no /etc/resolv.conf")
+	}
+	if got := l.run(l.command("cat", "/etc/resolv.conf")); got != strings.TrimSpace(string(host)) {
+		l.t.Errorf("resolv.conf: got %q, want the host's %q", got, host)
+	}
+}
+
+func TestResolvConf(t *testing.T) {
+	dir := t.TempDir()
+	oldHost, oldResolved := hostResolvConf, resolvedResolvConf
+	t.Cleanup(func() { hostResolvConf, resolvedResolvConf = oldHost, oldResolved })
+	hostResolvConf, resolvedResolvConf = filepath.Join(dir, "host"), filepath.Join(dir, "resolved")
+	const stub, real = "nameserver 127.0.0.53\noptions edns0\n", "nameserver 9.9.9.9\n"
+	write(t, hostResolvConf, stub)
+	write(t, resolvedResolvConf, real)
+	for network, want := range map[Network]string{NetworkHost: stub, NetworkNone: real} {
+		if got, err := resolvConf(network); err != nil || got != want {
+			t.Errorf("network %s with systemd-resolved: got %q, %v; want %q", network, got, err, want)
+		}
+	}
+	write(t, hostResolvConf, stub+real)
+	if got, err := resolvConf(NetworkNone); err != nil || got != stub+real {
+		t.Errorf("with another server: got %q, %v", got, err)
+	}
+	if err := os.Remove(hostResolvConf); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := resolvConf(NetworkHost); err != nil || got != "" {
+		t.Errorf("without a file: got %q, %v", got, err)
+	}
+}
+
+// status gives the fields of /proc/self/status of a process.
+func status(text string) map[string]string {
+	fields := map[string]string{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(line, ":"); ok {
+			fields[name] = strings.TrimSpace(value)
+		}
+	}
+	return fields
+}
+
+// dockerCaps is Docker's default set as /proc shows it.
+const dockerCaps = 0xa80425fb
+
+func ownCaps(t testing.TB) uint64 {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var caps uint64
+	if _, err := fmt.Sscanf(status(string(text))["CapPrm"], "%x", &caps); err != nil {
+		t.Fatal(err)
+	}
+	return caps
+}
+
+func testCapabilities(l *lab) {
+	want := fmt.Sprintf("%016x", dockerCaps&ownCaps(l.t))
+	none := fmt.Sprintf("%016x", 0)
+	for user, c := range map[string][4]string{"": {want, want, none, want}, "user": {none, none, none, want}} {
+		spec := l.command("cat", "/proc/self/status")
+		spec.User = user
+		got := status(l.run(spec))
+		for i, name := range []string{"CapEff", "CapPrm", "CapInh", "CapBnd"} {
+			if got[name] != c[i] {
+				l.t.Errorf("user %q: %s: got %s, want %s", user, name, got[name], c[i])
+			}
+		}
+		if got["Seccomp"] != "2" || got["NoNewPrivs"] != "0" {
+			l.t.Errorf("user %q: got Seccomp %s and NoNewPrivs %s, want 2 and 0", user, got["Seccomp"], got["NoNewPrivs"])
+		}
+	}
+}
+
+func testForbidden(l *lab) {
+	for _, command := range []string{
+		"mount -t tmpfs none /tmp", "umount /proc", "unshare -m true", "unshare -U true", "unshare -n true",
+		"hostname other", "date -s 2001-01-01 2>&1 | grep -v permitted | grep set", "echo 1 > /proc/sys/kernel/panic", "mount -o remount,rw /sys",
+	} {
+		var exit *ExitError
+		if out, err := l.try(l.spec(command)); !errors.As(err, &exit) {
+			l.t.Errorf("%s: got %q, %v; want it to fail", command, out, err)
+		}
+	}
+	// keyctl and the like: seccomp answers before the kernel looks at the arguments.
+	spec := l.spec("unshare -U true 2>&1; true")
+	spec.User = "user"
+	if got := l.run(spec); !strings.Contains(got, "not permitted") {
+		l.t.Errorf("unshare -U as a user: got %q, want it not permitted", got)
+	}
+	if got := l.run(l.spec("ls /proc | grep -c '^[0-9]*$'")); got != "3" && got != "2" && got != "4" {
+		l.t.Errorf("visible processes: got %s, want those of the container only", got)
+	}
+}
+
+// testDevices: nodes may be made, as in Docker, but only the standard ones work.
+func testDevices(l *lab) {
+	spec := l.spec(`set -e
+mknod /tmp/zero c 1 5
+mknod /dev/zero2 c 1 5
+mknod /dev/shm/zero c 1 5
+for f in /tmp/zero /dev/zero2 /dev/shm/zero; do head -c 1 $f > /dev/null 2>&1 && echo opened $f; done
+head -c 2 /dev/zero | wc -c
+head -c 2 /dev/urandom | wc -c
+echo x > /dev/null
+echo x > /dev/full 2>/dev/null || echo full
+ls /dev`)
+	want := "2\n2\nfull\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\nzero2"
+	if got := strings.Replace(l.run(spec), "core\n", "", 1); got != want {
+		l.t.Errorf("got %q, want %q", got, want)
+	}
+	l.wantUpper("device", spec, "d tmp", "D tmp/zero")
+}
+
+func testMaskedPaths(l *lab) {
+	out := l.run(l.spec(`for f in /proc/kcore /proc/keys /proc/timer_list; do test -e $f && wc -c < $f; done
+ls /sys/firmware /proc/scsi /proc/acpi 2>/dev/null | grep -v :
+for f in /proc/sys/kernel/panic /proc/sysrq-trigger /sys/kernel/mm/ksm/run; do
+test -e $f && (echo 1 > $f) 2>&1 | grep -v Read-only; done
+mkdir /sys/fs/cgroup/memory/x /sys/fs/cgroup/x 2>&1 | grep -v -e Read-only -e 'No such'; true`))
+	for line := range strings.Lines(out) {
+		if line = strings.TrimSpace(line); line != "0" && line != "" {
+			l.t.Errorf("masked and read-only paths: got %q", line)
+		}
+	}
+	if !strings.HasPrefix(out, "0\n") {
+		l.t.Errorf("no masked file was seen at all: %q", out)
+	}
+}
+
+func testInsecure(l *lab) {
+	spec := l.spec("cat /proc/self/status; mount -t tmpfs none /tmp && mknod /bin/zero c 1 5 && head -c 1 /bin/zero > /dev/null && echo Done: yes")
+	spec.Insecure = true
+	got := status(l.run(spec))
+	if want := fmt.Sprintf("%016x", ownCaps(l.t)); got["CapEff"] != want {
+		l.t.Errorf("CapEff: got %s, want all of ours, %s", got["CapEff"], want)
+	}
+	if got["Seccomp"] != "0" || got["Done"] != "yes" {
+		l.t.Errorf("got Seccomp %s and %q; want 0 and a mount done", got["Seccomp"], got["Done"])
+	}
+}
+
+// testCgroup runs in a cgroup below one with a memory limit.
+func testCgroup(l *lab) {
+	parent, limit := "/sys/fs/cgroup/memory/slipway-test-parent", "memory.limit_in_bytes"
+	if cgroups.IsCgroup2UnifiedMode() {
+		parent, limit = "/sys/fs/cgroup/slipway-test-parent", "memory.max"
+	}
+	if err := os.Mkdir(parent, 0o755); err != nil {
+		l.t.Skipf("no memory cgroups: %v", err)
+	}
+	l.t.Cleanup(func() { removeCgroups(l.t, "slipway-test-parent") })
+	if err := os.WriteFile(filepath.Join(parent, limit), []byte("33554432"), 0o644); err != nil {
+		l.t.Skipf("no memory limits: %v", err)
+	}
+	spec := l.command("cat", "/proc/self/cgroup")
+	spec.CgroupPath = "/slipway-test-parent"
+	if got := l.run(spec); !strings.Contains(got, "memory:/slipway-test-parent/"+spec.ID) && !cgroups.IsCgroup2UnifiedMode() {
+		l.t.Errorf("cgroups: got %q", got)
+	}
+	if left, err := filepath.Glob("/sys/fs/cgroup/*/slipway-test-parent/" + spec.ID); err != nil || len(left) > 0 {
+		l.t.Errorf("cgroups after the run: %v, %v", left, err)
+	}
+	spec = l.command("busybox", "awk", "BEGIN { s = \"0123456789abcdef\"; while (1) s = s s }")
+	spec.CgroupPath = "/slipway-test-parent"
+	var exit *ExitError
+	_, err := l.try(spec)
+	if !errors.As(err, &exit) || exit.Code != 137 || l.linked && !exit.OOM {
+		l.t.Errorf("using too much memory: got %v (%+v)", err, exit)
+	}
+}
+
+func removeCgroups(t testing.TB, name string) {
+	t.Helper()
+	dirs, err := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range append(dirs, "/sys/fs/cgroup/"+name) {
+		if err := os.Remove(dir); err != nil && !os.IsNotExist(err) {
+			t.Errorf("removing a cgroup: %v", err)
+		}
+	}
+}
