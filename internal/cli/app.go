@@ -1,0 +1,105 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// app is what the commands share: streams, global flags, and what they open.
+type app struct {
+	name           string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	root    string
+	certs   []string
+	runtime string
+	debug   bool
+
+	openStore *store.Store
+}
+
+// globalFlags adds the flags of all commands.
+func (a *app) globalFlags(root *cobra.Command) {
+	f := root.PersistentFlags()
+	f.StringVar(&a.root, "root", "", "Directory of the store (SLIPWAY_ROOT)")
+	f.StringArrayVar(&a.certs, "certs-dir", nil, "Directory of <host>/hosts.toml with mirrors and certificates (SLIPWAY_CERTS_DIR)")
+	f.StringVar(&a.runtime, "runtime", "", "OCI runtime binary that runs containers instead of the built-in one")
+	f.BoolVarP(&a.debug, "debug", "D", false, "Show more of warnings and errors")
+	// No shorthand: `run -h` names a host. A lone -h is help all the same.
+	f.Bool("help", false, "Print usage")
+	f.Lookup("help").Hidden = true
+	l := root.Flags()
+	l.BoolP("version", "v", false, "Print the version")
+	for _, name := range []string{"config", "log-level"} {
+		l.String(name, "", "Accepted for Docker's sake")
+		l.Lookup(name).Hidden = true
+	}
+}
+
+// storeRoot is where the store is: --root, SLIPWAY_ROOT, or the place for this user.
+func (a *app) storeRoot() (string, error) {
+	if a.root != "" {
+		return a.root, nil
+	}
+	if dir := os.Getenv("SLIPWAY_ROOT"); dir != "" {
+		return dir, nil
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/slipway", nil
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
+		return filepath.Join(dir, "slipway"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("finding the store: %w: name one with --root", err)
+	}
+	return filepath.Join(home, ".local/share/slipway"), nil
+}
+
+// certsDirs are the directories of hosts.toml files, the first one first.
+func (a *app) certsDirs() []string {
+	if len(a.certs) > 0 {
+		return a.certs
+	}
+	if list := os.Getenv("SLIPWAY_CERTS_DIR"); list != "" {
+		return filepath.SplitList(list)
+	}
+	return []string{"/etc/slipway/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}
+}
+
+// Store opens the store, once.
+func (a *app) Store() (*store.Store, error) {
+	if a.openStore != nil {
+		return a.openStore, nil
+	}
+	dir, err := a.storeRoot()
+	if err != nil {
+		return nil, err
+	}
+	s, err := store.Open(dir)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("%w: run as root, or name a directory of yours with --root", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.openStore = s
+	return s, nil
+}
+
+// close ends the use of what was opened.
+func (a *app) close() error {
+	if a.openStore == nil {
+		return nil
+	}
+	return a.openStore.Close()
+}

@@ -1,0 +1,353 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/spf13/cobra"
+	csvvalue "github.com/tonistiigi/go-csvvalue"
+
+	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/progress"
+)
+
+// buildFlags are the flags of a build as they were given.
+type buildFlags struct {
+	tags, buildArgs, labels, addHosts, outputs, ulimits, platforms []string
+	file, target, network, iidFile, metadataFile, progress         string
+	hostname, cgroupParent                                         string
+	noCache, pull, quiet                                           bool
+	shmSize                                                        string
+}
+
+// absent are flags of Docker's build that are not there yet, with what to do instead.
+var absent = []struct{ name, advice string }{
+	{"secret", "secret mounts are not there yet"},
+	{"ssh", "SSH forwarding is not there yet"},
+	{"push", "pushing is not there yet: write the image with -o type=oci,dest=FILE and push that"},
+	{"cache-to", "exporting the cache is not there yet: the store's own cache is always used"},
+	{"cache-from", "importing a cache is not there yet: the store's own cache is always used"},
+	{"build-context", "named contexts are not there yet"},
+	{"allow", "entitlements are not there yet"},
+	{"attest", "attestations are not there yet"},
+	{"sbom", "attestations are not there yet"},
+	{"squash", "squashing is not supported: use a multi-stage build"},
+	{"call", "checks without a build are not there yet"},
+	{"check", "checks without a build are not there yet"},
+	{"no-cache-filter", "it is not there yet: use --no-cache"},
+	{"annotation", "annotations are not there yet"},
+}
+
+func newBuildCmd(a *app) *cobra.Command {
+	var opts buildFlags
+	cmd := &cobra.Command{
+		Use:   "build [OPTIONS] PATH",
+		Short: "Build an image from a Dockerfile",
+		Args:  exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, f := range absent {
+				if cmd.Flags().Changed(f.name) {
+					return fmt.Errorf("--%s: %s", f.name, f.advice)
+				}
+			}
+			return a.runBuild(cmd.Context(), &opts, args[0])
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&opts.tags, "tag", "t", nil, "Name of the image, NAME[:TAG] (repeatable)")
+	f.StringVarP(&opts.file, "file", "f", "", `Path of the Dockerfile; "-" is standard input (default PATH/Dockerfile)`)
+	f.StringVar(&opts.target, "target", "", "Stage to stop at, by name or number")
+	f.BoolVar(&opts.noCache, "no-cache", false, "Run every step again")
+	f.BoolVar(&opts.pull, "pull", false, "Ask the registry for the base images again")
+	f.StringArrayVar(&opts.buildArgs, "build-arg", nil, "Value of an ARG, KEY=VALUE, or KEY to take it from the environment (repeatable)")
+	f.StringArrayVar(&opts.labels, "label", nil, "Label of the image, KEY=VALUE (repeatable)")
+	f.StringVar(&opts.network, "network", "default", `Network of RUN: "default", "host" or "none"`)
+	f.StringArrayVar(&opts.platforms, "platform", nil, "Platform of the result, such as linux/amd64")
+	f.StringArrayVar(&opts.addHosts, "add-host", nil, "Line of /etc/hosts in RUN, HOST:IP (repeatable)")
+	f.StringArrayVarP(&opts.outputs, "output", "o", nil, `Where the result goes: "type=oci,dest=FILE", types image, oci, docker, tar, local; a directory; "-" (repeatable)`)
+	f.StringVar(&opts.iidFile, "iidfile", "", "File to write the image ID to")
+	f.StringVar(&opts.metadataFile, "metadata-file", "", "File to write a JSON description of the result to")
+	f.BoolVarP(&opts.quiet, "quiet", "q", false, "Print nothing but the image ID")
+	f.StringVar(&opts.progress, "progress", os.Getenv("BUILDKIT_PROGRESS"), "How to show progress: auto, plain, tty, quiet, rawjson, none")
+	f.StringVar(&opts.shmSize, "shm-size", "", "Size of /dev/shm in RUN, such as 128m")
+	f.StringArrayVar(&opts.ulimits, "ulimit", nil, "Resource limit in RUN, NAME=SOFT[:HARD] (repeatable)")
+	f.StringVar(&opts.cgroupParent, "cgroup-parent", "", "Parent cgroup of RUN")
+	for _, name := range []string{"load", "rm", "force-rm"} { // what they ask for is so anyway
+		f.Bool(name, true, "")
+		f.Lookup(name).Hidden = true
+	}
+	f.String("provenance", "", "")
+	f.String("builder", "", "")
+	f.Lookup("provenance").Hidden, f.Lookup("builder").Hidden = true, true
+	for _, flag := range absent {
+		f.StringArray(flag.name, nil, flag.advice)
+		f.Lookup(flag.name).Hidden = true
+		switch flag.name {
+		case "push", "squash", "check":
+			f.Lookup(flag.name).NoOptDefVal = "true"
+		}
+	}
+	return cmd
+}
+
+// request turns flags into what the builder takes. cleanup removes what was made for it.
+func (o *buildFlags) request(a *app, contextArg string) (req build.Request, cleanup func(), err error) {
+	cleanup = func() {}
+	if err := checkContext(contextArg); err != nil {
+		return req, cleanup, err
+	}
+	req = build.Request{
+		Context:    contextArg,
+		Dockerfile: o.file,
+		Target:     o.target,
+		NoCache:    o.noCache,
+		Pull:       o.pull,
+		Network:    o.network,
+		AddHosts:   o.addHosts,
+		Tags:       o.tags,
+		Labels:     keyValues(o.labels, nil),
+		BuildArgs:  keyValues(o.buildArgs, os.LookupEnv),
+		Attrs:      map[string]string{},
+	}
+	switch o.network {
+	case "default", "host", "none", "":
+	default:
+		return req, cleanup, fmt.Errorf("--network %s: only default, host and none are there", o.network)
+	}
+	if req.Platform, err = onePlatform(o.platforms); err != nil {
+		return req, cleanup, err
+	}
+	for _, v := range o.outputs {
+		out, err := parseOutput(v, a.stdout)
+		if err != nil {
+			return req, cleanup, err
+		}
+		req.Outputs = append(req.Outputs, out)
+	}
+	if err := o.attrs(req.Attrs); err != nil {
+		return req, cleanup, err
+	}
+	if o.file == "-" {
+		req.Dockerfile, cleanup, err = saveDockerfile(a.stdin)
+	}
+	return req, cleanup, err
+}
+
+// attrs sets the frontend's options that have no field of their own.
+func (o *buildFlags) attrs(attrs map[string]string) error {
+	if o.shmSize != "" {
+		n, err := units.RAMInBytes(o.shmSize)
+		if err != nil {
+			return fmt.Errorf("--shm-size: %w", err)
+		}
+		attrs["shm-size"] = strconv.FormatInt(n, 10)
+	}
+	if o.cgroupParent != "" {
+		attrs["cgroup-parent"] = o.cgroupParent
+	}
+	var limits []string
+	for _, v := range o.ulimits {
+		u, err := units.ParseUlimit(v)
+		if err != nil {
+			return fmt.Errorf("--ulimit %s: %w", v, err)
+		}
+		limits = append(limits, u.String())
+	}
+	if len(limits) > 0 {
+		attrs["ulimit"] = strings.Join(limits, ",")
+	}
+	return nil
+}
+
+// checkContext refuses contexts that are no directory, each with its reason.
+func checkContext(arg string) error {
+	switch {
+	case arg == "-":
+		return errors.New(`a context on standard input is not there yet: unpack it and give its directory (-f - reads a Dockerfile from standard input)`)
+	case strings.HasPrefix(arg, "http://"), strings.HasPrefix(arg, "https://"), strings.HasPrefix(arg, "git://"),
+		strings.HasPrefix(arg, "ssh://"), strings.HasPrefix(arg, "git@"), strings.HasPrefix(arg, "github.com/"):
+		return fmt.Errorf("a context from a URL is not there yet: fetch %s and give its directory", arg)
+	}
+	fi, err := os.Stat(arg)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("build context %q: no such directory", arg)
+	}
+	if err != nil {
+		return fmt.Errorf("build context: %w", err)
+	}
+	if !fi.IsDir() {
+		return fmt.Errorf("build context %q is not a directory: give the directory, and the Dockerfile with -f", arg)
+	}
+	return nil
+}
+
+// onePlatform takes the value of --platform, which may be given more than once.
+func onePlatform(values []string) (string, error) {
+	var all []string
+	for _, v := range values {
+		fields, err := csvvalue.Fields(v, nil)
+		if err != nil {
+			return "", fmt.Errorf("--platform %s: %w", v, err)
+		}
+		all = append(all, fields...)
+	}
+	switch len(all) {
+	case 0:
+		return "", nil
+	case 1:
+		return all[0], nil
+	}
+	return "", fmt.Errorf("--platform %s: building for several platforms at once is not there yet: run one build for each", strings.Join(all, ","))
+}
+
+// keyValues reads KEY=VALUE arguments. A KEY alone is looked up, and left out when that finds
+// nothing; without lookup it has an empty value.
+func keyValues(args []string, lookup func(string) (string, bool)) map[string]string {
+	m := make(map[string]string, len(args))
+	for _, arg := range args {
+		k, v, ok := strings.Cut(arg, "=")
+		if !ok && lookup != nil {
+			if v, ok = lookup(k); !ok {
+				continue
+			}
+		}
+		m[k] = v
+	}
+	return m
+}
+
+// saveDockerfile writes a Dockerfile from standard input to a file of its own.
+func saveDockerfile(r io.Reader) (string, func(), error) {
+	dir, err := os.MkdirTemp("", "slipway-dockerfile-")
+	if err != nil {
+		return "", func() {}, fmt.Errorf("saving the Dockerfile: %w", err)
+	}
+	cleanup := func() { os.RemoveAll(dir) }
+	data, err := io.ReadAll(r)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "Dockerfile"), data, 0o600)
+	}
+	if err != nil {
+		cleanup()
+		return "", func() {}, fmt.Errorf("saving the Dockerfile: %w", err)
+	}
+	return filepath.Join(dir, "Dockerfile"), cleanup, nil
+}
+
+func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string) error {
+	req, cleanup, err := opts.request(a, contextArg)
+	defer cleanup()
+	if err != nil {
+		return err
+	}
+	req.Command = os.Args
+	mode := opts.progress
+	if opts.quiet {
+		mode = "quiet"
+	}
+	display, err := progress.NewDisplay(mode, a.display())
+	if err != nil {
+		return err
+	}
+	b, err := a.Builder()
+	if err != nil {
+		display.Wait()
+		return err
+	}
+	result, err := b.Build(ctx, req, display)
+	warnings := display.Wait()
+	if err != nil {
+		return err
+	}
+	if mode != "quiet" && mode != "none" && mode != "rawjson" {
+		a.printWarnings(warnings)
+	}
+	return a.finishBuild(opts, result)
+}
+
+// finishBuild writes what the flags ask for besides the outputs.
+func (a *app) finishBuild(opts *buildFlags, result *build.Result) error {
+	if opts.iidFile != "" {
+		if err := os.WriteFile(opts.iidFile, []byte(result.ImageID), 0o644); err != nil {
+			return fmt.Errorf("writing --iidfile: %w", err)
+		}
+	}
+	if opts.metadataFile != "" {
+		if err := writeMetadata(opts.metadataFile, result); err != nil {
+			return err
+		}
+	}
+	if opts.quiet && result.ImageID != "" {
+		_, err := fmt.Fprintln(a.stdout, result.ImageID)
+		return err
+	}
+	return nil
+}
+
+// writeMetadata writes the result under the keys that buildx uses.
+func writeMetadata(path string, result *build.Result) error {
+	meta := map[string]any{"buildx.build.ref": "slipway/slipway/" + result.ID}
+	if result.ImageID != "" {
+		meta["containerimage.config.digest"] = result.ImageID
+		meta["containerimage.digest"] = result.Manifest.Digest
+		meta["containerimage.descriptor"] = result.Manifest
+	}
+	if len(result.Names) > 0 {
+		meta["image.name"] = strings.Join(result.Names, ",")
+	}
+	data, err := json.MarshalIndent(meta, "", "  ")
+	if err == nil {
+		err = os.WriteFile(path, append(data, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("writing --metadata-file: %w", err)
+	}
+	return nil
+}
+
+// printWarnings shows what the Dockerfile's linter found, in buildx's words.
+func (a *app) printWarnings(warnings []client.VertexWarning) {
+	if len(warnings) == 0 {
+		return
+	}
+	head := "1 warning found"
+	if len(warnings) > 1 {
+		head = fmt.Sprintf("%d warnings found", len(warnings))
+	}
+	if !a.debug {
+		head += fmt.Sprintf(" (use %s --debug to expand)", a.name)
+	}
+	if isTerminal(a.stderr) && os.Getenv("NO_COLOR") == "" {
+		head = "\x1b[33m" + head + ":\x1b[0m"
+	} else {
+		head += ":"
+	}
+	fmt.Fprintf(a.stderr, "\n %s\n", head)
+	for _, w := range warnings {
+		fmt.Fprintf(a.stderr, " - %s\n", w.Short)
+		if !a.debug {
+			continue
+		}
+		for _, d := range w.Detail {
+			fmt.Fprintf(a.stderr, "%s\n", d)
+		}
+		if w.URL != "" {
+			fmt.Fprintf(a.stderr, "More info: %s\n", w.URL)
+		}
+		if w.SourceInfo != nil && len(w.Range) > 0 {
+			src := errdefs.Source{Info: w.SourceInfo, Ranges: w.Range}
+			src.Print(a.stderr)
+		}
+		fmt.Fprintln(a.stderr)
+	}
+}

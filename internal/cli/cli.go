@@ -1,0 +1,152 @@
+// Package cli is the command line: flags in, one call, text out.
+//
+// # Structure
+//
+// Each command has a file. [Main] builds the tree of commands, runs one, and turns its error into
+// a message and an exit code; no other package prints or exits. The app (app.go) opens the store,
+// the registry and the sandbox, each when a command first asks for it, so that commands that need
+// none of them start at once.
+//
+// The commands, their flags and their output have the shapes of Docker's, so that a script that
+// calls docker runs unchanged when docker is a link to this program.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// Main runs the command line args, of which the first is the program's name, and returns the exit
+// code of the process.
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	name := "slipway"
+	if len(args) > 0 && filepath.Base(args[0]) == "docker" {
+		name = "docker"
+	}
+	ctx, stop := withSignals(context.Background())
+	defer stop()
+	a := &app{
+		name:   name,
+		stdin:  stdin,
+		stdout: newPipeWriter(ctx, stdout),
+		stderr: newPipeWriter(ctx, stderr),
+	}
+	root := newRoot(a)
+	if len(args) > 0 {
+		root.SetArgs(args[1:])
+	}
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	err := root.ExecuteContext(ctx)
+	if cerr := a.close(); err == nil {
+		err = cerr
+	}
+	return a.report(ctx, err)
+}
+
+// newRoot builds the tree of commands.
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:           a.name + " [OPTIONS] COMMAND",
+		Short:         "Build container images from multi-stage Dockerfiles, without a daemon",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageErrorf(cmd, 1, "unknown command: %s", strings.Join(append([]string{a.name}, args[0]), " "))
+			}
+			if v, err := cmd.Flags().GetBool("version"); v || err != nil {
+				return errors.Join(err, a.printVersion())
+			}
+			return cmd.Help()
+		},
+		Annotations:       map[string]string{cobra.CommandDisplayNameAnnotation: a.name},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.TraverseChildren = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageErrorf(cmd, 125, "%s", err)
+	})
+	a.globalFlags(root)
+
+	image := group("image", "Manage images", newBuildCmd(a), newImageLsCmd(a, "ls"), newImageRmCmd(a, "rm"), newImageInspectCmd(a), newTagCmd(a))
+	container := group("container", "Manage containers", newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ls"),
+		newStartCmd(a), newRunCmd(a), newContainerInspectCmd(a))
+	root.AddCommand(
+		newBuildCmd(a), newImageLsCmd(a, "images"), newImageRmCmd(a, "rmi"), newTagCmd(a), newInspectCmd(a),
+		newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ps"), newStartCmd(a), newRunCmd(a),
+		image, container,
+		hidden(group("buildx", "Docker's plugin for builds", newBuildCmd(a))),
+		hidden(group("builder", "Docker's builders", newBuildCmd(a))),
+		newVersionCmd(a), newInfoCmd(a),
+	)
+	return root
+}
+
+// group is a command that only holds others.
+func group(use, short string, children ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   use + " COMMAND",
+		Short: short,
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageErrorf(cmd, 1, "unknown command: %s %s", cmd.CommandPath(), args[0])
+			}
+			return cmd.Help()
+		},
+	}
+	cmd.AddCommand(children...)
+	return cmd
+}
+
+func hidden(cmd *cobra.Command) *cobra.Command {
+	cmd.Hidden = true
+	return cmd
+}
+
+// exactArgs, minArgs and maxArgs check the number of arguments with Docker's words.
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return usageErrorf(cmd, 1, "'%s' requires %s", cmd.CommandPath(), plural(n))
+	}
+}
+
+func minArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= n {
+			return nil
+		}
+		return usageErrorf(cmd, 1, "'%s' requires at least %s", cmd.CommandPath(), plural(n))
+	}
+}
+
+func maxArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) <= n {
+			return nil
+		}
+		return usageErrorf(cmd, 1, "'%s' accepts at most %s", cmd.CommandPath(), plural(n))
+	}
+}
+
+func plural(n int) string {
+	switch n {
+	case 0:
+		return "no arguments"
+	case 1:
+		return "1 argument"
+	}
+	return fmt.Sprintf("%d arguments", n)
+}

@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/containerd/console"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Exit codes of run that are not the process's.
+const (
+	exitFailed        = 125 // the container could not be run
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+func newRunCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
+		Short: "Create a container and run it in the foreground",
+		Args:  minArgs(1),
+	}
+	opts := containerFlagsOf(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.createContainer(cmd, opts, args)
+		if err != nil {
+			return failed(err)
+		}
+		err = a.runContainer(cmd.Context(), c, true)
+		if !opts.remove {
+			return err
+		}
+		m, merr := a.containers()
+		if merr == nil {
+			// Also after an interrupt: what was made is removed.
+			merr = m.Remove(context.WithoutCancel(cmd.Context()), c.ID, true)
+		}
+		if err != nil {
+			return err
+		}
+		return failed(merr)
+	}
+	return cmd
+}
+
+func newStartCmd(a *app) *cobra.Command {
+	var attach, interactive bool
+	cmd := &cobra.Command{
+		Use:   "start [OPTIONS] CONTAINER",
+		Short: "Run a created container in the foreground",
+		Args:  exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := a.containers()
+			if err != nil {
+				return failed(err)
+			}
+			c, err := findContainer(cmd.Context(), m.Store, args[0])
+			if err != nil {
+				return err
+			}
+			return a.runContainer(cmd.Context(), c, interactive)
+		},
+	}
+	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "Show its output (it is always shown)")
+	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "Pass standard input on")
+	return cmd
+}
+
+// failed gives an error the exit code of a container that could not be run.
+func failed(err error) error {
+	var code *codeError
+	if err == nil || errors.As(err, &code) {
+		return err
+	}
+	return &codeError{exitFailed, err}
+}
+
+// runContainer runs a container in the foreground. The error carries the process's exit code.
+func (a *app) runContainer(ctx context.Context, c store.Container, stdin bool) error {
+	m, err := a.containers()
+	if err != nil {
+		return failed(err)
+	}
+	config, err := container.ReadConfig(c)
+	if err != nil {
+		return failed(err)
+	}
+	if m.Runner, err = a.Runner(); err != nil {
+		return failed(err)
+	}
+	streams := sandbox.IO{Stdout: a.stdout, Stderr: a.stderr}
+	if stdin && config.OpenStdin {
+		streams.Stdin = a.stdin
+	}
+	if config.Terminal {
+		restore, err := a.attachTerminal(config, &streams)
+		if err != nil {
+			return failed(err)
+		}
+		defer restore()
+	}
+	signals, stop := forwardSignals(ctx)
+	defer stop()
+	streams.Signals = signals
+	return exitOf(m.Run(ctx, c, streams))
+}
+
+// exitOf turns the end of a process into an error with its exit code.
+func exitOf(err error) error {
+	var exit *sandbox.ExitError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &exit):
+		return &codeError{code: exit.Code}
+	case errors.Is(err, sandbox.ErrCommandNotFound):
+		return &codeError{exitNotFound, err}
+	case errors.Is(err, sandbox.ErrCommandNotExecutable):
+		return &codeError{exitNotExecutable, err}
+	}
+	return &codeError{exitFailed, err}
+}
+
+// attachTerminal puts this process's terminal into raw mode, for the container's terminal to do
+// what is to be done, and passes its size on.
+func (a *app) attachTerminal(config *container.Config, streams *sandbox.IO) (restore func(), err error) {
+	restore = func() {}
+	streams.Stderr = nil // a terminal has one stream
+	out := terminal(a.stdout)
+	if config.OpenStdin {
+		in, ok := a.stdin.(*os.File)
+		if !ok || !isTTY(in) {
+			return restore, errors.New("the input is not a terminal: leave -t away")
+		}
+		c, err := console.ConsoleFromFile(in)
+		if err != nil {
+			return restore, fmt.Errorf("attaching the terminal: %w", err)
+		}
+		if err := c.SetRaw(); err != nil {
+			return restore, fmt.Errorf("attaching the terminal: %w", err)
+		}
+		restore = func() { c.Reset() }
+		if out == nil {
+			out = in
+		}
+	}
+	if out == nil {
+		return restore, nil
+	}
+	var stop func()
+	streams.Resize, stop = watchSize(out)
+	reset := restore
+	return func() { stop(); reset() }, nil
+}
+
+// watchSize sends the size of a terminal, now and whenever it changes.
+func watchSize(tty *os.File) (<-chan sandbox.WinSize, func()) {
+	sizes := make(chan sandbox.WinSize, 1)
+	changed := make(chan os.Signal, 1)
+	done := make(chan struct{})
+	signal.Notify(changed, unix.SIGWINCH)
+	changed <- unix.SIGWINCH
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-changed:
+			}
+			ws, err := unix.IoctlGetWinsize(int(tty.Fd()), unix.TIOCGWINSZ)
+			if err != nil {
+				continue
+			}
+			select {
+			case sizes <- sandbox.WinSize{Rows: ws.Row, Cols: ws.Col}:
+			case <-done:
+				return
+			}
+		}
+	}()
+	return sizes, func() { signal.Stop(changed); close(done) }
+}

@@ -1,0 +1,190 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/registry"
+	"github.com/slipway-build/slipway/internal/sandbox"
+	imagesource "github.com/slipway-build/slipway/internal/source/image"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Runner makes the sandbox.
+func (a *app) Runner() (sandbox.Runner, error) {
+	s, err := a.Store()
+	if err != nil {
+		return nil, err
+	}
+	return sandbox.New(sandbox.Options{StateDir: filepath.Join(s.Root(), "run"), RuntimeBinary: a.runtime})
+}
+
+// Images makes the source of images.
+func (a *app) Images() (*imagesource.Source, error) {
+	s, err := a.Store()
+	if err != nil {
+		return nil, err
+	}
+	client := registry.New(registry.Options{CertsDirs: a.certsDirs(), UserAgent: "slipway/" + version()})
+	return imagesource.New(s, client), nil
+}
+
+// Builder makes what builds.
+func (a *app) Builder() (*build.Builder, error) {
+	s, err := a.Store()
+	if err != nil {
+		return nil, err
+	}
+	runner, err := a.Runner()
+	if err != nil {
+		return nil, err
+	}
+	images, err := a.Images()
+	if err != nil {
+		return nil, err
+	}
+	return build.New(build.Options{Store: s, Images: images, Runner: runner}), nil
+}
+
+// containers makes what manages containers, without what runs them.
+func (a *app) containers() (*container.Manager, error) {
+	s, err := a.Store()
+	if err != nil {
+		return nil, err
+	}
+	return &container.Manager{Store: s}, nil
+}
+
+// openImage finds the image of a container: by name or ID in the store, otherwise from its
+// registry, which is told on stderr. pull is "missing", "always" or "never".
+func (a *app) openImage(ctx context.Context, name, platform, pull string) (*container.Image, error) {
+	s, err := a.Store()
+	if err != nil {
+		return nil, err
+	}
+	var p ocispec.Platform
+	if platform != "" {
+		if p, err = platforms.Parse(platform); err != nil {
+			return nil, fmt.Errorf("--platform: %w", err)
+		}
+	}
+	switch pull {
+	case "missing", "always", "never":
+	default:
+		return nil, fmt.Errorf("--pull %q: want always, missing or never", pull)
+	}
+	if pull != "always" && platform == "" {
+		img, err := s.Image(ctx, name)
+		if err == nil {
+			return container.OpenImage(ctx, s, name, img.Manifest.Digest)
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+	}
+	if pull == "never" {
+		return nil, &notFoundError{"No such image: " + name, store.ErrNotFound}
+	}
+	return a.pullImage(ctx, s, name, p, pull)
+}
+
+// pullImage brings an image into the store, under its name.
+func (a *app) pullImage(ctx context.Context, s *store.Store, name string, p ocispec.Platform, pull string) (*container.Image, error) {
+	full, err := store.NormalizeName(name)
+	if err != nil {
+		return nil, err
+	}
+	src, err := a.Images()
+	if err != nil {
+		return nil, err
+	}
+	mode := imagesource.ResolveDefault
+	if pull == "always" {
+		mode = imagesource.ResolvePull
+	} else {
+		fmt.Fprintf(a.stderr, "Unable to find image '%s' locally\n", familiar(full))
+	}
+	display, err := progress.NewDisplay("auto", a.display())
+	if err != nil {
+		return nil, err
+	}
+	img, err := pullShown(ctx, src, full, p, mode, display)
+	display.Wait()
+	if err != nil {
+		return nil, err
+	}
+	opened, err := container.OpenImage(ctx, s, name, img.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return opened, a.nameImage(ctx, s, full, img.Desc, opened)
+}
+
+// pullShown pulls an image as one step of a display.
+func pullShown(ctx context.Context, src *imagesource.Source, name string, p ocispec.Platform, mode imagesource.ResolveMode, sink progress.Sink) (img *imagesource.Image, err error) {
+	step := progress.Start(sink, progress.Vertex{Digest: digest.FromString("pull " + name), Name: "pull " + familiar(name)})
+	defer func() { step.Done(err) }()
+	if img, err = src.Resolve(ctx, name, p, mode); err != nil {
+		return nil, err
+	}
+	return img, src.Pull(ctx, img, func(layer ocispec.Descriptor, current, total int64) {
+		step.Status(layer.Digest.String(), current, total, current == total)
+	})
+}
+
+// nameImage records a pulled image under its name, after its layers are unpacked, as their size
+// is known then. A reference by digest has no name to record.
+func (a *app) nameImage(ctx context.Context, s *store.Store, full string, desc ocispec.Descriptor, img *container.Image) error {
+	if ref, err := reference.ParseNormalizedNamed(full); err != nil || !isTagged(ref) {
+		return nil
+	}
+	if _, err := s.Dirs(ctx, img.Snapshot); err != nil {
+		return err
+	}
+	record := store.Image{Name: full, Manifest: desc, ID: img.ID}
+	if img.Config.Created != nil {
+		record.Created = *img.Config.Created
+	}
+	for _, id := range img.Snapshot {
+		n, err := s.Size(ctx, id)
+		if err != nil {
+			return err
+		}
+		record.Size += n
+	}
+	return s.SetImages(ctx, record)
+}
+
+func isTagged(ref reference.Named) bool {
+	_, digested := ref.(reference.Digested)
+	_, tagged := ref.(reference.Tagged)
+	return tagged && !digested
+}
+
+// familiar is the short form of a normalised reference.
+func familiar(full string) string {
+	ref, err := reference.ParseNormalizedNamed(full)
+	if err != nil {
+		return full
+	}
+	return reference.FamiliarString(ref)
+}
+
+// display is where a progress display draws: the terminal itself, for a live tree, or stderr.
+func (a *app) display() io.Writer {
+	if f := terminal(a.stderr); f != nil {
+		return f
+	}
+	return a.stderr
+}

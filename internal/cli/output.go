@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	csvvalue "github.com/tonistiigi/go-csvvalue"
+
+	"github.com/slipway-build/slipway/internal/build"
+)
+
+// parseOutput reads one value of -o: "type=oci,dest=app.tar,name=app", or a directory, or "-" for
+// a tar on standard output.
+func parseOutput(value string, stdout io.Writer) (build.Output, error) {
+	fields, err := csvvalue.Fields(value, nil)
+	if err != nil {
+		return build.Output{}, fmt.Errorf("parsing --output %q: %w", value, err)
+	}
+	if len(fields) == 1 && fields[0] == value && !strings.Contains(value, "type=") {
+		switch value {
+		case "":
+			return build.Output{}, fmt.Errorf("parsing --output: the value is empty: give a directory, or type=...")
+		case "-":
+			return toStdout(build.Output{Type: build.OutputTar}, value, stdout)
+		}
+		return build.Output{Type: build.OutputLocal, Dest: value}, nil
+	}
+	out := build.Output{Attrs: map[string]string{}}
+	for _, field := range fields {
+		key, val, ok := strings.Cut(field, "=")
+		if !ok {
+			return out, fmt.Errorf("parsing --output %q: %q is not key=value", value, field)
+		}
+		switch key = strings.ToLower(strings.TrimSpace(key)); key {
+		case "type":
+			out.Type = build.OutputType(val)
+		case "dest":
+			out.Dest = val
+		default:
+			out.Attrs[key] = val
+		}
+	}
+	return checkOutput(out, value, stdout)
+}
+
+// checkOutput finds what is missing or not there yet in an output.
+func checkOutput(out build.Output, value string, stdout io.Writer) (build.Output, error) {
+	if v, ok := out.Attrs["push"]; ok && v != "false" {
+		return out, fmt.Errorf("parsing --output %q: pushing is not there yet: use type=oci,dest=FILE and push that", value)
+	}
+	switch out.Type {
+	case build.OutputImage:
+		if out.Dest != "" {
+			return out, fmt.Errorf("parsing --output %q: type=image goes to the local store and takes no dest: use type=oci or type=docker for a file", value)
+		}
+	case build.OutputDocker:
+		// Without a destination buildx loads it into the engine, which is the store here.
+		if out.Dest == "" {
+			out.Type = build.OutputImage
+		} else if out.Dest == "-" {
+			return toStdout(out, value, stdout)
+		}
+	case build.OutputOCI, build.OutputTar:
+		if out.Dest == "" || out.Dest == "-" {
+			if out.Attrs["tar"] == "false" {
+				return out, fmt.Errorf("parsing --output %q: dest is missing: with tar=false it is a directory", value)
+			}
+			return toStdout(out, value, stdout)
+		}
+	case build.OutputLocal:
+		if out.Dest == "" {
+			return out, fmt.Errorf("parsing --output %q: dest is missing: the directory to write to", value)
+		}
+	case "":
+		return out, fmt.Errorf("parsing --output %q: type is missing: image, oci, docker, tar or local", value)
+	case "registry", "cacheonly":
+		return out, fmt.Errorf("parsing --output %q: type=%s is not there yet: use image, oci, docker, tar or local", value, out.Type)
+	default:
+		return out, fmt.Errorf("parsing --output %q: unknown type %q: use image, oci, docker, tar or local", value, out.Type)
+	}
+	return out, nil
+}
+
+// toStdout makes an output write to standard output, unless that is a terminal.
+func toStdout(out build.Output, value string, stdout io.Writer) (build.Output, error) {
+	if isTerminal(stdout) {
+		return out, fmt.Errorf("--output %q would write a tar to the terminal: redirect standard output, or name a file with dest=", value)
+	}
+	out.Dest, out.Writer = "", stdout
+	return out, nil
+}
+
+// terminal returns the terminal's file that w is, or nil.
+func terminal(w any) *os.File {
+	if p, ok := w.(*pipeWriter); ok {
+		w = p.Writer
+	}
+	f, ok := w.(*os.File)
+	if !ok {
+		return nil
+	}
+	if !isTTY(f) {
+		return nil
+	}
+	return f
+}
+
+func isTerminal(w any) bool { return terminal(w) != nil }

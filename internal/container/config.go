@@ -1,0 +1,178 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Image is what a container is made of.
+type Image struct {
+	Ref      string        // as the user named it
+	ID       digest.Digest // of the config
+	Config   ocispec.Image
+	Snapshot layer.Snapshot
+}
+
+// OpenImage reads an image whose blobs are in the store. Its layers are not unpacked yet.
+func OpenImage(ctx context.Context, s *store.Store, ref string, manifest digest.Digest) (*Image, error) {
+	var m ocispec.Manifest
+	img := &Image{Ref: ref}
+	if err := readJSON(ctx, s, manifest, &m); err != nil {
+		return nil, fmt.Errorf("opening image %s: %w", ref, err)
+	}
+	if err := readJSON(ctx, s, m.Config.Digest, &img.Config); err != nil {
+		return nil, fmt.Errorf("opening image %s: %w", ref, err)
+	}
+	img.ID = m.Config.Digest
+	diffIDs := img.Config.RootFS.DiffIDs
+	if len(diffIDs) != len(m.Layers) {
+		return nil, fmt.Errorf("opening image %s: its config has %d diff_ids for %d layers", ref, len(diffIDs), len(m.Layers))
+	}
+	for i, desc := range m.Layers {
+		id, err := s.BlobLayer(ctx, diffIDs[i], desc)
+		if err != nil {
+			return nil, fmt.Errorf("opening image %s: %w", ref, err)
+		}
+		img.Snapshot = append(img.Snapshot, id)
+	}
+	return img, nil
+}
+
+func readJSON(ctx context.Context, s *store.Store, d digest.Digest, v any) error {
+	data, err := s.ReadBlob(ctx, d)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("decoding %s: %w", d, err)
+	}
+	return nil
+}
+
+// Options are what the user says about a container; the zero value is what the image says.
+type Options struct {
+	Args       []string // replace the image's CMD
+	Entrypoint *string  // replaces the image's ENTRYPOINT and drops its CMD; "" is none
+	Env        []string // KEY=VALUE; KEY alone removes it
+	Cwd, User  string
+	Hostname   string
+	Network    sandbox.Network // "" is the host's
+	Mounts     []sandbox.Mount
+	ExtraHosts []sandbox.HostEntry
+	Ulimits    []sandbox.Ulimit
+	ShmSize    int64
+	Terminal   bool
+	OpenStdin  bool // attach standard input
+	Privileged bool
+	Labels     map[string]string
+}
+
+// Config is what a container runs; it is kept with the container's record.
+type Config struct {
+	Args       []string            `json:"args"`
+	Env        []string            `json:"env"`
+	Cwd        string              `json:"cwd"`
+	User       string              `json:"user,omitempty"`
+	Hostname   string              `json:"hostname,omitempty"`
+	Network    sandbox.Network     `json:"network"`
+	Mounts     []sandbox.Mount     `json:"mounts,omitempty"`
+	ExtraHosts []sandbox.HostEntry `json:"extraHosts,omitempty"`
+	Ulimits    []sandbox.Ulimit    `json:"ulimits,omitempty"`
+	ShmSize    int64               `json:"shmSize,omitempty"`
+	Terminal   bool                `json:"terminal,omitempty"`
+	OpenStdin  bool                `json:"openStdin,omitempty"`
+	Privileged bool                `json:"privileged,omitempty"`
+	StopSignal string              `json:"stopSignal,omitempty"`
+	Labels     map[string]string   `json:"labels,omitempty"`
+}
+
+// ErrNoCommand marks an image that does not say what to run, of which the user does not say it
+// either.
+var ErrNoCommand = errors.New("no command specified: the image has neither ENTRYPOINT nor CMD, give a command after its name")
+
+// NewConfig merges what the image says with what the user says, by Docker's rules.
+func NewConfig(img *Image, o Options) (*Config, error) {
+	ic := img.Config.Config
+	c := &Config{
+		Cwd: ic.WorkingDir, User: ic.User, Hostname: o.Hostname, Network: o.Network, Mounts: o.Mounts,
+		ExtraHosts: o.ExtraHosts, Ulimits: o.Ulimits, ShmSize: o.ShmSize, Terminal: o.Terminal,
+		OpenStdin: o.OpenStdin, Privileged: o.Privileged, StopSignal: ic.StopSignal, Labels: map[string]string{},
+	}
+	entrypoint, cmd := ic.Entrypoint, ic.Cmd
+	if o.Entrypoint != nil {
+		entrypoint, cmd = nil, nil
+		if *o.Entrypoint != "" {
+			entrypoint = []string{*o.Entrypoint}
+		}
+	}
+	if len(o.Args) > 0 {
+		cmd = o.Args
+	}
+	c.Args = append(append([]string{}, entrypoint...), cmd...)
+	if len(c.Args) == 0 {
+		return nil, ErrNoCommand
+	}
+	if o.Cwd != "" {
+		c.Cwd = o.Cwd
+	}
+	if c.Cwd == "" {
+		c.Cwd = "/"
+	}
+	if !path.IsAbs(c.Cwd) {
+		return nil, fmt.Errorf("the working directory %q is invalid: it needs to be an absolute path", c.Cwd)
+	}
+	if o.User != "" {
+		c.User = o.User
+	}
+	if c.Network == "" {
+		c.Network = sandbox.NetworkHost
+	}
+	c.Env = mergeEnv(ic.Env, o.Env)
+	for _, labels := range []map[string]string{ic.Labels, o.Labels} {
+		for k, v := range labels {
+			c.Labels[k] = v
+		}
+	}
+	return c, nil
+}
+
+// mergeEnv sets the variables of over in base, keeping the order; a KEY without a value is
+// removed.
+func mergeEnv(base, over []string) []string {
+	env := append([]string{}, base...)
+	for _, kv := range over {
+		key, _, set := strings.Cut(kv, "=")
+		kept, found := env[:0], false
+		for _, old := range env {
+			if k, _, _ := strings.Cut(old, "="); k != key {
+				kept = append(kept, old)
+			} else if set && !found {
+				kept, found = append(kept, kv), true
+			}
+		}
+		if env = kept; set && !found {
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+// ReadConfig returns what a container runs.
+func ReadConfig(c store.Container) (*Config, error) {
+	var config Config
+	if err := json.Unmarshal(c.Config, &config); err != nil {
+		return nil, fmt.Errorf("reading the record of container %s: %w", c.Name, err)
+	}
+	return &config, nil
+}

@@ -1,0 +1,141 @@
+// Package container creates containers from images, runs them in the foreground, and copies files
+// into and out of them.
+//
+// # Structure
+//
+// A container is a record of the store: an image's snapshot, a writable layer on top, and a
+// [Config] that says what to run (config.go). [Manager.Run] runs it in the sandbox (run.go);
+// state.go tells whether it runs. Copying needs no running container and no mount: it reads the
+// merged view of the layers (copyout.go), and writes into the writable layer in overlay-native
+// form (copyin.go).
+//
+// # Caveats
+//
+// There is no daemon: a container runs as long as the process that started it.
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Manager works on the containers of one store. Runner is only needed by Run.
+type Manager struct {
+	Store  *store.Store
+	Runner sandbox.Runner
+}
+
+// ErrRunning marks a container that runs, where it must not.
+var ErrRunning = errors.New("container is running")
+
+// Create records a container of img. name may be empty: then a readable one is made up. A name
+// that is taken is [store.ErrNameTaken].
+func (m *Manager) Create(ctx context.Context, name string, img *Image, opts Options) (store.Container, error) {
+	var c store.Container
+	config, err := NewConfig(img, opts)
+	if err != nil {
+		return c, err
+	}
+	if name != "" && !validName(name) {
+		return c, fmt.Errorf("invalid container name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
+	}
+	id, err := store.NewContainerID()
+	if err != nil {
+		return c, err
+	}
+	if config.Hostname == "" {
+		config.Hostname = id[:12]
+	}
+	data, err := json.Marshal(config)
+	if err != nil {
+		return c, fmt.Errorf("creating container: %w", err)
+	}
+	c = store.Container{ID: id, Name: name, Image: img.Ref, ImageID: img.ID, Snapshot: img.Snapshot, Config: data, Created: time.Now()}
+	for try := 0; ; try++ {
+		if name == "" {
+			c.Name = randomName(try)
+		}
+		err = m.Store.AddContainer(ctx, c)
+		if name != "" || !errors.Is(err, store.ErrNameTaken) || try > 10 {
+			break
+		}
+	}
+	if err != nil {
+		return c, err
+	}
+	// The writable layer's root is the container's: whatever the umask, all may look into it.
+	return c, os.Chmod(m.upper(c.ID), 0o755)
+}
+
+// validName is Docker's rule for names of containers.
+func validName(name string) bool {
+	const alnum = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	return len(name) > 1 && strings.Contains(alnum, name[:1]) && strings.Trim(name, alnum+"_.-") == ""
+}
+
+// Remove deletes a container with its files. A running one is [ErrRunning]; with force it is
+// ended first.
+func (m *Manager) Remove(ctx context.Context, nameOrID string, force bool) error {
+	c, err := m.Store.Container(ctx, nameOrID)
+	if err != nil {
+		return err
+	}
+	if s := m.State(c.ID); s.Running {
+		if !force {
+			return fmt.Errorf("removing container %s: %w: stop it, or remove it with --force", nameOrID, ErrRunning)
+		}
+		if err := m.stop(ctx, c.ID, s); err != nil {
+			return fmt.Errorf("removing container %s: %w", nameOrID, err)
+		}
+	}
+	return m.Store.RemoveContainer(ctx, c.ID)
+}
+
+// stop ends the process that runs a container, which ends the container, and waits for it.
+func (m *Manager) stop(ctx context.Context, id string, s State) error {
+	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGKILL} {
+		if err := syscall.Kill(s.PID, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("ending process %d: %w", s.PID, err)
+		}
+		for range 100 {
+			if !m.State(id).Running {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(30 * time.Millisecond):
+			}
+		}
+	}
+	return fmt.Errorf("process %d does not end", s.PID)
+}
+
+// upper is the writable layer's directory, work the scratch directory beside it.
+func (m *Manager) upper(id string) string { return filepath.Join(m.Store.ContainerDir(id), "fs") }
+func (m *Manager) work(id string) string  { return filepath.Join(m.Store.ContainerDir(id), "work") }
+
+// tree is the root filesystem as the container would see it.
+func (m *Manager) tree(ctx context.Context, c store.Container) (layer.Tree, error) {
+	dirs, err := m.Store.Dirs(ctx, c.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	var trees []layer.Tree
+	for _, dir := range dirs {
+		trees = append(trees, layer.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true}))
+	}
+	trees = append(trees, layer.OpenDir(m.upper(c.ID), layer.DirOptions{Overlay: true}))
+	return layer.Merged(trees), nil
+}

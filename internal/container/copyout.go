@@ -1,0 +1,119 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// CopyFrom copies the file or directory at src in a container to the host path dst, by the rules
+// of docker cp. It returns the bytes of content that were copied.
+func (m *Manager) CopyFrom(ctx context.Context, c store.Container, src, dst string, opts CopyOptions) (int64, error) {
+	tree, err := m.tree(ctx, c)
+	if err != nil {
+		return 0, fmt.Errorf("copying from container %s: %w", c.Name, err)
+	}
+	s, err := openSource(tree, src, c.Name+":", opts.FollowLink)
+	if err != nil {
+		return 0, fmt.Errorf("copying from container: %w", err)
+	}
+	n, err := copyToHost(ctx, s, dst, opts)
+	if err != nil {
+		return n, fmt.Errorf("copying from container: %w", err)
+	}
+	return n, nil
+}
+
+func copyToHost(ctx context.Context, s *source, dst string, opts CopyOptions) (int64, error) {
+	d, root, err := hostDestination(dst)
+	if err != nil {
+		return 0, err
+	}
+	inside, err := s.inside(d)
+	if err != nil {
+		return 0, err
+	}
+	target := s.target()
+	if !inside {
+		root, target = filepath.Dir(root), filepath.Base(root)
+	}
+	w, err := layer.NewDirWriter(root)
+	if err != nil {
+		return 0, err
+	}
+	sink := &hostSink{DirWriter: w, root: root, ctx: ctx, keepOwner: opts.Archive}
+	err = s.write(target, sink)
+	return w.Size(), errors.Join(err, w.Close())
+}
+
+// hostDestination looks at a path of the host. real is it without symbolic links, if it exists.
+func hostDestination(name string) (d destination, real string, err error) {
+	d = destination{name: name, slash: endsInSlash(name)}
+	if real, err = filepath.Abs(name); err != nil {
+		return d, "", err
+	}
+	fi, err := os.Stat(real)
+	switch {
+	case err == nil:
+		d.exists, d.isDir = true, fi.IsDir()
+		real, err = filepath.EvalSymlinks(real)
+		return d, real, err
+	case !errors.Is(err, fs.ErrNotExist):
+		return d, "", err
+	}
+	fi, err = os.Stat(filepath.Dir(real))
+	d.parentIsDir = err == nil && fi.IsDir()
+	return d, real, nil
+}
+
+// hostSink writes to a directory of the host. It does not use what only layers have, never puts
+// a directory in the place of something else, and gives files to the user who runs it.
+type hostSink struct {
+	*layer.DirWriter
+	root      string
+	ctx       context.Context
+	keepOwner bool
+}
+
+func (h *hostSink) Add(e *layer.Entry) error {
+	if h.ctx.Err() != nil {
+		return context.Cause(h.ctx)
+	}
+	name := filepath.Join(h.root, e.Path)
+	if fi, err := os.Lstat(name); err == nil {
+		if err := overwrite(e, name, fi.IsDir()); err != nil {
+			return err
+		}
+	}
+	e.Xattrs, e.Opaque = nil, false
+	if !h.keepOwner {
+		e.UID, e.GID = uint32(os.Geteuid()), uint32(os.Getegid())
+	}
+	return h.DirWriter.Add(e)
+}
+
+// Export writes the file or directory at src in a container to w as a tar stream, below its own
+// name, as docker cp does for "-".
+func (m *Manager) Export(ctx context.Context, c store.Container, src string, w io.Writer, opts CopyOptions) error {
+	tree, err := m.tree(ctx, c)
+	if err != nil {
+		return fmt.Errorf("copying from container %s: %w", c.Name, err)
+	}
+	s, err := openSource(tree, src, c.Name+":", opts.FollowLink)
+	if err != nil {
+		return fmt.Errorf("copying from container: %w", err)
+	}
+	tw := layer.NewTarWriter(w)
+	err = s.write(s.target(), tw)
+	if err := errors.Join(err, tw.Close()); err != nil {
+		return fmt.Errorf("copying from container: %w", err)
+	}
+	return nil
+}

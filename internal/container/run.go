@@ -1,0 +1,80 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Run runs a container in the foreground. It returns as [sandbox.Runner] does; a container that
+// runs already is [ErrRunning].
+func (m *Manager) Run(ctx context.Context, c store.Container, streams sandbox.IO) error {
+	config, err := ReadConfig(c)
+	if err != nil {
+		return err
+	}
+	lock, err := m.lock(c.ID)
+	if err != nil {
+		return fmt.Errorf("running container %s: %w", c.Name, err)
+	}
+	defer lock.Close()
+	lower, err := m.Store.Dirs(ctx, c.Snapshot)
+	if err != nil {
+		return fmt.Errorf("running container %s: %w", c.Name, err)
+	}
+	// overlayfs wants its scratch directory empty.
+	if err := errors.Join(os.RemoveAll(m.work(c.ID)), os.Mkdir(m.work(c.ID), 0o755)); err != nil {
+		return fmt.Errorf("running container %s: %w", c.Name, err)
+	}
+	state := State{PID: os.Getpid(), Started: time.Now()}
+	if err := m.saveState(c.ID, state); err != nil {
+		return err
+	}
+	spec := config.spec(c.ID, sandbox.Root{Lower: lower, Upper: m.upper(c.ID), Work: m.work(c.ID)})
+	if !config.OpenStdin {
+		streams.Stdin = nil
+	}
+	err = m.Runner.Run(ctx, spec, streams)
+	state.Finished = time.Now()
+	var exit *sandbox.ExitError
+	switch {
+	case errors.As(err, &exit):
+		state.ExitCode = exit.Code
+	case err != nil:
+		state.ExitCode, state.Error = 128, err.Error()
+	}
+	if serr := m.saveState(c.ID, state); err == nil {
+		err = serr
+	}
+	return err
+}
+
+// spec says to the sandbox what the config says.
+func (c *Config) spec(id string, root sandbox.Root) *sandbox.Spec {
+	env := c.Env
+	has := func(key string) bool {
+		for _, kv := range env {
+			if strings.HasPrefix(kv, key+"=") {
+				return true
+			}
+		}
+		return false
+	}
+	if !has("HOSTNAME") && c.Hostname != "" {
+		env = append(env[:len(env):len(env)], "HOSTNAME="+c.Hostname)
+	}
+	if !has("TERM") && c.Terminal {
+		env = append(env[:len(env):len(env)], "TERM=xterm")
+	}
+	return &sandbox.Spec{
+		ID: id, Root: root, Mounts: c.Mounts, Args: c.Args, Env: env, Cwd: c.Cwd, User: c.User,
+		Hostname: c.Hostname, Network: c.Network, ExtraHosts: c.ExtraHosts, Ulimits: c.Ulimits,
+		ShmSize: c.ShmSize, Insecure: c.Privileged, Terminal: c.Terminal,
+	}
+}

@@ -1,0 +1,85 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// State tells what became of a container. The zero value is one that never ran.
+type State struct {
+	Running  bool      `json:"-"`   // somebody holds the lock
+	PID      int       `json:"pid"` // of the slipway process that runs it, or ran it last
+	Started  time.Time `json:"started"`
+	Finished time.Time `json:"finished"` // zero while it runs, or when its process was killed
+	ExitCode int       `json:"exitCode"`
+	Error    string    `json:"error,omitempty"` // why it could not be run
+}
+
+// State reads a container's state. What cannot be read counts as never run.
+func (m *Manager) State(id string) State {
+	var s State
+	data, err := os.ReadFile(m.statePath(id))
+	if err != nil || json.Unmarshal(data, &s) != nil {
+		return State{}
+	}
+	f, err := os.Open(m.lockPath(id))
+	if err != nil {
+		return s
+	}
+	defer f.Close()
+	s.Running = errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+	return s
+}
+
+func (m *Manager) statePath(id string) string {
+	return filepath.Join(m.Store.ContainerDir(id), "state.json")
+}
+
+func (m *Manager) lockPath(id string) string {
+	return filepath.Join(m.Store.ContainerDir(id), "lock")
+}
+
+func (m *Manager) saveState(id string, s State) error {
+	data, err := json.Marshal(s)
+	if err == nil {
+		tmp := m.statePath(id) + ".tmp"
+		if err = os.WriteFile(tmp, data, 0o600); err == nil {
+			err = os.Rename(tmp, m.statePath(id))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("recording the container's state: %w", err)
+	}
+	return nil
+}
+
+// lock makes the container run in this process only, until the file is closed. The kernel closes
+// it when the process dies, however that happens.
+func (m *Manager) lock(id string) (*os.File, error) {
+	f, err := os.OpenFile(m.lockPath(id), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking container: %w", err)
+	}
+	// A shared lock of somebody who looks at the state goes away at once.
+	for try := 0; ; try++ {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || try == 20 {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, ErrRunning
+	}
+	return nil, fmt.Errorf("locking container: %w", err)
+}
