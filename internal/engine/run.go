@@ -56,6 +56,8 @@ type node struct {
 	identity func() (identity, error)
 	result   func() (*outcome, error)
 
+	user     *node // one that n is an input of; nil for the root
+
 	mu       sync.Mutex
 	contents map[string]func() (digest.Digest, error)
 }
@@ -141,6 +143,11 @@ func (r *Run) node(v *graph.Vertex) *node {
 		return other
 	}
 	r.nodes[v.Digest] = n
+	for _, in := range n.inputs {
+		if in.n != nil && in.n.user == nil {
+			in.n.user = n
+		}
+	}
 	return n
 }
 
@@ -374,7 +381,7 @@ func fromRecord(res store.Result) *outcome {
 }
 
 // fail adds the places in the Dockerfile to an error, ends the run with it, and returns it. A
-// nil error stays nil.
+// nil error stays nil. A source has no place of its own: the instruction that uses it has.
 func (r *Run) fail(n *node, err error) error {
 	if err == nil {
 		return nil
@@ -382,8 +389,15 @@ func (r *Run) fail(n *node, err error) error {
 	if r.ctx.Err() != nil {
 		return context.Cause(r.ctx)
 	}
-	for _, s := range n.v.Sources {
-		err = s.WrapError(err)
+	for ; n != nil; n = n.user {
+		if len(n.v.Sources) > 0 {
+			break
+		}
+	}
+	if n != nil {
+		for _, s := range n.v.Sources {
+			err = s.WrapError(err)
+		}
 	}
 	r.cancel(err)
 	return err

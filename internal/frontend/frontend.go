@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -43,6 +44,7 @@ type Options struct {
 type Client struct {
 	opt   Options
 	attrs map[string]string
+	last  *int // --target as a number: the stage that is the last one to be read
 
 	mu       sync.Mutex
 	resolved map[string]*imagesource.Image
@@ -56,6 +58,10 @@ func Build(ctx context.Context, opt Options) (*gw.Result, error) {
 	c := &Client{opt: opt, attrs: maps.Clone(opt.Attrs), resolved: map[string]*imagesource.Image{}}
 	if c.attrs == nil {
 		c.attrs = map[string]string{}
+	}
+	if n, err := strconv.Atoi(c.attrs["target"]); err == nil && n >= 0 {
+		c.last = &n
+		delete(c.attrs, "target") // stages' names do not begin with a digit
 	}
 	return builder.Build(ctx, c)
 }
@@ -86,7 +92,7 @@ func (c *Client) Solve(ctx context.Context, req gw.SolveRequest) (*gw.Result, er
 	if e.Vertex == nil {
 		return res, nil
 	}
-	ref := &Ref{run: c.opt.Run, edge: e, def: req.Definition}
+	ref := &Ref{client: c, run: c.opt.Run, edge: e, def: req.Definition}
 	if req.Evaluate {
 		if err := ref.Evaluate(ctx); err != nil {
 			return nil, err
@@ -111,7 +117,7 @@ func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, 
 		}
 		return nil, fmt.Errorf("frontend %q is not supported: slipway has docker/dockerfile built in and runs no other; remove the syntax line, or name docker/dockerfile:1", source)
 	}
-	inner := &Client{opt: c.opt, attrs: maps.Clone(req.FrontendOpt), resolved: c.resolved}
+	inner := &Client{opt: c.opt, attrs: maps.Clone(req.FrontendOpt), last: c.last, resolved: c.resolved}
 	return builder.Build(ctx, inner)
 }
 

@@ -22,9 +22,10 @@ import (
 
 // Ref is a filesystem that the frontend may look into. It is evaluated when it does.
 type Ref struct {
-	run  *engine.Run
-	edge graph.Edge
-	def  *pb.Definition
+	client *Client
+	run    *engine.Run
+	edge   graph.Edge
+	def    *pb.Definition
 }
 
 var _ gw.Reference = (*Ref)(nil)
@@ -82,6 +83,9 @@ func (r *Ref) ReadFile(ctx context.Context, req gw.ReadRequest) (_ []byte, err e
 	data, err := io.ReadAll(src)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", req.Filename, err)
+	}
+	if req.Filename == r.client.attrs["filename"] && r.client.last != nil {
+		return cut(data, *r.client.last)
 	}
 	return data, nil
 }
