@@ -78,10 +78,10 @@ func (m *Manager) Create(ctx context.Context, name string, img *Image, opts Opti
 	return c, os.Chmod(m.upper(c.ID), 0o755)
 }
 
-// validName is Docker's rule for names of containers.
+// validName is the rule of Docker for names of containers, but one character is enough.
 func validName(name string) bool {
 	const alnum = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-	return len(name) > 1 && strings.Contains(alnum, name[:1]) && strings.Trim(name, alnum+"_.-") == ""
+	return name != "" && strings.Contains(alnum, name[:1]) && strings.Trim(name, alnum+"_.-") == ""
 }
 
 // Remove deletes a container with its files. A running one is [ErrRunning]; with force it is
