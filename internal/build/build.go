@@ -53,6 +53,10 @@ func New(opt Options) *Builder {
 	})}
 }
 
+// maxRepairs bounds how many damaged entries of the store one build makes anew. Each is dropped
+// when it is found; a disk that damages them as fast is beyond repair.
+const maxRepairs = 100
+
 // building is one build under way.
 type building struct {
 	*Builder
@@ -79,7 +83,16 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 	}
 	bu := &building{Builder: b, req: req, names: names, record: rec, sink: progress.Multi(sink, rec.log)}
 	res, err := bu.build(ctx)
+	for n := 0; n < maxRepairs && errors.Is(err, store.ErrDamaged) && ctx.Err() == nil && !req.streams(); n++ {
+		// The damaged entry is gone now: what it was for is a miss, and is made again.
+		res, err = bu.build(ctx)
+	}
 	return res, errors.Join(err, rec.finish(bu.run, res, err))
+}
+
+// streams reports whether an output goes to a stream, which cannot be written twice.
+func (r *Request) streams() bool {
+	return slices.ContainsFunc(r.Outputs, func(o Output) bool { return o.Writer != nil })
 }
 
 func (b *building) build(ctx context.Context) (*Result, error) {

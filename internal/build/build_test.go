@@ -206,3 +206,54 @@ func TestCache(t *testing.T) {
 		}
 	}
 }
+
+// TestDamage: whatever is damaged in the store is made or fetched again.
+func TestDamage(t *testing.T) {
+	h := newHarness(t)
+	h.write("Dockerfile", "FROM busybox\nRUN echo one > /one\nCOPY Dockerfile /\n")
+	want, _ := h.build(build.Request{})
+
+	damage := map[string]func(path string) error{
+		"removed":   os.RemoveAll,
+		"truncated": func(p string) error { return os.Truncate(p, 100) },
+		"changed": func(p string) error {
+			f, err := os.OpenFile(p, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = f.WriteAt([]byte("damage"), 50)
+			return err
+		},
+	}
+	for name, harm := range damage {
+		blobs, err := filepath.Glob(filepath.Join(h.store.Root(), "blobs/sha256/*"))
+		if err != nil || len(blobs) < 4 {
+			t.Fatalf("blobs are %q, %v", blobs, err)
+		}
+		for _, b := range blobs {
+			if err := harm(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dirs, err := filepath.Glob(filepath.Join(h.store.Root(), "layers/*/fs"))
+		if err != nil || len(dirs) < 3 {
+			t.Fatalf("layer directories are %q, %v", dirs, err)
+		}
+		for _, d := range dirs {
+			if err := os.RemoveAll(d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// Reading every blob of the image finds what is damaged.
+		res, ev := h.build(build.Request{Outputs: []build.Output{
+			{Type: build.OutputImage}, {Type: build.OutputOCI, Dest: filepath.Join(t.TempDir(), "out.tar")},
+		}})
+		if !ev.ranStep("echo one") {
+			t.Errorf("%s: ran %q, want the RUN step among them", name, ev.ran)
+		}
+		if res.ImageID == want.ImageID {
+			t.Errorf("%s: the image has the creation time of a layer that is gone", name)
+		}
+	}
+}

@@ -137,7 +137,11 @@ func finishConfig(config []byte, forms []layerForm) ([]byte, Image, error) {
 			out.Created = *h.Created
 		}
 	}
-	for key, value := range map[string]any{"rootfs": rootfs, "history": history, "created": out.Created.UTC()} {
+	fields := map[string]any{"rootfs": rootfs, "history": history}
+	if !out.Created.IsZero() {
+		fields["created"] = out.Created.UTC()
+	}
+	for key, value := range fields {
 		data, err := json.Marshal(value)
 		if err != nil {
 			return nil, Image{}, err

@@ -44,12 +44,22 @@ func (s *Store) OpenBlob(_ context.Context, d digest.Digest) (io.ReadCloser, err
 	if err != nil {
 		return nil, fmt.Errorf("opening blob: %w", err)
 	}
-	return &verifiedBlob{File: f, hash: d.Algorithm().Hash(), want: d}, nil
+	return &verifiedBlob{File: f, s: s, hash: d.Algorithm().Hash(), want: d}, nil
 }
 
-// verifiedBlob fails at the end of a file that is not what its name says.
+// dropBlob forgets a damaged blob.
+func (s *Store) dropBlob(d digest.Digest) error {
+	err := s.update(context.Background(), func(tx *sql.Tx) error {
+		_, err := tx.Exec("DELETE FROM blobs WHERE digest=?", d.String())
+		return err
+	})
+	return errors.Join(err, os.Remove(s.blobPath(d)))
+}
+
+// verifiedBlob fails at the end of a file that is not what its name says, and drops it.
 type verifiedBlob struct {
 	*os.File
+	s    *Store
 	hash hash.Hash
 	want digest.Digest
 }
@@ -59,7 +69,7 @@ func (v *verifiedBlob) Read(p []byte) (int, error) {
 	v.hash.Write(p[:n])
 	if err == io.EOF {
 		if got := digest.NewDigest(v.want.Algorithm(), v.hash); got != v.want {
-			return n, fmt.Errorf("reading blob: content is %s, want %s: the store is damaged there", got, v.want)
+			return n, errors.Join(fmt.Errorf("reading blob: content is %s, want %s: %w", got, v.want, ErrDamaged), v.s.dropBlob(v.want))
 		}
 	}
 	return n, err

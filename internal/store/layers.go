@@ -171,14 +171,17 @@ func (s *Store) Check(ctx context.Context, snap layer.Snapshot) error {
 		if err != nil {
 			return err
 		}
-		if !info.Dir {
-			continue // made again from the blob, or fetched again
-		}
-		if _, err := os.Lstat(s.layerFS(id)); err != nil {
-			if blobs, _ := s.layerBlobs(ctx, info.DiffID); len(blobs) > 0 {
+		if info.Dir {
+			if _, err := os.Lstat(s.layerFS(id)); err == nil {
 				continue
 			}
-			return fmt.Errorf("layer %s: %w", id, err)
+		}
+		blobs, err := s.layerBlobs(ctx, info.DiffID)
+		if err != nil {
+			return err
+		}
+		if len(blobs) == 0 {
+			return fmt.Errorf("layer %s has neither files nor a blob: %w", id, ErrNotFound)
 		}
 	}
 	return nil

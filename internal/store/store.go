@@ -68,6 +68,10 @@ CREATE TABLE containers(id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record T
 // ErrNotFound marks a name, digest or id that the store does not have.
 var ErrNotFound = errors.New("not found")
 
+// ErrDamaged marks an entry whose content is not what its record says. The entry is dropped when
+// that is found out, so that whoever tries again makes or fetches it anew.
+var ErrDamaged = errors.New("damaged entry in the store")
+
 // Store is an open store. It is safe for concurrent use by any number of goroutines and, through
 // the same root, processes.
 type Store struct {
