@@ -105,6 +105,10 @@ func (d *download) read(p []byte) (int, error) {
 func (d *download) again(err error) error {
 	d.fails++
 	d.op.note(d.op.host, err.Error())
+	if d.off > 0 && statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
+		// The body ended as it should, containerd asked for more, and there is no more.
+		return &sizeError{got: d.off, want: d.desc.Size}
+	}
 	if d.ctx.Err() != nil || !transient(err) {
 		return err
 	}
