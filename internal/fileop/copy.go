@@ -145,6 +145,9 @@ func (c *copier) item(it item, to string) error {
 		return err
 	}
 	isDir := it.entry.IsDir()
+	if to == "." && !isDir {
+		return fmt.Errorf("cannot replace the root with a file")
+	}
 	if old != nil && c.action.AlwaysReplaceExistingDestPaths && !it.passing && !(isDir && old.IsDir()) {
 		if err := c.plan.remove(to); err != nil {
 			return err

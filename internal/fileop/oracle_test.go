@@ -1,6 +1,7 @@
 package fileop
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -242,6 +243,29 @@ func write(t testing.TB, p *Plan) string {
 	return dir
 }
 
+func tarOfPlan(t testing.TB, p *Plan) []byte {
+	t.Helper()
+	return tarOf(t, p.WriteTo)
+}
+
+func tarOfDir(t testing.TB, dir string) []byte {
+	t.Helper()
+	return tarOf(t, func(s layer.Sink) error { return layer.WalkLayer(dir, s) })
+}
+
+func tarOf(t testing.TB, fill func(layer.Sink) error) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := layer.NewTarWriter(&b)
+	if err := fill(w); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // A copy gives the same files as the one of fsutil, which BuildKit uses, or fails where that does.
 func TestCopyLikeFsutil(t *testing.T) {
 	needRoot(t)
@@ -276,6 +300,9 @@ func TestCopyLikeFsutil(t *testing.T) {
 			os.RemoveAll(root)
 			continue
 		}
+		if fi, err := os.Lstat(want); err != nil || !fi.IsDir() {
+			wantErr = errors.New("replaces the root itself")
+		}
 		if (err != nil) != (wantErr != nil) {
 			t.Fatalf("seed %d: %v\nfails with %v, want %v\nsource\n%sbase\n%s", seed, c, err, wantErr,
 				describe(t, trees[1], since), describe(t, trees[0], since))
@@ -291,7 +318,11 @@ func TestCopyLikeFsutil(t *testing.T) {
 		if got := describe(t, plan, since); got != wanted {
 			t.Fatalf("seed %d: %v\n%s", seed, c, difference(got, wanted))
 		}
-		upper := layer.OpenDir(write(t, plan), layer.DirOptions{Overlay: true})
+		dir := write(t, plan)
+		if !bytes.Equal(tarOfPlan(t, plan), tarOfDir(t, dir)) {
+			t.Fatalf("seed %d: %v: the plan's tar is not that of its directory", seed, c)
+		}
+		upper := layer.OpenDir(dir, layer.DirOptions{Overlay: true})
 		if got := describe(t, layer.Merged([]layer.Tree{trees[0], upper}), since); got != wanted {
 			t.Fatalf("seed %d: %v: layer over base\n%s", seed, c, difference(got, wanted))
 		}
