@@ -169,24 +169,15 @@ func (o *buildFlags) attrs(attrs map[string]string) error {
 	return nil
 }
 
-// checkContext refuses contexts that are no directory, each with its reason.
+// checkContext refuses contexts that can be no directory; the builder looks at those that can.
 func checkContext(arg string) error {
-	switch {
-	case arg == "-":
-		return errors.New(`a context on standard input is not there yet: unpack it and give its directory (-f - reads a Dockerfile from standard input)`)
-	case strings.HasPrefix(arg, "http://"), strings.HasPrefix(arg, "https://"), strings.HasPrefix(arg, "git://"),
-		strings.HasPrefix(arg, "ssh://"), strings.HasPrefix(arg, "git@"), strings.HasPrefix(arg, "github.com/"):
-		return fmt.Errorf("a context from a URL is not there yet: fetch %s and give its directory", arg)
+	if arg == "-" {
+		return errors.New("a context on standard input is not there yet: unpack it and give its directory (-f - reads a Dockerfile from standard input)")
 	}
-	fi, err := os.Stat(arg)
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("build context %q: no such directory", arg)
-	}
-	if err != nil {
-		return fmt.Errorf("build context: %w", err)
-	}
-	if !fi.IsDir() {
-		return fmt.Errorf("build context %q is not a directory: give the directory, and the Dockerfile with -f", arg)
+	for _, prefix := range []string{"http://", "https://", "git://", "ssh://", "git@", "github.com/"} {
+		if strings.HasPrefix(arg, prefix) {
+			return fmt.Errorf("a context from a URL is not there yet: fetch %s and give its directory", arg)
+		}
 	}
 	return nil
 }

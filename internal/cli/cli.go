@@ -77,7 +77,8 @@ func newRoot(a *app) *cobra.Command {
 	})
 	a.globalFlags(root)
 
-	image := group("image", "Manage images", newBuildCmd(a), newImageLsCmd(a, "ls"), newImageRmCmd(a, "rm"), newImageInspectCmd(a), newTagCmd(a))
+	image := group("image", "Manage images", newBuildCmd(a), newImageLsCmd(a, "ls"), newImageRmCmd(a, "rm"), newImageInspectCmd(a),
+		newTagCmd(a), newPullCmd(a))
 	container := group("container", "Manage containers", newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ls"),
 		newStartCmd(a), newRunCmd(a), newContainerInspectCmd(a))
 	root.AddCommand(
@@ -86,9 +87,18 @@ func newRoot(a *app) *cobra.Command {
 		image, container,
 		hidden(group("buildx", "Docker's plugin for builds", newBuildCmd(a))),
 		hidden(group("builder", "Docker's builders", newBuildCmd(a))),
-		newVersionCmd(a), newInfoCmd(a),
+		newPullCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)
+	bareUsage(root)
 	return root
+}
+
+// bareUsage keeps cobra from adding "[flags]" to usage lines that say [OPTIONS] already.
+func bareUsage(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	for _, c := range cmd.Commands() {
+		bareUsage(c)
+	}
 }
 
 // group is a command that only holds others.

@@ -78,7 +78,7 @@ var templateFuncs = template.FuncMap{
 		err := enc.Encode(v)
 		return strings.TrimSpace(buf.String()), err
 	},
-	"join":  func(list []string, sep string) string { return strings.Join(list, sep) },
+	"join":  joinAny,
 	"split": strings.Split,
 	"lower": strings.ToLower,
 	"upper": strings.ToUpper,
@@ -89,6 +89,23 @@ var templateFuncs = template.FuncMap{
 		return strings.ToUpper(s[:1]) + s[1:]
 	},
 	"println": fmt.Sprintln,
+}
+
+// joinAny joins a list of strings, also one that came out of JSON.
+func joinAny(list any, sep string) (string, error) {
+	switch l := list.(type) {
+	case nil:
+		return "", nil
+	case []string:
+		return strings.Join(l, sep), nil
+	case []any:
+		words := make([]string, len(l))
+		for i, v := range l {
+			words[i] = fmt.Sprint(v)
+		}
+		return strings.Join(words, sep), nil
+	}
+	return "", fmt.Errorf("joining: %T is not a list", list)
 }
 
 // printInspected prints objects as Docker's inspect does: as a JSON array, or each by a template

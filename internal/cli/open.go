@@ -73,12 +73,6 @@ func (a *app) openImage(ctx context.Context, name, platform, pull string) (*cont
 	if err != nil {
 		return nil, err
 	}
-	var p ocispec.Platform
-	if platform != "" {
-		if p, err = platforms.Parse(platform); err != nil {
-			return nil, fmt.Errorf("--platform: %w", err)
-		}
-	}
 	switch pull {
 	case "missing", "always", "never":
 	default:
@@ -96,24 +90,29 @@ func (a *app) openImage(ctx context.Context, name, platform, pull string) (*cont
 	if pull == "never" {
 		return nil, &notFoundError{"No such image: " + name, store.ErrNotFound}
 	}
-	return a.pullImage(ctx, s, name, p, pull)
+	mode := imagesource.ResolvePull
+	if pull != "always" {
+		fmt.Fprintf(a.stderr, "Unable to find image '%s' locally\n", familiar(name))
+		mode = imagesource.ResolveDefault
+	}
+	return a.pullImage(ctx, s, name, platform, mode)
 }
 
 // pullImage brings an image into the store, under its name.
-func (a *app) pullImage(ctx context.Context, s *store.Store, name string, p ocispec.Platform, pull string) (*container.Image, error) {
+func (a *app) pullImage(ctx context.Context, s *store.Store, name, platform string, mode imagesource.ResolveMode) (*container.Image, error) {
+	var p ocispec.Platform
 	full, err := store.NormalizeName(name)
 	if err != nil {
 		return nil, err
 	}
+	if platform != "" {
+		if p, err = platforms.Parse(platform); err != nil {
+			return nil, fmt.Errorf("--platform: %w", err)
+		}
+	}
 	src, err := a.Images()
 	if err != nil {
 		return nil, err
-	}
-	mode := imagesource.ResolveDefault
-	if pull == "always" {
-		mode = imagesource.ResolvePull
-	} else {
-		fmt.Fprintf(a.stderr, "Unable to find image '%s' locally\n", familiar(full))
 	}
 	display, err := progress.NewDisplay("auto", a.display())
 	if err != nil {
@@ -172,13 +171,13 @@ func isTagged(ref reference.Named) bool {
 	return tagged && !digested
 }
 
-// familiar is the short form of a normalised reference.
-func familiar(full string) string {
-	ref, err := reference.ParseNormalizedNamed(full)
+// familiar is the short form of a reference, with its tag.
+func familiar(name string) string {
+	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return full
+		return name
 	}
-	return reference.FamiliarString(ref)
+	return reference.FamiliarString(reference.TagNameOnly(ref))
 }
 
 // display is where a progress display draws: the terminal itself, for a live tree, or stderr.
