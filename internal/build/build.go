@@ -113,7 +113,7 @@ func (b *building) build(ctx context.Context) (*Result, error) {
 	})
 	defer b.run.Close()
 	out, err := frontend.Build(ctx, frontend.Options{
-		Run: b.run, Images: b.opt.Images, Attrs: b.req.attrs(), Platform: platform,
+		Run: b.run, Images: b.opt.Images, Sink: b.sink, Attrs: b.req.attrs(), Platform: platform,
 		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
 			b.warn(res, vertex, message, opt)
 		},

@@ -24,6 +24,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/progress"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 )
 
@@ -31,6 +32,7 @@ import (
 type Options struct {
 	Run    *engine.Run
 	Images *imagesource.Source
+	Sink   progress.Sink
 	// Attrs are the frontend's options by BuildKit's names: "filename", "target",
 	// "build-arg:NAME", ...
 	Attrs map[string]string
@@ -166,7 +168,9 @@ func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt
 	if img != nil {
 		return img, nil
 	}
+	step := progress.Start(c.opt.Sink, progress.Vertex{Digest: digest.FromString(key), Name: "[internal] load metadata for " + ref})
 	img, err := c.opt.Images.Resolve(ctx, ref, platform, mode)
+	step.Done(err)
 	if err != nil {
 		return nil, err
 	}
