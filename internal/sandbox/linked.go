@@ -13,7 +13,9 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runc/libcontainer/utils"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/slipway-build/slipway/internal/sandbox/initproc"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,7 +34,10 @@ func runLinked(ctx context.Context, b *bundle, streams IO) error {
 
 // create makes a container that is not started yet.
 func create(b *bundle) (*libcontainer.Container, error) {
-	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: b.spec.ID, Spec: b.oci})
+	// The seccomp filter comes through a gate.
+	spec, linux := *b.oci, *b.oci.Linux
+	spec.Linux, linux.Seccomp = &linux, nil
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: b.spec.ID, Spec: &spec})
 	if err != nil {
 		return nil, fmt.Errorf("configuring container: %w", err)
 	}
@@ -58,8 +63,7 @@ func runProcess(ctx context.Context, container *libcontainer.Container, b *bundl
 		return err
 	}
 	defer wires.close()
-	err = container.Run(p)
-	wires.started(err == nil)
+	err = start(container, p, b, wires)
 	if err != nil {
 		return startError(b.spec.Args[0], err)
 	}
@@ -67,14 +71,48 @@ func runProcess(ctx context.Context, container *libcontainer.Container, b *bundl
 	state, err := p.Wait()
 	stop()
 	wires.drain(ctx)
-	var exit interface{ Success() bool }
 	if state == nil {
 		return fmt.Errorf("waiting for the process: %w", err)
 	}
-	if exit = state; exit.Success() {
+	if state.Success() {
 		return nil
 	}
 	return exitError(state, container)
+}
+
+// start starts the container's first process, gives it its seccomp filter, and lets it execute
+// the wanted program.
+func start(container *libcontainer.Container, p *libcontainer.Process, b *bundle, w *wires) error {
+	if b.oci.Linux.Seccomp == nil {
+		err := container.Run(p)
+		w.started(err == nil)
+		return err
+	}
+	gate, inner, err := utils.NewSockPair("gate")
+	if err != nil {
+		w.started(false)
+		return fmt.Errorf("making the seccomp socket: %w", err)
+	}
+	defer gate.Close()
+	p.ExtraFiles = []*os.File{inner}
+	err = container.Start(p)
+	_ = inner.Close()
+	w.started(err == nil)
+	if err != nil {
+		return err
+	}
+	filter, err := seccompFilter()
+	if err == nil {
+		err = initproc.PassGate(gate, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, filter)
+	}
+	if err == nil {
+		err = container.Exec()
+	}
+	if err != nil {
+		_ = p.Signal(unix.SIGKILL) // it may be dead already, which is the error then
+		_, _ = p.Wait()
+	}
+	return err
 }
 
 func exitError(state *os.ProcessState, container *libcontainer.Container) error {

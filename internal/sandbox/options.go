@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 
-	"github.com/opencontainers/runc/libcontainer/seccomp"
 	"github.com/slipway-build/slipway/internal/sandbox/initproc"
 )
 
@@ -52,7 +51,7 @@ func New(opt Options) (Runner, error) {
 		return nil, fmt.Errorf("finding the sandbox's state directory: %w", err)
 	}
 	if opt.RuntimeBinary == "" {
-		if !seccomp.Enabled {
+		if !seccompCompiled {
 			return nil, errors.New("making a sandbox: this program was built without seccomp; build it with the tag seccomp, or give an OCI runtime")
 		}
 		openCgroups()
@@ -62,5 +61,5 @@ func New(opt Options) (Runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the OCI runtime: %w", err)
 	}
-	return &runner{stateDir: dir, execute: (&binary{path}).run}, nil
+	return &runner{stateDir: dir, execute: (&external{path}).run}, nil
 }

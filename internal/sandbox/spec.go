@@ -68,11 +68,33 @@ func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) 
 	}
 	s.Linux.MaskedPaths = maskedPaths
 	s.Linux.ReadonlyPaths = readonlyPaths
-	if s.Linux.Seccomp, err = seccomp.GetDefaultProfile(s); err != nil {
+	s.Linux.Seccomp, err = seccompProfile()
+	return s, err
+}
+
+// seccompProfile is Docker's, for the default capabilities.
+var seccompProfile = sync.OnceValues(func() (*specs.LinuxSeccomp, error) {
+	caps, err := capabilities(false)
+	if err != nil {
+		return nil, err
+	}
+	profile, err := seccomp.GetDefaultProfile(&specs.Spec{Process: &specs.Process{
+		Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+	}})
+	if err != nil {
 		return nil, fmt.Errorf("making the seccomp profile: %w", err)
 	}
-	return s, nil
-}
+	return profile, nil
+})
+
+// seccompFilter is the same profile compiled, which takes some milliseconds: so it is done once.
+var seccompFilter = sync.OnceValues(func() ([]byte, error) {
+	profile, err := seccompProfile()
+	if err != nil {
+		return nil, err
+	}
+	return compileFilter(profile)
+})
 
 // namespaces are those that a container has of its own.
 func namespaces(network Network) []specs.LinuxNamespace {

@@ -44,6 +44,10 @@ func Run() {
 	// thread that waits for the container, so nothing outlives a killed slipway. An error leaves
 	// just that protection away.
 	_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
+	if err := startGate(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(255)
+	}
 	libcontainer.Init()
 }
 

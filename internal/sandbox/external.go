@@ -18,13 +18,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// binary executes bundles with an OCI runtime that has runc's command line. All signals go to the
+// external executes bundles with an OCI runtime that has runc's command line. All signals go to the
 // runtime, which passes them on; SIGKILL kills it together with the container, because it is the
 // first process of a pid namespace.
-type binary struct{ path string }
+type external struct{ path string }
 
 // run implements runner.execute.
-func (r *binary) run(ctx context.Context, b *bundle, streams IO) error {
+func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 	if b.oci.Linux.CgroupsPath == "" {
 		// Runtimes make a cgroup in any case; below a name of ours it can be recognized.
 		b.oci.Linux.CgroupsPath = filepath.Join("/slipway", b.spec.ID)
@@ -64,15 +64,15 @@ func (r *binary) run(ctx context.Context, b *bundle, streams IO) error {
 }
 
 // args are the arguments for any call of the runtime.
-func (r *binary) args(b *bundle, args ...string) []string {
+func (r *external) args(b *bundle, args ...string) []string {
 	return append([]string{"--root", filepath.Join(b.dir, "state")}, args...)
 }
 
-func (r *binary) log(b *bundle) string { return filepath.Join(b.dir, "runtime.log") }
+func (r *external) log(b *bundle) string { return filepath.Join(b.dir, "runtime.log") }
 
 // result tells an exit code of the process from a failure of the runtime: only after a failure
 // there are errors in its log.
-func (r *binary) result(b *bundle, err error, killed bool) error {
+func (r *external) result(b *bundle, err error, killed bool) error {
 	var exit *exec.ExitError
 	if err == nil {
 		return nil
@@ -93,7 +93,7 @@ func (r *binary) result(b *bundle, err error, killed bool) error {
 }
 
 // failure is the last error in the runtime's log.
-func (r *binary) failure(b *bundle) (text string) {
+func (r *external) failure(b *bundle) (text string) {
 	log, err := os.ReadFile(r.log(b))
 	if err != nil {
 		return ""
