@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"sync"
 	"time"
@@ -145,6 +147,9 @@ func (r *Run) localDigest(user *node, in edge, copies []*pb.FileActionCopy) (dig
 	done := r.readingContext(in.n)
 	d, err := fileop.SourceDigest(r.ctx, tree, copies, r.contextBytes.hash)
 	done()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w in the build context: check the path, and the patterns of .dockerignore", err)
+	}
 	return d, r.fail(user, err)
 }
 
