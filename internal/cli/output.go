@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,15 +15,15 @@ import (
 // parseOutput reads one value of -o: "type=oci,dest=app.tar,name=app", or a directory, or "-" for
 // a tar on standard output.
 func parseOutput(value string, stdout io.Writer) (build.Output, error) {
+	if value == "" {
+		return build.Output{}, errors.New("parsing --output: the value is empty: give a directory, or type=...")
+	}
 	fields, err := csvvalue.Fields(value, nil)
 	if err != nil {
 		return build.Output{}, fmt.Errorf("parsing --output %q: %w", value, err)
 	}
 	if len(fields) == 1 && fields[0] == value && !strings.Contains(value, "type=") {
-		switch value {
-		case "":
-			return build.Output{}, fmt.Errorf("parsing --output: the value is empty: give a directory, or type=...")
-		case "-":
+		if value == "-" {
 			return toStdout(build.Output{Type: build.OutputTar}, value, stdout)
 		}
 		return build.Output{Type: build.OutputLocal, Dest: value}, nil

@@ -63,12 +63,13 @@ func withSignals(parent context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// forward hands a signal to the process in the foreground. The second SIGINT in a row is not
-// handed on: a first process that has no handler never sees the first.
+// forward hands a signal to the process in the foreground. SIGHUP is not handed on: without a
+// daemon a container ends with its terminal. Neither is the second SIGINT in a row: a first
+// process that has no handler never sees the first.
 func (f *forwarder) forward(sig syscall.Signal) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.to == nil || (f.ignore && sig == unix.SIGINT) {
+	if f.to == nil || sig == unix.SIGHUP || (f.ignore && sig == unix.SIGINT) {
 		return false
 	}
 	f.ignore = sig == unix.SIGINT
