@@ -4,12 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"hash"
 	"io"
 	"maps"
 	"path"
 	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
@@ -44,6 +44,8 @@ func ExplainSource(ctx context.Context, w io.Writer, t layer.Tree, copies []*pb.
 	return describeSources(ctx, w, t, copies, hashed)
 }
 
+var hashBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+
 // HashContent reads a file.
 func HashContent(e *layer.Entry) (digest.Digest, error) {
 	r, err := layer.OpenContent(e)
@@ -52,14 +54,17 @@ func HashContent(e *layer.Entry) (digest.Digest, error) {
 	}
 	defer r.Close()
 	h := sha256.New()
-	n, err := io.Copy(h, r)
+	buf := hashBuffers.Get().(*[]byte)
+	defer hashBuffers.Put(buf)
+	// Only the bare Read makes io.CopyBuffer use the buffer.
+	n, err := io.CopyBuffer(h, struct{ io.Reader }{r}, *buf)
 	if err != nil {
 		return "", err
 	}
 	if n != e.Size {
 		return "", fmt.Errorf("file changed while being read: got %d bytes, want %d", n, e.Size)
 	}
-	return digest.NewDigest(digest.SHA256, hash.Hash(h)), nil
+	return digest.NewDigest(digest.SHA256, h), nil
 }
 
 // line is one object of a copy's source.

@@ -66,7 +66,8 @@ func (e *Entry) IsSymlink() bool { return !e.Whiteout && e.Type() == unix.S_IFLN
 func (e *Entry) Perm() uint32 { return e.Mode &^ unix.S_IFMT }
 
 // Content gives the bytes of a regular file. It may be opened any number of times, also
-// concurrently, as long as the tree or layer that it came from is alive.
+// concurrently, as long as the tree or layer that it came from is alive. Only what [ReadTar] hands
+// on can be opened just once, until Add returns.
 type Content interface {
 	Open() (io.ReadCloser, error)
 }
@@ -95,7 +96,8 @@ var ErrHostile = errors.New("unsafe layer content")
 // Tree is a read-only view of a root filesystem. It is safe for concurrent use.
 //
 // Paths are relative and clean; their parents must be real directories: a Tree never follows
-// symbolic links, [Resolve] does. A missing path gives an error that is fs.ErrNotExist.
+// symbolic links, [Resolve] does. A missing path gives an error that is fs.ErrNotExist, one below
+// something that is no directory may also give ENOTDIR.
 type Tree interface {
 	// Lstat describes the object at path; a symbolic link itself, not its target.
 	Lstat(path string) (*Entry, error)

@@ -34,6 +34,8 @@ func TestMergedIsOverlay(t *testing.T) {
 		if err := unix.Mount("overlay", mnt, "overlay", unix.MS_RDONLY, opts); err != nil {
 			t.Skipf("mounting overlay: %v", err)
 		}
+		// Should the test end before it unmounts.
+		t.Cleanup(func() { unix.Unmount(mnt, unix.MNT_DETACH) })
 		mounted := OpenDir(mnt, DirOptions{})
 		got, want := view(t, Merged(trees)), view(t, mounted)
 		mounted.(io.Closer).Close()

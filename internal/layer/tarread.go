@@ -309,7 +309,7 @@ func (t *tarReader) entry(h *tar.Header, name string) (*Entry, error) {
 	case tar.TypeDir:
 		e.Mode |= unix.S_IFDIR
 	case tar.TypeSymlink:
-		e.Mode |= unix.S_IFLNK
+		e.Mode = unix.S_IFLNK | 0o777 // what every symbolic link on Linux has
 		if e.Link = h.Linkname; e.Link == "" || len(e.Link) > maxPath {
 			return nil, hostile("symbolic link target of %d bytes", len(e.Link))
 		}
@@ -378,6 +378,9 @@ func device(h *tar.Header, e *Entry) error {
 	return nil
 }
 
+// plainTypes are regular files and directories.
+var plainTypes = map[byte]bool{tar.TypeReg: true, tar.TypeCont: true, tar.TypeGNUSparse: true, tar.TypeDir: true}
+
 func (t *tarReader) xattrs(h *tar.Header) (map[string]string, error) {
 	var attrs map[string]string
 	size := 0
@@ -385,6 +388,9 @@ func (t *tarReader) xattrs(h *tar.Header) (map[string]string, error) {
 		key, ok := strings.CutPrefix(k, paxXattr)
 		if !ok || !keepXattr(key) {
 			continue
+		}
+		if plain := plainTypes[h.Typeflag]; !plain && !strings.HasPrefix(key, "trusted.") {
+			continue // no filesystem keeps others on links and devices
 		}
 		if len(key) > maxName {
 			return nil, hostile("extended attribute name of %d bytes", len(key))

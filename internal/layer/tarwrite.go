@@ -97,7 +97,7 @@ func header(e *Entry) (*tar.Header, error) {
 	case e.IsRegular():
 		h.Typeflag, h.Size = tar.TypeReg, e.Size
 	case e.IsSymlink():
-		h.Typeflag, h.Linkname = tar.TypeSymlink, e.Link
+		h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, e.Link, 0o777
 	case e.Type() == unix.S_IFCHR:
 		h.Typeflag, h.Devmajor, h.Devminor = tar.TypeChar, int64(e.Major), int64(e.Minor)
 	case e.Type() == unix.S_IFBLK:
