@@ -357,8 +357,12 @@ func TestWrongSize(t *testing.T) {
 		d.Size = size
 		rc, err := newClient(t).Fetch(t.Context(), r.Host+"/app", d)
 		if err == nil {
-			_, err = io.ReadAll(rc)
+			var got []byte
+			got, err = io.ReadAll(rc)
 			rc.Close()
+			if int64(len(got)) > size {
+				t.Errorf("got %d bytes where %d were announced", len(got), size)
+			}
 		}
 		if size == 0 { // nothing is asked for, and the digest tells
 			if err != nil {
@@ -475,6 +479,10 @@ func TestBasicAuth(t *testing.T) {
 // bearer asks for tokens, which its own /token gives to anna, or to anybody.
 func bearer(r *registrytest.Registry, anonymous bool, valid *atomic.Value) registrytest.Middleware {
 	return func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if req.UserAgent() != "slipway-test" {
+			w.WriteHeader(http.StatusTeapot)
+			return
+		}
 		if req.URL.Path == "/token" {
 			user, pass, ok := req.BasicAuth()
 			if req.Method == http.MethodPost {
@@ -583,5 +591,17 @@ func TestNoSecretsInErrors(t *testing.T) {
 			}
 			t.Log(err)
 		})
+	}
+}
+
+func TestScrub(t *testing.T) {
+	for in, want := range map[string]string{
+		`Get "https://cdn.example/x?X-Sig=s3cret&y=1": EOF`: `Get "https://cdn.example/x?...": EOF`,
+		"https://anna:s3cret@host/v2/: refused":             "https://...@host/v2/: refused",
+		"nothing to hide":                                   "nothing to hide",
+	} {
+		if got := scrub(in); got != want {
+			t.Errorf("scrub(%q) = %q, want %q", in, got, want)
+		}
 	}
 }

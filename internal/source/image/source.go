@@ -22,7 +22,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	"github.com/moby/buildkit/util/flightcontrol"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
@@ -81,8 +80,8 @@ type Source struct {
 	store Store
 	reg   *registry.Client
 
-	resolves flightcontrol.Group[*Image]
-	pulls    flightcontrol.Group[struct{}]
+	resolves flight[*Image]
+	pulls    flight[struct{}]
 	slots    *semaphore.Weighted
 }
 
@@ -120,7 +119,11 @@ func (s *Source) Resolve(ctx context.Context, ref string, platform ocispec.Platf
 	}
 	r := &resolution{Source: s, named: named, platform: platforms.Normalize(platform), mode: mode}
 	key := fmt.Sprintf("%s %s %s", named, r.platformName(), mode)
-	return s.resolves.Do(ctx, key, r.run)
+	img, err := s.resolves.do(ctx, key, r.run)
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("resolving image %q: %w", named, context.Cause(ctx))
+	}
+	return img, err
 }
 
 // resolution is one call of Resolve.

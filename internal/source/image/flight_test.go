@@ -1,0 +1,86 @@
+package imagesource
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// One caller's leaving does not disturb the others.
+func TestFlightLeave(t *testing.T) {
+	var f flight[int]
+	release := make(chan struct{})
+	fn := func(ctx context.Context) (int, error) {
+		select {
+		case <-release:
+			return 7, nil
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
+	first, leave := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() {
+		_, err := f.do(first, "k", fn)
+		left <- err
+	}()
+	waiting(&f, "k", 1)
+	stayed := make(chan int)
+	go func() {
+		n, _ := f.do(t.Context(), "k", fn)
+		stayed <- n
+	}()
+	waiting(&f, "k", 2)
+	leave()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("the one who left got %v", err)
+	}
+	close(release)
+	if n := <-stayed; n != 7 {
+		t.Errorf("the one who stayed got %d", n)
+	}
+}
+
+// When the last caller has left, nothing runs on.
+func TestFlightCancel(t *testing.T) {
+	var f flight[int]
+	var ended atomic.Bool
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err := f.do(ctx, "k", func(ctx context.Context) (int, error) {
+		<-ctx.Done()
+		time.Sleep(20 * time.Millisecond)
+		ended.Store(true)
+		return 0, ctx.Err()
+	})
+	if !errors.Is(err, context.DeadlineExceeded) || !ended.Load() {
+		t.Errorf("got %v, ended: %v", err, ended.Load())
+	}
+}
+
+// A result is for those who asked while it was made.
+func TestFlightNotStale(t *testing.T) {
+	var f flight[int]
+	for i := range 2000 {
+		n, err := f.do(t.Context(), "k", func(context.Context) (int, error) { return i, nil })
+		if n != i || err != nil {
+			t.Fatalf("call %d got %d, %v", i, n, err)
+		}
+	}
+}
+
+// waiting returns when n callers wait for a key.
+func waiting(f *flight[int], key string, n int) {
+	for {
+		f.mu.Lock()
+		c := f.calls[key]
+		ok := c != nil && c.waiters == n
+		f.mu.Unlock()
+		if ok {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
