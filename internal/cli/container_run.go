@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 
@@ -98,6 +99,9 @@ func (a *app) runContainer(ctx context.Context, c store.Container, stdin bool) e
 		return failed(err)
 	}
 	streams := sandbox.IO{Stdout: a.stdout, Stderr: a.stderr}
+	if sameFile(a.stdout, a.stderr) {
+		streams.Stderr = streams.Stdout // one stream keeps the order of what is written
+	}
 	if stdin && config.OpenStdin {
 		streams.Stdin = a.stdin
 	}
@@ -112,6 +116,20 @@ func (a *app) runContainer(ctx context.Context, c store.Container, stdin bool) e
 	defer stop()
 	streams.Signals = signals
 	return exitOf(m.Run(ctx, c, streams))
+}
+
+// sameFile reports whether two streams go to the same file, terminal or pipe.
+func sameFile(a, b io.Writer) bool {
+	fa, fb := fileOf(a), fileOf(b)
+	if fa == nil || fb == nil {
+		return false
+	}
+	sa, err := fa.Stat()
+	if err != nil {
+		return false
+	}
+	sb, err := fb.Stat()
+	return err == nil && os.SameFile(sa, sb)
 }
 
 // exitOf turns the end of a process into an error with its exit code.

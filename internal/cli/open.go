@@ -114,7 +114,7 @@ func (a *app) pullImage(ctx context.Context, s *store.Store, name, platform stri
 	if err != nil {
 		return nil, err
 	}
-	display, err := progress.NewDisplay("auto", a.display())
+	display, err := progress.NewDisplay("auto", a.display(), progress.WithPhase("Pulling"))
 	if err != nil {
 		return nil, err
 	}

@@ -93,19 +93,21 @@ func toStdout(out build.Output, value string, stdout io.Writer) (build.Output, e
 	return out, nil
 }
 
-// terminal returns the terminal's file that w is, or nil.
-func terminal(w any) *os.File {
+// fileOf returns the file that a stream is, or nil.
+func fileOf(w any) *os.File {
 	if p, ok := w.(*pipeWriter); ok {
 		w = p.Writer
 	}
-	f, ok := w.(*os.File)
-	if !ok {
-		return nil
-	}
-	if !isTTY(f) {
-		return nil
-	}
+	f, _ := w.(*os.File)
 	return f
+}
+
+// terminal returns the file of a stream that is a terminal, or nil.
+func terminal(w any) *os.File {
+	if f := fileOf(w); f != nil && isTTY(f) {
+		return f
+	}
+	return nil
 }
 
 func isTerminal(w any) bool { return terminal(w) != nil }

@@ -20,16 +20,19 @@ type Display struct {
 // NewDisplay starts a display on out. The modes are BuildKit's: "auto" (or "") is a live tree
 // when out is a terminal's *os.File and plain lines otherwise, "plain", "tty" (an error when out
 // is no terminal), "rawjson", "quiet" and "none" (nothing is drawn).
-func NewDisplay(mode string, out io.Writer) (*Display, error) {
+func NewDisplay(mode string, out io.Writer, opts ...progressui.DisplayOpt) (*Display, error) {
 	if mode == "none" {
 		mode = string(progressui.QuietMode)
 	}
-	ui, err := progressui.NewDisplay(out, progressui.DisplayMode(mode))
+	ui, err := progressui.NewDisplay(out, progressui.DisplayMode(mode), opts...)
 	if err != nil {
 		return nil, fmt.Errorf("opening progress display: %w", err)
 	}
 	return startDisplay(ui), nil
 }
+
+// WithPhase is the word above the live tree, instead of "Building".
+func WithPhase(word string) progressui.DisplayOpt { return progressui.WithPhase(word) }
 
 func startDisplay(ui progressui.Display) *Display {
 	d := &Display{queue: newQueue(), done: make(chan struct{})}
