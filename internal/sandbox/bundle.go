@@ -24,7 +24,9 @@ type bundle struct {
 	rootfs string
 	oci    *specs.Spec
 
-	mounted []string          // by us, in order
+	scratch string            // a tmpfs with all that is mounted
+	mounted bool              // scratch is
+	roots   int               // of mounts
 	shared  map[string]string // mounted roots of mounts, by their layers
 	made    []stub            // mount points that had to be made in the upper directory
 }
@@ -32,8 +34,12 @@ type bundle struct {
 // newBundle mounts and resolves everything that spec names. The bundle is to be closed also
 // after an error.
 func newBundle(dir string, spec *Spec) (*bundle, error) {
-	b := &bundle{dir: dir, spec: spec, rootfs: filepath.Join(dir, "rootfs"), shared: map[string]string{}}
-	files, err := writeFiles(dir, spec)
+	b := &bundle{dir: dir, spec: spec, scratch: filepath.Join(dir, "scratch"), shared: map[string]string{}}
+	b.rootfs = filepath.Join(b.scratch, "rootfs")
+	if err := b.mountScratch(); err != nil {
+		return b, err
+	}
+	files, err := writeFiles(b.scratch, spec)
 	if err != nil {
 		return b, err
 	}
@@ -57,8 +63,25 @@ func newBundle(dir string, spec *Spec) (*bundle, error) {
 	if err := b.makeCwd(mounts, user); err != nil {
 		return b, err
 	}
+	if mounts, err = b.premount(mounts); err != nil {
+		return b, err
+	}
 	b.oci, err = ociSpec(b.rootfs, spec, user, mounts)
 	return b, err
+}
+
+// mountScratch makes the place for everything that only this thread and the container need to
+// see. It is in memory, so that the disk has no work with it and a crash leaves nothing; and all
+// other mounts are below it, so that they go with it.
+func (b *bundle) mountScratch() error {
+	if err := os.Mkdir(b.scratch, 0o711); err != nil {
+		return fmt.Errorf("making a scratch directory: %w", err)
+	}
+	if err := unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=711"); err != nil {
+		return &os.PathError{Op: "mount tmpfs", Path: b.scratch, Err: err}
+	}
+	b.mounted = true
+	return nil
 }
 
 // resolveMounts appends the mounts of the spec to the standard ones.
@@ -102,7 +125,8 @@ func (b *bundle) rootMount(dest string, m Mount, all []specs.Mount) (specs.Mount
 	key := strings.Join(append(slices.Clone(m.Root.Lower), m.Root.Upper), "\x00")
 	target, ok := b.shared[key]
 	if !ok || len(points) > 0 {
-		target = filepath.Join(b.dir, fmt.Sprint("mount-", len(b.mounted)))
+		target = filepath.Join(b.scratch, fmt.Sprint("mount-", b.roots))
+		b.roots++
 		if err := b.mountRoot(target, *m.Root, points); err != nil {
 			return specs.Mount{}, fmt.Errorf("mount at %s: %w", dest, err)
 		}
@@ -153,7 +177,6 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 	if err := overlay.Mount(target, lower, root.Upper, root.Work, opt); err != nil {
 		return err
 	}
-	b.mounted = append(b.mounted, target)
 	if len(visible) > len(root.Lower) {
 		return b.makeHidden(target, points)
 	}
@@ -231,11 +254,14 @@ func isFile(m specs.Mount) bool {
 // files but mount points that had to be made in an upper directory.
 func (b *bundle) close() error {
 	var errs []error
+	if len(b.made) > 0 {
+		errs = append(errs, b.uncover())
+	}
 	for _, s := range slices.Backward(b.made) {
 		errs = append(errs, s.remove())
 	}
-	for _, target := range slices.Backward(b.mounted) {
-		errs = append(errs, unmount(target))
+	if b.mounted {
+		errs = append(errs, unmount(b.scratch))
 	}
 	return errors.Join(errs...)
 }

@@ -64,6 +64,23 @@ func makeStub(path string, file bool) (s stub, err error) {
 	return s, unix.Stat(filepath.Dir(path), &s.after)
 }
 
+// uncover takes away what is mounted on the stubs: the root filesystem is unmounted with all
+// that is below it, and mounted again alone.
+func (b *bundle) uncover() error {
+	bare, err := unix.OpenTree(unix.AT_FDCWD, b.rootfs, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if errors.Is(err, unix.ENOSYS) {
+		return nil // then there was no premount, and nothing is mounted there
+	}
+	if err != nil {
+		return &os.PathError{Op: "open_tree", Path: b.rootfs, Err: err}
+	}
+	defer unix.Close(bare)
+	if err := unmount(b.rootfs); err != nil {
+		return err
+	}
+	return os.NewSyscallError("move_mount", unix.MoveMount(bare, "", unix.AT_FDCWD, b.rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
 // remove removes the stub if it is still empty.
 func (s stub) remove() error {
 	info, err := os.Lstat(s.path)

@@ -43,8 +43,8 @@ func create(b *bundle) (*libcontainer.Container, error) {
 	}
 	// The thread that starts the first process waits for it: if that is gone, so are we.
 	config.ParentDeathSignal = int(unix.SIGKILL)
-	// Devices are guarded by nodev mounts.
-	config.Cgroups.Resources.Devices = nil
+	// Devices are bind mounts, guarded by nodev.
+	config.Cgroups.Resources.Devices, config.Devices = nil, nil
 	container, err := libcontainer.Create(filepath.Join(b.dir, "state"), b.spec.ID, config)
 	if err != nil {
 		return nil, fmt.Errorf("creating container: %w", err)

@@ -46,11 +46,9 @@ func standardMounts(spec *Spec, files generated) []specs.Mount {
 		mounts = append(mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
 			Options: append(closed[:3:3], readonly...)})
 	}
-	if !spec.Insecure {
-		for _, name := range deviceNodes {
-			path := filepath.Join("/dev", name)
-			mounts = append(mounts, specs.Mount{Destination: path, Type: "bind", Source: path, Options: []string{"bind"}})
-		}
+	for _, name := range deviceNodes {
+		path := filepath.Join("/dev", name)
+		mounts = append(mounts, specs.Mount{Destination: path, Type: "bind", Source: path, Options: []string{"bind"}})
 	}
 	for _, f := range []struct{ dest, source string }{
 		{"/etc/resolv.conf", files.resolv}, {"/etc/hosts", files.hosts}, {"/etc/hostname", files.hostname},

@@ -107,8 +107,12 @@ func hostState(t testing.TB) string {
 	}
 	var b strings.Builder
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "test") || strings.Contains(line, "overlay") {
-			b.WriteString(line)
+		// Other tests may be mounting things at the same time.
+		for _, ours := range []string{"slipway-test-", "TestLibcontainer", "TestRuntimeBinary", "BenchmarkRun"} {
+			if strings.Contains(line, ours) {
+				b.WriteString(line)
+				break
+			}
 		}
 	}
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {

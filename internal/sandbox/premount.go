@@ -1,0 +1,263 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
+	"github.com/moby/sys/mountinfo"
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// premount mounts what needs none of the container's namespaces, below the root filesystem in
+// the namespace of the calling thread, and returns the mounts that are left to the runtime. The
+// runtime takes along what it finds mounted there. It could mount everything itself, but a
+// mount takes it some hundred system calls, and this is a good part of a container's start.
+func (b *bundle) premount(mounts []specs.Mount) (rest []specs.Mount, err error) {
+	if !recursiveAttributes() {
+		return mounts, nil
+	}
+	root, err := os.OpenFile(b.rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening the root filesystem: %w", err)
+	}
+	defer root.Close()
+	for _, m := range mounts {
+		if b.inContainer(m) || within(m.Destination, rest) != "" {
+			rest = append(rest, m)
+			continue
+		}
+		if err := mountBelow(root, m); err != nil {
+			return nil, fmt.Errorf("mounting %s: %w", m.Destination, err)
+		}
+	}
+	return rest, nil
+}
+
+// inContainer reports whether a mount shows something of a container's namespaces.
+func (b *bundle) inContainer(m specs.Mount) bool {
+	switch m.Type {
+	case "bind", "tmpfs", "devpts":
+		return false
+	case "sysfs":
+		return b.spec.Network != NetworkHost // it shows the network interfaces
+	case "cgroup":
+		return cgroupNamespaces() || b.spec.CgroupPath != "" || len(ownCgroups()) == 0
+	}
+	return true
+}
+
+// mountBelow makes one mount.
+func mountBelow(root *os.File, m specs.Mount) error {
+	dest, err := mountTarget(root, m)
+	if err != nil {
+		return err
+	}
+	defer dest.Close()
+	o := parseOptions(m.Options)
+	if m.Type == "cgroup" {
+		return mountCgroups(dest, o)
+	}
+	var mnt int
+	if m.Type == "bind" {
+		mnt, err = cloneTree(m.Source, o)
+	} else {
+		mnt, err = newFilesystem(m.Type, o)
+	}
+	if err != nil {
+		return err
+	}
+	return attach(mnt, dest)
+}
+
+// mountTarget opens the destination inside of root, which is made if missing: this happens only
+// in other mounts, the root filesystem has its mount points.
+func mountTarget(root *os.File, m specs.Mount) (*os.File, error) {
+	dest, err := pathrs.OpenatInRoot(root, m.Destination)
+	if !errors.Is(err, os.ErrNotExist) {
+		return dest, err
+	}
+	if !isFile(m) {
+		return pathrs.MkdirAllHandle(root, m.Destination, 0o755)
+	}
+	dir, err := pathrs.MkdirAllHandle(root, filepath.Dir(m.Destination), 0o755)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	name := filepath.Base(m.Destination)
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: m.Destination, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// mountOptions are those of a mount in an OCI spec, sorted.
+type mountOptions struct {
+	attrs, recursive uint64 // of the mount, and of those below it: MOUNT_ATTR_*
+	rbind            bool
+	data             []string // of the filesystem
+}
+
+var attributes = map[string]uint64{
+	"ro": unix.MOUNT_ATTR_RDONLY, "nosuid": unix.MOUNT_ATTR_NOSUID, "nodev": unix.MOUNT_ATTR_NODEV,
+	"noexec": unix.MOUNT_ATTR_NOEXEC, "strictatime": unix.MOUNT_ATTR_STRICTATIME,
+}
+
+func parseOptions(options []string) (o mountOptions) {
+	for _, option := range options {
+		if attr, ok := attributes[option]; ok {
+			o.attrs |= attr
+		} else if attr, ok := attributes[strings.TrimPrefix(option, "r")]; ok {
+			o.recursive |= attr
+		} else if option == "rbind" {
+			o.rbind = true
+		} else if option != "bind" {
+			o.data = append(o.data, option)
+		}
+	}
+	return o
+}
+
+// cloneTree is a bind mount that is not attached yet.
+func cloneTree(source string, o mountOptions) (int, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if o.rbind {
+		flags |= unix.AT_RECURSIVE
+	}
+	mnt, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
+	if err != nil {
+		return -1, &os.PathError{Op: "open_tree", Path: source, Err: err}
+	}
+	for _, change := range []struct {
+		attrs uint64
+		flags uint
+	}{{o.attrs, unix.AT_EMPTY_PATH}, {o.recursive, unix.AT_EMPTY_PATH | unix.AT_RECURSIVE}} {
+		if change.attrs == 0 {
+			continue
+		}
+		if err := unix.MountSetattr(mnt, "", change.flags, &unix.MountAttr{Attr_set: change.attrs}); err != nil {
+			return -1, errors.Join(&os.PathError{Op: "mount_setattr", Path: source, Err: err}, unix.Close(mnt))
+		}
+	}
+	return mnt, nil
+}
+
+// newFilesystem is a mount of a fresh filesystem that is not attached yet.
+func newFilesystem(kind string, o mountOptions) (int, error) {
+	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fsopen %s: %w", kind, err)
+	}
+	defer unix.Close(fs)
+	for _, option := range o.data {
+		key, value, ok := strings.Cut(option, "=")
+		if ok {
+			err = unix.FsconfigSetString(fs, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fs, key)
+		}
+		if err != nil {
+			return -1, fmt.Errorf("setting option %s of a %s: %w", option, kind, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("making a %s: %w", kind, err)
+	}
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(o.attrs))
+	if err != nil {
+		return -1, fmt.Errorf("fsmount %s: %w", kind, err)
+	}
+	return mnt, nil
+}
+
+// attach shows a detached mount at dest and closes its descriptor.
+func attach(mnt int, dest *os.File) error {
+	err := unix.MoveMount(mnt, "", int(dest.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return errors.Join(os.NewSyscallError("move_mount", err), unix.Close(mnt))
+}
+
+// mountCgroups shows the own cgroup of each v1 hierarchy below dest, as runc does.
+func mountCgroups(dest *os.File, o mountOptions) error {
+	readOnly := o.attrs & unix.MOUNT_ATTR_RDONLY
+	top, err := newFilesystem("tmpfs", mountOptions{attrs: o.attrs &^ unix.MOUNT_ATTR_RDONLY, data: []string{"mode=755"}})
+	if err != nil {
+		return err
+	}
+	defer unix.Close(top)
+	for _, c := range ownCgroups() {
+		if err := unix.Mkdirat(top, c.name, 0o755); err != nil {
+			return fmt.Errorf("making the directory of cgroup %s: %w", c.name, err)
+		}
+		for _, alias := range c.aliases {
+			if err := unix.Symlinkat(c.name, top, alias); err != nil {
+				return fmt.Errorf("naming cgroup %s %s: %w", c.name, alias, err)
+			}
+		}
+	}
+	// What is mounted below needs a place in a namespace first.
+	if err := unix.MoveMount(top, "", int(dest.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount: %w", err)
+	}
+	for _, c := range ownCgroups() {
+		mnt, err := cloneTree(c.path, mountOptions{attrs: o.attrs})
+		if err != nil {
+			return err
+		}
+		err = unix.MoveMount(mnt, "", top, c.name, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		if err = errors.Join(err, unix.Close(mnt)); err != nil {
+			return fmt.Errorf("mounting cgroup %s: %w", c.name, err)
+		}
+	}
+	if readOnly == 0 {
+		return nil
+	}
+	return os.NewSyscallError("mount_setattr", unix.MountSetattr(top, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: readOnly}))
+}
+
+// ownCgroup is this process's cgroup in one v1 hierarchy.
+type ownCgroup struct {
+	name    string   // of the hierarchy's directory, such as "cpu,cpuacct"
+	aliases []string // of it: "cpu", "cpuacct"
+	path    string   // on the host
+}
+
+// ownCgroups are those of all v1 hierarchies below /sys/fs/cgroup; empty if there are none, or
+// they cannot be found.
+var ownCgroups = sync.OnceValue(func() (own []ownCgroup) {
+	paths, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	if err != nil {
+		return nil
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup"))
+	if err != nil {
+		return nil
+	}
+	for _, m := range mounts {
+		name, ok := strings.CutPrefix(m.Mountpoint, "/sys/fs/cgroup/")
+		if !ok || strings.Contains(name, "/") {
+			continue
+		}
+		c := ownCgroup{name: name, path: m.Mountpoint}
+		if strings.Contains(name, ",") {
+			c.aliases = strings.Split(name, ",")
+		}
+		for option := range strings.SplitSeq(m.VFSOptions, ",") {
+			if path, ok := paths[option]; ok {
+				rel, err := filepath.Rel(m.Root, path)
+				if err == nil && filepath.IsLocal(rel) {
+					c.path = filepath.Join(m.Mountpoint, rel)
+				}
+			}
+		}
+		own = append(own, c)
+	}
+	return own
+})
