@@ -4,12 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -100,6 +105,9 @@ func TestResolveAndFetch(t *testing.T) {
 	var agents atomic.Value
 	r.Use(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
 		agents.Store(req.UserAgent())
+		if e := req.Header.Get("Accept-Encoding"); req.Method == http.MethodGet && e != "identity" {
+			t.Errorf("%s accepts the encodings %q, which cannot be resumed", req.URL, e)
+		}
 		next.ServeHTTP(w, req)
 	})
 	c := newClient(t)
@@ -419,6 +427,44 @@ func TestMirrors(t *testing.T) {
 	mustFetch(t, c, "alpine:3", img.Manifest.Config, img.Config)
 	if got := len(broken.Requests()); got != 2 {
 		t.Errorf("the broken mirror was asked %d times, want once for each of two requests", got)
+	}
+}
+
+// Registries on loopback are asked over https first, without looking at the certificate,
+// then over http. Where hosts.toml says https, the certificate counts.
+func TestTLS(t *testing.T) {
+	r := registrytest.Start(t)
+	r.PushImage("app:v1", registrytest.Image{})
+	target, _ := url.Parse(r.URL)
+	server := httptest.NewUnstartedServer(httputil.NewSingleHostReverseProxy(target))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "https://")
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(ca, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newClient(t).Resolve(t.Context(), host+"/app:v1"); err != nil {
+		t.Error(err)
+	}
+	for hosts, want := range map[string]string{
+		fmt.Sprintf("server = %q\nca = %q\n", server.URL, ca): "",
+		fmt.Sprintf("server = %q\n", server.URL):              "x509: ",
+		fmt.Sprintf("server = %q\n", "https://"+r.Host):       "if it speaks plain HTTP",
+	} {
+		dir := t.TempDir()
+		os.MkdirAll(filepath.Join(dir, "example.com"), 0o755)
+		os.WriteFile(filepath.Join(dir, "example.com/hosts.toml"), []byte(hosts), 0o644)
+		_, err := newClient(t, dir).Resolve(t.Context(), "example.com/app:v1")
+		if want == "" {
+			if err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		checkError(t, err, errdefs.ErrUnavailable, want, dir+"/example.com/hosts.toml")
 	}
 }
 

@@ -127,7 +127,7 @@ func (c *Client) hostsFile(host string) string {
 // reachHint says what can be done about a registry that gives no answer.
 func (c *Client) reachHint(host string, tried []string) string {
 	switch all := strings.Join(tried, "\n"); {
-	case strings.Contains(all, "HTTP response to HTTPS"):
+	case strings.Contains(all, "first record does not look like a TLS handshake"):
 		return fmt.Sprintf("if it speaks plain HTTP on purpose, write server = \"http://%s\" in %s", host, c.hostsFile(host))
 	case strings.Contains(all, "x509:"):
 		return fmt.Sprintf("if its certificate is to be trusted, name its CA in %s (ca = \"FILE\")", c.hostsFile(host))

@@ -30,6 +30,11 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	op := operationOf(ctx)
 	req = req.Clone(ctx)
 	req.Header.Set("User-Agent", t.userAgent) // the token requests' too
+	if req.Header.Get("Accept-Encoding") != "" {
+		// containerd offers to decompress bodies, but resumes them at offsets of the
+		// decompressed bytes, which a server counts otherwise.
+		req.Header.Set("Accept-Encoding", "identity")
+	}
 	resp, err := t.next.RoundTrip(req)
 	if err != nil {
 		op.note(req.URL.Host, err.Error())

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -18,13 +19,28 @@ import (
 // at once, for each layer first with what is here and last, when it is complete, with total.
 type Progress func(layer ocispec.Descriptor, current, total int64)
 
-// Pull fetches the layers of img that the store lacks, four at a time in all pulls of the
-// source. Each is verified by digest and size before the store has it; broken connections
-// are resumed. When one fails the others are cancelled; layers that are complete stay. A
-// layer that another call is fetching is waited for. progress may be nil.
+// Pull fetches the layers of img whose blobs the store lacks, four at a time in all pulls of
+// the source. When one fails the others are cancelled; layers that are complete stay.
+// progress may be nil. See [Source.PullLayer], which does one of them.
+func (s *Source) Pull(ctx context.Context, img *Image, progress Progress) error {
+	group, ctx := errgroup.WithContext(ctx)
+	seen := map[digest.Digest]bool{}
+	for i, layer := range img.Manifest.Layers {
+		if !seen[layer.Digest] {
+			seen[layer.Digest] = true
+			group.Go(func() error { return s.PullLayer(ctx, img, i, progress) })
+		}
+	}
+	return group.Wait()
+}
+
+// PullLayer fetches the blob of the i-th layer of img (0 is the base) unless the store has it.
+// It is verified by digest and size before the store has it; broken connections are resumed.
+// A layer that another call is fetching is waited for; its progress is told only at the end.
+// progress may be nil.
 //
 // Errors are as those of [Source.Resolve], and the store's.
-func (s *Source) Pull(ctx context.Context, img *Image, progress Progress) error {
+func (s *Source) PullLayer(ctx context.Context, img *Image, i int, progress Progress) error {
 	named, err := registry.Parse(img.Ref)
 	if err != nil {
 		return err
@@ -32,26 +48,16 @@ func (s *Source) Pull(ctx context.Context, img *Image, progress Progress) error 
 	if progress == nil {
 		progress = func(ocispec.Descriptor, int64, int64) {}
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	seen := map[string]bool{}
-	for i, layer := range img.Manifest.Layers {
-		if seen[layer.Digest.String()] {
-			continue
-		}
-		seen[layer.Digest.String()] = true
-		group.Go(func() error {
-			err := s.pullLayer(ctx, named, layer, progress)
-			var known *registry.Error
-			switch {
-			case err == nil:
-				return nil
-			case errors.As(err, &known): // it names the layer and the image already
-				return known
-			}
-			return fmt.Errorf("pulling layer %d of %d (%s) of image %q: %w", i+1, len(img.Manifest.Layers), layer.Digest, img.Ref, err)
-		})
+	layer := img.Manifest.Layers[i]
+	err = s.pullLayer(ctx, named, layer, progress)
+	var known *registry.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &known): // it names the layer and the image already
+		return known
 	}
-	return group.Wait()
+	return fmt.Errorf("pulling layer %d of %d (%s) of image %q: %w", i+1, len(img.Manifest.Layers), layer.Digest, img.Ref, err)
 }
 
 // pullLayer brings one layer into the store, once per process however many ask.
