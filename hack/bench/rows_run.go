@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// cachedRow builds the multi-stage example when nothing has changed.
+func cachedRow(ctx context.Context, p *place) (contest, error) {
+	dir := filepath.Join(p.repo, "examples", "multi-stage")
+	return contest{
+		what:  "multi-stage example, nothing changed",
+		bound: commands("slipway version", p.version()),
+		slipway: task{
+			setup: func(ctx context.Context) error { return p.do(ctx, p.build(dir)) },
+			run:   func(int) []command { return []command{p.build(dir)} },
+		},
+		buildah: p.buildahTask(task{
+			setup: func(ctx context.Context) error { return p.do(ctx, p.bud(dir)) },
+			run:   func(int) []command { return []command{p.bud(dir)} },
+		}),
+	}, nil
+}
+
+// editedRow changes the one source file of a two-stage build each time.
+func editedRow(ctx context.Context, p *place) (contest, error) {
+	dir := p.path("context")
+	edit := func(context.Context, int) error {
+		return p.write("context", map[string]string{"main.txt": p.fresh()})
+	}
+	err := p.write("context", map[string]string{"main.txt": p.fresh(), "Dockerfile": `FROM busybox AS builder
+WORKDIR /src
+COPY main.txt .
+RUN cp main.txt /artifact
+FROM busybox
+COPY --from=builder /artifact /artifact
+`})
+	if err != nil {
+		return contest{}, err
+	}
+	bound := missing("runc not installed")
+	if cmds, err := p.runc(ctx, 1); err == nil {
+		bound = commands("slipway version; runc run /bin/true", append([]command{p.version()}, cmds...)...)
+	}
+	return contest{
+		what:  "two stages, a source file edited, RUN cp",
+		bound: bound,
+		slipway: task{
+			setup:  func(ctx context.Context) error { return p.do(ctx, p.build(dir)) },
+			before: edit,
+			run:    func(int) []command { return []command{p.build(dir)} },
+		},
+		buildah: p.buildahTask(task{
+			setup:  func(ctx context.Context) error { return p.do(ctx, p.bud(dir)) },
+			before: edit,
+			run:    func(int) []command { return []command{p.bud(dir)} },
+		}),
+	}, nil
+}
+
+// runRow runs thirty steps that do nothing, one after the other.
+func runRow(ctx context.Context, p *place) (contest, error) {
+	const steps = 30
+	var text strings.Builder
+	text.WriteString("FROM busybox\n")
+	for range steps {
+		text.WriteString("RUN [\"/bin/true\"]\n")
+	}
+	if err := p.write("context", map[string]string{"Dockerfile": text.String()}); err != nil {
+		return contest{}, err
+	}
+	bound := missing("runc not installed")
+	if cmds, err := p.runc(ctx, steps); err == nil {
+		bound = commands(fmt.Sprintf("%d x runc run /bin/true in busybox", steps), cmds...)
+	}
+	return p.noCache(fmt.Sprintf("%d RUN /bin/true, no cache", steps), bound), nil
+}
+
+// noCache is a contest of building the row's context with nothing but the base image there.
+func (p *place) noCache(what string, bound task, budFlags ...string) contest {
+	dir := p.path("context")
+	return contest{
+		what:  what,
+		bound: bound,
+		slipway: task{
+			setup: func(ctx context.Context) error { return p.do(ctx, p.build(dir)) },
+			run:   func(int) []command { return []command{p.build(dir, "--no-cache")} },
+		},
+		buildah: p.buildahTask(task{
+			setup: func(ctx context.Context) error { return p.do(ctx, p.bud(dir, budFlags...)) },
+			run: func(int) []command {
+				return []command{p.bud(dir, append([]string{"--no-cache"}, budFlags...)...)}
+			},
+		}),
+	}
+}
+
+// parallelRow has six stages that wait, which need nothing of each other.
+func parallelRow(_ context.Context, p *place) (contest, error) {
+	const stages = 6
+	var text, last strings.Builder
+	last.WriteString("FROM busybox\n")
+	for i := range stages {
+		fmt.Fprintf(&text, "FROM busybox AS s%d\nRUN sleep 1 && echo %d > /done\n", i, i)
+		fmt.Fprintf(&last, "COPY --from=s%d /done /done%d\n", i, i)
+	}
+	err := p.write("context", map[string]string{"Dockerfile": text.String() + last.String()})
+	if err != nil {
+		return contest{}, err
+	}
+	bound := commands("sleep 1", command{args: []string{"sleep", "1"}})
+	return p.noCache(fmt.Sprintf("%d stages of RUN sleep 1, no cache", stages), bound, fmt.Sprintf("--jobs=%d", stages)), nil
+}

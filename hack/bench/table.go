@@ -1,0 +1,164 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// columns are the heads of the table.
+var columns = []string{"row", "what", "slipway", "bound", "slipway/bound", "buildah", "buildah/slipway", "peak MB", "wanted"}
+
+// cells are a result as a line of the table. Times are "best / median"; ratios are of the best.
+func cells(r *result) []string {
+	return []string{
+		r.row.name, r.what,
+		times(&r.slipway), times(&r.bound), ratio(&r.slipway, &r.bound),
+		times(&r.buildah), ratio(&r.buildah, &r.slipway),
+		peaks(&r.slipway, &r.buildah), r.row.goal,
+	}
+}
+
+func times(o *outcome) string {
+	best, ok := o.best()
+	if !ok {
+		return o.why
+	}
+	median, _ := o.median()
+	return duration(best) + " / " + duration(median)
+}
+
+// ratio is a/b of the best times, or nothing when one has none.
+func ratio(a, b *outcome) string {
+	x, okA := a.best()
+	y, okB := b.best()
+	if !okA || !okB || y <= 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", x.Seconds()/y.Seconds())
+}
+
+// peaks is slipway's peak memory and, in brackets, buildah's.
+func peaks(slipway, buildah *outcome) string {
+	text := "-"
+	if slipway.peak > 0 {
+		text = fmt.Sprintf("%d", slipway.peak/1e6)
+	}
+	if buildah.peak > 0 {
+		text += fmt.Sprintf(" (%d)", buildah.peak/1e6)
+	}
+	return text
+}
+
+// duration has three digits that count.
+func duration(d time.Duration) string {
+	ms := d.Seconds() * 1000
+	switch {
+	case ms < 10:
+		return fmt.Sprintf("%.2f ms", ms)
+	case ms < 100:
+		return fmt.Sprintf("%.1f ms", ms)
+	case ms < 1000:
+		return fmt.Sprintf("%.0f ms", ms)
+	}
+	return fmt.Sprintf("%.2f s", d.Seconds())
+}
+
+// size is a number of bytes, in units of a thousand.
+func size(n int64) string {
+	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.0f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.0f kB", float64(n)/1e3)
+}
+
+// writeTable writes the results, as markdown or in columns of spaces.
+func writeTable(w io.Writer, results []result, markdown bool) error {
+	if markdown {
+		return writeMarkdown(w, results)
+	}
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(tw, strings.Join(columns, "\t"))
+	for _, r := range results {
+		fmt.Fprintln(tw, strings.Join(cells(&r), "\t"))
+	}
+	return tw.Flush()
+}
+
+func writeMarkdown(w io.Writer, results []result) error {
+	line := func(cells []string) string {
+		escaped := make([]string, len(cells))
+		for i, c := range cells {
+			escaped[i] = strings.ReplaceAll(c, "|", `\|`)
+		}
+		return "| " + strings.Join(escaped, " | ") + " |\n"
+	}
+	rule := make([]string, len(columns))
+	for i, c := range columns {
+		rule[i] = "---"
+		switch c {
+		case "row", "what", "wanted":
+		default:
+			rule[i] = "--:"
+		}
+	}
+	text := line(columns) + line(rule)
+	for _, r := range results {
+		text += line(cells(&r))
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+// writeNotes tells how the table came about and what failed.
+func writeNotes(w io.Writer, m *room, results []result) error {
+	var b strings.Builder
+	b.WriteString("\nTimes are best / median, ratios those of the best. Peak memory is that of the largest process (buildah's in brackets)")
+	var ru unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &ru) == nil {
+		fmt.Fprintf(&b, "; nothing below %d MB can be seen", ru.Maxrss<<10/1e6)
+	}
+	b.WriteString(".\nBounds:\n")
+	for _, r := range results {
+		if r.bound.what != "" {
+			fmt.Fprintf(&b, "- %s: %s; n=%d\n", r.row.name, r.bound.what, r.n)
+		}
+	}
+	var uts unix.Utsname
+	kernel := "unknown"
+	if unix.Uname(&uts) == nil {
+		kernel = unix.ByteSliceToString(uts.Release[:])
+	}
+	fmt.Fprintf(&b, "Machine: %d CPUs, Linux %s, %s; stores on %s; %s", runtime.NumCPU(), kernel, runtime.Version(), m.settings.tmpfs,
+		firstLine(m.settings.slipway, "version"))
+	for _, other := range []string{"buildah", "runc"} {
+		if v := firstLine(other, "--version"); v != "" {
+			b.WriteString("; " + v)
+		}
+	}
+	if len(m.buildah) > 0 {
+		b.WriteString("; buildah with --isolation chroot --layers")
+	}
+	b.WriteString(".\n")
+	for _, r := range results {
+		for _, o := range []struct {
+			who string
+			*outcome
+		}{{"slipway", &r.slipway}, {"bound", &r.bound}, {"buildah", &r.buildah}} {
+			if o.err != nil {
+				fmt.Fprintf(os.Stderr, "bench: %s: %s failed: %v\n", r.row.name, o.who, o.err)
+			}
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
