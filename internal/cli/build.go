@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/docker/go-units"
 	"github.com/moby/buildkit/client"
@@ -27,7 +28,7 @@ type buildFlags struct {
 	file, target, network, iidFile, metadataFile, progress         string
 	hostname, cgroupParent                                         string
 	noCache, pull, quiet                                           bool
-	shmSize                                                        string
+	shmSize, dumpKeys                                              string
 }
 
 // absent are flags of Docker's build that are not there yet, with what to do instead.
@@ -56,7 +57,7 @@ func newBuildCmd(a *app) *cobra.Command {
 		Args:  exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, f := range absent {
-				if cmd.Flags().Changed(f.name) {
+				if flag := cmd.Flags().Lookup(f.name); flag.Changed && flag.Value.String() != "[false]" {
 					return fmt.Errorf("--%s: %s", f.name, f.advice)
 				}
 			}
@@ -82,6 +83,7 @@ func newBuildCmd(a *app) *cobra.Command {
 	f.StringVar(&opts.shmSize, "shm-size", "", "Size of /dev/shm in RUN, such as 128m")
 	f.StringArrayVar(&opts.ulimits, "ulimit", nil, "Resource limit in RUN, NAME=SOFT[:HARD] (repeatable)")
 	f.StringVar(&opts.cgroupParent, "cgroup-parent", "", "Parent cgroup of RUN")
+	f.StringVar(&opts.dumpKeys, "dump-keys", "", "File to write the labelled lines of every step's cache key to")
 	for _, name := range []string{"load", "rm", "force-rm"} { // what they ask for is so anyway
 		f.Bool(name, true, "")
 		f.Lookup(name).Hidden = true
@@ -242,6 +244,16 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 		return err
 	}
 	req.Command = os.Args
+	if opts.iidFile != "" { // an old one must not be taken for this build's
+		if err := os.Remove(opts.iidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("removing the old --iidfile: %w", err)
+		}
+	}
+	keys, err := openKeyDump(opts.dumpKeys)
+	if err != nil {
+		return err
+	}
+	defer keys.Close()
 	mode := opts.progress
 	if opts.quiet {
 		mode = "quiet"
@@ -250,20 +262,64 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 	if err != nil {
 		return err
 	}
-	b, err := a.Builder()
+	b, err := a.Builder(keys.dump())
 	if err != nil {
 		display.Wait()
 		return err
 	}
 	result, err := b.Build(ctx, req, display)
 	warnings := display.Wait()
-	if err != nil {
+	if err := errors.Join(err, keys.Close()); err != nil {
 		return err
 	}
 	if mode != "quiet" && mode != "none" && mode != "rawjson" {
 		a.printWarnings(warnings)
 	}
 	return a.finishBuild(opts, result)
+}
+
+// keyDump is the file of --dump-keys; nil without one.
+type keyDump struct {
+	mu   sync.Mutex
+	file *os.File
+	err  error
+}
+
+func openKeyDump(path string) (*keyDump, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening --dump-keys: %w", err)
+	}
+	return &keyDump{file: f}, nil
+}
+
+// dump returns what takes the keys, or nil. It may be called from several goroutines.
+func (k *keyDump) dump() func(vertex string, lines []string) {
+	if k == nil {
+		return nil
+	}
+	return func(vertex string, lines []string) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		_, err := fmt.Fprintf(k.file, "%s\n\t%s\n", vertex, strings.Join(lines, "\n\t"))
+		k.err = errors.Join(k.err, err)
+	}
+}
+
+// Close returns what went wrong with writing. The second call does nothing.
+func (k *keyDump) Close() error {
+	if k == nil || k.file == nil {
+		return nil
+	}
+	err := errors.Join(k.err, k.file.Close())
+	k.file = nil
+	if err != nil {
+		return fmt.Errorf("writing --dump-keys: %w", err)
+	}
+	return nil
 }
 
 // finishBuild writes what the flags ask for besides the outputs.

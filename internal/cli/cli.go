@@ -89,9 +89,47 @@ func newRoot(a *app) *cobra.Command {
 		hidden(group("builder", "Docker's builders", newBuildCmd(a))),
 		newPullCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)
+	root.SetHelpTemplate(helpTemplate)
+	root.SetUsageTemplate(usageTemplate)
 	bareUsage(root)
 	return root
 }
+
+// The texts of --help have Docker's shape.
+const (
+	helpTemplate = "{{.UsageString}}"
+
+	usageTemplate = `Usage:  {{.UseLine}}
+
+{{.Short}}
+{{- if gt (len .Aliases) 0}}
+
+Aliases:
+  {{.NameAndAliases}}
+{{- end}}
+{{- if .HasAvailableSubCommands}}
+
+Commands:
+{{- range .Commands}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}
+{{- end}}{{end}}
+{{- end}}
+{{- if .HasAvailableLocalFlags}}
+
+Options:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
+{{- end}}
+{{- if .HasAvailableInheritedFlags}}
+
+Global options:
+{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}
+{{- end}}
+{{- if .HasAvailableSubCommands}}
+
+Run '{{.CommandPath}} COMMAND --help' for more information on a command.
+{{- end}}
+`
+)
 
 // bareUsage keeps cobra from adding "[flags]" to usage lines that say [OPTIONS] already.
 func bareUsage(cmd *cobra.Command) {

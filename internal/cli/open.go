@@ -40,8 +40,8 @@ func (a *app) Images() (*imagesource.Source, error) {
 	return imagesource.New(s, client), nil
 }
 
-// Builder makes what builds.
-func (a *app) Builder() (*build.Builder, error) {
+// Builder makes what builds. dumpKey is given every key's lines; it may be nil.
+func (a *app) Builder(dumpKey func(vertex string, lines []string)) (*build.Builder, error) {
 	s, err := a.Store()
 	if err != nil {
 		return nil, err
@@ -54,7 +54,7 @@ func (a *app) Builder() (*build.Builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return build.New(build.Options{Store: s, Images: images, Runner: runner}), nil
+	return build.New(build.Options{Store: s, Images: images, Runner: runner, DumpKey: dumpKey}), nil
 }
 
 // containers makes what manages containers, without what runs them.

@@ -21,9 +21,9 @@ func (e *signalError) Is(target error) bool { return target == context.Canceled 
 // forwarder is where signals go instead of ending the context, while a container runs in the
 // foreground.
 type forwarder struct {
-	mu     sync.Mutex
-	to     chan<- int
-	ignore bool
+	mu   sync.Mutex
+	to   chan<- int
+	last syscall.Signal // the one handed on last
 }
 
 type signalKey struct{}
@@ -64,15 +64,16 @@ func withSignals(parent context.Context) (context.Context, context.CancelFunc) {
 }
 
 // forward hands a signal to the process in the foreground. SIGHUP is not handed on: without a
-// daemon a container ends with its terminal. Neither is the second SIGINT in a row: a first
-// process that has no handler never sees the first.
+// daemon a container ends with its terminal. Neither is SIGINT or SIGTERM the second time in a
+// row: a first process that has no handler never sees the first.
 func (f *forwarder) forward(sig syscall.Signal) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.to == nil || sig == unix.SIGHUP || (f.ignore && sig == unix.SIGINT) {
+	again := f.last == sig && (sig == unix.SIGINT || sig == unix.SIGTERM)
+	if f.to == nil || sig == unix.SIGHUP || again {
 		return false
 	}
-	f.ignore = sig == unix.SIGINT
+	f.last = sig
 	select {
 	case f.to <- int(sig):
 		return true
@@ -92,7 +93,7 @@ func forwardSignals(ctx context.Context) (signals <-chan int, stop func()) {
 	set := func(to chan<- int) {
 		state.mu.Lock()
 		defer state.mu.Unlock()
-		state.to, state.ignore = to, false
+		state.to, state.last = to, 0
 	}
 	set(ch)
 	return ch, func() { set(nil) }

@@ -61,6 +61,8 @@ func hostDestination(name string) (d destination, real string, err error) {
 	}
 	fi, err := os.Stat(real)
 	switch {
+	case err == nil && !fi.IsDir() && !fi.Mode().IsRegular():
+		return d, "", fmt.Errorf("%s is neither a file nor a directory", name)
 	case err == nil:
 		d.exists, d.isDir = true, fi.IsDir()
 		real, err = filepath.EvalSymlinks(real)
@@ -90,6 +92,9 @@ func (h *hostSink) Add(e *layer.Entry) error {
 	if fi, err := os.Lstat(name); err == nil {
 		if err := overwrite(e, name, fi.IsDir()); err != nil {
 			return err
+		}
+		if t := fi.Mode().Type(); t != 0 && t&(fs.ModeDir|fs.ModeSymlink) == 0 {
+			return fmt.Errorf("cannot overwrite %s: it is neither a file nor a directory", name)
 		}
 	}
 	e.Xattrs, e.Opaque = nil, false
