@@ -44,6 +44,7 @@ type Entry struct {
 	Xattrs     map[string]string // extended attributes by full name; never overlay's own
 	Whiteout   bool              // the path is removed from the layers below; no other field but Path counts
 	Opaque     bool              // directory: the entries of the layers below are hidden
+	Implied    bool              // directory that a tar stream does not mention: it only stands on the way to others
 	Content    Content           // regular files that are no hard links, Size > 0; otherwise nil
 	Digest     digest.Digest     // of the content, when known without reading it; else empty
 	Inode      uint64            // with Dev, the host's identity of a file with Nlink > 1, else 0

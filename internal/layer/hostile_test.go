@@ -175,6 +175,8 @@ func TestReadTarOdd(t *testing.T) {
 		{"directory becomes file and directory", []tar.Header{fileHeader("a/b/c"), fileHeader("d"), fileHeader("a"), dirHeader("a"), dirHeader("a/b"), fileHeader("a/b/x")}, "a/ a/b/ a/b/x d"},
 		{"whiteout", []tar.Header{fileHeader("a/.wh.b")}, "a/ a/b!"},
 		{"whiteout then file", []tar.Header{fileHeader(".wh.b"), fileHeader("b")}, "b"},
+		{"replaced while its content comes", []tar.Header{fileHeader("a/x"), fileHeader("a"), dirHeader("a"), fileHeader("a/y")}, "a/ a/y"},
+		{"whiteout then explicit directory", []tar.Header{fileHeader(".wh.b"), dirHeader("b")}, "b/*"},
 		{"whiteout then directory", []tar.Header{fileHeader(".wh.b"), fileHeader("b/c")}, "b/* b/c"},
 		{"file then whiteout", []tar.Header{fileHeader("b"), fileHeader(".wh.b")}, "b"},
 		{"directory then whiteout", []tar.Header{fileHeader("b/c"), fileHeader(".wh.b")}, "b/* b/c"},

@@ -58,6 +58,7 @@ func (m *merged) ReadDir(name string) ([]*Entry, error) {
 	}
 	var out []*Entry
 	seen := map[string]struct{}{}
+	implied := map[string]int{} // entries of out that take their metadata from a lower layer
 	for i, l := range layers {
 		entries, err := l.ReadDir(name)
 		if err != nil {
@@ -66,7 +67,16 @@ func (m *merged) ReadDir(name string) ([]*Entry, error) {
 		for _, e := range entries {
 			if len(layers) > 1 {
 				if _, ok := seen[e.Path]; ok {
+					if at, ok := implied[e.Path]; ok && !e.Implied {
+						if e.IsDir() {
+							out[at] = plain(e)
+						}
+						delete(implied, e.Path)
+					}
 					continue
+				}
+				if e.Implied {
+					implied[e.Path] = len(out)
 				}
 				if i < len(layers)-1 {
 					seen[e.Path] = struct{}{}
@@ -125,13 +135,13 @@ func lookup(layers []Tree, name string, all bool) (found *Entry, stack []Tree, e
 		if err != nil {
 			return nil, nil, err
 		}
-		if e.Whiteout || (found != nil && !e.IsDir()) {
+		if e.Whiteout {
 			break
 		}
-		if found == nil {
+		if found == nil || (found.Implied && !e.Implied) {
 			found = e
 		}
-		if !all || !e.IsDir() {
+		if !e.IsDir() || (!all && !found.Implied) {
 			break
 		}
 		stack = append(stack, l)
@@ -147,11 +157,11 @@ func lookup(layers []Tree, name string, all bool) (found *Entry, stack []Tree, e
 
 // plain is the entry without what only says something of a single layer.
 func plain(e *Entry) *Entry {
-	if !e.Opaque {
+	if !e.Opaque && !e.Implied {
 		return e
 	}
 	c := *e
-	c.Opaque = false
+	c.Opaque, c.Implied = false, false
 	return &c
 }
 

@@ -205,6 +205,7 @@ func (t *tarReader) directory(name string) (*seen, error) {
 		case next == nil || next.gone:
 			e := t.implied(name[:at])
 			e.Opaque = next != nil
+			e.Implied = !e.Opaque
 			if !t.opt.SkipImplied {
 				if err := t.sink.Add(e); err != nil {
 					return nil, err

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"archive/tar"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,12 +31,36 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return
 // GNU. Whiteouts are empty ".wh." files of the epoch, an opaque directory is followed by its
 // ".wh..wh..opq". Sockets cannot be archived and are left out.
 type TarWriter struct {
-	tw *tar.Writer
+	tw    *tar.Writer
+	out   *countingWriter
+	index *Index // nil: not wanted
+}
+
+// countingWriter knows how many bytes went through it.
+type countingWriter struct {
+	io.Writer
+	n int64
+}
+
+func (c *countingWriter) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // NewTarWriter gives a sink that writes to w, which stays the caller's to close.
 func NewTarWriter(w io.Writer) *TarWriter {
-	return &TarWriter{tw: tar.NewWriter(w)}
+	out := &countingWriter{Writer: w}
+	return &TarWriter{tw: tar.NewWriter(out), out: out}
+}
+
+// NewIndexedTarWriter is [NewTarWriter] with an index that is made on the way: it has the digest
+// and the place of every content. A content that does not have the digest that its entry names is
+// an error.
+func NewIndexedTarWriter(w io.Writer) (*TarWriter, *Index) {
+	t := NewTarWriter(w)
+	t.index = NewIndex()
+	return t, t.index
 }
 
 // Close writes the end of the archive.
@@ -54,6 +80,9 @@ func (t *TarWriter) add(e *Entry) error {
 		return errors.New("names that start with \".wh.\" cannot be stored in a layer: rename the file")
 	}
 	if e.Whiteout {
+		if t.index != nil {
+			t.index.add(e, -1)
+		}
 		return t.tw.WriteHeader(marker(join(dir, whiteoutPrefix+base)))
 	}
 	if e.Type() == unix.S_IFSOCK {
@@ -67,12 +96,30 @@ func (t *TarWriter) add(e *Entry) error {
 		return err
 	}
 	if e.IsDir() && e.Opaque {
+		if t.index != nil {
+			t.index.add(e, -1)
+		}
 		return t.tw.WriteHeader(marker(join(e.Path, opaqueMarker)))
 	}
-	if h.Typeflag == tar.TypeReg && e.Size > 0 {
-		return t.content(e)
+	if h.Typeflag != tar.TypeReg || e.Size == 0 {
+		if t.index != nil {
+			t.index.add(e, -1)
+		}
+		return nil
 	}
-	return nil
+	if t.index == nil {
+		return t.content(e, t.tw)
+	}
+	at, hash := t.out.n, sha256.New()
+	if err := t.content(e, io.MultiWriter(t.tw, hash)); err != nil {
+		return err
+	}
+	c := *e
+	c.Digest = digest.NewDigest(digest.SHA256, hash)
+	if e.Digest != "" && e.Digest != c.Digest {
+		return fmt.Errorf("file changed while being read: its digest was %s and is %s now", e.Digest, c.Digest)
+	}
+	return t.index.add(&c, at)
 }
 
 // marker is the header of an empty file that only its name matters of.
@@ -117,7 +164,7 @@ func header(e *Entry) (*tar.Header, error) {
 	return h, nil
 }
 
-func (t *TarWriter) content(e *Entry) error {
+func (t *TarWriter) content(e *Entry, w io.Writer) error {
 	r, err := OpenContent(e)
 	if err != nil {
 		return err
@@ -126,7 +173,7 @@ func (t *TarWriter) content(e *Entry) error {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	// The bare Read keeps io.CopyBuffer from going around the buffer.
-	n, err := io.CopyBuffer(t.tw, struct{ io.Reader }{io.LimitReader(r, e.Size)}, *buf)
+	n, err := io.CopyBuffer(w, struct{ io.Reader }{io.LimitReader(r, e.Size)}, *buf)
 	if err != nil {
 		return err
 	}

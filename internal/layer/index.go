@@ -1,0 +1,321 @@
+package layer
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"sort"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// Index is the metadata of a layer: what [Tree] tells of it, without its content. It is made in
+// one pass over the layer's entries and says of each regular file, when the pass knew it, the
+// content's digest and where the content lies in the layer's plain tar.
+//
+// As a [Sink] it takes entries in the order of a tar stream; a path that comes again replaces
+// what was there.
+type Index struct {
+	entries []*IndexEntry // in the order in which they came, without what was replaced
+	at      map[string]int
+}
+
+// IndexEntry is an entry with the place of its content.
+type IndexEntry struct {
+	Entry
+	Offset int64 // of the content in the plain tar, in bytes; -1 when not known
+}
+
+// NewIndex returns an empty index.
+func NewIndex() *Index { return &Index{at: map[string]int{}} }
+
+// Add notes one entry whose content's place is not known.
+func (x *Index) Add(e *Entry) error { return x.add(e, -1) }
+
+// Close implements [Sink].
+func (x *Index) Close() error { return nil }
+
+func (x *Index) add(e *Entry, offset int64) error {
+	c := &IndexEntry{Entry: *e, Offset: offset}
+	c.Content, c.Inode, c.Dev, c.Nlink = nil, 0, 0, 0
+	c.ModTime = time.Unix(e.ModTime.Unix(), 0) // as the tar has it
+	if i, ok := x.at[e.Path]; ok {
+		x.entries[i] = nil // the later one counts, in its place
+	}
+	x.at[e.Path] = len(x.entries)
+	x.entries = append(x.entries, c)
+	return nil
+}
+
+// Size adds up the bytes of all regular files.
+func (x *Index) Size() int64 {
+	var n int64
+	for _, e := range x.entries {
+		if e != nil && e.IsRegular() && !e.Hardlink {
+			n += e.Size
+		}
+	}
+	return n
+}
+
+const indexMagic = "slipway index v1\n"
+
+const (
+	flagHardlink = 1 << iota
+	flagWhiteout
+	flagOpaque
+	flagImplied
+	flagDigest
+)
+
+// Encode returns the index as bytes: a magic line, the SHA-256 of what follows, and a zstd frame.
+func (x *Index) Encode() ([]byte, error) {
+	var b []byte
+	prev := ""
+	for _, e := range x.entries {
+		if e != nil {
+			b = e.append(b, prev)
+			prev = e.Path
+		}
+	}
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, fmt.Errorf("encoding index: %w", err)
+	}
+	packed := enc.EncodeAll(b, nil)
+	sum := sha256.Sum256(packed)
+	return slices.Concat([]byte(indexMagic), sum[:], packed), nil
+}
+
+// append writes an entry as varints and length-prefixed strings; the path shares its beginning
+// with the one before.
+func (e *IndexEntry) append(b []byte, prev string) []byte {
+	shared := 0
+	for shared < len(prev) && shared < len(e.Path) && prev[shared] == e.Path[shared] {
+		shared++
+	}
+	str := func(s string) {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	flags := uint64(0)
+	for bit, set := range map[uint64]bool{flagHardlink: e.Hardlink, flagWhiteout: e.Whiteout, flagOpaque: e.Opaque, flagImplied: e.Implied, flagDigest: e.Digest != ""} {
+		if set {
+			flags |= bit
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(shared))
+	str(e.Path[shared:])
+	for _, v := range []uint64{flags, uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.Major), uint64(e.Minor), uint64(e.Size)} {
+		b = binary.AppendUvarint(b, v)
+	}
+	b = binary.AppendVarint(b, e.Offset)
+	b = binary.AppendVarint(b, e.ModTime.Unix())
+	b = binary.AppendUvarint(b, uint64(e.ModTime.Nanosecond()))
+	str(e.Link)
+	b = binary.AppendUvarint(b, uint64(len(e.Xattrs)))
+	for _, k := range sortedKeys(e.Xattrs) {
+		str(k)
+		str(e.Xattrs[k])
+	}
+	if e.Digest != "" {
+		str(e.Digest.Encoded())
+	}
+	return b
+}
+
+// DecodeIndex reads what [Index.Encode] gave. Damage is always found.
+func DecodeIndex(data []byte) (*Index, error) {
+	rest, ok := bytes.CutPrefix(data, []byte(indexMagic))
+	if !ok || len(rest) < sha256.Size {
+		return nil, errors.New("reading index: it is of another version, or damaged")
+	}
+	if sum := sha256.Sum256(rest[sha256.Size:]); !bytes.Equal(sum[:], rest[:sha256.Size]) {
+		return nil, errors.New("reading index: its checksum is wrong")
+	}
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return nil, fmt.Errorf("reading index: %w", err)
+	}
+	defer dec.Close()
+	plain, err := dec.DecodeAll(rest[sha256.Size:], nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading index: %w", err)
+	}
+	x, d := NewIndex(), &indexDecoder{b: plain}
+	prev := ""
+	for len(d.b) > 0 && d.err == nil {
+		e := d.entry(prev)
+		prev = e.Path
+		x.at[e.Path] = len(x.entries)
+		x.entries = append(x.entries, e)
+	}
+	if d.err != nil {
+		return nil, fmt.Errorf("reading index: %w", d.err)
+	}
+	return x, nil
+}
+
+type indexDecoder struct {
+	b   []byte
+	err error
+}
+
+func (d *indexDecoder) uint() uint64 {
+	v, n := binary.Uvarint(d.b)
+	if n <= 0 {
+		d.err, d.b = io.ErrUnexpectedEOF, nil
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *indexDecoder) int() int64 {
+	v, n := binary.Varint(d.b)
+	if n <= 0 {
+		d.err, d.b = io.ErrUnexpectedEOF, nil
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *indexDecoder) str() string {
+	n := d.uint()
+	if n > uint64(len(d.b)) {
+		d.err, d.b = io.ErrUnexpectedEOF, nil
+		return ""
+	}
+	s := string(d.b[:n])
+	d.b = d.b[n:]
+	return s
+}
+
+func (d *indexDecoder) entry(prev string) *IndexEntry {
+	e := &IndexEntry{}
+	shared := d.uint()
+	if shared > uint64(len(prev)) {
+		d.err, d.b = io.ErrUnexpectedEOF, nil
+		return e
+	}
+	e.Path = prev[:shared] + d.str()
+	flags := d.uint()
+	e.Hardlink, e.Whiteout, e.Opaque, e.Implied = flags&flagHardlink != 0, flags&flagWhiteout != 0, flags&flagOpaque != 0, flags&flagImplied != 0
+	e.Mode, e.UID, e.GID = uint32(d.uint()), uint32(d.uint()), uint32(d.uint())
+	e.Major, e.Minor, e.Size = uint32(d.uint()), uint32(d.uint()), int64(d.uint())
+	e.Offset = d.int()
+	sec := d.int()
+	e.ModTime = time.Unix(sec, int64(d.uint()))
+	e.Link = d.str()
+	if n := d.uint(); n > 0 && d.err == nil {
+		e.Xattrs = map[string]string{}
+		for ; n > 0 && d.err == nil; n-- {
+			k := d.str()
+			e.Xattrs[k] = d.str()
+		}
+	}
+	if flags&flagDigest != 0 {
+		e.Digest = digest.NewDigestFromEncoded(digest.SHA256, d.str())
+	}
+	return e
+}
+
+// lastIndexTree numbers index trees: together with a number per file it is the identity of files
+// with several names.
+var lastIndexTree atomic.Uint64
+
+// indexTree is the tree of one layer: whiteouts and opaque directories show, for [Merged].
+type indexTree struct {
+	entries  map[string]*Entry
+	children map[string][]*Entry
+}
+
+// Tree returns the layer's tree. open gives the content of a regular file by its entry.
+func (x *Index) Tree(open func(*IndexEntry) (io.ReadCloser, error)) Tree {
+	t := &indexTree{entries: make(map[string]*Entry, len(x.entries)), children: map[string][]*Entry{}}
+	dev := 1<<63 | lastIndexTree.Add(1) // no device of the host has the highest bit set
+	links := map[string]*Entry{}
+	for i, ie := range x.entries {
+		if ie == nil {
+			continue
+		}
+		e := ie.Entry
+		if ie.Hardlink {
+			target := t.entries[ie.Link]
+			if target == nil {
+				continue // the reader of the stream has refused such links
+			}
+			if links[ie.Link] == nil {
+				target.Dev, target.Inode, target.Nlink = dev, uint64(i)+1, 1
+				links[ie.Link] = target
+			}
+			first := links[ie.Link]
+			first.Nlink++
+			path := e.Path
+			e = *first
+			e.Path = path
+			links[path] = first
+		} else if e.IsRegular() && e.Size > 0 {
+			e.Content = &indexContent{entry: ie, open: open}
+		}
+		t.entries[e.Path] = &e
+	}
+	for _, e := range t.entries {
+		if e.Nlink > 0 {
+			e.Nlink = 2 // that there are several names is all that counts
+		}
+		if e.Path != "." {
+			dir, _ := split(e.Path)
+			t.children[dir] = append(t.children[dir], e)
+		}
+	}
+	for _, list := range t.children {
+		sort.Slice(list, func(i, j int) bool { return list[i].Path < list[j].Path })
+	}
+	if t.entries["."] == nil {
+		t.entries["."] = &Entry{Path: ".", Mode: unix.S_IFDIR | 0o755, Implied: true}
+	}
+	return t
+}
+
+type indexContent struct {
+	entry *IndexEntry
+	open  func(*IndexEntry) (io.ReadCloser, error)
+}
+
+func (c *indexContent) Open() (io.ReadCloser, error) { return c.open(c.entry) }
+
+func (t *indexTree) Lstat(name string) (*Entry, error) {
+	e, ok := t.entries[name]
+	if !ok {
+		return nil, pathError("lstat", name, fs.ErrNotExist)
+	}
+	c := *e
+	return &c, nil
+}
+
+func (t *indexTree) ReadDir(name string) ([]*Entry, error) {
+	e, ok := t.entries[name]
+	if !ok {
+		return nil, pathError("readdir", name, fs.ErrNotExist)
+	}
+	if !e.IsDir() {
+		return nil, pathError("readdir", name, unix.ENOTDIR)
+	}
+	list := make([]*Entry, len(t.children[name]))
+	for i, e := range t.children[name] {
+		c := *e
+		list[i] = &c
+	}
+	return list, nil
+}
