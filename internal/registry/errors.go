@@ -49,17 +49,15 @@ func (e *Error) Unwrap() error { return e.Kind }
 
 // explain makes the error that leaves this package. A cancelled context stays what it is.
 func (c *Client) explain(ctx context.Context, op *operation, err error) error {
+	subject := op.subject()
 	if ctx.Err() != nil {
-		return fmt.Errorf("asking registry %s for %s: %w", op.host, op.subject(), context.Cause(ctx))
+		return fmt.Errorf("asking registry %s for %s: %w", op.host, subject, context.Cause(ctx))
 	}
 	e := &Error{Ref: op.name.String(), Host: op.host, Tried: op.failures()}
-	status := statusOf(err)
 	var (
-		tooBig   *tooBigError
-		config   *configError
-		size     *sizeError
-		subject  = op.subject()
-		withBody = registryMessage(err)
+		tooBig *tooBigError
+		config *configError
+		size   *sizeError
 	)
 	switch {
 	case errors.As(err, &config):
@@ -74,33 +72,8 @@ func (c *Client) explain(ctx context.Context, op *operation, err error) error {
 		e.Kind = errdefs.ErrDataLoss
 		e.problem = fmt.Sprintf("registry %s gave %s with a wrong size: %s", op.host, subject, size)
 		e.hint = "what the registry holds is damaged; push the image again, or use another one"
-	case errors.Is(err, errRateLimit), status == http.StatusTooManyRequests:
-		e.Kind = errdefs.ErrUnavailable
-		e.problem = fmt.Sprintf("registry %s refuses %s for now: too many requests%s", op.host, subject, withBody)
-		e.hint = "wait, log in for a higher limit, or name a mirror in " + c.hostsFile(op.host)
-	case unauthenticated(err):
-		e.Kind = errdefs.ErrUnauthenticated
-		e.problem = fmt.Sprintf("%s not found, or registry %s does not let us see it%s", subject, op.host, withBody)
-		e.hint = fmt.Sprintf("check the name, or log in (docker login %s writes the credentials that are used)", op.host)
-	case status == http.StatusForbidden:
-		e.Kind = errdefs.ErrPermissionDenied
-		e.problem = fmt.Sprintf("registry %s denies access to %s%s", op.host, subject, withBody)
-		e.hint = fmt.Sprintf("check the name, or log in as somebody who may pull it (docker login %s)", op.host)
-	case errdefs.IsNotFound(err):
-		e.Kind = errdefs.ErrNotFound
-		e.problem = fmt.Sprintf("%s not found in registry %s", subject, op.host)
-		e.hint = "check the name and the tag, or build an image of that name first"
-		if op.desc.Digest != "" {
-			e.hint = "the registry has lost a part of it; push the image again, or use another one"
-		}
-	case status >= 500 || status == http.StatusRequestTimeout:
-		e.Kind = errdefs.ErrUnavailable
-		e.problem = fmt.Sprintf("registry %s fails to give %s%s", op.host, subject, withBody)
-		e.hint = "try again later, or name a mirror in " + c.hostsFile(op.host)
-	case status >= 400:
-		e.Kind = errdefs.ErrUnknown
-		e.problem = fmt.Sprintf("registry %s rejects the request for %s%s", op.host, subject, withBody)
-		e.hint = "check the reference, and that the host is a registry"
+	case unauthenticated(err) || errdefs.IsNotFound(err) || errors.Is(err, errRateLimit) || statusOf(err) >= 400:
+		c.explainAnswer(e, op, err)
 	case len(e.Tried) > 0 || transient(err):
 		e.Kind = errdefs.ErrUnavailable
 		e.problem = fmt.Sprintf("registry %s cannot be reached for %s", op.host, subject)
@@ -113,6 +86,40 @@ func (c *Client) explain(ctx context.Context, op *operation, err error) error {
 		e.problem = fmt.Sprintf("asking registry %s for %s: %s", op.host, subject, scrub(err.Error()))
 	}
 	return e
+}
+
+// explainAnswer fills in what a registry's answer with an error status means.
+func (c *Client) explainAnswer(e *Error, op *operation, err error) {
+	status, subject, words := statusOf(err), op.subject(), registryMessage(err)
+	switch {
+	case errors.Is(err, errRateLimit), status == http.StatusTooManyRequests:
+		e.Kind = errdefs.ErrUnavailable
+		e.problem = fmt.Sprintf("registry %s refuses %s for now: too many requests%s", op.host, subject, words)
+		e.hint = "wait, log in for a higher limit, or name a mirror in " + c.hostsFile(op.host)
+	case unauthenticated(err):
+		e.Kind = errdefs.ErrUnauthenticated
+		e.problem = fmt.Sprintf("%s not found, or registry %s does not let us see it%s", subject, op.host, words)
+		e.hint = fmt.Sprintf("check the name, or log in (docker login %s writes the credentials that are used)", op.host)
+	case status == http.StatusForbidden:
+		e.Kind = errdefs.ErrPermissionDenied
+		e.problem = fmt.Sprintf("registry %s denies access to %s%s", op.host, subject, words)
+		e.hint = fmt.Sprintf("check the name, or log in as somebody who may pull it (docker login %s)", op.host)
+	case errdefs.IsNotFound(err):
+		e.Kind = errdefs.ErrNotFound
+		e.problem = fmt.Sprintf("%s not found in registry %s", subject, op.host)
+		e.hint = "check the name and the tag, or build an image of that name first"
+		if op.desc.Digest != "" {
+			e.hint = "the registry has lost a part of it; push the image again, or use another one"
+		}
+	case status >= 500 || status == http.StatusRequestTimeout:
+		e.Kind = errdefs.ErrUnavailable
+		e.problem = fmt.Sprintf("registry %s fails to give %s%s", op.host, subject, words)
+		e.hint = "try again later, or name a mirror in " + c.hostsFile(op.host)
+	default:
+		e.Kind = errdefs.ErrUnknown
+		e.problem = fmt.Sprintf("registry %s rejects the request for %s%s", op.host, subject, words)
+		e.hint = "check the reference, and that the host is a registry"
+	}
 }
 
 // hostsFile names the file where the user can configure mirrors of a registry.
