@@ -95,6 +95,12 @@ func setImage(tx *sql.Tx, img Image) error {
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
+	if !img.Tagged() {
+		var named int
+		if err := tx.QueryRow("SELECT count(*) FROM images WHERE json_extract(record,'$.id')=?", img.ID.String()).Scan(&named); err != nil || named > 0 {
+			return err // it is listed under its names
+		}
+	}
 	if err := putImage(tx, img); err != nil {
 		return err
 	}
