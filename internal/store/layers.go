@@ -53,10 +53,14 @@ func (d *Draft) Commit(ctx context.Context) (layer.ID, error) {
 	if err := d.place(); err != nil {
 		return "", fmt.Errorf("committing layer: %w", err)
 	}
-	return d.id, d.s.update(ctx, func(tx *sql.Tx) error {
+	err := d.s.update(ctx, func(tx *sql.Tx) error {
 		_, err := tx.Exec("INSERT INTO layers(id,dir,created,boot) VALUES(?,1,?,?)", string(d.id), time.Now().UnixNano(), d.s.boot)
 		return err
 	})
+	if err != nil { // nobody knows the directory, and this process's lease ends in order
+		return "", errors.Join(fmt.Errorf("committing layer: %w", err), os.RemoveAll(filepath.Dir(d.s.layerFS(d.id))))
+	}
+	return d.id, nil
 }
 
 // place renames the directory to where the layer's directory form is looked for.
