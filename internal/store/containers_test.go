@@ -1,0 +1,104 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+func newContainer(t testing.TB, name string, age time.Duration) Container {
+	t.Helper()
+	id, err := NewContainerID()
+	must(t, err)
+	return Container{ID: id, Name: name, Image: "app:v1", Snapshot: layer.Snapshot{"a", "b"}, Config: []byte(`{"cmd":1}`), Created: time.Now().UTC().Add(-age)}
+}
+
+func TestContainers(t *testing.T) {
+	s := newStore(t)
+	ctx := context.Background()
+	old, young := newContainer(t, "old", time.Hour), newContainer(t, "young", 0)
+	must(t, s.AddContainer(ctx, old))
+	must(t, s.AddContainer(ctx, young))
+	for _, sub := range []string{"fs", "work"} {
+		if fi, err := os.Stat(filepath.Join(s.ContainerDir(old.ID), sub)); err != nil || !fi.IsDir() {
+			t.Errorf("the container's %s: %v", sub, err)
+		}
+	}
+	if all, err := s.Containers(ctx); err != nil || !reflect.DeepEqual(all, []Container{young, old}) {
+		t.Errorf("containers are %+v, %v", all, err)
+	}
+	for _, ref := range []string{"old", "/old", old.ID, old.ID[:12]} {
+		if got, err := s.Container(ctx, ref); err != nil || got.ID != old.ID {
+			t.Errorf("container %s is %s, %v", ref, got.ID, err)
+		}
+	}
+	for _, ref := range []string{"", "ol", "nope", "/", "g"} {
+		if got, err := s.Container(ctx, ref); !errors.Is(err, ErrNotFound) {
+			t.Errorf("container %q is %s, %v, want ErrNotFound", ref, got.Name, err)
+		}
+	}
+	must(t, s.RemoveContainer(ctx, old.ID))
+	if _, err := os.Stat(s.ContainerDir(old.ID)); err == nil {
+		t.Error("a removed container's files are there")
+	}
+	if _, err := s.Container(ctx, "old"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a removed container gave %v", err)
+	}
+	again := newContainer(t, "old", 0)
+	must(t, s.AddContainer(ctx, again))
+}
+
+func TestAmbiguousContainerID(t *testing.T) {
+	s := newStore(t)
+	a, b := newContainer(t, "a", 0), newContainer(t, "b", 0)
+	b.ID = a.ID[:20] + b.ID[20:]
+	must(t, s.AddContainer(context.Background(), a))
+	must(t, s.AddContainer(context.Background(), b))
+	_, err := s.Container(context.Background(), a.ID[:20])
+	wantErr(t, err, "is ambiguous")
+}
+
+func TestContainerNameTaken(t *testing.T) {
+	s := newStore(t)
+	ctx := context.Background()
+	stores := []*Store{s, open(t, s.root)}
+	var mu sync.Mutex
+	var won []Container
+	var wg sync.WaitGroup
+	for i := range 8 {
+		c := newContainer(t, "name", 0)
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			err := stores[i%2].AddContainer(ctx, c)
+			if err == nil {
+				mu.Lock()
+				won = append(won, c)
+				mu.Unlock()
+				return
+			}
+			if !errors.Is(err, ErrNameTaken) {
+				t.Errorf("error is %v, want ErrNameTaken", err)
+			}
+			if _, err := os.Stat(s.ContainerDir(c.ID)); err == nil {
+				t.Error("a container that was refused left its directory")
+			}
+		}()
+	}
+	wg.Wait()
+	if len(won) != 1 {
+		t.Fatalf("%d containers have the same name", len(won))
+	}
+	if _, err := os.Stat(filepath.Join(s.ContainerDir(won[0].ID), "fs")); err != nil {
+		t.Error(err)
+	}
+	err := s.AddContainer(ctx, newContainer(t, "name", 0))
+	wantErr(t, err, "by container "+won[0].ID)
+}
