@@ -171,7 +171,9 @@ func (s *Store) createSchema() error {
 // bootTables are the tables whose rows speak of files that may not be on the disk yet.
 var bootTables = []string{"blobs", "layers", "results", "memo"}
 
-// dropUnsynced deletes the records of an earlier boot that were never synced.
+// dropUnsynced deletes the records of an earlier boot that were never synced, and with them the
+// directories of layers. A layer with a diffID stays, in blob form: it may have been durable before
+// it was unpacked, and its directory is made again from the blob.
 func (s *Store) dropUnsynced() error {
 	var stale bool
 	q := "SELECT EXISTS(SELECT 1 FROM results WHERE boot NOT IN ('', ?1)) OR EXISTS(SELECT 1 FROM layers WHERE boot NOT IN ('', ?1))" +
@@ -180,6 +182,12 @@ func (s *Store) dropUnsynced() error {
 		return err
 	}
 	return s.update(context.Background(), func(tx *sql.Tx) error {
+		if err := s.setAside(tx); err != nil {
+			return err
+		}
+		if _, err := tx.Exec("UPDATE layers SET dir=0, boot='' WHERE diff_id != '' AND boot NOT IN ('', ?)", s.boot); err != nil {
+			return err
+		}
 		for _, t := range bootTables {
 			if _, err := tx.Exec("DELETE FROM "+t+" WHERE boot NOT IN ('', ?)", s.boot); err != nil {
 				return err
@@ -187,6 +195,45 @@ func (s *Store) dropUnsynced() error {
 		}
 		return nil
 	})
+}
+
+// setAside moves the directories of layers of an earlier boot to where the next sweep deletes
+// them, as those of a dead process. The transaction keeps other processes from doing the same,
+// and no process uses such a layer before it is over.
+func (s *Store) setAside(tx *sql.Tx) error {
+	ids, err := column(tx, "SELECT id FROM layers WHERE dir=1 AND boot NOT IN ('', ?)", s.boot)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	dir, err := os.MkdirTemp(filepath.Join(s.root, "tmp"), "crashed-")
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		err := os.Rename(filepath.Join(s.root, "layers", id), filepath.Join(dir, id))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return os.WriteFile(dir+".lock", nil, 0o600)
+}
+
+// column returns the values of a query's only column.
+func column(tx *sql.Tx, query string, args ...any) ([]string, error) {
+	rows, err := tx.Query(query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []string
+	for rows.Next() {
+		var v string
+		if err := rows.Scan(&v); err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, rows.Err()
 }
 
 // Sync writes everything that was recorded so far to the disk and marks it as durable.
