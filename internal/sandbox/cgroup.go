@@ -1,14 +1,19 @@
 package sandbox
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs"
 	"github.com/opencontainers/cgroups/fs2"
 	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
 )
 
 // withoutCgroup takes a container's cgroup away before it is started. A process without limits
@@ -77,3 +82,29 @@ var openCgroups = sync.OnceFunc(func() {
 		_ = f.Close()
 	}
 })
+
+// removeTries and removeWait bound the waiting for a cgroup to become empty: the kernel counts
+// dead processes until they have been reaped.
+const (
+	removeTries = 50
+	removeWait  = 10 * time.Millisecond
+)
+
+// removeCgroups removes the cgroup path, which holds no live process, from all hierarchies.
+func removeCgroups(path string) error {
+	dirs, err := filepath.Glob("/sys/fs/cgroup/*" + path) // v1
+	if err != nil {
+		return fmt.Errorf("listing cgroups: %w", err)
+	}
+	for _, dir := range append(dirs, "/sys/fs/cgroup"+path) {
+		err := unix.Rmdir(dir)
+		for try := 0; errors.Is(err, unix.EBUSY) && try < removeTries; try++ {
+			time.Sleep(removeWait)
+			err = unix.Rmdir(dir)
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return &os.PathError{Op: "removing cgroup", Path: dir, Err: err}
+		}
+	}
+	return nil
+}

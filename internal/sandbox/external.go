@@ -26,17 +26,17 @@ type external struct{ path string }
 // run implements runner.execute.
 func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 	if b.oci.Linux.CgroupsPath == "" {
-		// Runtimes make a cgroup in any case; below a name of ours it can be recognized.
-		b.oci.Linux.CgroupsPath = filepath.Join("/slipway", b.spec.ID)
+		// Runtimes make a cgroup in any case; this one is found if they leave it.
+		b.oci.Linux.CgroupsPath = "/" + b.spec.ID
 	}
 	config, err := json.Marshal(b.oci)
 	if err != nil {
 		return fmt.Errorf("encoding the bundle: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(b.dir, "config.json"), config, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(b.scratch, "config.json"), config, 0o600); err != nil {
 		return fmt.Errorf("writing the bundle: %w", err)
 	}
-	cmd := initproc.RuntimeCommand(r.path, r.args(b, "--log", r.log(b), "--log-format", "json", "run", "--bundle", b.dir, b.spec.ID)...)
+	cmd := initproc.RuntimeCommand(r.path, r.args(b, "--log", r.log(b), "--log-format", "json", "run", "--bundle", b.scratch, b.spec.ID)...)
 	w, err := wireCommand(b.spec.Terminal, streams, cmd)
 	if err != nil {
 		return err
@@ -53,10 +53,9 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 	})
 	werr := cmd.Wait()
 	stop()
-	// A runtime that was killed left its cgroups; otherwise there is nothing to delete.
-	if _, err := os.Stat(filepath.Join(b.dir, "state", b.spec.ID)); err == nil {
-		if err := exec.Command(r.path, r.args(b, "delete", "--force", b.spec.ID)...).Run(); err != nil && werr == nil {
-			return fmt.Errorf("cleaning up container: %w", err)
+	if killed {
+		if err := removeCgroups(b.oci.Linux.CgroupsPath); err != nil {
+			return fmt.Errorf("cleaning up after the OCI runtime: %w", err)
 		}
 	}
 	w.drain(ctx)
@@ -68,7 +67,7 @@ func (r *external) args(b *bundle, args ...string) []string {
 	return append([]string{"--root", filepath.Join(b.dir, "state")}, args...)
 }
 
-func (r *external) log(b *bundle) string { return filepath.Join(b.dir, "runtime.log") }
+func (r *external) log(b *bundle) string { return filepath.Join(b.scratch, "runtime.log") }
 
 // result tells an exit code of the process from a failure of the runtime: only after a failure
 // there are errors in its log.

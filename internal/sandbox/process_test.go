@@ -294,6 +294,26 @@ func testCancel(l *lab) {
 	}
 }
 
+// testCancelAnyTime ends the context while a container is being prepared or started.
+func testCancelAnyTime(l *lab) {
+	mark := fmt.Sprintf("7%d.%d", os.Getpid(), ids.Add(1))
+	for i := range 25 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i)*time.Millisecond)
+		start := time.Now()
+		err := l.runner.Run(ctx, l.command("sleep", mark), IO{})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			l.t.Errorf("cancelled after %d ms: got %v", i, err)
+		}
+		if took := time.Since(start); took > 2*time.Second {
+			l.t.Errorf("cancelled after %d ms: took %v", i, took)
+		}
+		if n := processes(l.t, mark); n != 0 {
+			l.t.Fatalf("cancelled after %d ms: %d processes are left", i, n)
+		}
+	}
+}
+
 func testParallel(l *lab) {
 	var wg sync.WaitGroup
 	for i := range 30 {
@@ -359,6 +379,9 @@ func testKilledParent(l *lab) {
 			l.t.Fatalf("%d processes outlive a killed parent", processes(l.t, mark))
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+	if err := removeCgroups("/killed"); err != nil { // a killed runc leaves it, empty
+		l.t.Error(err)
 	}
 }
 

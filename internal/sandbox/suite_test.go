@@ -224,7 +224,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"Cwd": testCwd, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "NoTrace": testNoTrace, "Scratch": testScratch,
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,
-		"Network": testNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
+		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
 		"Devices": testDevices, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "Cgroup": testCgroup,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -235,15 +235,49 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 	}
 }
 
+// BenchmarkRunTrue is the fixed cost of a run, beside that of `runc run` with runc's own default
+// configuration (`runc spec`), which has no seccomp filter and fewer mounts.
 func BenchmarkRunTrue(b *testing.B) {
-	l := newLab(b, func(t testing.TB, state string) Runner {
-		r, err := New(Options{StateDir: state})
-		if err != nil {
-			t.Fatal(err)
+	for _, runtime := range []string{"", "runc"} {
+		if _, err := exec.LookPath(runtime); runtime != "" && err != nil {
+			continue
 		}
-		return r
-	})
+		b.Run("runtime="+runtime, func(b *testing.B) {
+			l := newLab(b, func(t testing.TB, state string) Runner {
+				r, err := New(Options{StateDir: state, RuntimeBinary: runtime})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			})
+			for b.Loop() {
+				l.run(l.command("true"))
+			}
+		})
+	}
+	b.Run("plain runc run", benchmarkRunc)
+}
+
+func benchmarkRunc(b *testing.B) {
+	dir := b.TempDir()
+	if err := os.Rename(image(b), filepath.Join(dir, "rootfs")); err != nil {
+		b.Fatal(err)
+	}
+	spec := exec.Command("runc", "spec", "--bundle", dir)
+	if out, err := spec.CombinedOutput(); err != nil {
+		b.Skipf("no runc: %v: %s", err, out)
+	}
+	config := filepath.Join(dir, "config.json")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		b.Fatal(err)
+	}
+	changed := strings.NewReplacer(`"terminal": true`, `"terminal": false`, `"sh"`, `"true"`).Replace(string(text))
+	write(b, config, changed)
 	for b.Loop() {
-		l.run(l.command("true"))
+		id := fmt.Sprintf("slipway-test-%d-%d", os.Getpid(), ids.Add(1))
+		if out, err := exec.Command("runc", "--root", filepath.Join(dir, "state"), "run", "--bundle", dir, id).CombinedOutput(); err != nil {
+			b.Fatalf("runc run: %v: %s", err, out)
+		}
 	}
 }
