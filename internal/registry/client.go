@@ -21,6 +21,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -115,7 +116,7 @@ func (c *Client) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, e
 	op := newOperation(named, ocispec.Descriptor{})
 	var desc ocispec.Descriptor
 	err = c.retry(ctx, op, func(ctx context.Context) error {
-		resolver, err := c.resolver(op.host)
+		resolver, err := c.resolver(op.host, 0)
 		if err != nil {
 			return err
 		}
@@ -152,11 +153,15 @@ func (c *Client) Fetch(ctx context.Context, ref string, desc ocispec.Descriptor)
 	return d, nil
 }
 
-// resolver returns containerd's resolver for references of a registry.
-func (c *Client) resolver(host string) (remotes.Resolver, error) {
+// resolver returns containerd's resolver for references of a registry. Its endpoints are asked
+// in their order, beginning with the given one and going round.
+func (c *Client) resolver(host string, first int) (remotes.Resolver, error) {
 	hosts, err := c.hostsOf(host)
 	if err != nil {
 		return nil, err
+	}
+	if n := len(hosts); n > 0 {
+		hosts = slices.Concat(hosts[first%n:], hosts[:first%n])
 	}
 	return docker.NewResolver(docker.ResolverOptions{
 		Hosts:   func(string) ([]docker.RegistryHost, error) { return hosts, nil },

@@ -430,6 +430,24 @@ func TestMirrors(t *testing.T) {
 	}
 }
 
+// A mirror that begins to answer and then breaks, each time, does not keep the next one from
+// being asked.
+func TestMirrorBreaks(t *testing.T) {
+	good, bad := registrytest.Start(t), registrytest.Start(t)
+	content := randomBytes(100_000)
+	desc := good.PushBlob("library/alpine", "application/octet-stream", content)
+	bad.Use(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	dir := t.TempDir()
+	if err := registrytest.WriteCertsD(dir, map[string][]string{"docker.io": {bad.URL, good.URL}}); err != nil {
+		t.Fatal(err)
+	}
+	mustFetch(t, newClient(t, dir), "alpine", desc, content)
+}
+
 // Registries on loopback are asked over https first, without looking at the certificate,
 // then over http. Where hosts.toml says https, the certificate counts.
 func TestTLS(t *testing.T) {

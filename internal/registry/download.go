@@ -139,7 +139,8 @@ func (d *download) open() error {
 }
 
 func (d *download) openAt(ctx context.Context, off int64) error {
-	resolver, err := d.client.resolver(d.op.host)
+	// A mirror whose downloads break without a byte is not asked first again.
+	resolver, err := d.client.resolver(d.op.host, d.fails)
 	if err != nil {
 		return err
 	}

@@ -198,3 +198,28 @@ func TestHostileIndexes(t *testing.T) {
 		checkError(t, err, want.kind, want.text)
 	}
 }
+
+// FuzzManifest reads arbitrary manifests. What is accepted must be consistent.
+func FuzzManifest(f *testing.F) {
+	config := asJSON(ocispec.Image{Platform: amd64, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromString("a")}}})
+	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest,
+		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))},
+		Layers: []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: digest.FromString("b"), Size: 5}}}
+	m.SchemaVersion = 2
+	f.Add(asJSON(m))
+	f.Add([]byte(`{"schemaVersion":2,"manifests":[{"digest":"x"},{"platform":{"os":"linux"}}]}`))
+	f.Add([]byte(`{"schemaVersion":2,"layers":null,"config":{}}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		store := newMemStore()
+		dgst := digest.FromBytes(raw)
+		store.blobs[dgst], store.blobs[m.Config.Digest] = raw, config
+		s := New(store, registry.New(registry.Options{DockerConfigDir: t.TempDir()}))
+		img, err := s.Resolve(t.Context(), "x@"+dgst.String(), amd64, ResolveLocal)
+		if (img == nil) == (err == nil) {
+			t.Fatalf("got %v and %v", img, err)
+		}
+		if err == nil && (img.Digest != dgst || len(img.DiffIDs) != len(img.Manifest.Layers) || len(img.Config) == 0) {
+			t.Fatalf("accepted %+v", img)
+		}
+	})
+}
