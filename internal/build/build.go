@@ -95,7 +95,7 @@ func (r *Request) streams() bool {
 	return slices.ContainsFunc(r.Outputs, func(o Output) bool { return o.Writer != nil })
 }
 
-func (b *building) build(ctx context.Context) (*Result, error) {
+func (b *building) build(ctx context.Context) (_ *Result, err error) {
 	platform, err := b.req.platform()
 	if err != nil {
 		return nil, err
@@ -111,7 +111,7 @@ func (b *building) build(ctx context.Context) (*Result, error) {
 		NoCache:  b.req.NoCache,
 		Slot:     b.req.dockerfile(),
 	})
-	defer b.run.Close()
+	defer func() { err = errors.Join(err, b.run.Close()) }()
 	out, err := frontend.Build(ctx, frontend.Options{
 		Run: b.run, Images: b.opt.Images, Sink: b.sink, Attrs: b.req.attrs(), Platform: platform,
 		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
@@ -266,7 +266,7 @@ func (r *Request) attrs() map[string]string {
 	for k, v := range r.Labels {
 		a["label:"+k] = v
 	}
-	for key, v := range map[string]string{"target": r.Target, "platform": r.Platform, "add-hosts": strings.Join(r.AddHosts, ",")} {
+	for key, v := range map[string]string{"target": r.Target, "platform": r.Platform, "add-hosts": r.extraHosts()} {
 		if v != "" {
 			a[key] = v
 		}
@@ -281,4 +281,17 @@ func (r *Request) attrs() map[string]string {
 		a["force-network-mode"] = r.Network
 	}
 	return a
+}
+
+// extraHosts writes AddHosts as the frontend reads them: "name=ip,name=ip", IPv6 without brackets.
+// What is no "name:ip" stays as it is: the frontend says what is wrong.
+func (r *Request) extraHosts() string {
+	hosts := make([]string, 0, len(r.AddHosts))
+	for _, h := range r.AddHosts {
+		if i := strings.IndexAny(h, "=:"); i > 0 {
+			h = h[:i] + "=" + strings.TrimSuffix(strings.TrimPrefix(h[i+1:], "["), "]")
+		}
+		hosts = append(hosts, h)
+	}
+	return strings.Join(hosts, ",")
 }

@@ -30,7 +30,7 @@ type Request struct {
 	Network string
 	// Platform is the target platform as in --platform; "" is this machine's.
 	Platform string
-	// AddHosts are "name:ip" lines for /etc/hosts in RUN.
+	// AddHosts are lines for /etc/hosts in RUN: "name:ip" or "name=ip".
 	AddHosts []string
 	// Tags name the image in the local store; they imply an image output when Outputs is empty.
 	Tags []string
