@@ -25,7 +25,9 @@ type execution struct {
 	spec   sandbox.Spec
 	// outputs are the drafts that become layers, by output index, with what they stand on.
 	outputs map[int64]execOutput
-	undo    []func()
+	// caches are the cache mounts that are open, by ID: an exec may mount one twice.
+	caches map[string]*store.Cache
+	undo   []func()
 }
 
 type execOutput struct {
@@ -35,7 +37,7 @@ type execOutput struct {
 
 // exec runs a process. The root and every writable mount with an output become layers.
 func (r *Run) exec(n *node, op *pb.ExecOp, inputs []Value, step *progress.Step) ([]Value, error) {
-	x := &execution{r: r, op: op, inputs: inputs, outputs: map[int64]execOutput{}}
+	x := &execution{r: r, op: op, inputs: inputs, outputs: map[int64]execOutput{}, caches: map[string]*store.Cache{}}
 	defer x.close()
 	if err := x.prepare(n); err != nil {
 		return nil, err
@@ -79,8 +81,8 @@ func (x *execution) prepare(n *node) error {
 	if p := meta.ProxyEnv; p != nil {
 		x.spec.Env = append(slices.Clone(meta.Env), proxyEnv(p)...)
 	}
-	for _, m := range x.op.Mounts {
-		if err := x.mount(m); err != nil {
+	for _, m := range inLockOrder(x.op.Mounts) {
+		if err := x.mount(n, m); err != nil {
 			return err
 		}
 	}
@@ -139,8 +141,22 @@ func proxyEnv(p *pb.ProxyEnv) []string {
 	return env
 }
 
-// mount adds one mount to the spec.
-func (x *execution) mount(m *pb.Mount) error {
+// inLockOrder puts cache mounts last, in the order of their IDs: two execs that lock the same
+// caches in two orders would wait for each other.
+func inLockOrder(mounts []*pb.Mount) []*pb.Mount {
+	rank := func(m *pb.Mount) string {
+		if m.MountType != pb.MountType_CACHE {
+			return ""
+		}
+		return "cache " + m.CacheOpt.GetID()
+	}
+	sorted := slices.Clone(mounts)
+	slices.SortStableFunc(sorted, func(a, b *pb.Mount) int { return strings.Compare(rank(a), rank(b)) })
+	return sorted
+}
+
+// mount adds one mount of a node to the spec.
+func (x *execution) mount(n *node, m *pb.Mount) error {
 	switch {
 	case m.Dest == pb.RootMount:
 		root, err := x.root(m)
@@ -159,7 +175,7 @@ func (x *execution) mount(m *pb.Mount) error {
 		x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: m.Dest, Tmpfs: &sandbox.Tmpfs{Size: m.TmpfsOpt.GetSize()}})
 		return nil
 	case m.MountType == pb.MountType_CACHE:
-		return x.cacheMount(m)
+		return x.cacheMount(n, m)
 	}
 	return fmt.Errorf("mount type %s is not supported", m.MountType)
 }
@@ -196,7 +212,7 @@ func (x *execution) root(m *pb.Mount) (*sandbox.Root, error) {
 	x.undo = append(x.undo, draft.Abort)
 	root.Upper, root.Work = draft.FS, draft.Work
 	if m.Output != int64(pb.SkipOutput) {
-		if v.tree != nil {
+		if v.local() {
 			return nil, fmt.Errorf("mounting %s: a build context cannot be an output", m.Dest)
 		}
 		x.outputs[m.Output] = execOutput{base: v.Snapshot, draft: draft}
@@ -208,7 +224,7 @@ func (x *execution) root(m *pb.Mount) (*sandbox.Root, error) {
 // that is gone after the run: they may be filtered, and the process may run for longer than the
 // user leaves them alone.
 func (x *execution) layers(v Value) ([]string, error) {
-	if v.tree == nil {
+	if !v.local() {
 		return x.r.Engine.opt.Store.Dirs(x.r.ctx, topmost(v.Snapshot))
 	}
 	draft, err := x.r.Engine.opt.Store.NewLayer()
@@ -235,8 +251,10 @@ func topmost(snap layer.Snapshot) layer.Snapshot {
 	return out
 }
 
-// cacheMount opens a cache mount; a new one is filled from the mount's input.
-func (x *execution) cacheMount(m *pb.Mount) error {
+// cacheMount opens a cache mount; a new one is filled from the mount's input. What it was filled
+// from is part of its identity, as BuildKit has it: a cache for another user (uid=, mode=) is
+// another cache.
+func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 	sharing := map[pb.CacheSharingOpt]store.Sharing{
 		pb.CacheSharingOpt_SHARED: store.SharingShared, pb.CacheSharingOpt_PRIVATE: store.SharingPrivate, pb.CacheSharingOpt_LOCKED: store.SharingLocked,
 	}[m.CacheOpt.GetSharing()]
@@ -244,23 +262,35 @@ func (x *execution) cacheMount(m *pb.Mount) error {
 	if err != nil {
 		return err
 	}
-	cache, err := x.r.Engine.opt.Store.Cache(x.r.ctx, m.CacheOpt.GetID(), sharing, func(dir string) error {
-		if m.Input < 0 {
-			return nil
+	id := m.CacheOpt.GetID()
+	if m.Input >= 0 {
+		in, err := n.inputs[m.Input].n.identity()
+		if err != nil {
+			return err
 		}
-		return x.seed(dir, v, m.Selector)
-	})
-	if err != nil {
-		return fmt.Errorf("mounting cache %s: %w", m.Dest, err)
+		id += fmt.Sprintf(" from %s output %d %s", in.key, n.inputs[m.Input].index, m.Selector)
 	}
-	x.undo = append(x.undo, cache.Release)
+	cache := x.caches[id]
+	if cache == nil {
+		cache, err = x.r.Engine.opt.Store.Cache(x.r.ctx, id, sharing, func(dir string) error {
+			if m.Input < 0 {
+				return nil
+			}
+			return x.seed(dir, v, m.Selector)
+		})
+		if err != nil {
+			return fmt.Errorf("mounting cache %s: %w", m.Dest, err)
+		}
+		x.caches[id] = cache
+		x.undo = append(x.undo, cache.Release)
+	}
 	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: m.Dest, ReadOnly: m.Readonly, Bind: cache.Dir})
 	return nil
 }
 
 // seed fills dir with the files below selector.
 func (x *execution) seed(dir string, v Value, selector string) error {
-	tree, err := x.r.Tree(x.r.ctx, v)
+	tree, err := x.r.Tree(x.r.ctx, v, store.NeedContent)
 	if err != nil {
 		return err
 	}
