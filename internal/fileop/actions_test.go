@@ -284,6 +284,35 @@ func TestActions(t *testing.T) {
 	}
 }
 
+// Directories that are only on the way to what a pattern selects.
+func TestPassedDirectories(t *testing.T) {
+	source := memory(t, "a@750:1:1", "a/b@711:2:2", "a/b/f=1", "a/c/g=2", "d/e=3")
+	only := func(c *pb.FileActionCopy) { c.IncludePatterns = []string{"a/b/f"} }
+	replace := func(c *pb.FileActionCopy) { c.AlwaysReplaceExistingDestPaths = true }
+	// What exists takes their permission bits and nothing else.
+	got, err := act(t, memory(t, "a@1777:9:9"), source, cp("/", "/", only))
+	if s := strings.Join(got, " "); err != nil || s != "a/@750:9:9 a/b/@711:2:2 a/b/f@644:0:0=1" {
+		t.Errorf("got %s, %v", s, err)
+	}
+	// A selected one brings everything.
+	got, err = act(t, memory(t, "a@1777:9:9"), source, cp("/", "/", func(c *pb.FileActionCopy) { c.IncludePatterns = []string{"a"} }))
+	if s := strings.Join(got, " "); err != nil || !strings.HasPrefix(s, "a/@750:1:1 a/b/") {
+		t.Errorf("got %s, %v", s, err)
+	}
+	// They replace nothing.
+	if got, err := act(t, memory(t, "a=file"), source, cp("/", "/", only, replace)); err == nil {
+		t.Errorf("a file was replaced by a directory on the way: %v", got)
+	}
+	if got, err = act(t, memory(t, "a=file"), source, cp("/", "/", replace)); err != nil || len(got) != 7 {
+		t.Errorf("a file was not replaced by a selected directory: %v, %v", got, err)
+	}
+	// One that leads to nothing does not come along with a later one.
+	got, err = act(t, memory(t), source, cp("/", "/", func(c *pb.FileActionCopy) { c.IncludePatterns = []string{"d/e", "a/c/none"} }))
+	if s := strings.Join(got, " "); err != nil || s != "d/@755:0:0 d/e@644:0:0=3" {
+		t.Errorf("got %s, %v", s, err)
+	}
+}
+
 func TestTimes(t *testing.T) {
 	at := time.Unix(1234567890, 500)
 	base, source := memory(t, "work/old=1"), memory(t, "d/f=1")

@@ -75,8 +75,8 @@ func fill(t testing.TB, r *rand.Rand, dir string, depth int, files *[]string) {
 			must(os.Lchown(p, r.Intn(3)*1000, r.Intn(2)*50))
 			must(unix.Chmod(p, uint32(0o400|r.Intn(0o10000))))
 			if fi.IsDir() || fi.Mode().IsRegular() {
-				if r.Intn(4) == 0 {
-					must(unix.Setxattr(p, "user.n", []byte(n), 0))
+				if r.Intn(2) == 0 {
+					must(unix.Setxattr(p, "user."+pick(r, "a", "b"), []byte(n), 0))
 				}
 			}
 		}
@@ -90,7 +90,7 @@ func pick(r *rand.Rand, from ...string) string { return from[r.Intn(len(from))] 
 func randomCopy(r *rand.Rand) *pb.FileActionCopy {
 	c := &pb.FileActionCopy{
 		Src:                            pick(r, "/", "/a", "/b", "a/b", "/*", "/a*", "/a/*", "/[a-b]", "/x.go", "/link", "/link/a", "/nothing", "/a/", "/a/.", "/*/b", "no*"),
-		Dest:                           pick(r, "/", "/a", "/a/", "/new", "/new/", "/a/b", "/link", "/link/x/", "/new/deep/er", "/x.go", "/b/."),
+		Dest:                           pick(r, "/", "/a", "/a/", "/new", "/new/", "/a/b", "/link", "/link/x/", "/new/deep/er", "/x.go", "/b"),
 		Mode:                           -1,
 		Timestamp:                      -1,
 		FollowSymlink:                  r.Intn(2) == 0,
@@ -99,6 +99,9 @@ func randomCopy(r *rand.Rand) *pb.FileActionCopy {
 		AllowWildcard:                  r.Intn(2) == 0,
 		AllowEmptyWildcard:             r.Intn(2) == 0,
 		AlwaysReplaceExistingDestPaths: r.Intn(4) == 0,
+	}
+	if r.Intn(2) == 0 { // most of the above fails
+		c.Src, c.Dest, c.CreateDestPath = pick(r, "/", "/", "/*", "/a", "/b/"), pick(r, "/", "/a", "/new/"), true
 	}
 	if r.Intn(3) == 0 {
 		c.Owner = &pb.ChownOpt{User: &pb.UserOpt{User: &pb.UserOpt_ByID{ByID: 77}}}

@@ -41,7 +41,7 @@ func (c *copier) unpack(src match) (done bool, err error) {
 		return false, err
 	}
 	defer r.Close()
-	sink := &unpacker{c: c, dest: dest, now: at, links: map[string]*linkSet{}}
+	sink := &unpacker{c: c, dest: dest, now: at}
 	defer func() { err = errors.Join(err, sink.Close()) }()
 	return true, layer.ReadTar(r, layer.TarOptions{NoWhiteouts: true, SkipImplied: true}, sink)
 }
@@ -73,7 +73,6 @@ type unpacker struct {
 	now   time.Time // of parents that the archive does not mention
 	spool *os.File
 	size  int64
-	links map[string]*linkSet // by the name in the archive
 }
 
 func (u *unpacker) Close() error { return nil }
@@ -122,7 +121,6 @@ func (u *unpacker) Add(src *layer.Entry) error {
 			return err
 		}
 	}
-	delete(u.links, to)
 	return u.c.plan.put(to, e, nil)
 }
 
