@@ -209,12 +209,14 @@ func FuzzManifest(f *testing.F) {
 	f.Add(asJSON(m))
 	f.Add([]byte(`{"schemaVersion":2,"manifests":[{"digest":"x"},{"platform":{"os":"linux"}}]}`))
 	f.Add([]byte(`{"schemaVersion":2,"layers":null,"config":{}}`))
+	m.Layers = nil // the config tells of one
+	f.Add(asJSON(m))
+	reg := registry.New(registry.Options{DockerConfigDir: f.TempDir()})
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		store := newMemStore()
 		dgst := digest.FromBytes(raw)
 		store.blobs[dgst], store.blobs[m.Config.Digest] = raw, config
-		s := New(store, registry.New(registry.Options{DockerConfigDir: t.TempDir()}))
-		img, err := s.Resolve(t.Context(), "x@"+dgst.String(), amd64, ResolveLocal)
+		img, err := New(store, reg).Resolve(t.Context(), "x@"+dgst.String(), amd64, ResolveLocal)
 		if (img == nil) == (err == nil) {
 			t.Fatalf("got %v and %v", img, err)
 		}

@@ -197,7 +197,10 @@ func (l *loader) fromManifest(ctx context.Context, desc ocispec.Descriptor, raw 
 	if img.Config, err = l.blob(ctx, img.Manifest.Config, maxConfigSize, "config"); err != nil {
 		return nil, err
 	}
-	return img, l.checkConfig(img)
+	if err := l.checkConfig(img); err != nil {
+		return nil, err
+	}
+	return img, nil
 }
 
 // checkManifest makes sure that each part can be fetched and is of a type that can be unpacked.
