@@ -114,7 +114,7 @@ func exportName(o Output) string {
 func (b *building) exportOne(ctx context.Context, o Output, src export.Source, value engine.Value, res *Result) ([]store.Image, error) {
 	switch o.Type {
 	case OutputLocal, OutputTar:
-		tree, err := b.run.Tree(ctx, value)
+		tree, err := b.run.Tree(ctx, value, store.NeedContent)
 		if err != nil {
 			return nil, err
 		}

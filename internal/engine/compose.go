@@ -7,6 +7,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // merge stacks snapshots: the layers of each input on those of the inputs before it.
@@ -48,11 +49,11 @@ func (r *Run) diff(op *pb.DiffOp, inputs []Value) ([]Value, error) {
 	if isPrefix(lower, upper) {
 		return []Value{{Snapshot: append(layer.Snapshot{}, upper[len(lower):]...)}}, nil
 	}
-	lt, err := r.Tree(r.ctx, ends[0])
+	lt, err := r.Tree(r.ctx, ends[0], store.NeedContent)
 	if err != nil {
 		return nil, err
 	}
-	ut, err := r.Tree(r.ctx, ends[1])
+	ut, err := r.Tree(r.ctx, ends[1], store.NeedContent)
 	if err != nil {
 		return nil, err
 	}

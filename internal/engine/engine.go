@@ -72,21 +72,26 @@ type RunOptions struct {
 
 // Value is the filesystem that an output of a vertex holds.
 type Value struct {
-	// Snapshot are its layers in the store, base first.
+	// Snapshot are its layers, base first. Those that a file operation gave in this process may
+	// not be written anywhere yet: the store writes the form that it is asked for.
 	Snapshot layer.Snapshot
-	// tree is set instead for a local source, which has no layers.
+	// tree is set for a local source, which has no layers, and for what a file operation of this
+	// process gave, whose tree is known without looking at layers.
 	tree layer.Tree
 }
 
-// Tree returns the files of a value. Layers that are not there as directories are unpacked.
-func (e *Engine) Tree(ctx context.Context, v Value) (layer.Tree, error) {
+// local reports whether the value is a local source.
+func (v Value) local() bool { return v.tree != nil && len(v.Snapshot) == 0 }
+
+// Tree returns the files of a value.
+func (e *Engine) Tree(ctx context.Context, v Value, need store.Need) (layer.Tree, error) {
 	if v.tree != nil {
 		return v.tree, nil
 	}
-	return e.opt.Store.Tree(ctx, v.Snapshot)
+	return e.opt.Store.Tree(ctx, v.Snapshot, need)
 }
 
-// defaultPlatform fills a vertex's platform in.
+// platform fills a vertex's platform in.
 func (r *Run) platform(p *pb.Platform) ocispec.Platform {
 	if p == nil || p.OS == "" {
 		return r.opt.Platform

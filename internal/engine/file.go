@@ -3,61 +3,112 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"os"
+	"slices"
+	"time"
 
 	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/slipway-build/slipway/internal/fileop"
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
-// file carries a file operation out: it is planned against the inputs' trees, and each plan is
-// written as one layer.
-func (r *Run) file(op *pb.FileOp, inputs []Value) ([]Value, error) {
-	trees := make([]layer.Tree, len(inputs))
-	for i, in := range inputs {
-		var err error
-		if trees[i], err = r.Tree(r.ctx, in); err != nil {
-			return nil, err
-		}
-	}
-	outs, err := fileop.Make(r.ctx, op, trees, fileop.Options{})
+// file carries a file operation out: it is planned against the inputs' trees, and each plan is a
+// layer. Nothing is written here: a RUN that mounts the layer makes the store write a directory,
+// an export a blob.
+func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time) ([]Value, error) {
+	uses, err := n.uses()
 	if err != nil {
 		return nil, err
 	}
-	defer closePlans(outs)
-	layers := map[*fileop.Plan]layer.ID{} // a plan may be part of several outputs
+	trees := make([]layer.Tree, len(inputs))
+	for i, in := range inputs {
+		need := store.NeedContent
+		if uses[i].whole && !uses[i].read {
+			need = store.NeedMetadata
+		}
+		if trees[i], err = r.Tree(r.ctx, in, need); err != nil {
+			return nil, err
+		}
+	}
+	tmp, err := r.Engine.opt.Store.TempDir() // for unpacked archives, until their layer is written
+	if err != nil {
+		return nil, err
+	}
+	outs, err := fileop.Make(r.ctx, op, trees, fileop.Options{TempDir: tmp})
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(tmp))
+	}
+	r.keepPlans(outs, tmp)
+	layers, err := r.planLayers(outs, created)
+	if err != nil {
+		return nil, err
+	}
 	var values []Value
 	for _, out := range outs {
-		var v Value
-		if out.Base >= 0 {
-			if v, err = r.stored(inputs[out.Base]); err != nil {
-				return nil, err
-			}
-		}
-		snap := append(layer.Snapshot(nil), v.Snapshot...)
-		for _, p := range out.Plans {
-			if _, ok := layers[p]; !ok {
-				if layers[p], err = r.writeLayer(p.WriteTo); err != nil {
-					return nil, err
-				}
-			}
-			snap = append(snap, layers[p])
+		v, err := r.planned(out, inputs, layers)
+		if err != nil {
+			return nil, err
 		}
 		for len(values) <= out.Index {
 			values = append(values, Value{})
 		}
-		values[out.Index] = Value{Snapshot: snap}
+		values[out.Index] = v
 	}
 	return values, nil
 }
 
-// closePlans frees what plans hold. Their layers are written.
-func closePlans(outs []fileop.Output) {
-	for _, o := range outs {
-		for _, p := range o.Plans {
-			p.Close() // temporary files of unpacked archives
+// planLayers makes a layer of each plan; a plan may be part of several outputs.
+func (r *Run) planLayers(outs []fileop.Output, created time.Time) (map[*fileop.Plan]layer.ID, error) {
+	layers := map[*fileop.Plan]layer.ID{}
+	for _, out := range outs {
+		for _, p := range out.Plans {
+			if _, ok := layers[p]; ok {
+				continue
+			}
+			id, err := r.Engine.opt.Store.Plan(p, created)
+			if err != nil {
+				return nil, err
+			}
+			layers[p] = id
+			r.mu.Lock()
+			r.planIDs = append(r.planIDs, id)
+			r.mu.Unlock()
 		}
 	}
+	return layers, nil
+}
+
+// planned makes the value of one output.
+func (r *Run) planned(out fileop.Output, inputs []Value, layers map[*fileop.Plan]layer.ID) (Value, error) {
+	var v Value
+	if out.Base >= 0 {
+		var err error
+		if v, err = r.stored(inputs[out.Base]); err != nil {
+			return v, err
+		}
+	}
+	v.Snapshot = slices.Clone(v.Snapshot)
+	for _, p := range out.Plans {
+		v.Snapshot = append(v.Snapshot, layers[p])
+		v.tree = p
+	}
+	return v, nil
+}
+
+// keepPlans keeps plans, and the directory with their temporary files, until the run is over.
+func (r *Run) keepPlans(outs []fileop.Output, tmp string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.atEnd = append(r.atEnd, func() {
+		for _, o := range outs {
+			for _, p := range o.Plans {
+				p.Close() //nolint:errcheck // temporary files, in the directory that goes away
+			}
+		}
+		os.RemoveAll(tmp) // what stays is swept with the lease
+	})
 }
 
 // writeLayer makes a layer, in directory form, of the entries that write gives.
@@ -83,7 +134,7 @@ func (r *Run) writeLayer(write func(layer.Sink) error) (layer.ID, error) {
 // stored returns a value as layers of the store. A local source is copied into one; the layer is
 // found again by its content.
 func (r *Run) stored(v Value) (Value, error) {
-	if v.tree == nil {
+	if !v.local() {
 		return v, nil
 	}
 	id, err := r.writeLayer(func(s layer.Sink) error { return copyTree(v.tree, s) })

@@ -16,6 +16,8 @@ type use struct {
 	whole bool
 	// copies select the files that count by their content when whole is not set.
 	copies []*pb.FileActionCopy
+	// read is set when files of the input are copied, whether or not whole is set too.
+	read bool
 }
 
 // uses returns what n reads of each of its inputs.
@@ -28,7 +30,7 @@ func (n *node) uses() ([]use, error) {
 			return nil, fmt.Errorf("reading file operation: %w", err)
 		}
 		for i, u := range usage {
-			all[i] = use{whole: u.Whole, copies: u.Copies}
+			all[i] = use{whole: u.Whole, copies: u.Copies, read: len(u.Copies) > 0}
 		}
 	case *pb.Op_Exec:
 		for _, m := range op.Exec.Mounts {

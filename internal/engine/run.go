@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -35,6 +34,9 @@ type Run struct {
 	nodes   map[digest.Digest]*node
 	told    map[digest.Digest]bool // vertices that a display has heard of
 	records []StepRecord
+	pending []pendingResult
+	planIDs []layer.ID // layers that the store can make only while the run is not over
+	atEnd   []func()
 }
 
 // StepRecord tells what became of a vertex.
@@ -56,7 +58,7 @@ type node struct {
 	identity func() (identity, error)
 	result   func() (*outcome, error)
 
-	user     *node // one that n is an input of; nil for the root
+	user *node // one that n is an input of; nil for the root
 
 	mu       sync.Mutex
 	contents map[string]func() (digest.Digest, error)
@@ -81,12 +83,6 @@ func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
 	r := &Run{Engine: e, opt: opt, nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	return r
-}
-
-// Close ends everything that the run still does and waits for it.
-func (r *Run) Close() {
-	r.cancel(errors.New("build is over"))
-	r.bg.Wait()
 }
 
 // Records returns what became of the vertices so far, in the order in which they ended.
@@ -263,7 +259,7 @@ func (r *Run) digest(user *node, in edge, copies []*pb.FileActionCopy, missing f
 	if err != nil {
 		return "", err
 	}
-	tree, err := r.Tree(r.ctx, v)
+	tree, err := r.Tree(r.ctx, v, store.NeedContent)
 	if err != nil {
 		return "", r.fail(user, err)
 	}
@@ -291,6 +287,9 @@ func (r *Run) evaluate(n *node) (*outcome, error) {
 				return nil, r.fail(n, err)
 			}
 			if found {
+				if res.Planned {
+					return r.replan(n, id, res)
+				}
 				r.tellCached(n)
 				r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, Started: time.Now()})
 				return fromRecord(res), nil
@@ -322,14 +321,10 @@ func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
 	}
 	step := r.start(n)
 	began := time.Now()
-	outputs, err := r.operate(n, inputs, step)
+	outputs, err := r.operate(n, inputs, step, began)
 	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Reason: reason, Started: began, Took: time.Since(began)}
 	if err == nil {
-		res := store.Result{Created: time.Now(), Took: rec.Took, Lines: id.lines}
-		for _, o := range outputs {
-			res.Outputs = append(res.Outputs, o.Snapshot)
-		}
-		err = r.Engine.opt.Store.PutResult(r.ctx, string(id.key), r.slot(n), res)
+		err = r.keep(r.ctx, r.pendingResult(n, id, outputs, store.Result{Created: began, Took: rec.Took}))
 	}
 	step.Done(err)
 	if err != nil {
@@ -339,6 +334,25 @@ func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
 	if err != nil {
 		return nil, r.fail(n, err)
 	}
+	return &outcome{outputs: outputs}, nil
+}
+
+// replan gives the result of an operation that was planned in an earlier build and written in
+// none.
+func (r *Run) replan(n *node, id identity, res store.Result) (*outcome, error) {
+	inputs, err := r.inputs(n)
+	if err != nil {
+		return nil, err
+	}
+	r.tellCached(n)
+	outputs, err := r.operate(n, inputs, nil, res.Created)
+	if err == nil {
+		err = r.keep(r.ctx, r.pendingResult(n, id, outputs, res))
+	}
+	if err != nil {
+		return nil, r.fail(n, err)
+	}
+	r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, Started: time.Now()})
 	return &outcome{outputs: outputs}, nil
 }
 
@@ -355,13 +369,13 @@ func (r *Run) inputs(n *node) ([]Value, error) {
 	return values, g.Wait()
 }
 
-// operate carries a node's operation out.
-func (r *Run) operate(n *node, inputs []Value, step *progress.Step) ([]Value, error) {
+// operate carries a node's operation out. created is the time of what is only planned.
+func (r *Run) operate(n *node, inputs []Value, step *progress.Step, created time.Time) ([]Value, error) {
 	switch op := n.v.Op.Op.(type) {
 	case *pb.Op_Exec:
 		return r.exec(n, op.Exec, inputs, step)
 	case *pb.Op_File:
-		return r.file(op.File, inputs)
+		return r.file(n, op.File, inputs, created)
 	case *pb.Op_Merge:
 		return r.merge(op.Merge, inputs)
 	case *pb.Op_Diff:

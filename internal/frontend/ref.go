@@ -18,6 +18,7 @@ import (
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // Ref is a filesystem that the frontend may look into. It is evaluated when it does.
@@ -53,7 +54,7 @@ func (r *Ref) tree(ctx context.Context) (layer.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.run.Tree(ctx, v)
+	return r.run.Tree(ctx, v, store.NeedMetadata)
 }
 
 // ReadFile implements the gateway's reference.

@@ -67,6 +67,27 @@ func (x *Index) Size() int64 {
 	return n
 }
 
+// Located reports whether every content's place and digest is known.
+func (x *Index) Located() bool {
+	for _, e := range x.entries {
+		if e != nil && e.IsRegular() && !e.Hardlink && e.Size > 0 && (e.Offset < 0 || e.Digest == "") {
+			return false
+		}
+	}
+	return true
+}
+
+// Implied returns the paths of directories that the layer does not speak of, parents first.
+func (x *Index) Implied() []string {
+	var paths []string
+	for _, e := range x.entries {
+		if e != nil && e.Implied {
+			paths = append(paths, e.Path)
+		}
+	}
+	return paths
+}
+
 const indexMagic = "slipway index v1\n"
 
 const (

@@ -138,7 +138,7 @@ func lookup(layers []Tree, name string, all bool) (found *Entry, stack []Tree, e
 		if e.Whiteout {
 			break
 		}
-		if found == nil || (found.Implied && !e.Implied) {
+		if found == nil || (found.Implied && !e.Implied && e.IsDir()) {
 			found = e
 		}
 		if !e.IsDir() || (!all && !found.Implied) {

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"bytes"
 	"io"
 	"math/rand"
 	"os"
@@ -134,4 +135,23 @@ func TestDirTreeStaysInside(t *testing.T) {
 		}
 	}
 	noOpenat2.Store(false)
+}
+
+// A directory on the way to something hides what is no directory below it, as it does on disk.
+func TestMergedImpliedOverFile(t *testing.T) {
+	base, upper := NewIndex(), NewIndex()
+	base.Add(&Entry{Path: "lib", Mode: unix.S_IFLNK | 0o777, Link: "usr/lib"})
+	if err := ReadTar(bytes.NewReader(makeTar(t, dirHeader("lib/d"))), TarOptions{}, upper); err != nil {
+		t.Fatal(err)
+	}
+	m := Merged([]Tree{base.Tree(nil), upper.Tree(nil)})
+	if e, err := m.Lstat("lib"); err != nil || !e.IsDir() || e.Implied {
+		t.Errorf("lib is %+v, %v", e, err)
+	}
+	if l, err := m.ReadDir("."); err != nil || len(l) != 1 || !l[0].IsDir() {
+		t.Errorf("the root has %+v, %v", l, err)
+	}
+	if _, err := m.Lstat("lib/d"); err != nil {
+		t.Error(err)
+	}
 }

@@ -14,7 +14,8 @@ import (
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
-// unpack makes the directory form of a layer from one of its blobs, and verifies the diffID.
+// unpack makes the directory form of a layer from one of its blobs, and its index on the way. The
+// diffID is verified.
 func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 	blobs, err := s.layerBlobs(ctx, info.DiffID)
 	if err != nil {
@@ -23,31 +24,31 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 	if len(blobs) == 0 {
 		return fmt.Errorf("unpacking layer %s: no blob of it is in the store: %w", info.DiffID, ErrNotFound)
 	}
-	l, err := s.current()
-	if err != nil {
-		return err
-	}
-	d, err := s.draft(l, info.ID)
-	if err != nil {
-		return err
-	}
-	defer d.Abort()
-	w, err := layer.NewDirWriter(d.FS)
-	if err != nil {
-		return fmt.Errorf("unpacking layer %s: %w", info.DiffID, err)
-	}
-	count := &countingSink{Sink: w}
-	err = s.readLayerBlob(ctx, blobs[0], info.DiffID, count)
-	if err := errors.Join(err, w.Close()); err != nil {
-		return fmt.Errorf("unpacking layer %s: %w", info.DiffID, err)
-	}
-	if err := d.place(); err != nil && !errors.Is(err, errExists) {
-		return fmt.Errorf("unpacking layer %s: %w", info.DiffID, err)
-	}
-	return s.update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec("UPDATE layers SET dir=1, size=?, boot=? WHERE id=?", count.bytes, s.boot, string(info.ID))
-		return err
+	x := layer.NewIndex()
+	err = s.makeDir(ctx, info.ID, func(sink layer.Sink) error {
+		return s.readLayerBlob(ctx, blobs[0], info.DiffID, bothSinks{sink, x})
 	})
+	if err != nil {
+		return fmt.Errorf("unpacking layer %s: %w", info.DiffID, err)
+	}
+	if err := s.putImplied(info.ID, x); err != nil {
+		return err
+	}
+	info.Dir, info.Size = true, x.Size()
+	return s.update(ctx, func(tx *sql.Tx) error { return s.putLayer(tx, info) })
+}
+
+// bothSinks hands entries to one sink and then to an index, which does not read their content.
+type bothSinks struct {
+	layer.Sink
+	index *layer.Index
+}
+
+func (b bothSinks) Add(e *layer.Entry) error {
+	if err := b.Sink.Add(e); err != nil {
+		return err
+	}
+	return b.index.Add(e)
 }
 
 // readLayerBlob hands the entries of a blob to sink. Both the blob's digest and the diffID of
@@ -189,22 +190,32 @@ func (s *Store) compress(ctx context.Context, plain ocispec.Descriptor, diffID d
 	return desc, s.update(ctx, func(tx *sql.Tx) error { return putLayerBlob(tx, diffID, desc) })
 }
 
-// pack makes the plain tar of a layer's directory form.
+// pack makes the plain tar of a layer, and its index on the way: of its plan while there is one,
+// otherwise of its directory.
 func (s *Store) pack(ctx context.Context, id layer.ID) (ocispec.Descriptor, error) {
 	var desc ocispec.Descriptor
-	dir, err := s.Dir(ctx, id)
+	info, err := s.Layer(ctx, id)
 	if err != nil {
 		return desc, err
+	}
+	var write func(layer.Sink) error
+	if p := s.plan(id); p != nil && !info.Dir {
+		write = p.src.WriteTo
+	} else {
+		dir, err := s.Dir(ctx, id)
+		if err != nil {
+			return desc, err
+		}
+		write = func(sink layer.Sink) error { return layer.WalkLayer(dir, sink) }
 	}
 	w, err := s.NewBlob(digest.Canonical)
 	if err != nil {
 		return desc, err
 	}
 	defer w.Abort()
-	buf := bufio.NewWriterSize(&ctxWriter{ctx: ctx, w: w}, 1<<20)
-	tw := layer.NewTarWriter(buf)
-	count := &countingSink{Sink: tw}
-	err = layer.WalkLayer(dir, count)
+	buf := bufio.NewWriterSize(w, 1<<20)
+	tw, x := layer.NewIndexedTarWriter(buf)
+	err = write(&ctxSink{ctx: ctx, Sink: tw})
 	if err := errors.Join(err, tw.Close(), buf.Flush()); err != nil {
 		return desc, fmt.Errorf("packing layer %s: %w", id, err)
 	}
@@ -212,26 +223,17 @@ func (s *Store) pack(ctx context.Context, id layer.ID) (ocispec.Descriptor, erro
 	if err != nil {
 		return desc, err
 	}
+	if err := s.putIndex(id, x); err != nil {
+		return desc, err
+	}
 	desc = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: d, Size: w.Size()}
+	info.DiffID, info.Size = d, x.Size()
 	return desc, s.update(ctx, func(tx *sql.Tx) error {
 		if err := putLayerBlob(tx, d, desc); err != nil {
 			return err
 		}
-		_, err := tx.Exec("UPDATE layers SET diff_id=?, size=? WHERE id=?", d.String(), count.bytes, string(id))
-		return err
+		return s.putLayer(tx, info)
 	})
-}
-
-type ctxWriter struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (c *ctxWriter) Write(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.w.Write(p)
 }
 
 // discardSink counts without writing.
@@ -250,6 +252,8 @@ func (s *Store) Size(ctx context.Context, id layer.ID) (int64, error) {
 	count := &countingSink{Sink: discardSink{}}
 	if info.Dir {
 		err = layer.WalkLayer(s.layerFS(id), count)
+	} else if p := s.plan(id); p != nil {
+		err = p.src.WriteTo(count)
 	} else {
 		blobs, berr := s.layerBlobs(ctx, info.DiffID)
 		if berr != nil {

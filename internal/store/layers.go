@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
@@ -149,6 +150,14 @@ type LayerInfo struct {
 
 // Layer describes a layer. Unknown ids are ErrNotFound.
 func (s *Store) Layer(ctx context.Context, id layer.ID) (LayerInfo, error) {
+	info, err := s.recordedLayer(ctx, id)
+	if p := s.plan(id); p != nil && errors.Is(err, ErrNotFound) {
+		return LayerInfo{ID: id, Size: -1, Created: p.created}, nil
+	}
+	return info, err
+}
+
+func (s *Store) recordedLayer(ctx context.Context, id layer.ID) (LayerInfo, error) {
 	var diff string
 	var created int64
 	info := LayerInfo{ID: id}
@@ -207,46 +216,35 @@ func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
 		if _, err := os.Lstat(fs); err == nil && info.Dir {
 			return nil, nil
 		}
+		if p := s.plan(id); p != nil {
+			return nil, s.writePlan(ctx, p, info)
+		}
 		return nil, s.unpack(ctx, info)
 	})
 	return fs, err
 }
 
-// Dirs returns the directory forms of all layers of a snapshot, base first; missing ones are
-// unpacked at the same time.
+// Dirs returns the directory forms of all layers of a snapshot, base first, as they are to be
+// stacked; missing ones are made at the same time.
 func (s *Store) Dirs(ctx context.Context, snap layer.Snapshot) ([]string, error) {
 	dirs := make([]string, len(snap))
-	errs := make(chan error, len(snap))
+	g, gctx := errgroup.WithContext(ctx)
 	for i, id := range snap {
-		go func() {
-			var err error
-			dirs[i], err = s.Dir(ctx, id)
-			errs <- err
-		}()
+		g.Go(func() (err error) {
+			dirs[i], err = s.Dir(gctx, id)
+			return err
+		})
 	}
-	var all error
-	for range snap {
-		all = errors.Join(all, <-errs)
-	}
-	return dirs, all
-}
-
-// Tree returns the merged view of a snapshot.
-func (s *Store) Tree(ctx context.Context, snap layer.Snapshot) (layer.Tree, error) {
-	dirs, err := s.Dirs(ctx, snap)
-	if err != nil {
+	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return LayerTree(dirs), nil
-}
-
-// LayerTree is the merged view of overlay-native layer directories, base first.
-func LayerTree(dirs []string) layer.Tree {
-	trees := make([]layer.Tree, len(dirs))
-	for i, dir := range dirs {
-		trees[i] = layer.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true})
+	for i, id := range snap {
+		var err error
+		if dirs[i], err = s.impliedFrom(id, dirs[:i], dirs[i]); err != nil {
+			return nil, err
+		}
 	}
-	return layer.Merged(trees)
+	return dirs, nil
 }
 
 // layerBlobs returns the known blobs with the diffID that are in the store.

@@ -435,7 +435,7 @@ func TestTree(t *testing.T) {
 	s := newStore(t)
 	base, _, _ := pulled(t, s, map[string]string{"a": "base", "b": "base"})
 	top := made(t, s, map[string]string{"b": "top", "c/d": "top"})
-	tree, err := s.Tree(context.Background(), layer.Snapshot{base, top})
+	tree, err := s.Tree(context.Background(), layer.Snapshot{base, top}, NeedContent)
 	must(t, err)
 	for name, want := range map[string]string{"a": "base", "b": "top", "c/d": "top"} {
 		if got, err := layer.ReadFile(tree, name); err != nil || string(got) != want {

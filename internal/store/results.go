@@ -15,6 +15,9 @@ import (
 type Result struct {
 	// Outputs are the vertex's outputs by LLB output index. One that nobody can use is null.
 	Outputs []layer.Snapshot `json:"outputs"`
+	// Planned says that no layer was written, because nobody needed one: there are no outputs
+	// here, and planning the operation again gives them.
+	Planned bool `json:"planned,omitempty"`
 	// Created is when the result was made; history entries and image configs take it.
 	Created time.Time `json:"created"`
 	// Took is how long it took to make.

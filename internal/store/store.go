@@ -80,6 +80,8 @@ type Store struct {
 	boot string
 	work singleflight.Group // conversions between forms, by layer and form
 
+	plans sync.Map // layer.ID -> *plan: layers that only this process knows
+
 	mu    sync.Mutex
 	lease *lease // nil until something is written
 }

@@ -1,0 +1,144 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// Planned makes the entries of a layer that is not written anywhere yet. It may be asked any
+// number of times, and gives the same each time.
+type Planned interface {
+	WriteTo(layer.Sink) error
+}
+
+// plan is a layer that only this process knows, until somebody asks for one of its forms.
+type plan struct {
+	src     Planned
+	created time.Time
+	tree    func() (layer.Tree, error)
+}
+
+// Plan makes a layer of which nothing is written. [Store.Dir] and [Store.Blob] write the form that
+// they are asked for, and record the layer then. The caller ends the use of src with
+// [Store.EndPlans]. created is the layer's creation time.
+func (s *Store) Plan(src Planned, created time.Time) (layer.ID, error) {
+	l, err := s.current()
+	if err != nil {
+		return "", err
+	}
+	id := layer.ID(l.name())
+	s.plans.Store(id, &plan{src: src, created: created, tree: sync.OnceValues(func() (layer.Tree, error) { return planTree(src) })})
+	return id, nil
+}
+
+func (s *Store) plan(id layer.ID) *plan {
+	if p, ok := s.plans.Load(id); ok {
+		return p.(*plan)
+	}
+	return nil
+}
+
+// EndPlans forgets how to make layers. Those of which no form was written are gone.
+func (s *Store) EndPlans(ids ...layer.ID) {
+	for _, id := range ids {
+		s.plans.Delete(id)
+	}
+}
+
+// Recorded reports whether all layers of a snapshot outlive this process.
+func (s *Store) Recorded(ctx context.Context, snap layer.Snapshot) (bool, error) {
+	for _, id := range snap {
+		if s.plan(id) == nil {
+			continue
+		}
+		_, err := s.recordedLayer(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// putLayer records a layer, or what became known of it. Fields that are not known stay as they are.
+func (s *Store) putLayer(tx *sql.Tx, info LayerInfo) error {
+	dir := 0
+	if info.Dir {
+		dir = 1
+	}
+	_, err := tx.Exec("INSERT INTO layers(id,diff_id,dir,size,created,boot) VALUES(?1,?2,?3,?4,?5,?6) ON CONFLICT(id) DO UPDATE SET"+
+		" diff_id=iif(?2='',diff_id,?2), dir=max(dir,?3), size=iif(?4<0,size,?4), boot=?6",
+		string(info.ID), info.DiffID.String(), dir, info.Size, info.Created.UnixNano(), s.boot)
+	return err
+}
+
+// writePlan makes the directory form of a planned layer.
+func (s *Store) writePlan(ctx context.Context, p *plan, info LayerInfo) error {
+	count := &countingSink{}
+	err := s.makeDir(ctx, info.ID, func(sink layer.Sink) error {
+		count.Sink = sink
+		return p.src.WriteTo(&ctxSink{ctx: ctx, Sink: count})
+	})
+	if err != nil {
+		return fmt.Errorf("writing layer: %w", err)
+	}
+	info.Dir, info.Size = true, count.bytes
+	return s.update(ctx, func(tx *sql.Tx) error { return s.putLayer(tx, info) })
+}
+
+// makeDir makes the directory form of a layer of the entries that write gives.
+func (s *Store) makeDir(ctx context.Context, id layer.ID, write func(layer.Sink) error) error {
+	l, err := s.current()
+	if err != nil {
+		return err
+	}
+	d, err := s.draft(l, id)
+	if err != nil {
+		return err
+	}
+	defer d.Abort()
+	w, err := layer.NewDirWriter(d.FS)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(write(w), w.Close()); err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if err := d.place(); err != nil && !errors.Is(err, errExists) {
+		return err
+	}
+	return nil
+}
+
+// ctxSink fails when its context ends, so that long writes can be cancelled.
+type ctxSink struct {
+	ctx context.Context
+	layer.Sink
+}
+
+func (c *ctxSink) Add(e *layer.Entry) error {
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
+	return c.Sink.Add(e)
+}
+
+// planTree is a planned layer as the tree of one layer.
+func planTree(src Planned) (layer.Tree, error) {
+	c := &contents{Index: layer.NewIndex(), of: map[string]layer.Content{}}
+	if err := src.WriteTo(c); err != nil {
+		return nil, fmt.Errorf("reading layer: %w", err)
+	}
+	return c.Index.Tree(c.open), nil
+}

@@ -1,0 +1,231 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// Need says what a tree is looked at for.
+type Need int
+
+const (
+	NeedContent  Need = iota // files will be read
+	NeedMetadata             // only names and attributes, and perhaps a file or two
+)
+
+// Tree returns the merged view of a snapshot. Each layer is looked at in the form that it has; one
+// that is here only as a compressed blob is unpacked when contents are needed, and only indexed
+// when they are not.
+func (s *Store) Tree(ctx context.Context, snap layer.Snapshot, need Need) (layer.Tree, error) {
+	trees := make([]layer.Tree, len(snap))
+	var g errgroup.Group
+	for i, id := range snap {
+		g.Go(func() (err error) {
+			trees[i], err = s.layerTree(ctx, id, need) // contents are read after Wait
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return layer.Merged(trees), nil
+}
+
+func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (layer.Tree, error) {
+	info, err := s.Layer(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if info.Dir {
+		if _, err := os.Lstat(s.layerFS(id)); err == nil {
+			return s.unpackedTree(ctx, info)
+		}
+	}
+	if p := s.plan(id); p != nil {
+		return p.tree()
+	}
+	x, err := s.index(ctx, info, need)
+	if err != nil {
+		return nil, err
+	}
+	if x == nil {
+		if _, err := s.Dir(ctx, id); err != nil {
+			return nil, err
+		}
+		return s.unpackedTree(ctx, info)
+	}
+	return x.Tree(s.contentOf(ctx, info)), nil
+}
+
+// unpackedTree is the tree of a layer whose directory is here. Where the directory has parents
+// that the layer does not speak of, the index tells which they are.
+func (s *Store) unpackedTree(ctx context.Context, info LayerInfo) (layer.Tree, error) {
+	paths, err := s.impliedPaths(info.ID)
+	if err != nil || len(paths) == 0 {
+		return dirTree(s.layerFS(info.ID)), err
+	}
+	x, err := s.index(ctx, info, NeedMetadata)
+	if err != nil {
+		return nil, err
+	}
+	if x == nil {
+		return dirTree(s.layerFS(info.ID)), nil // its blob is gone: there is nothing better
+	}
+	return x.Tree(s.contentOf(ctx, info)), nil
+}
+
+// dirTree is the tree of one layer's directory.
+func dirTree(dir string) layer.Tree {
+	return layer.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true})
+}
+
+// LayerTree is the merged view of overlay-native layer directories, base first.
+func LayerTree(dirs []string) layer.Tree {
+	trees := make([]layer.Tree, len(dirs))
+	for i, dir := range dirs {
+		trees[i] = dirTree(dir)
+	}
+	return layer.Merged(trees)
+}
+
+func (s *Store) indexPath(id layer.ID) string {
+	return filepath.Join(s.root, "layers", string(id), "index")
+}
+
+// index returns the index of a layer in blob form, and makes one from the blob when there is none
+// and metadata will do. It is nil when the layer has to be unpacked: contents are needed, and they
+// cannot be read from the blob where they are.
+func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.Index, error) {
+	blobs, err := s.layerBlobs(ctx, info.DiffID)
+	if err != nil || len(blobs) == 0 {
+		return nil, err // Dir says what is wrong
+	}
+	plain := s.plainBlob(blobs) != ""
+	if need == NeedContent && !plain {
+		return nil, nil
+	}
+	if data, err := os.ReadFile(s.indexPath(info.ID)); err == nil {
+		if x, err := layer.DecodeIndex(data); err == nil && (need == NeedMetadata || x.Located()) {
+			return x, nil
+		}
+	}
+	if need == NeedContent {
+		return nil, nil
+	}
+	v, err, _ := s.work.Do("index:"+string(info.ID), func() (any, error) {
+		x := layer.NewIndex()
+		if err := s.readLayerBlob(ctx, blobs[0], info.DiffID, x); err != nil {
+			return nil, fmt.Errorf("indexing layer %s: %w", info.DiffID, err)
+		}
+		return x, s.putIndex(info.ID, x)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*layer.Index), nil
+}
+
+// putIndex keeps an index beside the layer. It carries its own checksum, and is made again when it
+// is lost, so it needs no record.
+func (s *Store) putIndex(id layer.ID, x *layer.Index) error {
+	data, err := x.Encode()
+	if err != nil {
+		return err
+	}
+	l, err := s.current()
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Dir(s.indexPath(id)), 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("writing index: %w", err)
+	}
+	tmp := filepath.Join(l.dir, l.name())
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return fmt.Errorf("writing index: %w", err)
+	}
+	if err := os.Rename(tmp, s.indexPath(id)); err != nil {
+		return fmt.Errorf("writing index: %w", err)
+	}
+	return nil
+}
+
+// plainBlob returns the digest of the uncompressed one of a layer's blobs, or "".
+func (s *Store) plainBlob(blobs []ocispec.Descriptor) digest.Digest {
+	for _, b := range blobs {
+		if b.MediaType == ocispec.MediaTypeImageLayer {
+			return b.Digest
+		}
+	}
+	return ""
+}
+
+// contentOf reads files of a layer in blob form: from their place in the plain tar, or else from
+// the directory, for which the layer is unpacked then.
+func (s *Store) contentOf(ctx context.Context, info LayerInfo) func(*layer.IndexEntry) (io.ReadCloser, error) {
+	blob := s.blobPath(info.DiffID) // the plain tar's digest is the diffID
+	return func(e *layer.IndexEntry) (io.ReadCloser, error) {
+		if e.Offset >= 0 && e.Digest != "" {
+			if f, err := os.Open(blob); err == nil {
+				r := io.NewSectionReader(f, e.Offset, e.Size)
+				return &verifiedContent{Reader: r, Closer: f, s: s, blob: info.DiffID, hash: digest.Canonical.Hash(), want: e.Digest}, nil
+			}
+		}
+		dir, err := s.Dir(ctx, info.ID)
+		if err != nil {
+			return nil, err
+		}
+		return layer.Open(dirTree(dir), e.Path)
+	}
+}
+
+// verifiedContent fails at the end of a file in a blob that is not what the index says.
+type verifiedContent struct {
+	io.Reader
+	io.Closer
+	s          *Store
+	hash       hash.Hash
+	blob, want digest.Digest
+}
+
+func (v *verifiedContent) Read(p []byte) (int, error) {
+	n, err := v.Reader.Read(p)
+	v.hash.Write(p[:n])
+	if err == io.EOF {
+		if got := digest.NewDigest(v.want.Algorithm(), v.hash); got != v.want {
+			return n, errors.Join(fmt.Errorf("reading layer %s: a file is %s, want %s: %w", v.blob, got, v.want, ErrDamaged), v.s.dropBlob(v.blob))
+		}
+	}
+	return n, err
+}
+
+// contents is an index that keeps the contents of its entries.
+type contents struct {
+	*layer.Index
+	of map[string]layer.Content
+}
+
+func (c *contents) Add(e *layer.Entry) error {
+	if e.Content != nil {
+		c.of[e.Path] = e.Content
+	}
+	return c.Index.Add(e)
+}
+
+func (c *contents) open(e *layer.IndexEntry) (io.ReadCloser, error) {
+	content := c.of[e.Path]
+	if content == nil {
+		return nil, fmt.Errorf("reading %s: %w", e.Path, os.ErrNotExist)
+	}
+	return content.Open()
+}
