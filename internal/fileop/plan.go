@@ -74,7 +74,7 @@ func (n *node) write(dir string, sink layer.Sink, first map[*linkSet]string) err
 			continue
 		}
 		e := *c.entry
-		e.Path, e.Inode, e.Dev, e.Nlink = path, 0, 0, 0
+		e.Path, e.Implied, e.Inode, e.Dev, e.Nlink = path, false, 0, 0, 0
 		if c.links != nil {
 			if target, ok := first[c.links]; ok {
 				e.Hardlink, e.Link, e.Size, e.Content, e.Digest = true, target, 0, nil, ""
@@ -144,7 +144,7 @@ func (p *Plan) Lstat(path string) (*layer.Entry, error) {
 // show is the node's entry as part of a tree.
 func (n *node) show(path string) *layer.Entry {
 	e := *n.entry
-	e.Path, e.Opaque, e.Inode, e.Dev, e.Nlink = path, false, 0, 0, 0
+	e.Path, e.Opaque, e.Implied, e.Inode, e.Dev, e.Nlink = path, false, false, 0, 0, 0
 	if n.links != nil && n.links.names > 1 {
 		e.Dev, e.Inode, e.Nlink = math.MaxUint64, n.links.id, uint64(n.links.names)
 	}
