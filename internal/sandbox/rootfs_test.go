@@ -252,6 +252,14 @@ func testNestedMounts(l *lab) {
 		l.t.Errorf("got %q, want %q", got, want)
 	}
 	l.wantUpper("nested mounts", spec)
+
+	// A mount may hide one that is there by default.
+	spec = l.spec("cat /etc/hosts; test -e /dev/shm/f && ls /dev/null")
+	spec.Mounts = []Mount{{Dest: "/etc/hosts", Bind: filepath.Join(dir, "f")}, {Dest: "/dev/shm", Bind: dir}}
+	if got := l.run(spec); got != "f/dev/null" {
+		l.t.Errorf("over default mounts: got %q", got)
+	}
+	l.wantUpper("over default mounts", spec)
 }
 
 func testMountErrors(l *lab) {

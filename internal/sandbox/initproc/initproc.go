@@ -7,8 +7,8 @@
 // and file descriptors named in the environment. C code of nsenter then enters the namespaces
 // before Go starts, and [Run] does the rest. An external OCI runtime is started in a similar way,
 // see [RuntimeCommand]. Run is called from this package's init function, so
-// that the many packages of the program that sort after this one need not initialize: this is
-// several milliseconds of each container start.
+// that the many packages of the program that sort after this one need not initialize, at each
+// start of a container.
 package initproc
 
 import (
