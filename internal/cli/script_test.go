@@ -72,6 +72,8 @@ func TestScripts(t *testing.T) {
 			"waitfor": waitFor,
 			"clean":   clean,
 			"replace": replace,
+			// In script_build_test.go.
+			"registry": ownRegistry,
 		},
 	})
 }
