@@ -27,6 +27,8 @@ import (
 type Index struct {
 	entries []*IndexEntry // in the order in which they came, without what was replaced
 	at      map[string]int
+	below   map[string][]string // what was added to each directory; nil: not needed so far
+	links   map[string][]string // hard links by their targets
 }
 
 // IndexEntry is an entry with the place of its content.
@@ -49,11 +51,74 @@ func (x *Index) add(e *Entry, offset int64) error {
 	c.Content, c.Inode, c.Dev, c.Nlink = nil, 0, 0, 0
 	c.ModTime = time.Unix(e.ModTime.Unix(), 0) // as the tar has it
 	if i, ok := x.at[e.Path]; ok {
-		x.entries[i] = nil // the later one counts, in its place
+		if old := x.entries[i]; old.IsDir() && c.IsDir() {
+			x.entries[i] = c // it keeps what is below
+			return nil
+		}
+		x.remove(e.Path)
 	}
 	x.at[e.Path] = len(x.entries)
 	x.entries = append(x.entries, c)
+	if x.below != nil {
+		dir, _ := split(e.Path)
+		x.below[dir] = append(x.below[dir], e.Path)
+	}
+	if e.Hardlink {
+		x.link(e.Link, e.Path)
+	}
 	return nil
+}
+
+// link notes that the entry at name is a hard link to the one at target.
+func (x *Index) link(target, name string) {
+	if x.links == nil {
+		x.links = map[string][]string{}
+	}
+	x.links[target] = append(x.links[target], name)
+}
+
+// remove takes an entry away, with all that is below it. Hard links to it remain files.
+func (x *Index) remove(name string) {
+	i, ok := x.at[name]
+	if !ok {
+		return
+	}
+	old := x.entries[i]
+	if old.IsDir() {
+		if x.below == nil { // streams that need it are rare
+			x.below = map[string][]string{}
+			for p := range x.at {
+				dir, _ := split(p)
+				x.below[dir] = append(x.below[dir], p)
+			}
+		}
+		for _, p := range x.below[name] {
+			x.remove(p)
+		}
+		delete(x.below, name)
+	}
+	x.entries[i] = nil
+	delete(x.at, name)
+	target := ""
+	if old.Hardlink {
+		target = old.Link
+	}
+	for _, p := range x.links[name] {
+		j, ok := x.at[p]
+		if !ok || !x.entries[j].Hardlink || x.entries[j].Link != name {
+			continue // gone, or something else by now
+		}
+		c := *x.entries[j]
+		if target == "" { // the first link becomes the file
+			c = *old
+			c.Path, target = p, p
+		} else {
+			c.Link = target
+			x.link(target, p)
+		}
+		x.entries[j] = &c
+	}
+	delete(x.links, name)
 }
 
 // Size adds up the bytes of all regular files.
