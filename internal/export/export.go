@@ -44,7 +44,7 @@ type layerForm struct {
 }
 
 // emptyDiff is the digest of a tar archive without entries. Such layers are left out of images,
-// as BuildKit does, and their history entries are marked as empty.
+// and their history entries are marked as empty, as Docker's own builder does.
 const emptyDiff = digest.Digest("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef")
 
 // Assemble writes everything that the image of src consists of into the store: layers that have

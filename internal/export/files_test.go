@@ -1,0 +1,98 @@
+package export
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// linked is a root filesystem of two layers: hard links in the lower one, of which the upper one
+// replaces a name.
+func linked(t *testing.T, s *store.Store) layer.Tree {
+	t.Helper()
+	d, err := s.NewLayer()
+	must(t, err)
+	defer d.Abort()
+	must(t, os.WriteFile(d.FS+"/a", []byte("linked"), 0o600))
+	must(t, os.Link(d.FS+"/a", d.FS+"/b"))
+	must(t, os.Link(d.FS+"/a", d.FS+"/c"))
+	lower, err := d.Commit(context.Background())
+	must(t, err)
+	return treeOf(t, s, lower, made(t, s, map[string]string{"a": "another"}))
+}
+
+// treeOf is the root filesystem of layers.
+func treeOf(t *testing.T, s *store.Store, snap ...layer.ID) layer.Tree {
+	t.Helper()
+	dirs, err := s.Dirs(context.Background(), snap)
+	must(t, err)
+	var trees []layer.Tree
+	for _, dir := range dirs {
+		trees = append(trees, layer.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true}))
+	}
+	return layer.Merged(trees)
+}
+
+func TestTarKeepsLinks(t *testing.T) {
+	var b bytes.Buffer
+	must(t, Tar(linked(t, newStore(t)), &b))
+	got := map[string]string{}
+	r := tar.NewReader(&b)
+	for {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		must(t, err)
+		data, err := io.ReadAll(r)
+		must(t, err)
+		got[h.Name] = string(h.Typeflag) + h.Linkname + string(data)
+	}
+	want := map[string]string{"a": "0another", "b": "0linked", "c": "1b"}
+	if len(got) != len(want) || got["a"] != want["a"] || got["b"] != want["b"] || got["c"] != want["c"] {
+		t.Errorf("the archive has %q, want %q", got, want)
+	}
+}
+
+func TestLocal(t *testing.T) {
+	s := newStore(t)
+	tree := linked(t, s)
+	dir := filepath.Join(shm(t), "deeper", "out")
+	must(t, os.MkdirAll(filepath.Join(dir, "mine"), 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "a"), []byte("what was there, and longer"), 0o600))
+	for range 2 {
+		must(t, Local(tree, dir))
+	}
+	for name, want := range map[string]string{"a": "another", "b": "linked", "c": "linked"} {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+			t.Errorf("%s is %q, %v, want %q", name, got, err, want)
+		}
+	}
+	var b, c unix.Stat_t
+	must(t, unix.Stat(filepath.Join(dir, "b"), &b))
+	must(t, unix.Stat(filepath.Join(dir, "c"), &c))
+	if b.Ino != c.Ino || b.Nlink != 2 {
+		t.Errorf("b and c are no links of one another: %d links", b.Nlink)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "mine")); err != nil {
+		t.Error("what was there and has another name is gone")
+	}
+	// What was written is a copy: changing it changes nothing in the store.
+	must(t, os.WriteFile(filepath.Join(dir, "b"), []byte("changed"), 0o600))
+	if got, err := layer.ReadFile(tree, "b"); err != nil || string(got) != "linked" {
+		t.Errorf("the store's file is %q, %v", got, err)
+	}
+	file := filepath.Join(dir, "a")
+	if err := Local(tree, file); err == nil {
+		t.Error("files were written into a file")
+	}
+}
