@@ -34,13 +34,13 @@ type record struct {
 }
 
 func (b *Builder) newRecord(req Request) (*record, error) {
-	var id [8]byte
+	var id [4]byte // the time comes first: builds are listed in their order
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
 	now := time.Now().UTC()
 	r := &record{
-		ID:      now.Format("20060102-150405-") + hex.EncodeToString(id[:]),
+		ID:      now.Format("20060102-150405.000000-") + hex.EncodeToString(id[:]),
 		Command: req.Command, Context: req.Context, File: req.dockerfile(), Target: req.Target, Started: now,
 	}
 	r.dir = filepath.Join(b.opt.Store.Root(), "builds", r.ID)
