@@ -84,6 +84,9 @@ func (b *bundle) mountScratch() error {
 	return nil
 }
 
+// stateDir is where the runtime keeps what it knows of the container.
+func (b *bundle) stateDir() string { return filepath.Join(b.scratch, "state") }
+
 // resolveMounts appends the mounts of the spec to the standard ones.
 func (b *bundle) resolveMounts(mounts []specs.Mount) ([]specs.Mount, error) {
 	all := slices.Clone(mounts)

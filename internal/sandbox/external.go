@@ -64,7 +64,7 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 
 // args are the arguments for any call of the runtime.
 func (r *external) args(b *bundle, args ...string) []string {
-	return append([]string{"--root", filepath.Join(b.dir, "state")}, args...)
+	return append([]string{"--root", b.stateDir()}, args...)
 }
 
 func (r *external) log(b *bundle) string { return filepath.Join(b.scratch, "runtime.log") }

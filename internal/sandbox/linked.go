@@ -45,7 +45,7 @@ func create(b *bundle) (*libcontainer.Container, error) {
 	config.ParentDeathSignal = int(unix.SIGKILL)
 	// Devices are bind mounts, guarded by nodev.
 	config.Cgroups.Resources.Devices, config.Devices = nil, nil
-	container, err := libcontainer.Create(filepath.Join(b.dir, "state"), b.spec.ID, config)
+	container, err := libcontainer.Create(b.stateDir(), b.spec.ID, config)
 	if err != nil {
 		return nil, fmt.Errorf("creating container: %w", err)
 	}
@@ -83,36 +83,69 @@ func runProcess(ctx context.Context, container *libcontainer.Container, b *bundl
 // start starts the container's first process, gives it its seccomp filter, and lets it execute
 // the wanted program.
 func start(container *libcontainer.Container, p *libcontainer.Process, b *bundle, w *wires) error {
-	if b.oci.Linux.Seccomp == nil {
-		err := container.Run(p)
-		w.started(err == nil)
-		return err
-	}
 	gate, inner, err := utils.NewSockPair("gate")
 	if err != nil {
 		w.started(false)
 		return fmt.Errorf("making the seccomp socket: %w", err)
 	}
 	defer gate.Close()
-	p.ExtraFiles = []*os.File{inner}
+	if b.oci.Linux.Seccomp != nil {
+		p.ExtraFiles = []*os.File{inner}
+	}
 	err = container.Start(p)
 	_ = inner.Close()
 	w.started(err == nil)
 	if err != nil {
 		return err
 	}
-	filter, err := seccompFilter()
-	if err == nil {
-		err = initproc.PassGate(gate, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, filter)
+	if b.oci.Linux.Seccomp != nil {
+		var filter []byte
+		if filter, err = seccompFilter(); err == nil {
+			err = initproc.PassGate(gate, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, filter)
+		}
 	}
 	if err == nil {
-		err = container.Exec()
+		err = execute(b, p)
 	}
 	if err != nil {
 		_ = p.Signal(unix.SIGKILL) // it may be dead already, which is the error then
 		_, _ = p.Wait()
 	}
 	return err
+}
+
+// execute lets a started container go: its first process waits until somebody reads from a
+// named pipe in its state directory. libcontainer's own Exec does that on any thread, but only
+// this one sees the directory.
+func execute(b *bundle, p *libcontainer.Process) error {
+	path := filepath.Join(b.stateDir(), b.spec.ID, "exec.fifo")
+	fifo, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fifo)
+	pid, err := p.Pid()
+	if err != nil {
+		return fmt.Errorf("finding the container's process: %w", err)
+	}
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("watching the container's process: %w", os.NewSyscallError("pidfd_open", err))
+	}
+	defer unix.Close(process)
+	for {
+		fds := []unix.PollFd{{Fd: int32(fifo), Events: unix.POLLIN}, {Fd: int32(process), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("waiting for the container: %w", os.NewSyscallError("poll", err))
+		}
+		var ready [1]byte
+		if n, _ := unix.Read(fifo, ready[:]); n == 1 {
+			return os.Remove(path) // which tells libcontainer that the container runs
+		}
+		if fds[1].Revents != 0 {
+			return errors.New("the container's process died before it executed its program")
+		}
+	}
 }
 
 func exitError(state *os.ProcessState, container *libcontainer.Container) error {

@@ -13,11 +13,12 @@ import (
 // Options choose how processes are run.
 type Options struct {
 	// StateDir is a scratch directory, made if missing. Each run has a subdirectory there, named
-	// by its [Spec.ID] and gone when Run returns; after a crash it holds only plain files, which
-	// may be deleted.
+	// by its [Spec.ID] and gone when Run returns; after a crash it is left with nothing in it but
+	// an empty directory, and may be deleted.
 	StateDir string
 	// RuntimeBinary is an OCI runtime, such as runc, by its path or its name in PATH. "" is
-	// libcontainer linked into this program.
+	// libcontainer linked into this program. If this program is killed with SIGKILL, a runtime
+	// binary's containers die too, but their empty cgroups stay.
 	RuntimeBinary string
 }
 
