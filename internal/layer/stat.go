@@ -71,8 +71,8 @@ func readXattrs(name string, buf []byte) (attrs map[string]string, opaque bool, 
 			continue
 		}
 		n, err := growing(&buf, func(b []byte) (int, error) { return unix.Lgetxattr(name, key, b) })
-		if err == unix.ENODATA {
-			continue // removed since it was listed
+		if err == unix.ENODATA || err == unix.EACCES {
+			continue // removed since it was listed; or of a file that cannot be read: its content will tell
 		}
 		if err != nil {
 			return nil, false, buf, err
