@@ -101,9 +101,13 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 		return nil, err
 	}
 	res := &Result{ID: b.record.ID, Names: b.names}
-	contexts := b.req.contexts()
+	dir := b.context()
+	defer func() { err = errors.Join(err, dir.Close()) }()
 	b.run = b.engine.NewRun(ctx, engine.RunOptions{
-		Contexts: contexts,
+		Contexts: map[string]local.Context{
+			"context":    dir,
+			"dockerfile": local.NewDir(filepath.Dir(b.req.dockerfile()), ""),
+		},
 		Sink:     b.sink,
 		Platform: platform,
 		Network:  sandbox.NetworkHost,
@@ -245,12 +249,13 @@ func (r *Request) dockerfile() string {
 	return r.Dockerfile
 }
 
-// contexts are the directories that the frontend reads: the context, and where the Dockerfile is.
-func (r *Request) contexts() map[string]local.Context {
-	return map[string]local.Context{
-		"context":    local.Dir(r.Context),
-		"dockerfile": local.Dir(filepath.Dir(r.dockerfile())),
+// context returns the build context, and the file in which digests of its files are remembered.
+func (b *building) context() *local.Dir {
+	path := b.req.Context
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
 	}
+	return local.NewDir(b.req.Context, b.opt.Store.ContextFile(path))
 }
 
 // attrs are the frontend's options of the request.

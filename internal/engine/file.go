@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/fileop"
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/source/local"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -30,6 +31,9 @@ func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time) ([
 		}
 		if trees[i], err = r.Tree(r.ctx, in, need); err != nil {
 			return nil, err
+		}
+		if in.local() {
+			trees[i] = local.Strict(trees[i])
 		}
 	}
 	tmp, err := r.Engine.opt.Store.TempDir() // for unpacked archives, until their layer is written

@@ -74,7 +74,7 @@ func (r *Run) resolve(n *node, src *pb.SourceOp) (*imagesource.Image, error) {
 func (r *Run) evaluateSource(n *node, src *pb.SourceOp) (*outcome, error) {
 	switch {
 	case isLocal(n):
-		tree, err := r.localTree(src)
+		_, tree, err := r.localTree(src)
 		if err != nil {
 			return nil, r.fail(n, err)
 		}
@@ -124,28 +124,32 @@ func (r *Run) present(_ layer.Snapshot, img *imagesource.Image) bool {
 	return true
 }
 
-func (r *Run) localTree(src *pb.SourceOp) (layer.Tree, error) {
+func (r *Run) localTree(src *pb.SourceOp) (local.Context, layer.Tree, error) {
 	name := strings.TrimPrefix(src.Identifier, schemeLocal)
 	c, ok := r.opt.Contexts[name]
 	if !ok {
-		return nil, fmt.Errorf("no build context is named %q", name)
+		return nil, nil, fmt.Errorf("no build context is named %q", name)
 	}
 	include, exclude, err := local.Patterns(src)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return c.Tree(include, exclude)
+	tree, err := c.Tree(include, exclude)
+	return c, tree, err
 }
 
 // localDigest digests files of a local context. A display is shown one step for it, however many
 // instructions read the context at the same time.
 func (r *Run) localDigest(user *node, in edge, copies []*pb.FileActionCopy) (digest.Digest, error) {
-	tree, err := r.localTree(in.n.v.Op.GetSource())
+	c, tree, err := r.localTree(in.n.v.Op.GetSource())
 	if err != nil {
 		return "", r.fail(user, err)
 	}
 	done := r.readingContext(in.n)
-	d, err := fileop.SourceDigest(r.ctx, tree, copies, r.contextBytes.hash)
+	d, err := fileop.SourceDigest(r.ctx, tree, copies, func(e *layer.Entry) (digest.Digest, error) {
+		r.contextBytes.add(e.Size)
+		return c.Hash(e)
+	})
 	done()
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w in the build context: check the path, and the patterns of .dockerignore", err)
@@ -161,14 +165,12 @@ type contextReader struct {
 	step  *progress.Step
 }
 
-// hash digests a file and tells how much was read.
-func (c *contextReader) hash(e *layer.Entry) (digest.Digest, error) {
-	d, err := fileop.HashContent(e)
+// add tells how much is read.
+func (c *contextReader) add(n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.bytes += e.Size
+	c.bytes += n
 	c.step.Status("reading context", c.bytes, 0, false)
-	return d, err
 }
 
 // readingContext starts the context's step unless it is under way; the step ends when the last

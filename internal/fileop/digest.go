@@ -9,7 +9,6 @@ import (
 	"path"
 	"runtime"
 	"slices"
-	"sync"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
@@ -28,7 +27,7 @@ const sourceVersion = "slipway copy source v1"
 // owners, extended attributes, link targets and bytes, but no times. What an action overrides
 // itself (owner, octal mode) does not count. It fails as the copy would when a source is missing.
 //
-// Content is digested in parallel, by hashed or, when that is nil, by [HashContent]; entries that
+// Content is digested in parallel, by hashed or, when that is nil, by [layer.HashContent]; entries that
 // know their digest are not read.
 func SourceDigest(ctx context.Context, t layer.Tree, copies []*pb.FileActionCopy, hashed Hasher) (digest.Digest, error) {
 	h := sha256.New()
@@ -44,29 +43,6 @@ func ExplainSource(ctx context.Context, w io.Writer, t layer.Tree, copies []*pb.
 	return describeSources(ctx, w, t, copies, hashed)
 }
 
-var hashBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
-
-// HashContent reads a file.
-func HashContent(e *layer.Entry) (digest.Digest, error) {
-	r, err := layer.OpenContent(e)
-	if err != nil {
-		return "", err
-	}
-	defer r.Close()
-	h := sha256.New()
-	buf := hashBuffers.Get().(*[]byte)
-	defer hashBuffers.Put(buf)
-	// Only the bare Read makes io.CopyBuffer use the buffer.
-	n, err := io.CopyBuffer(h, struct{ io.Reader }{r}, *buf)
-	if err != nil {
-		return "", err
-	}
-	if n != e.Size {
-		return "", fmt.Errorf("file changed while being read: got %d bytes, want %d", n, e.Size)
-	}
-	return digest.NewDigest(digest.SHA256, h), nil
-}
-
 // line is one object of a copy's source.
 type line struct {
 	text  string
@@ -76,7 +52,7 @@ type line struct {
 
 func describeSources(ctx context.Context, w io.Writer, t layer.Tree, copies []*pb.FileActionCopy, hashed Hasher) error {
 	if hashed == nil {
-		hashed = HashContent
+		hashed = layer.HashContent
 	}
 	var lines []line
 	for i, c := range copies {

@@ -114,7 +114,7 @@ func TestSourceDigestHasher(t *testing.T) {
 	var calls atomic.Int32
 	count := func(e *layer.Entry) (digest.Digest, error) {
 		calls.Add(1)
-		return HashContent(e)
+		return layer.HashContent(e)
 	}
 	copies := []*pb.FileActionCopy{cp("/", "/")}
 	d, err := SourceDigest(context.Background(), tree, copies, count)

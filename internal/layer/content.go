@@ -2,7 +2,12 @@ package layer
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"fmt"
 	"io"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Bytes is a [Content] held in memory.
@@ -10,3 +15,26 @@ type Bytes []byte
 
 // Open reads the bytes from their beginning.
 func (b Bytes) Open() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }
+
+var hashBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+
+// HashContent reads a file and returns the SHA-256 of its content.
+func HashContent(e *Entry) (digest.Digest, error) {
+	r, err := OpenContent(e)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	h := sha256.New()
+	buf := hashBuffers.Get().(*[]byte)
+	defer hashBuffers.Put(buf)
+	// Only the bare Read makes io.CopyBuffer use the buffer.
+	n, err := io.CopyBuffer(h, struct{ io.Reader }{r}, *buf)
+	if err != nil {
+		return "", err
+	}
+	if n != e.Size {
+		return "", fmt.Errorf("file changed while being read: got %d bytes, want %d", n, e.Size)
+	}
+	return digest.NewDigest(digest.SHA256, h), nil
+}

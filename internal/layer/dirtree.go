@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -133,7 +134,7 @@ func (t *dirTree) entry(dirfd int, base, name string, buf []byte) (*Entry, []byt
 		e.Link = link
 	case unix.S_IFREG:
 		if e.Size > 0 {
-			e.Content = &hostFile{tree: t, path: name}
+			e.Content = &hostFile{tree: t, path: name, stamp: stampOf(&st)}
 		}
 	}
 	if t.opt.NoXattrs {
@@ -172,9 +173,32 @@ func ignoringEINTR(fn func() error) error {
 
 // hostFile is the content of a regular file in a dirTree.
 type hostFile struct {
-	tree *dirTree
-	path string
+	tree  *dirTree
+	path  string
+	stamp Stamp
 }
+
+// Stamp is what tells one version of a host's file from another: a file with the same stamp has
+// the same content, unless it was written to within the clock's resolution.
+type Stamp struct {
+	Dev, Ino     uint64
+	Size         int64
+	Mtime, Ctime int64 // nanoseconds since the epoch
+}
+
+// Stamped is a Content that is a host's file in a certain version. Opening it fails when the file
+// has another version by then.
+type Stamped interface {
+	Content
+	Stamp() Stamp
+}
+
+func stampOf(st *unix.Stat_t) Stamp {
+	return Stamp{Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano()}
+}
+
+// Stamp implements [Stamped].
+func (f *hostFile) Stamp() Stamp { return f.stamp }
 
 // Open gives an *os.File, so that what copies it may do so in the kernel.
 func (f *hostFile) Open() (io.ReadCloser, error) {
@@ -187,8 +211,18 @@ func (f *hostFile) Open() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, pathError("open", f.HostPath(), err)
 	}
+	if !f.tree.opt.Immutable {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || stampOf(&st) != f.stamp {
+			unix.Close(fd)
+			return nil, pathError("open", f.HostPath(), ErrChanged)
+		}
+	}
 	return os.NewFile(uintptr(fd), f.HostPath()), nil
 }
+
+// ErrChanged marks a file of the user's that was written to while it was being read.
+var ErrChanged = errors.New("file changed while it was being read: try again when nobody writes to it")
 
 func (f *hostFile) HostPath() string { return filepath.Join(f.tree.root, f.path) }
 

@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -104,4 +107,10 @@ func (s *Store) PutMemo(ctx context.Context, key, value string) error {
 			key, value, s.boot)
 		return err
 	})
+}
+
+// ContextFile is where the digests of a build context's files are remembered; path is the
+// context's. It holds nothing that cannot be found out again.
+func (s *Store) ContextFile(path string) string {
+	return filepath.Join(s.root, "contexts", digest.FromString(path).Encoded()[:32])
 }

@@ -4,10 +4,12 @@ package local
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -15,16 +17,32 @@ import (
 // Context is a named tree of files that a build may read: a directory now, a client's session
 // later. Files belong to root whoever owns them on the host, as BuildKit's contexts do.
 type Context interface {
-	// Tree returns the files. Patterns are those of .dockerignore.
+	// Tree returns the files. Patterns are those of .dockerignore. Entries know the digest of their
+	// content when it was read before and did not change since.
 	Tree(include, exclude []string) (layer.Tree, error)
+	// Hash reads the content of a file and remembers its digest.
+	Hash(e *layer.Entry) (digest.Digest, error)
 }
 
-// Dir is a directory of the host as a Context.
-type Dir string
+// Dir is a directory of the host as a Context. It is safe for concurrent use.
+type Dir struct {
+	path    string
+	digests *digests
+}
+
+// NewDir returns the directory as a context. cache is a file in which digests of contents are
+// remembered; "" remembers them in memory only.
+func NewDir(path, cache string) *Dir { return &Dir{path: path, digests: openDigests(cache)} }
+
+// Close saves what is remembered.
+func (d *Dir) Close() error { return d.digests.save() }
+
+// Hash implements Context.
+func (d *Dir) Hash(e *layer.Entry) (digest.Digest, error) { return d.digests.hash(e) }
 
 // Tree implements Context.
-func (d Dir) Tree(include, exclude []string) (layer.Tree, error) {
-	root, err := filepath.EvalSymlinks(string(d))
+func (d *Dir) Tree(include, exclude []string) (layer.Tree, error) {
+	root, err := filepath.EvalSymlinks(d.path)
 	if err != nil {
 		return nil, fmt.Errorf("reading build context: %w", err)
 	}
@@ -36,14 +54,47 @@ func (d Dir) Tree(include, exclude []string) (layer.Tree, error) {
 		return nil, fmt.Errorf("reading build context: %s is not a directory", root)
 	}
 	t := layer.OpenDir(root, layer.DirOptions{Owner: &layer.Owner{}})
-	if len(include) == 0 && len(exclude) == 0 {
-		return t, nil
+	if len(include) > 0 || len(exclude) > 0 {
+		if t, err = layer.Filter(t, layer.FilterOpt{Include: include, Exclude: exclude}); err != nil {
+			return nil, fmt.Errorf("reading build context: %w", err)
+		}
 	}
-	t, err = layer.Filter(t, layer.FilterOpt{Include: include, Exclude: exclude})
-	if err != nil {
-		return nil, fmt.Errorf("reading build context: %w", err)
+	return digested{Tree: t, d: d.digests}, nil
+}
+
+// Strict is a context's tree for writing what was digested before: a file whose digest is not
+// known has changed since, and cannot be read.
+func Strict(t layer.Tree) layer.Tree { return strict{t} }
+
+type strict struct{ layer.Tree }
+
+func (s strict) Lstat(path string) (*layer.Entry, error) {
+	e, err := s.Tree.Lstat(path)
+	if err == nil {
+		s.check(e)
 	}
-	return t, nil
+	return e, err
+}
+
+func (s strict) ReadDir(path string) ([]*layer.Entry, error) {
+	list, err := s.Tree.ReadDir(path)
+	for _, e := range list {
+		s.check(e)
+	}
+	return list, err
+}
+
+func (s strict) check(e *layer.Entry) {
+	if e.Content != nil && e.Digest == "" {
+		e.Content = changed(e.Path)
+	}
+}
+
+// changed is the content of a file of which nobody knows what it was.
+type changed string
+
+func (c changed) Open() (io.ReadCloser, error) {
+	return nil, fmt.Errorf("reading %s: %w", string(c), layer.ErrChanged)
 }
 
 // Patterns returns what a local source's attributes leave out. The paths to follow are a hint
