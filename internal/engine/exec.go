@@ -2,9 +2,9 @@ package engine
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -61,8 +61,10 @@ func (x *execution) prepare(n *node) error {
 		return err
 	}
 	meta := x.op.Meta
+	// A process ID would not do for the name of a run: in a pod it is the same every time, and one
+	// process may run the same vertex for two builds.
 	x.spec = sandbox.Spec{
-		ID:         "slipway-" + strings.TrimPrefix(n.v.Digest.Encoded(), "sha256:")[:12] + "-" + fmt.Sprint(os.Getpid()),
+		ID:         "slipway-" + n.v.Digest.Encoded()[:12] + "-" + strings.ToLower(rand.Text()[:10]),
 		Args:       meta.Args,
 		Env:        meta.Env,
 		Cwd:        meta.Cwd,
@@ -319,10 +321,10 @@ func (x *execution) accept(err error) error {
 	code := 0
 	var exit *sandbox.ExitError
 	switch {
+	case err != nil && x.r.ctx.Err() != nil: // the cause may be the exit of another process
+		return context.Cause(x.r.ctx)
 	case errors.As(err, &exit):
 		code = exit.Code
-	case err != nil && x.r.ctx.Err() != nil:
-		return context.Cause(x.r.ctx)
 	case err != nil:
 		return err
 	}
