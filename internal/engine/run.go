@@ -326,9 +326,13 @@ func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
 	if err == nil {
 		err = r.keep(r.ctx, r.pendingResult(n, id, outputs, store.Result{Created: began, Took: rec.Took}))
 	}
-	step.Done(err)
-	if err != nil {
-		rec.Error = err.Error()
+	ended := err
+	if err != nil && r.ctx.Err() != nil {
+		ended = context.Canceled // something else failed first, and its error is told there
+	}
+	step.Done(ended)
+	if ended != nil {
+		rec.Error = ended.Error()
 	}
 	r.record(rec)
 	if err != nil {
