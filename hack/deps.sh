@@ -67,9 +67,11 @@ for_bases() {
 for_test() {
 	for_build
 	for_demo
-	need git git "is used by tests of repositories"
 	need runc runc "is the second OCI runtime that the sandbox is tested with"
 	need skopeo skopeo "checks the images that are written"
+	need bzip2 bzip2 "makes archives that the tests unpack"
+	need xz xz-utils "unpacks archives, and makes those that the tests unpack"
+	need zstd zstd "makes archives that the tests unpack"
 	need umoci umoci "checks the image layouts that are written"
 }
 
