@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -141,36 +142,50 @@ func contentMemoKey(source Key, output int, copies []*pb.FileActionCopy) string 
 	return string(k.sum())
 }
 
-// selectionLine holds all fields of a copy that decide which files it reads.
+// selectionLine holds all fields of a copy that decide which files it reads, and what of them
+// counts: owners and modes that the copy sets itself do not ([fileop.SourceDigest]).
 func selectionLine(c *pb.FileActionCopy) string {
-	return fmt.Sprintf("%q follow=%t contents=%t unpack=%t wildcard=%t/%t include=%q exclude=%q required=%q",
+	return fmt.Sprintf("%q follow=%t contents=%t unpack=%t wildcard=%t/%t include=%q exclude=%q required=%q owners=%t modes=%t",
 		c.Src, c.FollowSymlink, c.DirCopyContents, c.AttemptUnpackDockerCompatibility,
-		c.AllowWildcard, c.AllowEmptyWildcard, c.IncludePatterns, c.ExcludePatterns, c.RequiredPaths)
+		c.AllowWildcard, c.AllowEmptyWildcard, c.IncludePatterns, c.ExcludePatterns, c.RequiredPaths,
+		c.Owner == nil, c.ModeStr != "" || c.Mode == -1)
 }
 
 // explain says why a vertex was not found: the first line in which its key differs from the one
-// that the same place of the Dockerfile had last time.
+// that the same place of the Dockerfile had last time. The line of the whole definition differs
+// whenever any other does, so it only tells something when it is alone.
 func explain(last, now []string) string {
 	if len(last) == 0 {
 		return "it has not run before"
 	}
-	had := map[string]bool{}
-	for _, l := range last {
-		had[l] = true
-	}
-	for _, l := range now {
-		if had[l] {
+	option := false
+	for _, l := range missing(last, now) {
+		if strings.HasPrefix(l, "definition ") {
+			option = true
 			continue
-		}
-		if label, _, ok := strings.Cut(l, " "); ok && label == "definition" {
-			return "an option of the instruction changed"
 		}
 		return "changed: " + l
 	}
-	if len(last) != len(now) {
-		return "something it had before is gone"
+	for _, l := range missing(now, last) {
+		if !strings.HasPrefix(l, "definition ") {
+			return "no longer there: " + l
+		}
+	}
+	if option {
+		return "an option of the instruction changed"
 	}
 	return "its result is no longer in the store"
+}
+
+// missing returns the lines of b that a does not have.
+func missing(a, b []string) []string {
+	var out []string
+	for _, l := range b {
+		if !slices.Contains(a, l) {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 func platformName(r *Run, p *pb.Platform) string {
