@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"path"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -77,7 +79,9 @@ func isPrefix(short, long layer.Snapshot) bool {
 }
 
 // diffTrees hands the changes below dir, a directory in both trees, to sink. Like BuildKit's
-// comparison it takes files with the same metadata and modification time for the same.
+// comparison it takes files with the same metadata and modification time for the same, but for
+// times of whole seconds, which say little: files that an archive brought have no others. There
+// the content is compared.
 func diffTrees(lower, upper layer.Tree, dir string, sink layer.Sink) error {
 	old, err := lower.ReadDir(dir)
 	if err != nil {
@@ -109,13 +113,20 @@ func diffTrees(lower, upper layer.Tree, dir string, sink layer.Sink) error {
 }
 
 func diffEntry(lower, upper layer.Tree, was, e *layer.Entry, sink layer.Sink) error {
+	same := false
+	if was != nil {
+		var err error
+		if same, err = sameFile(was, e); err != nil {
+			return fmt.Errorf("comparing %q: %w", e.Path, err)
+		}
+	}
 	switch {
 	case was != nil && was.IsDir() && e.IsDir():
 		if err := sink.Add(e); err != nil {
 			return err
 		}
 		return diffTrees(lower, upper, e.Path, sink)
-	case was != nil && sameEntry(was, e):
+	case same:
 		return nil
 	case was != nil && e.IsDir():
 		opaque := *e
@@ -131,6 +142,51 @@ func diffEntry(lower, upper layer.Tree, was, e *layer.Entry, sink layer.Sink) er
 		}
 		return sink.Add(sub)
 	})
+}
+
+// sameFile reports whether b, in the upper tree, need not be in the difference.
+func sameFile(a, b *layer.Entry) (bool, error) {
+	switch {
+	case !sameEntry(a, b):
+		return false, nil
+	case !a.IsRegular() || a.Size == 0 || a.ModTime.Nanosecond() != 0:
+		return true, nil
+	case a.Digest != "" && b.Digest != "":
+		return a.Digest == b.Digest, nil
+	}
+	af, aok := a.Content.(layer.HostFile)
+	bf, bok := b.Content.(layer.HostFile)
+	if aok && bok && af.HostPath() == bf.HostPath() {
+		return true, nil
+	}
+	return sameContent(a, b)
+}
+
+// sameContent compares two files of the same size.
+func sameContent(a, b *layer.Entry) (bool, error) {
+	ar, err := layer.OpenContent(a)
+	if err != nil {
+		return false, err
+	}
+	defer ar.Close()
+	br, err := layer.OpenContent(b)
+	if err != nil {
+		return false, err
+	}
+	defer br.Close()
+	abuf, bbuf := make([]byte, 64<<10), make([]byte, 64<<10)
+	for {
+		n, err := io.ReadFull(ar, abuf)
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return false, err
+		}
+		if _, berr := io.ReadFull(br, bbuf[:n]); berr != nil && n > 0 {
+			return false, berr
+		}
+		if err != nil || !bytes.Equal(abuf[:n], bbuf[:n]) {
+			return bytes.Equal(abuf[:n], bbuf[:n]), nil
+		}
+	}
 }
 
 func sameEntry(a, b *layer.Entry) bool {
