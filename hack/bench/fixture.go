@@ -56,19 +56,19 @@ func (m *room) tree() string { return treeIn(m.dir) }
 
 func treeIn(dir string) string { return filepath.Join(dir, "tree") }
 
-// copyTree copies the Go tool chain to the tmpfs.
-func (m *room) copyTree(ctx context.Context) error {
+// copyGoRoot copies the Go tool chain to the tmpfs.
+func (m *room) copyGoRoot(ctx context.Context) error {
 	goroot, err := goRoot(ctx)
 	if err != nil {
 		return err
 	}
-	_, err = linkTree(goroot, m.tree(), 1<<62)
+	_, err = copyTree(goroot, m.tree(), 1<<62)
 	return err
 }
 
-// linkTree copies the regular files of a tree, in order of their names, until they have so many
+// copyTree copies the regular files of a tree, in order of their names, until they have so many
 // bytes, and the directories that they are in.
-func linkTree(from, to string, bytes int64) (stat treeStat, err error) {
+func copyTree(from, to string, bytes int64) (stat treeStat, err error) {
 	err = filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err

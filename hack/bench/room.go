@@ -76,7 +76,7 @@ func newRoom(ctx context.Context, s settings, repo string, rows []row) (_ *room,
 		toolset = toolset || r.toolset
 	}
 	if toolset {
-		if err := m.copyTree(ctx); err != nil {
+		if err := m.copyGoRoot(ctx); err != nil {
 			return nil, err
 		}
 	}

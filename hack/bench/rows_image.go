@@ -20,7 +20,7 @@ func compressRow(kind, program, line string) func(context.Context, *place) (cont
 			return contest{}, err
 		}
 		data := p.path("context", "data")
-		stat, err := linkTree(goroot, data, layerBytes)
+		stat, err := copyTree(goroot, data, layerBytes)
 		if err != nil {
 			return contest{}, err
 		}

@@ -146,7 +146,7 @@ func writeNotes(w io.Writer, m *room, results []result) error {
 		}
 	}
 	if len(m.buildah) > 0 {
-		b.WriteString("; buildah with --isolation chroot --layers")
+		fmt.Fprintf(&b, "; buildah with --isolation chroot --layers, at most %d times", otherTurns)
 	}
 	b.WriteString(".\n")
 	for _, r := range results {
