@@ -163,8 +163,12 @@ func (o *Output) write(fn func(io.Writer) error) (err error) {
 	if o.Writer != nil {
 		return fn(o.Writer)
 	}
-	if fi, err := os.Stat(o.Dest); err == nil && fi.IsDir() {
+	fi, err := os.Stat(o.Dest)
+	switch {
+	case err == nil && fi.IsDir():
 		return fmt.Errorf("writing output: dest %s is a directory, want a file", o.Dest)
+	case err == nil && !fi.Mode().IsRegular():
+		return o.writeThrough(fn)
 	}
 	f, err := os.CreateTemp(filepath.Dir(o.Dest), "."+filepath.Base(o.Dest)+".*")
 	if err != nil {
@@ -181,6 +185,19 @@ func (o *Output) write(fn func(io.Writer) error) (err error) {
 		return fmt.Errorf("writing output: %w", err)
 	}
 	if err := os.Rename(f.Name(), o.Dest); err != nil {
+		return fmt.Errorf("writing output: %w", err)
+	}
+	return nil
+}
+
+// writeThrough writes into what is there: a pipe or a device is not to be replaced by a file.
+func (o *Output) writeThrough(fn func(io.Writer) error) error {
+	f, err := os.OpenFile(o.Dest, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("writing output: %w", err)
+	}
+	buf := bufio.NewWriterSize(f, 1<<20)
+	if err := errors.Join(fn(buf), buf.Flush(), f.Close()); err != nil {
 		return fmt.Errorf("writing output: %w", err)
 	}
 	return nil
