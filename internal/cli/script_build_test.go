@@ -12,6 +12,10 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/slipway-build/slipway/internal/registry/registrytest"
@@ -24,6 +28,7 @@ import (
 //	registry update     base:v1 is another image now: /version holds "two"
 //	registry break N    the next N downloads of blobs end in the middle
 //	registry damage     blobs have other bytes than they should
+//	registry push DIR NAME   the image of an OCI layout
 //	registry stop
 //	registry asked RE   it was asked for "METHOD /path" since the last time; `!`: it was not
 func ownRegistry(ts *testscript.TestScript, neg bool, args []string) {
@@ -53,6 +58,8 @@ func ownRegistry(ts *testscript.TestScript, neg bool, args []string) {
 		r.cut(n)
 	case "damage":
 		r.Use(damage)
+	case "push":
+		r.pushLayout(ts, ts.MkAbs(args[1]), args[2])
 	case "stop":
 		r.Close()
 	case "asked":
@@ -84,6 +91,28 @@ func (r *scriptRegistry) push(name, version string) {
 		{"version": version + "\n"},
 		{"noise": string(noise)},
 	}})
+}
+
+// pushLayout pushes the only image of an OCI layout, which go-containerregistry reads and checks.
+func (r *scriptRegistry) pushLayout(ts *testscript.TestScript, dir, ref string) {
+	index, err := layout.ImageIndexFromPath(dir)
+	ts.Check(err)
+	manifest, err := index.IndexManifest()
+	ts.Check(err)
+	img, err := index.Image(manifest.Manifests[0].Digest)
+	ts.Check(err)
+	layers, err := img.Layers()
+	ts.Check(err)
+	kind, err := layers[len(layers)-1].MediaType()
+	ts.Check(err)
+	if !strings.HasSuffix(string(kind), "gzip") {
+		ts.Check(validate.Image(img, validate.Fast)) // the slow way knows gzip only
+	} else {
+		ts.Check(validate.Index(index))
+	}
+	to, err := name.ParseReference(r.Host + "/" + ref)
+	ts.Check(err)
+	ts.Check(remote.Write(to, img))
 }
 
 // cut ends the next n downloads of blobs in the middle.

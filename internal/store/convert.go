@@ -162,12 +162,17 @@ func layerMediaType(c layer.Compression) string {
 	return ocispec.MediaTypeImageLayer
 }
 
-// compress makes a compressed blob of a plain one.
-func (s *Store) compress(ctx context.Context, plain ocispec.Descriptor, diffID digest.Digest, c layer.Compression) (ocispec.Descriptor, error) {
+// compress makes a blob of another one, of whatever compression that is.
+func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, diffID digest.Digest, c layer.Compression) (ocispec.Descriptor, error) {
 	desc := ocispec.Descriptor{MediaType: layerMediaType(c)}
-	r, err := s.OpenBlob(ctx, plain.Digest)
+	blob, err := s.OpenBlob(ctx, from.Digest)
 	if err != nil {
 		return desc, err
+	}
+	defer blob.Close()
+	r, err := layer.Decompress(blob)
+	if err != nil {
+		return desc, fmt.Errorf("reading layer %s: %w", diffID, err)
 	}
 	defer r.Close()
 	w, err := s.NewBlob(digest.Canonical)
