@@ -3,11 +3,14 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +30,7 @@ func TestDraft(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(d.Work, "rubbish"), nil, 0o600))
 	id, err := d.Commit(ctx)
 	must(t, err)
+	wantClean(t, s)
 	d.Abort()
 	dir, err := s.Dir(ctx, id)
 	must(t, err)
@@ -416,19 +420,51 @@ func TestDroppedBlobIsMadeAgain(t *testing.T) {
 	}
 }
 
+// endsAfter is a context that ends when it has been looked at some times.
+type endsAfter struct {
+	context.Context
+	left *atomic.Int64
+}
+
+func (c endsAfter) Err() error {
+	if c.left.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Wherever a conversion is cancelled, it leaves nothing.
 func TestCancelledConversionsLeaveNothing(t *testing.T) {
 	s := newStore(t)
-	id, _, _ := pulled(t, s, map[string]string{"a": "1"})
-	mine := made(t, s, map[string]string{"b": "2"})
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if _, err := s.Dir(ctx, id); !errors.Is(err, context.Canceled) {
-		t.Errorf("Dir gave %v", err)
+	noise := make([]byte, 4<<20)
+	rand.New(rand.NewSource(1)).Read(noise)
+	cancelled := 0
+	for n := range int64(12) {
+		id, _, _ := pulled(t, s, map[string]string{"a": string(noise), "n": fmt.Sprint(n)})
+		mine := made(t, s, map[string]string{"b": string(noise), "n": fmt.Sprint(n)})
+		left := &atomic.Int64{}
+		left.Store(n)
+		if _, err := s.Dir(endsAfter{context.Background(), left}, id); errors.Is(err, context.Canceled) {
+			cancelled++
+		} else if err != nil {
+			t.Errorf("Dir gave %v", err)
+		}
+		left.Store(n)
+		if _, _, err := s.Blob(endsAfter{context.Background(), left}, mine, layer.Gzip); errors.Is(err, context.Canceled) {
+			cancelled++
+		} else if err != nil {
+			t.Errorf("Blob gave %v", err)
+		}
+		wantClean(t, s)
+		// What was cancelled can be done.
+		_, err := s.Dir(context.Background(), id)
+		must(t, err)
+		_, _, err = s.Blob(context.Background(), mine, layer.Gzip)
+		must(t, err)
 	}
-	if _, _, err := s.Blob(ctx, mine, layer.Gzip); !errors.Is(err, context.Canceled) {
-		t.Errorf("Blob gave %v", err)
+	if cancelled < 6 {
+		t.Errorf("only %d conversions were cancelled", cancelled)
 	}
-	wantClean(t, s)
 }
 
 func TestTree(t *testing.T) {
