@@ -100,6 +100,7 @@ func TestLoadRefuses(t *testing.T) {
 	}
 	missing := &pb.Input{Digest: digest.FromString("nothing").String()}
 	user, userDigest := marshal(t, on(run("x"), at(0), missing))
+	single, _ := marshal(t, on(run("x"), at(0)))
 	negative, negativeDigest := marshal(t, on(run("x"), at(-1)))
 	headless, headlessDigest := marshal(t, &pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{}}})
 	tests := []struct {
@@ -112,6 +113,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"no pointer", [][]byte{data}, "no pointer to the result"},
 		{"pointer at nothing", [][]byte{data, pointer()}, "0 inputs and is no pointer"},
 		{"pointer at two", [][]byte{data, pointer(at(0), at(0))}, "2 inputs and is no pointer"},
+		{"operation last", [][]byte{data, single}, "no pointer to the result"},
 		{"pointer not last", [][]byte{pointer(at(0)), data}, "no pointer to the result"},
 		{"missing result", [][]byte{data, pointer(missing)}, "operation " + missing.Digest + " is missing"},
 		{"missing input", [][]byte{data, user, pointer(&pb.Input{Digest: userDigest.String()})}, "operation " + missing.Digest + " is missing"},
