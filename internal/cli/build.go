@@ -26,7 +26,7 @@ import (
 type buildFlags struct {
 	tags, buildArgs, labels, addHosts, outputs, ulimits, platforms []string
 	file, target, network, iidFile, metadataFile, progress         string
-	hostname, cgroupParent                                         string
+	cgroupParent                                                   string
 	noCache, pull, quiet                                           bool
 	shmSize, dumpKeys                                              string
 }

@@ -16,7 +16,7 @@ import (
 // a tar on standard output.
 func parseOutput(value string, stdout io.Writer) (build.Output, error) {
 	if value == "" {
-		return build.Output{}, errors.New("parsing --output: the value is empty: give a directory, or type=...")
+		return build.Output{}, errors.New("parsing --output: the value is empty: give a directory, or type=TYPE")
 	}
 	fields, err := csvvalue.Fields(value, nil)
 	if err != nil {
