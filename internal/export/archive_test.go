@@ -101,6 +101,9 @@ func untar(t testing.TB, data []byte) map[string][]byte {
 			return files
 		}
 		must(t, err)
+		if h.ModTime.Unix() != 0 || h.Uid != 0 || h.Uname != "" {
+			t.Errorf("%s tells when or by whom it was written: %v %d %q", h.Name, h.ModTime, h.Uid, h.Uname)
+		}
 		if _, ok := files[h.Name]; ok {
 			t.Errorf("%s is twice in the archive", h.Name)
 		}
