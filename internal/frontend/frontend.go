@@ -48,8 +48,10 @@ type Client struct {
 	attrs map[string]string
 	last  *int // --target as a number: the stage that is the last one to be read
 
-	mu       sync.Mutex
-	resolved map[string]*imagesource.Image
+	mu         sync.Mutex
+	resolved   map[string]*imagesource.Image
+	dockerfile []byte // as it was read
+	unresolved string // the first image that could not be resolved
 }
 
 var _ gw.Client = (*Client)(nil)
@@ -65,7 +67,8 @@ func Build(ctx context.Context, opt Options) (*gw.Result, error) {
 		c.last = &n
 		delete(c.attrs, "target") // stages' names do not begin with a digit
 	}
-	return builder.Build(ctx, c)
+	res, err := builder.Build(ctx, c)
+	return res, c.placed(err)
 }
 
 // BuildOpts implements the gateway client: this engine can do whatever LLB has.
@@ -120,7 +123,8 @@ func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, 
 		return nil, fmt.Errorf("frontend %q is not supported: slipway has docker/dockerfile built in and runs no other; remove the syntax line, or name docker/dockerfile:1", source)
 	}
 	inner := &Client{opt: c.opt, attrs: maps.Clone(req.FrontendOpt), last: c.last, resolved: c.resolved}
-	return builder.Build(ctx, inner)
+	res, err := builder.Build(ctx, inner)
+	return res, inner.placed(err)
 }
 
 // ResolveSourceMetadata implements the gateway client for images.
@@ -172,6 +176,11 @@ func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt
 	img, err := c.opt.Images.Resolve(ctx, ref, platform, mode)
 	step.Done(err)
 	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.unresolved == "" {
+			c.unresolved = ref
+		}
 		return nil, err
 	}
 	c.mu.Lock()

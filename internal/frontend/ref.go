@@ -85,8 +85,15 @@ func (r *Ref) ReadFile(ctx context.Context, req gw.ReadRequest) (_ []byte, err e
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", req.Filename, err)
 	}
-	if req.Filename == r.client.attrs["filename"] && r.client.last != nil {
-		return cut(data, *r.client.last)
+	if req.Filename == r.client.attrs["filename"] {
+		if r.client.last != nil {
+			if data, err = cut(data, *r.client.last); err != nil {
+				return nil, err
+			}
+		}
+		r.client.mu.Lock()
+		r.client.dockerfile = data
+		r.client.mu.Unlock()
 	}
 	return data, nil
 }
