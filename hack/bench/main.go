@@ -30,6 +30,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"strings"
 	"syscall"
 )
@@ -115,6 +116,7 @@ func run(ctx context.Context, s settings) error {
 
 // bench runs the rows and prints the table, also of what was measured before a failure.
 func bench(ctx context.Context, s settings, repo string, rows []row) (err error) {
+	debug.SetGCPercent(10) // to stay small: see Caveats
 	room, err := newRoom(ctx, s, repo, rows)
 	if err != nil {
 		return err
@@ -127,14 +129,17 @@ func bench(ctx context.Context, s settings, repo string, rows []row) (err error)
 		}
 		fmt.Fprintf(os.Stderr, "[%d/%d] %s\n", i+1, len(rows), r.name)
 		res, rerr := room.run(ctx, r)
+		if ctx.Err() != nil {
+			break // the row is incomplete
+		}
 		if rerr != nil {
-			rerr = fmt.Errorf("row %s: %w", r.name, rerr)
-			fmt.Fprintln(os.Stderr, "bench:", rerr)
-			err = errors.Join(err, rerr)
+			err = errors.Join(err, fmt.Errorf("row %s: %w", r.name, rerr))
 			continue
 		}
 		results = append(results, res)
-		err = errors.Join(err, res.slipway.err)
+		if res.slipway.err != nil {
+			err = errors.Join(err, fmt.Errorf("row %s: %w", r.name, res.slipway.err))
+		}
 	}
 	if ctx.Err() != nil {
 		err = errors.Join(err, errors.New("interrupted"))

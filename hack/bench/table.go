@@ -153,7 +153,7 @@ func writeNotes(w io.Writer, m *room, results []result) error {
 		for _, o := range []struct {
 			who string
 			*outcome
-		}{{"slipway", &r.slipway}, {"bound", &r.bound}, {"buildah", &r.buildah}} {
+		}{{"bound", &r.bound}, {"buildah", &r.buildah}} { // slipway's failures are the program's
 			if o.err != nil {
 				fmt.Fprintf(os.Stderr, "bench: %s: %s failed: %v\n", r.row.name, o.who, o.err)
 			}
