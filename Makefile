@@ -67,7 +67,7 @@ layering: ## check that imports point downward
 
 race:
 	@hack/deps.sh test
-	$(GO) test -buildvcs=false -race -tags "$(TAGS)" -timeout 30m ./...
+	GORACE="suppressions=$(CURDIR)/hack/race.supp" $(GO) test -buildvcs=false -race -tags "$(TAGS)" -timeout 30m ./...
 
 reproducible: ## build the binary twice, in two places, and compare
 	@hack/deps.sh build

@@ -62,6 +62,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SLIPWAY_CERTS_DIR", certs)
 			env.Setenv("REGISTRY", reg.Host)
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("GORACE", os.Getenv("GORACE")) // `make race` has suppressions there
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
