@@ -24,8 +24,8 @@ func TestRowNames(t *testing.T) {
 		seen[r.name] = true
 	}
 	rows, err := choose("^context")
-	if err != nil || len(rows) != 3 {
-		t.Errorf("^context chose %d rows (%v), want 3", len(rows), err)
+	if err != nil || len(rows) != 4 {
+		t.Errorf("^context chose %d rows (%v), want 4", len(rows), err)
 	}
 	for _, bad := range []string{"no such row", "("} {
 		if _, err := choose(bad); err == nil {

@@ -25,6 +25,11 @@ func (p *place) build(dir string, flags ...string) command {
 	return p.slipway(append(args, dir)...)
 }
 
+// emptyStores removes what slipway and buildah have of the row.
+func (p *place) emptyStores(context.Context, int) error {
+	return errors.Join(removeAll(p.path("slipway")), removeAll(p.path("buildah")), removeAll(p.path("buildah-run")))
+}
+
 // imageName is what all rows call their image: each has a store of its own.
 const imageName = "bench:row"
 

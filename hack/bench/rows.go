@@ -7,6 +7,7 @@ func catalogue() []row {
 		{name: "edited", n: 10, make: editedRow},
 		{name: "run30", n: 3, goal: "under 1 x the bound", make: runRow},
 		{name: "parallel", n: 3, goal: "under 1.5 s", make: parallelRow},
+		{name: "context-cold", n: 3, make: contextColdRow},
 		{name: "context", n: 3, make: contextRow},
 		{name: "context-edited", n: 3, make: contextEditedRow},
 		{name: "context-same", n: 10, make: contextSameRow},

@@ -31,6 +31,21 @@ func tarSum(dir string) task {
 	return commands("tar c | sha256sum of the tree", shell("tar c -C '%s' . | sha256sum", dir))
 }
 
+// contextColdRow copies the large context with an empty store, which knows nothing of its files.
+func contextColdRow(_ context.Context, p *place) (contest, error) {
+	data, err := p.largeContext()
+	if err != nil {
+		return contest{}, err
+	}
+	dir := p.path("context")
+	return contest{
+		what:    contextWhat + ", empty store",
+		bound:   tarSum(data),
+		slipway: task{before: p.emptyStores, run: func(int) []command { return []command{p.build(dir)} }},
+		buildah: p.buildahTask(task{before: p.emptyStores, run: func(int) []command { return []command{p.bud(dir)} }}),
+	}, nil
+}
+
 // contextRow copies the large context with no cache.
 func contextRow(_ context.Context, p *place) (contest, error) {
 	data, err := p.largeContext()

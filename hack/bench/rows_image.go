@@ -113,15 +113,7 @@ func (p *place) pull(where, dockerfile string, bound task) (contest, error) {
 	return contest{
 		what:  fmt.Sprintf("cold pull of two layers (%s gzip), %s", size(packed), where),
 		bound: bound,
-		slipway: task{
-			before: func(context.Context, int) error { return removeAll(p.path("slipway")) },
-			run:    func(int) []command { return []command{p.build(dir)} },
-		},
-		buildah: p.buildahTask(task{
-			before: func(context.Context, int) error {
-				return errors.Join(removeAll(p.path("buildah")), removeAll(p.path("buildah-run")))
-			},
-			run: func(int) []command { return []command{p.bud(dir)} },
-		}),
+		slipway: task{before: p.emptyStores, run: func(int) []command { return []command{p.build(dir)} }},
+		buildah: p.buildahTask(task{before: p.emptyStores, run: func(int) []command { return []command{p.bud(dir)} }}),
 	}, nil
 }
