@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -513,23 +514,26 @@ func TestEmptyLayer(t *testing.T) {
 // ignore, the other must not.
 func TestOwnersCountForThoseWhoKeepThem(t *testing.T) {
 	h := newHarness(t)
-	dockerfile := func(owner string) {
-		h.write("Dockerfile", `FROM busybox AS make
-RUN echo x > /file && chown `+owner+` /file
-FROM scratch
-COPY --chown=7:7 --from=make /file /mine
-COPY --from=make /file /kept
-`)
-	}
-	for _, owner := range []string{"5", "6"} {
-		dockerfile(owner)
-		dir := h.out("root")
-		h.build(build.Request{Outputs: []build.Output{{Type: build.OutputLocal, Dest: dir}}})
-		var mine, kept unix.Stat_t
-		must(t, unix.Lstat(filepath.Join(dir, "mine"), &mine))
-		must(t, unix.Lstat(filepath.Join(dir, "kept"), &kept))
-		if mine.Uid != 7 || (owner == "5") != (kept.Uid == 5) || (owner == "6") != (kept.Uid == 6) {
-			t.Errorf("with the owner %s the files belong to %d and %d", owner, mine.Uid, kept.Uid)
+	for _, owner := range []uint32{5, 6} {
+		h.write("Dockerfile", fmt.Sprintf(`FROM busybox AS make
+RUN echo x > /file && chown %d /file
+FROM scratch AS mine
+COPY --chown=7:7 --from=make /file /file
+FROM scratch AS kept
+COPY --from=make /file /file
+`, owner))
+		for _, want := range []struct {
+			target string
+			uid    uint32
+		}{{"mine", 7}, {"kept", owner}} {
+			dir := h.out("root")
+			h.build(build.Request{Target: want.target}) // an image: its layers are written
+			h.build(build.Request{Target: want.target, Outputs: []build.Output{{Type: build.OutputLocal, Dest: dir}}})
+			var st unix.Stat_t
+			must(t, unix.Lstat(filepath.Join(dir, "file"), &st))
+			if st.Uid != want.uid {
+				t.Errorf("made for %d, in stage %s the file belongs to %d, want %d", owner, want.target, st.Uid, want.uid)
+			}
 		}
 	}
 }
