@@ -145,7 +145,7 @@ func (b *building) exportOne(ctx context.Context, o Output, src export.Source, v
 
 // named lists the records of an image, one per name; an image without a name has one too.
 func named(img export.Image, names []string) []store.Image {
-	rec := store.Image{Manifest: img.Manifest, ID: img.Config.Digest, Created: img.Created, Size: img.Size}
+	rec := store.Image{Manifest: img.Manifest, ID: img.Config.Digest, Created: img.Created, Layers: img.Snapshot, Size: img.Size}
 	if len(names) == 0 {
 		rec.Name = rec.ID.String()
 		return []store.Image{rec}

@@ -57,9 +57,13 @@ func (a *app) listImages(ctx context.Context, s *store.Store, opts *imageLsFlags
 	}
 	kept := images[:0]
 	for _, img := range images {
-		if keep(img) {
-			kept = append(kept, img)
+		if !keep(img) {
+			continue
 		}
+		if err := s.Measure(ctx, &img); err != nil {
+			return err
+		}
+		kept = append(kept, img)
 	}
 	return printImages(a.stdout, opts, kept)
 }

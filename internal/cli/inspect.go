@@ -88,6 +88,9 @@ func inspectImage(ctx context.Context, s *store.Store, name string) (any, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := s.Measure(ctx, &img); err != nil {
+		return nil, err
+	}
 	tags, digests := []string{}, []string{}
 	for _, i := range all {
 		if i.ID == img.ID && i.Tagged() {

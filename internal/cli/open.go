@@ -142,25 +142,14 @@ func pullShown(ctx context.Context, src *imagesource.Source, name string, p ocis
 	})
 }
 
-// nameImage records a pulled image under its name, after its layers are unpacked, as their size
-// is known then. A reference by digest has no name to record.
+// nameImage records a pulled image under its name. A reference by digest has no name to record.
 func (a *app) nameImage(ctx context.Context, s *store.Store, full string, desc ocispec.Descriptor, img *container.Image) error {
 	if ref, err := reference.ParseNormalizedNamed(full); err != nil || !isTagged(ref) {
 		return nil
 	}
-	if _, err := s.Dirs(ctx, img.Snapshot); err != nil {
-		return err
-	}
-	record := store.Image{Name: full, Manifest: desc, ID: img.ID}
+	record := store.Image{Name: full, Manifest: desc, ID: img.ID, Layers: img.Snapshot, Size: -1}
 	if img.Config.Created != nil {
 		record.Created = *img.Config.Created
-	}
-	for _, id := range img.Snapshot {
-		n, err := s.Size(ctx, id)
-		if err != nil {
-			return err
-		}
-		record.Size += n
 	}
 	return s.SetImages(ctx, record)
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -89,8 +90,8 @@ func (r *Run) evaluateSource(n *node, src *pb.SourceOp) (*outcome, error) {
 	return nil, r.fail(n, notThere(src.Identifier))
 }
 
-// pull fetches the layers of an image that are not here. They are not unpacked: that happens
-// when something needs their files.
+// pull names the layers of an image. Those that are not here are fetched when something needs
+// them, and unpacked when something needs their files.
 func (r *Run) pull(n *node, src *pb.SourceOp) (layer.Snapshot, error) {
 	img, err := r.resolve(n, src)
 	if err != nil {
@@ -100,28 +101,63 @@ func (r *Run) pull(n *node, src *pb.SourceOp) (layer.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.present(snap, img) {
-		r.tellCached(n)
-		return snap, nil
+	p := &pulling{r: r, n: n, img: img}
+	for i, id := range snap {
+		if r.Engine.opt.Store.HasBlob(img.Manifest.Layers[i].Digest) {
+			continue
+		}
+		p.missing = true
+		r.Engine.opt.Store.SetFetch(id, func(ctx context.Context) error { return p.layer(ctx, i) })
+		r.mu.Lock()
+		r.planIDs = append(r.planIDs, id)
+		r.mu.Unlock()
 	}
-	step := r.start(n)
-	began := time.Now()
-	err = r.Engine.opt.Images.Pull(r.ctx, img, func(desc ocispec.Descriptor, current, total int64) {
-		step.Status(desc.Digest.String(), current, total, current == total)
-	})
-	step.Done(err)
-	r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Reason: "its layers were not here", Started: began, Took: time.Since(began)})
-	return snap, err
+	if !p.missing {
+		r.tellCached(n)
+	}
+	return snap, nil
 }
 
-// present reports whether every layer of an image is here in the form that its manifest names.
-func (r *Run) present(_ layer.Snapshot, img *imagesource.Image) bool {
-	for _, desc := range img.Manifest.Layers {
-		if !r.Engine.opt.Store.HasBlob(desc.Digest) {
-			return false
-		}
+// pulling is an image whose layers are fetched one by one, which a display sees as one step as
+// long as they overlap.
+type pulling struct {
+	r       *Run
+	n       *node
+	img     *imagesource.Image
+	missing bool
+
+	mu    sync.Mutex
+	users int
+	began time.Time
+	step  *progress.Step
+}
+
+// layer fetches the i-th layer.
+func (p *pulling) layer(ctx context.Context, i int) error {
+	p.mu.Lock()
+	if p.users++; p.users == 1 {
+		p.began, p.step = time.Now(), p.r.start(p.n)
 	}
-	return true
+	step := p.step
+	p.mu.Unlock()
+	err := p.r.Engine.opt.Images.PullLayer(ctx, p.img, i, func(desc ocispec.Descriptor, current, total int64) {
+		step.Status(desc.Digest.String(), current, total, current == total)
+	})
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // another layer failed, and that is told
+	}
+	p.mu.Lock()
+	if p.users--; p.users == 0 || err != nil {
+		step.Done(err)
+	}
+	if p.users == 0 {
+		p.r.record(StepRecord{Name: p.n.v.Name(), Digest: p.n.v.Digest, Reason: "its layers were not here", Started: p.began, Took: time.Since(p.began)})
+	}
+	p.mu.Unlock()
+	if err != nil && ctx.Err() == nil {
+		return p.r.fail(p.n, err)
+	}
+	return err
 }
 
 func (r *Run) localTree(src *pb.SourceOp) (local.Context, layer.Tree, error) {

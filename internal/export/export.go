@@ -31,12 +31,14 @@ type Image struct {
 	Manifest ocispec.Descriptor
 	Config   ocispec.Descriptor
 	Layers   []ocispec.Descriptor
+	Snapshot layer.Snapshot // the layers in the store
 	Created  time.Time
-	Size     int64 // bytes of all layers' files, uncompressed
+	Size     int64 // bytes of all layers' files, uncompressed; -1 when not known
 }
 
 // layerForm is one layer of an image that is being put together.
 type layerForm struct {
+	id      layer.ID
 	desc    ocispec.Descriptor
 	diffID  digest.Digest
 	size    int64
@@ -86,17 +88,14 @@ func Assemble(ctx context.Context, s *store.Store, src Source, compression layer
 }
 
 func form(ctx context.Context, s *store.Store, id layer.ID, compression layer.Compression) (layerForm, error) {
-	var f layerForm
-	info, err := s.Layer(ctx, id)
-	if err != nil {
-		return f, err
-	}
-	f.created = info.Created
+	f := layerForm{id: id}
+	var err error
 	if f.desc, f.diffID, err = s.Blob(ctx, id, compression); err != nil {
 		return f, err
 	}
 	f.desc.MediaType = ociMediaType(f.desc.MediaType)
-	f.size, err = s.Size(ctx, id)
+	info, err := s.Layer(ctx, id)
+	f.created, f.size = info.Created, info.Size
 	return f, err
 }
 
@@ -130,7 +129,12 @@ func finishConfig(config []byte, forms []layerForm) ([]byte, Image, error) {
 	for _, f := range kept {
 		rootfs.DiffIDs = append(rootfs.DiffIDs, f.diffID)
 		out.Layers = append(out.Layers, f.desc)
-		out.Size += f.size
+		out.Snapshot = append(out.Snapshot, f.id)
+		if f.size < 0 || out.Size < 0 {
+			out.Size = -1
+		} else {
+			out.Size += f.size
+		}
 	}
 	for _, h := range history {
 		if h.Created != nil {

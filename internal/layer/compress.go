@@ -10,8 +10,8 @@ import (
 	"os/exec"
 	"runtime"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/pgzip"
 )
 
 // Compression is how a blob or archive is compressed.
@@ -64,7 +64,7 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	}
 	switch c := DetectCompression(head); c {
 	case Gzip:
-		zr, err := gzip.NewReader(br)
+		zr, err := pgzip.NewReaderN(br, gzipBlock, 4) // decompresses ahead of its reader
 		if err != nil {
 			return nil, fmt.Errorf("reading gzip stream: %w", err)
 		}

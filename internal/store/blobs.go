@@ -101,7 +101,7 @@ func (s *Store) WriteBlob(ctx context.Context, desc ocispec.Descriptor, r io.Rea
 		return err
 	}
 	defer w.Abort()
-	if _, err := io.Copy(w, io.LimitReader(r, desc.Size+1)); err != nil {
+	if _, err := io.CopyBuffer(s.tapped(desc.Digest, w), struct{ io.Reader }{io.LimitReader(r, desc.Size+1)}, make([]byte, 256<<10)); err != nil {
 		return fmt.Errorf("writing blob %s: %w", desc.Digest, err)
 	}
 	if w.Size() != desc.Size {

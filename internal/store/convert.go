@@ -14,18 +14,26 @@ import (
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
-// unpack makes the directory form of a layer from one of its blobs, and its index on the way. The
-// diffID is verified.
+// unpack makes the directory form of a layer from one of its blobs, or while the blob is being
+// fetched. The diffID is verified.
 func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 	blobs, err := s.layerBlobs(ctx, info.DiffID)
 	if err != nil {
 		return err
 	}
-	if len(blobs) == 0 {
-		return fmt.Errorf("unpacking layer %s: no blob of it is in the store: %w", info.DiffID, ErrNotFound)
-	}
 	x := layer.NewIndex()
 	err = s.makeDir(ctx, info.ID, func(sink layer.Sink) error {
+		if len(blobs) == 0 {
+			if done, err := s.unpackFetched(ctx, info, bothSinks{sink, x}); err != nil || done {
+				return err
+			}
+			if blobs, err = s.presentBlobs(ctx, info); err != nil {
+				return err
+			}
+		}
+		if len(blobs) == 0 {
+			return fmt.Errorf("no blob of it is in the store: %w", ErrNotFound)
+		}
 		return s.readLayerBlob(ctx, blobs[0], info.DiffID, bothSinks{sink, x})
 	})
 	if err != nil {
@@ -59,6 +67,11 @@ func (s *Store) readLayerBlob(ctx context.Context, blob ocispec.Descriptor, diff
 		return err
 	}
 	defer r.Close()
+	return s.readLayerStream(ctx, r, diffID, sink)
+}
+
+// readLayerStream is readLayerBlob for a stream, which it reads to its end.
+func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.Digest, sink layer.Sink) error {
 	plain, err := layer.Decompress(bufio.NewReaderSize(&ctxReader{ctx: ctx, r: r}, 1<<20))
 	if err != nil {
 		return err
@@ -120,7 +133,7 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, compression layer.Compres
 		if err != nil {
 			return nil, err
 		}
-		blobs, err := s.layerBlobs(ctx, info.DiffID)
+		blobs, err := s.presentBlobs(ctx, info)
 		if err != nil {
 			return nil, err
 		}
@@ -260,7 +273,7 @@ func (s *Store) Size(ctx context.Context, id layer.ID) (int64, error) {
 	} else if p := s.plan(id); p != nil {
 		err = p.src.WriteTo(count)
 	} else {
-		blobs, berr := s.layerBlobs(ctx, info.DiffID)
+		blobs, berr := s.presentBlobs(ctx, info)
 		if berr != nil {
 			return -1, berr
 		}

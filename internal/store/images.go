@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // Image is a named manifest.
@@ -26,7 +28,27 @@ type Image struct {
 	Manifest ocispec.Descriptor `json:"manifest"`
 	ID       digest.Digest      `json:"id"` // digest of the config, as Docker's image ID
 	Created  time.Time          `json:"created"`
-	Size     int64              `json:"size"` // bytes of all layers' files, uncompressed
+	Layers   layer.Snapshot     `json:"layers"`
+	// Size is the bytes of all layers' files, uncompressed; -1 when no one has looked into some
+	// layer yet: [Store.Measure] finds it out.
+	Size int64 `json:"size"`
+}
+
+// Measure fills in the size of an image. Layers that nobody has looked into are read through, once.
+func (s *Store) Measure(ctx context.Context, img *Image) error {
+	if img.Size >= 0 {
+		return nil
+	}
+	var sum int64
+	for _, id := range img.Layers {
+		n, err := s.Size(ctx, id)
+		if err != nil {
+			return fmt.Errorf("measuring image %s: %w", img.Name, err)
+		}
+		sum += n
+	}
+	img.Size = sum
+	return nil
 }
 
 // Tagged reports whether the image has a name of its own.

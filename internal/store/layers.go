@@ -246,35 +246,3 @@ func (s *Store) Dirs(ctx context.Context, snap layer.Snapshot) ([]string, error)
 	}
 	return dirs, nil
 }
-
-// layerBlobs returns the known blobs with the diffID that are in the store.
-func (s *Store) layerBlobs(ctx context.Context, diffID digest.Digest) ([]ocispec.Descriptor, error) {
-	if diffID == "" {
-		return nil, nil
-	}
-	rows, err := s.db.QueryContext(ctx, "SELECT digest,media_type,size FROM layer_blobs WHERE diff_id=? ORDER BY digest", diffID.String())
-	if err != nil {
-		return nil, fmt.Errorf("looking for blobs of %s: %w", diffID, err)
-	}
-	defer rows.Close()
-	var all []ocispec.Descriptor
-	for rows.Next() {
-		var d string
-		var desc ocispec.Descriptor
-		if err := rows.Scan(&d, &desc.MediaType, &desc.Size); err != nil {
-			return nil, fmt.Errorf("looking for blobs of %s: %w", diffID, err)
-		}
-		desc.Digest = digest.Digest(d)
-		all = append(all, desc)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("looking for blobs of %s: %w", diffID, err)
-	}
-	have := all[:0]
-	for _, desc := range all {
-		if s.HasBlob(desc.Digest) {
-			have = append(have, desc)
-		}
-	}
-	return have, nil
-}

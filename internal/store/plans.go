@@ -44,10 +44,12 @@ func (s *Store) plan(id layer.ID) *plan {
 	return nil
 }
 
-// EndPlans forgets how to make layers. Those of which no form was written are gone.
+// EndPlans forgets how to make and how to fetch layers. Those of which no form was written are
+// gone.
 func (s *Store) EndPlans(ids ...layer.ID) {
 	for _, id := range ids {
 		s.plans.Delete(id)
+		s.fetches.Delete(id)
 	}
 }
 

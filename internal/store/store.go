@@ -80,7 +80,9 @@ type Store struct {
 	boot string
 	work singleflight.Group // conversions between forms, by layer and form
 
-	plans sync.Map // layer.ID -> *plan: layers that only this process knows
+	plans   sync.Map // layer.ID -> *plan: layers that only this process knows
+	fetches sync.Map // layer.ID -> Fetch: how to get layers that are not here
+	taps    sync.Map // digest.Digest -> *tap: who reads a blob while it is written
 
 	mu    sync.Mutex
 	lease *lease // nil until something is written

@@ -107,7 +107,12 @@ func (s *Store) indexPath(id layer.ID) string {
 // and metadata will do. It is nil when the layer has to be unpacked: contents are needed, and they
 // cannot be read from the blob where they are.
 func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.Index, error) {
-	blobs, err := s.layerBlobs(ctx, info.DiffID)
+	if need == NeedContent && s.fetcher(info.ID) != nil {
+		if blobs, err := s.layerBlobs(ctx, info.DiffID); err != nil || len(blobs) == 0 {
+			return nil, err // it is unpacked while it is fetched
+		}
+	}
+	blobs, err := s.presentBlobs(ctx, info)
 	if err != nil || len(blobs) == 0 {
 		return nil, err // Dir says what is wrong
 	}
