@@ -111,8 +111,8 @@ func (p *place) pull(where, dockerfile string, bound task) (contest, error) {
 		packed += l.Size
 	}
 	return contest{
-		what:  fmt.Sprintf("cold pull of two layers (%s gzip), %s", size(packed), where),
-		bound: bound,
+		what:    fmt.Sprintf("cold pull of two layers (%s gzip), %s", size(packed), where),
+		bound:   bound,
 		slipway: task{before: p.emptyStores, run: func(int) []command { return []command{p.build(dir)} }},
 		buildah: p.buildahTask(task{before: p.emptyStores, run: func(int) []command { return []command{p.bud(dir)} }}),
 	}, nil
