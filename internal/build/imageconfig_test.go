@@ -137,7 +137,7 @@ func checkHistory(t *testing.T, h *harness, res *build.Result, config ocispec.Im
 	}
 }
 
-// A step that changes nothing leaves no layer, and its history entry says so.
+// A step that changes nothing leaves a layer all the same, as BuildKit has it.
 func TestEmptyLayer(t *testing.T) {
 	h := newHarness(t)
 	h.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\nFROM busybox\nRUN true\nRUN echo x > /x\n")
@@ -147,7 +147,7 @@ func TestEmptyLayer(t *testing.T) {
 	var config ocispec.Image
 	must(t, json.Unmarshal(data, &config))
 	n := len(config.History)
-	if n < 3 || !config.History[n-2].EmptyLayer || config.History[n-1].EmptyLayer {
+	if n < 3 || config.History[n-2].EmptyLayer || config.History[n-1].EmptyLayer || len(config.RootFS.DiffIDs) < 3 {
 		t.Errorf("history is %+v", config.History)
 	}
 }

@@ -200,7 +200,7 @@ func inspect(t testing.TB, ref string) {
 		Layers []string
 	}
 	must(t, json.Unmarshal(skopeo(t, "inspect", ref), &got))
-	if got.Labels["key"] != "value" || !slices.Equal(got.Env, []string{"PATH=/bin", "A=b"}) || len(got.Layers) != 2 {
+	if got.Labels["key"] != "value" || !slices.Equal(got.Env, []string{"PATH=/bin", "A=b"}) || len(got.Layers) != 3 {
 		t.Errorf("skopeo says of %s: %+v", ref, got)
 	}
 }
@@ -251,7 +251,7 @@ func checkDockerManifest(t testing.TB, files map[string][]byte) {
 		RepoTags, Layers []string
 	}
 	must(t, json.Unmarshal(files["manifest.json"], &entries))
-	if len(entries) != 1 || !slices.Equal(entries[0].RepoTags, []string{"app:v1", "example.com/me/other:v2"}) || len(entries[0].Layers) != 2 {
+	if len(entries) != 1 || !slices.Equal(entries[0].RepoTags, []string{"app:v1", "example.com/me/other:v2"}) || len(entries[0].Layers) != 3 {
 		t.Fatalf("manifest.json is %s", files["manifest.json"])
 	}
 	for _, name := range append(entries[0].Layers, entries[0].Config) {

@@ -45,10 +45,6 @@ type layerForm struct {
 	created time.Time
 }
 
-// emptyDiff is the digest of a tar archive without entries. Such layers are left out of images,
-// and their history entries are marked as empty, as Docker's own builder does.
-const emptyDiff = digest.Digest("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef")
-
 // Assemble writes everything that the image of src consists of into the store: layers that have
 // no blob yet, config and manifest. Layers are made at the same time.
 func Assemble(ctx context.Context, s *store.Store, src Source, compression layer.Compression) (Image, error) {
@@ -112,7 +108,7 @@ func ociMediaType(mediaType string) string {
 	return mediaType
 }
 
-// finishConfig fills in rootfs, history and creation times, and leaves out empty layers. Fields
+// finishConfig fills in rootfs, history and creation times. Fields
 // of the config that it does not know stay as they are.
 func finishConfig(config []byte, forms []layerForm) ([]byte, Image, error) {
 	var img ocispec.Image
@@ -123,10 +119,10 @@ func finishConfig(config []byte, forms []layerForm) ([]byte, Image, error) {
 	if img.OS == "" || img.Architecture == "" {
 		return nil, Image{}, errors.New("the config names no os or no architecture")
 	}
-	history, kept := history(img.History, forms)
+	history := history(img.History, forms)
 	out := Image{Layers: []ocispec.Descriptor{}}
 	rootfs := ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}
-	for _, f := range kept {
+	for _, f := range forms {
 		rootfs.DiffIDs = append(rootfs.DiffIDs, f.diffID)
 		out.Layers = append(out.Layers, f.desc)
 		out.Snapshot = append(out.Snapshot, f.id)
@@ -158,23 +154,16 @@ func finishConfig(config []byte, forms []layerForm) ([]byte, Image, error) {
 
 // history matches history entries with layers. The rules are those of BuildKit's image exporter:
 // entries without a time get that of their layer, or of the one before; layers without an entry
-// get one; empty layers make their entry an empty one.
-func history(entries []ocispec.History, forms []layerForm) ([]ocispec.History, []layerForm) {
+// get one; entries without a layer become empty ones.
+func history(entries []ocispec.History, forms []layerForm) []ocispec.History {
 	out := make([]ocispec.History, 0, len(entries))
-	kept := make([]layerForm, 0, len(forms))
 	next := 0
 	take := func(h ocispec.History) {
-		f := forms[next]
-		next++
 		if h.Created == nil {
-			t := f.created.UTC()
+			t := forms[next].created.UTC()
 			h.Created = &t
 		}
-		if f.diffID == emptyDiff {
-			h.EmptyLayer = true
-		} else {
-			kept = append(kept, f)
-		}
+		next++
 		out = append(out, h)
 	}
 	for _, h := range entries {
@@ -192,7 +181,7 @@ func history(entries []ocispec.History, forms []layerForm) ([]ocispec.History, [
 		take(ocispec.History{Comment: "slipway"})
 	}
 	fillTimes(out)
-	return out, kept
+	return out
 }
 
 // fillTimes gives entries without a time that of the first new layer, or of the layer before.
