@@ -89,6 +89,12 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func TestOwnPeak(t *testing.T) {
+	if n := ownPeak(); n < 1<<20 || n > 1<<30 {
+		t.Errorf("this process had %d bytes at most, want some megabytes", n)
+	}
+}
+
 // testRoom is a room without a registry.
 func testRoom(t *testing.T) *room {
 	dir := t.TempDir()

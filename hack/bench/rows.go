@@ -5,8 +5,8 @@ func catalogue() []row {
 	return []row{
 		{name: "cached", n: 20, goal: "under 5 x the bound", make: cachedRow},
 		{name: "edited", n: 10, make: editedRow},
-		{name: "run30", n: 3, goal: "under 1 x the bound", make: runRow},
-		{name: "parallel", n: 3, goal: "under 1.5 s", make: parallelRow},
+		{name: "run30", n: 10, goal: "under 1 x the bound", make: runRow},
+		{name: "parallel", n: 5, goal: "under 1.5 s", make: parallelRow},
 		{name: "context-cold", n: 3, make: contextColdRow},
 		{name: "context", n: 3, make: contextRow},
 		{name: "context-edited", n: 3, make: contextEditedRow},
