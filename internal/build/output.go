@@ -84,7 +84,7 @@ func (b *building) export(ctx context.Context, src export.Source, value engine.V
 	var images []store.Image
 	for _, o := range outputs {
 		step := progress.Start(b.sink, progress.Vertex{Digest: digest.FromString("export " + string(o.Type) + o.Dest), Name: exportName(o)})
-		named, err := b.exportOne(ctx, o, src, value, res)
+		named, err := b.exportOne(ctx, o, src, value, res, step)
 		step.Done(err)
 		if err != nil {
 			return err
@@ -111,7 +111,7 @@ func exportName(o Output) string {
 	return "exporting to client tarball"
 }
 
-func (b *building) exportOne(ctx context.Context, o Output, src export.Source, value engine.Value, res *Result) ([]store.Image, error) {
+func (b *building) exportOne(ctx context.Context, o Output, src export.Source, value engine.Value, res *Result, step *progress.Step) ([]store.Image, error) {
 	switch o.Type {
 	case OutputLocal, OutputTar:
 		tree, err := b.run.Tree(ctx, value, store.NeedContent)
@@ -127,13 +127,19 @@ func (b *building) exportOne(ctx context.Context, o Output, src export.Source, v
 	if err != nil {
 		return nil, err
 	}
+	step.Status("exporting layers", 0, 0, false)
 	img, err := export.Assemble(ctx, b.opt.Store, src, compression)
 	if err != nil {
 		return nil, err
 	}
+	step.Status("exporting layers", 0, 0, true)
+	step.Status("writing image "+img.Config.Digest.String(), 0, 0, true)
 	res.ImageID, res.Manifest = img.Config.Digest, img.Manifest
 	switch {
 	case o.Type == OutputImage:
+		for _, name := range b.names {
+			step.Status("naming to "+name, 0, 0, true)
+		}
 		return named(img, b.names), nil
 	case o.Type == OutputOCI && o.Attrs["tar"] == "false":
 		return nil, export.OCIDir(ctx, b.opt.Store, img, b.names, o.Dest)

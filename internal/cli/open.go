@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
+	"sync"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -27,7 +27,27 @@ func (a *app) Runner() (sandbox.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sandbox.New(sandbox.Options{StateDir: filepath.Join(s.Root(), "run"), RuntimeBinary: a.runtime})
+	return &lazyRunner{open: sync.OnceValues(func() (sandbox.Runner, error) {
+		dir, err := s.TempDir() // of the lease: what a killed process leaves in it is swept
+		if err != nil {
+			return nil, err
+		}
+		return sandbox.New(sandbox.Options{StateDir: dir, RuntimeBinary: a.runtime})
+	})}, nil
+}
+
+// lazyRunner makes its runner when something is to be run, which a cached build does not.
+type lazyRunner struct {
+	open func() (sandbox.Runner, error)
+}
+
+// Run implements sandbox.Runner.
+func (l *lazyRunner) Run(ctx context.Context, spec *sandbox.Spec, streams sandbox.IO) error {
+	r, err := l.open()
+	if err != nil {
+		return err
+	}
+	return r.Run(ctx, spec, streams)
 }
 
 // Images makes the source of images.

@@ -239,16 +239,16 @@ func snapshot(names string) layer.Snapshot {
 	return out
 }
 
-func TestTopmost(t *testing.T) {
+func TestDistinct(t *testing.T) {
 	for in, want := range map[string]string{"": "", "a": "a", "abc": "abc", "aba": "ba", "aabbaa": "ba", "abcb": "acb"} {
-		if got := topmost(snapshot(in)); !slices.Equal(got, snapshot(want)) {
+		if got := snapshot(in).Distinct(); !slices.Equal(got, snapshot(want)) {
 			t.Errorf("%s is mounted as %v, want %s", in, got, want)
 		}
 	}
 }
 
 // A layer that is twice in a snapshot looks the same with its lower place left out.
-func TestTopmostLooksTheSame(t *testing.T) {
+func TestDistinctLooksTheSame(t *testing.T) {
 	needRoot(t)
 	for seed := range int64(30) {
 		r := rand.New(rand.NewSource(seed))
@@ -272,7 +272,7 @@ func TestTopmostLooksTheSame(t *testing.T) {
 			return merged(paths...)
 		}
 		for _, snap := range []string{"aba", "abab", "abcab", "acbbca"} {
-			if got, want := describe(t, stack(topmost(snapshot(snap)))), describe(t, stack(snapshot(snap))); got != want {
+			if got, want := describe(t, stack(snapshot(snap).Distinct())), describe(t, stack(snapshot(snap))); got != want {
 				t.Fatalf("seed %d: %s looks like\n%s\nwithout repetitions like\n%s", seed, snap, want, got)
 			}
 		}

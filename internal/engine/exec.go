@@ -227,7 +227,7 @@ func (x *execution) root(m *pb.Mount) (*sandbox.Root, error) {
 // user leaves them alone.
 func (x *execution) layers(v Value) ([]string, error) {
 	if !v.local() {
-		return x.r.Engine.opt.Store.Dirs(x.r.ctx, topmost(v.Snapshot))
+		return x.r.Engine.opt.Store.Dirs(x.r.ctx, v.Snapshot)
 	}
 	draft, err := x.r.Engine.opt.Store.NewLayer()
 	if err != nil {
@@ -238,19 +238,7 @@ func (x *execution) layers(v Value) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []string{draft.FS}, errors.Join(copyTree(v.tree, w), w.Close())
-}
-
-// topmost leaves out all but the last occurrence of each layer. The lower one hides nothing that
-// the upper one does not hide, and overlayfs refuses to stack a directory twice.
-func topmost(snap layer.Snapshot) layer.Snapshot {
-	var out layer.Snapshot
-	for i, id := range snap {
-		if !slices.Contains(snap[i+1:], id) {
-			out = append(out, id)
-		}
-	}
-	return out
+	return []string{draft.FS}, errors.Join(layer.WriteTree(v.tree, w), w.Close())
 }
 
 // cacheMount opens a cache mount; a new one is filled from the mount's input. What it was filled

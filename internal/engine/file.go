@@ -141,16 +141,6 @@ func (r *Run) stored(v Value) (Value, error) {
 	if !v.local() {
 		return v, nil
 	}
-	id, err := r.writeLayer(func(s layer.Sink) error { return copyTree(v.tree, s) })
+	id, err := r.writeLayer(func(s layer.Sink) error { return layer.WriteTree(v.tree, s) })
 	return Value{Snapshot: layer.Snapshot{id}}, err
-}
-
-// copyTree hands every entry of a tree but its root to a sink.
-func copyTree(t layer.Tree, sink layer.Sink) error {
-	return layer.Walk(t, ".", func(e *layer.Entry) error {
-		if e.Path == "." {
-			return nil
-		}
-		return sink.Add(e)
-	})
 }

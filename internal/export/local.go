@@ -18,7 +18,7 @@ func Local(t layer.Tree, dir string) error {
 	if err != nil {
 		return fmt.Errorf("writing files: %w", err)
 	}
-	if err := errors.Join(Files(t, w), w.Close()); err != nil {
+	if err := errors.Join(layer.WriteTree(t, w), w.Close()); err != nil {
 		return fmt.Errorf("writing files to %s: %w", dir, err)
 	}
 	return nil

@@ -2,11 +2,14 @@ package frontend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"syscall"
 
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client/llb"
@@ -70,6 +73,9 @@ func (r *Ref) ReadFile(ctx context.Context, req gw.ReadRequest) (_ []byte, err e
 		return nil, fmt.Errorf("reading %s: %w", req.Filename, err)
 	}
 	f, err := layer.Open(t, p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &os.PathError{Op: "open", Path: req.Filename, Err: syscall.ENOENT}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", req.Filename, err)
 	}

@@ -17,6 +17,7 @@ package layer
 import (
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -29,6 +30,19 @@ type ID string
 // Snapshot is a root filesystem as an ordered list of layers, base first. The empty snapshot
 // is an empty root ("scratch").
 type Snapshot []ID
+
+// Distinct leaves out all but the last occurrence of each layer, which gives the same root
+// filesystem: the lower one hides nothing that the upper one does not hide. Overlayfs refuses to
+// stack a directory twice.
+func (s Snapshot) Distinct() Snapshot {
+	var out Snapshot
+	for i, id := range s {
+		if !slices.Contains(s[i+1:], id) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
 
 // Entry is one filesystem object, or the removal of one.
 type Entry struct {

@@ -92,9 +92,10 @@ func (s *Store) makeCache(dir string, fill func(dir string) error) error {
 	if err := fill(tmp); err != nil {
 		return err
 	}
-	err = os.Rename(tmp, dir)
-	if errors.Is(err, os.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
+	// Without NOREPLACE an empty directory that somebody uses already could be replaced.
+	err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) {
 		return nil // somebody else was faster
 	}
-	return err
+	return os.NewSyscallError("renameat2", err)
 }

@@ -224,9 +224,10 @@ func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
 	return fs, err
 }
 
-// Dirs returns the directory forms of all layers of a snapshot, base first, as they are to be
-// stacked; missing ones are made at the same time.
+// Dirs returns the directory forms of the layers of a snapshot, base first, as they are to be
+// stacked: each layer once. Missing ones are made at the same time.
 func (s *Store) Dirs(ctx context.Context, snap layer.Snapshot) ([]string, error) {
+	snap = snap.Distinct()
 	dirs := make([]string, len(snap))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, id := range snap {
