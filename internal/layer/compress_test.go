@@ -5,7 +5,9 @@ import (
 	"compress/gzip"
 	"errors"
 	"io"
+	"math/rand"
 	"os/exec"
+	"runtime"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -74,3 +76,64 @@ func TestDecompress(t *testing.T) {
 		t.Errorf("xz without the program: %v", err)
 	}
 }
+
+// What is compressed comes back, and its bytes do not depend on the number of cores.
+func TestCompress(t *testing.T) {
+	r := rand.New(rand.NewSource(1))
+	for _, size := range []int{0, 1, zstdBlock - 1, zstdBlock, 2*zstdBlock + 17, 5 * gzipBlock} {
+		data := make([]byte, size)
+		r.Read(data[:size/2]) // half of it cannot be compressed
+		for _, c := range []Compression{Uncompressed, Gzip, Zstd} {
+			var outs [][]byte
+			for _, cores := range []int{1, 4} {
+				before := runtime.GOMAXPROCS(cores)
+				var out bytes.Buffer
+				w, err := Compress(&out, c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for rest := data; len(rest) > 0; { // in odd pieces
+					n := min(len(rest), 100_003)
+					if _, err := w.Write(rest[:n]); err != nil {
+						t.Fatal(err)
+					}
+					rest = rest[n:]
+				}
+				if err := w.Close(); err != nil {
+					t.Fatal(err)
+				}
+				runtime.GOMAXPROCS(before)
+				outs = append(outs, out.Bytes())
+			}
+			if !bytes.Equal(outs[0], outs[1]) {
+				t.Errorf("%q of %d bytes depends on the number of cores", c, size)
+			}
+			back, err := Decompress(bytes.NewReader(outs[0]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(back); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%q of %d bytes: got %d bytes back, %v", c, size, len(got), err)
+			}
+			back.Close()
+		}
+	}
+}
+
+// A full disk is told.
+func TestCompressTellsErrors(t *testing.T) {
+	for _, c := range []Compression{Uncompressed, Gzip, Zstd} {
+		w, err := Compress(fullDisk{}, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.Copy(w, io.LimitReader(rand.New(rand.NewSource(1)), 20<<20))
+		if err = errors.Join(err, w.Close()); !errors.Is(err, io.ErrShortWrite) {
+			t.Errorf("%q: %v", c, err)
+		}
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, io.ErrShortWrite }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"runtime"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/pgzip"
 )
 
@@ -30,7 +29,7 @@ func Compress(w io.Writer, c Compression) (io.WriteCloser, error) {
 		}
 		return zw, nil
 	case Zstd:
-		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)))
+		return newZstdWriter(w)
 	}
 	return nil, fmt.Errorf("%w: %s cannot be written", ErrCompression, c)
 }
