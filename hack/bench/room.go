@@ -24,7 +24,6 @@ type room struct {
 	dir, tmp string
 	certs    string // certs.d by which the registry is found
 	buildah  []string
-	rootfs   string // busybox, for runc; made when first asked for
 	served   served
 
 	server *exec.Cmd
