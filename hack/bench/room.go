@@ -35,13 +35,12 @@ type served struct {
 	Addr   string     // host:port
 	Layers []blobStat // of the toolset image
 	Tree   treeStat   // its /usr/local/go
-	_      struct{}   // no positional literals
 }
 
 // blobStat is one layer of the toolset image.
 type blobStat struct {
-	Digest      digest.Digest
-	Size, Plain int64 // bytes, compressed and not
+	Digest digest.Digest
+	Size   int64 // bytes, compressed
 }
 
 // newRoom makes the directory and starts the registry with the images that the rows need.

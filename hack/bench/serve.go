@@ -112,7 +112,7 @@ func makeToolset(dir string, tell *served) (http.Handler, error) {
 		return nil, err
 	}
 	for _, l := range []*packed{lower, upper} {
-		tell.Layers = append(tell.Layers, blobStat{Digest: digest.Digest(l.digest.String()), Size: l.size, Plain: l.plain})
+		tell.Layers = append(tell.Layers, blobStat{Digest: digest.Digest(l.digest.String()), Size: l.size})
 	}
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	if img, err = mutate.AppendLayers(img, lower, upper); err != nil {
@@ -149,7 +149,7 @@ func makeToolset(dir string, tell *served) (http.Handler, error) {
 type packed struct {
 	path           string
 	digest, diffID v1.Hash
-	size, plain    int64
+	size           int64
 }
 
 func (p *packed) Digest() (v1.Hash, error)            { return p.digest, nil }
@@ -177,14 +177,14 @@ func fileLayer(path string, write func(*tar.Writer) error) (p *packed, err error
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	plainSum, packedSum := sha256.New(), sha256.New()
-	var plain, size counter
+	var size counter
 	zw := pgzip.NewWriter(io.MultiWriter(f, packedSum, &size))
-	tw := tar.NewWriter(io.MultiWriter(zw, plainSum, &plain))
+	tw := tar.NewWriter(io.MultiWriter(zw, plainSum))
 	if err := errors.Join(write(tw), tw.Close(), zw.Close()); err != nil {
 		return nil, err
 	}
 	hash := func(sum []byte) v1.Hash { return v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", sum)} }
-	return &packed{path: path, digest: hash(packedSum.Sum(nil)), diffID: hash(plainSum.Sum(nil)), size: int64(size), plain: int64(plain)}, nil
+	return &packed{path: path, digest: hash(packedSum.Sum(nil)), diffID: hash(plainSum.Sum(nil)), size: int64(size)}, nil
 }
 
 // tarDir writes a directory; name ends in a slash.
