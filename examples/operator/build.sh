@@ -5,7 +5,7 @@ set -e
 cd "$(dirname "$0")"
 
 echo Building audit-operator:build
-# A module proxy of the environment is passed on; without one the Dockerfile's default holds.
+# A module proxy of the environment is passed on; without one Go's default holds.
 docker build --no-cache ${GOPROXY:+--build-arg GOPROXY} -t audit-operator:build . -f Dockerfile.build
 
 docker create --name extract audit-operator:build
