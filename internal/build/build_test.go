@@ -57,7 +57,7 @@ func newHarness(t *testing.T) *harness {
 	if err := registrytest.WriteCertsD(certs, map[string][]string{"docker.io": {reg.URL}}); err != nil {
 		t.Fatal(err)
 	}
-	s, err := store.Open(filepath.Join(dir, "store"))
+	s, err := store.Open(filepath.Join(dir, "store"), store.VerifyForms())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -85,7 +85,11 @@ func (a *app) Store() (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := store.Open(dir)
+	var opts []store.Option
+	if os.Getenv("SLIPWAY_VERIFY") == "forms" {
+		opts = append(opts, store.VerifyForms())
+	}
+	s, err := store.Open(dir, opts...)
 	if errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("%w: run as root, or name a directory of yours with --root", err)
 	}

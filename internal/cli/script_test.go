@@ -60,6 +60,7 @@ func TestScripts(t *testing.T) {
 			env.Defer(func() { os.RemoveAll(root) })
 			env.Setenv("SLIPWAY_ROOT", filepath.Join(root, "store"))
 			env.Setenv("SLIPWAY_CERTS_DIR", certs)
+			env.Setenv("SLIPWAY_VERIFY", "forms") // every planned layer is written both ways
 			env.Setenv("REGISTRY", reg.Host)
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("GORACE", os.Getenv("GORACE")) // `make race` has suppressions there

@@ -107,9 +107,9 @@ func (r *Run) pull(n *node, src *pb.SourceOp) (layer.Snapshot, error) {
 			continue
 		}
 		p.missing = true
-		r.Engine.opt.Store.SetFetch(id, func(ctx context.Context) error { return p.layer(ctx, i) })
+		forget := r.Engine.opt.Store.SetFetch(id, func(ctx context.Context) error { return p.layer(ctx, i) })
 		r.mu.Lock()
-		r.planIDs = append(r.planIDs, id)
+		r.atEnd = append(r.atEnd, forget)
 		r.mu.Unlock()
 	}
 	if !p.missing {

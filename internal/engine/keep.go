@@ -16,12 +16,13 @@ func (r *Run) Close() error {
 	r.bg.Wait()
 	err := r.keepPlanned(context.WithoutCancel(r.ctx))
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.Engine.opt.Store.EndPlans(r.planIDs...)
-	for _, f := range r.atEnd {
+	plans, atEnd := r.planIDs, r.atEnd
+	r.planIDs, r.atEnd = nil, nil
+	r.mu.Unlock()
+	r.Engine.opt.Store.EndPlans(plans...)
+	for _, f := range atEnd { // without the lock: some wait for others, who may need it
 		f()
 	}
-	r.planIDs, r.atEnd = nil, nil
 	return err
 }
 

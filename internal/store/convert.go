@@ -21,12 +21,14 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 	if err != nil {
 		return err
 	}
-	x := layer.NewIndex()
-	err = s.makeDir(ctx, info.ID, func(sink layer.Sink) error {
-		if len(blobs) == 0 {
+	x, tap := layer.NewIndex(), len(blobs) == 0
+	unpack := func(sink layer.Sink) error {
+		if tap {
 			if done, err := s.unpackFetched(ctx, info, bothSinks{sink, x}); err != nil || done {
 				return err
 			}
+		}
+		if len(blobs) == 0 {
 			if blobs, err = s.presentBlobs(ctx, info); err != nil {
 				return err
 			}
@@ -35,7 +37,12 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 			return fmt.Errorf("no blob of it is in the store: %w", ErrNotFound)
 		}
 		return s.readLayerBlob(ctx, blobs[0], info.DiffID, bothSinks{sink, x})
-	})
+	}
+	err = s.makeDir(ctx, info.ID, unpack)
+	if errors.Is(err, errTap) && ctx.Err() == nil { // the blob itself says what is wrong, if anything is
+		x, tap = layer.NewIndex(), false
+		err = s.makeDir(ctx, info.ID, unpack)
+	}
 	if err != nil {
 		return fmt.Errorf("unpacking layer %s: %w", info.DiffID, err)
 	}
@@ -67,7 +74,19 @@ func (s *Store) readLayerBlob(ctx context.Context, blob ocispec.Descriptor, diff
 		return err
 	}
 	defer r.Close()
-	return s.readLayerStream(ctx, r, diffID, sink)
+	return damageIn(ctx, r, s.readLayerStream(ctx, r, diffID, sink))
+}
+
+// damageIn returns ErrDamaged in place of an error of reading a blob that comes from damage, which
+// only the whole blob's digest tells.
+func damageIn(ctx context.Context, blob io.Reader, err error) error {
+	if err == nil || errors.Is(err, ErrDamaged) {
+		return err
+	}
+	if _, derr := io.Copy(io.Discard, &ctxReader{ctx: ctx, r: blob}); errors.Is(derr, ErrDamaged) {
+		return derr
+	}
+	return err
 }
 
 // readLayerStream is readLayerBlob for a stream, which it reads to its end.
@@ -128,7 +147,7 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, compression layer.Compres
 		desc ocispec.Descriptor
 		diff digest.Digest
 	}
-	v, err, _ := s.work.Do("blob:"+string(id)+":"+string(compression), func() (any, error) {
+	v, err := s.once(ctx, "blob:"+string(id)+":"+string(compression), func() (any, error) {
 		info, err := s.Layer(ctx, id)
 		if err != nil {
 			return nil, err
@@ -198,6 +217,7 @@ func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, diffID di
 		return desc, fmt.Errorf("compressing layer: %w", err)
 	}
 	_, err = io.Copy(cw, &ctxReader{ctx: ctx, r: r})
+	err = damageIn(ctx, blob, err)
 	if err := errors.Join(err, cw.Close()); err != nil {
 		return desc, fmt.Errorf("compressing layer %s: %w", diffID, err)
 	}
@@ -237,21 +257,27 @@ func (s *Store) pack(ctx context.Context, id layer.ID) (ocispec.Descriptor, erro
 	if err := errors.Join(err, tw.Close(), buf.Flush()); err != nil {
 		return desc, fmt.Errorf("packing layer %s: %w", id, err)
 	}
+	if p := s.plan(id); p != nil && s.verifyForms {
+		if err := s.verifyPlan(ctx, p, id, w.Digest()); err != nil {
+			return desc, err
+		}
+	}
 	d, err := w.Commit(ctx)
 	if err != nil {
 		return desc, err
 	}
-	if err := s.putIndex(id, x); err != nil {
-		return desc, err
-	}
 	desc = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: d, Size: w.Size()}
 	info.DiffID, info.Size = d, x.Size()
-	return desc, s.update(ctx, func(tx *sql.Tx) error {
+	err = s.update(ctx, func(tx *sql.Tx) error {
 		if err := putLayerBlob(tx, d, desc); err != nil {
 			return err
 		}
 		return s.putLayer(tx, info)
 	})
+	if err != nil {
+		return desc, err
+	}
+	return desc, s.putIndex(id, x) // after the record: it lies in the layer's directory
 }
 
 // discardSink counts without writing.

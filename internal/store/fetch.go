@@ -2,8 +2,11 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -15,21 +18,84 @@ import (
 // Fetch brings the blob of a layer into the store by [Store.WriteBlob].
 type Fetch func(ctx context.Context) error
 
-// SetFetch says how to get the blob of a layer that has no form here. It is called when a form is
-// asked for, and until [Store.EndPlans].
-func (s *Store) SetFetch(id layer.ID, f Fetch) { s.fetches.Store(id, f) }
+// fetcher is a Fetch that may be forgotten while it runs.
+type fetcher struct {
+	fetch   Fetch
+	ended   context.Context
+	end     context.CancelCauseFunc
+	running sync.WaitGroup
+}
 
-// fetcher returns how to get a layer's blob, once however many ask at the same time; nil when
-// nobody knows.
-func (s *Store) fetcher(id layer.ID) Fetch {
-	f, ok := s.fetches.Load(id)
-	if !ok {
-		return nil
+// fetchers are all that know how to get a layer, the first one first.
+type fetchers struct {
+	mu sync.Mutex
+	of map[layer.ID][]*fetcher
+}
+
+var errForgotten = errors.New("nobody wants to fetch the layer any more")
+
+// SetFetch says how to get the blob of a layer that has no form here. It is called when a form is
+// asked for, also by others than the caller, until forget is called. Of several ways to get one
+// layer one is used. After forget, which waits for that, f is not running any more; whoever needs
+// the layer goes on by another way that was set.
+func (s *Store) SetFetch(id layer.ID, f Fetch) (forget func()) {
+	e := &fetcher{fetch: f}
+	e.ended, e.end = context.WithCancelCause(context.Background())
+	s.fetches.mu.Lock()
+	defer s.fetches.mu.Unlock()
+	if s.fetches.of == nil {
+		s.fetches.of = map[layer.ID][]*fetcher{}
 	}
-	return func(ctx context.Context) error {
-		_, err, _ := s.work.Do("fetch:"+string(id), func() (any, error) { return nil, f.(Fetch)(ctx) })
-		return err
+	s.fetches.of[id] = append(s.fetches.of[id], e)
+	return func() {
+		s.fetches.mu.Lock()
+		rest := slices.DeleteFunc(s.fetches.of[id], func(o *fetcher) bool { return o == e })
+		if s.fetches.of[id] = rest; len(rest) == 0 {
+			delete(s.fetches.of, id)
+		}
+		s.fetches.mu.Unlock()
+		e.end(errForgotten)
+		e.running.Wait()
 	}
+}
+
+// fetchable reports whether somebody knows how to get a layer's blob.
+func (s *Store) fetchable(id layer.ID) bool {
+	s.fetches.mu.Lock()
+	defer s.fetches.mu.Unlock()
+	return len(s.fetches.of[id]) > 0
+}
+
+// fetch gets a layer's blob, once however many ask at the same time. It does nothing when nobody
+// knows how.
+func (s *Store) fetch(ctx context.Context, id layer.ID) error {
+	_, err := s.once(ctx, "fetch:"+string(id), func() (any, error) {
+		for {
+			forgotten, err := s.fetchOne(ctx, id)
+			if !forgotten {
+				return nil, err
+			}
+		}
+	})
+	return err
+}
+
+func (s *Store) fetchOne(ctx context.Context, id layer.ID) (forgotten bool, err error) {
+	s.fetches.mu.Lock()
+	all := s.fetches.of[id]
+	if len(all) == 0 {
+		s.fetches.mu.Unlock()
+		return false, nil
+	}
+	f := all[0]
+	f.running.Add(1)
+	s.fetches.mu.Unlock()
+	defer f.running.Done()
+	fctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(f.ended, func() { cancel(errForgotten) })()
+	err = f.fetch(fctx)
+	return err != nil && f.ended.Err() != nil && ctx.Err() == nil, err
 }
 
 // presentBlobs returns the blobs of a layer that are here, and fetches one when there are none and
@@ -39,34 +105,36 @@ func (s *Store) presentBlobs(ctx context.Context, info LayerInfo) ([]ocispec.Des
 	if err != nil || len(blobs) > 0 {
 		return blobs, err
 	}
-	fetch := s.fetcher(info.ID)
-	if fetch == nil {
+	if !s.fetchable(info.ID) {
 		return nil, nil
 	}
-	if err := fetch(ctx); err != nil {
+	if err := s.fetch(ctx, info.ID); err != nil {
 		return nil, err
 	}
 	return s.layerBlobs(ctx, info.DiffID)
 }
 
+// errTap says that the blob is here, but that reading it while it came went wrong.
+var errTap = errors.New("reading the layer while it was fetched")
+
 // unpackFetched unpacks a layer while it is being fetched. It reports false when somebody else
 // was fetching the blob already, or had it: then it is there now, to be unpacked as any other.
+// The same holds after errTap, but the sink cannot be used again.
 func (s *Store) unpackFetched(ctx context.Context, info LayerInfo, sink layer.Sink) (bool, error) {
-	fetch := s.fetcher(info.ID)
 	known, err := s.knownBlobs(ctx, info.DiffID)
-	if err != nil || fetch == nil || len(known) != 1 {
+	if err != nil || len(known) != 1 || !s.fetchable(info.ID) {
 		return false, err
 	}
 	pr, pw := io.Pipe()
 	defer pr.Close()
 	t := &tap{w: pw}
 	if _, taken := s.taps.LoadOrStore(known[0].Digest, t); taken {
-		return false, fetch(ctx)
+		return false, s.fetch(ctx, info.ID)
 	}
-	defer s.taps.Delete(known[0].Digest)
+	defer s.taps.CompareAndDelete(known[0].Digest, t)
 	fetched := make(chan error, 1)
 	go func() {
-		err := fetch(ctx)
+		err := s.fetch(ctx, info.ID)
 		pw.CloseWithError(err) // nil is the regular end
 		fetched <- err
 	}()
@@ -78,7 +146,10 @@ func (s *Store) unpackFetched(ctx context.Context, info LayerInfo, sink layer.Si
 	if t.bytes.Load() == 0 {
 		return false, nil
 	}
-	return true, rerr
+	if rerr != nil {
+		return false, fmt.Errorf("%w: %w", errTap, rerr)
+	}
+	return true, nil
 }
 
 // tap is somebody who reads a blob along while it is written.

@@ -212,7 +212,11 @@ func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
 			return fs, nil
 		}
 	}
-	_, err, _ = s.work.Do("dir:"+string(id), func() (any, error) {
+	_, err = s.once(ctx, "dir:"+string(id), func() (any, error) {
+		info, err := s.Layer(ctx, id) // another call may have made it in the meantime
+		if err != nil {
+			return nil, err
+		}
 		if _, err := os.Lstat(fs); err == nil && info.Dir {
 			return nil, nil
 		}

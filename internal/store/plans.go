@@ -5,8 +5,15 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -44,12 +51,10 @@ func (s *Store) plan(id layer.ID) *plan {
 	return nil
 }
 
-// EndPlans forgets how to make and how to fetch layers. Those of which no form was written are
-// gone.
+// EndPlans forgets how to make layers. Those of which no form was written are gone.
 func (s *Store) EndPlans(ids ...layer.ID) {
 	for _, id := range ids {
 		s.plans.Delete(id)
-		s.fetches.Delete(id)
 	}
 }
 
@@ -87,13 +92,25 @@ func (s *Store) writePlan(ctx context.Context, p *plan, info LayerInfo) error {
 	count := &countingSink{}
 	err := s.makeDir(ctx, info.ID, func(sink layer.Sink) error {
 		count.Sink = sink
-		return p.src.WriteTo(&ctxSink{ctx: ctx, Sink: count})
+		return p.src.WriteTo(checkedSink{ctx, count})
 	})
 	if err != nil {
 		return fmt.Errorf("writing layer: %w", err)
 	}
 	info.Dir, info.Size = true, count.bytes
-	return s.update(ctx, func(tx *sql.Tx) error { return s.putLayer(tx, info) })
+	err = s.update(ctx, func(tx *sql.Tx) error { return s.putLayer(tx, info) })
+	if err != nil { // no sweep finds the directory as long as this process lives
+		return errors.Join(err, os.RemoveAll(s.layerFS(info.ID)), removeEmpty(filepath.Dir(s.layerFS(info.ID))))
+	}
+	return nil
+}
+
+// removeEmpty removes a directory unless there is something in it.
+func removeEmpty(dir string) error {
+	if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	return nil
 }
 
 // makeDir makes the directory form of a layer of the entries that write gives.
@@ -134,6 +151,52 @@ func (c *ctxSink) Add(e *layer.Entry) error {
 		return context.Cause(c.ctx)
 	}
 	return c.Sink.Add(e)
+}
+
+// checkedSink is a ctxSink for sinks that do not look at the digests of contents: a content that
+// does not have the digest that its entry names is an error, as it is for a blob.
+type checkedSink struct {
+	ctx context.Context
+	layer.Sink
+}
+
+func (c checkedSink) Add(e *layer.Entry) error {
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
+	if e.Content != nil && e.Digest != "" {
+		d := *e
+		d.Content = checkedContent{e}
+		e = &d
+	}
+	return c.Sink.Add(e)
+}
+
+type checkedContent struct{ e *layer.Entry }
+
+func (c checkedContent) Open() (io.ReadCloser, error) {
+	r, err := layer.OpenContent(c.e)
+	if err != nil {
+		return nil, err
+	}
+	return &checkedReader{ReadCloser: r, want: c.e.Digest, hash: c.e.Digest.Algorithm().Hash()}, nil
+}
+
+type checkedReader struct {
+	io.ReadCloser
+	want digest.Digest
+	hash hash.Hash
+}
+
+func (c *checkedReader) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.hash.Write(p[:n])
+	if err == io.EOF {
+		if got := digest.NewDigest(c.want.Algorithm(), c.hash); got != c.want {
+			return n, fmt.Errorf("file changed while being read: its digest was %s and is %s now", c.want, got)
+		}
+	}
+	return n, err
 }
 
 // planTree is a planned layer as the tree of one layer.

@@ -81,8 +81,10 @@ type Store struct {
 	work singleflight.Group // conversions between forms, by layer and form
 
 	plans   sync.Map // layer.ID -> *plan: layers that only this process knows
-	fetches sync.Map // layer.ID -> Fetch: how to get layers that are not here
 	taps    sync.Map // digest.Digest -> *tap: who reads a blob while it is written
+	fetches fetchers // how to get layers that are not here
+
+	verifyForms bool
 
 	mu    sync.Mutex
 	lease *lease // nil until something is written
@@ -90,7 +92,7 @@ type Store struct {
 
 // Open opens the store at root and creates it when it is missing. The directory must be on a
 // filesystem that can hold overlayfs's upper directories; that is found out by the first run.
-func Open(root string) (*Store, error) {
+func Open(root string, opts ...Option) (*Store, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, fmt.Errorf("opening store: %w", err)
@@ -100,6 +102,9 @@ func Open(root string) (*Store, error) {
 		return nil, fmt.Errorf("opening store: reading boot id: %w", err)
 	}
 	s := &Store{root: root, boot: strings.TrimSpace(string(boot))}
+	for _, o := range opts {
+		o(s)
+	}
 	if err := s.openDB(); err != nil {
 		return nil, fmt.Errorf("opening store %s: %w", root, err)
 	}
@@ -305,6 +310,34 @@ func (s *Store) Close() error {
 		err = l.release()
 	}
 	return errors.Join(err, s.db.Close())
+}
+
+// cancelled is an error of somebody whose context has ended.
+type cancelled struct{ error }
+
+// once does calls with the same key that are made at the same time once. When the one who does it
+// is cancelled, another one of those who wait does it.
+func (s *Store) once(ctx context.Context, key string, fn func() (any, error)) (any, error) {
+	for {
+		mine := false
+		v, err, _ := s.work.Do(key, func() (any, error) {
+			mine = true
+			v, err := fn()
+			if err != nil && ctx.Err() != nil {
+				err = cancelled{err}
+			}
+			return v, err
+		})
+		c, ok := err.(cancelled)
+		switch {
+		case !ok:
+			return v, err
+		case mine:
+			return v, c.error
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // update runs fn in one write transaction.

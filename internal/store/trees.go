@@ -107,7 +107,7 @@ func (s *Store) indexPath(id layer.ID) string {
 // and metadata will do. It is nil when the layer has to be unpacked: contents are needed, and they
 // cannot be read from the blob where they are.
 func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.Index, error) {
-	if need == NeedContent && s.fetcher(info.ID) != nil {
+	if need == NeedContent && s.fetchable(info.ID) {
 		if blobs, err := s.layerBlobs(ctx, info.DiffID); err != nil || len(blobs) == 0 {
 			return nil, err // it is unpacked while it is fetched
 		}
@@ -128,7 +128,7 @@ func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.In
 	if need == NeedContent {
 		return nil, nil
 	}
-	v, err, _ := s.work.Do("index:"+string(info.ID), func() (any, error) {
+	v, err := s.once(ctx, "index:"+string(info.ID), func() (any, error) {
 		x := layer.NewIndex()
 		if err := s.readLayerBlob(ctx, blobs[0], info.DiffID, x); err != nil {
 			return nil, fmt.Errorf("indexing layer %s: %w", info.DiffID, err)

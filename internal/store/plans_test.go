@@ -1,0 +1,355 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// planned is a plan of given entries. It counts how often it was written out.
+type planned struct {
+	entries []*layer.Entry
+	written atomic.Int32
+}
+
+func (p *planned) WriteTo(sink layer.Sink) error {
+	p.written.Add(1)
+	for _, e := range p.entries {
+		c := *e
+		if err := sink.Add(&c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func regular(path, content string) *layer.Entry {
+	return &layer.Entry{Path: path, Mode: unix.S_IFREG | 0o640, UID: 7, GID: 8, Size: int64(len(content)), Content: layer.Bytes(content), ModTime: time.Unix(1e9, 123456789)}
+}
+
+// somePlan has one of every kind of entry.
+func somePlan() *planned {
+	at := time.Unix(1e9, 5)
+	big := regular("dir/big", strings.Repeat("big", 100_000))
+	big.Digest = digest.FromString(strings.Repeat("big", 100_000))
+	return &planned{entries: []*layer.Entry{
+		{Path: "dir", Mode: unix.S_IFDIR | 0o1777, UID: 3, ModTime: at, Xattrs: map[string]string{"trusted.a": "b"}},
+		big,
+		{Path: "dir/hard", Mode: unix.S_IFREG | 0o640, UID: 7, GID: 8, Hardlink: true, Link: "dir/big", ModTime: at},
+		{Path: "dir/link", Mode: unix.S_IFLNK | 0o777, Link: "../x", ModTime: at},
+		regular("empty", ""),
+		{Path: "fifo", Mode: unix.S_IFIFO | 0o600, ModTime: at},
+		{Path: "gone", Whiteout: true},
+		{Path: "new", Mode: unix.S_IFDIR | 0o700, Opaque: true, ModTime: at},
+		regular("new/x", "x"),
+	}}
+}
+
+var planTime = time.Unix(1_234_567_890, 987654321)
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes devices and files of other owners")
+	}
+}
+
+func TestPlanForms(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	dir := func(s *Store, id layer.ID) error { _, err := s.Dir(ctx, id); return err }
+	blob := func(s *Store, id layer.ID) error { _, _, err := s.Blob(ctx, id, layer.Uncompressed); return err }
+	gz := func(s *Store, id layer.ID) error { _, _, err := s.Blob(ctx, id, layer.Gzip); return err }
+	orders := map[string][]func(*Store, layer.ID) error{
+		"directory, then blob": {dir, blob}, "blob, then directory": {blob, dir}, "only blob": {blob}, "gzip, then directory": {gz, dir},
+		"at once": {func(s *Store, id layer.ID) error {
+			errs := make(chan error)
+			for range 4 {
+				go func() { errs <- dir(s, id) }()
+				go func() { errs <- blob(s, id) }()
+			}
+			var all error
+			for range 8 {
+				all = errors.Join(all, <-errs)
+			}
+			return all
+		}},
+	}
+	var first digest.Digest
+	for name, order := range orders {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			id, err := s.Plan(somePlan(), planTime)
+			must(t, err)
+			if ok, err := s.Recorded(ctx, layer.Snapshot{id}); ok || err != nil {
+				t.Errorf("a plan is recorded: %v, %v", ok, err)
+			}
+			if info, err := s.Layer(ctx, id); err != nil || info.Dir || info.DiffID != "" || info.Size != -1 || !info.Created.Equal(planTime) {
+				t.Errorf("before anything is written the layer is %+v, %v", info, err)
+			}
+			for _, make := range order {
+				must(t, make(s, id))
+				if ok, err := s.Recorded(ctx, layer.Snapshot{id}); !ok || err != nil {
+					t.Errorf("a written layer is not recorded: %v", err)
+				}
+				wantClean(t, s)
+			}
+			s.EndPlans(id)
+			// What was recorded is enough for another process.
+			other := open(t, s.root)
+			must(t, other.Check(ctx, layer.Snapshot{id}))
+			desc, diff, err := other.Blob(ctx, id, layer.Uncompressed)
+			must(t, err)
+			if first == "" {
+				first = diff
+			}
+			if diff != first || desc.Digest != first {
+				t.Errorf("the tar is %s of %s, in another order it was %s", desc.Digest, diff, first)
+			}
+			info, err := other.Layer(ctx, id)
+			must(t, err)
+			if !info.Created.Equal(planTime) || info.Size != 300_001 {
+				t.Errorf("the layer is %+v, want it made at %v and 300001 bytes", info, planTime)
+			}
+			d, err := other.Dir(ctx, id)
+			must(t, err)
+			if data, err := os.ReadFile(filepath.Join(d, "dir/hard")); err != nil || len(data) != 300_000 {
+				t.Errorf("the file has %d bytes, %v", len(data), err)
+			}
+		})
+	}
+}
+
+// A plan of which nobody needed a form leaves nothing.
+func TestPlanThatNobodyNeeds(t *testing.T) {
+	s := newStore(t)
+	p := somePlan()
+	id, err := s.Plan(p, planTime)
+	must(t, err)
+	tree, err := s.Tree(context.Background(), layer.Snapshot{id}, NeedContent)
+	must(t, err)
+	if got, err := layer.ReadFile(tree, "new/x"); string(got) != "x" {
+		t.Errorf("the planned file is %q, %v", got, err)
+	}
+	if n, err := s.Size(context.Background(), id); n != 300_001 {
+		t.Errorf("size is %d, %v", n, err)
+	}
+	s.EndPlans(id)
+	if _, err := s.Layer(context.Background(), id); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the layer is there still: %v", err)
+	}
+	wantNothing(t, s)
+}
+
+// wantNothing fails when the store has a layer or a blob.
+func wantNothing(t *testing.T, s *Store) {
+	t.Helper()
+	wantClean(t, s)
+	for _, table := range []string{"layers", "blobs", "layer_blobs"} {
+		var n int
+		must(t, s.db.QueryRow("SELECT count(*) FROM "+table).Scan(&n))
+		if n != 0 {
+			t.Errorf("table %s has %d rows", table, n)
+		}
+	}
+	for _, dir := range []string{"layers/*", "blobs/sha256/*"} {
+		if left, _ := filepath.Glob(filepath.Join(s.root, dir)); len(left) > 0 {
+			t.Errorf("these were left behind: %q", left)
+		}
+	}
+}
+
+// Wherever writing a plan is cancelled, also just before it is recorded, it leaves nothing that
+// nobody knows, and can be done again.
+func TestCancelledPlan(t *testing.T) {
+	needRoot(t)
+	cancelled := map[string]int{}
+	for n := range int64(40) {
+		for name, write := range map[string]func(*Store, context.Context, layer.ID) error{
+			"directory": func(s *Store, ctx context.Context, id layer.ID) error { _, err := s.Dir(ctx, id); return err },
+			"blob": func(s *Store, ctx context.Context, id layer.ID) error {
+				_, _, err := s.Blob(ctx, id, layer.Uncompressed)
+				return err
+			},
+		} {
+			s := newStore(t)
+			id, err := s.Plan(somePlan(), planTime)
+			must(t, err)
+			left := &atomic.Int64{}
+			left.Store(n)
+			err = write(s, endsAfter{context.Background(), left}, id)
+			if err != nil {
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("%s: %v", name, err)
+				}
+				cancelled[name]++
+				if left, _ := filepath.Glob(filepath.Join(s.root, "layers", "*")); len(left) > 0 {
+					t.Errorf("%s, cancelled after %d looks, left %q", name, n, left)
+				}
+			}
+			s.EndPlans()
+			must(t, write(s, context.Background(), id))
+			s.EndPlans(id)
+			wantClean(t, s)
+		}
+	}
+	if cancelled["directory"] < 5 || cancelled["blob"] < 5 {
+		t.Errorf("only %v were cancelled", cancelled)
+	}
+}
+
+// A layer whose record cannot be written leaves no directory: nobody would ever look for it.
+func TestPlanThatCannotBeRecorded(t *testing.T) {
+	needRoot(t)
+	for _, form := range []string{"directory", "blob"} {
+		s := newStore(t)
+		id, err := s.Plan(somePlan(), planTime)
+		must(t, err)
+		_, err = s.db.Exec("CREATE TRIGGER refuse BEFORE INSERT ON layers BEGIN SELECT RAISE(ABORT, 'refused'); END")
+		must(t, err)
+		if form == "blob" {
+			_, _, err = s.Blob(context.Background(), id, layer.Uncompressed)
+		} else {
+			_, err = s.Dir(context.Background(), id)
+		}
+		wantErr(t, err, "refused")
+		if left, _ := filepath.Glob(filepath.Join(s.root, "layers", "*")); len(left) > 0 {
+			t.Errorf("%s: left %q", form, left)
+		}
+		_, err = s.db.Exec("DROP TRIGGER refuse")
+		must(t, err)
+		_, err = s.Dir(context.Background(), id)
+		must(t, err)
+	}
+}
+
+// Content that is not what it was when the plan was made fails both forms, also when its size is
+// the same.
+func TestPlanOfChangedContent(t *testing.T) {
+	for _, now := range []string{"bytes now", "shorter", "and longer than before"} {
+		e := regular("file", "bytes was")
+		e.Digest, e.Content = digest.FromString("bytes was"), layer.Bytes(now)
+		s := newStore(t)
+		id, err := s.Plan(&planned{entries: []*layer.Entry{regular("a", "a"), e}}, planTime)
+		must(t, err)
+		_, err = s.Dir(context.Background(), id)
+		wantErr(t, err, "file changed while being read")
+		_, _, err = s.Blob(context.Background(), id, layer.Gzip)
+		wantErr(t, err, "file changed while being read")
+		s.EndPlans(id)
+		wantNothing(t, s)
+	}
+}
+
+// brokenContent fails halfway.
+type brokenContent struct{}
+
+func (brokenContent) Open() (io.ReadCloser, error) {
+	return io.NopCloser(io.MultiReader(strings.NewReader("half"), errReader{})), nil
+}
+
+type errReader struct{}
+
+func (errReader) Read([]byte) (int, error) { return 0, errors.New("the disk is gone") }
+
+func TestPlanThatCannotBeRead(t *testing.T) {
+	e := regular("file", "12345678")
+	e.Content = brokenContent{}
+	s := newStore(t)
+	id, err := s.Plan(&planned{entries: []*layer.Entry{e}}, planTime)
+	must(t, err)
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Add(2)
+		go func() {
+			defer wg.Done()
+			_, err := s.Dir(context.Background(), id)
+			wantErr(t, err, "the disk is gone")
+		}()
+		go func() {
+			defer wg.Done()
+			_, _, err := s.Blob(context.Background(), id, layer.Uncompressed)
+			wantErr(t, err, "the disk is gone")
+		}()
+	}
+	wg.Wait()
+	s.EndPlans(id)
+	wantNothing(t, s)
+}
+
+// One caller's being cancelled is not the others' failure: one of them goes on.
+func TestCancelledCallerDoesNotFailOthers(t *testing.T) {
+	s := newStore(t)
+	entered, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	p := &planned{entries: []*layer.Entry{regular("a", "a"), regular("file", "content")}}
+	p.entries[1].Content = contentFunc(func() (io.ReadCloser, error) {
+		once.Do(func() { close(entered) })
+		<-release
+		return layer.Bytes("content").Open()
+	})
+	p.entries = append(p.entries, regular("z", "z"))
+	id, err := s.Plan(p, planTime)
+	must(t, err)
+	cause := fmt.Errorf("another build failed")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() { _, err := s.Dir(ctx, id); first <- err }()
+	<-entered
+	go func() { _, err := s.Dir(context.Background(), id); second <- err }()
+	time.Sleep(20 * time.Millisecond) // the second one waits for the first one, most likely
+	cancel(cause)
+	close(release)
+	if err := <-first; !errors.Is(err, cause) {
+		t.Errorf("the cancelled caller got %v", err)
+	}
+	if err := <-second; err != nil {
+		t.Errorf("the other caller got %v", err)
+	}
+}
+
+type contentFunc func() (io.ReadCloser, error)
+
+func (f contentFunc) Open() (io.ReadCloser, error) { return f() }
+
+// unsteady gives other entries each time.
+type unsteady struct{ n atomic.Int32 }
+
+func (u *unsteady) WriteTo(sink layer.Sink) error {
+	return sink.Add(regular("file", fmt.Sprint(u.n.Add(1))))
+}
+
+func TestVerifyForms(t *testing.T) {
+	needRoot(t)
+	s, err := Open(filepath.Join(shm(t), "store"), VerifyForms())
+	must(t, err)
+	defer s.Close()
+	id, err := s.Plan(&unsteady{}, planTime)
+	must(t, err)
+	_, _, err = s.Blob(context.Background(), id, layer.Uncompressed)
+	wantErr(t, err, "verifying layer "+string(id))
+	s.EndPlans(id)
+	wantNothing(t, s)
+	p := somePlan()
+	id, err = s.Plan(p, planTime)
+	must(t, err)
+	_, _, err = s.Blob(context.Background(), id, layer.Uncompressed)
+	must(t, err)
+	if n := p.written.Load(); n != 2 {
+		t.Errorf("the plan was written %d times, want 2", n)
+	}
+	wantClean(t, s)
+}
