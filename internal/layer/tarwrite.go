@@ -110,7 +110,11 @@ func (t *TarWriter) add(e *Entry) error {
 	if t.index == nil {
 		return t.content(e, t.tw)
 	}
-	at, hash := t.out.n, sha256.New()
+	at := t.out.n
+	if l, ok := e.Content.(*loaded); ok {
+		return t.loaded(e, l, at)
+	}
+	hash := sha256.New()
 	if err := t.content(e, io.MultiWriter(t.tw, hash)); err != nil {
 		return err
 	}
@@ -119,6 +123,21 @@ func (t *TarWriter) add(e *Entry) error {
 	if e.Digest != "" && e.Digest != c.Digest {
 		return fmt.Errorf("file changed while being read: its digest was %s and is %s now", e.Digest, c.Digest)
 	}
+	return t.index.add(&c, at)
+}
+
+// loaded writes content that was read ahead, and whose digest was checked then.
+func (t *TarWriter) loaded(e *Entry, l *loaded, at int64) error {
+	data, sum, err := l.wait()
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	if _, err := t.tw.Write(data); err != nil {
+		return err
+	}
+	c := *e
+	c.Digest = sum
 	return t.index.add(&c, at)
 }
 

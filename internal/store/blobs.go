@@ -127,7 +127,7 @@ type BlobWriter struct {
 	s    *Store
 	f    *os.File
 	alg  digest.Algorithm
-	hash hash.Hash
+	hash *asyncHash
 	size int64
 	done bool
 }
@@ -142,13 +142,13 @@ func (s *Store) NewBlob(alg digest.Algorithm) (*BlobWriter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing blob: %w", err)
 	}
-	return &BlobWriter{s: s, f: f, alg: alg, hash: alg.Hash()}, nil
+	return &BlobWriter{s: s, f: f, alg: alg, hash: newAsyncHash(alg)}, nil
 }
 
 // Write adds bytes to the blob.
 func (w *BlobWriter) Write(p []byte) (int, error) {
+	w.hash.Write(p)
 	n, err := w.f.Write(p)
-	w.hash.Write(p[:n])
 	w.size += int64(n)
 	return n, err
 }
@@ -156,8 +156,8 @@ func (w *BlobWriter) Write(p []byte) (int, error) {
 // Size returns the number of bytes written so far.
 func (w *BlobWriter) Size() int64 { return w.size }
 
-// Digest returns the digest of the bytes written so far.
-func (w *BlobWriter) Digest() digest.Digest { return digest.NewDigest(w.alg, w.hash) }
+// Digest returns the digest of the blob, to which nothing may be added any more.
+func (w *BlobWriter) Digest() digest.Digest { return w.hash.Digest() }
 
 // Commit puts the blob into its place and records it.
 func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
@@ -182,6 +182,7 @@ func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
 
 // Abort drops a blob that was not committed.
 func (w *BlobWriter) Abort() {
+	w.hash.Digest() // ends its goroutine
 	if !w.done {
 		w.done = true
 		w.f.Close()

@@ -96,7 +96,8 @@ func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.
 		return err
 	}
 	defer plain.Close()
-	hash := digest.Canonical.Hash()
+	hash := newAsyncHash(digest.Canonical)
+	defer hash.Digest() // ends its goroutine
 	tee := io.TeeReader(plain, hash)
 	if err := layer.ReadTar(tee, layer.TarOptions{}, sink); err != nil {
 		return err
@@ -107,7 +108,7 @@ func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return err
 	}
-	if got := digest.NewDigest(digest.Canonical, hash); got != diffID {
+	if got := hash.Digest(); got != diffID {
 		return fmt.Errorf("uncompressed content is %s, want diffID %s", got, diffID)
 	}
 	return nil
@@ -253,8 +254,9 @@ func (s *Store) pack(ctx context.Context, id layer.ID) (ocispec.Descriptor, erro
 	defer w.Abort()
 	buf := bufio.NewWriterSize(w, 1<<20)
 	tw, x := layer.NewIndexedTarWriter(buf)
-	err = write(&ctxSink{ctx: ctx, Sink: tw})
-	if err := errors.Join(err, tw.Close(), buf.Flush()); err != nil {
+	ahead := layer.NewAhead(tw)
+	err = write(&ctxSink{ctx: ctx, Sink: ahead})
+	if err := errors.Join(err, ahead.Close(), buf.Flush()); err != nil {
 		return desc, fmt.Errorf("packing layer %s: %w", id, err)
 	}
 	if p := s.plan(id); p != nil && s.verifyForms {
