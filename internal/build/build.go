@@ -90,6 +90,13 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 	return res, errors.Join(err, rec.finish(bu.run, res, err))
 }
 
+// blobs reports whether the result is needed as an image.
+func (r *Request) blobs() bool {
+	return len(r.Outputs) == 0 || slices.ContainsFunc(r.Outputs, func(o Output) bool {
+		return o.Type != OutputLocal && o.Type != OutputTar
+	})
+}
+
 // streams reports whether an output goes to a stream, which cannot be written twice.
 func (r *Request) streams() bool {
 	return slices.ContainsFunc(r.Outputs, func(o Output) bool { return o.Writer != nil })
@@ -146,7 +153,11 @@ func (b *building) source(out *gw.Result, platform ocispec.Platform) (export.Sou
 	if ref, ok := single.(*frontend.Ref); ok && ref != nil {
 		edge = ref.Edge()
 	}
-	value, err := b.run.Result(edge)
+	evaluate := b.run.Result
+	if b.req.blobs() {
+		evaluate = b.run.ExportedResult
+	}
+	value, err := evaluate(edge)
 	if err != nil {
 		return export.Source{}, value, err
 	}

@@ -1,12 +1,15 @@
 package build_test
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -176,5 +179,66 @@ func TestCancel(t *testing.T) {
 	}
 	if string(after) != string(mounts) {
 		t.Errorf("mounts before:\n%s\nafter:\n%s", mounts, after)
+	}
+}
+
+// Files that are copied between stages may share their inode in the store. A RUN that writes to one
+// in place changes no other, and no export presents copies as hard links of one another.
+func TestSharedInodes(t *testing.T) {
+	h := newHarness(t)
+	h.write("Dockerfile", `
+FROM busybox AS a
+RUN echo one > /file && ln /file /link
+FROM a
+COPY --from=a /file /copy1
+COPY --from=a /file /copy2
+COPY --from=a /file /link /both/
+COPY --from=a /file /file /twice/
+RUN echo two >> /copy1 && echo three >> /both/link && test "$(cat /file)" = one
+FROM a AS again
+RUN test "$(cat /file)" = one
+`)
+	out := filepath.Join(t.TempDir(), "out.tar")
+	h.build(build.Request{Target: "1", Outputs: []build.Output{{Type: build.OutputTar, Dest: out}, {Type: build.OutputImage}}})
+	h.build(build.Request{Target: "again", NoCache: true})
+
+	shared, err := filepath.Glob(filepath.Join(h.store.Root(), "layers/*/fs/copy2"))
+	if err != nil || len(shared) != 1 {
+		t.Fatalf("layers with /copy2: %q, %v", shared, err)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Lstat(shared[0], &st); err != nil || st.Nlink < 2 {
+		t.Errorf("/copy2 has %d links, %v: the files were not shared", st.Nlink, err)
+	}
+
+	f, err := os.Open(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	got := map[string]string{}
+	for r := tar.NewReader(f); ; {
+		hdr, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[hdr.Name] = string(data)
+		if hdr.Typeflag == tar.TypeLink {
+			got[hdr.Name] = "-> " + hdr.Linkname
+		}
+	}
+	for name, want := range map[string]string{
+		"file": "one\n", "link": "-> file", "copy1": "one\ntwo\n", "copy2": "one\n", "both/file": "one\n", "both/link": "one\nthree\n", "twice/file": "one\n",
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %q, want %q", name, got[name], want)
+		}
 	}
 }

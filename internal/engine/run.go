@@ -58,7 +58,8 @@ type node struct {
 	identity func() (identity, error)
 	result   func() (*outcome, error)
 
-	user *node // one that n is an input of; nil for the root
+	user     *node // one that n is an input of; nil for the root
+	exported bool  // its layers will be asked for as blobs; set before anything is evaluated
 
 	mu       sync.Mutex
 	contents map[string]func() (digest.Digest, error)
@@ -100,6 +101,45 @@ func (r *Run) Result(e graph.Edge) (Value, error) {
 		return v, context.Cause(r.ctx)
 	}
 	return v, err
+}
+
+// ExportedResult evaluates an edge whose layers will be exported as blobs. They are packed as soon
+// as they are there, beside the steps that come after them.
+func (r *Run) ExportedResult(e graph.Edge) (Value, error) {
+	r.exported(r.node(e.Vertex))
+	return r.Result(e)
+}
+
+// exported marks a node and what its layers stand on.
+func (r *Run) exported(n *node) {
+	if n == nil || n.exported {
+		return
+	}
+	n.exported = true
+	uses, err := n.uses()
+	if err != nil {
+		return // evaluating it will tell
+	}
+	for i, u := range uses {
+		if u.whole {
+			r.exported(n.inputs[i].n)
+		}
+	}
+}
+
+// packAhead begins to pack the layers that a node has made. Errors come out again when the blobs
+// are asked for.
+func (r *Run) packAhead(outputs []Value) {
+	for _, v := range outputs {
+		if len(v.Snapshot) == 0 {
+			continue
+		}
+		r.bg.Add(1)
+		go func() {
+			defer r.bg.Done()
+			r.Engine.opt.Store.Blob(r.ctx, v.Snapshot[len(v.Snapshot)-1], layer.Uncompressed) //nolint:errcheck // see above
+		}()
+	}
 }
 
 func (r *Run) value(e edge) (Value, error) {
@@ -324,6 +364,9 @@ func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
 	outputs, err := r.operate(n, inputs, step, began)
 	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Reason: reason, Started: began, Took: time.Since(began)}
 	if err == nil {
+		if n.exported {
+			r.packAhead(outputs)
+		}
 		err = r.keep(r.ctx, r.pendingResult(n, id, outputs, store.Result{Created: began, Took: rec.Took}))
 	}
 	ended := err

@@ -32,6 +32,7 @@ type DirOptions struct {
 type dirTree struct {
 	root string
 	opt  DirOptions
+	id   uint64 // unlike that of any device and any other tree
 
 	once sync.Once
 	dir  *os.File // closed by its finalizer: trees have no end of life of their own
@@ -42,7 +43,7 @@ type dirTree struct {
 // directory is opened at the first use; an error of that is an error of every call. The tree
 // needs no closing; but it is an io.Closer, for a directory that is to be unmounted afterwards.
 func OpenDir(root string, opt DirOptions) Tree {
-	return &dirTree{root: root, opt: opt}
+	return &dirTree{root: root, opt: opt, id: newTreeID()}
 }
 
 func (t *dirTree) fd() (int, error) {
@@ -119,6 +120,9 @@ func (t *dirTree) entry(dirfd int, base, name string, buf []byte) (*Entry, []byt
 		return nil, buf, pathError("lstat", name, err)
 	}
 	e := fromStat(name, &st)
+	if t.opt.Overlay && e.Nlink > 1 {
+		e.Dev = t.id // a file of another layer is no other name of this one, even with the same inode
+	}
 	if t.opt.Overlay && isWhiteout(e) {
 		return &Entry{Path: name, Whiteout: true}, buf, nil
 	}

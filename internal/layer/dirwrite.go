@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"sort"
 	"time"
@@ -21,12 +22,13 @@ import (
 //
 // # Caveats
 //
-// Content is never a hard link to a file of another layer: two copies of one file would then look
-// like hard links of one another ([WalkLayer]). The place for it would be content, under
-// HostFile.Immutable, together with a record of which links are meant.
+// With [DirWriter.LinkImmutable] a file may share its inode with a file of another layer, never
+// with another one of the same layer unless the entries say so: [WalkLayer] sees just the hard
+// links that are meant.
 type DirWriter struct {
 	dir     *os.File
 	noClone bool
+	linked  map[[2]uint64]bool   // host files that have a link here already; nil: no links
 	dirs    map[string]time.Time // modification times, set at the end
 	size    int64
 
@@ -42,6 +44,12 @@ func NewDirWriter(root string) (*DirWriter, error) {
 	}
 	return &DirWriter{dir: dir, dirs: map[string]time.Time{}, parentFD: -1}, nil
 }
+
+// LinkImmutable lets the writer link files of other layers into the directory, where a link is as
+// good as a copy: the file is immutable, and owner, mode, time and extended attributes are those
+// of the entry. It is only for directories that will never be written to in place: layers that
+// overlayfs stacks as lower ones.
+func (w *DirWriter) LinkImmutable() { w.linked = map[[2]uint64]bool{} }
 
 // Size is the number of bytes of content that were written.
 func (w *DirWriter) Size() int64 { return w.size }
@@ -175,7 +183,43 @@ func (w *DirWriter) link(fd int, base string, e *Entry) error {
 	return nil
 }
 
+// linkHost makes the file a link of the host file that its content is. It reports false when that
+// would not be the file that the entry describes, or cannot be done.
+func (w *DirWriter) linkHost(fd int, base string, e *Entry) (bool, error) {
+	h, ok := e.Content.(HostFile)
+	if !ok || w.linked == nil || !h.Immutable() {
+		return false, nil
+	}
+	src := h.HostPath() // in a layer of the store: nobody puts links on the way
+	var st unix.Stat_t
+	if err := unix.Lstat(src, &st); err != nil {
+		return false, nil // opening it says what is wrong
+	}
+	id := [2]uint64{st.Dev, st.Ino}
+	if w.linked[id] || st.Mode != e.Mode || st.Uid != e.UID || st.Gid != e.GID || st.Size != e.Size ||
+		!time.Unix(st.Mtim.Unix()).Equal(e.ModTime) {
+		return false, nil
+	}
+	if xattrs, _, _, err := readXattrs(src, nil); err != nil || !maps.Equal(xattrs, e.Xattrs) {
+		return false, nil
+	}
+	switch err := unix.Linkat(unix.AT_FDCWD, src, fd, base, 0); err {
+	case nil:
+		w.linked[id] = true
+		w.size += e.Size
+		return true, nil
+	case unix.EEXIST:
+		return false, err
+	}
+	return false, nil // another filesystem, or too many links: it is copied
+}
+
 func (w *DirWriter) file(fd int, base string, e *Entry) (err error) {
+	if e.Size > 0 {
+		if done, err := w.linkHost(fd, base, e); done || err != nil {
+			return err
+		}
+	}
 	n, err := unix.Openat(fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err

@@ -316,9 +316,11 @@ func (d *indexDecoder) entry(prev string) *IndexEntry {
 	return e
 }
 
-// lastIndexTree numbers index trees: together with a number per file it is the identity of files
-// with several names.
-var lastIndexTree atomic.Uint64
+var lastTreeID atomic.Uint64
+
+// newTreeID numbers the trees of layers: together with a number per file it is the identity of
+// files with several names. No device of the host has the highest bit set.
+func newTreeID() uint64 { return 1<<63 | lastTreeID.Add(1) }
 
 // indexTree is the tree of one layer: whiteouts and opaque directories show, for [Merged].
 type indexTree struct {
@@ -329,7 +331,7 @@ type indexTree struct {
 // Tree returns the layer's tree. open gives the content of a regular file by its entry.
 func (x *Index) Tree(open func(*IndexEntry) (io.ReadCloser, error)) Tree {
 	t := &indexTree{entries: make(map[string]*Entry, len(x.entries)), children: map[string][]*Entry{}}
-	dev := 1<<63 | lastIndexTree.Add(1) // no device of the host has the highest bit set
+	dev := newTreeID()
 	links := map[string]*Entry{}
 	for i, ie := range x.entries {
 		if ie == nil {

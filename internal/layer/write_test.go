@@ -177,3 +177,68 @@ func TestTarForm(t *testing.T) {
 		t.Errorf("got %s", s)
 	}
 }
+
+// A file of another layer is linked when nothing but its name differs, once; otherwise it is copied.
+func TestLinkImmutable(t *testing.T) {
+	needRoot(t)
+	from, to := shmDir(t), shmDir(t)
+	if err := os.WriteFile(filepath.Join(from, "f"), []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(from, "x"), []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setxattr(filepath.Join(from, "x"), "user.a", []byte("b"), 0); err != nil {
+		t.Skipf("setting extended attribute: %v", err)
+	}
+	tree := OpenDir(from, DirOptions{Overlay: true, Immutable: true})
+	w, err := NewDirWriter(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.LinkImmutable()
+	add := func(name, src string, change func(*Entry)) {
+		t.Helper()
+		e, err := tree.Lstat(src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Path = name
+		change(e)
+		if err := w.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("same", "f", func(*Entry) {})
+	add("again", "f", func(*Entry) {})
+	add("attributes", "x", func(*Entry) {})
+	if err := os.Remove(filepath.Join(to, "attributes")); err != nil {
+		t.Fatal(err)
+	}
+	add("owner", "x", func(e *Entry) { e.UID = 7 })
+	add("mode", "x", func(e *Entry) { e.Mode = unix.S_IFREG | 0o600 })
+	add("time", "x", func(e *Entry) { e.ModTime = time.Unix(1, 0) })
+	add("xattr", "x", func(e *Entry) { e.Xattrs = nil })
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]uint64{"same": 2, "again": 1, "owner": 1, "mode": 1, "time": 1, "xattr": 1} {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(to, name), &st); err != nil || uint64(st.Nlink) != want {
+			t.Errorf("%s has %d links, %v, want %d", name, st.Nlink, err, want)
+		}
+		if data, err := os.ReadFile(filepath.Join(to, name)); err != nil || string(data) != "content" {
+			t.Errorf("%s is %q, %v", name, data, err)
+		}
+	}
+	// Two layers that share an inode: no link when they are seen together.
+	sink := &collect{}
+	if err := WriteTree(Merged([]Tree{tree, OpenDir(to, DirOptions{Overlay: true, Immutable: true})}), sink); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range sink.entries {
+		if e.Hardlink {
+			t.Errorf("%s is presented as a link of %s", e.Path, e.Link)
+		}
+	}
+}
