@@ -31,6 +31,7 @@ type harness struct {
 	t       *testing.T
 	store   *store.Store
 	builder *build.Builder
+	reg     *registrytest.Registry
 	context string
 }
 
@@ -67,7 +68,7 @@ func newHarness(t *testing.T) *harness {
 		t.Fatal(err)
 	}
 	images := imagesource.New(s, registry.New(registry.Options{CertsDirs: []string{certs}}))
-	h := &harness{t: t, store: s, context: filepath.Join(dir, "context")}
+	h := &harness{t: t, store: s, reg: reg, context: filepath.Join(dir, "context")}
 	h.builder = build.New(build.Options{Store: s, Images: images, Runner: runner})
 	if err := os.Mkdir(h.context, 0o755); err != nil {
 		t.Fatal(err)
