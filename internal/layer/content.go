@@ -20,7 +20,7 @@ var hashBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return 
 
 // HashContent reads a file and returns the SHA-256 of its content.
 func HashContent(e *Entry) (digest.Digest, error) {
-	r, err := OpenContent(e)
+	r, err := openRaw(e)
 	if err != nil {
 		return "", err
 	}
@@ -37,4 +37,17 @@ func HashContent(e *Entry) (digest.Digest, error) {
 		return "", fmt.Errorf("file changed while being read: got %d bytes, want %d", n, e.Size)
 	}
 	return digest.NewDigest(digest.SHA256, h), nil
+}
+
+// openRaw is OpenContent for one who only wants to read.
+func openRaw(e *Entry) (io.ReadCloser, error) {
+	f, ok := e.Content.(*hostFile)
+	if !ok {
+		return OpenContent(e)
+	}
+	fd, err := f.open()
+	if err != nil {
+		return nil, err
+	}
+	return fdReader(fd), nil
 }

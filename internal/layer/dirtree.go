@@ -5,9 +5,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sort"
+	"runtime"
 	"sync"
+	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,6 +27,18 @@ type DirOptions struct {
 	Immutable bool
 	// NoXattrs: extended attributes are not read (and those of an overlay are not known).
 	NoXattrs bool
+	// Memory knows files of the directory from before; nil: none. It is used concurrently.
+	Memory Memory
+}
+
+// Memory remembers what files of the host are by their stamps.
+type Memory interface {
+	// Recall tells what is known of a file: the digest of its content, or "", and whether it has no
+	// extended attributes.
+	Recall(s Stamp) (content digest.Digest, bare bool)
+	// NoteBare takes note that a file had no extended attributes at some time after read. Then it
+	// had this stamp, or the stamp is outdated.
+	NoteBare(s Stamp, read time.Time)
 }
 
 // dirTree is a Tree over a host directory. No path of it leaves the root: symbolic links are
@@ -37,6 +51,7 @@ type dirTree struct {
 	once sync.Once
 	dir  *os.File // closed by its finalizer: trees have no end of life of their own
 	err  error
+	dev  uint64 // of the root, where a change of extended attributes changes the stamp; else 0
 }
 
 // OpenDir gives a tree over the directory at root, which itself may be a symbolic link. The
@@ -47,12 +62,21 @@ func OpenDir(root string, opt DirOptions) Tree {
 }
 
 func (t *dirTree) fd() (int, error) {
-	t.once.Do(func() { t.dir, t.err = os.OpenFile(t.root, os.O_RDONLY|unix.O_DIRECTORY, 0) })
+	t.once.Do(func() {
+		t.dir, t.err = os.OpenFile(t.root, os.O_RDONLY|unix.O_DIRECTORY, 0)
+		if t.err == nil && t.opt.Memory != nil {
+			t.dev = xattrStampingDev(int(t.dir.Fd()))
+		}
+	})
 	if t.err != nil {
 		return -1, t.err
 	}
 	return int(t.dir.Fd()), nil
 }
+
+// stampsXattrs reports whether a file of a device has another stamp after its extended attributes
+// changed, as far as that is known.
+func (t *dirTree) stampsXattrs(dev uint64) bool { return t.dev != 0 && dev == t.dev }
 
 // Close gives the directory back; every call after it fails.
 func (t *dirTree) Close() error {
@@ -75,8 +99,12 @@ func (t *dirTree) Lstat(name string) (*Entry, error) {
 		}
 		defer unix.Close(dirfd)
 	}
-	e, _, err := t.entry(dirfd, base, name, nil)
-	return e, err
+	defer runtime.KeepAlive(t) // dirfd may be its own
+	var e Entry
+	if err := t.lister(dirfd).describe(&e, new(hostFile), base, name); err != nil {
+		return nil, err
+	}
+	return &e, nil
 }
 
 func (t *dirTree) ReadDir(name string) ([]*Entry, error) {
@@ -88,70 +116,24 @@ func (t *dirTree) ReadDir(name string) ([]*Entry, error) {
 	if err != nil {
 		return nil, pathError("readdir", name, err)
 	}
-	dir := os.NewFile(uintptr(fd), name)
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
+	defer unix.Close(fd)
+	l := t.lister(fd)
+	names, err := readNames(fd)
 	if err != nil {
-		return nil, err
+		return nil, pathError("readdir", name, err)
 	}
-	sort.Strings(names)
-	var buf []byte
-	entries := make([]*Entry, 0, len(names))
-	for _, base := range names {
-		var e *Entry
-		e, buf, err = t.entry(fd, base, join(name, base), buf)
-		if isMissing(err) {
-			continue // removed since it was listed
-		}
-		if err != nil {
+	entries, files := make([]Entry, len(names)), make([]hostFile, len(names))
+	out := make([]*Entry, 0, len(names))
+	for i, p := range joinAll(name, names) {
+		err := l.describe(&entries[i], &files[i], names[i], p)
+		switch {
+		case err == nil:
+			out = append(out, &entries[i])
+		case !isMissing(err): // otherwise removed since it was listed
 			return nil, err
 		}
-		entries = append(entries, e)
 	}
-	return entries, nil
-}
-
-// entry describes base in the open directory dirfd, whose path in the tree is name.
-func (t *dirTree) entry(dirfd int, base, name string, buf []byte) (*Entry, []byte, error) {
-	var st unix.Stat_t
-	if err := ignoringEINTR(func() error {
-		return unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
-	}); err != nil {
-		return nil, buf, pathError("lstat", name, err)
-	}
-	e := fromStat(name, &st)
-	if t.opt.Overlay && e.Nlink > 1 {
-		e.Dev = t.id // a file of another layer is no other name of this one, even with the same inode
-	}
-	if t.opt.Overlay && isWhiteout(e) {
-		return &Entry{Path: name, Whiteout: true}, buf, nil
-	}
-	if t.opt.Owner != nil {
-		e.UID, e.GID = t.opt.Owner.UID, t.opt.Owner.GID
-	}
-	switch e.Type() {
-	case unix.S_IFLNK:
-		link, err := readlinkat(dirfd, base)
-		if err != nil {
-			return nil, buf, pathError("readlink", name, err)
-		}
-		e.Link = link
-	case unix.S_IFREG:
-		if e.Size > 0 {
-			e.Content = &hostFile{tree: t, path: name, stamp: stampOf(&st)}
-		}
-	}
-	if t.opt.NoXattrs {
-		return e, buf, nil
-	}
-	var opaque bool
-	var err error
-	e.Xattrs, opaque, buf, err = readXattrs(procPath(dirfd, base), buf)
-	if err != nil {
-		return nil, buf, pathError("listxattr", name, err)
-	}
-	e.Opaque = opaque && t.opt.Overlay && e.IsDir()
-	return e, buf, nil
+	return out, nil
 }
 
 func readlinkat(dirfd int, base string) (string, error) {
@@ -163,14 +145,6 @@ func readlinkat(dirfd int, base string) (string, error) {
 		}
 		if n < size {
 			return string(b[:n]), nil
-		}
-	}
-}
-
-func ignoringEINTR(fn func() error) error {
-	for {
-		if err := fn(); err != unix.EINTR {
-			return err
 		}
 	}
 }
@@ -206,24 +180,53 @@ func (f *hostFile) Stamp() Stamp { return f.stamp }
 
 // Open gives an *os.File, so that what copies it may do so in the kernel.
 func (f *hostFile) Open() (io.ReadCloser, error) {
-	root, err := f.tree.fd()
+	fd, err := f.open()
 	if err != nil {
 		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.HostPath()), nil
+}
+
+// open gives a descriptor of the file.
+func (f *hostFile) open() (int, error) {
+	root, err := f.tree.fd()
+	if err != nil {
+		return -1, err
 	}
 	// O_NONBLOCK: should a pipe stand there by now, opening it must not wait for a writer.
 	fd, err := openBeneath(root, f.path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, pathError("open", f.HostPath(), err)
+		return -1, pathError("open", f.HostPath(), err)
 	}
 	if !f.tree.opt.Immutable {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil || stampOf(&st) != f.stamp {
 			unix.Close(fd)
-			return nil, pathError("open", f.HostPath(), ErrChanged)
+			return -1, pathError("open", f.HostPath(), ErrChanged)
 		}
 	}
-	return os.NewFile(uintptr(fd), f.HostPath()), nil
+	return fd, nil
 }
+
+// fdReader reads a file by its descriptor, without what an *os.File costs.
+type fdReader int
+
+func (r fdReader) Read(b []byte) (int, error) {
+	for {
+		n, err := unix.Read(int(r), b)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return 0, os.NewSyscallError("read", err)
+		case n == 0 && len(b) > 0:
+			return 0, io.EOF
+		default:
+			return n, nil
+		}
+	}
+}
+
+func (r fdReader) Close() error { return unix.Close(int(r)) }
 
 // ErrChanged marks a file of the user's that was written to while it was being read.
 var ErrChanged = errors.New("file changed while it was being read: try again when nobody writes to it")

@@ -1,8 +1,11 @@
 package layer
 
 import (
+	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,9 +32,9 @@ func keepXattr(name string) bool {
 	return false
 }
 
-// fromStat makes an entry of what lstat gives. Link, Content and Xattrs are left to the caller.
-func fromStat(name string, st *unix.Stat_t) *Entry {
-	e := &Entry{
+// fromStat makes e the entry of what lstat gives. Link, Content and Xattrs are left to the caller.
+func fromStat(e *Entry, name string, st *unix.Stat_t) {
+	*e = Entry{
 		Path:    name,
 		Mode:    st.Mode,
 		UID:     st.Uid,
@@ -47,13 +50,22 @@ func fromStat(name string, st *unix.Stat_t) *Entry {
 	if e.Type() != unix.S_IFDIR && st.Nlink > 1 {
 		e.Inode, e.Dev, e.Nlink = st.Ino, st.Dev, uint64(st.Nlink)
 	}
-	return e
 }
 
 // isWhiteout reports whether an entry of an overlay-native directory stands for a removal.
 func isWhiteout(e *Entry) bool {
 	return e.Type() == unix.S_IFCHR && e.Major == 0 && e.Minor == 0
 }
+
+// xattrs are the extended attributes of a file.
+type xattrs struct {
+	attrs   map[string]string // that belong to its content
+	opaque  bool              // overlay's mark of a directory
+	skipped bool              // there may be more
+}
+
+// none reports whether the file surely has no attributes that count.
+func (x *xattrs) none() bool { return len(x.attrs) == 0 && !x.opaque && !x.skipped }
 
 // readXattrs reads the attributes of a file by a path whose last component is not followed. The
 // buffer is grown when needed and handed back for the next file. opaque is overlay's mark of a
@@ -66,27 +78,90 @@ func readXattrs(name string, buf []byte) (attrs map[string]string, opaque bool, 
 	if err != nil {
 		return nil, false, buf, err
 	}
+	x, buf, err := readNamed(name, buf, n)
+	return x.attrs, x.opaque, buf, err
+}
+
+// readNamed reads the attributes whose names are the first n bytes of the buffer.
+func readNamed(name string, buf []byte, n int) (x xattrs, _ []byte, err error) {
 	for _, key := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
 		if !keepXattr(key) && key != overlayOpaque {
 			continue
 		}
 		n, err := growing(&buf, func(b []byte) (int, error) { return unix.Lgetxattr(name, key, b) })
 		if err == unix.ENODATA || err == unix.EACCES {
-			continue // removed since it was listed; or of a file that cannot be read: its content will tell
-		}
-		if err != nil {
-			return nil, false, buf, err
-		}
-		if key == overlayOpaque {
-			opaque = string(buf[:n]) == "y"
+			x.skipped = true // removed since it was listed; or of a file that cannot be read: its content will tell
 			continue
 		}
-		if attrs == nil {
-			attrs = map[string]string{}
+		if err != nil {
+			return xattrs{}, buf, err
 		}
-		attrs[key] = string(buf[:n])
+		if key == overlayOpaque {
+			x.opaque = string(buf[:n]) == "y"
+			continue
+		}
+		if x.attrs == nil {
+			x.attrs = map[string]string{}
+		}
+		x.attrs[key] = string(buf[:n])
 	}
-	return attrs, opaque, buf, nil
+	return x, buf, nil
+}
+
+// noListxattrat remembers that this kernel (before 6.13), or a seccomp filter around this process,
+// has no listxattrat.
+var noListxattrat atomic.Bool
+
+// listxattrat lists the attributes of an entry of an open directory, which is not followed.
+func listxattrat(dirfd int, base string, buf []byte) (int, error) {
+	if !noListxattrat.Load() {
+		name, err := unix.BytePtrFromString(base)
+		if err != nil {
+			return 0, err
+		}
+		n, _, errno := unix.Syscall6(unix.SYS_LISTXATTRAT, uintptr(dirfd), uintptr(unsafe.Pointer(name)),
+			unix.AT_SYMLINK_NOFOLLOW, uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)), 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.ENOSYS, unix.EPERM:
+			noListxattrat.Store(true)
+		default:
+			return 0, errno
+		}
+	}
+	return unix.Llistxattr(procPath(dirfd, base), buf)
+}
+
+// xattrStampingDev returns the device of an open directory when its filesystem is known to change
+// a file's change time whenever extended attributes change, otherwise 0.
+func xattrStampingDev(fd int) uint64 {
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if unix.Fstatfs(fd, &fs) != nil || unix.Fstat(fd, &st) != nil {
+		return 0
+	}
+	switch uint32(fs.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:
+		return st.Dev
+	case unix.TMPFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC: // which may be on a tmpfs
+		if kernelAtLeast(6, 1) { // since then a tmpfs does
+			return st.Dev
+		}
+	}
+	return 0
+}
+
+func kernelAtLeast(major, minor int) bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var a, b int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); err != nil {
+		return false
+	}
+	return a > major || (a == major && b >= minor)
 }
 
 // growing calls read with a buffer that it makes larger as long as ERANGE comes back.

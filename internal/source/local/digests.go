@@ -9,11 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -22,34 +23,49 @@ import (
 )
 
 // digests remembers the contents of a user's files by their stamps, so that a file that was not
-// written to is not read again.
+// written to is not read again; and which files have no extended attributes. It is a [layer.Memory].
 //
 // # Invariants
 //
-// A file that was written to within the resolution of the clock has the same stamp as before. So
-// a digest is only remembered when the file's change time is older than that, as it was read (the
+// A file that was changed within the resolution of the clock has the same stamp as before. So
+// something is only remembered when the file's change time is older than that, as it was read (the
 // rule of git's index).
 type digests struct {
 	file string // "" is in memory only
 
+	saved []byte        // records of an earlier process in the order of their inodes
+	used  []atomic.Bool // which of them were
+
 	mu    sync.Mutex
-	known map[inode]known
+	fresh map[inode]known // replaces what was saved
 	dirty bool
 }
 
 type inode struct{ dev, ino uint64 }
 
+func (a inode) compare(b inode) int {
+	return cmp.Or(cmp.Compare(a.dev, b.dev), cmp.Compare(a.ino, b.ino))
+}
+
+// known is what is known of a file in one version.
 type known struct {
 	stamp  layer.Stamp
-	digest [sha256.Size]byte
+	digest [sha256.Size]byte // of the content, with hashed
+	hashed bool
+	bare   bool  // it has no extended attributes
 	age    uint8 // saves since it was last used
 	racy   bool  // true for this process only
 }
 
+func (k *known) inode() inode { return inode{k.stamp.Dev, k.stamp.Ino} }
+
+// A saved file is the magic line, the SHA-256 of the records, and the records.
 const (
-	digestsMagic = "slipway digests v1\n"
-	// recordSize is that of five 64-bit numbers, an age and a digest.
-	recordSize = 5*8 + 1 + sha256.Size
+	digestsMagic = "slipway digests v2\n"
+	// recordSize is that of five 64-bit numbers, an age, flags and a digest.
+	recordSize = 5*8 + 2 + sha256.Size
+	flagHashed = 1
+	flagBare   = 2
 	// maxAge is after how many saves without use a digest is dropped.
 	maxAge = 20
 	// clockStep bounds the resolution of a filesystem's clock on Linux: a tick of 100 Hz, doubled.
@@ -58,7 +74,7 @@ const (
 
 // openDigests reads what an earlier process saved. Damage is a miss.
 func openDigests(file string) *digests {
-	d := &digests{file: file, known: map[inode]known{}}
+	d := &digests{file: file, fresh: map[inode]known{}}
 	if file == "" {
 		return d
 	}
@@ -74,37 +90,110 @@ func openDigests(file string) *digests {
 	if sum := sha256.Sum256(records); !bytes.Equal(sum[:], rest[:sha256.Size]) {
 		return d
 	}
-	d.known = make(map[inode]known, len(records)/recordSize)
-	for ; len(records) > 0; records = records[recordSize:] {
-		n := func(i int) uint64 { return binary.LittleEndian.Uint64(records[i*8:]) }
-		k := known{
-			stamp: layer.Stamp{Dev: n(0), Ino: n(1), Size: int64(n(2)), Mtime: int64(n(3)), Ctime: int64(n(4))},
-			age:   records[40], digest: [sha256.Size]byte(records[41:recordSize]),
-		}
-		d.known[inode{k.stamp.Dev, k.stamp.Ino}] = k
-	}
+	d.saved, d.used = records, make([]atomic.Bool, len(records)/recordSize)
 	return d
 }
 
-// lookup returns the digest of a file in the version that its entry describes, or "".
-func (d *digests) lookup(e *layer.Entry) digest.Digest {
-	s, ok := e.Content.(layer.Stamped)
-	if !ok {
-		return ""
+// append adds the record of a file.
+func (k *known) append(b []byte) []byte {
+	for _, v := range []uint64{k.stamp.Dev, k.stamp.Ino, uint64(k.stamp.Size), uint64(k.stamp.Mtime), uint64(k.stamp.Ctime)} {
+		b = binary.LittleEndian.AppendUint64(b, v)
 	}
-	stamp := s.Stamp()
-	id := inode{stamp.Dev, stamp.Ino}
+	flags := uint8(0)
+	if k.hashed {
+		flags |= flagHashed
+	}
+	if k.bare {
+		flags |= flagBare
+	}
+	return append(append(b, k.age, flags), k.digest[:]...)
+}
+
+// record decodes the i-th of the saved records.
+func (d *digests) record(i int) known {
+	r := d.saved[i*recordSize : (i+1)*recordSize]
+	n := func(i int) uint64 { return binary.LittleEndian.Uint64(r[i*8:]) }
+	return known{
+		stamp: layer.Stamp{Dev: n(0), Ino: n(1), Size: int64(n(2)), Mtime: int64(n(3)), Ctime: int64(n(4))},
+		age:   r[40], hashed: r[41]&flagHashed != 0, bare: r[41]&flagBare != 0,
+		digest: [sha256.Size]byte(r[42:]),
+	}
+}
+
+// find looks for a file in the saved records.
+func (d *digests) find(id inode) (known, bool) {
+	i, ok := sort.Find(len(d.used), func(i int) int {
+		r := d.saved[i*recordSize:]
+		return id.compare(inode{binary.LittleEndian.Uint64(r), binary.LittleEndian.Uint64(r[8:])})
+	})
+	if !ok {
+		return known{}, false
+	}
+	if !d.used[i].Load() {
+		d.used[i].Store(true)
+	}
+	return d.record(i), true
+}
+
+// Recall implements [layer.Memory].
+func (d *digests) Recall(s layer.Stamp) (content digest.Digest, bare bool) {
+	id := inode{s.Dev, s.Ino}
+	k, ok := d.find(id)
+	if !ok || k.stamp != s || !k.hashed || !k.bare {
+		d.mu.Lock()
+		f, fresh := d.fresh[id]
+		d.mu.Unlock()
+		if fresh {
+			k, ok = f, true
+		}
+		if !ok || k.stamp != s {
+			return "", false
+		}
+	}
+	if k.hashed {
+		content = sha256Digest(&k.digest)
+	}
+	return content, k.bare
+}
+
+// sha256Digest is digest.NewDigestFromBytes with one allocation.
+func sha256Digest(sum *[sha256.Size]byte) digest.Digest {
+	const prefix = string(digest.SHA256) + ":"
+	var b [len(prefix) + 2*sha256.Size]byte
+	copy(b[:], prefix)
+	hex.Encode(b[len(prefix):], sum[:])
+	return digest.Digest(b[:])
+}
+
+// note changes what is known of a file in a version that was read after a point in time.
+func (d *digests) note(s layer.Stamp, read time.Time, change func(*known)) {
+	id := inode{s.Dev, s.Ino}
+	old, saved := d.find(id)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	k, ok := d.known[id]
-	if !ok || k.stamp != stamp {
-		return ""
+	k, ok := d.fresh[id]
+	if !ok && saved {
+		k = old
 	}
-	if k.age > 0 {
-		k.age = 0
-		d.known[id] = k
+	if k.stamp != s {
+		k = known{stamp: s}
 	}
-	return digest.NewDigestFromBytes(digest.SHA256, k.digest[:])
+	k.age = 0
+	change(&k)
+	// What was noted when it was not racy stays true, but that is not worth a flag of its own.
+	k.racy = k.racy || racy(s, read)
+	d.fresh[id] = k
+	d.dirty = d.dirty || !k.racy
+}
+
+// racy reports whether a file that was read after a point in time may change without another stamp.
+func racy(s layer.Stamp, read time.Time) bool { return s.Ctime >= read.Add(-clockStep).UnixNano() }
+
+// NoteBare implements [layer.Memory].
+func (d *digests) NoteBare(s layer.Stamp, read time.Time) {
+	if !racy(s, read) { // reading them again is cheap
+		d.note(s, read, func(k *known) { k.bare = true })
+	}
 }
 
 // hash reads a file and remembers its digest.
@@ -115,17 +204,11 @@ func (d *digests) hash(e *layer.Entry) (digest.Digest, error) {
 	if err != nil || !ok {
 		return sum, err
 	}
-	k := known{stamp: s.Stamp()}
 	raw, err := hex.DecodeString(sum.Encoded())
 	if err != nil {
 		return "", err
 	}
-	k.digest = [sha256.Size]byte(raw)
-	k.racy = k.stamp.Ctime >= now.Add(-clockStep).UnixNano()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.known[inode{k.stamp.Dev, k.stamp.Ino}] = k
-	d.dirty = d.dirty || !k.racy
+	d.note(s.Stamp(), now, func(k *known) { k.digest, k.hashed = [sha256.Size]byte(raw), true })
 	return sum, nil
 }
 
@@ -136,20 +219,27 @@ func (d *digests) save() error {
 	if d.file == "" || !d.dirty {
 		return nil
 	}
-	ids := slices.SortedFunc(maps.Keys(d.known), func(a, b inode) int {
-		return cmp.Or(cmp.Compare(a.dev, b.dev), cmp.Compare(a.ino, b.ino))
-	})
-	var records []byte
-	for _, id := range ids {
-		k := d.known[id]
-		if k.racy || k.age >= maxAge {
+	all := make([]known, 0, len(d.used)+len(d.fresh))
+	for i := range d.used {
+		k := d.record(i)
+		if _, ok := d.fresh[k.inode()]; ok {
 			continue
 		}
-		for _, v := range []uint64{k.stamp.Dev, k.stamp.Ino, uint64(k.stamp.Size), uint64(k.stamp.Mtime), uint64(k.stamp.Ctime)} {
-			records = binary.LittleEndian.AppendUint64(records, v)
+		if d.used[i].Load() {
+			k.age = 0
 		}
-		records = append(records, k.age+1)
-		records = append(records, k.digest[:]...)
+		all = append(all, k)
+	}
+	for _, k := range d.fresh {
+		all = append(all, k)
+	}
+	slices.SortFunc(all, func(a, b known) int { return a.inode().compare(b.inode()) })
+	var records []byte
+	for _, k := range all {
+		if !k.racy && k.age < maxAge {
+			k.age++
+			records = k.append(records)
+		}
 	}
 	sum := sha256.Sum256(records)
 	if err := replaceFile(d.file, slices.Concat([]byte(digestsMagic), sum[:], records)); err != nil {
@@ -176,28 +266,4 @@ func replaceFile(name string, data []byte) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return os.Rename(f.Name(), name)
-}
-
-// digested is a tree whose entries know the digests that are remembered.
-type digested struct {
-	layer.Tree
-	d *digests
-}
-
-func (t digested) Lstat(path string) (*layer.Entry, error) {
-	e, err := t.Tree.Lstat(path)
-	if err == nil && e.Content != nil {
-		e.Digest = t.d.lookup(e)
-	}
-	return e, err
-}
-
-func (t digested) ReadDir(path string) ([]*layer.Entry, error) {
-	list, err := t.Tree.ReadDir(path)
-	for _, e := range list {
-		if e.Content != nil {
-			e.Digest = t.d.lookup(e)
-		}
-	}
-	return list, err
 }

@@ -53,13 +53,13 @@ func (d *Dir) Tree(include, exclude []string) (layer.Tree, error) {
 	if !fi.IsDir() {
 		return nil, fmt.Errorf("reading build context: %s is not a directory", root)
 	}
-	t := layer.OpenDir(root, layer.DirOptions{Owner: &layer.Owner{}})
+	t := layer.OpenDir(root, layer.DirOptions{Owner: &layer.Owner{}, Memory: d.digests})
 	if len(include) > 0 || len(exclude) > 0 {
 		if t, err = layer.Filter(t, layer.FilterOpt{Include: include, Exclude: exclude}); err != nil {
 			return nil, fmt.Errorf("reading build context: %w", err)
 		}
 	}
-	return digested{Tree: t, d: d.digests}, nil
+	return t, nil
 }
 
 // Strict is a context's tree for writing what was digested before: a file whose digest is not

@@ -3,12 +3,14 @@ package local
 import (
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -80,7 +82,7 @@ func TestDigestsOutliveTheProcess(t *testing.T) {
 		if err := os.WriteFile(cache, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if n := len(openDigests(cache).known); n != 0 {
+		if n := len(openDigests(cache).used); n != 0 {
 			t.Fatalf("damage of byte %d was not found", i)
 		}
 	}
@@ -117,7 +119,7 @@ func TestUnusedDigestsAreDropped(t *testing.T) {
 		}
 		d = NewDir(root, cache)
 	}
-	if n := len(d.digests.known); n != 0 {
+	if n := len(d.digests.used); n != 0 {
 		t.Errorf("%d digests are kept", n)
 	}
 }
@@ -161,5 +163,113 @@ func TestChangedBetweenListingAndOpening(t *testing.T) {
 	write(t, filepath.Join(root, "f"), "two")
 	if r, err := e.Content.Open(); !errors.Is(err, layer.ErrChanged) {
 		t.Errorf("opening gave %v, %v", r, err)
+	}
+}
+
+// A change of extended attributes is seen, also where it is remembered that there were none.
+func TestExtendedAttributesAreSeen(t *testing.T) {
+	for _, shm := range []bool{false, true} {
+		root, cache := t.TempDir(), filepath.Join(t.TempDir(), "cache")
+		if shm {
+			var err error
+			if root, err = os.MkdirTemp("/dev/shm", "local"); err != nil {
+				t.Skip(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(root) })
+		}
+		for _, name := range []string{"f", "empty"} {
+			write(t, filepath.Join(root, name), map[string]string{"f": "one"}[name])
+		}
+		if err := os.Mkdir(filepath.Join(root, "dir"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		age()
+		for round, want := range []map[string]string{nil, nil, {"user.a": "1"}, {"user.a": "2"}, nil, nil} {
+			d := NewDir(root, cache)
+			for _, name := range []string{"f", "empty", "dir"} {
+				file := filepath.Join(root, name)
+				if e := entry(t, d, name); name == "f" {
+					if _, err := d.Hash(e); err != nil {
+						t.Fatal(err)
+					}
+				}
+				var err error
+				switch v, ok := want["user.a"]; {
+				case ok:
+					err = unix.Setxattr(file, "user.a", []byte(v), 0)
+				case round == 4:
+					err = unix.Removexattr(file, "user.a")
+				}
+				if errors.Is(err, unix.ENOTSUP) {
+					t.Skip("no extended attributes here")
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				if got := entry(t, d, name).Xattrs; !maps.Equal(got, want) {
+					t.Errorf("round %d: %s has %v, want %v", round, name, got, want)
+				}
+			}
+			age()
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// Attributes that were set in the tick of the clock in which they were read are seen.
+func TestRacyFilesAreNotBare(t *testing.T) {
+	d := openDigests("")
+	now := time.Now()
+	old := layer.Stamp{Ino: 1, Ctime: now.Add(-time.Second).UnixNano()}
+	racy := layer.Stamp{Ino: 2, Ctime: now.UnixNano()}
+	d.NoteBare(old, now)
+	d.NoteBare(racy, now)
+	if _, bare := d.Recall(old); !bare {
+		t.Error("a file without attributes is forgotten")
+	}
+	if _, bare := d.Recall(racy); bare {
+		t.Error("a racy file counts as one without attributes")
+	}
+}
+
+// What is known of a file comes together from several builds, and is found among many files.
+func TestRecall(t *testing.T) {
+	cache := filepath.Join(t.TempDir(), "cache")
+	stamp := func(i int) layer.Stamp {
+		return layer.Stamp{Dev: uint64(i % 3), Ino: uint64(i), Size: int64(i), Mtime: -1, Ctime: 5}
+	}
+	sum := func(i int) [32]byte { return [32]byte{byte(i), byte(i >> 8)} }
+	for round := range 3 {
+		d := openDigests(cache)
+		for i := range 1000 {
+			switch {
+			case round == 0 && i%2 == 0:
+				d.NoteBare(stamp(i), time.Now())
+			case round == 1 && i%5 != 0:
+				d.note(stamp(i), time.Now(), func(k *known) { k.digest, k.hashed = sum(i), true })
+			}
+		}
+		if round == 1 { // the version counts, not the file
+			changed := stamp(2)
+			changed.Ctime++
+			if got, bare := d.Recall(changed); got != "" || bare {
+				t.Errorf("another version is known: %v, %v", got, bare)
+			}
+		}
+		if err := d.save(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := openDigests(cache)
+	for i := range 1000 {
+		want := digest.Digest("")
+		if i%5 != 0 {
+			b := sum(i)
+			want = digest.NewDigestFromBytes(digest.SHA256, b[:])
+		}
+		if got, bare := d.Recall(stamp(i)); got != want || bare != (i%2 == 0) {
+			t.Fatalf("file %d: got %s, %v, want %s, %v", i, got, bare, want, i%2 == 0)
+		}
 	}
 }
