@@ -10,5 +10,6 @@ import (
 
 func main() {
 	sandbox.Init() // a container's first process becomes that here and never returns
+	tuneCollector()
 	os.Exit(cli.Main(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }

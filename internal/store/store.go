@@ -54,7 +54,7 @@ CREATE TABLE layers(id TEXT PRIMARY KEY, diff_id TEXT NOT NULL DEFAULT '', dir I
   size INTEGER NOT NULL DEFAULT -1, created INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX layers_diff ON layers(diff_id);
 CREATE TABLE layer_blobs(diff_id TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,
-  size INTEGER NOT NULL, PRIMARY KEY(diff_id, digest)) WITHOUT ROWID;
+  size INTEGER NOT NULL, level INTEGER NOT NULL, PRIMARY KEY(diff_id, digest)) WITHOUT ROWID;
 CREATE TABLE results(key TEXT PRIMARY KEY, slot TEXT NOT NULL, record TEXT NOT NULL,
   created INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX results_slot ON results(slot, created);
@@ -64,6 +64,9 @@ CREATE TABLE refs(ref TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NUL
 CREATE TABLE images(name TEXT PRIMARY KEY, record TEXT NOT NULL, tagged INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE containers(id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) WITHOUT ROWID;
 `
+
+// maxIdle is how many connections to the database are kept for the next who asks.
+const maxIdle = 8
 
 // ErrNotFound marks a name, digest or id that the store does not have.
 var ErrNotFound = errors.New("not found")
@@ -125,6 +128,9 @@ func (s *Store) openDB() error {
 	if err != nil {
 		return err
 	}
+	// To open a connection is to read the schema, which takes longer than all queries of a step: the
+	// ones that work at the same time stay open.
+	db.SetMaxIdleConns(maxIdle)
 	s.db = db
 	var version int
 	if err := db.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
