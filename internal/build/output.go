@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/opencontainers/go-digest"
 
@@ -20,9 +21,9 @@ import (
 
 // outputAttrs are the attributes that each output type knows.
 var outputAttrs = map[OutputType][]string{
-	OutputImage:  {"name", "compression"},
-	OutputOCI:    {"name", "compression", "tar"},
-	OutputDocker: {"name", "compression"},
+	OutputImage:  {"name", "compression", "compression-level"},
+	OutputOCI:    {"name", "compression", "compression-level", "tar"},
+	OutputDocker: {"name", "compression", "compression-level"},
 	OutputLocal:  {},
 	OutputTar:    {},
 }
@@ -37,7 +38,7 @@ func (o *Output) check() error {
 			return fmt.Errorf("output attribute %q is not supported for type %s", key, o.Type)
 		}
 	}
-	if _, err := o.compression(); err != nil {
+	if _, err := o.encoding(); err != nil {
 		return err
 	}
 	if o.Type != OutputImage && o.Dest == "" && o.Writer == nil {
@@ -55,24 +56,29 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-// compression is what layers made here are compressed with: gzip in archives, as BuildKit has it,
-// and nothing in the local store.
-func (o *Output) compression() (layer.Compression, error) {
+// encoding is how layers made here are compressed: by gzip in archives, as BuildKit has it, and not
+// at all in the local store.
+func (o *Output) encoding() (layer.Encoding, error) {
+	var e layer.Encoding
 	switch v := o.Attrs["compression"]; v {
 	case "":
-		if o.Type == OutputImage {
-			return layer.Uncompressed, nil
+		if o.Type != OutputImage {
+			e.Compression = layer.Gzip
 		}
-		return layer.Gzip, nil
-	case "gzip":
-		return layer.Gzip, nil
-	case "zstd":
-		return layer.Zstd, nil
+	case "gzip", "zstd":
+		e.Compression = layer.Compression(v)
 	case "uncompressed":
-		return layer.Uncompressed, nil
 	default:
-		return "", fmt.Errorf("compression %q is not supported: use gzip, zstd or uncompressed", v)
+		return e, fmt.Errorf("compression %q is not supported: use gzip, zstd or uncompressed", v)
 	}
+	if v := o.Attrs["compression-level"]; v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 {
+			return e, fmt.Errorf("compression-level %q is no level", v)
+		}
+		e.Level = n
+	}
+	return e, e.Check()
 }
 
 // export carries out all outputs. Images are named last, when nothing can fail any more.
@@ -123,12 +129,12 @@ func (b *building) exportOne(ctx context.Context, o Output, src export.Source, v
 		}
 		return nil, o.write(func(w io.Writer) error { return export.Tar(tree, w) })
 	}
-	compression, err := o.compression()
+	encoding, err := o.encoding()
 	if err != nil {
 		return nil, err
 	}
 	step.Status("exporting layers", 0, 0, false)
-	img, err := export.Assemble(ctx, b.opt.Store, src, compression)
+	img, err := export.Assemble(ctx, b.opt.Store, src, encoding)
 	if err != nil {
 		return nil, err
 	}

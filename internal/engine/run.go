@@ -137,7 +137,7 @@ func (r *Run) packAhead(outputs []Value) {
 		r.bg.Add(1)
 		go func() {
 			defer r.bg.Done()
-			r.Engine.opt.Store.Blob(r.ctx, v.Snapshot[len(v.Snapshot)-1], layer.Uncompressed) //nolint:errcheck // see above
+			r.Engine.opt.Store.Blob(r.ctx, v.Snapshot[len(v.Snapshot)-1], layer.Encoding{}) //nolint:errcheck // see above
 		}()
 	}
 }

@@ -213,7 +213,7 @@ func TestArchives(t *testing.T) {
 			t.Run(fmt.Sprintf("compression %s docker %t", c, docker), func(t *testing.T) {
 				ctx := context.Background()
 				s := newStore(t)
-				img, err := Assemble(ctx, s, source(t, s), c)
+				img, err := Assemble(ctx, s, source(t, s), layer.Encoding{Compression: c})
 				must(t, err)
 				var b, again bytes.Buffer
 				must(t, OCIArchive(ctx, s, img, names, docker, &b))
@@ -264,7 +264,7 @@ func checkDockerManifest(t testing.TB, files map[string][]byte) {
 func TestArchiveWithoutName(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
-	img, err := Assemble(ctx, s, source(t, s), layer.Gzip)
+	img, err := Assemble(ctx, s, source(t, s), layer.Encoding{Compression: layer.Gzip})
 	must(t, err)
 	var b bytes.Buffer
 	must(t, OCIArchive(ctx, s, img, nil, true, &b))
@@ -280,7 +280,7 @@ func TestArchiveWithoutName(t *testing.T) {
 func TestOCIDir(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
-	img, err := Assemble(ctx, s, source(t, s), layer.Gzip)
+	img, err := Assemble(ctx, s, source(t, s), layer.Encoding{Compression: layer.Gzip})
 	must(t, err)
 	dir := filepath.Join(shm(t), "deeper", "layout")
 	for range 2 { // also over one that is there
@@ -296,7 +296,7 @@ func TestRepeatedLayer(t *testing.T) {
 	s := newStore(t)
 	src := source(t, s)
 	src.Snapshot[1] = src.Snapshot[0]
-	img, err := Assemble(ctx, s, src, layer.Gzip)
+	img, err := Assemble(ctx, s, src, layer.Encoding{Compression: layer.Gzip})
 	must(t, err)
 	var b bytes.Buffer
 	must(t, OCIArchive(ctx, s, img, names, true, &b))
@@ -310,15 +310,15 @@ func TestAssembleTwiceIsTheSame(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
 	src := source(t, s)
-	one, err := Assemble(ctx, s, src, layer.Uncompressed)
+	one, err := Assemble(ctx, s, src, layer.Encoding{})
 	must(t, err)
-	two, err := Assemble(ctx, s, src, layer.Uncompressed)
+	two, err := Assemble(ctx, s, src, layer.Encoding{})
 	must(t, err)
 	if one.Manifest.Digest != two.Manifest.Digest || one.Config.Digest != two.Config.Digest || one.Size != 3003 {
 		t.Errorf("the image is %+v, then %+v", one, two)
 	}
 	// Compression changes the manifest, not the image's identity.
-	gz, err := Assemble(ctx, s, src, layer.Gzip)
+	gz, err := Assemble(ctx, s, src, layer.Encoding{Compression: layer.Gzip})
 	must(t, err)
 	if gz.Config.Digest != one.Config.Digest || gz.Manifest.Digest == one.Manifest.Digest {
 		t.Errorf("compressed, config %s became %s and manifest %s %s", one.Config.Digest, gz.Config.Digest, one.Manifest.Digest, gz.Manifest.Digest)
@@ -332,12 +332,12 @@ func TestAssembleFails(t *testing.T) {
 	s := newStore(t)
 	src := source(t, s)
 	src.Snapshot = append(src.Snapshot, "nope")
-	if _, err := Assemble(context.Background(), s, src, layer.Gzip); !errors.Is(err, store.ErrNotFound) {
+	if _, err := Assemble(context.Background(), s, src, layer.Encoding{Compression: layer.Gzip}); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("an unknown layer gave %v", err)
 	}
 	src = source(t, s)
 	src.Config = nil
-	if _, err := Assemble(context.Background(), s, src, layer.Gzip); err == nil || !strings.Contains(err.Error(), "exporting config") {
+	if _, err := Assemble(context.Background(), s, src, layer.Encoding{Compression: layer.Gzip}); err == nil || !strings.Contains(err.Error(), "exporting config") {
 		t.Errorf("no config gave %v", err)
 	}
 }
@@ -358,7 +358,7 @@ func TestArchiveFails(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
 	src := source(t, s)
-	img, err := Assemble(ctx, s, src, layer.Uncompressed)
+	img, err := Assemble(ctx, s, src, layer.Encoding{})
 	must(t, err)
 	var whole bytes.Buffer
 	must(t, OCIArchive(ctx, s, img, names, true, &whole))

@@ -47,12 +47,12 @@ type layerForm struct {
 
 // Assemble writes everything that the image of src consists of into the store: layers that have
 // no blob yet, config and manifest. Layers are made at the same time.
-func Assemble(ctx context.Context, s *store.Store, src Source, compression layer.Compression) (Image, error) {
+func Assemble(ctx context.Context, s *store.Store, src Source, encoding layer.Encoding) (Image, error) {
 	forms := make([]layerForm, len(src.Snapshot))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, id := range src.Snapshot {
 		g.Go(func() (err error) {
-			forms[i], err = form(gctx, s, id, compression)
+			forms[i], err = form(gctx, s, id, encoding)
 			return err
 		})
 	}
@@ -83,10 +83,10 @@ func Assemble(ctx context.Context, s *store.Store, src Source, compression layer
 	return img, nil
 }
 
-func form(ctx context.Context, s *store.Store, id layer.ID, compression layer.Compression) (layerForm, error) {
+func form(ctx context.Context, s *store.Store, id layer.ID, encoding layer.Encoding) (layerForm, error) {
 	f := layerForm{id: id}
 	var err error
-	if f.desc, f.diffID, err = s.Blob(ctx, id, compression); err != nil {
+	if f.desc, f.diffID, err = s.Blob(ctx, id, encoding); err != nil {
 		return f, err
 	}
 	f.desc.MediaType = ociMediaType(f.desc.MediaType)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand"
 	"os/exec"
@@ -88,7 +89,7 @@ func TestCompress(t *testing.T) {
 			for _, cores := range []int{1, 4} {
 				before := runtime.GOMAXPROCS(cores)
 				var out bytes.Buffer
-				w, err := Compress(&out, c)
+				w, err := Compress(&out, Encoding{Compression: c})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -123,7 +124,7 @@ func TestCompress(t *testing.T) {
 // A full disk is told.
 func TestCompressTellsErrors(t *testing.T) {
 	for _, c := range []Compression{Uncompressed, Gzip, Zstd} {
-		w, err := Compress(fullDisk{}, c)
+		w, err := Compress(fullDisk{}, Encoding{Compression: c})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -137,3 +138,42 @@ func TestCompressTellsErrors(t *testing.T) {
 type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+func TestEncodingCheck(t *testing.T) {
+	for e, ok := range map[Encoding]bool{
+		{}: true, {Gzip, 0}: true, {Gzip, 1}: true, {Gzip, 9}: true, {Zstd, 22}: true,
+		{Gzip, 10}: false, {Gzip, -1}: false, {Zstd, 23}: false, {Uncompressed, 1}: false, {Xz, 0}: false, {"lz4", 0}: false,
+	} {
+		if err := e.Check(); (err == nil) != ok {
+			t.Errorf("%+v: %v", e, err)
+		}
+	}
+}
+
+// A level is what its format means by it.
+func TestCompressLevels(t *testing.T) {
+	var data []byte
+	for i := range 200_000 {
+		data = append(data, fmt.Sprint(i*i)...)
+	}
+	for _, c := range []Compression{Gzip, Zstd} {
+		size := map[int]int{}
+		for _, level := range []int{1, 9} {
+			var out bytes.Buffer
+			w, err := Compress(&out, Encoding{c, level})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write(data); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			size[level] = out.Len()
+		}
+		if size[9] >= size[1] {
+			t.Errorf("%s: level 9 gives %d bytes, level 1 %d", c, size[9], size[1])
+		}
+	}
+}

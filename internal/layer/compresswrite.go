@@ -5,6 +5,7 @@ import (
 	"io"
 	"runtime"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/pgzip"
 )
 
@@ -12,15 +13,41 @@ import (
 // the number of blocks in flight does not.
 const gzipBlock = 1 << 20
 
+// Encoding is how a blob is to be compressed. The zero value is not at all.
+type Encoding struct {
+	Compression Compression
+	// Level is that of the format: 1 to 9 for Gzip, 1 to 22 for Zstd. 0 is the usual one.
+	Level int
+}
+
+// Check returns what is wrong with an encoding that cannot be written, or nil.
+func (e Encoding) Check() error {
+	top := map[Compression]int{Uncompressed: 0, Gzip: 9, Zstd: 22}
+	limit, ok := top[e.Compression]
+	switch {
+	case !ok:
+		return fmt.Errorf("%w: %s cannot be written", ErrCompression, e.Compression)
+	case e.Level < 0 || e.Level > limit && limit > 0:
+		return fmt.Errorf("%s has levels 1 to %d, not %d", e.Compression, limit, e.Level)
+	case e.Level > limit:
+		return fmt.Errorf("what is not compressed has no level, not %d", e.Level)
+	}
+	return nil
+}
+
 // Compress returns a writer that compresses to w. Closing it finishes the stream and leaves w
-// open. The bytes depend on the input only, not on the number of cores. Gzip and Zstd can be
-// written; Uncompressed copies.
-func Compress(w io.Writer, c Compression) (io.WriteCloser, error) {
-	switch c {
-	case Uncompressed:
-		return nopWriteCloser{w}, nil
+// open. The bytes depend on the input and the encoding only, not on the number of cores.
+func Compress(w io.Writer, e Encoding) (io.WriteCloser, error) {
+	if err := e.Check(); err != nil {
+		return nil, err
+	}
+	switch e.Compression {
 	case Gzip:
-		zw, err := pgzip.NewWriterLevel(w, pgzip.DefaultCompression)
+		level := e.Level
+		if level == 0 {
+			level = pgzip.DefaultCompression
+		}
+		zw, err := pgzip.NewWriterLevel(w, level)
 		if err != nil {
 			return nil, err
 		}
@@ -29,9 +56,13 @@ func Compress(w io.Writer, c Compression) (io.WriteCloser, error) {
 		}
 		return zw, nil
 	case Zstd:
-		return newZstdWriter(w)
+		level := zstd.SpeedDefault
+		if e.Level > 0 {
+			level = zstd.EncoderLevelFromZstd(e.Level)
+		}
+		return newZstdWriter(w, level)
 	}
-	return nil, fmt.Errorf("%w: %s cannot be written", ErrCompression, c)
+	return nopWriteCloser{w}, nil
 }
 
 type nopWriteCloser struct{ io.Writer }

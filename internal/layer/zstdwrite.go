@@ -21,9 +21,9 @@ type zstdWriter struct {
 	spare chan []byte      // buffers that can be used again; bounds how many there are
 }
 
-func newZstdWriter(w io.Writer) (*zstdWriter, error) {
+func newZstdWriter(w io.Writer, level zstd.EncoderLevel) (*zstdWriter, error) {
 	n := runtime.GOMAXPROCS(0)
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(n))
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(n))
 	if err != nil {
 		return nil, err
 	}

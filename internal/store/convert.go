@@ -36,7 +36,7 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 		if len(blobs) == 0 {
 			return fmt.Errorf("no blob of it is in the store: %w", ErrNotFound)
 		}
-		return s.readLayerBlob(ctx, blobs[0], info.DiffID, bothSinks{sink, x})
+		return s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, bothSinks{sink, x})
 	}
 	err = s.makeDir(ctx, info.ID, unpack)
 	if errors.Is(err, errTap) && ctx.Err() == nil { // the blob itself says what is wrong, if anything is
@@ -143,12 +143,12 @@ func (c *countingSink) Add(e *layer.Entry) error {
 // Blob returns a blob form of a layer, with its diffID. A blob that was pulled is used as it is,
 // whatever its compression; one that was made here is made, once per layer and compression, and
 // kept.
-func (s *Store) Blob(ctx context.Context, id layer.ID, compression layer.Compression) (ocispec.Descriptor, digest.Digest, error) {
+func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) (ocispec.Descriptor, digest.Digest, error) {
 	type answer struct {
 		desc ocispec.Descriptor
 		diff digest.Digest
 	}
-	v, err := s.once(ctx, "blob:"+string(id)+":"+string(compression), func() (any, error) {
+	v, err := s.once(ctx, fmt.Sprintf("blob:%s:%v", id, encoding), func() (any, error) {
 		info, err := s.Layer(ctx, id)
 		if err != nil {
 			return nil, err
@@ -157,25 +157,25 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, compression layer.Compres
 		if err != nil {
 			return nil, err
 		}
-		want := layerMediaType(compression)
+		want := layerMediaType(encoding.Compression)
 		pulled := len(blobs) > 0
 		for _, b := range blobs {
-			if b.MediaType == want {
-				return answer{b, info.DiffID}, nil
+			if b.MediaType == want && (b.level == encoding.Level || b.level == pulledLevel) {
+				return answer{b.Descriptor, info.DiffID}, nil
 			}
 			pulled = pulled && b.MediaType != ocispec.MediaTypeImageLayer
 		}
 		if pulled {
-			return answer{blobs[0], info.DiffID}, nil
+			return answer{blobs[0].Descriptor, info.DiffID}, nil
 		}
 		if info.DiffID == "" || len(blobs) == 0 {
 			desc, err := s.pack(ctx, id)
 			if err != nil || want == desc.MediaType {
 				return answer{desc, desc.Digest}, err
 			}
-			info.DiffID, blobs = desc.Digest, []ocispec.Descriptor{desc}
+			info.DiffID, blobs = desc.Digest, []layerBlob{{Descriptor: desc}}
 		}
-		desc, err := s.compress(ctx, blobs[0], info.DiffID, compression)
+		desc, err := s.compress(ctx, blobs[0].Descriptor, info.DiffID, encoding)
 		return answer{desc, info.DiffID}, err
 	})
 	if err != nil {
@@ -196,8 +196,8 @@ func layerMediaType(c layer.Compression) string {
 }
 
 // compress makes a blob of another one, of whatever compression that is.
-func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, diffID digest.Digest, c layer.Compression) (ocispec.Descriptor, error) {
-	desc := ocispec.Descriptor{MediaType: layerMediaType(c)}
+func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, diffID digest.Digest, e layer.Encoding) (ocispec.Descriptor, error) {
+	desc := ocispec.Descriptor{MediaType: layerMediaType(e.Compression)}
 	blob, err := s.OpenBlob(ctx, from.Digest)
 	if err != nil {
 		return desc, err
@@ -213,7 +213,7 @@ func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, diffID di
 		return desc, err
 	}
 	defer w.Abort()
-	cw, err := layer.Compress(w, c)
+	cw, err := layer.Compress(w, e)
 	if err != nil {
 		return desc, fmt.Errorf("compressing layer: %w", err)
 	}
@@ -226,7 +226,7 @@ func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, diffID di
 		return desc, err
 	}
 	desc.Size = w.Size()
-	return desc, s.update(ctx, func(tx *sql.Tx) error { return putLayerBlob(tx, diffID, desc) })
+	return desc, s.update(ctx, func(tx *sql.Tx) error { return putLayerBlob(tx, diffID, desc, e.Level) })
 }
 
 // pack makes the plain tar of a layer, and its index on the way: of its plan while there is one,
@@ -271,7 +271,7 @@ func (s *Store) pack(ctx context.Context, id layer.ID) (ocispec.Descriptor, erro
 	desc = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: d, Size: w.Size()}
 	info.DiffID, info.Size = d, x.Size()
 	err = s.update(ctx, func(tx *sql.Tx) error {
-		if err := putLayerBlob(tx, d, desc); err != nil {
+		if err := putLayerBlob(tx, d, desc, 0); err != nil {
 			return err
 		}
 		return s.putLayer(tx, info)
@@ -308,7 +308,7 @@ func (s *Store) Size(ctx context.Context, id layer.ID) (int64, error) {
 		if len(blobs) == 0 {
 			return -1, fmt.Errorf("measuring layer %s: %w", info.DiffID, ErrNotFound)
 		}
-		err = s.readLayerBlob(ctx, blobs[0], info.DiffID, count)
+		err = s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, count)
 	}
 	if err != nil {
 		return -1, fmt.Errorf("measuring layer %s: %w", id, err)

@@ -100,7 +100,7 @@ func (s *Store) fetchOne(ctx context.Context, id layer.ID) (forgotten bool, err 
 
 // presentBlobs returns the blobs of a layer that are here, and fetches one when there are none and
 // somebody knows how.
-func (s *Store) presentBlobs(ctx context.Context, info LayerInfo) ([]ocispec.Descriptor, error) {
+func (s *Store) presentBlobs(ctx context.Context, info LayerInfo) ([]layerBlob, error) {
 	blobs, err := s.layerBlobs(ctx, info.DiffID)
 	if err != nil || len(blobs) > 0 {
 		return blobs, err
@@ -180,21 +180,28 @@ func (s *Store) tapped(d digest.Digest, w io.Writer) io.Writer {
 	return w
 }
 
+// layerBlob is a blob that is a form of a layer, with the level that it was compressed at here, or
+// pulledLevel.
+type layerBlob struct {
+	ocispec.Descriptor
+	level int
+}
+
 // knownBlobs returns the descriptors of a layer's blobs, whether or not they are here.
-func (s *Store) knownBlobs(ctx context.Context, diffID digest.Digest) ([]ocispec.Descriptor, error) {
+func (s *Store) knownBlobs(ctx context.Context, diffID digest.Digest) ([]layerBlob, error) {
 	if diffID == "" {
 		return nil, nil
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT digest,media_type,size FROM layer_blobs WHERE diff_id=? ORDER BY digest", diffID.String())
+	rows, err := s.db.QueryContext(ctx, "SELECT digest,media_type,size,level FROM layer_blobs WHERE diff_id=? ORDER BY digest", diffID.String())
 	if err != nil {
 		return nil, fmt.Errorf("looking for blobs of %s: %w", diffID, err)
 	}
 	defer rows.Close()
-	var all []ocispec.Descriptor
+	var all []layerBlob
 	for rows.Next() {
 		var d string
-		var desc ocispec.Descriptor
-		if err := rows.Scan(&d, &desc.MediaType, &desc.Size); err != nil {
+		var desc layerBlob
+		if err := rows.Scan(&d, &desc.MediaType, &desc.Size, &desc.level); err != nil {
 			return nil, fmt.Errorf("looking for blobs of %s: %w", diffID, err)
 		}
 		desc.Digest = digest.Digest(d)
@@ -207,7 +214,7 @@ func (s *Store) knownBlobs(ctx context.Context, diffID digest.Digest) ([]ocispec
 }
 
 // layerBlobs returns the known blobs with the diffID that are in the store.
-func (s *Store) layerBlobs(ctx context.Context, diffID digest.Digest) ([]ocispec.Descriptor, error) {
+func (s *Store) layerBlobs(ctx context.Context, diffID digest.Digest) ([]layerBlob, error) {
 	all, err := s.knownBlobs(ctx, diffID)
 	if err != nil {
 		return nil, err

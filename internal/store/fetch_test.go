@@ -135,7 +135,7 @@ func TestUnpackWhileFetching(t *testing.T) {
 				if n := fetched.Load(); n != 1 {
 					t.Errorf("fetched %d times", n)
 				}
-				if _, _, err := s.Blob(context.Background(), r.id, layer.Uncompressed); err != nil {
+				if _, _, err := s.Blob(context.Background(), r.id, layer.Encoding{}); err != nil {
 					t.Error(err)
 				}
 				wantClean(t, s)
@@ -195,7 +195,7 @@ func TestFetchFails(t *testing.T) {
 				_, err = s.Tree(context.Background(), layer.Snapshot{r.id}, NeedContent)
 				wantErr(t, err, tt.want)
 				if tt.name != "never writes" { // then whoever asks for a blob makes one of the directory, and there is none
-					_, _, err = s.Blob(context.Background(), r.id, layer.Gzip)
+					_, _, err = s.Blob(context.Background(), r.id, layer.Encoding{Compression: layer.Gzip})
 					wantErr(t, err, tt.want)
 					_, err = s.Tree(context.Background(), layer.Snapshot{r.id}, NeedMetadata)
 					wantErr(t, err, tt.want)
@@ -278,7 +278,7 @@ func TestFetchForAllWhoAsk(t *testing.T) {
 		ctx := context.Background()
 		for range 4 {
 			ask("Dir", func() error { _, err := s.Dir(ctx, r.id); return err })
-			ask("Blob", func() error { _, _, err := s.Blob(ctx, r.id, layer.Gzip); return err })
+			ask("Blob", func() error { _, _, err := s.Blob(ctx, r.id, layer.Encoding{Compression: layer.Gzip}); return err })
 			ask("Dirs", func() error { _, err := s.Dirs(ctx, layer.Snapshot{r.id}); return err })
 			ask("Size", func() error { _, err := s.Size(ctx, r.id); return err })
 			ask("Tree", func() error { _, err := s.Tree(ctx, layer.Snapshot{r.id}, NeedContent); return err })
@@ -377,7 +377,7 @@ func TestCancelledFetch(t *testing.T) {
 	asks := map[string]func(*Store, context.Context, layer.ID) error{
 		"Dir": func(s *Store, ctx context.Context, id layer.ID) error { _, err := s.Dir(ctx, id); return err },
 		"Blob": func(s *Store, ctx context.Context, id layer.ID) error {
-			_, _, err := s.Blob(ctx, id, layer.Gzip)
+			_, _, err := s.Blob(ctx, id, layer.Encoding{Compression: layer.Gzip})
 			return err
 		},
 		"Tree": func(s *Store, ctx context.Context, id layer.ID) error {

@@ -24,7 +24,7 @@ func newImage(t testing.TB, s *Store, content string, age time.Duration) Image {
 	t.Helper()
 	ctx := context.Background()
 	id := made(t, s, map[string]string{"file": content})
-	desc, diff, err := s.Blob(ctx, id, layer.Uncompressed)
+	desc, diff, err := s.Blob(ctx, id, layer.Encoding{})
 	must(t, err)
 	created := time.Now().Add(-age).UTC()
 	config, err := json.Marshal(ocispec.Image{

@@ -150,7 +150,7 @@ func TestImpliedDirectories(t *testing.T) {
 			t.Errorf("alone the layer is %s", dirs[0])
 		}
 		// What is exported is what was pulled.
-		desc, diff, err := s.Blob(ctx, top, layer.Uncompressed)
+		desc, diff, err := s.Blob(ctx, top, layer.Encoding{})
 		must(t, err)
 		r, err := s.OpenBlob(ctx, desc.Digest)
 		must(t, err)

@@ -104,7 +104,7 @@ func (s *Store) BlobLayer(ctx context.Context, diffID digest.Digest, blob ocispe
 	}
 	id := layer.ID(l.name())
 	err = s.update(ctx, func(tx *sql.Tx) error {
-		if err := putLayerBlob(tx, diffID, blob); err != nil {
+		if err := putLayerBlob(tx, diffID, blob, pulledLevel); err != nil {
 			return err
 		}
 		var have string
@@ -133,9 +133,12 @@ func (s *Store) layerByDiff(ctx context.Context, diffID, blob digest.Digest) (la
 	return layer.ID(id), nil
 }
 
-func putLayerBlob(tx *sql.Tx, diffID digest.Digest, desc ocispec.Descriptor) error {
-	_, err := tx.Exec("INSERT INTO layer_blobs(diff_id,digest,media_type,size) VALUES(?,?,?,?) ON CONFLICT DO NOTHING",
-		diffID.String(), desc.Digest.String(), desc.MediaType, desc.Size)
+// pulledLevel is the level of blobs that were made elsewhere.
+const pulledLevel = -1
+
+func putLayerBlob(tx *sql.Tx, diffID digest.Digest, desc ocispec.Descriptor, level int) error {
+	_, err := tx.Exec("INSERT INTO layer_blobs(diff_id,digest,media_type,size,level) VALUES(?,?,?,?,?) ON CONFLICT DO NOTHING",
+		diffID.String(), desc.Digest.String(), desc.MediaType, desc.Size, level)
 	return err
 }
 

@@ -76,7 +76,7 @@ func TestUnknownLayer(t *testing.T) {
 	if _, err := s.Dirs(context.Background(), layer.Snapshot{made(t, s, nil), "nope"}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Dirs gave %v", err)
 	}
-	if _, _, err := s.Blob(context.Background(), "nope", layer.Gzip); !errors.Is(err, ErrNotFound) {
+	if _, _, err := s.Blob(context.Background(), "nope", layer.Encoding{Compression: layer.Gzip}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Blob gave %v", err)
 	}
 }
@@ -121,7 +121,7 @@ func TestBlobLayerIsOnePerDiffID(t *testing.T) {
 	}
 	// A layer that was made here and has the same diffID is the same layer.
 	mine := made(t, s, map[string]string{"b": "2"})
-	desc, mineDiff, err := s.Blob(ctx, mine, layer.Uncompressed)
+	desc, mineDiff, err := s.Blob(ctx, mine, layer.Encoding{})
 	must(t, err)
 	if id, err := s.BlobLayer(ctx, mineDiff, desc); err != nil || id != mine {
 		t.Errorf("BlobLayer gave %q, %v, want %q", id, err, mine)
@@ -310,7 +310,7 @@ func TestBlobIsMadeOnce(t *testing.T) {
 		t.Run("compression "+string(c), func(t *testing.T) {
 			s := newStore(t)
 			id := richLayer(t, s, false)
-			desc, diff, err := s.Blob(ctx, id, c)
+			desc, diff, err := s.Blob(ctx, id, layer.Encoding{Compression: c})
 			must(t, err)
 			if want := map[layer.Compression]string{"": ocispec.MediaTypeImageLayer, "gzip": ocispec.MediaTypeImageLayerGzip, "zstd": ocispec.MediaTypeImageLayerZstd}[c]; desc.MediaType != want {
 				t.Errorf("media type is %s, want %s", desc.MediaType, want)
@@ -335,7 +335,7 @@ func TestBlobIsMadeOnce(t *testing.T) {
 			before := blobs(t, s)
 			stat, err := os.Stat(s.blobPath(desc.Digest))
 			must(t, err)
-			again, diffAgain, err := s.Blob(ctx, id, c)
+			again, diffAgain, err := s.Blob(ctx, id, layer.Encoding{Compression: c})
 			must(t, err)
 			if again.Digest != desc.Digest || again.Size != desc.Size || again.MediaType != desc.MediaType || diffAgain != diff {
 				t.Errorf("asked again, the blob is %+v of %s, want %+v of %s", again, diffAgain, desc, diff)
@@ -354,7 +354,7 @@ func TestPulledBlobIsKept(t *testing.T) {
 	s := newStore(t)
 	id, desc, diff := pulled(t, s, map[string]string{"a": "1"})
 	for _, c := range []layer.Compression{layer.Uncompressed, layer.Gzip, layer.Zstd} {
-		got, gotDiff, err := s.Blob(context.Background(), id, c)
+		got, gotDiff, err := s.Blob(context.Background(), id, layer.Encoding{Compression: c})
 		must(t, err)
 		if got.Digest != desc.Digest || gotDiff != diff {
 			t.Errorf("asked for %q, the blob is %s of %s, want %s of %s", c, got.Digest, gotDiff, desc.Digest, diff)
@@ -376,7 +376,7 @@ func TestSameDirectorySameBytes(t *testing.T) {
 		id := richLayer(t, s, round%2 == 1)
 		var got [3]digest.Digest
 		for i, c := range []layer.Compression{layer.Uncompressed, layer.Gzip, layer.Zstd} {
-			desc, _, err := s.Blob(ctx, id, c)
+			desc, _, err := s.Blob(ctx, id, layer.Encoding{Compression: c})
 			must(t, err)
 			got[i] = desc.Digest
 		}
@@ -393,7 +393,7 @@ func TestDroppedBlobIsMadeAgain(t *testing.T) {
 	s := newStore(t)
 	ctx := context.Background()
 	id := richLayer(t, s, false)
-	desc, diff, err := s.Blob(ctx, id, layer.Uncompressed)
+	desc, diff, err := s.Blob(ctx, id, layer.Encoding{})
 	must(t, err)
 	for what, drop := range map[string]func() error{
 		"file":   func() error { return os.Remove(s.blobPath(desc.Digest)) },
@@ -401,7 +401,7 @@ func TestDroppedBlobIsMadeAgain(t *testing.T) {
 		"record": func() error { _, err := s.db.Exec("DELETE FROM blobs"); return err },
 	} {
 		must(t, drop())
-		again, diffAgain, err := s.Blob(ctx, id, layer.Uncompressed)
+		again, diffAgain, err := s.Blob(ctx, id, layer.Encoding{})
 		must(t, err)
 		if again.Digest != desc.Digest || diffAgain != diff {
 			t.Errorf("without the %s the blob is made again as %s, want %s", what, again.Digest, desc.Digest)
@@ -415,7 +415,7 @@ func TestDroppedBlobIsMadeAgain(t *testing.T) {
 	_, err = s.Dir(ctx, id)
 	must(t, err)
 	must(t, os.Remove(s.blobPath(desc.Digest)))
-	if again, _, err := s.Blob(ctx, id, layer.Uncompressed); err != nil || again.Digest != desc.Digest {
+	if again, _, err := s.Blob(ctx, id, layer.Encoding{}); err != nil || again.Digest != desc.Digest {
 		t.Errorf("through the blob and back the layer is %s, %v, want %s", again.Digest, err, desc.Digest)
 	}
 }
@@ -450,7 +450,7 @@ func TestCancelledConversionsLeaveNothing(t *testing.T) {
 			t.Errorf("Dir gave %v", err)
 		}
 		left.Store(n)
-		if _, _, err := s.Blob(endsAfter{context.Background(), left}, mine, layer.Gzip); errors.Is(err, context.Canceled) {
+		if _, _, err := s.Blob(endsAfter{context.Background(), left}, mine, layer.Encoding{Compression: layer.Gzip}); errors.Is(err, context.Canceled) {
 			cancelled++
 		} else if err != nil {
 			t.Errorf("Blob gave %v", err)
@@ -459,7 +459,7 @@ func TestCancelledConversionsLeaveNothing(t *testing.T) {
 		// What was cancelled can be done.
 		_, err := s.Dir(context.Background(), id)
 		must(t, err)
-		_, _, err = s.Blob(context.Background(), mine, layer.Gzip)
+		_, _, err = s.Blob(context.Background(), mine, layer.Encoding{Compression: layer.Gzip})
 		must(t, err)
 	}
 	if cancelled < 6 {

@@ -183,7 +183,7 @@ func tarOf(files map[string]string) []byte {
 func packed(t testing.TB, data []byte, c layer.Compression) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	w, err := layer.Compress(&b, c)
+	w, err := layer.Compress(&b, layer.Encoding{Compression: c})
 	must(t, err)
 	_, err = w.Write(data)
 	must(t, err)

@@ -71,8 +71,8 @@ func TestPlanForms(t *testing.T) {
 	needRoot(t)
 	ctx := context.Background()
 	dir := func(s *Store, id layer.ID) error { _, err := s.Dir(ctx, id); return err }
-	blob := func(s *Store, id layer.ID) error { _, _, err := s.Blob(ctx, id, layer.Uncompressed); return err }
-	gz := func(s *Store, id layer.ID) error { _, _, err := s.Blob(ctx, id, layer.Gzip); return err }
+	blob := func(s *Store, id layer.ID) error { _, _, err := s.Blob(ctx, id, layer.Encoding{}); return err }
+	gz := func(s *Store, id layer.ID) error { _, _, err := s.Blob(ctx, id, layer.Encoding{Compression: layer.Gzip}); return err }
 	orders := map[string][]func(*Store, layer.ID) error{
 		"directory, then blob": {dir, blob}, "blob, then directory": {blob, dir}, "only blob": {blob}, "gzip, then directory": {gz, dir},
 		"at once": {func(s *Store, id layer.ID) error {
@@ -111,7 +111,7 @@ func TestPlanForms(t *testing.T) {
 			// What was recorded is enough for another process.
 			other := open(t, s.root)
 			must(t, other.Check(ctx, layer.Snapshot{id}))
-			desc, diff, err := other.Blob(ctx, id, layer.Uncompressed)
+			desc, diff, err := other.Blob(ctx, id, layer.Encoding{})
 			must(t, err)
 			if first == "" {
 				first = diff
@@ -181,7 +181,7 @@ func TestCancelledPlan(t *testing.T) {
 		for name, write := range map[string]func(*Store, context.Context, layer.ID) error{
 			"directory": func(s *Store, ctx context.Context, id layer.ID) error { _, err := s.Dir(ctx, id); return err },
 			"blob": func(s *Store, ctx context.Context, id layer.ID) error {
-				_, _, err := s.Blob(ctx, id, layer.Uncompressed)
+				_, _, err := s.Blob(ctx, id, layer.Encoding{})
 				return err
 			},
 		} {
@@ -221,7 +221,7 @@ func TestPlanThatCannotBeRecorded(t *testing.T) {
 		_, err = s.db.Exec("CREATE TRIGGER refuse BEFORE INSERT ON layers BEGIN SELECT RAISE(ABORT, 'refused'); END")
 		must(t, err)
 		if form == "blob" {
-			_, _, err = s.Blob(context.Background(), id, layer.Uncompressed)
+			_, _, err = s.Blob(context.Background(), id, layer.Encoding{})
 		} else {
 			_, err = s.Dir(context.Background(), id)
 		}
@@ -247,7 +247,7 @@ func TestPlanOfChangedContent(t *testing.T) {
 		must(t, err)
 		_, err = s.Dir(context.Background(), id)
 		wantErr(t, err, "file changed while being read")
-		_, _, err = s.Blob(context.Background(), id, layer.Gzip)
+		_, _, err = s.Blob(context.Background(), id, layer.Encoding{Compression: layer.Gzip})
 		wantErr(t, err, "file changed while being read")
 		s.EndPlans(id)
 		wantNothing(t, s)
@@ -281,7 +281,7 @@ func TestPlanThatCannotBeRead(t *testing.T) {
 		}()
 		go func() {
 			defer wg.Done()
-			_, _, err := s.Blob(context.Background(), id, layer.Uncompressed)
+			_, _, err := s.Blob(context.Background(), id, layer.Encoding{})
 			wantErr(t, err, "the disk is gone")
 		}()
 	}
@@ -339,14 +339,14 @@ func TestVerifyForms(t *testing.T) {
 	defer s.Close()
 	id, err := s.Plan(&unsteady{}, planTime)
 	must(t, err)
-	_, _, err = s.Blob(context.Background(), id, layer.Uncompressed)
+	_, _, err = s.Blob(context.Background(), id, layer.Encoding{})
 	wantErr(t, err, "verifying layer "+string(id))
 	s.EndPlans(id)
 	wantNothing(t, s)
 	p := somePlan()
 	id, err = s.Plan(p, planTime)
 	must(t, err)
-	_, _, err = s.Blob(context.Background(), id, layer.Uncompressed)
+	_, _, err = s.Blob(context.Background(), id, layer.Encoding{})
 	must(t, err)
 	if n := p.written.Load(); n != 2 {
 		t.Errorf("the plan was written %d times, want 2", n)

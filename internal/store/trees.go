@@ -130,7 +130,7 @@ func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.In
 	}
 	v, err := s.once(ctx, "index:"+string(info.ID), func() (any, error) {
 		x := layer.NewIndex()
-		if err := s.readLayerBlob(ctx, blobs[0], info.DiffID, x); err != nil {
+		if err := s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, x); err != nil {
 			return nil, fmt.Errorf("indexing layer %s: %w", info.DiffID, err)
 		}
 		return x, s.putIndex(info.ID, x)
@@ -166,7 +166,7 @@ func (s *Store) putIndex(id layer.ID, x *layer.Index) error {
 }
 
 // plainBlob returns the digest of the uncompressed one of a layer's blobs, or "".
-func (s *Store) plainBlob(blobs []ocispec.Descriptor) digest.Digest {
+func (s *Store) plainBlob(blobs []layerBlob) digest.Digest {
 	for _, b := range blobs {
 		if b.MediaType == ocispec.MediaTypeImageLayer {
 			return b.Digest

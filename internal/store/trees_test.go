@@ -97,7 +97,7 @@ func asPlan(t testing.TB, s *Store, entries []*layer.Entry) layer.ID {
 func asPlain(t testing.TB, s *Store, entries []*layer.Entry) layer.ID {
 	t.Helper()
 	id := asPlan(t, s, entries)
-	_, _, err := s.Blob(context.Background(), id, layer.Uncompressed)
+	_, _, err := s.Blob(context.Background(), id, layer.Encoding{})
 	must(t, err)
 	s.EndPlans(id)
 	return id
