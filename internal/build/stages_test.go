@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -240,5 +241,26 @@ RUN test "$(cat /file)" = one
 		if got[name] != want {
 			t.Errorf("%s is %q, want %q", name, got[name], want)
 		}
+	}
+}
+
+// More layers than mount(2) takes in its options.
+func TestManyLayers(t *testing.T) {
+	h := newHarness(t)
+	var b strings.Builder
+	b.WriteString("FROM busybox\n")
+	for i := range 130 {
+		if i%10 == 0 {
+			fmt.Fprintf(&b, "RUN echo %d > /run-%d\n", i, i)
+		} else {
+			fmt.Fprintf(&b, "COPY Dockerfile /copy-%d\n", i)
+		}
+	}
+	b.WriteString("RUN test $(ls -d /copy-* /run-* | wc -l) = 130\n")
+	h.write("Dockerfile", b.String())
+	h.build(build.Request{Tags: []string{"many"}})
+	_, ev := h.build(build.Request{Tags: []string{"many"}})
+	if ev.ranStep("RUN") || ev.ranStep("COPY") {
+		t.Errorf("the second build ran %q", ev.ran)
 	}
 }

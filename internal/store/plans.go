@@ -155,7 +155,8 @@ func (c *ctxSink) Add(e *layer.Entry) error {
 }
 
 // checkedSink is a ctxSink for sinks that do not look at the digests of contents: a content that
-// does not have the digest that its entry names is an error, as it is for a blob.
+// does not have the digest that its entry names is an error, as it is for a blob. A file of the
+// host that is the version that was digested need not be read for that ([layer.Stamped]).
 type checkedSink struct {
 	ctx context.Context
 	layer.Sink
@@ -165,7 +166,7 @@ func (c checkedSink) Add(e *layer.Entry) error {
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
-	if e.Content != nil && e.Digest != "" {
+	if _, stamped := e.Content.(layer.Stamped); e.Content != nil && e.Digest != "" && !stamped {
 		d := *e
 		d.Content = checkedContent{e}
 		e = &d

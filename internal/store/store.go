@@ -40,10 +40,14 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite" // database driver
 )
+
+// maxUnpacking is how many layers are unpacked at the same time at most. Each takes up to 10 MB.
+const maxUnpacking = 8
 
 // schemaVersion is the version of meta.db's tables and of the directory layout.
 const schemaVersion = 1
@@ -88,6 +92,7 @@ type Store struct {
 	fetches fetchers // how to get layers that are not here
 
 	verifyForms bool
+	unpacking   *semaphore.Weighted // bounds the memory that layers unpacked at the same time take
 
 	mu    sync.Mutex
 	lease *lease // nil until something is written
@@ -104,7 +109,7 @@ func Open(root string, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening store: reading boot id: %w", err)
 	}
-	s := &Store{root: root, boot: strings.TrimSpace(string(boot))}
+	s := &Store{root: root, boot: strings.TrimSpace(string(boot)), unpacking: semaphore.NewWeighted(maxUnpacking)}
 	for _, o := range opts {
 		o(s)
 	}
