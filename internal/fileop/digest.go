@@ -9,6 +9,8 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strconv"
+	"sync/atomic"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
@@ -43,85 +45,107 @@ func ExplainSource(ctx context.Context, w io.Writer, t layer.Tree, copies []*pb.
 	return describeSources(ctx, w, t, copies, hashed)
 }
 
-// line is one object of a copy's source.
-type line struct {
-	text  string
-	entry *layer.Entry // regular files: whose content belongs to the line
+// description is the lines of copies' sources. Those that stand after a file whose content is not
+// known yet are kept back until it is; the others go on to the writer.
+type description struct {
+	w       io.Writer
+	text    []byte
+	pending []content // in the order of the text
+}
+
+// content is that of a file whose digest is to be put into the text.
+type content struct {
+	entry *layer.Entry
+	at    int // where in the text, before the line's end
 	sum   digest.Digest
 }
+
+// flushAt is how many bytes of text are collected before they are written.
+const flushAt = 64 << 10
+
+var emptyContent = digest.FromBytes(nil)
 
 func describeSources(ctx context.Context, w io.Writer, t layer.Tree, copies []*pb.FileActionCopy, hashed Hasher) error {
 	if hashed == nil {
 		hashed = layer.HashContent
 	}
-	var lines []line
+	d := &description{w: w}
 	for i, c := range copies {
-		lines = append(lines, line{text: fmt.Sprintf("copy %d", i)})
-		some, err := describeCopy(ctx, t, c)
-		if err != nil {
+		d.text = fmt.Appendf(d.text, "copy %d\n", i)
+		if err := d.copy(ctx, t, c); err != nil {
 			return err
 		}
-		lines = append(lines, some...)
 	}
-	if err := digestLines(ctx, lines, hashed); err != nil {
+	if err := d.digest(ctx, hashed); err != nil {
 		return err
 	}
-	for _, l := range lines {
-		if l.sum != "" {
-			l.text += " content " + l.sum.String()
-		}
-		if _, err := fmt.Fprintln(w, l.text); err != nil {
-			return err
-		}
-	}
-	return nil
+	return d.write()
 }
 
-func digestLines(ctx context.Context, lines []line, hashed Hasher) error {
-	eg, egctx := errgroup.WithContext(ctx)
-	eg.SetLimit(runtime.GOMAXPROCS(0))
-	for i := range lines {
-		l := &lines[i]
-		if l.entry == nil {
-			continue
-		}
-		if l.sum = l.entry.Digest; l.sum != "" {
-			continue
-		}
-		if l.entry.Size == 0 {
-			l.sum = digest.FromBytes(nil)
-			continue
-		}
-		if egctx.Err() != nil {
-			break
-		}
-		eg.Go(func() (err error) {
-			if l.sum, err = hashed(l.entry); err != nil {
-				return fmt.Errorf("digesting %q: %w", abs(l.entry.Path), err)
+// digest digests the contents that are missing.
+func (d *description) digest(ctx context.Context, hashed Hasher) error {
+	eg, ctx := errgroup.WithContext(ctx)
+	var next atomic.Int64
+	for range min(runtime.GOMAXPROCS(0), len(d.pending)) {
+		eg.Go(func() error {
+			for {
+				i := int(next.Add(1) - 1)
+				if i >= len(d.pending) {
+					return nil
+				}
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				c := &d.pending[i]
+				var err error
+				if c.sum, err = hashed(c.entry); err != nil {
+					return fmt.Errorf("digesting %q: %w", abs(c.entry.Path), err)
+				}
 			}
-			return nil
 		})
 	}
-	if err := eg.Wait(); err != nil {
-		return err
-	}
-	return context.Cause(ctx)
+	return eg.Wait()
 }
 
-// describeCopy lists what one copy reads.
-func describeCopy(ctx context.Context, t layer.Tree, c *pb.FileActionCopy) ([]line, error) {
+// write writes all text, with the digests that were missing.
+func (d *description) write() error {
+	from := 0
+	var b []byte
+	for _, c := range d.pending {
+		b = appendContent(append(b, d.text[from:c.at]...), c.sum)
+		from = c.at
+		if len(b) >= flushAt {
+			if _, err := d.w.Write(b); err != nil {
+				return err
+			}
+			b = b[:0]
+		}
+	}
+	_, err := d.w.Write(append(b, d.text[from:]...))
+	d.text, d.pending = d.text[:0], d.pending[:0]
+	return err
+}
+
+func appendContent(b []byte, sum digest.Digest) []byte {
+	return append(append(b, " content "...), sum...)
+}
+
+// copy describes what one copy reads.
+func (d *description) copy(ctx context.Context, t layer.Tree, c *pb.FileActionCopy) error {
 	found, err := matches(t, c)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var lines []line
 	links := map[[2]uint64]string{}
 	s, err := newSelector(t, c, func(it item) error {
-		lines = append(lines, describeItem(c, it, links))
+		d.item(c, it, links)
+		if len(d.text) >= flushAt && len(d.pending) == 0 {
+			return d.write()
+		}
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, src := range found {
 		// The name says where the copy goes, unless only what is inside of a directory is copied.
@@ -129,49 +153,71 @@ func describeCopy(ctx context.Context, t layer.Tree, c *pb.FileActionCopy) ([]li
 		if src.entry.IsDir() && c.DirCopyContents {
 			name = ""
 		}
-		lines = append(lines, line{text: fmt.Sprintf("match %q", name)})
+		d.text = fmt.Appendf(d.text, "match %q\n", name)
 		clear(links)
 		if err := s.run(ctx, src); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return lines, s.finish()
+	return s.finish()
 }
 
-func describeItem(c *pb.FileActionCopy, it item, links map[[2]uint64]string) line {
-	e := it.entry
-	l := line{text: fmt.Sprintf("%s %q", typeName(e), it.rel)}
-	if it.rel == "" && e.IsDir() && c.DirCopyContents {
-		return l // the destination exists by then and keeps its own attributes
+// item adds the line of one object of a copy's source.
+func (d *description) item(c *pb.FileActionCopy, it item, links map[[2]uint64]string) {
+	d.text = append(d.text, typeName(it.entry)...)
+	d.text = strconv.AppendQuote(append(d.text, ' '), it.rel)
+	// The destination of contents exists by then and keeps its own attributes.
+	if it.rel != "" || !it.entry.IsDir() || !c.DirCopyContents {
+		d.attributes(c, it, links)
 	}
+	d.text = append(d.text, '\n')
+}
+
+func (d *description) attributes(c *pb.FileActionCopy, it item, links map[[2]uint64]string) {
+	e, b := it.entry, d.text
+	defer func() { d.text = b }()
 	if e.IsRegular() && e.Nlink > 1 {
 		id := [2]uint64{e.Dev, e.Inode}
 		if first, ok := links[id]; ok {
-			l.text += fmt.Sprintf(" same file as %q", first)
-			return l
+			b = strconv.AppendQuote(append(b, " same file as "...), first)
+			return
 		}
 		links[id] = it.rel
 	}
-	if it.passing || c.ModeStr != "" || c.Mode == -1 {
-		if !e.IsSymlink() {
-			l.text += fmt.Sprintf(" mode %04o", e.Perm())
+	if (it.passing || c.ModeStr != "" || c.Mode == -1) && !e.IsSymlink() {
+		b = append(b, " mode "...)
+		perm := e.Perm()
+		for shift := 9; shift >= 0; shift -= 3 {
+			b = append(b, '0'+byte(perm>>shift&7))
 		}
 	}
 	if c.Owner == nil {
-		l.text += fmt.Sprintf(" owner %d:%d", e.UID, e.GID)
+		b = appendPair(append(b, " owner "...), e.UID, e.GID)
 	}
-	for _, k := range slices.Sorted(maps.Keys(e.Xattrs)) {
-		l.text += fmt.Sprintf(" xattr %q=%q", k, e.Xattrs[k])
+	if len(e.Xattrs) > 0 {
+		for _, k := range slices.Sorted(maps.Keys(e.Xattrs)) {
+			b = strconv.AppendQuote(append(b, " xattr "...), k)
+			b = strconv.AppendQuote(append(b, '='), e.Xattrs[k])
+		}
 	}
 	switch {
 	case e.IsSymlink():
-		l.text += fmt.Sprintf(" target %q", e.Link)
+		b = strconv.AppendQuote(append(b, " target "...), e.Link)
+	case e.IsRegular() && e.Digest != "":
+		b = appendContent(b, e.Digest)
+	case e.IsRegular() && e.Size == 0:
+		b = appendContent(b, emptyContent)
 	case e.IsRegular():
-		l.entry = e
+		d.pending = append(d.pending, content{entry: e, at: len(b)})
 	case !e.IsDir():
-		l.text += fmt.Sprintf(" device %d:%d", e.Major, e.Minor)
+		b = appendPair(append(b, " device "...), e.Major, e.Minor)
 	}
-	return l
+}
+
+// appendPair writes two numbers with a colon between them.
+func appendPair(b []byte, x, y uint32) []byte {
+	b = strconv.AppendUint(b, uint64(x), 10)
+	return strconv.AppendUint(append(b, ':'), uint64(y), 10)
 }
 
 func typeName(e *layer.Entry) string {

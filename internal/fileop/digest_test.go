@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"strings"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	"github.com/slipway-build/slipway/internal/layer"
+	"golang.org/x/sys/unix"
 )
 
 func sourceDigest(t *testing.T, tree layer.Tree, copies ...*pb.FileActionCopy) digest.Digest {
@@ -85,6 +87,91 @@ func TestSourceDigest(t *testing.T) {
 	}
 	if sourceDigest(t, a, cp("d", "/x", noDir)) == sourceDigest(t, b, cp("d", "/x", noDir)) {
 		t.Error("attributes of a directory that is copied do not count")
+	}
+}
+
+// The lines are part of keys that outlive the program: when they change, sourceVersion must.
+func TestSourceLines(t *testing.T) {
+	if sourceVersion != "slipway copy source v1" {
+		t.Fatal("another version has other lines: change this test")
+	}
+	p := newPlan(memory(t, "d@2755:1:2", "d/empty@600:0:0=", "d/\"\u00e9\"@4711:0:4294967295=x", "d/up->../\n", "f=1"))
+	two := &linkSet{}
+	file := layer.Entry{Mode: unix.S_IFREG | 0o640, Size: 1, Content: layer.Bytes("z"), Xattrs: map[string]string{"user.b": "\x00", "user.a": "a"}}
+	for name, links := range map[string]*linkSet{"d/one": two, "d/two": two} {
+		if err := p.put(name, file, links); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.put("d/dev", layer.Entry{Mode: unix.S_IFCHR | 0o666, Major: 5, Minor: 300}, nil); err != nil {
+		t.Fatal(err)
+	}
+	const lines = `copy 0
+match "d"
+directory "" mode 2755 owner 1:2
+file "\"é\"" mode 4711 owner 0:4294967295 content sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881
+special 20000 "dev" mode 0666 owner 0:0 device 5:300
+file "empty" mode 0600 owner 0:0 content sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+file "one" mode 0640 owner 0:0 xattr "user.a"="a" xattr "user.b"="\x00" content sha256:594e519ae499312b29433b7dd8a97ff068defcba9755b6d5d00e84c524d67b06
+file "two" same file as "one"
+symlink "up" owner 0:0 target "../\n"
+copy 1
+match ""
+directory ""
+file "\"é\"" content sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881
+copy 2
+match "f"
+file "" mode 0644 owner 0:0 content sha256:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b
+`
+	copies := []*pb.FileActionCopy{
+		cp("/d", "/", func(c *pb.FileActionCopy) { c.DirCopyContents = false }),
+		cp("/d", "/", func(c *pb.FileActionCopy) {
+			c.IncludePatterns, c.Owner, c.Mode = []string{"\"*"}, byID(1, 1), 0o644
+		}),
+		cp("/f", "/"),
+	}
+	for _, known := range []bool{false, true} { // contents that are known go another way
+		var tree layer.Tree = p
+		if known {
+			tree = digested{p}
+		}
+		var b strings.Builder
+		if err := ExplainSource(context.Background(), &b, tree, copies, nil); err != nil || b.String() != lines {
+			t.Errorf("known contents %v: got\n%s%v, want\n%s", known, b.String(), err, lines)
+		}
+	}
+}
+
+// digested knows the contents of every other file.
+type digested struct{ layer.Tree }
+
+func (d digested) ReadDir(name string) ([]*layer.Entry, error) {
+	list, err := d.Tree.ReadDir(name)
+	for i, e := range list {
+		if i%2 == 0 && e.IsRegular() && e.Digest == "" {
+			if e.Digest, err = layer.HashContent(e); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return list, err
+}
+
+// A long description is written in pieces, wherever contents are not known.
+func TestSourceOfManyFiles(t *testing.T) {
+	var files []string
+	for i := range 3000 {
+		files = append(files, fmt.Sprintf("%s/%d=%d", strings.Repeat("d", i%50+1), i, i))
+	}
+	tree := memory(t, files...)
+	var want, got strings.Builder
+	for w, tree := range map[*strings.Builder]layer.Tree{&want: tree, &got: digested{tree}} {
+		if err := ExplainSource(context.Background(), w, tree, []*pb.FileActionCopy{cp("/", "/")}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want.String() != got.String() || strings.Count(got.String(), "content sha256:") != 3000 {
+		t.Error("the lines depend on which contents are known")
 	}
 }
 

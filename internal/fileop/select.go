@@ -134,6 +134,8 @@ type selector struct {
 	tree             layer.Tree
 	include, exclude *patternmatcher.PatternMatcher
 	visit            func(item) error
+	name             string // absolute, of the current match as it was written
+	below            int    // where in the path of an entry below the match its relative path begins
 	passing          []item // directories above the current one that were not visited yet, nil once they were
 	required         []string
 	found            map[string]bool // of required
@@ -162,8 +164,11 @@ func newSelector(t layer.Tree, c *pb.FileActionCopy, visit func(item) error) (*s
 
 // run visits what is selected of a match, parents before children, siblings in byte order.
 func (s *selector) run(ctx context.Context, m match) error {
-	s.passing = nil
-	return s.walk(ctx, path.Clean(m.name), item{entry: m.entry}, patternmatcher.MatchInfo{}, patternmatcher.MatchInfo{})
+	s.passing, s.name, s.below = nil, path.Clean(m.name), 0
+	if m.entry.Path != "." {
+		s.below = len(m.entry.Path) + 1
+	}
+	return s.walk(ctx, item{entry: m.entry}, patternmatcher.MatchInfo{}, patternmatcher.MatchInfo{})
 }
 
 // finish checks after all runs that the required paths were among what was selected.
@@ -176,7 +181,7 @@ func (s *selector) finish() error {
 	return nil
 }
 
-func (s *selector) walk(ctx context.Context, name string, it item, in, ex patternmatcher.MatchInfo) error {
+func (s *selector) walk(ctx context.Context, it item, in, ex patternmatcher.MatchInfo) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
@@ -196,7 +201,7 @@ func (s *selector) walk(ctx context.Context, name string, it item, in, ex patter
 		selected = selected && !excluded
 	}
 	if selected {
-		if err := s.take(name, it); err != nil {
+		if err := s.take(it); err != nil {
 			return err
 		}
 	}
@@ -212,8 +217,7 @@ func (s *selector) walk(ctx context.Context, name string, it item, in, ex patter
 		return fmt.Errorf("reading source directory %q: %w", abs(it.entry.Path), err)
 	}
 	for _, e := range entries {
-		base := path.Base(e.Path)
-		if err := s.walk(ctx, path.Join(name, base), item{rel: path.Join(it.rel, base), entry: e}, in, ex); err != nil {
+		if err := s.walk(ctx, item{rel: e.Path[s.below:], entry: e}, in, ex); err != nil {
 			return err
 		}
 	}
@@ -223,7 +227,7 @@ func (s *selector) walk(ctx context.Context, name string, it item, in, ex patter
 }
 
 // take visits an object, after the directories above it that were passed so far.
-func (s *selector) take(name string, it item) error {
+func (s *selector) take(it item) error {
 	for _, p := range s.passing {
 		if err := s.visit(p); err != nil {
 			return err
@@ -231,7 +235,7 @@ func (s *selector) take(name string, it item) error {
 	}
 	s.passing = nil
 	for _, r := range s.required {
-		if name == r || strings.HasPrefix(name, r+"/") || r == "/" {
+		if name := path.Join(s.name, it.rel); name == r || strings.HasPrefix(name, r+"/") || r == "/" {
 			s.found[r] = true
 		}
 	}
