@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -238,7 +240,15 @@ func (s *Store) pack(ctx context.Context, id layer.ID) (ocispec.Descriptor, erro
 		return desc, err
 	}
 	var write func(layer.Sink) error
-	if p := s.plan(id); p != nil && !info.Dir {
+	p := s.plan(id)
+	if p != nil {
+		if done, ok := p.use(); ok {
+			defer done()
+		} else {
+			p = nil
+		}
+	}
+	if p != nil && !info.Dir {
 		write = p.src.WriteTo
 	} else {
 		dir, err := s.Dir(ctx, id)
@@ -259,7 +269,7 @@ func (s *Store) pack(ctx context.Context, id layer.ID) (ocispec.Descriptor, erro
 	if err := errors.Join(err, ahead.Close(), buf.Flush()); err != nil {
 		return desc, fmt.Errorf("packing layer %s: %w", id, err)
 	}
-	if p := s.plan(id); p != nil && s.verifyForms {
+	if p != nil && s.verifyForms {
 		if err := s.verifyPlan(ctx, p, id, w.Digest()); err != nil {
 			return desc, err
 		}
@@ -270,16 +280,19 @@ func (s *Store) pack(ctx context.Context, id layer.ID) (ocispec.Descriptor, erro
 	}
 	desc = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: d, Size: w.Size()}
 	info.DiffID, info.Size = d, x.Size()
+	if err := s.putIndex(id, x); err != nil {
+		return desc, err
+	}
 	err = s.update(ctx, func(tx *sql.Tx) error {
 		if err := putLayerBlob(tx, d, desc, 0); err != nil {
 			return err
 		}
 		return s.putLayer(tx, info)
 	})
-	if err != nil {
-		return desc, err
+	if err != nil { // see writePlan
+		return desc, errors.Join(err, os.Remove(s.indexPath(id)), removeEmpty(filepath.Dir(s.indexPath(id))))
 	}
-	return desc, s.putIndex(id, x) // after the record: it lies in the layer's directory
+	return desc, nil
 }
 
 // discardSink counts without writing.

@@ -224,7 +224,10 @@ func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
 			return nil, nil
 		}
 		if p := s.plan(id); p != nil {
-			return nil, s.writePlan(ctx, p, info)
+			if done, ok := p.use(); ok {
+				defer done()
+				return nil, s.writePlan(ctx, p, info)
+			}
 		}
 		return nil, s.unpack(ctx, info)
 	})

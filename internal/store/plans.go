@@ -29,6 +29,21 @@ type plan struct {
 	src     Planned
 	created time.Time
 	tree    func() (layer.Tree, error)
+
+	mu    sync.Mutex
+	ended bool
+	users sync.WaitGroup // who writes a form: it may be another build
+}
+
+// use keeps a plan from being ended until done is called; ok is false when it has ended.
+func (p *plan) use() (done func(), ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return nil, false
+	}
+	p.users.Add(1)
+	return p.users.Done, true
 }
 
 // Plan makes a layer of which nothing is written. [Store.Dir] and [Store.Blob] write the form that
@@ -51,10 +66,17 @@ func (s *Store) plan(id layer.ID) *plan {
 	return nil
 }
 
-// EndPlans forgets how to make layers. Those of which no form was written are gone.
+// EndPlans forgets how to make layers. Those of which no form was written are gone. It waits for
+// those that are being written.
 func (s *Store) EndPlans(ids ...layer.ID) {
 	for _, id := range ids {
-		s.plans.Delete(id)
+		if p := s.plan(id); p != nil {
+			s.plans.Delete(id)
+			p.mu.Lock()
+			p.ended = true
+			p.mu.Unlock()
+			p.users.Wait()
+		}
 	}
 }
 

@@ -72,7 +72,10 @@ func TestPlanForms(t *testing.T) {
 	ctx := context.Background()
 	dir := func(s *Store, id layer.ID) error { _, err := s.Dir(ctx, id); return err }
 	blob := func(s *Store, id layer.ID) error { _, _, err := s.Blob(ctx, id, layer.Encoding{}); return err }
-	gz := func(s *Store, id layer.ID) error { _, _, err := s.Blob(ctx, id, layer.Encoding{Compression: layer.Gzip}); return err }
+	gz := func(s *Store, id layer.ID) error {
+		_, _, err := s.Blob(ctx, id, layer.Encoding{Compression: layer.Gzip})
+		return err
+	}
 	orders := map[string][]func(*Store, layer.ID) error{
 		"directory, then blob": {dir, blob}, "blob, then directory": {blob, dir}, "only blob": {blob}, "gzip, then directory": {gz, dir},
 		"at once": {func(s *Store, id layer.ID) error {
@@ -350,6 +353,56 @@ func TestVerifyForms(t *testing.T) {
 	must(t, err)
 	if n := p.written.Load(); n != 2 {
 		t.Errorf("the plan was written %d times, want 2", n)
+	}
+	wantClean(t, s)
+}
+
+// Another build in the process may use a layer that one build has planned and written: what it
+// sees of it outlives the plan.
+func TestPlanThatIsOverForOthers(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	s := newStore(t)
+	var over atomic.Bool
+	entered, release := make(chan struct{}), make(chan struct{})
+	var slow atomic.Bool
+	p := &planned{entries: []*layer.Entry{regular("file", "content")}}
+	p.entries[0].Content = contentFunc(func() (io.ReadCloser, error) {
+		if over.Load() {
+			return nil, errors.New("the plan is over")
+		}
+		if slow.CompareAndSwap(true, false) {
+			close(entered)
+			<-release
+		}
+		return layer.Bytes("content").Open()
+	})
+	id, err := s.Plan(p, planTime)
+	must(t, err)
+	_, _, err = s.Blob(ctx, id, layer.Encoding{})
+	must(t, err)
+	tree, err := s.Tree(ctx, layer.Snapshot{id}, NeedContent)
+	must(t, err)
+	slow.Store(true)
+	written := make(chan error, 1)
+	go func() { _, err := s.Dir(ctx, id); written <- err }()
+	<-entered
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.EndPlans(id)
+		over.Store(true)
+	}()
+	select {
+	case <-ended:
+		t.Error("the plan ended while it was written")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(release)
+	<-ended
+	must(t, <-written)
+	if got, err := layer.ReadFile(tree, "file"); string(got) != "content" {
+		t.Errorf("after the plan's end the file is %q, %v", got, err)
 	}
 	wantClean(t, s)
 }

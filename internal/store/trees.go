@@ -52,12 +52,16 @@ func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (layer.Tr
 			return s.unpackedTree(ctx, info)
 		}
 	}
-	if p := s.plan(id); p != nil {
+	p := s.plan(id)
+	if p != nil && info.DiffID == "" {
 		return p.tree()
 	}
-	x, err := s.index(ctx, info, need)
+	x, err := s.index(ctx, info, need) // it outlives the plan, which may be another build's
 	if err != nil {
 		return nil, err
+	}
+	if x == nil && p != nil {
+		return p.tree()
 	}
 	if x == nil {
 		if _, err := s.Dir(ctx, id); err != nil {
@@ -75,9 +79,11 @@ func (s *Store) unpackedTree(ctx context.Context, info LayerInfo) (layer.Tree, e
 	if err != nil || len(paths) == 0 {
 		return dirTree(s.layerFS(info.ID)), err
 	}
-	x, err := s.index(ctx, info, NeedMetadata)
-	if err != nil {
-		return nil, err
+	x := s.keptIndex(info.ID)
+	if x == nil {
+		if x, err = s.index(ctx, info, NeedMetadata); err != nil {
+			return nil, err
+		}
 	}
 	if x == nil {
 		return dirTree(s.layerFS(info.ID)), nil // its blob is gone: there is nothing better
@@ -120,10 +126,8 @@ func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.In
 	if need == NeedContent && !plain {
 		return nil, nil
 	}
-	if data, err := os.ReadFile(s.indexPath(info.ID)); err == nil {
-		if x, err := layer.DecodeIndex(data); err == nil && (need == NeedMetadata || x.Located()) {
-			return x, nil
-		}
+	if x := s.keptIndex(info.ID); x != nil && (need == NeedMetadata || x.Located()) {
+		return x, nil
 	}
 	if need == NeedContent {
 		return nil, nil
@@ -139,6 +143,19 @@ func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.In
 		return nil, err
 	}
 	return v.(*layer.Index), nil
+}
+
+// keptIndex returns the index that is kept beside a layer, or nil when there is none or it is damaged.
+func (s *Store) keptIndex(id layer.ID) *layer.Index {
+	data, err := os.ReadFile(s.indexPath(id))
+	if err != nil {
+		return nil
+	}
+	x, err := layer.DecodeIndex(data)
+	if err != nil {
+		return nil
+	}
+	return x
 }
 
 // putIndex keeps an index beside the layer. It carries its own checksum, and is made again when it
