@@ -24,12 +24,20 @@ func TestAhead(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		tw, x := NewIndexedTarWriter(&out)
+		tw, w := NewIndexedTarWriter(&out)
 		a := NewAhead(tw)
 		if err := errors.Join(WalkLayer(dir, a), a.Close()); err != nil {
 			t.Fatal(err)
 		}
 		want, wantBytes := indexOf(t, dir)
+		data, err := w.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := DecodeIndex(data)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if !bytes.Equal(out.Bytes(), wantBytes) {
 			t.Fatalf("seed %d: the tar differs when files are read ahead", seed)
 		}

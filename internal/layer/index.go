@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"slices"
 	"sort"
 	"sync/atomic"
 	"time"
@@ -153,70 +152,15 @@ func (x *Index) Implied() []string {
 	return paths
 }
 
-const indexMagic = "slipway index v1\n"
-
-const (
-	flagHardlink = 1 << iota
-	flagWhiteout
-	flagOpaque
-	flagImplied
-	flagDigest
-)
-
-// Encode returns the index as bytes: a magic line, the SHA-256 of what follows, and a zstd frame.
+// Encode returns the index as bytes, as [IndexWriter.Encode] does.
 func (x *Index) Encode() ([]byte, error) {
-	var b []byte
-	prev := ""
+	w := &IndexWriter{}
 	for _, e := range x.entries {
 		if e != nil {
-			b = e.append(b, prev)
-			prev = e.Path
+			w.put(e)
 		}
 	}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		return nil, fmt.Errorf("encoding index: %w", err)
-	}
-	packed := enc.EncodeAll(b, nil)
-	sum := sha256.Sum256(packed)
-	return slices.Concat([]byte(indexMagic), sum[:], packed), nil
-}
-
-// append writes an entry as varints and length-prefixed strings; the path shares its beginning
-// with the one before.
-func (e *IndexEntry) append(b []byte, prev string) []byte {
-	shared := 0
-	for shared < len(prev) && shared < len(e.Path) && prev[shared] == e.Path[shared] {
-		shared++
-	}
-	str := func(s string) {
-		b = binary.AppendUvarint(b, uint64(len(s)))
-		b = append(b, s...)
-	}
-	flags := uint64(0)
-	for bit, set := range map[uint64]bool{flagHardlink: e.Hardlink, flagWhiteout: e.Whiteout, flagOpaque: e.Opaque, flagImplied: e.Implied, flagDigest: e.Digest != ""} {
-		if set {
-			flags |= bit
-		}
-	}
-	b = binary.AppendUvarint(b, uint64(shared))
-	str(e.Path[shared:])
-	for _, v := range []uint64{flags, uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.Major), uint64(e.Minor), uint64(e.Size)} {
-		b = binary.AppendUvarint(b, v)
-	}
-	b = binary.AppendVarint(b, e.Offset)
-	b = binary.AppendVarint(b, e.ModTime.Unix())
-	b = binary.AppendUvarint(b, uint64(e.ModTime.Nanosecond()))
-	str(e.Link)
-	b = binary.AppendUvarint(b, uint64(len(e.Xattrs)))
-	for _, k := range sortedKeys(e.Xattrs) {
-		str(k)
-		str(e.Xattrs[k])
-	}
-	if e.Digest != "" {
-		str(e.Digest.Encoded())
-	}
-	return b
+	return w.Encode()
 }
 
 // DecodeIndex reads what [Index.Encode] gave. Damage is always found.
@@ -311,7 +255,7 @@ func (d *indexDecoder) entry(prev string) *IndexEntry {
 		}
 	}
 	if flags&flagDigest != 0 {
-		e.Digest = digest.NewDigestFromEncoded(digest.SHA256, d.str())
+		e.Digest = digest.NewDigestFromBytes(digest.SHA256, []byte(d.str()))
 	}
 	return e
 }

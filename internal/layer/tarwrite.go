@@ -33,7 +33,7 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return
 type TarWriter struct {
 	tw    *tar.Writer
 	out   *countingWriter
-	index *Index // nil: not wanted
+	index *IndexWriter // nil: not wanted
 }
 
 // countingWriter knows how many bytes went through it.
@@ -57,9 +57,9 @@ func NewTarWriter(w io.Writer) *TarWriter {
 // NewIndexedTarWriter is [NewTarWriter] with an index that is made on the way: it has the digest
 // and the place of every content. A content that does not have the digest that its entry names is
 // an error.
-func NewIndexedTarWriter(w io.Writer) (*TarWriter, *Index) {
+func NewIndexedTarWriter(w io.Writer) (*TarWriter, *IndexWriter) {
 	t := NewTarWriter(w)
-	t.index = NewIndex()
+	t.index = &IndexWriter{}
 	return t, t.index
 }
 
@@ -123,7 +123,8 @@ func (t *TarWriter) add(e *Entry) error {
 	if e.Digest != "" && e.Digest != c.Digest {
 		return fmt.Errorf("file changed while being read: its digest was %s and is %s now", e.Digest, c.Digest)
 	}
-	return t.index.add(&c, at)
+	t.index.add(&c, at)
+	return nil
 }
 
 // loaded writes content that was read ahead, and whose digest was checked then.
@@ -138,7 +139,8 @@ func (t *TarWriter) loaded(e *Entry, l *loaded, at int64) error {
 	}
 	c := *e
 	c.Digest = sum
-	return t.index.add(&c, at)
+	t.index.add(&c, at)
+	return nil
 }
 
 // marker is the header of an empty file that only its name matters of.

@@ -49,7 +49,15 @@ func TestTrees(t *testing.T) {
 	if err := tw.Close(); err != nil {
 		t.Fatal(err)
 	}
-	indexed := index.Tree(func(e *layer.IndexEntry) (io.ReadCloser, error) {
+	data, err := index.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoded, err := layer.DecodeIndex(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	indexed := decoded.Tree(func(e *layer.IndexEntry) (io.ReadCloser, error) {
 		return io.NopCloser(io.NewSectionReader(bytes.NewReader(blob.Bytes()), e.Offset, e.Size)), nil
 	})
 	for name, tree := range map[string]layer.Tree{

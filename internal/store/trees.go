@@ -160,7 +160,7 @@ func (s *Store) keptIndex(id layer.ID) *layer.Index {
 
 // putIndex keeps an index beside the layer. It carries its own checksum, and is made again when it
 // is lost, so it needs no record.
-func (s *Store) putIndex(id layer.ID, x *layer.Index) error {
+func (s *Store) putIndex(id layer.ID, x interface{ Encode() ([]byte, error) }) error {
 	data, err := x.Encode()
 	if err != nil {
 		return err
