@@ -373,3 +373,49 @@ func TestBuildsAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// Damage in a base image that was never unpacked is found by whoever reads it first, and the layer is
+// fetched again. Damage in an index is no damage.
+func TestDamagedBaseIsFetchedAgain(t *testing.T) {
+	dockerfiles := map[string]string{
+		"labels":   "FROM busybox\nLABEL a=b\n",
+		"metadata": "FROM busybox\nWORKDIR /w\n",
+		"copy":     "FROM busybox\nCOPY --from=busybox /bin/busybox /b\n",
+		"run":      "FROM busybox\nRUN echo x > /x\n",
+	}
+	for name, dockerfile := range dockerfiles {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(t)
+			h.write("Dockerfile", "FROM busybox\nWORKDIR /some\n") // makes the index
+			h.build(build.Request{Tags: []string{"app"}})
+			res, _ := h.build(build.Request{Tags: []string{"app"}})
+			m := h.whole(res)
+			base := filepath.Join(h.store.Root(), "blobs", "sha256", m.Layers[0].Digest.Encoded())
+			data, err := os.ReadFile(base)
+			must(t, err)
+			indexes, err := filepath.Glob(filepath.Join(h.store.Root(), "layers", "*", "index"))
+			must(t, err)
+			if len(indexes) < 2 || len(h.directories()) > 0 {
+				t.Fatalf("indexes are %q, directories %q", indexes, h.directories())
+			}
+			h.write("Dockerfile", dockerfile)
+			for _, at := range []int{30, len(data) / 2, len(data) - 3} {
+				for _, x := range indexes {
+					must(t, os.WriteFile(x, []byte("damage"), 0o600))
+				}
+				for _, d := range h.directories() {
+					must(t, os.RemoveAll(d))
+				}
+				bad := slices.Clone(data)
+				bad[at] ^= 0x10
+				must(t, os.WriteFile(base, bad, 0o644))
+				out := build.Output{Type: build.OutputOCI, Dest: h.out("oci.tar")}
+				h.build(build.Request{NoCache: true, Outputs: []build.Output{out}})
+				if now, err := os.ReadFile(base); err != nil || !slices.Equal(now, data) {
+					t.Errorf("with damage at %d the blob was not fetched again: %v", at, err)
+				}
+				h.clean()
+			}
+		})
+	}
+}
