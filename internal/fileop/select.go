@@ -132,6 +132,7 @@ type item struct {
 // selector decides what a copy takes from below its matches.
 type selector struct {
 	tree             layer.Tree
+	dirs             *layer.DirsAhead // of the current run
 	include, exclude *patternmatcher.PatternMatcher
 	visit            func(item) error
 	name             string // absolute, of the current match as it was written
@@ -168,6 +169,8 @@ func (s *selector) run(ctx context.Context, m match) error {
 	if m.entry.Path != "." {
 		s.below = len(m.entry.Path) + 1
 	}
+	s.dirs = layer.ReadDirsAhead(s.tree)
+	defer s.dirs.Close()
 	return s.walk(ctx, item{entry: m.entry}, patternmatcher.MatchInfo{}, patternmatcher.MatchInfo{})
 }
 
@@ -212,9 +215,12 @@ func (s *selector) walk(ctx context.Context, it item, in, ex patternmatcher.Matc
 	if !selected {
 		s.passing = append(s.passing, item{rel: it.rel, entry: it.entry, passing: true})
 	}
-	entries, err := s.tree.ReadDir(it.entry.Path)
+	entries, err := s.dirs.ReadDir(it.entry.Path)
 	if err != nil {
 		return fmt.Errorf("reading source directory %q: %w", abs(it.entry.Path), err)
+	}
+	if err := s.expect(entries, ex); err != nil {
+		return err
 	}
 	for _, e := range entries {
 		if err := s.walk(ctx, item{rel: e.Path[s.below:], entry: e}, in, ex); err != nil {
@@ -223,6 +229,30 @@ func (s *selector) walk(ctx context.Context, it item, in, ex patternmatcher.Matc
 	}
 	// Those taken meanwhile have left the list already.
 	s.passing = s.passing[:min(depth, len(s.passing))]
+	return nil
+}
+
+// expect announces which of a directory's entries will be read as directories.
+func (s *selector) expect(entries []*layer.Entry, ex patternmatcher.MatchInfo) error {
+	var dirs []string
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if s.exclude != nil && !s.exclude.Exclusions() {
+			excluded, _, err := s.exclude.MatchesUsingParentResults(e.Path[s.below:], ex)
+			if err != nil {
+				return fmt.Errorf("matching exclude patterns: %w", err)
+			}
+			if excluded {
+				continue
+			}
+		}
+		dirs = append(dirs, e.Path)
+	}
+	if len(dirs) > 0 {
+		s.dirs.Expect(dirs)
+	}
 	return nil
 }
 

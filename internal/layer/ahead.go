@@ -1,134 +1,164 @@
 package layer
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
 	"runtime"
 	"sync"
+
+	"github.com/opencontainers/go-digest"
 )
 
-// maxAhead is how many directories are read before they are asked for, at most.
-const maxAhead = 64
+const (
+	aheadSize    = 128 << 10 // files up to this size, in bytes, are read ahead
+	aheadEntries = 64        // entries in flight
+)
 
-// Ahead reads the directories of a tree before they are asked for, on all cores. It is for one
-// walk by one goroutine, which announces with [Ahead.Expect] what it is going to read and ends
-// with [Ahead.Close].
+// Ahead is a [Sink] before an indexed tar writer: it opens, reads and digests small files on all
+// cores, ahead of the writer, which takes one entry after the other. Contents must be such that
+// they can be opened after Add has returned.
+//
+// An entry's digest that is known is checked, unless opening the content has found the file to be
+// the version that was digested ([Stamped]).
 type Ahead struct {
-	tree Tree
+	tw    *TarWriter
+	queue chan *Entry
+	load  chan *loaded
+	done  chan struct{}
+	stop  sync.WaitGroup
 
-	mu      sync.Mutex
-	known   map[string]*reading // announced, not asked for
-	next    []*reading          // not begun, or taken out of turn; the last comes first
-	unread  int                 // begun, not asked for
-	workers int
-	closed  bool
-	wg      sync.WaitGroup
+	mu  sync.Mutex
+	err error // the first one
 }
 
-// reading is one directory.
-type reading struct {
-	path  string
-	begun bool
-	done  chan struct{} // closed when list and err are there
-	list  []*Entry
-	err   error
+// NewAhead returns a sink that writes to tw, which Close closes.
+func NewAhead(tw *TarWriter) *Ahead {
+	a := &Ahead{tw: tw, queue: make(chan *Entry, aheadEntries), load: make(chan *loaded, aheadEntries), done: make(chan struct{})}
+	for range runtime.GOMAXPROCS(0) {
+		a.stop.Add(1)
+		go func() {
+			defer a.stop.Done()
+			for l := range a.load {
+				l.read()
+			}
+		}()
+	}
+	go a.write()
+	return a
 }
 
-// ReadAhead returns a reader of a tree's directories.
-func ReadAhead(t Tree) *Ahead { return &Ahead{tree: t, known: map[string]*reading{}} }
-
-// Expect announces directories that will be read in this order, before all that were announced
-// so far.
-func (a *Ahead) Expect(dirs []string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for i := len(dirs) - 1; i >= 0; i-- {
-		r := &reading{path: dirs[i], done: make(chan struct{})}
-		a.known[r.path] = r
-		a.next = append(a.next, r)
+// Add takes an entry. An error may be that of an earlier one.
+func (a *Ahead) Add(e *Entry) error {
+	if err := a.failure(); err != nil {
+		return err
 	}
-	a.help()
-}
-
-// ReadDir is the tree's.
-func (a *Ahead) ReadDir(path string) ([]*Entry, error) {
-	a.mu.Lock()
-	r := a.known[path]
-	if r == nil {
-		a.mu.Unlock()
-		return a.tree.ReadDir(path)
+	c := *e
+	if e.Content != nil && e.Size <= aheadSize {
+		l := &loaded{content: e.Content, size: e.Size, want: e.Digest, ready: make(chan struct{})}
+		c.Content = l
+		a.load <- l
 	}
-	delete(a.known, path)
-	if !r.begun {
-		r.begun = true
-		a.mu.Unlock()
-		return a.tree.ReadDir(path)
-	}
-	// While somebody else reads this one, there are others to be read.
-	for !r.isDone() {
-		o := a.take()
-		if o == nil {
-			break
-		}
-		a.mu.Unlock()
-		a.read(o)
-		a.mu.Lock()
-	}
-	a.unread--
-	a.help()
-	a.mu.Unlock()
-	<-r.done
-	return r.list, r.err
-}
-
-// Close waits until nothing is read any more.
-func (a *Ahead) Close() {
-	a.mu.Lock()
-	a.closed = true
-	a.mu.Unlock()
-	a.wg.Wait()
-}
-
-// help starts another worker when there is work for it. The walk itself is one more.
-func (a *Ahead) help() {
-	if len(a.next) == 0 || a.unread >= maxAhead || a.closed || a.workers >= max(1, runtime.GOMAXPROCS(0)-1) {
-		return
-	}
-	a.workers++
-	a.wg.Go(func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		for r := a.take(); r != nil; r = a.take() {
-			a.mu.Unlock()
-			a.read(r)
-			a.mu.Lock()
-		}
-		a.workers--
-	})
-}
-
-// take gives the directory that is to be read next, nil when there is none or enough was read.
-func (a *Ahead) take() *reading {
-	for len(a.next) > 0 && a.unread < maxAhead && !a.closed {
-		r := a.next[len(a.next)-1]
-		a.next = a.next[:len(a.next)-1]
-		if !r.begun {
-			r.begun = true
-			a.unread++
-			return r
-		}
-	}
+	a.queue <- &c
 	return nil
 }
 
-func (a *Ahead) read(r *reading) {
-	r.list, r.err = a.tree.ReadDir(r.path)
-	close(r.done)
+func (a *Ahead) failure() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
 }
 
-func (r *reading) isDone() bool {
-	select {
-	case <-r.done:
-		return true
-	default:
-		return false
+// write hands entries to the writer in their order. After an error it only drains.
+func (a *Ahead) write() {
+	defer close(a.done)
+	for e := range a.queue {
+		if a.failure() != nil {
+			continue
+		}
+		if err := a.tw.Add(e); err != nil {
+			a.mu.Lock()
+			a.err = err
+			a.mu.Unlock()
+		}
 	}
+}
+
+// Close waits for what is in flight and finishes the archive.
+func (a *Ahead) Close() error {
+	close(a.load)
+	close(a.queue)
+	<-a.done
+	a.stop.Wait()
+	if err := a.failure(); err != nil {
+		return err
+	}
+	return a.tw.Close()
+}
+
+// loaded is a small content in memory.
+type loaded struct {
+	content Content
+	size    int64
+	want    digest.Digest
+
+	ready chan struct{} // closed when the following are set
+	buf   *[]byte
+	sum   digest.Digest
+	err   error
+}
+
+var aheadBuffers = sync.Pool{New: func() any { b := make([]byte, aheadSize+1); return &b }}
+
+func (l *loaded) read() {
+	defer close(l.ready)
+	r, err := l.content.Open()
+	if err != nil {
+		l.err = err
+		return
+	}
+	defer r.Close()
+	l.buf = aheadBuffers.Get().(*[]byte)
+	n, err := io.ReadFull(r, (*l.buf)[:l.size+1]) // one more than there should be
+	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
+		l.err = err
+		return
+	}
+	if int64(n) != l.size {
+		l.err = fmt.Errorf("file changed while being read: got %d bytes or more, want %d", n, l.size)
+		return
+	}
+	if _, stamped := l.content.(Stamped); stamped && l.want != "" {
+		l.sum = l.want
+		return
+	}
+	sum := sha256.Sum256((*l.buf)[:n])
+	l.sum = digest.NewDigestFromBytes(digest.SHA256, sum[:])
+	if l.want != "" && l.want != l.sum {
+		l.err = fmt.Errorf("file changed while being read: its digest was %s and is %s now", l.want, l.sum)
+	}
+}
+
+// wait returns the content and its digest. The bytes are good until release.
+func (l *loaded) wait() ([]byte, digest.Digest, error) {
+	<-l.ready
+	if l.err != nil {
+		return nil, "", l.err
+	}
+	return (*l.buf)[:l.size], l.sum, nil
+}
+
+func (l *loaded) release() {
+	aheadBuffers.Put(l.buf)
+	l.buf = nil
+}
+
+// Open implements [Content].
+func (l *loaded) Open() (io.ReadCloser, error) {
+	data, _, err := l.wait()
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(data)), nil
 }
