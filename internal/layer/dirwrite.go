@@ -8,6 +8,7 @@ import (
 	"os"
 	"sort"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +35,8 @@ type DirWriter struct {
 
 	parent   string // path of the directory that parentFD holds open
 	parentFD int    // -1: none
+	ownerFD  int    // directory in which new files belong to owner; -1: not known
+	owner    Owner
 }
 
 // NewDirWriter gives a sink that writes into the existing directory at root.
@@ -42,7 +45,7 @@ func NewDirWriter(root string) (*DirWriter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening layer directory: %w", err)
 	}
-	return &DirWriter{dir: dir, dirs: map[string]time.Time{}, parentFD: -1}, nil
+	return &DirWriter{dir: dir, dirs: map[string]time.Time{}, parentFD: -1, ownerFD: -1}, nil
 }
 
 // LinkImmutable lets the writer link files of other layers into the directory, where a link is as
@@ -115,7 +118,7 @@ func (w *DirWriter) closeParent() {
 	if w.parentFD >= 0 {
 		unix.Close(w.parentFD)
 	}
-	w.parentFD = -1
+	w.parentFD, w.ownerFD = -1, -1
 }
 
 // replace makes room for an entry whose name is taken. done: both are directories, and the
@@ -235,8 +238,14 @@ func (w *DirWriter) file(fd int, base string, e *Entry) (err error) {
 			return err
 		}
 	}
-	if err := unix.Fchown(n, int(e.UID), int(e.GID)); err != nil {
-		return fmt.Errorf("setting owner: %w", err)
+	own, err := w.newOwner(fd, n)
+	if err != nil {
+		return err
+	}
+	if own != (Owner{e.UID, e.GID}) {
+		if err := unix.Fchown(n, int(e.UID), int(e.GID)); err != nil {
+			return fmt.Errorf("setting owner: %w", err)
+		}
 	}
 	if err := unix.Fchmod(n, e.Perm()); err != nil {
 		return fmt.Errorf("setting mode: %w", err)
@@ -246,7 +255,20 @@ func (w *DirWriter) file(fd int, base string, e *Entry) (err error) {
 			return fmt.Errorf("setting extended attribute %q: %w", k, err)
 		}
 	}
-	return setTimes(procPath(n, ""), e.ModTime, 0)
+	return setTimesOf(n, e.ModTime)
+}
+
+// newOwner tells whom a new file in a directory belongs to. All files there do, whatever set-group-ID
+// bits and mount options make of groups, so that one is asked for all.
+func (w *DirWriter) newOwner(dir, file int) (Owner, error) {
+	if w.ownerFD != dir {
+		var st unix.Stat_t
+		if err := unix.Fstat(file, &st); err != nil {
+			return Owner{}, err
+		}
+		w.ownerFD, w.owner = dir, Owner{st.Uid, st.Gid}
+	}
+	return w.owner, nil
 }
 
 // content fills a new file.
@@ -293,6 +315,9 @@ func (w *DirWriter) copy(f *os.File, r io.Reader, size int64) (int64, error) {
 // attributes sets owner, mode, extended attributes and times of what is no regular file. Chown
 // comes first: it clears set-ID bits and capabilities.
 func (w *DirWriter) attributes(fd int, base string, e *Entry) error {
+	if e.IsDir() {
+		w.ownerFD = -1 // it may be that directory
+	}
 	if err := unix.Fchownat(fd, base, int(e.UID), int(e.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("setting owner: %w", err)
 	}
@@ -318,6 +343,20 @@ func (w *DirWriter) attributes(fd int, base string, e *Entry) error {
 	return setTimes(name, e.ModTime, unix.AT_SYMLINK_NOFOLLOW)
 }
 
+// setTimesOf is futimens(3): utimensat(2) with no path.
+func setTimesOf(fd int, t time.Time) error {
+	ts, err := unix.TimeToTimespec(t)
+	if err != nil {
+		return fmt.Errorf("setting times: %w", err)
+	}
+	times := [2]unix.Timespec{ts, ts}
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&times)), 0, 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("setting times: %w", errno)
+	}
+	return nil
+}
+
 func setTimes(name string, t time.Time, flags int) error {
 	ts, err := unix.TimeToTimespec(t)
 	if err != nil {
@@ -339,7 +378,7 @@ func (w *DirWriter) Close() error {
 			continue // replaced by something else later on
 		}
 		if err == nil {
-			err = setTimes(procPath(fd, ""), t, 0)
+			err = setTimesOf(fd, t)
 			unix.Close(fd)
 		}
 		if err != nil && first == nil {

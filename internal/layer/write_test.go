@@ -242,3 +242,39 @@ func TestLinkImmutable(t *testing.T) {
 		}
 	}
 }
+
+// Files in a set-group-ID directory belong to whom their entries say.
+func TestDirWriterGroups(t *testing.T) {
+	needRoot(t)
+	dir := shmDir(t)
+	w, err := NewDirWriter(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(name string, uid, gid uint32) *Entry {
+		return &Entry{Path: name, Mode: unix.S_IFREG | 0o644, UID: uid, GID: gid, ModTime: time.Unix(5, 0)}
+	}
+	entries := []*Entry{
+		{Path: "d", Mode: unix.S_IFDIR | unix.S_ISGID | 0o755, GID: 9},
+		file("d/root", 0, 0), file("d/nine", 0, 9), file("d/user", 7, 8),
+		{Path: "e", Mode: unix.S_IFDIR | 0o755, GID: 9}, file("e/a", 0, 0),
+		{Path: "e", Mode: unix.S_IFDIR | unix.S_ISGID | 0o755, GID: 9}, file("e/b", 0, 0), file("top", 0, 0),
+	}
+	for _, e := range entries {
+		if err := w.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(dir, e.Path), &st); err != nil || st.Uid != e.UID || st.Gid != e.GID {
+			t.Errorf("%s belongs to %d:%d, %v, want %d:%d", e.Path, st.Uid, st.Gid, err, e.UID, e.GID)
+		}
+		if e.IsRegular() && st.Mtim.Sec != 5 {
+			t.Errorf("%s has time %d", e.Path, st.Mtim.Sec)
+		}
+	}
+}
