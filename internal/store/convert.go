@@ -129,6 +129,19 @@ func (c *ctxReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
+// ctxWriter is the same for what is written: one file may be large.
+type ctxWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (c *ctxWriter) Write(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.w.Write(p)
+}
+
 // countingSink adds up the sizes of regular files, which is the layer's size as Docker counts it.
 type countingSink struct {
 	layer.Sink
@@ -262,7 +275,7 @@ func (s *Store) pack(ctx context.Context, id layer.ID) (ocispec.Descriptor, erro
 		return desc, err
 	}
 	defer w.Abort()
-	buf := bufio.NewWriterSize(w, 1<<20)
+	buf := bufio.NewWriterSize(&ctxWriter{ctx: ctx, w: w}, 1<<20)
 	tw, x := layer.NewIndexedTarWriter(buf)
 	ahead := layer.NewAhead(tw)
 	err = write(&ctxSink{ctx: ctx, Sink: ahead})

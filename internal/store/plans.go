@@ -190,30 +190,34 @@ func (c checkedSink) Add(e *layer.Entry) error {
 	}
 	if _, stamped := e.Content.(layer.Stamped); e.Content != nil && e.Digest != "" && !stamped {
 		d := *e
-		d.Content = checkedContent{e}
+		d.Content = checkedContent{c.ctx, e}
 		e = &d
 	}
 	return c.Sink.Add(e)
 }
 
-type checkedContent struct{ e *layer.Entry }
+type checkedContent struct {
+	ctx context.Context
+	e   *layer.Entry
+}
 
 func (c checkedContent) Open() (io.ReadCloser, error) {
 	r, err := layer.OpenContent(c.e)
 	if err != nil {
 		return nil, err
 	}
-	return &checkedReader{ReadCloser: r, want: c.e.Digest, hash: c.e.Digest.Algorithm().Hash()}, nil
+	return &checkedReader{Reader: &ctxReader{ctx: c.ctx, r: r}, Closer: r, want: c.e.Digest, hash: c.e.Digest.Algorithm().Hash()}, nil
 }
 
 type checkedReader struct {
-	io.ReadCloser
+	io.Reader
+	io.Closer
 	want digest.Digest
 	hash hash.Hash
 }
 
 func (c *checkedReader) Read(p []byte) (int, error) {
-	n, err := c.ReadCloser.Read(p)
+	n, err := c.Reader.Read(p)
 	c.hash.Write(p[:n])
 	if err == io.EOF {
 		if got := digest.NewDigest(c.want.Algorithm(), c.hash); got != c.want {

@@ -406,3 +406,42 @@ func TestPlanThatIsOverForOthers(t *testing.T) {
 	}
 	wantClean(t, s)
 }
+
+// One large file does not keep a cancelled build waiting.
+func TestCancelledInTheMiddleOfAFile(t *testing.T) {
+	for _, form := range []string{"directory", "blob"} {
+		s := newStore(t)
+		cause := errors.New("enough")
+		ctx, cancel := context.WithCancelCause(context.Background())
+		var read atomic.Int64
+		e := regular("file", "")
+		e.Size, e.Digest = 1<<40, digest.FromString("never read to its end")
+		e.Content = contentFunc(func() (io.ReadCloser, error) {
+			return io.NopCloser(readerFunc(func(p []byte) (int, error) {
+				if read.Add(int64(len(p))) > 8<<20 {
+					cancel(cause)
+				}
+				if read.Load() > 64<<20 {
+					return 0, errors.New("it goes on and on")
+				}
+				return len(p), nil
+			})), nil
+		})
+		id, err := s.Plan(&planned{entries: []*layer.Entry{e}}, planTime)
+		must(t, err)
+		if form == "blob" {
+			_, _, err = s.Blob(ctx, id, layer.Encoding{})
+		} else {
+			_, err = s.Dir(ctx, id)
+		}
+		if !errors.Is(err, cause) {
+			t.Errorf("%s: error is %v, want %v", form, err, cause)
+		}
+		s.EndPlans(id)
+		wantNothing(t, s)
+	}
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
