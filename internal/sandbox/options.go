@@ -56,6 +56,9 @@ func New(opt Options) (Runner, error) {
 			return nil, errors.New("making a sandbox: this program was built without seccomp; build it with the tag seccomp, or give an OCI runtime")
 		}
 		openCgroups()
+		if err := oneProcessor(); err != nil {
+			return nil, fmt.Errorf("making a sandbox: %w", err)
+		}
 		return &runner{stateDir: dir, execute: runLinked}, nil
 	}
 	path, err := exec.LookPath(opt.RuntimeBinary)
@@ -63,4 +66,15 @@ func New(opt Options) (Runner, error) {
 		return nil, fmt.Errorf("finding the OCI runtime: %w", err)
 	}
 	return &runner{stateDir: dir, execute: (&external{path}).run}, nil
+}
+
+// oneProcessor has Go use one thread in the first process of each container, to which
+// libcontainer passes just this variable. It uses one anyway, but later: until then Go has started
+// threads for all processors, which all have to change their user and to end. The program of the
+// container does not see the variable.
+func oneProcessor() error {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return nil
+	}
+	return os.Setenv("GOMAXPROCS", "1")
 }
