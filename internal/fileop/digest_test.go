@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -283,5 +284,38 @@ func TestMakeOutputs(t *testing.T) {
 	}}, nil, Options{})
 	if !errors.As(err, &ae) || ae.Index != 1 {
 		t.Errorf("error %v does not name action 1", err)
+	}
+}
+
+// listing notes which directories are read.
+type listing struct {
+	layer.Tree
+	mu   sync.Mutex
+	read map[string]int
+}
+
+func (l *listing) ReadDir(name string) ([]*layer.Entry, error) {
+	l.mu.Lock()
+	l.read[name]++
+	l.mu.Unlock()
+	return l.Tree.ReadDir(name)
+}
+
+// Directories that a copy leaves out are not read, those that it takes once.
+func TestExcludedDirectoriesAreNotRead(t *testing.T) {
+	tree := memory(t, "x/a/b/f=1", "x/a/node_modules/m/f=1", "x/node_modules/m/f=1", "x/c/d/f=1", "y/f=1")
+	for _, tt := range []struct {
+		exclude []string
+		want    string
+	}{
+		{nil, "map[x:1 x/a:1 x/a/b:1 x/a/node_modules:1 x/a/node_modules/m:1 x/c:1 x/c/d:1 x/node_modules:1 x/node_modules/m:1]"},
+		{[]string{"**/node_modules"}, "map[x:1 x/a:1 x/a/b:1 x/c:1 x/c/d:1]"},
+		{[]string{"a", "c/d"}, "map[x:1 x/c:1 x/node_modules:1 x/node_modules/m:1]"},
+	} {
+		l := &listing{Tree: tree, read: map[string]int{}}
+		sourceDigest(t, l, cp("x", "/", func(c *pb.FileActionCopy) { c.ExcludePatterns = tt.exclude }))
+		if got := fmt.Sprint(l.read); got != tt.want {
+			t.Errorf("without %q: read %s, want %s", tt.exclude, got, tt.want)
+		}
 	}
 }
