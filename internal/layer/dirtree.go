@@ -228,6 +228,21 @@ func (r fdReader) Read(b []byte) (int, error) {
 
 func (r fdReader) Close() error { return unix.Close(int(r)) }
 
+// unchanged tells of a file of the user's that was read, r, whether it is still the version that
+// was opened.
+func unchanged(c Content, r io.Reader) error {
+	s, stamped := c.(Stamped)
+	f, file := r.(*os.File)
+	if h, ok := c.(HostFile); !stamped || !file || (ok && h.Immutable()) {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || stampOf(&st) != s.Stamp() {
+		return pathError("read", f.Name(), ErrChanged)
+	}
+	return nil
+}
+
 // ErrChanged marks a file of the user's that was written to while it was being read.
 var ErrChanged = errors.New("file changed while it was being read: try again when nobody writes to it")
 

@@ -286,7 +286,7 @@ func (w *DirWriter) content(f *os.File, e *Entry) error {
 	if n != e.Size {
 		return fmt.Errorf("file changed while being read: got %d bytes, want %d", n, e.Size)
 	}
-	return nil
+	return unchanged(e.Content, r)
 }
 
 func (w *DirWriter) copy(f *os.File, r io.Reader, size int64) (int64, error) {

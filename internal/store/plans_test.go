@@ -445,3 +445,49 @@ func TestCancelledInTheMiddleOfAFile(t *testing.T) {
 type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// rewritten is a file of the host that somebody writes to when it was just opened.
+type rewritten struct{ layer.Stamped }
+
+func (r rewritten) Open() (io.ReadCloser, error) {
+	f, err := r.Stamped.Open()
+	if err != nil {
+		return nil, err
+	}
+	w, err := os.OpenFile(f.(*os.File).Name(), os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	time.Sleep(20 * time.Millisecond) // a tick of the filesystem's clock
+	_, err = w.WriteAt([]byte("!"), 1)
+	return f, errors.Join(err, w.Close())
+}
+
+// A file that is written to while it is read is no more the one that was digested, even when it
+// keeps its size.
+func TestPlanOfFileThatIsRewritten(t *testing.T) {
+	for _, size := range []int{10, 1 << 20} {
+		for _, form := range []string{"directory", "blob"} {
+			dir, content := shm(t), strings.Repeat("c", size)
+			must(t, os.WriteFile(filepath.Join(dir, "file"), []byte(content), 0o644))
+			time.Sleep(20 * time.Millisecond)
+			e, err := layer.OpenDir(dir, layer.DirOptions{}).Lstat("file")
+			must(t, err)
+			e.Digest = digest.FromString(content)
+			e.Content = rewritten{e.Content.(layer.Stamped)}
+			s := newStore(t)
+			id, err := s.Plan(&planned{entries: []*layer.Entry{e}}, planTime)
+			must(t, err)
+			if form == "blob" {
+				_, _, err = s.Blob(context.Background(), id, layer.Encoding{})
+			} else {
+				_, err = s.Dir(context.Background(), id)
+			}
+			if err == nil || !strings.Contains(err.Error(), "changed while") {
+				t.Errorf("%s of %d bytes: error is %v", form, size, err)
+			}
+			s.EndPlans(id)
+			wantNothing(t, s)
+		}
+	}
+}
