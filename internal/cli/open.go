@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"sync"
 
 	"github.com/containerd/platforms"
@@ -32,7 +33,9 @@ func (a *app) Runner() (sandbox.Runner, error) {
 		if err != nil {
 			return nil, err
 		}
-		return sandbox.New(sandbox.Options{StateDir: dir, RuntimeBinary: a.runtime})
+		return sandbox.New(sandbox.Options{
+			StateDir: dir, RuntimeBinary: a.runtime, FilterFile: filepath.Join(s.Root(), "seccomp"),
+		})
 	})}, nil
 }
 

@@ -47,7 +47,7 @@ func runFilter(t *testing.T, program []byte, arch, call uint32, args ...uint64) 
 }
 
 func TestCompileFilter(t *testing.T) {
-	program, err := seccompFilter()
+	program, err := newFilter("")()
 	if err != nil {
 		t.Fatal(err)
 	}

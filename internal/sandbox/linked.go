@@ -19,13 +19,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runLinked executes a bundle with the libcontainer in this program.
-func runLinked(ctx context.Context, b *bundle, streams IO) error {
+// linked executes bundles with the libcontainer in this program.
+type linked struct {
+	filter func() ([]byte, error) // gives the compiled seccomp filter
+}
+
+// run executes a bundle.
+func (l *linked) run(ctx context.Context, b *bundle, streams IO) error {
 	container, err := create(b)
 	if err != nil {
 		return err
 	}
-	err = runProcess(ctx, container, b, streams)
+	err = l.runProcess(ctx, container, b, streams)
 	if derr := container.Destroy(); derr != nil && err == nil {
 		err = fmt.Errorf("cleaning up container: %w", derr)
 	}
@@ -56,14 +61,14 @@ func create(b *bundle) (*libcontainer.Container, error) {
 }
 
 // runProcess starts the container and waits for its end.
-func runProcess(ctx context.Context, container *libcontainer.Container, b *bundle, streams IO) (err error) {
+func (l *linked) runProcess(ctx context.Context, container *libcontainer.Container, b *bundle, streams IO) (err error) {
 	p := initProcess(b.oci.Process)
 	wires, err := wire(b.spec.Terminal, streams, p)
 	if err != nil {
 		return err
 	}
 	defer wires.close()
-	err = start(container, p, b, wires)
+	err = l.start(container, p, b, wires)
 	if err != nil {
 		return startError(b.spec.Args[0], err)
 	}
@@ -82,7 +87,7 @@ func runProcess(ctx context.Context, container *libcontainer.Container, b *bundl
 
 // start starts the container's first process, gives it its seccomp filter, and lets it execute
 // the wanted program.
-func start(container *libcontainer.Container, p *libcontainer.Process, b *bundle, w *wires) error {
+func (l *linked) start(container *libcontainer.Container, p *libcontainer.Process, b *bundle, w *wires) error {
 	gate, inner, err := utils.NewSockPair("gate")
 	if err != nil {
 		w.started(false)
@@ -100,7 +105,7 @@ func start(container *libcontainer.Container, p *libcontainer.Process, b *bundle
 	}
 	if b.oci.Linux.Seccomp != nil {
 		var filter []byte
-		if filter, err = seccompFilter(); err == nil {
+		if filter, err = l.filter(); err == nil {
 			err = initproc.PassGate(gate, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, filter)
 		}
 	}

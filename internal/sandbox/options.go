@@ -20,6 +20,9 @@ type Options struct {
 	// libcontainer linked into this program. If this program is killed with SIGKILL, a runtime
 	// binary's containers die too, but their empty cgroups stay.
 	RuntimeBinary string
+	// FilterFile is where the linked-in libcontainer keeps the compiled seccomp filter for later
+	// processes. Only who may write to the layers may write to its directory. "" is nowhere.
+	FilterFile string
 }
 
 // Init becomes the container's first process if this process was started by the linked-in
@@ -59,7 +62,7 @@ func New(opt Options) (Runner, error) {
 		if err := oneProcessor(); err != nil {
 			return nil, fmt.Errorf("making a sandbox: %w", err)
 		}
-		return &runner{stateDir: dir, execute: runLinked}, nil
+		return &runner{stateDir: dir, execute: (&linked{newFilter(opt.FilterFile)}).run}, nil
 	}
 	path, err := exec.LookPath(opt.RuntimeBinary)
 	if err != nil {

@@ -87,15 +87,6 @@ var seccompProfile = sync.OnceValues(func() (*specs.LinuxSeccomp, error) {
 	return profile, nil
 })
 
-// seccompFilter is the same profile compiled, which takes some milliseconds: so it is done once.
-var seccompFilter = sync.OnceValues(func() ([]byte, error) {
-	profile, err := seccompProfile()
-	if err != nil {
-		return nil, err
-	}
-	return compileFilter(profile)
-})
-
 // namespaces are those that a container has of its own.
 func namespaces(network Network) []specs.LinuxNamespace {
 	ns := []specs.LinuxNamespace{

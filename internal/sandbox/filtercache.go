@@ -1,0 +1,90 @@
+package sandbox
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// newFilter returns what gives the compiled default seccomp profile. To compile it takes longer
+// than to start a container: this is done once, on another thread than the caller's, and file
+// keeps the outcome for the next process. Without a file ("") it is not kept.
+func newFilter(file string) func() ([]byte, error) {
+	filter := sync.OnceValues(func() ([]byte, error) {
+		profile, err := seccompProfile()
+		if err != nil {
+			return nil, err
+		}
+		return cachedFilter(file, profile)
+	})
+	go func() { _, _ = filter() }() // whoever needs it gets the error
+	return filter
+}
+
+// cachedFilter compiles a profile unless file has the outcome. The file is a hash of what went in
+// and came out, and the program. It is as trustworthy as its directory, which is that of the
+// layers; the hash finds files of another program or profile, and damaged ones.
+func cachedFilter(file string, profile *specs.LinuxSeccomp) ([]byte, error) {
+	if file == "" {
+		return compileFilter(profile)
+	}
+	key, err := filterKey(profile)
+	if err != nil {
+		return nil, fmt.Errorf("compiling the seccomp filter: %w", err)
+	}
+	const size = sha256.Size
+	if data, err := os.ReadFile(file); err == nil && len(data) > size && bytes.Equal(data[:size], filterHash(key, data[size:])) {
+		return data[size:], nil
+	}
+	program, err := compileFilter(profile)
+	if err != nil {
+		return nil, err
+	}
+	// Who cannot write it compiles it again the next time.
+	_ = replaceFile(file, append(filterHash(key, program), program...))
+	return program, nil
+}
+
+// filterKey identifies a profile and the program that compiles it: this one, by its file.
+func filterKey(profile *specs.LinuxSeccomp) ([]byte, error) {
+	var self unix.Stat_t
+	if err := unix.Stat("/proc/self/exe", &self); err != nil {
+		return nil, fmt.Errorf("looking at the own program: %w", err)
+	}
+	text, err := json.Marshal(profile)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "filter 1\nsize %d\nmtime %d\nprofile %s\n", self.Size, self.Mtim.Nano(), text), nil
+}
+
+func filterHash(key, program []byte) []byte {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s%s", len(key), key, program))
+	return sum[:]
+}
+
+// replaceFile writes a file that readers see whole or not at all.
+func replaceFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".") // with mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}
