@@ -124,7 +124,10 @@ func (d *digests) record(i int) known {
 func (d *digests) find(id inode) (known, bool) {
 	i, ok := sort.Find(len(d.used), func(i int) int {
 		r := d.saved[i*recordSize:]
-		return id.compare(inode{binary.LittleEndian.Uint64(r), binary.LittleEndian.Uint64(r[8:])})
+		if dev := binary.LittleEndian.Uint64(r); dev != id.dev {
+			return cmp.Compare(id.dev, dev)
+		}
+		return cmp.Compare(id.ino, binary.LittleEndian.Uint64(r[8:]))
 	})
 	if !ok {
 		return known{}, false
