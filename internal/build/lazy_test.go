@@ -419,3 +419,75 @@ func TestDamagedBaseIsFetchedAgain(t *testing.T) {
 		})
 	}
 }
+
+// A base image of which the store has some forms only is completed when somebody needs the others.
+func TestMissingBlobOfUnpackedBase(t *testing.T) {
+	h := newHarness(t)
+	h.write("Dockerfile", "FROM busybox\nRUN echo x > /x\n")
+	res, _ := h.build(build.Request{Tags: []string{"app"}})
+	m := h.whole(res)
+	base := filepath.Join(h.store.Root(), "blobs", "sha256", m.Layers[0].Digest.Encoded())
+	must(t, os.Remove(base))
+	h.reg.Requests()
+	req, dest := h.local("")
+	_, ev := h.build(req) // needs no blob
+	wantFile(t, dest+"/x", "x\n")
+	if ev.ranStep("RUN") || slices.ContainsFunc(h.reg.Requests(), func(r string) bool { return strings.HasPrefix(r, "GET") && strings.Contains(r, "/blobs/") }) {
+		t.Error("the base image was fetched for nothing")
+	}
+	again, ev := h.build(build.Request{Tags: []string{"app"}})
+	if ev.ranStep("RUN") || again.ImageID != res.ImageID {
+		t.Errorf("ran %q, the image is %s, want %s", ev.ran, again.ImageID, res.ImageID)
+	}
+	h.whole(again)
+	h.clean()
+}
+
+// A base image that cannot be fetched is one clear error of the build that needs it, and no layer is
+// left of it.
+func TestBaseThatCannotBeFetched(t *testing.T) {
+	for _, dockerfile := range []string{"FROM busybox\nLABEL a=b\n", "FROM busybox\nRUN true\n", "FROM busybox\nWORKDIR /w\n", "FROM scratch\nCOPY --from=busybox /bin/busybox /\n"} {
+		h := newHarness(t)
+		h.write("Dockerfile", dockerfile)
+		h.reg.Use(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") && r.Header.Get("Range") == "" {
+				rec := &cutWriter{ResponseWriter: w, left: 20_000} // the config passes, a layer does not
+				next.ServeHTTP(rec, r)
+				if rec.left > 0 {
+					return
+				}
+				panic(http.ErrAbortHandler)
+			}
+			if strings.Contains(r.URL.Path, "/blobs/") {
+				http.Error(w, "no", http.StatusNotFound)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+		_, _, err := h.try(build.Request{Tags: []string{"app"}})
+		if err == nil || !strings.Contains(err.Error(), "busybox") {
+			t.Errorf("%q: error is %v", dockerfile, err)
+		}
+		h.forms(0, 0)
+		h.clean()
+		h.reg.Use(nil)
+		res, _ := h.build(build.Request{Tags: []string{"app"}})
+		h.whole(res)
+	}
+}
+
+// cutWriter sends no more than the first bytes of a body.
+type cutWriter struct {
+	http.ResponseWriter
+	left int
+}
+
+func (c *cutWriter) Write(p []byte) (int, error) {
+	if len(p) > c.left {
+		c.ResponseWriter.Write(p[:c.left]) //nolint:errcheck // it is cut anyway
+		c.left = 0
+		return 0, errors.New("cut")
+	}
+	c.left -= len(p)
+	return c.ResponseWriter.Write(p)
+}

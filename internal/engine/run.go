@@ -107,7 +107,34 @@ func (r *Run) Result(e graph.Edge) (Value, error) {
 // as they are there, beside the steps that come after them.
 func (r *Run) ExportedResult(e graph.Edge) (Value, error) {
 	r.exported(r.node(e.Vertex))
-	return r.Result(e)
+	v, err := r.Result(e)
+	if err != nil {
+		return v, err
+	}
+	missing, err := r.Engine.opt.Store.MissingBlobs(r.ctx, v.Snapshot)
+	if err != nil || !missing {
+		return v, err
+	}
+	return v, r.sources()
+}
+
+// sources evaluates the images that an exported result stands on. Steps that are cached do not ask
+// for them, and only they know how to fetch what was lost of their layers.
+func (r *Run) sources() error {
+	r.mu.Lock()
+	var images []*node
+	for _, n := range r.nodes {
+		if n.exported && n.v.Op.GetSource() != nil && !isLocal(n) {
+			images = append(images, n)
+		}
+	}
+	r.mu.Unlock()
+	for _, n := range images {
+		if _, err := n.result(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // exported marks a node and what its layers stand on.

@@ -170,7 +170,13 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) 
 		}
 		blobs, err := s.presentBlobs(ctx, info)
 		if err != nil {
-			return nil, err
+			// A layer that was made here, and that an image in a registry may be thought to have, is
+			// packed again. One that was pulled was packed by others, and has another tar.
+			desc, perr := s.packAgain(ctx, info)
+			if perr != nil {
+				return nil, err
+			}
+			blobs = []layerBlob{{Descriptor: desc}}
 		}
 		want := layerMediaType(encoding.Compression)
 		pulled := len(blobs) > 0
@@ -184,7 +190,7 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) 
 			return answer{blobs[0].Descriptor, info.DiffID}, nil
 		}
 		if info.DiffID == "" || len(blobs) == 0 {
-			desc, err := s.pack(ctx, id)
+			desc, err := s.pack(ctx, id, "")
 			if err != nil || want == desc.MediaType {
 				return answer{desc, desc.Digest}, err
 			}
@@ -198,6 +204,31 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) 
 	}
 	a := v.(answer)
 	return a.desc, a.diff, nil
+}
+
+// packAgain makes the plain tar of a layer whose blob is lost from its directory.
+func (s *Store) packAgain(ctx context.Context, info LayerInfo) (ocispec.Descriptor, error) {
+	if !info.Dir || info.DiffID == "" {
+		return ocispec.Descriptor{}, fmt.Errorf("packing layer %s: %w", info.ID, ErrNotFound)
+	}
+	return s.pack(ctx, info.ID, info.DiffID)
+}
+
+// MissingBlobs reports whether a layer of a snapshot has had a blob that is not here.
+func (s *Store) MissingBlobs(ctx context.Context, snap layer.Snapshot) (bool, error) {
+	for _, id := range snap {
+		info, err := s.Layer(ctx, id)
+		if err != nil {
+			return false, err
+		}
+		if info.DiffID == "" {
+			continue
+		}
+		if blobs, err := s.layerBlobs(ctx, info.DiffID); err != nil || len(blobs) == 0 {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 func layerMediaType(c layer.Compression) string {
@@ -245,8 +276,9 @@ func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, diffID di
 }
 
 // pack makes the plain tar of a layer, and its index on the way: of its plan while there is one,
-// otherwise of its directory.
-func (s *Store) pack(ctx context.Context, id layer.ID) (ocispec.Descriptor, error) {
+// otherwise of its directory. want, unless it is "", is the digest
+// that it must have.
+func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocispec.Descriptor, error) {
 	var desc ocispec.Descriptor
 	info, err := s.Layer(ctx, id)
 	if err != nil {
@@ -286,6 +318,9 @@ func (s *Store) pack(ctx context.Context, id layer.ID) (ocispec.Descriptor, erro
 		if err := s.verifyPlan(ctx, p, id, w.Digest()); err != nil {
 			return desc, err
 		}
+	}
+	if got := w.Digest(); want != "" && got != want {
+		return desc, fmt.Errorf("packing layer %s: its tar is %s, want %s", id, got, want)
 	}
 	d, err := w.Commit(ctx)
 	if err != nil {

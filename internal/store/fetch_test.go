@@ -452,3 +452,41 @@ func TestUnsafeLayerWhileFetching(t *testing.T) {
 		}
 	})
 }
+
+// A lost blob of an unpacked layer is fetched again. When that fails, a layer that was made here is
+// packed again; one that was packed by others would be another layer then.
+func TestLostBlob(t *testing.T) {
+	s := newStore(t)
+	ctx := context.Background()
+	mine := made(t, s, map[string]string{"a": "mine"})
+	desc, diff, err := s.Blob(ctx, mine, layer.Encoding{})
+	must(t, err)
+	r := newRemote(t, s, layer.Gzip)
+	watched(t, func(t *testing.T) {
+		forget := s.SetFetch(r.id, r.fetch(s))
+		r.wantDir(t, s)
+		forget()
+		must(t, os.Remove(s.blobPath(desc.Digest)))
+		must(t, os.Remove(s.blobPath(r.desc.Digest)))
+		for _, id := range []layer.ID{mine, r.id} {
+			if missing, err := s.MissingBlobs(ctx, layer.Snapshot{id}); !missing || err != nil {
+				t.Errorf("a lost blob is not missing: %v", err)
+			}
+			defer s.SetFetch(id, func(context.Context) error { return errLine })()
+		}
+		again, againDiff, err := s.Blob(ctx, mine, layer.Encoding{})
+		if err != nil || again.Digest != desc.Digest || againDiff != diff {
+			t.Errorf("packed again the blob is %s of %s, %v, want %s", again.Digest, againDiff, err, desc.Digest)
+		}
+		if _, _, err := s.Blob(ctx, r.id, layer.Encoding{}); !errors.Is(err, errLine) {
+			t.Errorf("the pulled layer's blob: %v, want %v", err, errLine)
+		}
+		if info, err := s.Layer(ctx, r.id); err != nil || info.DiffID == "" || info.Size != remoteSize+9 {
+			t.Errorf("the pulled layer is %+v, %v", info, err)
+		}
+		if missing, err := s.MissingBlobs(ctx, layer.Snapshot{mine}); missing || err != nil {
+			t.Errorf("a blob that was made again is missing: %v", err)
+		}
+		wantClean(t, s)
+	})
+}
