@@ -1,7 +1,9 @@
 #!/bin/sh
-# Builds and runs every example, behind `make examples`. The operator downloads a module.
+# Builds and runs every example, behind `make examples`. It needs a network: the operator downloads
+# a module, and the last image installs a package. Every layer is written both ways and compared.
 set -eu
 cd "$(dirname "$0")/.."
+export SLIPWAY_VERIFY=forms
 hack/demo.sh
 . hack/docker-path.sh
 
@@ -25,6 +27,18 @@ say "The same operator by the builder pattern (examples/operator/build.sh)"
 docker rm -f extract >/dev/null 2>&1 || true
 show examples/operator/build.sh
 operate audit-operator:latest
+
+say "A package installed in RUN, and copied to an image without it"
+mkdir -p "$work/package"
+cat > "$work/package/Dockerfile" <<'END'
+FROM debian:stable-slim AS tools
+RUN apt-get update && apt-get install -y --no-install-recommends tree && rm -rf /var/lib/apt/lists/*
+FROM debian:stable-slim
+COPY --from=tools /usr/bin/tree /usr/bin/
+RUN tree --version
+END
+show docker build -t package:latest "$work/package"
+docker run --rm package:latest tree --version | grep -i '^tree v'
 
 say "Sizes"
 show docker images
