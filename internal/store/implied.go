@@ -39,10 +39,7 @@ func (s *Store) putImplied(id layer.ID, x *layer.Index) error {
 	if err != nil {
 		return fmt.Errorf("unpacking layer: %w", err)
 	}
-	if err := os.WriteFile(s.impliedFile(id), data, 0o600); err != nil {
-		return fmt.Errorf("unpacking layer: %w", err)
-	}
-	return nil
+	return s.putBeside(s.impliedFile(id), data)
 }
 
 func (s *Store) impliedPaths(id layer.ID) ([]string, error) {

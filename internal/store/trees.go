@@ -165,19 +165,26 @@ func (s *Store) putIndex(id layer.ID, x interface{ Encode() ([]byte, error) }) e
 	if err != nil {
 		return err
 	}
+	return s.putBeside(s.indexPath(id), data)
+}
+
+// putBeside writes a file beside the forms of a layer. Others, who may write the same, see the old or
+// the new one.
+func (s *Store) putBeside(path string, data []byte) error {
+	what := filepath.Base(path)
 	l, err := s.current()
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(filepath.Dir(s.indexPath(id)), 0o711); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("writing index: %w", err)
+	if err := os.Mkdir(filepath.Dir(path), 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("writing %s of layer: %w", what, err)
 	}
 	tmp := filepath.Join(l.dir, l.name())
 	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return fmt.Errorf("writing index: %w", err)
+		return fmt.Errorf("writing %s of layer: %w", what, err)
 	}
-	if err := os.Rename(tmp, s.indexPath(id)); err != nil {
-		return fmt.Errorf("writing index: %w", err)
+	if err := os.Rename(tmp, path); err != nil {
+		return errors.Join(fmt.Errorf("writing %s of layer: %w", what, err), os.Remove(tmp))
 	}
 	return nil
 }
