@@ -3,11 +3,7 @@ package layer
 import (
 	"fmt"
 	"io/fs"
-	"path/filepath"
-	"strings"
 	"sync"
-
-	"github.com/moby/patternmatcher"
 )
 
 // FilterOpt selects a part of a tree by patterns in the syntax of .dockerignore, where a later
@@ -21,14 +17,15 @@ type FilterOpt struct {
 type filtered struct {
 	t Tree
 
-	mu               sync.Mutex // the matchers are not safe for concurrent use
-	include, exclude *patternmatcher.PatternMatcher
-	state            map[string]*match // of directories that were looked into
+	include, exclude *patterns // nil: none
+
+	mu    sync.Mutex
+	state map[string]*match // of directories that were looked into
 }
 
 // match is what the patterns say of one path.
 type match struct {
-	in, ex           patternmatcher.MatchInfo
+	in, ex           matched
 	included         bool // selected itself
 	enter            bool // a directory: something below may be selected
 	visible, decided bool // a directory not selected itself: whether something below is
@@ -40,10 +37,10 @@ type match struct {
 func Filter(t Tree, opt FilterOpt) (Tree, error) {
 	f := &filtered{t: t, state: map[string]*match{}}
 	var err error
-	if f.include, err = matcher(opt.Include); err != nil {
+	if f.include, err = newPatterns(opt.Include); err != nil {
 		return nil, fmt.Errorf("reading include patterns: %w", err)
 	}
-	if f.exclude, err = matcher(opt.Exclude); err != nil {
+	if f.exclude, err = newPatterns(opt.Exclude); err != nil {
 		return nil, fmt.Errorf("reading exclude patterns: %w", err)
 	}
 	if f.include == nil && f.exclude == nil {
@@ -52,26 +49,17 @@ func Filter(t Tree, opt FilterOpt) (Tree, error) {
 	return f, nil
 }
 
-func matcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
-	if len(patterns) == 0 {
-		return nil, nil
-	}
-	m, err := patternmatcher.New(patterns)
-	if err != nil {
-		return nil, err
-	}
-	if len(m.Patterns()) == 0 {
-		return nil, nil
-	}
-	return m, nil
-}
-
 func (f *filtered) Lstat(name string) (*Entry, error) {
 	e, err := f.t.Lstat(name)
 	if err != nil || name == "." {
 		return e, err
 	}
-	ok, err := f.shown(e)
+	parent, _ := split(name)
+	up, err := f.match(parent)
+	if err != nil {
+		return nil, err
+	}
+	ok, err := f.shown(e, up)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +70,7 @@ func (f *filtered) Lstat(name string) (*Entry, error) {
 }
 
 func (f *filtered) ReadDir(name string) ([]*Entry, error) {
-	m, err := f.match(name, true)
+	m, err := f.match(name)
 	if err != nil {
 		return nil, err
 	}
@@ -93,9 +81,9 @@ func (f *filtered) ReadDir(name string) ([]*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := entries[:0:0]
+	out := make([]*Entry, 0, len(entries))
 	for _, e := range entries {
-		ok, err := f.shown(e)
+		ok, err := f.shown(e, m)
 		if err != nil {
 			return nil, err
 		}
@@ -106,10 +94,15 @@ func (f *filtered) ReadDir(name string) ([]*Entry, error) {
 	return out, nil
 }
 
-// shown reports whether an entry of the underlying tree is part of this one.
-func (f *filtered) shown(e *Entry) (bool, error) {
-	m, err := f.match(e.Path, e.IsDir())
-	if err != nil || m.included || !e.IsDir() || !m.enter {
+// shown reports whether an entry of the underlying tree, in a directory of which up is known, is
+// part of this one.
+func (f *filtered) shown(e *Entry, up *match) (bool, error) {
+	if !e.IsDir() {
+		m, err := f.eval(e.Path, up, false)
+		return err == nil && m.included, err
+	}
+	m, err := f.match(e.Path)
+	if err != nil || m.included || !m.enter {
 		return err == nil && m.included, err
 	}
 	f.mu.Lock()
@@ -118,7 +111,7 @@ func (f *filtered) shown(e *Entry) (bool, error) {
 	if decided {
 		return visible, nil
 	}
-	if visible, err = f.anyBelow(e.Path); err != nil {
+	if visible, err = f.anyBelow(e.Path, m); err != nil {
 		return false, err
 	}
 	f.mu.Lock()
@@ -127,21 +120,21 @@ func (f *filtered) shown(e *Entry) (bool, error) {
 	return visible, nil
 }
 
-func (f *filtered) anyBelow(dir string) (bool, error) {
+func (f *filtered) anyBelow(dir string, m *match) (bool, error) {
 	entries, err := f.t.ReadDir(dir)
 	if err != nil {
 		return false, err
 	}
 	for _, e := range entries {
-		if ok, err := f.shown(e); ok || err != nil {
+		if ok, err := f.shown(e, m); ok || err != nil {
 			return ok, err
 		}
 	}
 	return false, nil
 }
 
-// match gives what the patterns say of a path; the answer for directories is remembered.
-func (f *filtered) match(name string, dir bool) (*match, error) {
+// match gives what the patterns say of a directory. The answer is remembered.
+func (f *filtered) match(name string) (*match, error) {
 	f.mu.Lock()
 	m, ok := f.state[name]
 	f.mu.Unlock()
@@ -149,79 +142,46 @@ func (f *filtered) match(name string, dir bool) (*match, error) {
 		return m, nil
 	}
 	if name == "." {
-		m = &match{included: true}
+		m = &match{included: true, in: matched{none: true}, ex: matched{none: true}}
 	} else {
 		parent, _ := split(name)
-		up, err := f.match(parent, true)
+		up, err := f.match(parent)
 		if err != nil {
 			return nil, err
 		}
-		if m, err = f.eval(name, up); err != nil {
-			return nil, fmt.Errorf("matching %q against patterns: %w", name, err)
+		now, err := f.eval(name, up, true)
+		if err != nil {
+			return nil, err
 		}
+		m = &now
 	}
-	if dir {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if old, ok := f.state[name]; ok {
-			return old, nil
-		}
-		f.state[name] = m
-	}
-	return m, nil
-}
-
-func (f *filtered) eval(name string, up *match) (*match, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	m := &match{included: true, enter: true}
-	var err error
-	if f.include != nil {
-		if m.included, m.in, err = f.include.MatchesUsingParentResults(name, up.in); err != nil {
-			return nil, err
-		}
-		m.enter = m.included || mayMatchBelow(f.include, name, false)
+	if old, ok := f.state[name]; ok {
+		return old, nil
 	}
-	if f.exclude != nil {
-		out, info, err := f.exclude.MatchesUsingParentResults(name, up.ex)
-		if err != nil {
-			return nil, err
-		}
-		m.ex = info
-		if out {
-			m.included = false
-			m.enter = m.enter && mayMatchBelow(f.exclude, name, true)
-		}
-	}
+	f.state[name] = m
 	return m, nil
 }
 
-// mayMatchBelow tells whether a pattern, or with exceptions one that begins with "!", can match
-// something below a directory.
-func mayMatchBelow(pm *patternmatcher.PatternMatcher, dir string, exceptions bool) bool {
-	if exceptions && !pm.Exclusions() {
-		return false
+// eval asks the patterns about a path in a directory of which up is known.
+func (f *filtered) eval(name string, up *match, dir bool) (m match, err error) {
+	m = match{included: true, enter: dir}
+	if f.include != nil {
+		if m.included, m.in, err = f.include.match(name, up.in); err != nil {
+			return m, fmt.Errorf("matching %q against patterns: %w", name, err)
+		}
+		m.enter = dir && (m.included || f.include.mayMatchBelow(name, false))
 	}
-	parts := strings.Split(dir, "/")
-	for _, p := range pm.Patterns() {
-		if p.Exclusion() == exceptions && prefixMatches(strings.Split(strings.TrimPrefix(p.String(), "/"), "/"), parts) {
-			return true
+	if f.exclude != nil {
+		var out bool
+		if out, m.ex, err = f.exclude.match(name, up.ex); err != nil {
+			return m, fmt.Errorf("matching %q against patterns: %w", name, err)
 		}
-	}
-	return false
-}
-
-func prefixMatches(pattern, dir []string) bool {
-	for i, part := range dir {
-		if i == len(pattern) {
-			return true // the pattern matches a directory above, so all that is below
-		}
-		if strings.Contains(pattern[i], "**") {
-			return true
-		}
-		if ok, err := filepath.Match(pattern[i], part); !ok || err != nil {
-			return false
+		if out {
+			m.included = false
+			m.enter = m.enter && f.exclude.mayMatchBelow(name, true)
 		}
 	}
-	return true
+	return m, nil
 }
