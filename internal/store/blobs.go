@@ -44,7 +44,9 @@ func (s *Store) OpenBlob(_ context.Context, d digest.Digest) (io.ReadCloser, err
 	if err != nil {
 		return nil, fmt.Errorf("opening blob: %w", err)
 	}
-	return &verifiedBlob{File: f, s: s, hash: d.Algorithm().Hash(), want: d}, nil
+	return verified(f, f, d, func(got digest.Digest) error {
+		return errors.Join(fmt.Errorf("reading blob: content is %s, want %s: %w", got, d, ErrDamaged), s.dropBlob(d))
+	}), nil
 }
 
 // dropBlob forgets a damaged blob.
@@ -56,27 +58,34 @@ func (s *Store) dropBlob(d digest.Digest) error {
 	return errors.Join(err, os.Remove(s.blobPath(d)))
 }
 
-// verifiedBlob fails at the end of a file that is not what its name says, and drops it.
-type verifiedBlob struct {
-	*os.File
-	s    *Store
+// verifiedReader fails at the end of content that is not what its digest says.
+type verifiedReader struct {
+	io.Reader
+	io.Closer
 	hash hash.Hash
 	want digest.Digest
+	bad  func(got digest.Digest) error
 }
 
-func (v *verifiedBlob) Read(p []byte) (int, error) {
-	n, err := v.File.Read(p)
+// verified reads r, and closes c, as content that must have the digest want; bad makes the error
+// when it has another one.
+func verified(r io.Reader, c io.Closer, want digest.Digest, bad func(got digest.Digest) error) io.ReadCloser {
+	return &verifiedReader{Reader: r, Closer: c, hash: want.Algorithm().Hash(), want: want, bad: bad}
+}
+
+func (v *verifiedReader) Read(p []byte) (int, error) {
+	n, err := v.Reader.Read(p)
 	v.hash.Write(p[:n])
 	if err == io.EOF {
 		if got := digest.NewDigest(v.want.Algorithm(), v.hash); got != v.want {
-			return n, errors.Join(fmt.Errorf("reading blob: content is %s, want %s: %w", got, v.want, ErrDamaged), v.s.dropBlob(v.want))
+			return n, v.bad(got)
 		}
 	}
 	return n, err
 }
 
-// WriteTo hides os.File's, which would read past the verification.
-func (v *verifiedBlob) WriteTo(w io.Writer) (int64, error) {
+// WriteTo copies with a larger buffer than io.Copy has.
+func (v *verifiedReader) WriteTo(w io.Writer) (int64, error) {
 	return io.CopyBuffer(w, struct{ io.Reader }{v}, make([]byte, 256<<10))
 }
 

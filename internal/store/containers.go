@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,24 +79,12 @@ func (s *Store) AddContainer(ctx context.Context, c Container) error {
 
 // Containers returns all containers, the newest first.
 func (s *Store) Containers(ctx context.Context) ([]Container, error) {
-	rows, err := s.db.QueryContext(ctx, "SELECT record FROM containers ORDER BY json_extract(record,'$.created') DESC")
+	all, err := records[Container](ctx, s, "SELECT record FROM containers ORDER BY name")
 	if err != nil {
 		return nil, fmt.Errorf("listing containers: %w", err)
 	}
-	defer rows.Close()
-	var all []Container
-	for rows.Next() {
-		var record string
-		var c Container
-		if err := rows.Scan(&record); err != nil {
-			return nil, fmt.Errorf("listing containers: %w", err)
-		}
-		if err := json.Unmarshal([]byte(record), &c); err != nil {
-			return nil, fmt.Errorf("listing containers: %w", err)
-		}
-		all = append(all, c)
-	}
-	return all, rows.Err()
+	slices.SortStableFunc(all, func(a, b Container) int { return b.Created.Compare(a.Created) })
+	return all, nil
 }
 
 // Container finds a container by name, ID or unambiguous prefix of the ID.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -172,24 +173,12 @@ func (s *Store) imageByName(ctx context.Context, name string) (Image, error) {
 
 // Images returns all images, the newest first.
 func (s *Store) Images(ctx context.Context) ([]Image, error) {
-	rows, err := s.db.QueryContext(ctx, "SELECT record FROM images ORDER BY json_extract(record,'$.created') DESC, name")
+	all, err := records[Image](ctx, s, "SELECT record FROM images ORDER BY name")
 	if err != nil {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
-	defer rows.Close()
-	var all []Image
-	for rows.Next() {
-		var record string
-		var img Image
-		if err := rows.Scan(&record); err != nil {
-			return nil, fmt.Errorf("listing images: %w", err)
-		}
-		if err := json.Unmarshal([]byte(record), &img); err != nil {
-			return nil, fmt.Errorf("listing images: %w", err)
-		}
-		all = append(all, img)
-	}
-	return all, rows.Err()
+	slices.SortStableFunc(all, func(a, b Image) int { return b.Created.Compare(a.Created) })
+	return all, nil
 }
 
 // Image finds an image by name, by image ID or by an unambiguous prefix of the ID. Otherwise the

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -206,25 +205,9 @@ func (c checkedContent) Open() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &checkedReader{Reader: &ctxReader{ctx: c.ctx, r: r}, Closer: r, want: c.e.Digest, hash: c.e.Digest.Algorithm().Hash()}, nil
-}
-
-type checkedReader struct {
-	io.Reader
-	io.Closer
-	want digest.Digest
-	hash hash.Hash
-}
-
-func (c *checkedReader) Read(p []byte) (int, error) {
-	n, err := c.Reader.Read(p)
-	c.hash.Write(p[:n])
-	if err == io.EOF {
-		if got := digest.NewDigest(c.want.Algorithm(), c.hash); got != c.want {
-			return n, fmt.Errorf("file changed while being read: its digest was %s and is %s now", c.want, got)
-		}
-	}
-	return n, err
+	return verified(&ctxReader{ctx: c.ctx, r: r}, r, c.e.Digest, func(got digest.Digest) error {
+		return fmt.Errorf("file changed while being read: its digest was %s and is %s now", c.e.Digest, got)
+	}), nil
 }
 
 // planTree is a planned layer as the tree of one layer.

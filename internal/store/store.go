@@ -34,6 +34,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -366,4 +367,26 @@ func (s *Store) update(ctx context.Context, fn func(*sql.Tx) error) error {
 		return fmt.Errorf("writing record: %w", err)
 	}
 	return nil
+}
+
+// records decodes the JSON records of a query's only column.
+func records[T any](ctx context.Context, s *Store, query string) ([]T, error) {
+	rows, err := s.db.QueryContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []T
+	for rows.Next() {
+		var record []byte
+		var v T
+		if err := rows.Scan(&record); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(record, &v); err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, rows.Err()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -207,7 +206,9 @@ func (s *Store) contentOf(ctx context.Context, info LayerInfo) func(*layer.Index
 		if e.Offset >= 0 && e.Digest != "" {
 			if f, err := os.Open(blob); err == nil {
 				r := io.NewSectionReader(f, e.Offset, e.Size)
-				return &verifiedContent{Reader: r, Closer: f, s: s, blob: info.DiffID, hash: digest.Canonical.Hash(), want: e.Digest}, nil
+				return verified(r, f, e.Digest, func(got digest.Digest) error {
+					return errors.Join(fmt.Errorf("reading layer %s: %s is %s, want %s: %w", info.DiffID, e.Path, got, e.Digest, ErrDamaged), s.dropBlob(info.DiffID))
+				}), nil
 			}
 		}
 		dir, err := s.Dir(ctx, info.ID)
@@ -216,26 +217,6 @@ func (s *Store) contentOf(ctx context.Context, info LayerInfo) func(*layer.Index
 		}
 		return layer.Open(dirTree(dir), e.Path)
 	}
-}
-
-// verifiedContent fails at the end of a file in a blob that is not what the index says.
-type verifiedContent struct {
-	io.Reader
-	io.Closer
-	s          *Store
-	hash       hash.Hash
-	blob, want digest.Digest
-}
-
-func (v *verifiedContent) Read(p []byte) (int, error) {
-	n, err := v.Reader.Read(p)
-	v.hash.Write(p[:n])
-	if err == io.EOF {
-		if got := digest.NewDigest(v.want.Algorithm(), v.hash); got != v.want {
-			return n, errors.Join(fmt.Errorf("reading layer %s: a file is %s, want %s: %w", v.blob, got, v.want, ErrDamaged), v.s.dropBlob(v.blob))
-		}
-	}
-	return n, err
 }
 
 // contents is an index that keeps the contents of its entries.
