@@ -5,8 +5,10 @@
 // # Structure
 //
 //	plan.go   what a vertex reads of each input: the whole of it, or a selection of files
-//	key.go    identity: the key of a vertex, from labelled lines
-//	run.go    scheduling: a future per vertex, lookup, execution, events
+//	key.go, identify.go   identity: the key of a vertex, from labelled lines
+//	run.go    scheduling: a future per vertex, lookup, execution
+//	keep.go   what is recorded, and when
+//	exported.go   layers that will be asked for as blobs
 //	exec.go, file.go, compose.go, image.go   the operations
 //
 // # Invariants

@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// ExportedResult evaluates an edge whose layers will be exported as blobs. They are packed as soon
+// as they are there, beside the steps that come after them.
+func (r *Run) ExportedResult(e graph.Edge) (Value, error) {
+	r.exported(r.node(e.Vertex))
+	v, err := r.Result(e)
+	if err != nil {
+		return v, err
+	}
+	missing, err := r.Engine.opt.Store.MissingBlobs(r.ctx, v.Snapshot)
+	if err != nil || !missing {
+		return v, err
+	}
+	return v, r.sources()
+}
+
+// sources evaluates the images that an exported result stands on. Steps that are cached do not ask
+// for them, and only they know how to fetch what was lost of their layers.
+func (r *Run) sources() error {
+	r.mu.Lock()
+	var images []*node
+	for _, n := range r.nodes {
+		if n.exported && n.v.Op.GetSource() != nil && !isLocal(n) {
+			images = append(images, n)
+		}
+	}
+	r.mu.Unlock()
+	for _, n := range images {
+		if _, err := n.result(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exported marks a node and what its layers stand on.
+func (r *Run) exported(n *node) {
+	if n == nil || n.exported {
+		return
+	}
+	n.exported = true
+	uses, err := n.uses()
+	if err != nil {
+		return // evaluating it will tell
+	}
+	for i, u := range uses {
+		if u.whole {
+			r.exported(n.inputs[i].n)
+		}
+	}
+}
+
+// packAhead begins to pack the layers that a node has made. Errors come out again when the blobs
+// are asked for.
+func (r *Run) packAhead(outputs []Value) {
+	for _, v := range outputs {
+		if len(v.Snapshot) == 0 {
+			continue
+		}
+		r.bg.Add(1)
+		go func() {
+			defer r.bg.Done()
+			r.Engine.opt.Store.Blob(r.ctx, v.Snapshot[len(v.Snapshot)-1], layer.Encoding{}) //nolint:errcheck // see above
+		}()
+	}
+}
