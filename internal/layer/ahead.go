@@ -21,7 +21,7 @@ const (
 // they can be opened after Add has returned.
 //
 // An entry's digest that is known is checked, unless opening the content has found the file to be
-// the version that was digested ([Stamped]).
+// the version that was digested ([Stamped]), and that version to be older than this process.
 type Ahead struct {
 	tw    *TarWriter
 	queue chan *Entry
@@ -113,7 +113,7 @@ var aheadBuffers = sync.Pool{New: func() any { b := make([]byte, aheadSize+1); r
 
 func (l *loaded) read() {
 	defer close(l.ready)
-	r, err := l.content.Open()
+	r, err := openRaw(l.content)
 	if err != nil {
 		l.err = err
 		return
@@ -129,7 +129,7 @@ func (l *loaded) read() {
 		l.err = fmt.Errorf("file changed while being read: got %d bytes or more, want %d", n, l.size)
 		return
 	}
-	if _, stamped := l.content.(Stamped); stamped && l.want != "" {
+	if s, ok := l.content.(Stamped); ok && l.want != "" && settled(s.Stamp()) {
 		l.sum, l.err = l.want, unchanged(l.content, r)
 		return
 	}

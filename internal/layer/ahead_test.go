@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -82,3 +83,27 @@ func TestAheadTellsErrors(t *testing.T) {
 type failing struct{}
 
 func (failing) Open() (io.ReadCloser, error) { return nil, errors.New("no") }
+
+// A digest that is known of a file counts without reading, unless the file may have changed since.
+func TestAheadDigestsFreshFiles(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(name, []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	defer func(at time.Time) { processStart = at }(processStart)
+	for _, fresh := range []bool{true, false} {
+		if !fresh {
+			processStart = time.Now().Add(2 * ClockStep)
+		}
+		e, err := OpenDir(filepath.Dir(name), DirOptions{}).Lstat("f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Digest = digest.FromString("another")
+		tw, _ := NewIndexedTarWriter(io.Discard)
+		a := NewAhead(tw)
+		if err := errors.Join(a.Add(e), a.Close()); (err != nil) != fresh {
+			t.Errorf("fresh %v: %v", fresh, err)
+		}
+	}
+}

@@ -20,7 +20,7 @@ var hashBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return 
 
 // HashContent reads a file and returns the SHA-256 of its content.
 func HashContent(e *Entry) (digest.Digest, error) {
-	r, err := openRaw(e)
+	r, err := openRaw(e.Content)
 	if err != nil {
 		return "", err
 	}
@@ -39,11 +39,11 @@ func HashContent(e *Entry) (digest.Digest, error) {
 	return digest.NewDigest(digest.SHA256, h), nil
 }
 
-// openRaw is OpenContent for one who only wants to read.
-func openRaw(e *Entry) (io.ReadCloser, error) {
-	f, ok := e.Content.(*hostFile)
+// openRaw opens a content, which may be nil, for one who only wants to read.
+func openRaw(c Content) (io.ReadCloser, error) {
+	f, ok := c.(*hostFile)
 	if !ok {
-		return OpenContent(e)
+		return OpenContent(&Entry{Content: c})
 	}
 	fd, err := f.open()
 	if err != nil {

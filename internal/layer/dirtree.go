@@ -226,22 +226,41 @@ func (r fdReader) Read(b []byte) (int, error) {
 	}
 }
 
+func (r fdReader) Fd() uintptr { return uintptr(r) }
+
 func (r fdReader) Close() error { return unix.Close(int(r)) }
 
 // unchanged tells of a file of the user's that was read, r, whether it is still the version that
 // was opened.
 func unchanged(c Content, r io.Reader) error {
 	s, stamped := c.(Stamped)
-	f, file := r.(*os.File)
+	f, file := r.(interface{ Fd() uintptr })
 	if h, ok := c.(HostFile); !stamped || !file || (ok && h.Immutable()) {
 		return nil
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil || stampOf(&st) != s.Stamp() {
-		return pathError("read", f.Name(), ErrChanged)
+		return pathError("read", nameOf(c), ErrChanged)
 	}
 	return nil
 }
+
+func nameOf(c Content) string {
+	if h, ok := c.(HostFile); ok {
+		return h.HostPath()
+	}
+	return "file"
+}
+
+// ClockStep bounds the resolution of a filesystem's clock on Linux: a tick of 100 Hz, doubled.
+const ClockStep = 20 * time.Millisecond
+
+var processStart = time.Now()
+
+// settled reports whether a file had its stamp before this process began. Otherwise a digest that
+// this process knows by the stamp may be that of an earlier content: two changes in one tick of
+// the clock give the same stamp.
+func settled(s Stamp) bool { return s.Ctime < processStart.Add(-ClockStep).UnixNano() }
 
 // ErrChanged marks a file of the user's that was written to while it was being read.
 var ErrChanged = errors.New("file changed while it was being read: try again when nobody writes to it")

@@ -68,8 +68,7 @@ const (
 	flagBare   = 2
 	// maxAge is after how many saves without use a digest is dropped.
 	maxAge = 20
-	// clockStep bounds the resolution of a filesystem's clock on Linux: a tick of 100 Hz, doubled.
-	clockStep = 20 * time.Millisecond
+	clockStep = layer.ClockStep
 )
 
 // openDigests reads what an earlier process saved. Damage is a miss.
