@@ -67,7 +67,7 @@ const (
 	flagHashed = 1
 	flagBare   = 2
 	// maxAge is after how many saves without use a digest is dropped.
-	maxAge = 20
+	maxAge    = 20
 	clockStep = layer.ClockStep
 )
 
