@@ -142,7 +142,7 @@ func xattrStampingDev(fd int) uint64 {
 		return 0
 	}
 	switch uint32(fs.Type) {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
 		return st.Dev
 	case unix.TMPFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC: // which may be on a tmpfs
 		if kernelAtLeast(6, 1) { // since then a tmpfs does
