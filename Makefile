@@ -22,6 +22,7 @@ deps: ## install what building, testing and the examples need (Debian or Ubuntu,
 
 build: ## build the static binary, bin/slipway
 	@hack/deps.sh build
+	$(GOBUILD) -o internal/sandbox/program/bin/init ./internal/sandbox/initproc/init
 	$(GOBUILD) -o bin/slipway ./cmd/slipway
 
 # The tool is built, not run by "go run", so that a signal reaches it.
@@ -78,4 +79,4 @@ bench: build ## print how long things take beside the plain commands that bound 
 	$(GO) run -buildvcs=false -tags "$(TAGS)" ./hack/bench
 
 clean: ## remove what the other targets made
-	rm -rf --one-file-system bin build
+	rm -rf --one-file-system bin build internal/sandbox/program/bin/init

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs a go build command twice, the second time in a copy of the tree elsewhere and without the
-# build cache of the first, and compares the binaries.
+# build cache of the first, and compares the binaries. The small program inside of the binary is
+# built first, as "make build" does.
 set -eu
 cd "$(dirname "$0")/.."
 tmp=$(mktemp -d)
@@ -8,8 +9,14 @@ trap 'rm -rf "$tmp"' EXIT
 mkdir "$tmp/tree"
 git ls-files -z --cached --others --exclude-standard | tar --null --ignore-failed-read -cf - -T - | tar -xf - -C "$tmp/tree"
 
-"$@" -o "$tmp/first" ./cmd/slipway
-(cd "$tmp/tree" && GOCACHE=$tmp/cache "$@" -o "$tmp/second" ./cmd/slipway)
+both() {
+	out=$1
+	shift
+	"$@" -o internal/sandbox/program/bin/init ./internal/sandbox/initproc/init
+	"$@" -o "$out" ./cmd/slipway
+}
+both "$tmp/first" "$@"
+(cd "$tmp/tree" && export GOCACHE="$tmp/cache" && both "$tmp/second" "$@")
 if ! cmp "$tmp/first" "$tmp/second"; then
 	echo "the same source gave two different binaries" >&2
 	exit 1

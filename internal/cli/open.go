@@ -29,12 +29,17 @@ func (a *app) Runner() (sandbox.Runner, error) {
 		return nil, err
 	}
 	return &lazyRunner{open: sync.OnceValues(func() (sandbox.Runner, error) {
-		dir, err := s.TempDir() // of the lease: what a killed process leaves in it is swept
+		// Of the lease: what a killed process leaves in them is swept.
+		dir, err := s.TempDir()
+		if err != nil {
+			return nil, err
+		}
+		keep, err := s.TempDir()
 		if err != nil {
 			return nil, err
 		}
 		return sandbox.New(sandbox.Options{
-			StateDir: dir, RuntimeBinary: a.runtime, FilterFile: filepath.Join(s.Root(), "seccomp"),
+			StateDir: dir, RuntimeBinary: a.runtime, FilterFile: filepath.Join(s.Root(), "seccomp"), KeepDir: keep,
 		})
 	})}, nil
 }

@@ -14,18 +14,16 @@ import (
 )
 
 // newFilter returns what gives the compiled default seccomp profile. To compile it takes longer
-// than to start a container: this is done once, on another thread than the caller's, and file
-// keeps the outcome for the next process. Without a file ("") it is not kept.
+// than to start a container: this is done once, and file keeps the outcome for the next process.
+// Without a file ("") it is not kept.
 func newFilter(file string) func() ([]byte, error) {
-	filter := sync.OnceValues(func() ([]byte, error) {
+	return sync.OnceValues(func() ([]byte, error) {
 		profile, err := seccompProfile()
 		if err != nil {
 			return nil, err
 		}
 		return cachedFilter(file, profile)
 	})
-	go func() { _, _ = filter() }() // whoever needs it gets the error
-	return filter
 }
 
 // cachedFilter compiles a profile unless file has the outcome. The file is a hash of what went in

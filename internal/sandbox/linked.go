@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -22,10 +23,22 @@ import (
 // linked executes bundles with the libcontainer in this program.
 type linked struct {
 	filter func() ([]byte, error) // gives the compiled seccomp filter
+	cover  *cover                 // may be nil
+}
+
+// prepare begins with what the first run needs. The function that it returns waits for the end.
+func (l *linked) prepare() (wait func()) {
+	var all sync.WaitGroup
+	all.Go(func() { _, _ = l.filter() }) // whoever needs it gets the error
+	if l.cover != nil {
+		all.Go(func() { _ = l.cover.make() }) // containers start without it too
+	}
+	return all.Wait
 }
 
 // run executes a bundle.
 func (l *linked) run(ctx context.Context, b *bundle, streams IO) error {
+	l.cover.mount(b)
 	container, err := create(b)
 	if err != nil {
 		return err

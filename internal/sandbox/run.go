@@ -12,6 +12,8 @@ import (
 // runner prepares everything that is the same for all runtimes.
 type runner struct {
 	stateDir string // absolute, without symbolic links
+	// prepare begins with what takes long, on other threads; its result waits for them.
+	prepare func() (wait func())
 	// execute runs a prepared bundle on the calling thread, whose children see its mounts.
 	execute func(context.Context, *bundle, IO) error
 }
@@ -24,6 +26,7 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	defer r.prepare()()
 	dir := filepath.Join(r.stateDir, spec.ID)
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return fmt.Errorf("making the directory of run %s: %w", spec.ID, err)

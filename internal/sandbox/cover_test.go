@@ -1,0 +1,71 @@
+package sandbox
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// coveredRunner starts containers with a given program.
+func coveredRunner(t testing.TB, state, keep string, from io.ReadCloser) Runner {
+	t.Helper()
+	r, err := New(Options{StateDir: state})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &linked{newFilter(""), coverWith(from, keep)}
+	r.(*runner).prepare, r.(*runner).execute = l.prepare, l.run
+	return r
+}
+
+// TestLibcontainerCovered runs the suite with containers that start from the small program, as
+// `make build` has it.
+func TestLibcontainerCovered(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "init")
+	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "seccomp netgo osusergo", "-ldflags", "-extldflags -static", "-o", path, "./initproc/init")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building init: %v: %s", err, out)
+	}
+	runnerSuite(t, func(t testing.TB, state string) Runner {
+		from, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return coveredRunner(t, state, t.TempDir(), from)
+	}, true)
+}
+
+// A program that is no init shows whether the container was started from it.
+func TestLibcontainerIsCovered(t *testing.T) {
+	l := newLab(t, func(t testing.TB, state string) Runner {
+		return coveredRunner(t, state, t.TempDir(), io.NopCloser(strings.NewReader("not a program")))
+	})
+	if _, err := l.try(l.command("true")); err == nil {
+		t.Error("the container was not started from the program in the covering directory")
+	}
+}
+
+func TestHides(t *testing.T) {
+	proc := []specs.Mount{{Type: "proc", Source: "proc"}}
+	bind := []specs.Mount{{Type: "bind", Source: "/opt/bin/file"}}
+	for _, c := range []struct {
+		dir, scratch string
+		mounts       []specs.Mount
+		want         bool
+	}{
+		{"/usr/bin", "/var/lib/slipway/tmp/1/scratch", proc, false},
+		{"/var/lib/slip", "/var/lib/slipway/tmp/1/scratch", proc, false},
+		{"/var/lib", "/var/lib/slipway/tmp/1/scratch", proc, true},
+		{"/", "/var/lib/slipway/tmp/1/scratch", proc, true},
+		{"/usr/bin", "/var/lib/slipway/tmp/1/scratch", bind, true},
+	} {
+		if got := hides(c.dir, c.scratch, c.mounts); got != c.want {
+			t.Errorf("hides(%s, %s, %v) = %v", c.dir, c.scratch, c.mounts, got)
+		}
+	}
+}
