@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
@@ -18,21 +19,28 @@ import (
 // later. Files belong to root whoever owns them on the host, as BuildKit's contexts do.
 type Context interface {
 	// Tree returns the files. Patterns are those of .dockerignore. Entries know the digest of their
-	// content when it was read before and did not change since.
+	// content when it was read before and did not change since; they are shared and must not be
+	// changed.
 	Tree(include, exclude []string) (layer.Tree, error)
 	// Hash reads the content of a file and remembers its digest.
 	Hash(e *layer.Entry) (digest.Digest, error)
 }
 
-// Dir is a directory of the host as a Context. It is safe for concurrent use.
+// Dir is a directory of the host as a Context, for one build: what is in the directory is what was
+// there when the build first looked. It is safe for concurrent use.
 type Dir struct {
 	path    string
 	digests *digests
+
+	mu    sync.Mutex
+	trees map[string]layer.Tree // by their patterns
 }
 
 // NewDir returns the directory as a context. cache is a file in which digests of contents are
 // remembered; "" remembers them in memory only.
-func NewDir(path, cache string) *Dir { return &Dir{path: path, digests: openDigests(cache)} }
+func NewDir(path, cache string) *Dir {
+	return &Dir{path: path, digests: openDigests(cache), trees: map[string]layer.Tree{}}
+}
 
 // Close saves what is remembered.
 func (d *Dir) Close() error { return d.digests.save() }
@@ -42,6 +50,21 @@ func (d *Dir) Hash(e *layer.Entry) (digest.Digest, error) { return d.digests.has
 
 // Tree implements Context.
 func (d *Dir) Tree(include, exclude []string) (layer.Tree, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	key := fmt.Sprintf("%q %q", include, exclude)
+	if t, ok := d.trees[key]; ok {
+		return t, nil
+	}
+	t, err := d.open(include, exclude)
+	if err != nil {
+		return nil, err
+	}
+	d.trees[key] = newSnapshot(t, d.digests)
+	return d.trees[key], nil
+}
+
+func (d *Dir) open(include, exclude []string) (layer.Tree, error) {
 	root, err := filepath.EvalSymlinks(d.path)
 	if err != nil {
 		return nil, fmt.Errorf("reading build context: %w", err)
@@ -71,23 +94,26 @@ type strict struct{ layer.Tree }
 func (s strict) Lstat(path string) (*layer.Entry, error) {
 	e, err := s.Tree.Lstat(path)
 	if err == nil {
-		s.check(e)
+		e = s.check(e)
 	}
 	return e, err
 }
 
 func (s strict) ReadDir(path string) ([]*layer.Entry, error) {
 	list, err := s.Tree.ReadDir(path)
-	for _, e := range list {
-		s.check(e)
+	for i, e := range list {
+		list[i] = s.check(e)
 	}
 	return list, err
 }
 
-func (s strict) check(e *layer.Entry) {
-	if e.Content != nil && e.Digest == "" {
-		e.Content = changed(e.Path)
+func (s strict) check(e *layer.Entry) *layer.Entry {
+	if e.Content == nil || e.Digest != "" {
+		return e
 	}
+	c := *e
+	c.Content = changed(e.Path)
+	return &c
 }
 
 // changed is the content of a file of which nobody knows what it was.

@@ -2,10 +2,12 @@ package local
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/layer/layertest"
 )
 
 func write(t *testing.T, name, content string) {
@@ -27,6 +30,7 @@ func age() { time.Sleep(clockStep + 10*time.Millisecond) }
 
 func entry(t *testing.T, d *Dir, name string) *layer.Entry {
 	t.Helper()
+	clear(d.trees) // as another build
 	tree, err := d.Tree(nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -271,5 +275,122 @@ func TestRecall(t *testing.T) {
 		if got, bare := d.Recall(stamp(i)); got != want || bare != (i%2 == 0) {
 			t.Fatalf("file %d: got %s, %v, want %s, %v", i, got, bare, want, i%2 == 0)
 		}
+	}
+}
+
+// A build sees its context as it was at first, apart from contents that changed.
+func TestSnapshot(t *testing.T) {
+	root := t.TempDir()
+	for _, name := range []string{"a/f", "a/g", "b/f", "b/g"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(root, name), name)
+	}
+	d := NewDir(root, "")
+	tree, err := d.Tree(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := func() string {
+		var names []string
+		for _, dir := range []string{"a", "b"} {
+			tree, err := d.Tree(nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list, err := tree.ReadDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range list {
+				names = append(names, fmt.Sprintf("%s@%o", e.Path, e.Perm()))
+			}
+			clear(list) // it is the caller's
+		}
+		return strings.Join(names, " ")
+	}
+	if _, err := tree.Lstat("b/f"); err != nil { // before its directory is read
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(root, "b/f"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const want = "a/f@644 a/g@644 b/f@644 b/g@644"
+	if got := list(); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	e, err := tree.Lstat("a/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Hash(e); err != nil || e.Digest != "" {
+		t.Fatal(e.Digest, err)
+	}
+	write(t, filepath.Join(root, "a/new"), "")
+	write(t, filepath.Join(root, "b/g"), "changed")
+	for _, err := range []error{os.Remove(filepath.Join(root, "a/g")), os.Chmod(filepath.Join(root, "a/f"), 0o600)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := list(); got != want {
+		t.Errorf("afterwards got %s, want %s", got, want)
+	}
+	if e, err := tree.Lstat("a/f"); err != nil || e.Digest != digest.FromString("a/f") {
+		t.Errorf("a content digested meanwhile: %v, %v", e, err)
+	}
+	if e, err := tree.ReadDir("a"); err != nil || e[0].Digest != digest.FromString("a/f") {
+		t.Errorf("a content digested meanwhile: %v, %v", e, err)
+	}
+	if e, err := tree.Lstat("a/new"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a new file: %v, %v", e, err)
+	}
+	if _, err := layer.ReadFile(tree, "b/g"); !errors.Is(err, layer.ErrChanged) {
+		t.Errorf("a changed file: %v", err)
+	}
+	if _, err := layer.ReadFile(tree, "a/g"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a removed file: %v", err)
+	}
+	other, err := d.Tree(nil, []string{"b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.ReadDir("b"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("with other patterns: %v", err)
+	}
+}
+
+func TestSnapshotIsTree(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "a/b/c"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a/b/f", "a/f", "a-b", "a/empty", "z"} {
+		write(t, filepath.Join(root, name), strings.TrimPrefix(name, "a/empty"))
+	}
+	for name, target := range map[string]string{"link": "a", "a/up": ".."} {
+		if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		d := NewDir(root, "")
+		tree, err := d.Tree(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		layertest.Tree(t, tree)
+		layertest.Tree(t, tree)
+		if err := layer.Walk(tree, ".", func(e *layer.Entry) error {
+			if e.Content == nil {
+				return nil
+			}
+			_, err := d.Hash(e)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		layertest.Tree(t, Strict(tree))
 	}
 }
