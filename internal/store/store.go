@@ -41,11 +41,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
-	_ "modernc.org/sqlite" // database driver
+	"modernc.org/sqlite" // also the database driver
 )
 
 // maxUnpacking is how many layers are unpacked at the same time at most. Each takes up to 10 MB.
@@ -71,6 +72,9 @@ CREATE TABLE images(name TEXT PRIMARY KEY, record TEXT NOT NULL, tagged INTEGER 
 CREATE TABLE containers(id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) WITHOUT ROWID;
 `
 
+// busy is SQLite's error code for a locked database.
+const busy = 5
+
 // maxIdle is how many connections to the database are kept for the next who asks.
 const maxIdle = 8
 
@@ -85,7 +89,7 @@ var ErrDamaged = errors.New("damaged entry in the store")
 // the same root, processes.
 type Store struct {
 	root string
-	db   *sql.DB
+	db   *database
 	boot string
 	work singleflight.Group // conversions between forms, by layer and form
 
@@ -130,7 +134,7 @@ func (s *Store) openDB() error {
 		}
 	}
 	dsn := "file:" + strings.NewReplacer("?", "%3f", "#", "%23", "%", "%25").Replace(path) +
-		"?_txlock=immediate&_pragma=busy_timeout(20000)&_pragma=synchronous(normal)"
+		fmt.Sprintf("?_txlock=immediate&_pragma=busy_timeout(%d)&_pragma=synchronous(normal)", patience.Milliseconds())
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return err
@@ -138,15 +142,16 @@ func (s *Store) openDB() error {
 	// To open a connection is to read the schema, which takes longer than all queries of a step: the
 	// ones that work at the same time stay open.
 	db.SetMaxIdleConns(maxIdle)
-	s.db = db
+	s.db = &database{DB: db}
 	var version int
-	if err := db.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
+	err = patiently(func() error { return db.QueryRow("PRAGMA user_version").Scan(&version) })
+	if err != nil {
 		db.Close()
 		return err
 	}
 	switch {
 	case version == 0:
-		err = s.createSchema()
+		err = patiently(s.createSchema)
 	case version != schemaVersion:
 		err = fmt.Errorf("its format is version %d, this program knows version %d: use another --root, or remove it", version, schemaVersion)
 	default:
@@ -170,6 +175,21 @@ func (s *Store) makeDirs() error {
 		return err
 	}
 	return os.Chmod(s.root, 0o711)
+}
+
+// patience is how long a process waits for others that use the database.
+const patience = 20 * time.Second
+
+// patiently calls f again while the database is locked. SQLite waits by itself, but not while some
+// process changes the journal's mode, which is when a store is created.
+func patiently(f func() error) error {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		err := f()
+		var failed *sqlite.Error
+		if !errors.As(err, &failed) || failed.Code()&0xff != busy || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // createSchema makes the tables; of several processes that start at once, one does.
