@@ -63,6 +63,11 @@ func create(b *bundle) (*libcontainer.Container, error) {
 	config.ParentDeathSignal = int(unix.SIGKILL)
 	// Devices are bind mounts, guarded by nodev.
 	config.Cgroups.Resources.Devices, config.Devices = nil, nil
+	if b.spec.CgroupPath == "" {
+		// It gets none, see below. With an absolute path libcontainer does not look for our own
+		// in all hierarchies.
+		config.Cgroups.Name, config.Cgroups.Path = "", "/"+b.spec.ID
+	}
 	container, err := libcontainer.Create(b.stateDir(), b.spec.ID, config)
 	if err != nil {
 		return nil, fmt.Errorf("creating container: %w", err)
