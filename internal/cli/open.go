@@ -29,17 +29,13 @@ func (a *app) Runner() (sandbox.Runner, error) {
 		return nil, err
 	}
 	return &lazyRunner{open: sync.OnceValues(func() (sandbox.Runner, error) {
-		// Of the lease: what a killed process leaves in them is swept.
-		dir, err := s.TempDir()
-		if err != nil {
-			return nil, err
-		}
-		keep, err := s.TempDir()
+		dir, err := s.TempDir() // of the lease: what a killed process leaves in it is swept
 		if err != nil {
 			return nil, err
 		}
 		return sandbox.New(sandbox.Options{
-			StateDir: dir, RuntimeBinary: a.runtime, FilterFile: filepath.Join(s.Root(), "seccomp"), KeepDir: keep,
+			StateDir: dir, RuntimeBinary: a.runtime,
+			FilterFile: filepath.Join(s.Root(), "seccomp"), KeepDir: filepath.Join(s.Root(), "init"),
 		})
 	})}, nil
 }

@@ -1,7 +1,9 @@
 package sandbox
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/slipway-build/slipway/internal/sandbox/program"
 	"golang.org/x/sys/unix"
@@ -20,11 +23,12 @@ import (
 //
 // libcontainer finds the program by its path, as the calling thread sees it, and this thread has
 // a mount namespace of its own: there the directory of the program is covered by another one,
-// with the small program under the same name.
+// with the small program under the same name. If it is not there in the end, libcontainer takes
+// this program.
 type cover struct {
 	self string       // path of this program
 	dir  string       // the covering directory
-	make func() error // fills dir, once
+	make func() error // finds or fills dir, once
 }
 
 // newCover returns nil if this program has no small one in it, or keep, a directory for it, is "".
@@ -41,23 +45,73 @@ func newCover(keep string) *cover {
 
 // coverWith covers this program by what from has. All of this is optional: containers start
 // without it too.
-func coverWith(from io.ReadCloser, keep string) *cover {
+func coverWith(from fs.File, keep string) *cover {
 	c := &cover{}
 	c.make = sync.OnceValue(func() (err error) {
 		defer from.Close()
 		if c.self, err = os.Readlink("/proc/self/exe"); err != nil {
 			return err
 		}
-		if c.dir, err = os.MkdirTemp(keep, "init-"); err != nil { // several runners may have one keep
+		key, err := selfKey()
+		if err != nil {
 			return err
 		}
-		// A process that is started meanwhile would inherit the descriptor, until it executes its
-		// program; and a file that anybody has open for writing cannot be executed.
-		syscall.ForkLock.RLock()
-		defer syscall.ForkLock.RUnlock()
-		return program.Write(from, filepath.Join(c.dir, filepath.Base(c.self)))
+		want, err := from.Stat()
+		if err != nil {
+			return err
+		}
+		c.dir = filepath.Join(keep, digest.FromString(key).Encoded()[:32])
+		path := filepath.Join(c.dir, filepath.Base(c.self))
+		if have, err := os.Stat(path); err == nil && have.Size() == want.Size() {
+			return nil
+		}
+		return fillCover(c.dir, filepath.Base(c.self), from)
 	})
 	return c
+}
+
+// fillCover makes a covering directory, which other processes see whole, and removes those of
+// other programs.
+func fillCover(dir, name string, from io.Reader) error {
+	keep := filepath.Dir(dir)
+	if err := os.MkdirAll(keep, 0o711); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(keep, "new-")
+	if err != nil {
+		return err
+	}
+	err = writeProgram(filepath.Join(tmp, name), from)
+	if err == nil {
+		entries, _ := os.ReadDir(keep)
+		for _, e := range entries {
+			if e.Name() != filepath.Base(tmp) {
+				_ = os.RemoveAll(filepath.Join(keep, e.Name()))
+			}
+		}
+		err = os.Rename(tmp, dir)
+	}
+	if err != nil {
+		_ = os.RemoveAll(tmp)
+	}
+	return err
+}
+
+// writeProgram writes a program that will be there after a crash or not be seen.
+func writeProgram(path string, from io.Reader) error {
+	// A process that is started meanwhile would inherit the descriptor, until it executes its
+	// program; and a file that anybody has open for writing cannot be executed.
+	syscall.ForkLock.RLock()
+	err := program.Write(from, path)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // mount covers the program in the namespace of the calling thread and reports whether it did.

@@ -1,18 +1,17 @@
 package sandbox
 
 import (
-	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // coveredRunner starts containers with a given program.
-func coveredRunner(t testing.TB, state, keep string, from io.ReadCloser) Runner {
+func coveredRunner(t testing.TB, state, keep string, from fs.File) Runner {
 	t.Helper()
 	r, err := New(Options{StateDir: state})
 	if err != nil {
@@ -43,10 +42,53 @@ func TestLibcontainerCovered(t *testing.T) {
 // A program that is no init shows whether the container was started from it.
 func TestLibcontainerIsCovered(t *testing.T) {
 	l := newLab(t, func(t testing.TB, state string) Runner {
-		return coveredRunner(t, state, t.TempDir(), io.NopCloser(strings.NewReader("not a program")))
+		return coveredRunner(t, state, t.TempDir(), file(t, "not a program"))
 	})
 	if _, err := l.try(l.command("true")); err == nil {
 		t.Error("the container was not started from the program in the covering directory")
+	}
+}
+
+// file is an open file with some text.
+func file(t testing.TB, text string) fs.File {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	write(t, path, text)
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestCoverIsKept(t *testing.T) {
+	keep := filepath.Join(t.TempDir(), "keep")
+	fill := func(text string) (string, os.FileInfo) {
+		t.Helper()
+		c := coverWith(file(t, text), keep)
+		if err := c.make(); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(c.dir, filepath.Base(c.self))
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path, info
+	}
+	path, first := fill("program")
+	if _, again := fill("program"); !os.SameFile(first, again) {
+		t.Error("the program was written again")
+	}
+	if err := os.Truncate(path, 3); err != nil {
+		t.Fatal(err)
+	}
+	mkdir(t, filepath.Join(keep, "of another program"))
+	if _, repaired := fill("program"); repaired.Size() != first.Size() {
+		t.Errorf("a damaged program has %d bytes, want %d", repaired.Size(), first.Size())
+	}
+	if left, err := os.ReadDir(keep); err != nil || len(left) != 1 {
+		t.Errorf("got %v, %v, want one directory", left, err)
 	}
 }
 

@@ -50,17 +50,26 @@ func cachedFilter(file string, profile *specs.LinuxSeccomp) ([]byte, error) {
 	return program, nil
 }
 
-// filterKey identifies a profile and the program that compiles it: this one, by its file.
+// filterKey identifies a profile and the program that compiles it.
 func filterKey(profile *specs.LinuxSeccomp) ([]byte, error) {
-	var self unix.Stat_t
-	if err := unix.Stat("/proc/self/exe", &self); err != nil {
-		return nil, fmt.Errorf("looking at the own program: %w", err)
+	self, err := selfKey()
+	if err != nil {
+		return nil, err
 	}
 	text, err := json.Marshal(profile)
 	if err != nil {
 		return nil, err
 	}
-	return fmt.Appendf(nil, "filter 1\nsize %d\nmtime %d\nprofile %s\n", self.Size, self.Mtim.Nano(), text), nil
+	return fmt.Appendf(nil, "filter 1\n%sprofile %s\n", self, text), nil
+}
+
+// selfKey identifies this program by its file.
+func selfKey() (string, error) {
+	var self unix.Stat_t
+	if err := unix.Stat("/proc/self/exe", &self); err != nil {
+		return "", fmt.Errorf("looking at the own program: %w", err)
+	}
+	return fmt.Sprintf("size %d\nmtime %d\n", self.Size, self.Mtim.Nano()), nil
 }
 
 func filterHash(key, program []byte) []byte {

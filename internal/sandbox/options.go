@@ -23,9 +23,9 @@ type Options struct {
 	// FilterFile is where the linked-in libcontainer keeps the compiled seccomp filter for later
 	// processes. Only who may write to the layers may write to its directory. "" is nowhere.
 	FilterFile string
-	// KeepDir is an existing directory for the program with which the linked-in libcontainer
-	// starts containers. It is used until the last run has ended: who made it removes it. "" has
-	// containers start more slowly.
+	// KeepDir is a directory, made if missing, where the program with which the linked-in
+	// libcontainer starts containers is kept, for other processes too. As for FilterFile, only who
+	// may write to the layers may write there. "" has containers start more slowly.
 	KeepDir string
 }
 

@@ -9,7 +9,7 @@
 //	<root>/caches/<hash>/                          cache mounts
 //	<root>/containers/<id>/                        writable layers of containers
 //	<root>/tmp/<lease>/                            everything half-done
-//	<root>/seccomp                                 the sandbox's compiled filter
+//	<root>/seccomp, init/                          what the sandbox starts containers with
 //	<root>/meta.db                                 SQLite, WAL: all records
 //
 // Each concern has a file: blobs.go, layers.go, results.go, images.go, containers.go, caches.go,
