@@ -44,6 +44,9 @@ func (l *linked) run(ctx context.Context, b *bundle, streams IO) error {
 		return err
 	}
 	err = l.runProcess(ctx, container, b, streams)
+	if b.spec.CgroupPath == "" {
+		return err // all that the container still has goes with the scratch directory
+	}
 	if derr := container.Destroy(); derr != nil && err == nil {
 		err = fmt.Errorf("cleaning up container: %w", derr)
 	}

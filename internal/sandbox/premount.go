@@ -77,15 +77,18 @@ func mountBelow(root *os.File, m specs.Mount) error {
 }
 
 // mountTarget opens the destination inside of root, which is made if missing: this happens only
-// in other mounts, the root filesystem has its mount points.
+// in other mounts, the root filesystem has its mount points. The kernel resolves it without help:
+// nobody else sees the place yet, so that what pathrs does besides, to verify the kernel's answer
+// against racing processes, is only for what the kernel refuses.
 func mountTarget(root *os.File, m specs.Mount) (*os.File, error) {
-	// The kernel resolves it without help. It is a place nobody else sees yet, so that what pathrs
-	// does besides, to verify the kernel's answer against racing processes, is for nothing.
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	if fd, err := unix.Openat2(int(root.Fd()), m.Destination, &how); err == nil {
-		return os.NewFile(uintptr(fd), m.Destination), nil
+	dest, err := openInRoot(root, m.Destination)
+	if errors.Is(err, os.ErrNotExist) {
+		dest, err = makeInRoot(root, m.Destination, isFile(m))
 	}
-	dest, err := pathrs.OpenatInRoot(root, m.Destination)
+	if err == nil {
+		return dest, nil
+	}
+	dest, err = pathrs.OpenatInRoot(root, m.Destination)
 	if !errors.Is(err, os.ErrNotExist) {
 		return dest, err
 	}
@@ -97,10 +100,45 @@ func mountTarget(root *os.File, m specs.Mount) (*os.File, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	name := filepath.Base(m.Destination)
+	return makeFile(dir, filepath.Base(m.Destination))
+}
+
+// openInRoot opens what a path is inside of root.
+func openInRoot(root *os.File, path string) (*os.File, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(int(root.Fd()), path, &how)
+	if err != nil {
+		return nil, &os.PathError{Op: "openat2", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// makeInRoot makes a file or directory whose parent directory is there.
+func makeInRoot(root *os.File, path string, file bool) (*os.File, error) {
+	dir, err := openInRoot(root, filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	name := filepath.Base(path)
+	if file {
+		return makeFile(dir, name)
+	}
+	if err := unix.Mkdirat(int(dir.Fd()), name, 0o755); err != nil {
+		return nil, &os.PathError{Op: "mkdir", Path: path, Err: err}
+	}
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// makeFile makes an empty file in dir.
+func makeFile(dir *os.File, name string) (*os.File, error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: m.Destination, Err: err}
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }
