@@ -114,7 +114,15 @@ func (r *Run) pull(n *node, src *pb.SourceOp) (layer.Snapshot, error) {
 	}
 	if !p.missing {
 		r.tellCached(n)
+		return snap, nil
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.atEnd = append(r.atEnd, func() {
+		if p.step == nil && errors.Is(context.Cause(r.ctx), errOver) { // others had, or fetched, all that was needed of it
+			r.tellCached(n)
+		}
+	})
 	return snap, nil
 }
 

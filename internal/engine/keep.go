@@ -9,10 +9,13 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
+// errOver ends the context of a run that did not fail.
+var errOver = errors.New("build is over")
+
 // Close ends everything that the run still does, waits for it, and records the results whose
 // layers were written. What was only planned is forgotten.
 func (r *Run) Close() error {
-	r.cancel(errors.New("build is over"))
+	r.cancel(errOver)
 	r.bg.Wait()
 	err := r.keepPlanned(context.WithoutCancel(r.ctx))
 	r.mu.Lock()
