@@ -15,21 +15,27 @@ const zstdBlock = 4 << 20
 // zstdWriter writes a zstd stream of frames that are compressed at the same time.
 type zstdWriter struct {
 	enc   *zstd.Encoder
-	buf   []byte
-	queue chan chan []byte // frames in order, each sent when it is ready
-	done  chan error       // the result of writing them
-	spare chan []byte      // buffers that can be used again; bounds how many there are
+	cur   *zstdFrame      // being filled; nil: none
+	queue chan *zstdFrame // in order
+	spare chan *zstdFrame // to be used again; bounds how many there are
+	done  chan error      // the result of writing them
+}
+
+// zstdFrame is a piece of the input and what becomes of it.
+type zstdFrame struct {
+	src, dst []byte
+	ready    chan struct{} // gets a value when dst is there
 }
 
 func newZstdWriter(w io.Writer, level zstd.EncoderLevel) (*zstdWriter, error) {
 	n := runtime.GOMAXPROCS(0)
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(n))
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(n), zstd.WithWindowSize(zstdBlock))
 	if err != nil {
 		return nil, err
 	}
-	z := &zstdWriter{enc: enc, queue: make(chan chan []byte, n), done: make(chan error, 1), spare: make(chan []byte, n+1)}
+	z := &zstdWriter{enc: enc, queue: make(chan *zstdFrame, n+1), spare: make(chan *zstdFrame, n+1), done: make(chan error, 1)}
 	for range n + 1 {
-		z.spare <- nil
+		z.spare <- &zstdFrame{ready: make(chan struct{}, 1)}
 	}
 	go z.write(w)
 	return z, nil
@@ -38,11 +44,12 @@ func newZstdWriter(w io.Writer, level zstd.EncoderLevel) (*zstdWriter, error) {
 // write writes the frames in their order. After an error it only drains.
 func (z *zstdWriter) write(w io.Writer) {
 	var err error
-	for frame := range z.queue {
-		data := <-frame
+	for f := range z.queue {
+		<-f.ready
 		if err == nil {
-			_, err = w.Write(data)
+			_, err = w.Write(f.dst)
 		}
+		z.spare <- f
 	}
 	z.done <- err
 }
@@ -50,16 +57,17 @@ func (z *zstdWriter) write(w io.Writer) {
 func (z *zstdWriter) Write(p []byte) (int, error) {
 	written := 0
 	for len(p) > 0 {
-		if z.buf == nil {
-			if z.buf = <-z.spare; z.buf == nil {
-				z.buf = make([]byte, 0, zstdBlock)
+		if z.cur == nil {
+			z.cur = <-z.spare
+			if z.cur.src == nil {
+				z.cur.src = make([]byte, 0, zstdBlock)
 			}
-			z.buf = z.buf[:0]
+			z.cur.src = z.cur.src[:0]
 		}
-		n := min(len(p), zstdBlock-len(z.buf))
-		z.buf = append(z.buf, p[:n]...)
+		n := min(len(p), zstdBlock-len(z.cur.src))
+		z.cur.src = append(z.cur.src, p[:n]...)
 		p, written = p[n:], written+n
-		if len(z.buf) == zstdBlock {
+		if len(z.cur.src) == zstdBlock {
 			z.flush()
 		}
 	}
@@ -68,18 +76,18 @@ func (z *zstdWriter) Write(p []byte) (int, error) {
 
 // flush compresses what is buffered as one frame.
 func (z *zstdWriter) flush() {
-	src, frame := z.buf, make(chan []byte, 1)
-	z.buf = nil
-	z.queue <- frame
+	f := z.cur
+	z.cur = nil
+	z.queue <- f
 	go func() {
-		frame <- z.enc.EncodeAll(src, nil)
-		z.spare <- src
+		f.dst = z.enc.EncodeAll(f.src, f.dst[:0])
+		f.ready <- struct{}{}
 	}()
 }
 
 // Close finishes the stream. Errors of writing come out here.
 func (z *zstdWriter) Close() error {
-	if len(z.buf) > 0 {
+	if z.cur != nil {
 		z.flush()
 	}
 	close(z.queue)
