@@ -11,11 +11,11 @@ func catalogue() []row {
 		{name: "context", n: 3, goal: "1.5", make: contextRow},
 		{name: "context-edited", n: 3, goal: "1.3", make: contextEditedRow},
 		{name: "context-same", n: 10, goal: "2 + start", make: contextSameRow},
-		{name: "copy-final", n: 3, toolset: true, make: copyFinalRow},
-		{name: "copy-run", n: 3, toolset: true, make: copyRunRow},
+		{name: "copy-final", n: 3, goal: "1.5", toolset: true, make: copyFinalRow},
+		{name: "copy-run", n: 3, goal: "4", toolset: true, make: copyRunRow},
 		{name: "oci-gzip", n: 3, goal: "1.1", make: compressRow("gzip", "pigz", "pigz -p 2 -6")},
 		{name: "oci-zstd", n: 3, goal: "1.2", make: compressRow("zstd", "zstd", "zstd -q -T2 -3")},
-		{name: "pull-run", n: 3, toolset: true, make: pullRunRow},
-		{name: "pull-base", n: 3, toolset: true, make: pullBaseRow},
+		{name: "pull-run", n: 3, goal: "1.2", toolset: true, make: pullRunRow},
+		{name: "pull-base", n: 3, goal: "1.2", toolset: true, make: pullBaseRow},
 	}
 }
