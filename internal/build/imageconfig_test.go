@@ -22,10 +22,10 @@ ENV A=b C="d e"
 LABEL key=value other="two words"
 EXPOSE 80 53/udp
 VOLUME /data ["x"]
-WORKDIR /work
+WORKDIR /app
 RUN echo x > file
 STOPSIGNAL SIGINT
-HEALTHCHECK --interval=5s --retries=2 CMD test -e /work/file
+HEALTHCHECK --interval=5s --retries=2 CMD test -e /app/file
 SHELL ["/bin/sh", "-ec"]
 ONBUILD RUN echo child
 USER 1000:1000
@@ -38,7 +38,7 @@ CMD ["arg one", "two"]
 	var seen ocispec.Image // what skopeo understands
 	must(t, json.Unmarshal(tool(t, "skopeo", "inspect", "--config", ref), &seen))
 	c := seen.Config
-	if c.User != "1000:1000" || c.WorkingDir != "/work" || c.StopSignal != "SIGINT" {
+	if c.User != "1000:1000" || c.WorkingDir != "/app" || c.StopSignal != "SIGINT" {
 		t.Errorf("user %q, directory %q, signal %q", c.User, c.WorkingDir, c.StopSignal)
 	}
 	if !slices.Equal(c.Entrypoint, []string{"/bin/echo", "entry"}) || !slices.Equal(c.Cmd, []string{"arg one", "two"}) {
@@ -76,7 +76,7 @@ CMD ["arg one", "two"]
 	}
 	must(t, json.Unmarshal(raw, &docker))
 	d := docker.Config
-	if !slices.Equal(d.Healthcheck.Test, []string{"CMD-SHELL", "test -e /work/file"}) || d.Healthcheck.Interval != 5e9 || d.Healthcheck.Retries != 2 {
+	if !slices.Equal(d.Healthcheck.Test, []string{"CMD-SHELL", "test -e /app/file"}) || d.Healthcheck.Interval != 5e9 || d.Healthcheck.Retries != 2 {
 		t.Errorf("healthcheck %+v", d.Healthcheck)
 	}
 	if !slices.Equal(d.Shell, []string{"/bin/sh", "-ec"}) || !slices.Equal(d.OnBuild, []string{"RUN echo child"}) {

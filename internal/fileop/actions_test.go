@@ -181,8 +181,8 @@ func add(c *pb.FileActionCopy) { c.AttemptUnpackDockerCompatibility = true }
 
 func TestActions(t *testing.T) {
 	base := []string{
-		"bin->usr/bin", "usr/bin/sh@755:0:0=sh", "tmp@1777:0:0", "work/old=1", "work/sub/deep=2",
-		"loop->loop", "away->/work", "up->../../../work", "etc/passwd=root:x:0:0::/:\nbob:x:1001:1002::/:\n",
+		"bin->usr/bin", "usr/bin/sh@755:0:0=sh", "tmp@1777:0:0", "wdir/old=1", "wdir/sub/deep=2",
+		"loop->loop", "away->/wdir", "up->../../../wdir", "etc/passwd=root:x:0:0::/:\nbob:x:1001:1002::/:\n",
 		"etc/group=root:x:0:\nstaff:x:50:\n", "file=f", "sgid/@2775:0:9",
 	}
 	source := []string{
@@ -197,47 +197,47 @@ func TestActions(t *testing.T) {
 	}{
 		{"mkdir", []any{&pb.FileActionMkDir{Path: "/new", Mode: 0o750, Timestamp: -1}}, "new/@750:0:0", ""},
 		{"mkdir existing", []any{&pb.FileActionMkDir{Path: "/tmp", Mode: 0o700, Timestamp: -1}}, "", ""},
-		{"mkdir existing with parents", []any{&pb.FileActionMkDir{Path: "/work/sub", Mode: 0o700, MakeParents: true}}, "", ""},
+		{"mkdir existing with parents", []any{&pb.FileActionMkDir{Path: "/wdir/sub", Mode: 0o700, MakeParents: true}}, "", ""},
 		{"mkdir no parent", []any{&pb.FileActionMkDir{Path: "/no/new", Timestamp: -1}}, "", `"/no": not found`},
 		{"mkdir parents", []any{&pb.FileActionMkDir{Path: "/x/y", Mode: 0o711, MakeParents: true, Owner: byID(3, 4)}}, "x/@711:3:4 x/y/@711:3:4", ""},
 		{"mkdir through link", []any{&pb.FileActionMkDir{Path: "/bin/d", Mode: 0o755, MakeParents: true}}, "usr/@755:0:0 usr/bin/@755:0:0 usr/bin/d/@755:0:0", ""},
 		{"mkdir on file", []any{&pb.FileActionMkDir{Path: "/file/d", MakeParents: true}}, "", "not a directory"},
 		{"mkdir in loop", []any{&pb.FileActionMkDir{Path: "/loop/d", MakeParents: true}}, "", "too many levels"},
-		{"mkdir escapes not", []any{&pb.FileActionMkDir{Path: "/up/d", Mode: 0o755}}, "work/@755:0:0 work/d/@755:0:0", ""},
+		{"mkdir escapes not", []any{&pb.FileActionMkDir{Path: "/up/d", Mode: 0o755}}, "wdir/@755:0:0 wdir/d/@755:0:0", ""},
 		{"mkdir setgid", []any{&pb.FileActionMkDir{Path: "/sgid/d", Mode: 0o755}}, "sgid/@2775:0:9 sgid/d/@2755:0:9", ""},
 		{"mkfile", []any{&pb.FileActionMkFile{Path: "/f", Mode: 0o4755, Data: []byte("d"), Owner: byName("bob", "")}}, "f@755:1001:1002=d", ""},
 		{"mkfile group", []any{&pb.FileActionMkFile{Path: "/f", Mode: 0o644, Owner: byName("", "staff")}}, "f@644:0:50=", ""},
-		{"mkfile over", []any{&pb.FileActionMkFile{Path: "/work/old", Mode: 0o600, Data: []byte("n")}}, "work/@755:0:0 work/old@644:0:0=n", ""},
-		{"mkfile on dir", []any{&pb.FileActionMkFile{Path: "/work"}}, "", "is a directory"},
+		{"mkfile over", []any{&pb.FileActionMkFile{Path: "/wdir/old", Mode: 0o600, Data: []byte("n")}}, "wdir/@755:0:0 wdir/old@644:0:0=n", ""},
+		{"mkfile on dir", []any{&pb.FileActionMkFile{Path: "/wdir"}}, "", "is a directory"},
 		{"mkfile no parent", []any{&pb.FileActionMkFile{Path: "/no/f"}}, "", `"/no": not found`},
 		{"unknown user", []any{&pb.FileActionMkFile{Path: "/f", Owner: byName("eve", "")}}, "", `unknown user "eve"`},
 		{"unknown group", []any{cp("one", "/", func(c *pb.FileActionCopy) { c.Owner = byName("bob", "eves") })}, "", `unknown group "eves"`},
-		{"symlink", []any{&pb.FileActionSymlink{Oldpath: "../x", Newpath: "/work/l", Owner: byID(1, 2)}}, "work/@755:0:0 work/l@777:1:2->../x", ""},
+		{"symlink", []any{&pb.FileActionSymlink{Oldpath: "../x", Newpath: "/wdir/l", Owner: byID(1, 2)}}, "wdir/@755:0:0 wdir/l@777:1:2->../x", ""},
 		{"symlink exists", []any{&pb.FileActionSymlink{Oldpath: "x", Newpath: "/file"}}, "", "file already exists"},
-		{"rm", []any{&pb.FileActionRm{Path: "/work/sub"}}, "work/@755:0:0 work/sub removed", ""},
-		{"rm missing", []any{&pb.FileActionRm{Path: "/work/nope"}}, "", `"/work/nope": not found`},
-		{"rm missing allowed", []any{&pb.FileActionRm{Path: "/work/nope", AllowNotFound: true}}, "", ""},
+		{"rm", []any{&pb.FileActionRm{Path: "/wdir/sub"}}, "wdir/@755:0:0 wdir/sub removed", ""},
+		{"rm missing", []any{&pb.FileActionRm{Path: "/wdir/nope"}}, "", `"/wdir/nope": not found`},
+		{"rm missing allowed", []any{&pb.FileActionRm{Path: "/wdir/nope", AllowNotFound: true}}, "", ""},
 		{"rm link itself", []any{&pb.FileActionRm{Path: "/away"}}, "away removed", ""},
-		{"rm through link", []any{&pb.FileActionRm{Path: "/away/old"}}, "work/@755:0:0 work/old removed", ""},
-		{"rm wildcard", []any{&pb.FileActionRm{Path: "/*/o*", AllowWildcard: true}}, "work/@755:0:0 work/old removed", ""},
+		{"rm through link", []any{&pb.FileActionRm{Path: "/away/old"}}, "wdir/@755:0:0 wdir/old removed", ""},
+		{"rm wildcard", []any{&pb.FileActionRm{Path: "/*/o*", AllowWildcard: true}}, "wdir/@755:0:0 wdir/old removed", ""},
 		{"rm wildcard nothing", []any{&pb.FileActionRm{Path: "/zz*", AllowWildcard: true}}, "", ""},
 		{"rm root", []any{&pb.FileActionRm{Path: "/"}}, "", "root cannot be removed"},
-		{"rm then mkdir", []any{&pb.FileActionRm{Path: "/work"}, &pb.FileActionMkDir{Path: "/work", Mode: 0o755}}, "work/@755:0:0 opaque", ""},
-		{"rm then mkfile", []any{&pb.FileActionRm{Path: "/work"}, &pb.FileActionMkFile{Path: "/work", Mode: 0o644}}, "work@644:0:0=", ""},
+		{"rm then mkdir", []any{&pb.FileActionRm{Path: "/wdir"}, &pb.FileActionMkDir{Path: "/wdir", Mode: 0o755}}, "wdir/@755:0:0 opaque", ""},
+		{"rm then mkfile", []any{&pb.FileActionRm{Path: "/wdir"}, &pb.FileActionMkFile{Path: "/wdir", Mode: 0o644}}, "wdir@644:0:0=", ""},
 		{"make then rm", []any{&pb.FileActionMkFile{Path: "/f"}, &pb.FileActionRm{Path: "/f"}}, "", ""},
-		{"make then rm below opaque", []any{&pb.FileActionRm{Path: "/work"}, &pb.FileActionMkDir{Path: "/work", Mode: 0o755}, &pb.FileActionMkDir{Path: "/work/sub", Mode: 0o755}, &pb.FileActionRm{Path: "/work/sub"}}, "work/@755:0:0 opaque", ""},
-		{"hidden by opaque", []any{&pb.FileActionRm{Path: "/work"}, &pb.FileActionMkDir{Path: "/work", Mode: 0o755}, &pb.FileActionRm{Path: "/work/old"}}, "", `"/work/old": not found`},
+		{"make then rm below opaque", []any{&pb.FileActionRm{Path: "/wdir"}, &pb.FileActionMkDir{Path: "/wdir", Mode: 0o755}, &pb.FileActionMkDir{Path: "/wdir/sub", Mode: 0o755}, &pb.FileActionRm{Path: "/wdir/sub"}}, "wdir/@755:0:0 opaque", ""},
+		{"hidden by opaque", []any{&pb.FileActionRm{Path: "/wdir"}, &pb.FileActionMkDir{Path: "/wdir", Mode: 0o755}, &pb.FileActionRm{Path: "/wdir/old"}}, "", `"/wdir/old": not found`},
 		{"copy file", []any{cp("one", "/")}, "one@750:7:8=1", ""},
 		{"copy file to name", []any{cp("/one", "/uno")}, "uno@750:7:8=1", ""},
-		{"copy file into dir", []any{cp("one", "/work")}, "work/@755:0:0 work/one@750:7:8=1", ""},
+		{"copy file into dir", []any{cp("one", "/wdir")}, "wdir/@755:0:0 wdir/one@750:7:8=1", ""},
 		{"copy through link", []any{cp("one", "/bin/")}, "usr/@755:0:0 usr/bin/@755:0:0 usr/bin/one@750:7:8=1", ""},
 		{"copy makes parents", []any{cp("one", "/p/q/")}, "p/@755:0:0 p/q/@755:0:0 p/q/one@750:7:8=1", ""},
 		{"copy over file", []any{cp("one", "/file")}, "file@750:7:8=1", ""},
 		{"copy file on dir", []any{cp("app/a", "/tmp"), cp("one", "/tmp/b", func(c *pb.FileActionCopy) {}), cp("app", "/x"), cp("dir", "/x/main.go/")}, "", "not a directory"},
 		{"copy no parent", []any{cp("one", "/no/where/x", func(c *pb.FileActionCopy) { c.CreateDestPath = false })}, "", `checking destination "/no/where/x"`},
 		{"copy dir contents", []any{cp("app/a", "/new")}, "new/@755:0:0 new/b/@755:0:0 new/b/c.txt@644:0:0=c new/x@600:5:6=x", ""},
-		{"copy dir itself", []any{cp("app/a", "/work", func(c *pb.FileActionCopy) { c.DirCopyContents = false })},
-			"work/@755:0:0 work/a/@755:0:0 work/a/b/@755:0:0 work/a/b/c.txt@644:0:0=c work/a/x@600:5:6=x", ""},
+		{"copy dir itself", []any{cp("app/a", "/wdir", func(c *pb.FileActionCopy) { c.DirCopyContents = false })},
+			"wdir/@755:0:0 wdir/a/@755:0:0 wdir/a/b/@755:0:0 wdir/a/b/c.txt@644:0:0=c wdir/a/x@600:5:6=x", ""},
 		{"copy link followed", []any{cp("abs", "/n")}, "n/@755:0:0 n/b/@755:0:0 n/b/c.txt@644:0:0=c n/x@600:5:6=x", ""},
 		{"copy link", []any{cp("abs", "/n", func(c *pb.FileActionCopy) { c.FollowSymlink = false })}, "n@777:0:0->/app/a", ""},
 		{"copy chown", []any{cp("one", "/", func(c *pb.FileActionCopy) { c.Owner = byName("bob", "staff") })}, "one@750:1001:50=1", ""},
@@ -315,9 +315,9 @@ func TestPassedDirectories(t *testing.T) {
 
 func TestTimes(t *testing.T) {
 	at := time.Unix(1234567890, 500)
-	base, source := memory(t, "work/old=1"), memory(t, "d/f=1")
+	base, source := memory(t, "wdir/old=1"), memory(t, "d/f=1")
 	op := &pb.FileOp{Actions: []*pb.FileAction{
-		{Input: 0, SecondaryInput: -1, Output: -1, Action: &pb.FileAction_Mkfile{Mkfile: &pb.FileActionMkFile{Path: "/work/f", Timestamp: -1}}},
+		{Input: 0, SecondaryInput: -1, Output: -1, Action: &pb.FileAction_Mkfile{Mkfile: &pb.FileActionMkFile{Path: "/wdir/f", Timestamp: -1}}},
 		{Input: 2, SecondaryInput: 1, Output: -1, Action: &pb.FileAction_Copy{Copy: cp("d", "/c", func(c *pb.FileActionCopy) { c.Timestamp = at.UnixNano() })}},
 		{Input: 3, SecondaryInput: 1, Output: 0, Action: &pb.FileAction_Copy{Copy: cp("d", "/k")}},
 	}}
@@ -326,7 +326,7 @@ func TestTimes(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := testTime.Add(-time.Hour)
-	for name, want := range map[string]time.Time{"work": old, "work/f": testTime, "c": at, "c/f": at, "k": old, "k/f": old} {
+	for name, want := range map[string]time.Time{"wdir": old, "wdir/f": testTime, "c": at, "c/f": at, "k": old, "k/f": old} {
 		if e, err := out[0].Plans[0].Lstat(name); err != nil || !e.ModTime.Equal(want) {
 			t.Errorf("%s: %v, %v, want %v", name, e, err, want)
 		}
@@ -341,7 +341,7 @@ func archive(t testing.TB) []byte {
 		{Typeflag: tar.TypeDir, Name: "./", Mode: 0o700},
 		{Typeflag: tar.TypeReg, Name: "bin/tool", Mode: 0o755, Uid: 3, Gid: 4, Size: 4},
 		{Typeflag: tar.TypeLink, Name: "bin/same", Linkname: "bin/tool"},
-		{Typeflag: tar.TypeDir, Name: "work/", Mode: 0o711},
+		{Typeflag: tar.TypeDir, Name: "wdir/", Mode: 0o711},
 		{Typeflag: tar.TypeSymlink, Name: "s", Linkname: "bin/tool", Mode: 0o777},
 		{Typeflag: tar.TypeReg, Name: "file", Mode: 0o600, Size: 4},
 	} {
@@ -379,15 +379,15 @@ func TestUnpack(t *testing.T) {
 			archives[program] = out
 		}
 	}
-	base := []string{"bin->usr/bin", "usr/bin/sh=sh", "work@1777:1:1", "work/old=1", "file/x=1"}
-	base[2] = "work/@1777:1:1"
+	base := []string{"bin->usr/bin", "usr/bin/sh=sh", "wdir@1777:1:1", "wdir/old=1", "file/x=1"}
+	base[2] = "wdir/@1777:1:1"
 	for name, data := range archives {
 		t.Run(name, func(t *testing.T) {
 			got, err := act(t, memory(t, base...), memory(t, "a.tar="+string(data)), cp("a.tar", "/", add))
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := "file@600:0:0=data s@777:0:0->bin/tool usr/@755:0:0 usr/bin/@755:0:0 usr/bin/same@755:3:4=data usr/bin/tool@755:3:4 same as usr/bin/same work/@711:0:0"
+			want := "file@600:0:0=data s@777:0:0->bin/tool usr/@755:0:0 usr/bin/@755:0:0 usr/bin/same@755:3:4=data usr/bin/tool@755:3:4 same as usr/bin/same wdir/@711:0:0"
 			if s := strings.Join(got, " "); s != want {
 				t.Errorf("got  %s\nwant %s", s, want)
 			}

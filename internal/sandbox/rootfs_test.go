@@ -123,8 +123,8 @@ func testScratch(l *lab) {
 
 func testCwd(l *lab) {
 	spec := l.spec("pwd; stat -c '%u %g %a' . ..; touch here")
-	spec.Cwd, spec.User = "/work/deep/", "user"
-	if got := l.run(spec); got != "/work/deep\n1000 1001 755\n1000 1001 755" {
+	spec.Cwd, spec.User = "/app/deep/", "user"
+	if got := l.run(spec); got != "/app/deep\n1000 1001 755\n1000 1001 755" {
 		l.t.Errorf("got %q", got)
 	}
 	l.wantUpper("new directory", spec, "d work", "d work/deep", "- work/deep/here")
