@@ -127,7 +127,7 @@ func testCwd(l *lab) {
 	if got := l.run(spec); got != "/app/deep\n1000 1001 755\n1000 1001 755" {
 		l.t.Errorf("got %q", got)
 	}
-	l.wantUpper("new directory", spec, "d work", "d work/deep", "- work/deep/here")
+	l.wantUpper("new directory", spec, "d app", "d app/deep", "- app/deep/here")
 
 	spec = l.command("pwd")
 	spec.Cwd = "/src/sub"
