@@ -19,6 +19,10 @@ import (
 // unpack makes the directory form of a layer from one of its blobs, or while the blob is being
 // fetched. The diffID is verified.
 func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
+	if err := s.unpacking.Acquire(ctx, 1); err != nil {
+		return context.Cause(ctx)
+	}
+	defer s.unpacking.Release(1)
 	blobs, err := s.layerBlobs(ctx, info.DiffID)
 	if err != nil {
 		return err
@@ -104,10 +108,7 @@ func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.
 	if err := layer.ReadTar(tee, layer.TarOptions{}, sink); err != nil {
 		return err
 	}
-	if _, err := io.Copy(io.Discard, tee); err != nil { // padding after the end marker counts
-		return err
-	}
-	if _, err := io.Copy(io.Discard, r); err != nil {
+	if _, err := io.Copy(io.Discard, r); err != nil { // what follows the compressed stream
 		return err
 	}
 	if got := hash.Digest(); got != diffID {
@@ -276,8 +277,7 @@ func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, diffID di
 }
 
 // pack makes the plain tar of a layer, and its index on the way: of its plan while there is one,
-// otherwise of its directory. want, unless it is "", is the digest
-// that it must have.
+// otherwise of its directory. want, unless it is "", is the digest that it must have.
 func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocispec.Descriptor, error) {
 	var desc ocispec.Descriptor
 	info, err := s.Layer(ctx, id)

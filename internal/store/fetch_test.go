@@ -491,3 +491,42 @@ func TestLostBlob(t *testing.T) {
 		wantClean(t, s)
 	})
 }
+
+// However many layers a snapshot has, only so many are unpacked at the same time.
+func TestUnpackingIsBounded(t *testing.T) {
+	s := newStore(t)
+	ctx := context.Background()
+	var mu sync.Mutex
+	running, most := 0, 0
+	var snap layer.Snapshot
+	for i := range 3 * maxUnpacking {
+		plain := tarOf(map[string]string{"f": fmt.Sprint(i)})
+		data := packed(t, plain, layer.Gzip)
+		desc := ocispec.Descriptor{MediaType: layerMediaType(layer.Gzip), Digest: digest.FromBytes(data), Size: int64(len(data))}
+		id, err := s.BlobLayer(ctx, digest.FromBytes(plain), desc)
+		must(t, err)
+		snap = append(snap, id)
+		forget := s.SetFetch(id, func(ctx context.Context) error {
+			mu.Lock()
+			running++
+			most = max(most, running)
+			mu.Unlock()
+			time.Sleep(20 * time.Millisecond) // long enough for all that may to begin
+			mu.Lock()
+			running--
+			mu.Unlock()
+			return s.WriteBlob(ctx, desc, bytes.NewReader(data))
+		})
+		defer forget()
+	}
+	watched(t, func(t *testing.T) {
+		dirs, err := s.Dirs(ctx, snap)
+		must(t, err)
+		if len(dirs) != len(snap) {
+			t.Errorf("%d directories of %d layers", len(dirs), len(snap))
+		}
+	})
+	if most > maxUnpacking || most < 2 {
+		t.Errorf("%d layers were unpacked at the same time, want at most %d, and several", most, maxUnpacking)
+	}
+}
