@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
@@ -34,7 +35,7 @@ func (o *Output) check() error {
 		return fmt.Errorf("output type %q is not supported: use image, oci, docker, local or tar", o.Type)
 	}
 	for key := range o.Attrs {
-		if !contains(known, key) {
+		if !slices.Contains(known, key) {
 			return fmt.Errorf("output attribute %q is not supported for type %s", key, o.Type)
 		}
 	}
@@ -45,15 +46,6 @@ func (o *Output) check() error {
 		return fmt.Errorf("output type %s needs dest=PATH", o.Type)
 	}
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
 }
 
 // encoding is how layers made here are compressed: by gzip in archives, as BuildKit has it, and not

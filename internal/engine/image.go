@@ -101,18 +101,18 @@ func (r *Run) pull(n *node, src *pb.SourceOp) (layer.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pulling{r: r, n: n, img: img}
+	p, missing := &pulling{r: r, n: n, img: img}, false
 	for i, id := range snap {
 		if r.Engine.opt.Store.HasBlob(img.Manifest.Layers[i].Digest) {
 			continue
 		}
-		p.missing = true
+		missing = true
 		forget := r.Engine.opt.Store.SetFetch(id, func(ctx context.Context) error { return p.layer(ctx, i) })
 		r.mu.Lock()
 		r.atEnd = append(r.atEnd, forget)
 		r.mu.Unlock()
 	}
-	if !p.missing {
+	if !missing {
 		r.tellCached(n)
 		return snap, nil
 	}
@@ -129,10 +129,9 @@ func (r *Run) pull(n *node, src *pb.SourceOp) (layer.Snapshot, error) {
 // pulling is an image whose layers are fetched one by one, which a display sees as one step as
 // long as they overlap.
 type pulling struct {
-	r       *Run
-	n       *node
-	img     *imagesource.Image
-	missing bool
+	r   *Run
+	n   *node
+	img *imagesource.Image
 
 	mu    sync.Mutex
 	users int

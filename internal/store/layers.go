@@ -55,8 +55,7 @@ func (d *Draft) Commit(ctx context.Context) (layer.ID, error) {
 		return "", fmt.Errorf("committing layer: %w", err)
 	}
 	err := d.s.update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec("INSERT INTO layers(id,dir,created,boot) VALUES(?,1,?,?)", string(d.id), time.Now().UnixNano(), d.s.boot)
-		return err
+		return d.s.putLayer(tx, LayerInfo{ID: d.id, Dir: true, Size: -1, Created: time.Now()})
 	})
 	if err != nil { // nobody knows the directory, and this process's lease ends in order
 		return "", errors.Join(fmt.Errorf("committing layer: %w", err), os.RemoveAll(filepath.Dir(d.s.layerFS(d.id))))
@@ -116,8 +115,7 @@ func (s *Store) BlobLayer(ctx context.Context, diffID digest.Digest, blob ocispe
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		_, err = tx.Exec("INSERT INTO layers(id,diff_id,dir,created,boot) VALUES(?,?,0,?,?)", string(id), diffID.String(), time.Now().UnixNano(), s.boot)
-		return err
+		return s.putLayer(tx, LayerInfo{ID: id, DiffID: diffID, Size: -1, Created: time.Now()})
 	})
 	return id, err
 }
