@@ -20,8 +20,7 @@ const (
 // cores, ahead of the writer, which takes one entry after the other. Contents must be such that
 // they can be opened after Add has returned.
 //
-// An entry's digest that is known is checked, unless opening the content has found the file to be
-// the version that was digested ([Stamped]), and that version to be older than this process.
+// An entry's digest that is known is checked, unless the content is [Settled].
 type Ahead struct {
 	tw    *TarWriter
 	queue chan *Entry
@@ -129,7 +128,7 @@ func (l *loaded) read() {
 		l.err = fmt.Errorf("file changed while being read: got %d bytes or more, want %d", n, l.size)
 		return
 	}
-	if s, ok := l.content.(Stamped); ok && l.want != "" && settled(s.Stamp()) {
+	if l.want != "" && Settled(l.content) {
 		l.sum, l.err = l.want, unchanged(l.content, r)
 		return
 	}

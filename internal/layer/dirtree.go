@@ -257,10 +257,18 @@ const ClockStep = 20 * time.Millisecond
 
 var processStart = time.Now()
 
-// settled reports whether a file had its stamp before this process began. Otherwise a digest that
-// this process knows by the stamp may be that of an earlier content: two changes in one tick of
-// the clock give the same stamp.
-func settled(s Stamp) bool { return s.Ctime < processStart.Add(-ClockStep).UnixNano() }
+// OlderThan reports whether the version was there before a point in time, as far as the clock of
+// the filesystem can tell.
+func (s Stamp) OlderThan(t time.Time) bool { return s.Ctime < t.Add(-ClockStep).UnixNano() }
+
+// Settled reports whether the digest that this process knows of a content is that of what will be
+// read, without digesting it again: the content is [Stamped], and the file had its stamp before the
+// process began. Otherwise the digest may be that of an earlier content, for two changes in one
+// tick of the clock give the same stamp.
+func Settled(c Content) bool {
+	s, ok := c.(Stamped)
+	return ok && s.Stamp().OlderThan(processStart)
+}
 
 // ErrChanged marks a file of the user's that was written to while it was being read.
 var ErrChanged = errors.New("file changed while it was being read: try again when nobody writes to it")

@@ -176,8 +176,8 @@ func (c *ctxSink) Add(e *layer.Entry) error {
 }
 
 // checkedSink is a ctxSink for sinks that do not look at the digests of contents: a content that
-// does not have the digest that its entry names is an error, as it is for a blob. A file of the
-// host that is the version that was digested need not be read for that ([layer.Stamped]).
+// does not have the digest that its entry names is an error, as it is for a blob. What is
+// [layer.Settled] need not be digested for that.
 type checkedSink struct {
 	ctx context.Context
 	layer.Sink
@@ -187,7 +187,7 @@ func (c checkedSink) Add(e *layer.Entry) error {
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
-	if _, stamped := e.Content.(layer.Stamped); e.Content != nil && e.Digest != "" && !stamped {
+	if e.Content != nil && e.Digest != "" && !layer.Settled(e.Content) {
 		d := *e
 		d.Content = checkedContent{c.ctx, e}
 		e = &d

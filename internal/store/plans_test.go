@@ -491,3 +491,32 @@ func TestPlanOfFileThatIsRewritten(t *testing.T) {
 		}
 	}
 }
+
+// A file that changed since this process began may have changed twice in one tick of the clock: its
+// stamp proves nothing, in neither form.
+func TestPlanOfFreshFile(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "f"), []byte("content"), 0o644))
+	e, err := layer.OpenDir(dir, layer.DirOptions{}).Lstat("f")
+	must(t, err)
+	e.Digest = digest.FromString("another")
+	for form, write := range map[string]func(*Store, layer.ID) error{
+		"directory": func(s *Store, id layer.ID) error { _, err := s.Dir(context.Background(), id); return err },
+		"blob": func(s *Store, id layer.ID) error {
+			_, _, err := s.Blob(context.Background(), id, layer.Encoding{})
+			return err
+		},
+	} {
+		s := newStore(t)
+		id, err := s.Plan(oneEntry{e}, time.Now())
+		must(t, err)
+		if err := write(s, id); err == nil {
+			t.Errorf("the %s was written with another content than its digest says", form)
+		}
+		s.EndPlans(id)
+	}
+}
+
+type oneEntry struct{ e *layer.Entry }
+
+func (o oneEntry) WriteTo(sink layer.Sink) error { return sink.Add(o.e) }

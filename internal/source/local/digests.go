@@ -189,7 +189,7 @@ func (d *digests) note(s layer.Stamp, read time.Time, change func(*known)) {
 }
 
 // racy reports whether a file that was read after a point in time may change without another stamp.
-func racy(s layer.Stamp, read time.Time) bool { return s.Ctime >= read.Add(-clockStep).UnixNano() }
+func racy(s layer.Stamp, read time.Time) bool { return !s.OlderThan(read) }
 
 // NoteBare implements [layer.Memory].
 func (d *digests) NoteBare(s layer.Stamp, read time.Time) {
