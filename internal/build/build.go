@@ -26,19 +26,12 @@ import (
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/sandbox"
-	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/source/local"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// Options are what a builder works with. All fields but DumpKey are required.
-type Options struct {
-	Store  *store.Store
-	Images *imagesource.Source
-	Runner sandbox.Runner
-	// DumpKey, when set, is given the labelled lines of every key.
-	DumpKey func(vertex string, lines []string)
-}
+// Options are what a builder works with.
+type Options = engine.Options
 
 // Builder carries out builds. It is safe for concurrent use.
 type Builder struct {
@@ -48,9 +41,7 @@ type Builder struct {
 
 // New returns a builder.
 func New(opt Options) *Builder {
-	return &Builder{opt: opt, engine: engine.New(engine.Options{
-		Store: opt.Store, Images: opt.Images, Runner: opt.Runner, DumpKey: opt.DumpKey,
-	})}
+	return &Builder{opt: opt, engine: engine.New(opt)}
 }
 
 // maxRepairs bounds how many damaged entries of the store one build makes anew. Each is dropped

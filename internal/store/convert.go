@@ -285,14 +285,8 @@ func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocis
 		return desc, err
 	}
 	var write func(layer.Sink) error
-	p := s.plan(id)
-	if p != nil {
-		if done, ok := p.use(); ok {
-			defer done()
-		} else {
-			p = nil
-		}
-	}
+	p, done := s.usePlan(id)
+	defer done()
 	if p != nil && !info.Dir {
 		write = p.src.WriteTo
 	} else {
@@ -359,7 +353,8 @@ func (s *Store) Size(ctx context.Context, id layer.ID) (int64, error) {
 	count := &countingSink{Sink: discardSink{}}
 	if info.Dir {
 		err = layer.WalkLayer(s.layerFS(id), count)
-	} else if p := s.plan(id); p != nil {
+	} else if p, done := s.usePlan(id); p != nil {
+		defer done()
 		err = p.src.WriteTo(count)
 	} else {
 		blobs, berr := s.presentBlobs(ctx, info)

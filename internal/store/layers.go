@@ -221,11 +221,9 @@ func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
 		if _, err := os.Lstat(fs); err == nil && info.Dir {
 			return nil, nil
 		}
-		if p := s.plan(id); p != nil {
-			if done, ok := p.use(); ok {
-				defer done()
-				return nil, s.writePlan(ctx, p, info)
-			}
+		if p, done := s.usePlan(id); p != nil {
+			defer done()
+			return nil, s.writePlan(ctx, p, info)
 		}
 		return nil, s.unpack(ctx, info)
 	})

@@ -34,15 +34,19 @@ type plan struct {
 	users sync.WaitGroup // who writes a form: it may be another build
 }
 
-// use keeps a plan from being ended until done is called; ok is false when it has ended.
-func (p *plan) use() (done func(), ok bool) {
+// usePlan returns the plan of a layer, which does not end until done is called, or nil.
+func (s *Store) usePlan(id layer.ID) (p *plan, done func()) {
+	none := func() {}
+	if p = s.plan(id); p == nil {
+		return nil, none
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
-		return nil, false
+		return nil, none
 	}
 	p.users.Add(1)
-	return p.users.Done, true
+	return p, p.users.Done
 }
 
 // Plan makes a layer of which nothing is written. [Store.Dir] and [Store.Blob] write the form that
