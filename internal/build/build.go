@@ -101,7 +101,7 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 	res := &Result{ID: b.record.ID, Names: b.names}
 	dir := b.context()
 	defer func() { err = errors.Join(err, dir.Close()) }()
-	b.run = b.engine.NewRun(ctx, engine.RunOptions{
+	opt := engine.RunOptions{
 		Contexts: map[string]local.Context{
 			"context":    dir,
 			"dockerfile": local.NewDir(filepath.Dir(b.req.dockerfile()), ""),
@@ -112,7 +112,11 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 		Pull:     b.req.Pull,
 		NoCache:  b.req.NoCache,
 		Slot:     b.req.dockerfile(),
-	})
+	}
+	if err := b.req.allow(&opt); err != nil {
+		return nil, err
+	}
+	b.run = b.engine.NewRun(ctx, opt)
 	defer func() { err = errors.Join(err, b.run.Close()) }()
 	out, err := frontend.Build(ctx, frontend.Options{
 		Run: b.run, Images: b.opt.Images, Sink: b.sink, Attrs: b.req.attrs(), Platform: platform,

@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/secrets"
 )
 
 // Request says what to build.
@@ -39,6 +41,12 @@ type Request struct {
 	// Attrs are further options of the Dockerfile frontend by BuildKit's names ("shm-size",
 	// "ulimit", "hostname", ...).
 	Attrs map[string]string
+	// Secrets and SSH are what the build may use and does not keep, as in --secret and --ssh.
+	Secrets []secrets.Source
+	SSH     []secrets.Agent
+	// Allow are the entitlements that the build is given, as in --allow: "security.insecure",
+	// "network.host".
+	Allow []string
 	// Command is the command line for the build's record; may be empty.
 	Command []string
 }

@@ -29,17 +29,15 @@ type buildFlags struct {
 	cgroupParent                                                   string
 	noCache, pull, quiet                                           bool
 	shmSize, dumpKeys                                              string
+	secretFlags
 }
 
 // absent are flags of Docker's build that are not there yet, with what to do instead.
 var absent = []struct{ name, advice string }{
-	{"secret", "secret mounts are not there yet"},
-	{"ssh", "SSH forwarding is not there yet"},
 	{"push", "pushing is not there yet: write the image with -o type=oci,dest=FILE and push that"},
 	{"cache-to", "exporting the cache is not there yet: the store's own cache is always used"},
 	{"cache-from", "importing a cache is not there yet: the store's own cache is always used"},
 	{"build-context", "named contexts are not there yet"},
-	{"allow", "entitlements are not there yet"},
 	{"attest", "attestations are not there yet"},
 	{"sbom", "attestations are not there yet"},
 	{"squash", "squashing is not supported: use a multi-stage build"},
@@ -65,6 +63,7 @@ func newBuildCmd(a *app) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
+	opts.secretFlags.add(f)
 	f.StringArrayVarP(&opts.tags, "tag", "t", nil, "Name of the image, NAME[:TAG] (repeatable)")
 	f.StringVarP(&opts.file, "file", "f", "", `Path of the Dockerfile; "-" is standard input (default PATH/Dockerfile)`)
 	f.StringVar(&opts.target, "target", "", "Stage to stop at, by name or number")
@@ -136,7 +135,7 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, clea
 		}
 		req.Outputs = append(req.Outputs, out)
 	}
-	if err := o.attrs(req.Attrs); err != nil {
+	if err := errors.Join(o.attrs(req.Attrs), o.secretFlags.set(&req)); err != nil {
 		return req, cleanup, err
 	}
 	if o.file == "-" {

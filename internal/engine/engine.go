@@ -25,11 +25,13 @@ import (
 	"context"
 
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/entitlements"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/secrets"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/source/local"
 	"github.com/slipway-build/slipway/internal/store"
@@ -67,6 +69,11 @@ type RunOptions struct {
 	// NoCache runs every vertex. (The frontend marks the instructions of a Dockerfile itself, but
 	// not all of them: WORKDIR it leaves out.)
 	NoCache bool
+	// Secrets and SSH are what steps may use, and sources to fetch with; nil: nothing.
+	Secrets *secrets.Store
+	SSH     *secrets.Agents
+	// Entitlements are what steps may do that others may not; nil: nothing.
+	Entitlements entitlements.Set
 	// Slot distinguishes this build from others in explanations of cache misses: two builds with
 	// the same slot are versions of the same thing. The Dockerfile's path is a good one.
 	Slot string

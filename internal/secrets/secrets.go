@@ -1,0 +1,85 @@
+// Package secrets gives builds what they may use and must not keep: secrets, and SSH agents.
+package secrets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	bksecrets "github.com/moby/buildkit/session/secrets"
+	"github.com/moby/buildkit/session/secrets/secretsprovider"
+	csvvalue "github.com/tonistiigi/go-csvvalue"
+)
+
+// Source says where a secret comes from. Without a file and a variable it is the variable with
+// the name of the ID if there is one, and the file with that name otherwise.
+type Source = secretsprovider.Source
+
+// ParseSource reads a value of --secret, "id=ID[,src=FILE|env=VARIABLE][,type=file|env]", as
+// docker buildx does.
+func ParseSource(value string) (Source, error) {
+	fields, err := csvvalue.Fields(value, nil)
+	if err != nil {
+		return Source{}, fmt.Errorf("failed to parse csv secret: %w", err)
+	}
+	var s Source
+	var kind string
+	for _, field := range fields {
+		key, val, ok := strings.Cut(field, "=")
+		if !ok {
+			return Source{}, fmt.Errorf("invalid field '%s' must be a key=value pair", field)
+		}
+		switch key = strings.ToLower(key); key {
+		case "type":
+			if val != "file" && val != "env" {
+				return Source{}, fmt.Errorf("unsupported secret type %q", val)
+			}
+			kind = val
+		case "id":
+			s.ID = val
+		case "source", "src":
+			s.FilePath = val
+		case "env":
+			s.Env = val
+		default:
+			return Source{}, fmt.Errorf("unexpected key '%s' in '%s'", key, field)
+		}
+	}
+	if kind == "env" && s.Env == "" {
+		s.Env, s.FilePath = s.FilePath, ""
+	}
+	return s, nil
+}
+
+// Store holds the secrets of one build. A nil store has none.
+type Store struct{ files bksecrets.SecretStore }
+
+// NewStore returns a store of what sources name. Files must exist, and be no larger than BuildKit
+// takes them (500 KB); they are read when somebody asks for them.
+func NewStore(sources []Source) (*Store, error) {
+	files, err := secretsprovider.NewStore(sources)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{files}, nil
+}
+
+// Secret returns the value of the secret id. The error of one that was not given is of the
+// category errdefs.ErrNotFound.
+func (s *Store) Secret(ctx context.Context, id string) ([]byte, error) {
+	if s == nil {
+		return nil, fmt.Errorf("secret %s: %w", id, errdefs.ErrNotFound)
+	}
+	value, err := s.files.GetSecret(ctx, id)
+	switch {
+	case errors.Is(err, bksecrets.ErrNotFound):
+		return nil, fmt.Errorf("secret %s: %w", id, errdefs.ErrNotFound)
+	case err != nil:
+		return nil, fmt.Errorf("reading secret %s: %w", id, err)
+	case len(value) > secretsprovider.MaxSecretSize:
+		return nil, fmt.Errorf("reading secret %s: invalid secret size %d", id, len(value))
+	}
+	return value, nil
+}
