@@ -127,6 +127,10 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.req.Call != "" {
+		res.Answer = out.Metadata
+		return res, nil
+	}
 	src, value, err := b.source(out, platform)
 	if err != nil {
 		return nil, err
@@ -282,6 +286,7 @@ func (r *Request) attrs() map[string]string {
 			a[key] = v
 		}
 	}
+	r.callAttrs(a)
 	if r.NoCache {
 		a["no-cache"] = ""
 	}

@@ -47,6 +47,9 @@ type Request struct {
 	// Allow are the entitlements that the build is given, as in --allow: "security.insecure",
 	// "network.host".
 	Allow []string
+	// Call asks the frontend something instead of building: "frontend.lint", "frontend.outline",
+	// "frontend.targets". The result has the Answer then, and nothing else.
+	Call string
 	// Command is the command line for the build's record; may be empty.
 	Command []string
 }
@@ -86,6 +89,8 @@ type Result struct {
 	Names []string
 	// Warnings are what the Dockerfile frontend's linter says, one line each.
 	Warnings []Warning
+	// Answer is what the frontend says to a Call.
+	Answer Answer
 	// Took is the wall time of the build.
 	Took time.Duration
 }

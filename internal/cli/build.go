@@ -30,6 +30,9 @@ type buildFlags struct {
 	noCache, pull, quiet                                           bool
 	shmSize, dumpKeys                                              string
 	secretFlags
+	call          string
+	noCacheFilter []string
+	squash        bool
 }
 
 // absent are flags of Docker's build that are not there yet, with what to do instead.
@@ -40,10 +43,6 @@ var absent = []struct{ name, advice string }{
 	{"build-context", "named contexts are not there yet"},
 	{"attest", "attestations are not there yet"},
 	{"sbom", "attestations are not there yet"},
-	{"squash", "squashing is not supported: use a multi-stage build"},
-	{"call", "checks without a build are not there yet"},
-	{"check", "checks without a build are not there yet"},
-	{"no-cache-filter", "it is not there yet: use --no-cache"},
 	{"annotation", "annotations are not there yet"},
 }
 
@@ -58,6 +57,9 @@ func newBuildCmd(a *app) *cobra.Command {
 				if flag := cmd.Flags().Lookup(f.name); flag.Changed && flag.Value.String() != "[false]" {
 					return fmt.Errorf("--%s: %s", f.name, f.advice)
 				}
+			}
+			if err := a.checkCompat(cmd, &opts); err != nil {
+				return err
 			}
 			return a.runBuild(cmd.Context(), &opts, args[0])
 		},
@@ -83,18 +85,16 @@ func newBuildCmd(a *app) *cobra.Command {
 	f.StringArrayVar(&opts.ulimits, "ulimit", nil, "Resource limit in RUN, NAME=SOFT[:HARD] (repeatable)")
 	f.StringVar(&opts.cgroupParent, "cgroup-parent", "", "Parent cgroup of RUN")
 	f.StringVar(&opts.dumpKeys, "dump-keys", "", "File to write the labelled lines of every step's cache key to")
-	for _, name := range []string{"load", "rm", "force-rm"} { // what they ask for is so anyway
-		f.Bool(name, true, "")
-		f.Lookup(name).Hidden = true
-	}
+	addCallFlags(cmd, &opts)
+	addCompatFlags(cmd, &opts)
+	f.Bool("load", true, "") // what it asks for is so anyway
 	f.String("provenance", "", "")
-	f.String("builder", "", "")
-	f.Lookup("provenance").Hidden, f.Lookup("builder").Hidden = true, true
+	f.Lookup("load").Hidden, f.Lookup("provenance").Hidden = true, true
 	for _, flag := range absent {
 		f.StringArray(flag.name, nil, flag.advice)
 		f.Lookup(flag.name).Hidden = true
 		switch flag.name {
-		case "push", "squash", "check":
+		case "push":
 			f.Lookup(flag.name).NoOptDefVal = "true"
 		}
 	}
@@ -114,10 +114,9 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, clea
 		NoCache:    o.noCache,
 		Pull:       o.pull,
 		Network:    o.network,
-		AddHosts:   o.addHosts,
 		Tags:       o.tags,
 		Labels:     keyValues(o.labels, nil),
-		BuildArgs:  keyValues(o.buildArgs, os.LookupEnv),
+		BuildArgs:  withProxies(keyValues(o.buildArgs, os.LookupEnv)),
 		Attrs:      map[string]string{},
 	}
 	switch o.network {
@@ -125,6 +124,14 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, clea
 	default:
 		return req, cleanup, fmt.Errorf("--network %s: only default, host and none are there", o.network)
 	}
+	if req.AddHosts, err = extraHosts(o.addHosts); err != nil {
+		return req, cleanup, err
+	}
+	call, err := parseCall(o.call)
+	if err != nil {
+		return req, cleanup, err
+	}
+	req.Call = call.request()
 	if req.Platform, err = onePlatform(o.platforms); err != nil {
 		return req, cleanup, err
 	}
@@ -146,6 +153,9 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, clea
 
 // attrs sets the frontend's options that have no field of their own.
 func (o *buildFlags) attrs(attrs map[string]string) error {
+	if len(o.noCacheFilter) > 0 {
+		attrs["no-cache"] = strings.Join(o.noCacheFilter, ",")
+	}
 	if o.shmSize != "" {
 		n, err := units.RAMInBytes(o.shmSize)
 		if err != nil {
@@ -268,11 +278,11 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 	}
 	result, err := b.Build(ctx, req, display)
 	warnings := display.Wait()
+	if mode != "quiet" && mode != "none" && mode != "rawjson" {
+		a.printWarnings(warnings) // also of a build that failed, for which they may be the reason
+	}
 	if err := errors.Join(err, keys.Close()); err != nil {
 		return err
-	}
-	if mode != "quiet" && mode != "none" && mode != "rawjson" {
-		a.printWarnings(warnings)
 	}
 	return a.finishBuild(opts, result)
 }
@@ -332,6 +342,13 @@ func (a *app) finishBuild(opts *buildFlags, result *build.Result) error {
 		if err := writeMetadata(opts.metadataFile, result); err != nil {
 			return err
 		}
+	}
+	if result.Answer != nil {
+		call, err := parseCall(opts.call)
+		if err != nil {
+			return err
+		}
+		return call.print(a.stdout, result.Answer)
 	}
 	if opts.quiet && result.ImageID != "" {
 		_, err := fmt.Fprintln(a.stdout, result.ImageID)

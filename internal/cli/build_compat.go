@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/docker/cli/cli/config"
+	"github.com/spf13/cobra"
+)
+
+// ignored are flags of Docker's build that change nothing, with the warning that buildx gives.
+var ignored = []struct{ name, warning string }{
+	{"isolation", "isolation flag is deprecated with BuildKit."},
+	{"security-opt", `security-opt flag is deprecated. "RUN --security=insecure" should be used with BuildKit.`},
+}
+
+// addCompatFlags adds the flags that are there for the sake of Docker's command line only.
+func addCompatFlags(cmd *cobra.Command, opts *buildFlags) {
+	f := cmd.Flags()
+	f.StringSliceVar(&opts.noCacheFilter, "no-cache-filter", nil, "Stages to run every step of again (repeatable)")
+	f.BoolVar(&opts.squash, "squash", false, "Not supported: squash in a stage of the Dockerfile")
+	f.String("builder", "", "Accepted for Docker's sake: there is one builder")
+	for _, name := range []string{"rm", "force-rm", "compress"} {
+		f.Bool(name, true, "Accepted for Docker's sake: it is so anyway")
+	}
+	for _, flag := range ignored {
+		f.StringArray(flag.name, nil, "Accepted for Docker's sake, with a warning: it has no effect")
+	}
+	for _, name := range []string{"squash", "builder", "rm", "force-rm", "compress", "isolation", "security-opt"} {
+		f.Lookup(name).Hidden = true
+	}
+}
+
+// checkCompat refuses combinations that buildx refuses, and warns of flags without an effect.
+func (a *app) checkCompat(cmd *cobra.Command, opts *buildFlags) error {
+	switch {
+	case opts.squash:
+		return errors.New("--squash: squashing is not supported: copy what is wanted into a last stage, FROM scratch and COPY --from")
+	case emptyKey(opts.labels) != "":
+		return fmt.Errorf("--label: invalid key-value pair %q: empty key", emptyKey(opts.labels))
+	case emptyKey(opts.buildArgs) != "":
+		return fmt.Errorf("--build-arg: invalid key-value pair %q: empty key", emptyKey(opts.buildArgs))
+	case opts.noCache && len(opts.noCacheFilter) > 0:
+		return errors.New("--no-cache and --no-cache-filter cannot currently be used together")
+	case opts.quiet && cmd.Flags().Changed("progress") && opts.progress != "quiet" && opts.progress != "auto":
+		return fmt.Errorf("progress=%s and quiet cannot be used together", opts.progress)
+	}
+	for _, flag := range ignored {
+		if cmd.Flags().Changed(flag.name) {
+			fmt.Fprintf(a.stderr, "WARNING: %s\n", flag.warning)
+		}
+	}
+	return nil
+}
+
+// hostGateway is what Docker's name for the host's address stands for: RUN has the host's network.
+const hostGateway = "127.0.0.1"
+
+// extraHosts checks the values of --add-host as buildx does, HOST=IP or HOST:IP with an address in
+// brackets if that is wanted, and replaces the address host-gateway.
+func extraHosts(values []string) ([]string, error) {
+	hosts := make([]string, 0, len(values))
+	for _, v := range values {
+		host, ip, ok := strings.Cut(v, "=")
+		if !ok {
+			host, ip, ok = strings.Cut(v, ":")
+		}
+		if !ok || host == "" || ip == "" {
+			return nil, fmt.Errorf("invalid host %s", v)
+		}
+		if len(ip) > 2 && ip[0] == '[' && ip[len(ip)-1] == ']' {
+			ip = ip[1 : len(ip)-1]
+		}
+		if ip == "host-gateway" {
+			ip = hostGateway
+		}
+		if net.ParseIP(ip) == nil {
+			return nil, fmt.Errorf("invalid host %s", v)
+		}
+		hosts = append(hosts, host+"="+ip)
+	}
+	return hosts, nil
+}
+
+// emptyKey returns the first KEY=VALUE pair without a key.
+func emptyKey(pairs []string) string {
+	for _, p := range pairs {
+		if strings.HasPrefix(p, "=") {
+			return p
+		}
+	}
+	return ""
+}
+
+// withProxies adds the proxies of Docker's configuration file (proxies.default) to the build
+// arguments, as buildx does. What was given on the command line, in any case, wins.
+func withProxies(buildArgs map[string]string) map[string]string {
+	given := map[string]bool{}
+	for k := range buildArgs {
+		given[strings.ToUpper(k)] = true
+	}
+	p := config.LoadDefaultConfigFile(io.Discard).Proxies["default"]
+	for k, v := range map[string]string{
+		"HTTP_PROXY": p.HTTPProxy, "HTTPS_PROXY": p.HTTPSProxy, "NO_PROXY": p.NoProxy,
+		"FTP_PROXY": p.FTPProxy, "ALL_PROXY": p.AllProxy,
+	} {
+		if v != "" && !given[k] {
+			buildArgs[k] = v
+		}
+	}
+	return buildArgs
+}
