@@ -40,11 +40,12 @@ func newContainerLsCmd(a *app, use string) *cobra.Command {
 	return cmd
 }
 
-// containerTable is what `ps` shows.
-var containerTable = table{
-	columns: []column{{"ID", "CONTAINER ID"}, {"Image", "IMAGE"}, {"Command", "COMMAND"}, {"RunningFor", "CREATED"},
-		{"Status", "STATUS"}, {"Ports", "PORTS"}, {"Names", "NAMES"}},
-	more: []column{{"CreatedAt", "CREATED AT"}, {"State", "STATE"}},
+// containerFormat and containerHeaders are what `ps` shows.
+const containerFormat = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
+
+var containerHeaders = headers{
+	"ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "Status": "STATUS",
+	"Ports": "PORTS", "Names": "NAMES", "CreatedAt": "CREATED AT", "State": "STATE",
 }
 
 func (a *app) listContainers(ctx context.Context, opts *containerLsFlags) error {
@@ -56,7 +57,7 @@ func (a *app) listContainers(ctx context.Context, opts *containerLsFlags) error 
 	if err != nil {
 		return err
 	}
-	var rows []map[string]string
+	var rows []any
 	for _, c := range all {
 		state := m.State(c.ID)
 		keep, err := keepContainer(c, state, opts)
@@ -67,12 +68,7 @@ func (a *app) listContainers(ctx context.Context, opts *containerLsFlags) error 
 			rows = append(rows, containerRow(c, state, opts.noTrunc))
 		}
 	}
-	t := containerTable
-	t.format = opts.format
-	if opts.quiet && opts.format == "" {
-		t.format = "{{.ID}}"
-	}
-	return t.print(a.stdout, rows)
+	return printList(a.stdout, listFormat(opts.format, opts.quiet, containerFormat), containerHeaders, rows)
 }
 
 // keepContainer applies --all and --filter.
@@ -108,13 +104,11 @@ func containerRow(c store.Container, state container.State, noTrunc bool) map[st
 	}
 	if !noTrunc {
 		id = shortID(id)
-		if r := []rune(command); len(r) > 20 {
-			command = string(r[:19]) + "…"
-		}
+		command = ellipsis(command, 20)
 	}
 	return map[string]string{
 		"ID": id, "Image": c.Image, "Command": strconv.Quote(command), "RunningFor": ago(c.Created), "Status": statusText(state),
-		"Ports": "", "Names": c.Name, "State": statusWord(state), "CreatedAt": c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
+		"Ports": "", "Names": c.Name, "State": statusWord(state), "CreatedAt": timestamp(c.Created),
 	}
 }
 

@@ -6,138 +6,96 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"text/tabwriter"
-	"text/template"
 	"time"
 
+	"github.com/docker/cli/templates"
 	"github.com/docker/go-units"
 	"github.com/mattn/go-isatty"
 )
 
-// column is one column of a table and of the fields that --format knows.
-type column struct{ field, header string }
+// formatHelp is Docker's text for --format of commands that list.
+const formatHelp = `Format output using a custom template:
+'table':            Print output in table format with column headers (default)
+'table TEMPLATE':   Print output in table format using the given Go template
+'json':             Print in JSON format
+'TEMPLATE':         Print output using the given Go template.`
 
-// table prints rows in Docker's shape: as a table of the shown columns, or by a format: a Go
-// template, "table TEMPLATE", "json", or "table". Rows are maps from field to text.
-type table struct {
-	columns []column // shown by default, in order
-	more    []column // known to --format as well
-	format  string
+// headers are the titles of a list's columns, by the names of the fields that templates know.
+type headers map[string]string
+
+// Label is the title of the column {{.Label "name"}}.
+func (headers) Label(name string) string {
+	return strings.NewReplacer("-", " ", "_", " ").Replace(name[strings.LastIndexByte(name, '.')+1:])
 }
 
-func (t *table) print(w io.Writer, rows []map[string]string) error {
-	format := t.format
-	if format == "json" {
+// listFormat chooses the format of a list as Docker's formatter does: that of --format, IDs alone with
+// --quiet, otherwise def, which starts with "table ".
+func listFormat(format string, quiet bool, def string) string {
+	if format != "" && format != "table" {
+		return format
+	}
+	if quiet {
+		return "{{.ID}}"
+	}
+	return def
+}
+
+// printList prints rows in the shape of Docker's formatter: by a Go template, as a table with
+// headers when the format starts with "table", or by "json" as an object a line.
+//
+// A row is a pointer to a struct whose methods without arguments are the fields, so that only what
+// the template names is worked out; its MarshalJSON is [marshalRow]. A field that no row has is an error.
+func printList(w io.Writer, format string, heads headers, rows []any) error {
+	format, isTable := strings.CutPrefix(format, "table")
+	if format == "json" && !isTable {
 		format = "{{json .}}"
 	}
-	if format == "" || format == "table" {
-		var fields []string
-		for _, c := range t.columns {
-			fields = append(fields, "{{."+c.field+"}}")
-		}
-		format = "table " + strings.Join(fields, "\t")
-	}
-	format, isTable := strings.CutPrefix(format, "table ")
-	format = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(format)
-	tmpl, err := template.New("").Option("missingkey=error").Funcs(templateFuncs).Parse(format)
+	format = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(strings.Trim(format, " "))
+	tmpl, err := templates.Parse(format)
 	if err != nil {
-		return fmt.Errorf("parsing --format: %w", err)
+		return fmt.Errorf("template parsing error: %w", err)
 	}
 	var buf bytes.Buffer
-	var tw io.Writer = &buf
-	if isTable {
-		tw = tabwriter.NewWriter(&buf, 10, 1, 3, ' ', 0)
-		head := map[string]string{}
-		for _, c := range append(t.columns[:len(t.columns):len(t.columns)], t.more...) {
-			head[c.field] = c.header
-		}
-		rows = append([]map[string]string{head}, rows...)
-	}
 	for _, row := range rows {
-		if err := tmpl.Execute(tw, row); err != nil {
-			return fmt.Errorf("using --format: %w", err)
+		if err := tmpl.Execute(&buf, row); err != nil {
+			return fmt.Errorf("template parsing error: %w", err)
 		}
-		fmt.Fprintln(tw)
+		buf.WriteByte('\n')
 	}
-	if f, ok := tw.(*tabwriter.Writer); ok {
-		if err := f.Flush(); err != nil {
-			return err
-		}
+	if !isTable {
+		_, err := buf.WriteTo(w)
+		return err
 	}
-	_, err = w.Write(buf.Bytes())
+	var out bytes.Buffer
+	tw := tabwriter.NewWriter(&out, 10, 1, 3, ' ', 0)
+	if err := tmpl.Funcs(templates.HeaderFunctions).Execute(tw, heads); err != nil {
+		return fmt.Errorf("template parsing error: %w", err)
+	}
+	fmt.Fprintln(tw)
+	if _, err := buf.WriteTo(tw); err != nil {
+		return err
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err = out.WriteTo(w)
 	return err
 }
 
-// templateFuncs are the functions that Docker's templates have.
-var templateFuncs = template.FuncMap{
-	"json": func(v any) (string, error) {
-		var buf bytes.Buffer
-		enc := json.NewEncoder(&buf)
-		enc.SetEscapeHTML(false)
-		err := enc.Encode(v)
-		return strings.TrimSpace(buf.String()), err
-	},
-	"join":  joinAny,
-	"split": strings.Split,
-	"lower": strings.ToLower,
-	"upper": strings.ToUpper,
-	"title": func(s string) string {
-		if s == "" {
-			return s
-		}
-		return strings.ToUpper(s[:1]) + s[1:]
-	},
-	"println": fmt.Sprintln,
-}
-
-// joinAny joins a list of strings, also one that came out of JSON.
-func joinAny(list any, sep string) (string, error) {
-	switch l := list.(type) {
-	case nil:
-		return "", nil
-	case []string:
-		return strings.Join(l, sep), nil
-	case []any:
-		words := make([]string, len(l))
-		for i, v := range l {
-			words[i] = fmt.Sprint(v)
-		}
-		return strings.Join(words, sep), nil
-	}
-	return "", fmt.Errorf("joining: %T is not a list", list)
-}
-
-// printInspected prints objects as Docker's inspect does: as a JSON array, or each by a template
-// that sees the fields by their JSON names.
-func printInspected(w io.Writer, format string, objects []any) error {
-	if format == "" || format == "json" {
-		var buf bytes.Buffer
-		enc := json.NewEncoder(&buf)
-		enc.SetEscapeHTML(false)
-		if format == "" {
-			enc.SetIndent("", "    ")
-		}
-		if err := enc.Encode(objects); err != nil {
-			return err
-		}
-		_, err := w.Write(buf.Bytes())
-		return err
-	}
-	tmpl, err := template.New("").Funcs(templateFuncs).Parse(format)
-	if err != nil {
-		return fmt.Errorf("parsing --format: %w", err)
-	}
-	for _, o := range objects {
-		var buf bytes.Buffer
-		if err := tmpl.Execute(&buf, o); err != nil {
-			return fmt.Errorf("using --format: %w", err)
-		}
-		if _, err := fmt.Fprintln(w, buf.String()); err != nil {
-			return err
+// marshalRow is the JSON of a row of [printList]: the values of the methods that have no argument and
+// one result.
+func marshalRow(row any) ([]byte, error) {
+	v, fields := reflect.ValueOf(row), map[string]any{}
+	for i := range v.NumMethod() {
+		m := v.Method(i)
+		if t := m.Type(); t.NumIn() == 0 && t.NumOut() == 1 {
+			fields[v.Type().Method(i).Name] = m.Call(nil)[0].Interface()
 		}
 	}
-	return nil
+	return json.Marshal(fields)
 }
 
 // ago is how long ago something was, in Docker's words.
@@ -151,10 +109,22 @@ func ago(t time.Time) string {
 // size is a number of bytes as Docker prints it.
 func size(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
 
+// timestamp is a time as Docker's lists print it in full.
+func timestamp(t time.Time) string { return t.Local().Truncate(time.Second).String() }
+
 // shortID is the first 12 digits of an ID or digest.
 func shortID(id string) string {
 	id = id[strings.IndexByte(id, ':')+1:]
 	return id[:min(12, len(id))]
+}
+
+// ellipsis cuts a text that is longer than n characters, the last of which is then "…".
+func ellipsis(s string, n int) string {
+	r := []rune(s)
+	if len(r) <= n {
+		return s
+	}
+	return string(r[:n-1]) + "…"
 }
 
 func isTTY(f *os.File) bool { return isatty.IsTerminal(f.Fd()) }

@@ -1,11 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
-	"path"
-	"sort"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -38,123 +38,174 @@ func newImageLsCmd(a *app, use string) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&opts.quiet, "quiet", "q", false, "Only show image IDs")
-	f.BoolVarP(&opts.all, "all", "a", false, "Show all images (they all are anyway)")
-	f.BoolVar(&opts.noTrunc, "no-trunc", false, "Do not shorten IDs")
-	f.BoolVar(&opts.digests, "digests", false, "Show digests of manifests")
-	f.StringVar(&opts.format, "format", "", `"table", "json", or a Go template, such as "{{.Repository}}:{{.Tag}}"`)
-	f.StringArrayVarP(&opts.filters, "filter", "f", nil, `Only show some: "dangling=true", "reference=PATTERN"`)
+	f.BoolVarP(&opts.all, "all", "a", false, "Show all images (default hides dangling images)")
+	f.BoolVar(&opts.noTrunc, "no-trunc", false, "Don't truncate output")
+	f.BoolVar(&opts.digests, "digests", false, "Show digests")
+	f.StringVar(&opts.format, "format", "", formatHelp)
+	f.StringArrayVarP(&opts.filters, "filter", "f", nil, `Filter output based on conditions provided:
+dangling=true, label=KEY[=VALUE], before=IMAGE, since=IMAGE,
+until=TIME, reference=PATTERN`)
 	return cmd
 }
 
+// listImages prints images, the newest first. As Docker's, it shows dangling ones only with --all or
+// when they are asked for.
 func (a *app) listImages(ctx context.Context, s *store.Store, opts *imageLsFlags, name string) error {
+	filters, err := parseFilters(opts.filters, "dangling", "label", "before", "since", "until", "reference")
+	if err != nil {
+		return err
+	}
+	if name != "" {
+		filters["reference"] = append(filters["reference"], name)
+	}
 	images, err := s.Images(ctx)
 	if err != nil {
 		return err
 	}
-	keep, err := imageFilter(opts.filters, name)
+	keep, err := imageFilter(ctx, s, filters)
 	if err != nil {
 		return err
 	}
 	kept := images[:0]
 	for _, img := range images {
-		if !keep(img) {
+		if !img.Tagged() && !opts.all && len(filters["dangling"]) == 0 {
 			continue
 		}
-		if err := s.Measure(ctx, &img); err != nil {
+		ok, err := keep(img)
+		if err != nil {
 			return err
 		}
-		kept = append(kept, img)
+		if ok {
+			kept = append(kept, img)
+		}
 	}
-	return printImages(a.stdout, opts, kept)
+	return printImages(ctx, a.stdout, s, opts, kept)
 }
 
-// imageFilter combines the values of --filter with the argument.
-func imageFilter(filters []string, name string) (func(store.Image) bool, error) {
-	var all []func(store.Image) bool
-	for _, f := range filters {
-		key, value, _ := strings.Cut(f, "=")
-		switch key {
-		case "dangling":
-			want := value != "false" && value != "0"
-			all = append(all, func(i store.Image) bool { return i.Tagged() != want })
-		case "reference":
-			all = append(all, func(i store.Image) bool { return matchesName(i, value) })
-		default:
-			return nil, fmt.Errorf("--filter %s: only dangling and reference are there", f)
+// printImages prints images, the newest first; with --quiet each ID once.
+func printImages(ctx context.Context, w io.Writer, s *store.Store, opts *imageLsFlags, images []store.Image) error {
+	slices.SortStableFunc(images, func(x, y store.Image) int {
+		return cmp.Or(y.Created.Compare(x.Created), cmp.Compare(x.Name, y.Name))
+	})
+	seen := map[string]bool{}
+	var rows []any
+	for _, img := range images {
+		row := &imageRow{ctx: ctx, s: s, img: img, noTrunc: opts.noTrunc}
+		if opts.quiet && opts.format == "" && seen[row.ID()] {
+			continue
+		}
+		seen[row.ID()] = true
+		rows = append(rows, row)
+	}
+	if err := printList(w, imageFormat(opts), imageHeaders, rows); err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if err := row.(*imageRow).err; err != nil {
+			return err
 		}
 	}
-	if name != "" {
-		all = append(all, func(i store.Image) bool { return matchesName(i, name) })
-	}
-	return func(i store.Image) bool {
-		for _, keep := range all {
-			if !keep(i) {
-				return false
-			}
-		}
-		return true
-	}, nil
+	return nil
 }
 
-// matchesName reports whether an image has the repository, or the repository and tag, which may
-// be a pattern.
-func matchesName(i store.Image, pattern string) bool {
-	if !i.Tagged() {
-		return false
-	}
-	repo, tag := store.FamiliarName(i.Name)
-	for _, name := range []string{repo, repo + ":" + tag, i.Name, strings.TrimSuffix(i.Name, ":"+tag)} {
-		if ok, err := path.Match(pattern, name); ok && err == nil {
-			return true
-		}
-	}
-	return false
-}
-
-// imageTable is what `image ls` shows.
-var imageTable = table{
-	columns: []column{{"Repository", "REPOSITORY"}, {"Tag", "TAG"}, {"ID", "IMAGE ID"}, {"CreatedSince", "CREATED"}, {"Size", "SIZE"}},
-	more:    []column{{"Digest", "DIGEST"}, {"CreatedAt", "CREATED AT"}, {"Containers", "CONTAINERS"}, {"SharedSize", "SHARED SIZE"}, {"UniqueSize", "UNIQUE SIZE"}, {"VirtualSize", "SIZE"}},
-}
-
-// printImages prints images, the newest first.
-func printImages(w io.Writer, opts *imageLsFlags, images []store.Image) error {
-	sort.SliceStable(images, func(i, j int) bool { return images[i].Created.After(images[j].Created) })
-	id := func(i store.Image) string {
-		if opts.noTrunc {
-			return i.ID.String()
-		}
-		return shortID(i.ID.String())
-	}
-	if opts.quiet && opts.format == "" {
-		seen := map[string]bool{}
-		for _, i := range images {
-			if seen[id(i)] {
-				continue
-			}
-			seen[id(i)] = true
-			if _, err := fmt.Fprintln(w, id(i)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	var rows []map[string]string
-	for _, i := range images {
-		repo, tag := "<none>", "<none>"
-		if i.Tagged() {
-			repo, tag = store.FamiliarName(i.Name)
-		}
-		rows = append(rows, map[string]string{
-			"Repository": repo, "Tag": tag, "ID": id(i), "CreatedSince": ago(i.Created), "Size": size(i.Size),
-			"Digest": i.Manifest.Digest.String(), "CreatedAt": i.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
-			"Containers": "N/A", "SharedSize": "N/A", "UniqueSize": "N/A", "VirtualSize": size(i.Size),
-		})
-	}
-	t := imageTable
-	t.format = opts.format
+// imageFormat is the format of the list that the flags ask for.
+func imageFormat(opts *imageLsFlags) string {
+	digest := ""
 	if opts.digests {
-		t.columns = append(append(t.columns[:2:2], column{"Digest", "DIGEST"}), t.columns[2:]...)
+		digest = "{{.Digest}}\t"
 	}
-	return t.print(w, rows)
+	return listFormat(opts.format, opts.quiet, "table {{.Repository}}\t{{.Tag}}\t"+digest+"{{.ID}}\t{{.CreatedSince}}\t{{.Size}}")
+}
+
+var imageHeaders = headers{
+	"ID": "IMAGE ID", "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT",
+	"Size": "SIZE", "VirtualSize": "SIZE", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
+}
+
+// imageRow is a line of `image ls`: the fields of Docker's templates.
+type imageRow struct {
+	ctx     context.Context
+	s       *store.Store
+	img     store.Image
+	noTrunc bool
+	err     error // of finding out the size
+}
+
+// MarshalJSON gives all fields.
+func (r *imageRow) MarshalJSON() ([]byte, error) { return marshalRow(r) }
+
+// ID is the digest of the image's config.
+func (r *imageRow) ID() string {
+	if r.noTrunc {
+		return r.img.ID.String()
+	}
+	return shortID(r.img.ID.String())
+}
+
+// Repository is the name without its tag.
+func (r *imageRow) Repository() string {
+	if !r.img.Tagged() {
+		return "<none>"
+	}
+	repo, _ := store.FamiliarName(r.img.Name)
+	return repo
+}
+
+// Tag is the name's tag.
+func (r *imageRow) Tag() string {
+	if !r.img.Tagged() {
+		return "<none>"
+	}
+	_, tag := store.FamiliarName(r.img.Name)
+	return tag
+}
+
+// Digest is that of the manifest, or of the index of several platforms.
+func (r *imageRow) Digest() string { return r.img.Target().Digest.String() }
+
+// CreatedSince is the image's age in words.
+func (r *imageRow) CreatedSince() string { return ago(r.img.Created) }
+
+// CreatedAt is when the image was made.
+func (r *imageRow) CreatedAt() string { return timestamp(r.img.Created) }
+
+// Size is how much the files of all layers take.
+func (r *imageRow) Size() string {
+	if r.err == nil {
+		r.err = r.s.Measure(r.ctx, &r.img)
+	}
+	if r.err != nil {
+		return "N/A"
+	}
+	return size(r.img.Size)
+}
+
+// VirtualSize is the same as Size, as it is in Docker since 1.10.
+func (r *imageRow) VirtualSize() string { return r.Size() }
+
+// Containers, SharedSize and UniqueSize are what Docker's `image ls` does not find out either.
+func (r *imageRow) Containers() string { return "N/A" }
+
+// SharedSize see Containers.
+func (r *imageRow) SharedSize() string { return "N/A" }
+
+// UniqueSize see Containers.
+func (r *imageRow) UniqueSize() string { return "N/A" }
+
+// parseFilters reads the values of --filter, KEY=VALUE, in Docker's words; other keys than the known ones
+// are an error.
+func parseFilters(values []string, known ...string) (map[string][]string, error) {
+	filters := map[string][]string{}
+	for _, v := range values {
+		key, value, ok := strings.Cut(v, "=")
+		if !ok {
+			return nil, fmt.Errorf("invalid argument %q for \"--filter\" flag: invalid filter %q (should be key=value)", v, v)
+		}
+		key = strings.ToLower(strings.TrimSpace(key))
+		if !slices.Contains(known, key) {
+			return nil, fmt.Errorf("invalid filter %q: want one of %s", key, strings.Join(known, ", "))
+		}
+		filters[key] = append(filters[key], strings.TrimSpace(value))
+	}
+	return filters, nil
 }

@@ -106,15 +106,6 @@ func unused(ctx context.Context, s *store.Store, arg string, img store.Image) er
 	return nil
 }
 
-// findImage is store.Image with a message for people.
-func findImage(ctx context.Context, s *store.Store, name string) (store.Image, error) {
-	img, err := s.Image(ctx, name)
-	if errors.Is(err, store.ErrNotFound) {
-		return img, &notFoundError{"No such image: " + name, err}
-	}
-	return img, err
-}
-
 // findContainer is store.Container with a message for people.
 func findContainer(ctx context.Context, s *store.Store, name string) (store.Container, error) {
 	c, err := s.Container(ctx, name)

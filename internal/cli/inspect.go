@@ -2,117 +2,84 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
+// objectTypes are the types of objects that Docker's `inspect --type` knows.
+var objectTypes = []string{"config", "container", "image", "network", "node", "plugin", "secret", "service", "task", "volume"}
+
 func newInspectCmd(a *app) *cobra.Command {
-	return inspectCmd(a, "inspect NAME|ID [NAME|ID...]", "Show containers or images as JSON", func(ctx context.Context, s *store.Store, name string) (any, error) {
+	var format, kind string
+	cmd := &cobra.Command{
+		Use:   "inspect [OPTIONS] NAME|ID [NAME|ID...]",
+		Short: "Return low-level information on containers and images",
+		Args:  minArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case kind == "" && cmd.Flags().Changed("type"):
+				return fmt.Errorf(`type is empty: must be one of "%s"`, strings.Join(objectTypes, `", "`))
+			case kind != "" && !slices.Contains(objectTypes, kind):
+				return fmt.Errorf(`unknown type: %q: must be one of "%s"`, kind, strings.Join(objectTypes, `", "`))
+			}
+			s, err := a.Store()
+			if err != nil {
+				return err
+			}
+			return inspectAll(a.stdout, format, args, func(name string) (any, error) { return inspectAny(cmd.Context(), s, name, kind) })
+		},
+	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", inspectFormatHelp)
+	cmd.Flags().StringVar(&kind, "type", "", "Only inspect objects of the given type")
+	return cmd
+}
+
+// inspectAny describes the container, or else the image, that has the name. kind, unless it is "", is the
+// only type that is looked for.
+func inspectAny(ctx context.Context, s *store.Store, name, kind string) (any, error) {
+	switch kind {
+	case "container":
+		return inspectContainer(ctx, s, name)
+	case "image":
+		return inspectImage(ctx, s, name, nil)
+	case "":
 		c, err := inspectContainer(ctx, s, name)
 		if !errors.Is(err, store.ErrNotFound) {
 			return c, err
 		}
-		i, err := inspectImage(ctx, s, name)
+		i, err := inspectImage(ctx, s, name, nil)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil, &notFoundError{"No such object: " + name, err}
 		}
 		return i, err
-	})
-}
-
-func newImageInspectCmd(a *app) *cobra.Command {
-	return inspectCmd(a, "inspect IMAGE [IMAGE...]", "Show images as JSON", inspectImage)
+	}
+	return nil, &notFoundError{"No such " + kind + ": " + name, store.ErrNotFound}
 }
 
 func newContainerInspectCmd(a *app) *cobra.Command {
-	return inspectCmd(a, "inspect CONTAINER [CONTAINER...]", "Show containers as JSON", inspectContainer)
-}
-
-func inspectCmd(a *app, use, short string, inspect func(context.Context, *store.Store, string) (any, error)) *cobra.Command {
-	var format, kind string
+	var format string
 	cmd := &cobra.Command{
-		Use: use, Short: short, Args: minArgs(1),
+		Use:   "inspect [OPTIONS] CONTAINER [CONTAINER...]",
+		Short: "Display detailed information on one or more containers",
+		Args:  minArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.Store()
 			if err != nil {
 				return err
 			}
-			switch kind {
-			case "image":
-				inspect = inspectImage
-			case "container":
-				inspect = inspectContainer
-			}
-			objects := []any{}
-			var all error
-			for _, name := range args {
-				o, err := inspect(cmd.Context(), s, name)
-				if err != nil {
-					all = errors.Join(all, err)
-					continue
-				}
-				objects = append(objects, o)
-			}
-			return errors.Join(printInspected(a.stdout, format, objects), all)
+			return inspectAll(a.stdout, format, args, func(name string) (any, error) { return inspectContainer(cmd.Context(), s, name) })
 		},
 	}
-	cmd.Flags().StringVarP(&format, "format", "f", "", `"json", or a Go template, such as "{{.Id}}"`)
-	cmd.Flags().StringVar(&kind, "type", "", `"image" or "container"`)
+	cmd.Flags().StringVarP(&format, "format", "f", "", inspectFormatHelp)
 	return cmd
-}
-
-// inspectImage describes an image with Docker's names.
-func inspectImage(ctx context.Context, s *store.Store, name string) (any, error) {
-	img, err := findImage(ctx, s, name)
-	if err != nil {
-		return nil, err
-	}
-	data, err := s.ReadBlob(ctx, img.ID)
-	if err != nil {
-		return nil, err
-	}
-	var config ocispec.Image
-	var raw map[string]any // with what only Docker has: healthcheck, onbuild, shell
-	if err := errors.Join(json.Unmarshal(data, &config), json.Unmarshal(data, &raw)); err != nil {
-		return nil, fmt.Errorf("decoding the config of image %s: %w", name, err)
-	}
-	all, err := s.Images(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.Measure(ctx, &img); err != nil {
-		return nil, err
-	}
-	tags, digests := []string{}, []string{}
-	for _, i := range all {
-		if i.ID == img.ID && i.Tagged() {
-			repo, tag := store.FamiliarName(i.Name)
-			tags = append(tags, repo+":"+tag)
-			digests = append(digests, repo+"@"+i.Manifest.Digest.String())
-		}
-	}
-	var created time.Time
-	if config.Created != nil {
-		created = *config.Created
-	}
-	layers := []string{}
-	for _, d := range config.RootFS.DiffIDs {
-		layers = append(layers, d.String())
-	}
-	return map[string]any{
-		"Id": img.ID.String(), "RepoTags": tags, "RepoDigests": digests, "Created": created.Format(time.RFC3339Nano),
-		"Author": config.Author, "Config": raw["config"], "Architecture": config.Architecture, "Variant": config.Variant,
-		"Os": config.OS, "Size": img.Size, "Descriptor": img.Manifest,
-		"RootFS": map[string]any{"Type": "layers", "Layers": layers},
-	}, nil
 }
 
 // inspectContainer describes a container with Docker's names.

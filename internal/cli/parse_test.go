@@ -134,7 +134,7 @@ func TestImagesLookLikeDockers(t *testing.T) {
 		{Name: id("none").String(), ID: id("none"), Created: time.Now().Add(-3 * time.Minute), Size: 12},
 	}
 	var out bytes.Buffer
-	if err := printImages(&out, &imageLsFlags{}, images); err != nil {
+	if err := printImages(t.Context(), &out, nil, &imageLsFlags{}, images); err != nil {
 		t.Fatal(err)
 	}
 	want := strings.Join([]string{
@@ -157,12 +157,12 @@ func TestImageFormats(t *testing.T) {
 		"{{.ID}} {{.Digest}}":                   img.ID.Encoded()[:12] + " " + img.Manifest.Digest.String() + "\n",
 	} {
 		var out bytes.Buffer
-		if err := printImages(&out, &imageLsFlags{format: format}, []store.Image{img}); err != nil || out.String() != want {
+		if err := printImages(t.Context(), &out, nil, &imageLsFlags{format: format}, []store.Image{img}); err != nil || out.String() != want {
 			t.Errorf("--format %q: %q, %v", format, out.String(), err)
 		}
 	}
 	var out bytes.Buffer
-	if err := printImages(&out, &imageLsFlags{format: "{{.Nonsense}}"}, []store.Image{img}); err == nil {
+	if err := printImages(t.Context(), &out, nil, &imageLsFlags{format: "{{.Nonsense}}"}, []store.Image{img}); err == nil {
 		t.Errorf("an unknown field gave %q", out.String())
 	}
 }
@@ -185,13 +185,35 @@ func TestImageFilter(t *testing.T) {
 		{[]string{"dangling=false"}, "", true, false},
 		{[]string{"reference=b*"}, "", false, false},
 	} {
-		keep, err := imageFilter(tc.filters, tc.arg)
-		if err != nil || keep(app) != tc.app || keep(bare) != tc.bare {
-			t.Errorf("filters %v, argument %q: app %v, nameless %v, %v", tc.filters, tc.arg, keep(app), keep(bare), err)
+		filters, err := parseFilters(tc.filters, "dangling", "reference")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tc.arg != "" {
+			filters["reference"] = append(filters["reference"], tc.arg)
+		}
+		keep, err := imageFilter(t.Context(), nil, filters)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			img  store.Image
+			want bool
+		}{{app, tc.app}, {bare, tc.bare}} {
+			if got, err := keep(c.img); err != nil || got != c.want {
+				t.Errorf("filters %v, argument %q: %s is kept: %v, %v", tc.filters, tc.arg, c.img.Name, got, err)
+			}
 		}
 	}
-	if _, err := imageFilter([]string{"before=x"}, ""); err == nil {
-		t.Error("an unknown filter is accepted")
+	for _, bad := range []string{"nonsense=x", "dangling"} {
+		if _, err := parseFilters([]string{bad}, "dangling", "reference"); err == nil {
+			t.Errorf("--filter %s is accepted", bad)
+		}
+	}
+	for _, bad := range []map[string][]string{{"dangling": {"x"}}, {"reference": {"[a"}}, {"until": {"soon"}}} {
+		if _, err := imageFilter(t.Context(), nil, bad); err == nil {
+			t.Errorf("filter %v is accepted", bad)
+		}
 	}
 }
 

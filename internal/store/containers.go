@@ -87,28 +87,24 @@ func (s *Store) Containers(ctx context.Context) ([]Container, error) {
 	return all, nil
 }
 
-// Container finds a container by name, ID or unambiguous prefix of the ID.
+// Container finds a container by name, ID or unambiguous prefix of the ID. Otherwise the error is
+// ErrNotFound or [ErrAmbiguous].
 func (s *Store) Container(ctx context.Context, nameOrID string) (Container, error) {
 	all, err := s.Containers(ctx)
 	if err != nil {
 		return Container{}, err
 	}
-	var hits []Container
+	name := strings.TrimPrefix(nameOrID, "/")
 	for _, c := range all {
-		if c.Name == strings.TrimPrefix(nameOrID, "/") || c.ID == nameOrID {
+		if c.Name == name || c.ID == nameOrID {
 			return c, nil
 		}
-		if isHex(nameOrID) && strings.HasPrefix(c.ID, nameOrID) {
-			hits = append(hits, c)
-		}
 	}
-	switch len(hits) {
-	case 0:
-		return Container{}, fmt.Errorf("container %s: %w", nameOrID, ErrNotFound)
-	case 1:
-		return hits[0], nil
+	c, err := byID(all, nameOrID, func(c Container) string { return c.ID })
+	if err != nil {
+		return c, fmt.Errorf("container %s: %w", nameOrID, err)
 	}
-	return Container{}, fmt.Errorf("container ID %s is ambiguous: give more of its digits", nameOrID)
+	return c, nil
 }
 
 // RemoveContainer forgets a container and deletes its writable layer.

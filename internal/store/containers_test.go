@@ -62,7 +62,7 @@ func TestAmbiguousContainerID(t *testing.T) {
 	must(t, s.AddContainer(context.Background(), a))
 	must(t, s.AddContainer(context.Background(), b))
 	_, err := s.Container(context.Background(), a.ID[:20])
-	wantErr(t, err, "is ambiguous")
+	wantErr(t, err, "multiple IDs found with provided prefix: "+a.ID[:20])
 }
 
 func TestContainerNameTaken(t *testing.T) {

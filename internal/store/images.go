@@ -27,12 +27,25 @@ type Image struct {
 	// was built without a name is recorded as "<image id>" alone.
 	Name     string             `json:"name"`
 	Manifest ocispec.Descriptor `json:"manifest"`
-	ID       digest.Digest      `json:"id"` // digest of the config, as Docker's image ID
-	Created  time.Time          `json:"created"`
-	Layers   layer.Snapshot     `json:"layers"`
+	// Index is set when the name stands for an image index, of several platforms or with attestations.
+	// Manifest is then the one of it for this machine's platform, or the first.
+	Index   *ocispec.Descriptor `json:"index,omitempty"`
+	ID      digest.Digest       `json:"id"` // digest of the config, as Docker's image ID
+	Created time.Time           `json:"created"`
+	Layers  layer.Snapshot      `json:"layers"`
 	// Size is the bytes of all layers' files, uncompressed; -1 when no one has looked into some
 	// layer yet: [Store.Measure] finds it out.
 	Size int64 `json:"size"`
+	// Named is when the name was given; [Store.SetImages] sets it.
+	Named time.Time `json:"named,omitzero"`
+}
+
+// Target is what the name stands for: the index if there is one, otherwise the manifest.
+func (i Image) Target() ocispec.Descriptor {
+	if i.Index != nil {
+		return *i.Index
+	}
+	return i.Manifest
 }
 
 // Measure fills in the size of an image. Layers that nobody has looked into are read through, once.
@@ -104,7 +117,7 @@ func (s *Store) SetImages(ctx context.Context, images ...Image) error {
 func (s *Store) sameImages(ctx context.Context, images []Image) bool {
 	for _, img := range images {
 		old, err := s.imageByName(ctx, img.Name)
-		if err != nil || old.Manifest.Digest != img.Manifest.Digest {
+		if err != nil || old.Manifest.Digest != img.Manifest.Digest || old.Target().Digest != img.Target().Digest {
 			return false
 		}
 	}
@@ -146,12 +159,13 @@ func setImage(tx *sql.Tx, img Image) error {
 }
 
 func putImage(tx *sql.Tx, img Image) error {
+	img.Named = time.Now()
 	data, err := json.Marshal(img)
 	if err != nil {
 		return err
 	}
 	_, err = tx.Exec("INSERT INTO images(name,record,tagged) VALUES(?,?,?) ON CONFLICT(name) DO UPDATE SET record=excluded.record, tagged=excluded.tagged",
-		img.Name, string(data), time.Now().UnixNano())
+		img.Name, string(data), img.Named.UnixNano())
 	return err
 }
 
@@ -181,8 +195,8 @@ func (s *Store) Images(ctx context.Context) ([]Image, error) {
 	return all, nil
 }
 
-// Image finds an image by name, by image ID or by an unambiguous prefix of the ID. Otherwise the
-// error is ErrNotFound, or says that the prefix is ambiguous.
+// Image finds an image by name, by name and digest, by image ID or by an unambiguous prefix of the ID.
+// Otherwise the error is ErrNotFound or [ErrAmbiguous].
 func (s *Store) Image(ctx context.Context, nameOrID string) (Image, error) {
 	if name, err := NormalizeName(nameOrID); err == nil {
 		img, err := s.imageByName(ctx, name)
@@ -190,32 +204,32 @@ func (s *Store) Image(ctx context.Context, nameOrID string) (Image, error) {
 			return img, err
 		}
 	}
-	prefix := strings.TrimPrefix(nameOrID, "sha256:")
-	if !isHex(prefix) {
-		return Image{}, fmt.Errorf("image %s: %w", nameOrID, ErrNotFound)
-	}
 	all, err := s.Images(ctx)
 	if err != nil {
 		return Image{}, err
 	}
-	var hit *Image
-	for i := range all {
-		if !strings.HasPrefix(all[i].ID.Encoded(), prefix) {
-			continue
-		}
-		if hit != nil && hit.ID != all[i].ID {
-			return Image{}, fmt.Errorf("image ID %s is ambiguous: give more of its digits", nameOrID)
-		}
-		hit = &all[i]
+	if i := slices.IndexFunc(all, func(i Image) bool { return i.is(nameOrID) }); i >= 0 {
+		return all[i], nil
 	}
-	if hit == nil {
-		return Image{}, fmt.Errorf("image %s: %w", nameOrID, ErrNotFound)
+	img, err := byID(all, strings.TrimPrefix(nameOrID, "sha256:"), func(i Image) string { return i.ID.Encoded() })
+	if err != nil {
+		return img, fmt.Errorf("image %s: %w", nameOrID, err)
 	}
-	return *hit, nil
+	return img, nil
 }
 
-func isHex(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789abcdef") == ""
+// is reports whether ref names the image by the digest of its manifest or index, "app@sha256:...".
+func (i Image) is(ref string) bool {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return false
+	}
+	pinned, ok := named.(reference.Digested)
+	if !ok || pinned.Digest() != i.Target().Digest && pinned.Digest() != i.Manifest.Digest {
+		return false
+	}
+	own, err := reference.ParseNormalizedNamed(i.Name)
+	return err == nil && own.Name() == named.Name()
 }
 
 // RemoveImage forgets one name. The blobs stay until they are collected.
@@ -251,7 +265,7 @@ func (s *Store) writeIndex(ctx context.Context) error {
 	}
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
 	for _, img := range images {
-		desc := img.Manifest
+		desc := img.Target()
 		if img.Tagged() {
 			repo, tag := FamiliarName(img.Name)
 			desc.Annotations = map[string]string{

@@ -175,7 +175,7 @@ func TestAmbiguousImageID(t *testing.T) {
 			continue
 		}
 		_, err := s.Image(ctx, string(digit))
-		wantErr(t, err, "is ambiguous: give more of its digits")
+		wantErr(t, err, "multiple IDs found with provided prefix: "+string(digit))
 		n := 1
 		for first.ID.Encoded()[:n] == img.ID.Encoded()[:n] {
 			n++

@@ -1,0 +1,150 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+func newImageInspectCmd(a *app) *cobra.Command {
+	var format, platform string
+	cmd := &cobra.Command{
+		Use:   "inspect [OPTIONS] IMAGE [IMAGE...]",
+		Short: "Display detailed information on one or more images",
+		Args:  minArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := a.Store()
+			if err != nil {
+				return err
+			}
+			p, err := parsePlatform(platform)
+			if err != nil {
+				return err
+			}
+			return inspectAll(a.stdout, format, args, func(name string) (any, error) { return inspectImage(cmd.Context(), s, name, p) })
+		},
+	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", inspectFormatHelp)
+	cmd.Flags().StringVar(&platform, "platform", "", `Inspect a specific platform of the multi-platform image, such as "linux/amd64"`)
+	return cmd
+}
+
+// inspectedImage is what Docker's API says of an image (image.InspectResponse), with its names and its order.
+type inspectedImage struct {
+	ID            string `json:"Id"`
+	RepoTags      []string
+	RepoDigests   []string
+	Parent        string
+	Comment       string
+	Created       string
+	DockerVersion string
+	Author        string
+	Config        *dockerspec.DockerOCIImageConfig
+	Architecture  string
+	Variant       string `json:",omitempty"`
+	Os            string
+	OsVersion     string `json:",omitempty"`
+	Size          int64
+	RootFS        inspectedRootFS
+	Metadata      inspectedMetadata
+	Descriptor    ocispec.Descriptor
+}
+
+type inspectedRootFS struct {
+	Type   string
+	Layers []string `json:",omitempty"`
+}
+
+type inspectedMetadata struct{ LastTagTime time.Time }
+
+// inspectImage describes an image, or what it is for one platform.
+func inspectImage(ctx context.Context, s *store.Store, name string, platform *ocispec.Platform) (any, error) {
+	img, err := findImage(ctx, s, name)
+	if err != nil {
+		return nil, err
+	}
+	target := img.Target()
+	if platform != nil {
+		if img, err = forPlatform(ctx, s, img, *platform); err != nil {
+			return nil, err
+		}
+		target = img.Manifest
+	}
+	config, err := imageConfig(ctx, s, img)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Measure(ctx, &img); err != nil {
+		return nil, err
+	}
+	out := &inspectedImage{
+		ID: img.ID.String(), Comment: lastComment(config.History), Author: config.Author, Config: &config.Config,
+		Architecture: config.Architecture, Variant: config.Variant, Os: config.OS, OsVersion: config.OSVersion, Size: img.Size,
+		RootFS: inspectedRootFS{Type: "layers"}, Descriptor: target,
+	}
+	if config.Created != nil {
+		out.Created = config.Created.UTC().Format(time.RFC3339Nano)
+	}
+	for _, d := range config.RootFS.DiffIDs {
+		out.RootFS.Layers = append(out.RootFS.Layers, d.String())
+	}
+	return out, out.addNames(ctx, s, img)
+}
+
+// addNames fills in what the image is called.
+func (o *inspectedImage) addNames(ctx context.Context, s *store.Store, img store.Image) error {
+	all, err := s.Images(ctx)
+	if err != nil {
+		return err
+	}
+	o.RepoTags, o.RepoDigests = []string{}, []string{}
+	seen := map[string]bool{}
+	for _, i := range all {
+		if i.Target().Digest != img.Target().Digest || !i.Tagged() {
+			continue
+		}
+		repo, tag := store.FamiliarName(i.Name)
+		o.RepoTags = append(o.RepoTags, repo+":"+tag)
+		if d := repo + "@" + i.Target().Digest.String(); !seen[d] {
+			seen[d] = true
+			o.RepoDigests = append(o.RepoDigests, d)
+		}
+		if i.Named.After(o.Metadata.LastTagTime) {
+			o.Metadata.LastTagTime = i.Named
+		}
+	}
+	return nil
+}
+
+// lastComment is the comment of the newest layer, which Docker shows as the image's.
+func lastComment(history []ocispec.History) string {
+	if len(history) == 0 {
+		return ""
+	}
+	return history[len(history)-1].Comment
+}
+
+// imageConfig reads the config of an image.
+func imageConfig(ctx context.Context, s *store.Store, img store.Image) (*dockerspec.DockerOCIImage, error) {
+	return readConfig(ctx, s, img.ID)
+}
+
+func readConfig(ctx context.Context, s *store.Store, id digest.Digest) (*dockerspec.DockerOCIImage, error) {
+	data, err := s.ReadBlob(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	var config dockerspec.DockerOCIImage
+	if err := json.Unmarshal(data, &config); err != nil {
+		return nil, fmt.Errorf("decoding the config of image %s: %w", id, err)
+	}
+	return &config, nil
+}
