@@ -41,6 +41,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
 		root.SetArgs(args[1:])
 	}
+	if len(args) > 1 && strings.HasPrefix(args[1], cobra.ShellCompRequestCmd) {
+		a.registerCompletions(root)
+	}
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -68,8 +71,7 @@ func newRoot(a *app) *cobra.Command {
 			}
 			return cmd.Help()
 		},
-		Annotations:       map[string]string{cobra.CommandDisplayNameAnnotation: a.name},
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: a.name},
 	}
 	root.TraverseChildren = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -80,7 +82,7 @@ func newRoot(a *app) *cobra.Command {
 	image := group("image", "Manage images", newBuildCmd(a), newImageLsCmd(a, "ls"), newImageRmCmd(a, "rm"), newImageInspectCmd(a),
 		newTagCmd(a), newPullCmd(a))
 	container := group("container", "Manage containers", newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ls"),
-		newStartCmd(a), newRunCmd(a), newContainerInspectCmd(a))
+		newContainerPruneCmd(a), newStartCmd(a), newRunCmd(a), newContainerInspectCmd(a))
 	root.AddCommand(
 		newBuildCmd(a), newImageLsCmd(a, "images"), newImageRmCmd(a, "rmi"), newTagCmd(a), newInspectCmd(a),
 		newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ps"), newStartCmd(a), newRunCmd(a),
@@ -101,7 +103,7 @@ const (
 
 	usageTemplate = `Usage:  {{.UseLine}}
 
-{{.Short}}
+{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}{{end}}
 {{- if gt (len .Aliases) 0}}
 
 Aliases:

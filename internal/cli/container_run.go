@@ -53,29 +53,6 @@ func newRunCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-func newStartCmd(a *app) *cobra.Command {
-	var attach, interactive bool
-	cmd := &cobra.Command{
-		Use:   "start [OPTIONS] CONTAINER",
-		Short: "Run a created container in the foreground",
-		Args:  exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.containers()
-			if err != nil {
-				return failed(err)
-			}
-			c, err := findContainer(cmd.Context(), m.Store, args[0])
-			if err != nil {
-				return err
-			}
-			return a.runContainer(cmd.Context(), c, interactive)
-		},
-	}
-	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "Show its output (it is always shown)")
-	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "Pass standard input on")
-	return cmd
-}
-
 // failed gives an error the exit code of a container that could not be run.
 func failed(err error) error {
 	var code *codeError
@@ -87,6 +64,13 @@ func failed(err error) error {
 
 // runContainer runs a container in the foreground. The error carries the process's exit code.
 func (a *app) runContainer(ctx context.Context, c store.Container, stdin bool) error {
+	signals, stop := forwardSignals(ctx)
+	defer stop()
+	return a.runWith(ctx, c, stdin, signals)
+}
+
+// runWith is runContainer with the signals that go to the process.
+func (a *app) runWith(ctx context.Context, c store.Container, stdin bool, signals <-chan int) error {
 	m, err := a.containers()
 	if err != nil {
 		return failed(err)
@@ -98,7 +82,7 @@ func (a *app) runContainer(ctx context.Context, c store.Container, stdin bool) e
 	if m.Runner, err = a.Runner(); err != nil {
 		return failed(err)
 	}
-	streams := sandbox.IO{Stdout: a.stdout, Stderr: a.stderr}
+	streams := sandbox.IO{Stdout: a.stdout, Stderr: a.stderr, Signals: signals}
 	if sameFile(a.stdout, a.stderr) {
 		streams.Stderr = streams.Stdout // one stream keeps the order of what is written
 	}
@@ -112,9 +96,6 @@ func (a *app) runContainer(ctx context.Context, c store.Container, stdin bool) e
 		}
 		defer restore()
 	}
-	signals, stop := forwardSignals(ctx)
-	defer stop()
-	streams.Signals = signals
 	return exitOf(m.Run(ctx, c, streams))
 }
 

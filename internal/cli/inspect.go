@@ -114,6 +114,15 @@ func inspectContainer(ctx context.Context, s *store.Store, name string) (any, er
 	}, nil
 }
 
+// exitCode is the exit code of a container that ended; one whose process was killed with its
+// slipway has the code of that.
+func exitCode(s container.State) int {
+	if !s.Running && !s.Started.IsZero() && s.Finished.IsZero() {
+		return 137
+	}
+	return s.ExitCode
+}
+
 // statusWord is a container's state in one word of Docker's.
 func statusWord(s container.State) string {
 	switch {

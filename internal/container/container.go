@@ -48,7 +48,7 @@ func (m *Manager) Create(ctx context.Context, name string, img *Image, opts Opti
 		return c, err
 	}
 	if name != "" && !validName(name) {
-		return c, fmt.Errorf("invalid container name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
+		return c, invalidName(name)
 	}
 	id, err := store.NewContainerID()
 	if err != nil {
@@ -84,6 +84,22 @@ func validName(name string) bool {
 	return name != "" && strings.Contains(alnum, name[:1]) && strings.Trim(name, alnum+"_.-") == ""
 }
 
+func invalidName(name string) error {
+	//lint:ignore ST1005 these are Docker's words
+	return fmt.Errorf("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
+}
+
+// Rename gives a container another name; one that is taken is [store.ErrNameTaken].
+func (m *Manager) Rename(ctx context.Context, c store.Container, name string) error {
+	if !validName(name) {
+		return invalidName(name)
+	}
+	if name == c.Name {
+		return errors.New("renaming a container with the same name as its current name")
+	}
+	return m.Store.RenameContainer(ctx, c, name)
+}
+
 // Remove deletes a container with its files. A running one is [ErrRunning]; with force it is
 // ended first.
 func (m *Manager) Remove(ctx context.Context, nameOrID string, force bool) error {
@@ -93,7 +109,7 @@ func (m *Manager) Remove(ctx context.Context, nameOrID string, force bool) error
 	}
 	if s := m.State(c.ID); s.Running {
 		if !force {
-			return fmt.Errorf("removing container %s: %w: stop it, or remove it with --force", nameOrID, ErrRunning)
+			return fmt.Errorf("cannot remove container %q: %w: stop the container before removing or force remove", c.Name, ErrRunning)
 		}
 		if err := m.stop(ctx, c.ID, s); err != nil {
 			return fmt.Errorf("removing container %s: %w", nameOrID, err)

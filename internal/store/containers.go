@@ -33,6 +33,16 @@ type Container struct {
 // ErrNameTaken marks a container name that another container has.
 var ErrNameTaken = errors.New("name is already in use")
 
+// nameTakenError is [ErrNameTaken] in Docker's words (moby, daemon/errors.go).
+type nameTakenError struct{ name, id string }
+
+func (e *nameTakenError) Error() string {
+	return fmt.Sprintf("Conflict. The container name %q is already in use by container %q. "+
+		"You have to remove (or rename) that container to be able to reuse that name.", "/"+e.name, e.id)
+}
+
+func (e *nameTakenError) Is(target error) bool { return target == ErrNameTaken }
+
 // NewContainerID returns a random container ID.
 func NewContainerID() (string, error) {
 	var b [32]byte
@@ -60,12 +70,7 @@ func (s *Store) AddContainer(ctx context.Context, c Container) error {
 		return fmt.Errorf("creating container: %w", err)
 	}
 	err = s.update(ctx, func(tx *sql.Tx) error {
-		var id string
-		err := tx.QueryRow("SELECT id FROM containers WHERE name=?", c.Name).Scan(&id)
-		if err == nil {
-			return fmt.Errorf("container name %q: %w by container %s: remove it, or choose another name", c.Name, ErrNameTaken, id)
-		}
-		if !errors.Is(err, sql.ErrNoRows) {
+		if err := nameFree(tx, c.Name); err != nil {
 			return err
 		}
 		_, err = tx.Exec("INSERT INTO containers(id,name,record) VALUES(?,?,?)", c.ID, c.Name, string(data))
@@ -75,6 +80,35 @@ func (s *Store) AddContainer(ctx context.Context, c Container) error {
 		return errors.Join(err, os.RemoveAll(s.ContainerDir(c.ID)))
 	}
 	return nil
+}
+
+// nameFree is ErrNameTaken when a container has the name.
+func nameFree(tx *sql.Tx, name string) error {
+	var id string
+	err := tx.QueryRow("SELECT id FROM containers WHERE name=?", name).Scan(&id)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return err
+	}
+	return &nameTakenError{name, id}
+}
+
+// RenameContainer gives a container another name; one that is taken is ErrNameTaken.
+func (s *Store) RenameContainer(ctx context.Context, c Container, name string) error {
+	c.Name = name
+	data, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("renaming container: %w", err)
+	}
+	return s.update(ctx, func(tx *sql.Tx) error {
+		if err := nameFree(tx, name); err != nil {
+			return err
+		}
+		_, err := tx.Exec("UPDATE containers SET name=?, record=? WHERE id=?", name, string(data), c.ID)
+		return err
+	})
 }
 
 // Containers returns all containers, the newest first.

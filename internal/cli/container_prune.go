@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-build/slipway/internal/container"
+)
+
+func newContainerPruneCmd(a *app) *cobra.Command {
+	var force bool
+	filters := newContainerFilters("until", "label", "label!")
+	cmd := &cobra.Command{
+		Use:   "prune [OPTIONS]",
+		Short: "Remove all stopped containers",
+		Args:  maxArgs(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !force {
+				const warning = "WARNING! This will remove all stopped containers.\nAre you sure you want to continue?"
+				yes, err := a.confirm(cmd.Context(), warning)
+				if err != nil {
+					return err
+				}
+				if !yes {
+					return errors.New("container prune has been cancelled")
+				}
+			}
+			return a.pruneContainers(cmd.Context(), filters)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
+	f.Var(filters, "filter", `Provide filter values (e.g. "until=<timestamp>")`)
+	return cmd
+}
+
+// pruneContainers removes what does not run and passes the filters.
+func (a *app) pruneContainers(ctx context.Context, filters *containerFilters) error {
+	m, err := a.containers()
+	if err != nil {
+		return err
+	}
+	keep, err := filters.compile(ctx, m)
+	if err != nil {
+		return err
+	}
+	all, err := m.Store.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	var errs error
+	var freed int64
+	header := "Deleted Containers:\n"
+	for _, c := range all {
+		state := m.State(c.ID)
+		if state.Running || !keep(c, state) {
+			continue
+		}
+		n, err := m.Size(c)
+		if err == nil {
+			err = m.Remove(ctx, c.ID, false)
+		}
+		if errors.Is(err, container.ErrRunning) {
+			continue // since we looked
+		}
+		if err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		freed += n
+		fmt.Fprintf(a.stdout, "%s%s\n", header, c.ID)
+		header = ""
+	}
+	if header == "" {
+		fmt.Fprintln(a.stdout)
+	}
+	_, err = fmt.Fprintln(a.stdout, "Total reclaimed space:", units.HumanSize(float64(freed)))
+	return errors.Join(errs, err)
+}

@@ -1,0 +1,56 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Size is the bytes of the files in a container's writable layer, names of one file counted once.
+func (m *Manager) Size(c store.Container) (int64, error) {
+	type inode struct{ dev, ino uint64 }
+	seen := map[inode]bool{}
+	var sum int64
+	err := filepath.WalkDir(m.upper(c.ID), func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
+			id := inode{st.Dev, st.Ino}
+			if seen[id] {
+				return nil
+			}
+			seen[id] = true
+		}
+		sum += info.Size()
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measuring container %s: %w", c.Name, err)
+	}
+	return sum, nil
+}
+
+// RootSize is the bytes of the files in all layers of a container: of its image, and its own.
+func (m *Manager) RootSize(ctx context.Context, c store.Container) (int64, error) {
+	sum, err := m.Size(c)
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range c.Snapshot {
+		n, err := m.Store.Size(ctx, id)
+		if err != nil {
+			return 0, fmt.Errorf("measuring container %s: %w", c.Name, err)
+		}
+		sum += n
+	}
+	return sum, nil
+}
