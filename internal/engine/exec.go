@@ -27,6 +27,8 @@ type execution struct {
 	outputs map[int64]execOutput
 	// caches are the cache mounts that are open, by ID: an exec may mount one twice.
 	caches map[string]*store.Cache
+	// hidden are the secrets that the step was given.
+	hidden [][]byte
 	undo   []func()
 }
 
@@ -42,7 +44,11 @@ func (r *Run) exec(n *node, op *pb.ExecOp, inputs []Value, step *progress.Step) 
 	if err := x.prepare(n); err != nil {
 		return nil, err
 	}
-	err := r.Engine.opt.Runner.Run(r.ctx, &x.spec, sandbox.IO{Stdout: step.Stdout(), Stderr: step.Stderr()})
+	stdout, flushOut := redact(step.Stdout(), x.hidden)
+	stderr, flushErr := redact(step.Stderr(), x.hidden)
+	err := r.Engine.opt.Runner.Run(r.ctx, &x.spec, sandbox.IO{Stdout: stdout, Stderr: stderr})
+	flushOut()
+	flushErr()
 	if err := x.accept(err); err != nil {
 		return nil, err
 	}
@@ -57,9 +63,6 @@ func (x *execution) close() {
 
 // prepare makes the sandbox's spec of the operation.
 func (x *execution) prepare(n *node) error {
-	if err := x.refuse(); err != nil {
-		return err
-	}
 	meta := x.op.Meta
 	// A process ID would not do for the name of a run: in a pod it is the same every time, and one
 	// process may run the same vertex for two builds.
@@ -83,6 +86,9 @@ func (x *execution) prepare(n *node) error {
 	if p := meta.ProxyEnv; p != nil {
 		x.spec.Env = append(slices.Clone(meta.Env), proxyEnv(p)...)
 	}
+	if err := x.secretEnv(); err != nil {
+		return err
+	}
 	for _, m := range inLockOrder(x.op.Mounts) {
 		if err := x.mount(n, m); err != nil {
 			return err
@@ -92,28 +98,6 @@ func (x *execution) prepare(n *node) error {
 	slices.SortStableFunc(x.spec.Mounts, func(a, b sandbox.Mount) int {
 		return strings.Count(filepath.Clean(a.Dest), "/") - strings.Count(filepath.Clean(b.Dest), "/")
 	})
-	return nil
-}
-
-// refuse names what the engine does not do yet.
-func (x *execution) refuse() error {
-	if x.op.Security == pb.SecurityMode_INSECURE {
-		return errors.New("RUN --security=insecure is not supported yet")
-	}
-	if len(x.op.CdiDevices) > 0 {
-		return errors.New("RUN --device is not supported")
-	}
-	if len(x.op.Secretenv) > 0 {
-		return fmt.Errorf("RUN --mount=type=secret is not supported yet (secret %q)", x.op.Secretenv[0].ID)
-	}
-	for _, m := range x.op.Mounts {
-		switch m.MountType {
-		case pb.MountType_SECRET:
-			return fmt.Errorf("RUN --mount=type=secret is not supported yet (secret %q)", m.SecretOpt.GetID())
-		case pb.MountType_SSH:
-			return errors.New("RUN --mount=type=ssh is not supported yet")
-		}
-	}
 	return nil
 }
 
@@ -160,6 +144,8 @@ func inLockOrder(mounts []*pb.Mount) []*pb.Mount {
 // mount adds one mount of a node to the spec.
 func (x *execution) mount(n *node, m *pb.Mount) error {
 	switch {
+	case m.Dest == pb.RootMount && m.MountType != pb.MountType_BIND:
+		return fmt.Errorf("invalid mount type %s for %s", m.MountType, m.Dest)
 	case m.Dest == pb.RootMount:
 		root, err := x.root(m)
 		if err == nil {
@@ -171,15 +157,27 @@ func (x *execution) mount(n *node, m *pb.Mount) error {
 		if err != nil {
 			return err
 		}
-		x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: m.Dest, ReadOnly: m.Readonly, Root: root, Selector: m.Selector})
+		x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), ReadOnly: m.Readonly, Root: root, Selector: m.Selector})
 		return nil
 	case m.MountType == pb.MountType_TMPFS:
-		x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: m.Dest, Tmpfs: &sandbox.Tmpfs{Size: m.TmpfsOpt.GetSize()}})
+		x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), ReadOnly: m.Readonly, Tmpfs: &sandbox.Tmpfs{Size: m.TmpfsOpt.GetSize()}})
 		return nil
 	case m.MountType == pb.MountType_CACHE:
 		return x.cacheMount(n, m)
+	case m.MountType == pb.MountType_SECRET:
+		return x.secretMount(m)
+	case m.MountType == pb.MountType_SSH:
+		return x.sshMount(m)
 	}
 	return fmt.Errorf("mount type %s is not supported", m.MountType)
+}
+
+// dest is where a mount is; a relative path is one below the working directory.
+func (x *execution) dest(m *pb.Mount) string {
+	if filepath.IsAbs(m.Dest) {
+		return m.Dest
+	}
+	return filepath.Join("/", x.op.Meta.Cwd, m.Dest)
 }
 
 func (x *execution) input(m *pb.Mount) (Value, error) {
@@ -274,7 +272,7 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 		x.caches[id] = cache
 		x.undo = append(x.undo, cache.Release)
 	}
-	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: m.Dest, ReadOnly: m.Readonly, Bind: cache.Dir})
+	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), ReadOnly: m.Readonly, Bind: cache.Dir})
 	return nil
 }
 

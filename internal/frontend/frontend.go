@@ -97,6 +97,9 @@ func (c *Client) Solve(ctx context.Context, req gw.SolveRequest) (*gw.Result, er
 	if e.Vertex == nil {
 		return res, nil
 	}
+	if err := c.opt.Run.Permit(e); err != nil {
+		return nil, err
+	}
 	ref := &Ref{client: c, run: c.opt.Run, edge: e, def: req.Definition}
 	if req.Evaluate {
 		if err := ref.Evaluate(ctx); err != nil {

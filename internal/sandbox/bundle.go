@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,6 +30,7 @@ type bundle struct {
 	roots   int               // of mounts
 	shared  map[string]string // mounted roots of mounts, by their layers
 	made    []stub            // mount points that had to be made in the upper directory
+	sockets []net.Listener    // of mounts
 }
 
 // newBundle mounts and resolves everything that spec names. The bundle is to be closed also
@@ -77,7 +79,11 @@ func (b *bundle) mountScratch() error {
 	if err := os.Mkdir(b.scratch, 0o711); err != nil {
 		return fmt.Errorf("making a scratch directory: %w", err)
 	}
-	if err := unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=711"); err != nil {
+	err := unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=711,noswap")
+	if errors.Is(err, unix.EINVAL) { // an older kernel, or a user namespace
+		err = unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=711")
+	}
+	if err != nil {
 		return &os.PathError{Op: "mount tmpfs", Path: b.scratch, Err: err}
 	}
 	b.mounted = true
@@ -96,13 +102,19 @@ func (b *bundle) resolveMounts(mounts []specs.Mount) ([]specs.Mount, error) {
 			all[len(all)-1].Type, all[len(all)-1].Source = "bind", m.Bind
 		}
 	}
-	for _, m := range b.spec.Mounts {
+	own := all[len(mounts):]
+	if err := b.makeFiles(own); err != nil {
+		return nil, err
+	}
+	for i, m := range b.spec.Mounts {
 		var om specs.Mount
 		var err error
 		dest := filepath.Clean(m.Dest)
 		switch {
 		case m.Tmpfs != nil:
 			om = tmpfsMount(dest, m, b.spec.Insecure)
+		case m.File != nil || m.Socket != nil:
+			om = own[i]
 		case m.Bind != "":
 			om, err = bindMount(dest, m.Bind, m.ReadOnly, b.spec.Insecure)
 		default:
@@ -257,6 +269,9 @@ func isFile(m specs.Mount) bool {
 // files but mount points that had to be made in an upper directory.
 func (b *bundle) close() error {
 	var errs []error
+	for _, l := range b.sockets {
+		errs = append(errs, l.Close())
+	}
 	if len(b.made) > 0 {
 		errs = append(errs, b.uncover())
 	}

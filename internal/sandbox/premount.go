@@ -100,7 +100,7 @@ func mountTarget(root *os.File, m specs.Mount) (*os.File, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	return makeFile(dir, filepath.Base(m.Destination))
+	return makeFileAt(dir, filepath.Base(m.Destination))
 }
 
 // openInRoot opens what a path is inside of root.
@@ -122,7 +122,7 @@ func makeInRoot(root *os.File, path string, file bool) (*os.File, error) {
 	defer dir.Close()
 	name := filepath.Base(path)
 	if file {
-		return makeFile(dir, name)
+		return makeFileAt(dir, name)
 	}
 	if err := unix.Mkdirat(int(dir.Fd()), name, 0o755); err != nil {
 		return nil, &os.PathError{Op: "mkdir", Path: path, Err: err}
@@ -134,8 +134,8 @@ func makeInRoot(root *os.File, path string, file bool) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// makeFile makes an empty file in dir.
-func makeFile(dir *os.File, name string) (*os.File, error) {
+// makeFileAt makes an empty file in dir.
+func makeFileAt(dir *os.File, name string) (*os.File, error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}

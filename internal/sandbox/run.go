@@ -78,7 +78,7 @@ func check(spec *Spec) error {
 
 func checkMount(m Mount) error {
 	sources := 0
-	for _, given := range []bool{m.Bind != "", m.Root != nil, m.Tmpfs != nil} {
+	for _, given := range []bool{m.Bind != "", m.Root != nil, m.Tmpfs != nil, m.File != nil, m.Socket != nil} {
 		if given {
 			sources++
 		}

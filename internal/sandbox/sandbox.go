@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 )
 
 // Network is the network a process sees.
@@ -38,9 +39,11 @@ type Mount struct {
 	Dest     string // absolute path in the container; created if missing
 	ReadOnly bool
 	// Exactly one of the following.
-	Bind  string // a host file or directory
-	Root  *Root  // an overlay of layer directories, of which Selector is shown at Dest
-	Tmpfs *Tmpfs
+	Bind   string // a host file or directory
+	Root   *Root  // an overlay of layer directories, of which Selector is shown at Dest
+	Tmpfs  *Tmpfs
+	File   *File   // a file that is in memory only
+	Socket *Socket // a Unix socket on which this process answers
 	// Selector is the path below Root that is shown; "" or "/" is all of it. It is resolved
 	// inside the root, never outside.
 	Selector string
@@ -49,6 +52,23 @@ type Mount struct {
 // Tmpfs is an empty filesystem in memory.
 type Tmpfs struct {
 	Size int64 // bytes; 0 is the kernel's default
+}
+
+// File is a file with something that is not to be kept: it is in memory that is not swapped out
+// where the kernel (Linux 6.4) can do that, always read-only, and gone with the process.
+type File struct {
+	Data     []byte
+	Mode     uint32 // permission bits
+	UID, GID int
+}
+
+// Socket is a listening Unix socket, which is gone with the process.
+type Socket struct {
+	// Serve is given the listener before the process starts and returns at once. The listener is
+	// closed when the process has ended.
+	Serve    func(net.Listener) error
+	Mode     uint32 // permission bits
+	UID, GID int
 }
 
 // HostEntry is a line added to /etc/hosts.

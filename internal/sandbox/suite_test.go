@@ -225,6 +225,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,
 		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
+		"File": testFile, "Socket": testSocket,
 		"Devices": testDevices, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "Cgroup": testCgroup,
 	} {
 		t.Run(name, func(t *testing.T) {
