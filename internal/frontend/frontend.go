@@ -119,6 +119,7 @@ func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, 
 	}
 	switch name {
 	case "docker.io/docker/dockerfile", "docker.io/docker/dockerfile-upstream":
+	case "docker.io/library/dockerfile.v0": // BuildKit's name for the frontend that it has built in
 	default:
 		if source == "" {
 			source = req.Frontend
