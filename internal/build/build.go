@@ -2,7 +2,6 @@ package build
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,28 +9,36 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/engine"
-	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/frontend"
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/sandbox"
+	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/source/local"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// Options are what a builder works with.
-type Options = engine.Options
+// Options are what a builder works with. All fields but DumpKey and Registry are required.
+type Options struct {
+	Store  *store.Store
+	Images *imagesource.Source
+	Runner sandbox.Runner
+	// DumpKey, when set, is given the labelled lines of every key.
+	DumpKey func(vertex string, lines []string)
+	// Registry is what pushes; nil when nothing will be pushed.
+	Registry *registry.Client
+}
 
 // Builder carries out builds. It is safe for concurrent use.
 type Builder struct {
@@ -41,7 +48,9 @@ type Builder struct {
 
 // New returns a builder.
 func New(opt Options) *Builder {
-	return &Builder{opt: opt, engine: engine.New(opt)}
+	return &Builder{opt: opt, engine: engine.New(engine.Options{
+		Store: opt.Store, Images: opt.Images, Runner: opt.Runner, DumpKey: opt.DumpKey,
+	})}
 }
 
 // maxRepairs bounds how many damaged entries of the store one build makes anew. Each is dropped
@@ -56,6 +65,9 @@ type building struct {
 	names  []string // full image names
 	run    *engine.Run
 	record *record
+
+	mu   sync.Mutex
+	read []graph.Edge // what the frontend asked for, for provenance
 }
 
 // Build carries out one build. When it fails no image is named, and no output file that it was to
@@ -84,7 +96,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 // blobs reports whether the result is needed as an image.
 func (r *Request) blobs() bool {
 	return len(r.Outputs) == 0 || slices.ContainsFunc(r.Outputs, func(o Output) bool {
-		return o.Type != OutputLocal && o.Type != OutputTar
+		return o.isImage()
 	})
 }
 
@@ -94,10 +106,7 @@ func (r *Request) streams() bool {
 }
 
 func (b *building) build(ctx context.Context) (_ *Result, err error) {
-	platform, err := b.req.platform()
-	if err != nil {
-		return nil, err
-	}
+	host := platforms.Normalize(platforms.DefaultSpec())
 	res := &Result{ID: b.record.ID, Names: b.names}
 	dir := b.context()
 	defer func() { err = errors.Join(err, dir.Close()) }()
@@ -107,7 +116,7 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 			"dockerfile": local.NewDir(filepath.Dir(b.req.dockerfile()), ""),
 		},
 		Sink:     b.sink,
-		Platform: platform,
+		Platform: host,
 		Network:  sandbox.NetworkHost,
 		Pull:     b.req.Pull,
 		NoCache:  b.req.NoCache,
@@ -119,9 +128,14 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 	b.run = b.engine.NewRun(ctx, opt)
 	defer func() { err = errors.Join(err, b.run.Close()) }()
 	out, err := frontend.Build(ctx, frontend.Options{
-		Run: b.run, Images: b.opt.Images, Sink: b.sink, Attrs: b.req.attrs(), Platform: platform,
+		Run: b.run, Images: b.opt.Images, Sink: b.sink, Attrs: b.req.attrs(), Platform: host,
 		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
 			b.warn(res, vertex, message, opt)
+		},
+		Solved: func(ref *frontend.Ref) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.read = append(b.read, ref.Edge())
 		},
 	})
 	if err != nil {
@@ -131,41 +145,18 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 		res.Answer = out.Metadata
 		return res, nil
 	}
-	src, value, err := b.source(out, platform)
+	products, err := b.products(out)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.export(ctx, src, value, res); err != nil {
+	if err := b.attest(ctx, out, products); err != nil {
+		return nil, err
+	}
+	if err := b.export(ctx, products, res); err != nil {
 		return nil, err
 	}
 	res.Took = time.Since(b.record.Started)
 	return res, nil
-}
-
-// source evaluates the frontend's result: this is where everything runs.
-func (b *building) source(out *gw.Result, platform ocispec.Platform) (export.Source, engine.Value, error) {
-	var edge graph.Edge
-	single, err := out.SingleRef()
-	if err != nil {
-		return export.Source{}, engine.Value{}, fmt.Errorf("reading the frontend's result: %w", err)
-	}
-	if ref, ok := single.(*frontend.Ref); ok && ref != nil {
-		edge = ref.Edge()
-	}
-	evaluate := b.run.Result
-	if b.req.blobs() {
-		evaluate = b.run.ExportedResult
-	}
-	value, err := evaluate(edge)
-	if err != nil {
-		return export.Source{}, value, err
-	}
-	src := export.Source{Snapshot: value.Snapshot, Config: out.Metadata[exptypes.ExporterImageConfigKey], Platform: platform}
-	var p exptypes.Platforms
-	if data := out.Metadata[exptypes.ExporterPlatformsKey]; data != nil && json.Unmarshal(data, &p) == nil && len(p.Platforms) == 1 {
-		src.Platform = p.Platforms[0].Platform
-	}
-	return src, value, nil
 }
 
 // warn keeps a finding of the linter and shows it.
@@ -203,9 +194,17 @@ func (r *Request) check() error {
 	default:
 		return fmt.Errorf("network mode %q is not supported: use host or none", r.Network)
 	}
+	for _, p := range r.Platforms {
+		if _, err := platforms.Parse(p); err != nil {
+			return fmt.Errorf("invalid platform %q: %w", p, err)
+		}
+	}
 	for _, o := range r.Outputs {
 		if err := o.check(); err != nil {
 			return err
+		}
+		if o.is("push", false) && len(r.Tags) == 0 && o.Attrs["name"] == "" {
+			return errors.New("tag is needed when pushing to registry")
 		}
 	}
 	return nil
@@ -235,21 +234,8 @@ func (r *Request) names() ([]string, error) {
 	return names, nil
 }
 
-func (r *Request) platform() (ocispec.Platform, error) {
-	host := platforms.Normalize(platforms.DefaultSpec())
-	if r.Platform == "" {
-		return host, nil
-	}
-	if strings.Contains(r.Platform, ",") {
-		return host, fmt.Errorf("building for several platforms at once (%s) is not supported yet", r.Platform)
-	}
-	p, err := platforms.Parse(r.Platform)
-	if err != nil {
-		return host, fmt.Errorf("invalid platform %q: %w", r.Platform, err)
-	}
-	p = platforms.Normalize(p)
-	return p, nil
-}
+// multiPlatform reports whether an index of images is asked for.
+func (r *Request) multiPlatform() bool { return len(r.Platforms) > 1 }
 
 // dockerfile returns the path of the Dockerfile on the host.
 func (r *Request) dockerfile() string {
@@ -275,13 +261,16 @@ func (r *Request) attrs() map[string]string {
 		a = map[string]string{}
 	}
 	a["filename"] = filepath.Base(r.dockerfile())
+	for kind, v := range r.Attest {
+		a["attest:"+kind] = v
+	}
 	for k, v := range r.BuildArgs {
 		a["build-arg:"+k] = v
 	}
 	for k, v := range r.Labels {
 		a["label:"+k] = v
 	}
-	for key, v := range map[string]string{"target": r.Target, "platform": r.Platform, "add-hosts": r.extraHosts()} {
+	for key, v := range map[string]string{"target": r.Target, "platform": strings.Join(r.Platforms, ","), "add-hosts": r.extraHosts()} {
 		if v != "" {
 			a[key] = v
 		}

@@ -10,51 +10,100 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// outputAttrs are the attributes that each output type knows.
-var outputAttrs = map[OutputType][]string{
-	OutputImage:  {"name", "compression", "compression-level"},
-	OutputOCI:    {"name", "compression", "compression-level", "tar"},
-	OutputDocker: {"name", "compression", "compression-level"},
-	OutputLocal:  {},
-	OutputTar:    {},
+// attribute is a key of -o.
+type attribute string
+
+// What outputs of images have in common; docs of the keys are those of BuildKit's image exporter.
+var imageAttrs = []attribute{
+	"name", "compression", "compression-level", "force-compression", "oci-mediatypes", "oci-artifact",
+	"source-date-epoch", "rewrite-timestamp", "attestation-inline",
+	"buildinfo", "prefer-nondist-layers", // what they ask for does not exist, here or at all any more
+}
+
+// outputAttrs are the attributes that each output type knows, besides annotations.
+var outputAttrs = map[OutputType][]attribute{
+	OutputImage:     append([]attribute{"push", "push-by-digest", "name-canonical", "registry.insecure", "unpack", "store", "dangling-name-prefix"}, imageAttrs...),
+	OutputOCI:       append([]attribute{"tar"}, imageAttrs...),
+	OutputDocker:    append([]attribute{"tar"}, imageAttrs...),
+	OutputLocal:     {"platform-split", "attestation-prefix", "source-date-epoch"},
+	OutputTar:       {"platform-split", "attestation-prefix", "source-date-epoch"},
+	OutputCacheOnly: {},
+}
+
+// isImage reports whether the output is an image in whatever packing.
+func (o *Output) isImage() bool {
+	return o.Type == OutputImage || o.Type == OutputOCI || o.Type == OutputDocker
 }
 
 func (o *Output) check() error {
 	known, ok := outputAttrs[o.Type]
 	if !ok {
-		return fmt.Errorf("output type %q is not supported: use image, oci, docker, local or tar", o.Type)
+		return fmt.Errorf("output type %q is not supported: use image, registry, oci, docker, local, tar or cacheonly", o.Type)
 	}
-	for key := range o.Attrs {
-		if !slices.Contains(known, key) {
+	for key, value := range o.Attrs {
+		if _, ok, err := exptypes.ParseAnnotationKey(key); ok && o.isImage() {
+			if err != nil {
+				return fmt.Errorf("output attribute %q: %w", key, err)
+			}
+			continue
+		}
+		if !slices.Contains(known, attribute(key)) {
 			return fmt.Errorf("output attribute %q is not supported for type %s", key, o.Type)
+		}
+		if slices.Contains(booleans, attribute(key)) {
+			if _, err := strconv.ParseBool(value); err != nil {
+				return fmt.Errorf("non-bool value specified for %s: %q", key, value)
+			}
 		}
 	}
 	if _, err := o.encoding(); err != nil {
 		return err
 	}
-	if o.Type != OutputImage && o.Dest == "" && o.Writer == nil {
+	if _, err := o.epoch(nil); err != nil {
+		return err
+	}
+	if o.is("oci-artifact", false) && !o.is("oci-mediatypes", true) {
+		return errors.New(`exporter option "oci-artifact=true" conflicts with "oci-mediatypes=false"`)
+	}
+	if o.Type != OutputImage && o.Type != OutputCacheOnly && o.Dest == "" && o.Writer == nil {
 		return fmt.Errorf("output type %s needs dest=PATH", o.Type)
 	}
 	return nil
 }
 
-// encoding is how layers made here are compressed: by gzip in archives, as BuildKit has it, and not
-// at all in the local store.
+// booleans are the attributes that are true or false.
+var booleans = []attribute{
+	"push", "push-by-digest", "name-canonical", "registry.insecure", "unpack", "store", "force-compression", "oci-mediatypes",
+	"oci-artifact", "rewrite-timestamp", "attestation-inline", "tar", "platform-split", "prefer-nondist-layers", "buildinfo",
+}
+
+// is returns a boolean attribute, or what it is when it is not given.
+func (o *Output) is(key attribute, otherwise bool) bool {
+	if v, err := strconv.ParseBool(o.Attrs[string(key)]); err == nil {
+		return v
+	}
+	return otherwise
+}
+
+// encoding is how layers made here are compressed: by gzip in archives and registries, as BuildKit
+// has it, and not at all in the local store.
 func (o *Output) encoding() (layer.Encoding, error) {
-	var e layer.Encoding
+	e := layer.Encoding{Force: o.is("force-compression", false)}
 	switch v := o.Attrs["compression"]; v {
 	case "":
-		if o.Type != OutputImage {
+		if o.Type != OutputImage || o.is("push", false) {
 			e.Compression = layer.Gzip
 		}
 	case "gzip", "zstd":
@@ -62,6 +111,9 @@ func (o *Output) encoding() (layer.Encoding, error) {
 	case "uncompressed":
 	default:
 		return e, fmt.Errorf("compression %q is not supported: use gzip, zstd or uncompressed", v)
+	}
+	if e.Compression == layer.Zstd && !o.is("oci-mediatypes", true) {
+		return e, errors.New(`exporter option "compression=zstd" conflicts with "oci-mediatypes=false"`)
 	}
 	if v := o.Attrs["compression-level"]; v != "" {
 		n, err := strconv.Atoi(v)
@@ -73,16 +125,69 @@ func (o *Output) encoding() (layer.Encoding, error) {
 	return e, e.Check()
 }
 
+// epoch is the latest time of an output: its own, or the build's. Files are clamped to it unless
+// the output has rewrite-timestamp=false.
+func (o *Output) epoch(build *time.Time) (*time.Time, error) {
+	v, ok := o.Attrs["source-date-epoch"]
+	if !ok {
+		return build, nil
+	}
+	if v == "" {
+		return nil, nil
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("source-date-epoch %q is no number of seconds since 1970", v)
+	}
+	t := time.Unix(n, 0).UTC()
+	return &t, nil
+}
+
+// annotations are those of the output's attributes.
+func (o *Output) annotations() (export.Annotations, error) {
+	a := export.Annotations{
+		Index: map[string]string{}, IndexDescriptor: map[string]string{},
+		Manifest: map[string]map[string]string{}, ManifestDescriptor: map[string]map[string]string{},
+	}
+	of := func(m map[string]map[string]string, platform string) map[string]string {
+		if m[platform] == nil {
+			m[platform] = map[string]string{}
+		}
+		return m[platform]
+	}
+	for key, value := range o.Attrs {
+		k, ok, err := exptypes.ParseAnnotationKey(key)
+		if !ok {
+			continue
+		}
+		if err != nil {
+			return a, err
+		}
+		switch k.Type {
+		case exptypes.AnnotationIndex:
+			a.Index[k.Key] = value
+		case exptypes.AnnotationIndexDescriptor:
+			a.IndexDescriptor[k.Key] = value
+		case exptypes.AnnotationManifest:
+			of(a.Manifest, k.PlatformString())[k.Key] = value
+		case exptypes.AnnotationManifestDescriptor:
+			of(a.ManifestDescriptor, k.PlatformString())[k.Key] = value
+		}
+	}
+	return a, nil
+}
+
 // export carries out all outputs. Images are named last, when nothing can fail any more.
-func (b *building) export(ctx context.Context, src export.Source, value engine.Value, res *Result) error {
+func (b *building) export(ctx context.Context, products []*product, res *Result) error {
 	outputs := b.req.Outputs
 	if len(outputs) == 0 {
 		outputs = []Output{{Type: OutputImage}}
 	}
 	var images []store.Image
-	for _, o := range outputs {
-		step := progress.Start(b.sink, progress.Vertex{Digest: digest.FromString("export " + string(o.Type) + o.Dest), Name: exportName(o)})
-		named, err := b.exportOne(ctx, o, src, value, res, step)
+	for i, o := range outputs {
+		name := exportName(o)
+		step := progress.Start(b.sink, progress.Vertex{Digest: digest.FromString(fmt.Sprint(name, i)), Name: name})
+		named, err := b.exportOne(ctx, &o, products, res, step)
 		step.Done(err)
 		if err != nil {
 			return err
@@ -105,51 +210,124 @@ func exportName(o Output) string {
 		return "exporting to docker image format"
 	case OutputLocal:
 		return "exporting to client directory"
+	case OutputCacheOnly:
+		return "keeping the cache only"
 	}
 	return "exporting to client tarball"
 }
 
-func (b *building) exportOne(ctx context.Context, o Output, src export.Source, value engine.Value, res *Result, step *progress.Step) ([]store.Image, error) {
+func (b *building) exportOne(ctx context.Context, o *Output, products []*product, res *Result, step *progress.Step) ([]store.Image, error) {
 	switch o.Type {
+	case OutputCacheOnly:
+		return nil, nil
 	case OutputLocal, OutputTar:
-		tree, err := b.run.Tree(ctx, value, store.NeedContent)
-		if err != nil {
-			return nil, err
+		return nil, b.exportFiles(ctx, o, products)
+	case OutputDocker:
+		if len(products) > 1 {
+			return nil, errors.New("docker exporter does not currently support exporting manifest lists: use type=oci")
 		}
-		if o.Type == OutputLocal {
-			return nil, export.Local(tree, o.Dest)
-		}
-		return nil, o.write(func(w io.Writer) error { return export.Tar(tree, w) })
 	}
-	encoding, err := o.encoding()
+	a, err := b.assemble(ctx, o, products, res, step)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case o.Type == OutputImage:
+		if o.is("push", false) {
+			if err := b.push(ctx, o, a, step); err != nil {
+				return nil, err
+			}
+		}
+		if !o.is("store", true) {
+			return nil, nil
+		}
+		for _, name := range b.names {
+			step.Status("naming to "+name, 0, 0, true)
+		}
+		return named(a, b.names), nil
+	case !o.is("tar", true):
+		return nil, export.OCIDir(ctx, b.opt.Store, a, b.names, o.Dest)
+	}
+	return nil, o.write(func(w io.Writer) error {
+		return export.OCIArchive(ctx, b.opt.Store, a, b.names, o.Type == OutputDocker, w)
+	})
+}
+
+// assemble writes the images of an output into the store, and what they are into the result.
+func (b *building) assemble(ctx context.Context, o *Output, products []*product, res *Result, step *progress.Step) (*export.Assembly, error) {
+	opt := export.Options{
+		Index:         len(products) > 1 || b.req.multiPlatform(),
+		DockerTypes:   !o.is("oci-mediatypes", true),
+		ImageManifest: !o.is("oci-artifact", o.is("oci-mediatypes", true)),
+		Names:         b.names,
+	}
+	var err error
+	if opt.Encoding, err = o.encoding(); err != nil {
+		return nil, err
+	}
+	if opt.Annotations, err = o.annotations(); err != nil {
+		return nil, err
+	}
+	sources, err := b.sources(ctx, products, o)
 	if err != nil {
 		return nil, err
 	}
 	step.Status("exporting layers", 0, 0, false)
-	img, err := export.Assemble(ctx, b.opt.Store, src, encoding)
+	a, err := export.Assemble(ctx, b.opt.Store, sources, opt)
 	if err != nil {
 		return nil, err
 	}
 	step.Status("exporting layers", 0, 0, true)
-	step.Status("writing image "+img.Config.Digest.String(), 0, 0, true)
-	res.ImageID, res.Manifest = img.Config.Digest, img.Manifest
-	switch {
-	case o.Type == OutputImage:
-		for _, name := range b.names {
-			step.Status("naming to "+name, 0, 0, true)
+	res.ImageID, res.Manifest = a.Target.Digest, a.Target
+	if a.IsIndex() {
+		for _, img := range a.Images {
+			step.Status("exporting manifest "+img.Manifest.Digest.String(), 0, 0, true)
 		}
-		return named(img, b.names), nil
-	case o.Type == OutputOCI && o.Attrs["tar"] == "false":
-		return nil, export.OCIDir(ctx, b.opt.Store, img, b.names, o.Dest)
+		step.Status("exporting manifest list "+a.Target.Digest.String(), 0, 0, true)
+		return a, nil
 	}
-	return nil, o.write(func(w io.Writer) error {
-		return export.OCIArchive(ctx, b.opt.Store, img, b.names, o.Type == OutputDocker, w)
-	})
+	res.ImageID, res.Config = a.Images[0].Config.Digest, a.Images[0].Config.Digest
+	step.Status("writing image "+res.ImageID.String(), 0, 0, true)
+	return a, nil
 }
 
-// named lists the records of an image, one per name; an image without a name has one too.
-func named(img export.Image, names []string) []store.Image {
+// exportFiles writes the files of the products, each platform's into a directory of its own when
+// there are several, unless the output says otherwise. The rules are those of BuildKit's local and
+// tar exporters.
+func (b *building) exportFiles(ctx context.Context, o *Output, products []*product) error {
+	split := o.is("platform-split", b.req.multiPlatform())
+	var trees []export.Files
+	for _, p := range products {
+		tree, err := b.run.Tree(ctx, p.value, store.NeedContent)
+		if err != nil {
+			return err
+		}
+		f := export.Files{Tree: tree, Platform: p.id, Attestations: p.Attestations, Prefix: o.Attrs["attestation-prefix"]}
+		if f.Epoch, err = o.epoch(p.Epoch); err != nil {
+			return err
+		}
+		trees = append(trees, f)
+	}
+	if o.Type == OutputLocal {
+		return export.Local(trees, split, o.Dest)
+	}
+	return o.write(func(w io.Writer) error { return export.Tar(trees, split, w) })
+}
+
+// named lists the records of an assembly, one per name; an image without a name has one too. An
+// index stands in the store with the image of this machine, or with its first one.
+func named(a *export.Assembly, names []string) []store.Image {
+	img := a.Images[0]
+	for _, i := range a.Images {
+		if platforms.Default().Match(*i.Manifest.Platform) {
+			img = i
+			break
+		}
+	}
 	rec := store.Image{Manifest: img.Manifest, ID: img.Config.Digest, Created: img.Created, Layers: img.Snapshot, Size: img.Size}
+	if a.IsIndex() {
+		rec.Index = &a.Target
+	}
 	if len(names) == 0 {
 		rec.Name = rec.ID.String()
 		return []store.Image{rec}

@@ -30,14 +30,18 @@ type Request struct {
 	// Network is what RUN sees unless it says otherwise: "" or "default" and "host" are the
 	// host's network, "none" is none.
 	Network string
-	// Platform is the target platform as in --platform; "" is this machine's.
-	Platform string
+	// Platforms are the target platforms as in --platform; none is this machine's. The result for
+	// several is an index.
+	Platforms []string
 	// AddHosts are lines for /etc/hosts in RUN: "name:ip" or "name=ip".
 	AddHosts []string
 	// Tags name the image in the local store; they imply an image output when Outputs is empty.
 	Tags []string
 	// Outputs are where the result goes. None: the local store.
 	Outputs []Output
+	// Attest are the attestations that the image gets, "provenance" and "sbom", each with its
+	// attributes as comma-separated key=value pairs ("mode=max").
+	Attest map[string]string
 	// Attrs are further options of the Dockerfile frontend by BuildKit's names ("shm-size",
 	// "ulimit", "hostname", ...).
 	Attrs map[string]string
@@ -63,6 +67,8 @@ const (
 	OutputDocker OutputType = "docker" // what `docker load` takes, as a tar file
 	OutputLocal  OutputType = "local"  // the root filesystem's files, as a directory
 	OutputTar    OutputType = "tar"    // the root filesystem's files, as a tar file
+	// OutputCacheOnly runs the build for its cache: nothing is written anywhere else.
+	OutputCacheOnly OutputType = "cacheonly"
 )
 
 // Output is one place for the result.
@@ -80,11 +86,13 @@ type Output struct {
 type Result struct {
 	// ID names the build in the store: builds/<ID>/.
 	ID string
-	// ImageID is the digest of the image's config, as --iidfile gets it. Empty when no output was
-	// an image.
+	// ImageID is the digest of the image's config, or of the index, as --iidfile gets it. Empty when
+	// no output was an image.
 	ImageID digest.Digest
-	// Manifest describes the image's manifest.
+	// Manifest describes the image's manifest, or the index.
 	Manifest ocispec.Descriptor
+	// Config is the digest of the image's config; empty for an index.
+	Config digest.Digest
 	// Names are the image's full names.
 	Names []string
 	// Warnings are what the Dockerfile frontend's linter says, one line each.

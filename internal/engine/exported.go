@@ -1,14 +1,16 @@
 package engine
 
 import (
+	"time"
+
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // ExportedResult evaluates an edge whose layers will be exported as blobs. They are packed as soon
-// as they are there, beside the steps that come after them.
-func (r *Run) ExportedResult(e graph.Edge) (Value, error) {
-	r.exported(r.node(e.Vertex))
+// as they are there, beside the steps that come after them; with an epoch, as [Run.Clamp] has them.
+func (r *Run) ExportedResult(e graph.Edge, epoch *time.Time) (Value, error) {
+	r.exported(r.node(e.Vertex), epoch)
 	v, err := r.Result(e)
 	if err != nil {
 		return v, err
@@ -40,25 +42,25 @@ func (r *Run) sources() error {
 }
 
 // exported marks a node and what its layers stand on.
-func (r *Run) exported(n *node) {
+func (r *Run) exported(n *node, epoch *time.Time) {
 	if n == nil || n.exported {
 		return
 	}
-	n.exported = true
+	n.exported, n.epoch = true, epoch
 	uses, err := n.uses()
 	if err != nil {
 		return // evaluating it will tell
 	}
 	for i, u := range uses {
 		if u.whole {
-			r.exported(n.inputs[i].n)
+			r.exported(n.inputs[i].n, epoch)
 		}
 	}
 }
 
 // packAhead begins to pack the layers that a node has made. Errors come out again when the blobs
 // are asked for.
-func (r *Run) packAhead(outputs []Value) {
+func (r *Run) packAhead(n *node, outputs []Value) {
 	for _, v := range outputs {
 		if len(v.Snapshot) == 0 {
 			continue
@@ -66,7 +68,14 @@ func (r *Run) packAhead(outputs []Value) {
 		r.bg.Add(1)
 		go func() {
 			defer r.bg.Done()
-			r.Engine.opt.Store.Blob(r.ctx, v.Snapshot[len(v.Snapshot)-1], layer.Encoding{}) //nolint:errcheck // see above
+			id := v.Snapshot[len(v.Snapshot)-1]
+			if n.epoch != nil {
+				var err error
+				if id, err = r.clampLayer(id, *n.epoch); err != nil {
+					return
+				}
+			}
+			r.Engine.opt.Store.Blob(r.ctx, id, layer.Encoding{}) //nolint:errcheck // see above
 		}()
 	}
 }

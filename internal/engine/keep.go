@@ -17,7 +17,8 @@ var errOver = errors.New("build is over")
 func (r *Run) Close() error {
 	r.cancel(errOver)
 	r.bg.Wait()
-	err := r.keepPlanned(context.WithoutCancel(r.ctx))
+	ctx := context.WithoutCancel(r.ctx)
+	err := errors.Join(r.keepClamped(ctx), r.keepPlanned(ctx))
 	r.mu.Lock()
 	plans, atEnd := r.planIDs, r.atEnd
 	r.planIDs, r.atEnd = nil, nil

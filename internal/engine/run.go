@@ -35,6 +35,7 @@ type Run struct {
 	records []StepRecord
 	pending []pendingResult
 	planIDs []layer.ID // layers that the store can make only while the run is not over
+	clamped map[string]layer.ID
 	atEnd   []func()
 }
 
@@ -57,8 +58,9 @@ type node struct {
 	identity func() (identity, error)
 	result   func() (*outcome, error)
 
-	user     *node // one that n is an input of; nil for the root
-	exported bool  // its layers will be asked for as blobs; set before anything is evaluated
+	user     *node      // one that n is an input of; nil for the root
+	exported bool       // its layers will be asked for as blobs; set before anything is evaluated
+	epoch    *time.Time // with exported: see [Run.Clamp]
 
 	mu       sync.Mutex
 	contents map[string]func() (digest.Digest, error)
@@ -80,7 +82,7 @@ func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
 	if opt.Sink == nil {
 		opt.Sink = progress.Discard
 	}
-	r := &Run{Engine: e, opt: opt, nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}}
+	r := &Run{Engine: e, opt: opt, nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, clamped: map[string]layer.ID{}}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	return r
 }
@@ -201,10 +203,10 @@ func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
 	outputs, err := r.operate(n, inputs, step, began)
 	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Reason: reason, Started: began, Took: time.Since(began)}
 	if err == nil {
-		if n.exported {
-			r.packAhead(outputs)
-		}
 		err = r.keep(r.ctx, r.pendingResult(n, id, outputs, store.Result{Created: began, Took: rec.Took}))
+		if n.exported && err == nil {
+			r.packAhead(n, outputs)
+		}
 	}
 	ended := err
 	if err != nil && r.ctx.Err() != nil {

@@ -2,11 +2,13 @@ package export
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -52,9 +54,9 @@ func (p dirPlace) file(name string, _ int64, r io.Reader) (err error) {
 
 // OCIArchive writes an OCI image layout as a tar archive. Names are full image names. With docker
 // set it also has the manifest.json that `docker load` reads.
-func OCIArchive(ctx context.Context, s *store.Store, img Image, names []string, docker bool, w io.Writer) error {
+func OCIArchive(ctx context.Context, s *store.Store, a *Assembly, names []string, docker bool, w io.Writer) error {
 	tw := tar.NewWriter(w)
-	if err := layout(ctx, s, img, names, docker, tarPlace{tw}); err != nil {
+	if err := layout(ctx, s, a, names, docker, tarPlace{tw}); err != nil {
 		return err
 	}
 	if err := tw.Close(); err != nil {
@@ -64,26 +66,22 @@ func OCIArchive(ctx context.Context, s *store.Store, img Image, names []string, 
 }
 
 // OCIDir writes an OCI image layout into a directory.
-func OCIDir(ctx context.Context, s *store.Store, img Image, names []string, dir string) error {
-	return layout(ctx, s, img, names, false, dirPlace(dir))
+func OCIDir(ctx context.Context, s *store.Store, a *Assembly, names []string, dir string) error {
+	return layout(ctx, s, a, names, false, dirPlace(dir))
 }
 
-func layout(ctx context.Context, s *store.Store, img Image, names []string, docker bool, p place) error {
+func layout(ctx context.Context, s *store.Store, a *Assembly, names []string, docker bool, p place) error {
 	var files []func() error
 	jsonFile := func(name string, v any) {
 		files = append(files, func() error { return putJSON(p, name, v) })
 	}
 	jsonFile(ocispec.ImageLayoutFile, ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
-	seen := map[string]bool{}
-	for _, desc := range append(append([]ocispec.Descriptor{}, img.Layers...), img.Config, img.Manifest) {
-		if name := blobName(desc); !seen[name] {
-			seen[name] = true
-			files = append(files, func() error { return putBlob(ctx, s, p, desc) })
-		}
+	for _, desc := range a.blobs() {
+		files = append(files, func() error { return putBlob(ctx, s, p, desc) })
 	}
-	jsonFile(ocispec.ImageIndexFile, layoutIndex(img, names))
+	jsonFile(ocispec.ImageIndexFile, layoutIndex(a.Target, names))
 	if docker {
-		jsonFile("manifest.json", dockerManifest(img, names))
+		jsonFile("manifest.json", dockerManifest(a.Images[0], names))
 	}
 	for _, f := range files {
 		if err := f(); err != nil {
@@ -93,15 +91,16 @@ func layout(ctx context.Context, s *store.Store, img Image, names []string, dock
 	return nil
 }
 
-func layoutIndex(img Image, names []string) ocispec.Index {
+func layoutIndex(target ocispec.Descriptor, names []string) ocispec.Index {
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
 	if len(names) == 0 {
-		index.Manifests = []ocispec.Descriptor{img.Manifest}
+		index.Manifests = []ocispec.Descriptor{target}
 	}
 	for _, name := range names {
-		desc := img.Manifest
+		desc := target
 		_, tag := store.FamiliarName(name)
 		desc.Annotations = map[string]string{"io.containerd.image.name": name, ocispec.AnnotationRefName: tag}
+		maps.Copy(desc.Annotations, target.Annotations)
 		index.Manifests = append(index.Manifests, desc)
 	}
 	return index
@@ -145,5 +144,5 @@ func putJSON(p place, name string, v any) error {
 	if err != nil {
 		return err
 	}
-	return p.file(name, int64(len(data)), bytesReader(data))
+	return p.file(name, int64(len(data)), bytes.NewReader(data))
 }

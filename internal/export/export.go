@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -18,15 +20,38 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// Source is what is exported: a root filesystem and the image config that the frontend made for
-// it, without rootfs and times.
+// Source is what is exported for one platform: a root filesystem and the image config that the
+// frontend made for it, without rootfs and times.
 type Source struct {
 	Snapshot layer.Snapshot
 	Config   []byte
+	// Base is the config of the image that it stands on, as the frontend found it; nil when there
+	// is none.
+	Base     []byte
 	Platform ocispec.Platform
+	// Epoch, unless nil, is the latest time that the image tells of what was made in the build.
+	// (The files of the snapshot are the caller's affair.)
+	Epoch *time.Time
+	// Cache, unless nil, is put into the config as an inline cache.
+	Cache        json.RawMessage
+	Attestations []Attestation
 }
 
-// Image is an image whose blobs are all in the store.
+// Options are how images are put together.
+type Options struct {
+	Encoding layer.Encoding
+	// Index makes an image index even of one image, as for attestations.
+	Index bool
+	// DockerTypes asks for Docker's media types instead of OCI's.
+	DockerTypes bool
+	// ImageManifest attaches attestations as images, as older tools expect them, not as artifacts.
+	ImageManifest bool
+	// Names are what attestations are about.
+	Names       []string
+	Annotations Annotations
+}
+
+// Image is an image of one platform, whose blobs are all in the store.
 type Image struct {
 	Manifest ocispec.Descriptor
 	Config   ocispec.Descriptor
@@ -34,6 +59,39 @@ type Image struct {
 	Snapshot layer.Snapshot // the layers in the store
 	Created  time.Time
 	Size     int64 // bytes of all layers' files, uncompressed; -1 when not known
+}
+
+// Assembly is what has a name: an image, or an index of images.
+type Assembly struct {
+	// Target is the manifest of the only image, or the index.
+	Target ocispec.Descriptor
+	Images []Image // in the order of the sources
+	// attached are the blobs of attestations: each manifest after what it refers to.
+	attached []ocispec.Descriptor
+}
+
+// IsIndex reports whether the target is an index.
+func (a *Assembly) IsIndex() bool { return a.Target.Digest != a.Images[0].Manifest.Digest }
+
+// blobs lists all blobs, each after those that it refers to, each once.
+func (a *Assembly) blobs() []ocispec.Descriptor {
+	var all []ocispec.Descriptor
+	seen := map[digest.Digest]bool{}
+	add := func(descs ...ocispec.Descriptor) {
+		for _, d := range descs {
+			if !seen[d.Digest] {
+				seen[d.Digest] = true
+				all = append(all, d)
+			}
+		}
+	}
+	for _, img := range a.Images {
+		add(img.Layers...)
+		add(img.Config, img.Manifest)
+	}
+	add(a.attached...)
+	add(a.Target)
+	return all
 }
 
 // layerForm is one layer of an image that is being put together.
@@ -45,51 +103,128 @@ type layerForm struct {
 	created time.Time
 }
 
-// Assemble writes everything that the image of src consists of into the store: layers that have
-// no blob yet, config and manifest. Layers are made at the same time.
-func Assemble(ctx context.Context, s *store.Store, src Source, encoding layer.Encoding) (Image, error) {
+// Assemble writes everything that the images of the sources consist of into the store: layers that
+// have no blob yet, configs, manifests, attestations, and an index when there are several images,
+// attestations, or the options ask for one. Layers are made at the same time.
+func Assemble(ctx context.Context, s *store.Store, sources []Source, opt Options) (*Assembly, error) {
+	if err := opt.Annotations.check(sources, opt.Index || len(sources) > 1); err != nil {
+		return nil, err
+	}
+	a := &Assembly{}
+	index := opt.Index || len(sources) > 1
+	for _, src := range sources {
+		index = index || len(src.Attestations) > 0
+	}
+	if index && opt.DockerTypes && slices.ContainsFunc(sources, func(s Source) bool { return len(s.Attestations) > 0 }) {
+		return nil, errors.New("cannot export attestations with \"oci-mediatypes=false\"")
+	}
+	for _, src := range sources {
+		img, err := assembleImage(ctx, s, src, opt)
+		if err != nil {
+			return nil, err
+		}
+		a.Images = append(a.Images, img)
+	}
+	if !index {
+		a.Target = a.Images[0].Manifest
+		return a, nil
+	}
+	return a, a.assembleIndex(ctx, s, sources, opt)
+}
+
+// assembleIndex writes the attestations of the images and the index of all of them.
+func (a *Assembly) assembleIndex(ctx context.Context, s *store.Store, sources []Source, opt Options) error {
+	index := ocispec.Index{
+		Versioned:   specs.Versioned{SchemaVersion: 2},
+		MediaType:   ocispec.MediaTypeImageIndex,
+		Annotations: opt.Annotations.Index,
+	}
+	if opt.DockerTypes {
+		index.MediaType = images.MediaTypeDockerSchema2ManifestList
+	}
+	var about []ocispec.Descriptor
+	for i, src := range sources {
+		img := a.Images[i]
+		index.Manifests = append(index.Manifests, img.Manifest)
+		if len(src.Attestations) == 0 {
+			continue
+		}
+		desc, err := a.attach(ctx, s, img.Manifest, src, opt)
+		if err != nil {
+			return fmt.Errorf("exporting attestations: %w", err)
+		}
+		about = append(about, desc)
+	}
+	index.Manifests = append(index.Manifests, about...)
+	var err error
+	if a.Target, err = putJSONBlob(ctx, s, index.MediaType, index); err != nil {
+		return fmt.Errorf("exporting index: %w", err)
+	}
+	a.Target.Annotations = opt.Annotations.IndexDescriptor
+	return nil
+}
+
+// assembleImage writes one image.
+func assembleImage(ctx context.Context, s *store.Store, src Source, opt Options) (Image, error) {
 	forms := make([]layerForm, len(src.Snapshot))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, id := range src.Snapshot {
 		g.Go(func() (err error) {
-			forms[i], err = form(gctx, s, id, encoding)
+			forms[i], err = form(gctx, s, id, opt)
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return Image{}, fmt.Errorf("exporting layers: %w", err)
 	}
-	config, img, err := finishConfig(src.Config, forms)
+	config, img, err := finishConfig(src, forms)
 	if err != nil {
 		return Image{}, fmt.Errorf("exporting config: %w", err)
 	}
-	if img.Config, err = s.PutBlob(ctx, ocispec.MediaTypeImageConfig, config); err != nil {
+	manifestType, configType := ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig
+	if opt.DockerTypes {
+		manifestType, configType = images.MediaTypeDockerSchema2Manifest, images.MediaTypeDockerSchema2Config
+	}
+	if img.Config, err = s.PutBlob(ctx, configType, config); err != nil {
 		return Image{}, err
 	}
-	manifest, err := json.Marshal(ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageManifest,
-		Config:    img.Config,
-		Layers:    img.Layers,
+	manifest, descriptor := opt.Annotations.of(src.Platform)
+	img.Manifest, err = putJSONBlob(ctx, s, manifestType, ocispec.Manifest{
+		Versioned:   specs.Versioned{SchemaVersion: 2},
+		MediaType:   manifestType,
+		Config:      img.Config,
+		Layers:      img.Layers,
+		Annotations: manifest,
 	})
 	if err != nil {
 		return Image{}, fmt.Errorf("exporting manifest: %w", err)
 	}
-	if img.Manifest, err = s.PutBlob(ctx, ocispec.MediaTypeImageManifest, manifest); err != nil {
-		return Image{}, err
-	}
 	p := src.Platform
-	img.Manifest.Platform = &p
+	img.Manifest.Platform, img.Manifest.Annotations = &p, descriptor
 	return img, nil
 }
 
-func form(ctx context.Context, s *store.Store, id layer.ID, encoding layer.Encoding) (layerForm, error) {
+// putJSONBlob writes a document as a blob.
+func putJSONBlob(ctx context.Context, s *store.Store, mediaType string, v any) (ocispec.Descriptor, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return s.PutBlob(ctx, mediaType, data)
+}
+
+func form(ctx context.Context, s *store.Store, id layer.ID, opt Options) (layerForm, error) {
 	f := layerForm{id: id}
 	var err error
-	if f.desc, f.diffID, err = s.Blob(ctx, id, encoding); err != nil {
+	if f.desc, f.diffID, err = s.Blob(ctx, id, opt.Encoding); err != nil {
 		return f, err
 	}
 	f.desc.MediaType = ociMediaType(f.desc.MediaType)
+	if opt.DockerTypes {
+		if f.desc.MediaType, err = dockerMediaType(f.desc.MediaType); err != nil {
+			return f, err
+		}
+	}
 	info, err := s.Layer(ctx, id)
 	f.created, f.size = info.Created, info.Size
 	return f, err
@@ -108,18 +243,34 @@ func ociMediaType(mediaType string) string {
 	return mediaType
 }
 
-// finishConfig fills in rootfs, history and creation times. Fields
-// of the config that it does not know stay as they are.
-func finishConfig(config []byte, forms []layerForm) ([]byte, Image, error) {
+// dockerMediaType is the other way round. Docker's images know no zstd.
+func dockerMediaType(mediaType string) (string, error) {
+	switch mediaType {
+	case ocispec.MediaTypeImageLayer:
+		return images.MediaTypeDockerSchema2Layer, nil
+	case ocispec.MediaTypeImageLayerGzip:
+		return images.MediaTypeDockerSchema2LayerGzip, nil
+	}
+	return "", fmt.Errorf("a layer of the type %s has no Docker media type: leave out oci-mediatypes=false, or add compression=gzip,force-compression=true", mediaType)
+}
+
+// finishConfig fills in rootfs, history and creation times. Fields of the config that it does not
+// know stay as they are.
+func finishConfig(src Source, forms []layerForm) ([]byte, Image, error) {
 	var img ocispec.Image
 	raw := map[string]json.RawMessage{}
-	if err := errors.Join(json.Unmarshal(config, &img), json.Unmarshal(config, &raw)); err != nil {
+	if err := errors.Join(json.Unmarshal(src.Config, &img), json.Unmarshal(src.Config, &raw)); err != nil {
 		return nil, Image{}, err
 	}
 	if img.OS == "" || img.Architecture == "" {
 		return nil, Image{}, errors.New("the config names no os or no architecture")
 	}
 	history := history(img.History, forms)
+	if src.Epoch != nil {
+		if err := clampHistory(history, src.Base, *src.Epoch); err != nil {
+			return nil, Image{}, err
+		}
+	}
 	out := Image{Layers: []ocispec.Descriptor{}}
 	rootfs := ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}
 	for _, f := range forms {
@@ -140,6 +291,9 @@ func finishConfig(config []byte, forms []layerForm) ([]byte, Image, error) {
 	fields := map[string]any{"rootfs": rootfs, "history": history}
 	if !out.Created.IsZero() {
 		fields["created"] = out.Created.UTC()
+	}
+	if src.Cache != nil {
+		fields["moby.buildkit.cache.v0"] = src.Cache
 	}
 	for key, value := range fields {
 		data, err := json.Marshal(value)

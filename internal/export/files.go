@@ -2,20 +2,177 @@ package export
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	intoto "github.com/in-toto/in-toto-golang/in_toto"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
-func bytesReader(b []byte) io.Reader { return bytes.NewReader(b) }
+// Files is the root filesystem of one platform, which is exported as files.
+type Files struct {
+	Tree     layer.Tree
+	Platform string // "linux/arm64"
+	// Epoch, unless nil, is the time of all files.
+	Epoch        *time.Time
+	Attestations []Attestation
+	// Prefix is that of the names of attestations' files.
+	Prefix string
+}
 
-// Tar writes a root filesystem as a tar archive.
-func Tar(t layer.Tree, w io.Writer) error {
+// Local writes root filesystems into a directory of the user's, which is made when it is missing:
+// with split, each into one of its own below that, "linux_arm64". What is there already stays, but
+// for files of the same names.
+func Local(all []Files, split bool, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("writing files: %w", err)
+	}
+	w, err := layer.NewDirWriter(dir)
+	if err != nil {
+		return fmt.Errorf("writing files: %w", err)
+	}
+	if err := errors.Join(writeFiles(all, split, w), w.Close()); err != nil {
+		return fmt.Errorf("writing files to %s: %w", dir, err)
+	}
+	return nil
+}
+
+// Tar writes root filesystems as a tar archive, as [Local] does.
+func Tar(all []Files, split bool, w io.Writer) error {
 	tw := layer.NewTarWriter(w)
-	if err := errors.Join(layer.WriteTree(t, tw), tw.Close()); err != nil {
+	if err := errors.Join(writeFiles(all, split, tw), tw.Close()); err != nil {
 		return fmt.Errorf("writing files as tar: %w", err)
 	}
 	return nil
 }
+
+// writeFiles writes the files of all platforms. Without split no two may have a file of the same
+// name (BuildKit's local exporter).
+func writeFiles(all []Files, split bool, w layer.Sink) error {
+	seen := map[string]string{}
+	for _, f := range all {
+		sink := &filesSink{Sink: w, epoch: f.Epoch}
+		if split {
+			sink.dir = strings.ReplaceAll(f.Platform, "/", "_")
+			if err := sink.Add(&layer.Entry{Path: ".", Mode: unix.S_IFDIR | 0o755, ModTime: time.Now()}); err != nil {
+				return err
+			}
+		} else if len(all) > 1 {
+			sink.seen, sink.platform = seen, f.Platform
+		}
+		if err := layer.WriteTree(f.Tree, sink); err != nil {
+			return err
+		}
+		if err := f.attest(sink, len(all) > 1 && !split); err != nil {
+			return fmt.Errorf("writing attestations: %w", err)
+		}
+	}
+	return nil
+}
+
+// filesSink places the entries of one platform.
+type filesSink struct {
+	layer.Sink
+	dir      string
+	epoch    *time.Time
+	seen     map[string]string // files of other platforms, and whose; nil when they have places of their own
+	platform string
+}
+
+func (s *filesSink) Add(e *layer.Entry) error {
+	d := *e
+	d.Path = path.Join(s.dir, e.Path)
+	if e.Hardlink {
+		d.Link = path.Join(s.dir, e.Link)
+	}
+	if s.epoch != nil {
+		d.ModTime = *s.epoch
+	}
+	if s.seen != nil {
+		other, ok := s.seen[e.Path]
+		if ok && !e.IsDir() {
+			return fmt.Errorf("cannot overwrite %s from %s with %s when split option is disabled", e.Path, other, s.platform)
+		}
+		s.seen[e.Path] = s.platform
+		if ok {
+			return nil
+		}
+	}
+	return s.Sink.Add(&d)
+}
+
+// attest writes the attestations beside the files: statements about each of them.
+func (f *Files) attest(sink *filesSink, named bool) error {
+	var self []intoto.Subject
+	names := map[string]bool{}
+	for _, a := range f.Attestations {
+		if a.InlineOnly {
+			continue
+		}
+		if a.Self && self == nil {
+			var err error
+			if self, err = fileSubjects(f.Tree); err != nil {
+				return err
+			}
+		}
+		data, err := json.MarshalIndent(a.Statement(self), "", "  ")
+		if err != nil {
+			return err
+		}
+		name := f.Prefix + path.Base(a.File)
+		if named {
+			ext := path.Ext(name)
+			name = strings.TrimSuffix(name, ext) + "." + strings.ReplaceAll(f.Platform, "/", "_") + ext
+		}
+		if names[name] {
+			return fmt.Errorf("duplicate attestation path name %s", name)
+		}
+		names[name] = true
+		err = sink.Add(&layer.Entry{
+			Path: name, Mode: unix.S_IFREG | 0o600, Size: int64(len(data)), ModTime: time.Now(), Content: memory(data),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fileSubjects are the regular files of a tree with their digests.
+func fileSubjects(t layer.Tree) ([]intoto.Subject, error) {
+	subjects := []intoto.Subject{}
+	err := layer.Walk(t, ".", func(e *layer.Entry) error {
+		if !e.IsRegular() {
+			return nil
+		}
+		d := e.Digest
+		if d == "" {
+			r, err := layer.Open(t, e.Path)
+			if err != nil {
+				return err
+			}
+			d, err = digest.FromReader(r)
+			if err := errors.Join(err, r.Close()); err != nil {
+				return err
+			}
+		}
+		subjects = append(subjects, intoto.Subject{Name: e.Path, Digest: digestSet(d)})
+		return nil
+	})
+	return subjects, err
+}
+
+// memory is content that is in memory.
+type memory []byte
+
+// Open implements layer.Content.
+func (m memory) Open() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m)), nil }

@@ -40,6 +40,9 @@ type Options struct {
 	Platform ocispec.Platform
 	// Warn is given the linter's findings; may be nil.
 	Warn func(vertex digest.Digest, message string, opt gw.WarnOpts)
+	// Solved is given everything that the frontend asks for, the files that it reads included; it
+	// may be called from several goroutines, and may be nil.
+	Solved func(*Ref)
 }
 
 // Client is the gateway that the frontend talks to.
@@ -101,6 +104,9 @@ func (c *Client) Solve(ctx context.Context, req gw.SolveRequest) (*gw.Result, er
 		return nil, err
 	}
 	ref := &Ref{client: c, run: c.opt.Run, edge: e, def: req.Definition}
+	if c.opt.Solved != nil {
+		c.opt.Solved(ref)
+	}
 	if req.Evaluate {
 		if err := ref.Evaluate(ctx); err != nil {
 			return nil, err

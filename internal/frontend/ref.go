@@ -37,6 +37,9 @@ var _ gw.Reference = (*Ref)(nil)
 // Edge returns the edge of the graph that the reference stands for.
 func (r *Ref) Edge() graph.Edge { return r.edge }
 
+// Definition returns the graph in serialised form.
+func (r *Ref) Definition() *pb.Definition { return r.def }
+
 // ToState implements the gateway's reference.
 func (r *Ref) ToState() (llb.State, error) {
 	op, err := llb.NewDefinitionOp(r.def)

@@ -18,6 +18,9 @@ type Encoding struct {
 	Compression Compression
 	// Level is that of the format: 1 to 9 for Gzip, 1 to 22 for Zstd. 0 is the usual one.
 	Level int
+	// Force asks for it even where a layer came in another encoding; without it such a layer stays
+	// as it is.
+	Force bool
 }
 
 // Check returns what is wrong with an encoding that cannot be written, or nil.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -182,12 +183,12 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) 
 		want := layerMediaType(encoding.Compression)
 		pulled := len(blobs) > 0
 		for _, b := range blobs {
-			if b.MediaType == want && (b.level == encoding.Level || b.level == pulledLevel) {
+			if compressionOf(b.MediaType) == encoding.Compression && (b.level == encoding.Level || b.level == pulledLevel) {
 				return answer{b.Descriptor, info.DiffID}, nil
 			}
 			pulled = pulled && b.MediaType != ocispec.MediaTypeImageLayer
 		}
-		if pulled {
+		if pulled && !encoding.Force {
 			return answer{blobs[0].Descriptor, info.DiffID}, nil
 		}
 		if info.DiffID == "" || len(blobs) == 0 {
@@ -242,6 +243,17 @@ func layerMediaType(c layer.Compression) string {
 	return ocispec.MediaTypeImageLayer
 }
 
+// compressionOf tells the compression from an OCI or Docker media type.
+func compressionOf(mediaType string) layer.Compression {
+	switch {
+	case strings.HasSuffix(mediaType, "gzip"):
+		return layer.Gzip
+	case strings.HasSuffix(mediaType, "zstd"):
+		return layer.Zstd
+	}
+	return layer.Uncompressed
+}
+
 // compress makes a blob of another one, of whatever compression that is.
 func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, diffID digest.Digest, e layer.Encoding) (ocispec.Descriptor, error) {
 	desc := ocispec.Descriptor{MediaType: layerMediaType(e.Compression)}
@@ -284,18 +296,11 @@ func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocis
 	if err != nil {
 		return desc, err
 	}
-	var write func(layer.Sink) error
-	p, done := s.usePlan(id)
-	defer done()
-	if p != nil && !info.Dir {
-		write = p.src.WriteTo
-	} else {
-		dir, err := s.Dir(ctx, id)
-		if err != nil {
-			return desc, err
-		}
-		write = func(sink layer.Sink) error { return layer.WalkLayer(dir, sink) }
+	write, p, done, err := s.entries(ctx, id)
+	if err != nil {
+		return desc, err
 	}
+	defer done()
 	w, err := s.NewBlob(digest.Canonical)
 	if err != nil {
 		return desc, err
@@ -335,6 +340,24 @@ func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocis
 		return desc, errors.Join(err, os.Remove(s.indexPath(id)), removeEmpty(filepath.Dir(s.indexPath(id))))
 	}
 	return desc, nil
+}
+
+// entries returns what writes the entries of a layer: its plan p while there is one and nothing else,
+// otherwise its directory form. done ends the use.
+func (s *Store) entries(ctx context.Context, id layer.ID) (write func(layer.Sink) error, p *plan, done func(), err error) {
+	info, err := s.Layer(ctx, id)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if p, done = s.usePlan(id); p != nil && !info.Dir {
+		return p.src.WriteTo, p, done, nil
+	}
+	dir, err := s.Dir(ctx, id)
+	if err != nil {
+		done()
+		return nil, nil, nil, err
+	}
+	return func(sink layer.Sink) error { return layer.WalkLayer(dir, sink) }, p, done, nil
 }
 
 // discardSink counts without writing.

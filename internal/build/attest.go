@@ -1,0 +1,179 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	intoto "github.com/in-toto/in-toto-golang/in_toto"
+	"github.com/moby/buildkit/frontend/attestations"
+	gw "github.com/moby/buildkit/frontend/gateway/client"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/result"
+
+	"github.com/slipway-build/slipway/internal/export"
+	"github.com/slipway-build/slipway/internal/frontend"
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// maxAttestation bounds the bytes of one attestation, as BuildKit does.
+const maxAttestation = 80 << 20
+
+// attest completes the products with the attestations that the request asks for: those that the
+// frontend had made (SBOMs, by a scanner image), and provenance.
+func (b *building) attest(ctx context.Context, out *gw.Result, products []*product) error {
+	asked, err := attestations.Parse(b.req.attrs())
+	if err != nil {
+		return err
+	}
+	for _, p := range products {
+		for _, a := range out.Attestations[p.id] {
+			all, err := b.unbundle(ctx, &a)
+			if err != nil {
+				return fmt.Errorf("reading attestations for %s: %w", p.id, err)
+			}
+			p.Attestations = append(p.Attestations, all...)
+		}
+		attrs, ok := asked[attestations.KeyTypeProvenance]
+		if !ok {
+			continue
+		}
+		a, err := b.provenance(ctx, p, attrs)
+		if err != nil {
+			return err
+		}
+		p.Attestations = append(p.Attestations, a)
+	}
+	return nil
+}
+
+// unbundle reads what a frontend's attestation holds: one predicate, or a directory of statements.
+// The rules are those of BuildKit's exporter/attestation.
+func (b *building) unbundle(ctx context.Context, a *result.Attestation[gw.Reference]) ([]export.Attestation, error) {
+	ref, ok := a.Ref.(*frontend.Ref)
+	if !ok || ref == nil {
+		return nil, errors.New("no ref provided for attestation bundle")
+	}
+	value, err := b.run.Result(ref.Edge())
+	if err != nil {
+		return nil, err
+	}
+	tree, err := b.run.Tree(ctx, value, store.NeedContent)
+	if err != nil {
+		return nil, err
+	}
+	inline, _ := strconv.ParseBool(string(a.Metadata[result.AttestationInlineOnlyKey]))
+	if a.Kind == gwpb.AttestationKind_InToto {
+		data, err := readAttestation(tree, a.Path)
+		if err != nil {
+			return nil, err
+		}
+		one := export.Attestation{File: a.Path, PredicateType: a.InToto.PredicateType, Predicate: data, InlineOnly: inline}
+		addSubjects(&one, a.InToto.Subjects)
+		return []export.Attestation{one}, fromFrontend(one)
+	}
+	dir, err := layer.Resolve(tree, a.Path, true)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := tree.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var all []export.Attestation
+	for _, e := range entries {
+		one, err := statement(tree, e.Path, a.InToto.PredicateType)
+		if err != nil {
+			return nil, err
+		}
+		one.InlineOnly = inline
+		all = append(all, one)
+	}
+	// The core of an SBOM comes before what scanners found elsewhere.
+	core := string(a.Metadata[result.AttestationSBOMCore])
+	slices.SortStableFunc(all, func(x, y export.Attestation) int {
+		rank := func(a export.Attestation) int {
+			if name, _, _ := strings.Cut(path.Base(a.File), "."); name == core {
+				return 0
+			}
+			return 1
+		}
+		return rank(x) - rank(y)
+	})
+	return all, nil
+}
+
+// statement reads a file that is an in-toto statement.
+func statement(tree layer.Tree, file, predicateType string) (export.Attestation, error) {
+	var none export.Attestation
+	data, err := readAttestation(tree, file)
+	if err != nil {
+		return none, err
+	}
+	var stmt struct {
+		intoto.StatementHeader
+		Predicate json.RawMessage `json:"predicate"`
+	}
+	if err := json.Unmarshal(data, &stmt); err != nil {
+		return none, fmt.Errorf("cannot decode in-toto statement %s: %w", file, err)
+	}
+	if predicateType != "" && stmt.PredicateType != predicateType {
+		return none, fmt.Errorf("bundle entry %s does not match required predicate type %s", stmt.PredicateType, predicateType)
+	}
+	a := export.Attestation{File: file, PredicateType: stmt.PredicateType, Predicate: stmt.Predicate, Subjects: stmt.Subject}
+	return a, fromFrontend(a)
+}
+
+// addSubjects adds what an attestation is about; with nothing said it is the result itself.
+func addSubjects(a *export.Attestation, subjects []result.InTotoSubject) {
+	a.Self = len(subjects) == 0
+	for _, s := range subjects {
+		if s.Kind == gwpb.InTotoSubjectKind_Self {
+			a.Self = true
+			continue
+		}
+		name := s.Name
+		if name == "" {
+			name = "_"
+		}
+		a.Subjects = append(a.Subjects, intoto.Subject{Name: name, Digest: result.ToDigestMap(s.Digest...)})
+	}
+}
+
+// fromFrontend refuses what a frontend must not claim.
+func fromFrontend(a export.Attestation) error {
+	if strings.HasPrefix(a.PredicateType, "https://slsa.dev/provenance/") {
+		return errors.New("frontend may not set provenance attestations")
+	}
+	return nil
+}
+
+func readAttestation(tree layer.Tree, file string) ([]byte, error) {
+	p, err := layer.Resolve(tree, file, true)
+	if err != nil {
+		return nil, err
+	}
+	e, err := tree.Lstat(p)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case !e.IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", file)
+	case e.Size > maxAttestation:
+		return nil, fmt.Errorf("%s exceeds %d bytes", file, maxAttestation)
+	}
+	r, err := layer.Open(tree, p)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(r)
+	return data, errors.Join(err, r.Close())
+}

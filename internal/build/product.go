@@ -1,0 +1,138 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
+	gw "github.com/moby/buildkit/frontend/gateway/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/export"
+	"github.com/slipway-build/slipway/internal/frontend"
+	"github.com/slipway-build/slipway/internal/graph"
+)
+
+// product is the result of a build for one platform.
+type product struct {
+	export.Source
+	id    string // of the platform, "linux/arm64"
+	value engine.Value
+	ref   *frontend.Ref // nil when the result is the empty filesystem
+}
+
+// products evaluates the frontend's result, all platforms at the same time: this is where
+// everything runs.
+func (b *building) products(out *gw.Result) ([]*product, error) {
+	ps, err := exptypes.ParsePlatforms(out.Metadata)
+	if err != nil {
+		return nil, fmt.Errorf("reading the frontend's result: %w", err)
+	}
+	products := make([]*product, len(ps.Platforms))
+	for i, p := range ps.Platforms {
+		ref, ok := out.FindRef(p.ID)
+		if !ok {
+			return nil, fmt.Errorf("reading the frontend's result: there is none for %s", p.ID)
+		}
+		if products[i], err = b.product(out, p, ref); err != nil {
+			return nil, err
+		}
+	}
+	var g errgroup.Group
+	for _, p := range products {
+		g.Go(func() error { return b.evaluate(p) })
+	}
+	return products, g.Wait()
+}
+
+// product reads what the frontend says of one platform.
+func (b *building) product(out *gw.Result, p exptypes.Platform, ref gw.Reference) (*product, error) {
+	pr := &product{id: p.ID, Source: export.Source{
+		Config:   exptypes.ParseKey(out.Metadata, exptypes.ExporterImageConfigKey, &p),
+		Base:     exptypes.ParseKey(out.Metadata, exptypes.ExporterImageBaseConfigKey, &p),
+		Platform: p.Platform,
+	}}
+	pr.ref, _ = ref.(*frontend.Ref)
+	if v := exptypes.ParseKey(out.Metadata, commonexptypes.ExporterEpochKey, &p); len(v) > 0 {
+		n, err := strconv.ParseInt(string(v), 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("invalid SOURCE_DATE_EPOCH: %q is no number of seconds since 1970", v)
+		}
+		epoch := time.Unix(n, 0).UTC()
+		pr.Epoch = &epoch
+	}
+	return pr, nil
+}
+
+func (b *building) evaluate(p *product) (err error) {
+	var edge graph.Edge
+	if p.ref != nil {
+		edge = p.ref.Edge()
+	}
+	if b.req.blobs() {
+		p.value, err = b.run.ExportedResult(edge, p.Epoch)
+	} else {
+		p.value, err = b.run.Result(edge)
+	}
+	p.Snapshot = p.value.Snapshot
+	return err
+}
+
+// clamp returns the source of a product whose times are not later than the epoch: those of its
+// history, and with files set those in its layers.
+func (b *building) clamp(ctx context.Context, p *product, epoch *time.Time, files bool) (export.Source, error) {
+	src := p.Source
+	src.Epoch = epoch
+	if epoch == nil || !files {
+		return src, nil
+	}
+	inherited, err := b.inherited(ctx, p)
+	if err != nil {
+		return src, err
+	}
+	v, err := b.run.Clamp(p.value, inherited, *epoch)
+	src.Snapshot = v.Snapshot
+	return src, err
+}
+
+// inherited counts the layers that a product has from its base image.
+func (b *building) inherited(ctx context.Context, p *product) (int, error) {
+	if p.Base == nil {
+		return 0, nil
+	}
+	var base ocispec.Image
+	if err := json.Unmarshal(p.Base, &base); err != nil {
+		return 0, fmt.Errorf("reading the base image's config: %w", err)
+	}
+	for i, id := range p.Snapshot {
+		info, err := b.opt.Store.Layer(ctx, id)
+		if err != nil {
+			return 0, err
+		}
+		if i >= len(base.RootFS.DiffIDs) || info.DiffID != base.RootFS.DiffIDs[i] {
+			return i, nil
+		}
+	}
+	return len(p.Snapshot), nil
+}
+
+// sources are the sources of products, with the times of an output.
+func (b *building) sources(ctx context.Context, products []*product, o *Output) ([]export.Source, error) {
+	all := make([]export.Source, len(products))
+	for i, p := range products {
+		epoch, err := o.epoch(p.Epoch)
+		if err != nil {
+			return nil, err
+		}
+		if all[i], err = b.clamp(ctx, p, epoch, o.is("rewrite-timestamp", true)); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}

@@ -1,0 +1,211 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	slsa02 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v0.2"
+	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
+	dockerfileversion "github.com/moby/buildkit/frontend/dockerfile/version"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/llbsolver/provenance"
+	provenancetypes "github.com/moby/buildkit/solver/llbsolver/provenance/types"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/export"
+	"github.com/slipway-build/slipway/internal/graph"
+)
+
+// provenance makes the SLSA provenance of a product: what it was made of, and how. The predicate is
+// BuildKit's (docs/attestations/slsa-definitions.md there), and so are the attributes: mode=min|max,
+// version=v1|v0.2, builder-id, reproducible, inline-only, filename, complete-materials.
+func (b *building) provenance(ctx context.Context, p *product, attrs map[string]string) (export.Attestation, error) {
+	a := export.Attestation{File: "provenance.json", PredicateType: slsa1.PredicateSLSAProvenance, Self: true}
+	if name := attrs["filename"]; name != "" {
+		a.File = name
+	}
+	version := provenancetypes.ProvenanceSLSA(attrs["version"])
+	if err := version.Validate(); err != nil {
+		return a, err
+	}
+	flags := map[string]bool{"inline-only": false, "reproducible": false, "complete-materials": false}
+	for key := range flags {
+		if v, ok := attrs[key]; ok {
+			on, err := strconv.ParseBool(v)
+			if err != nil {
+				return a, fmt.Errorf("failed to parse %s flag %q: %w", key, v, err)
+			}
+			flags[key] = on
+		}
+	}
+	a.InlineOnly = flags["inline-only"]
+	capture, err := b.capture(p)
+	if err != nil {
+		return a, err
+	}
+	pr, err := provenance.NewPredicate(capture)
+	if err != nil {
+		return a, fmt.Errorf("making provenance: %w", err)
+	}
+	meta := pr.RunDetails.Metadata
+	if flags["complete-materials"] && !meta.Completeness.ResolvedDependencies {
+		return a, incompleteMaterials(capture)
+	}
+	now := time.Now().UTC()
+	meta.StartedOn, meta.FinishedOn = &b.record.Started, &now
+	meta.Reproducible, meta.InvocationID = flags["reproducible"], b.record.ID
+	pr.RunDetails.Builder.ID = attrs["builder-id"]
+	pr.BuildDefinition.InternalParameters.DockerfileVersion = dockerfileversion.Version()
+	switch attrs["mode"] {
+	case "min":
+		scrub(pr)
+	case "", "max", "full":
+		if p.ref != nil {
+			if _, err := provenance.AddBuildConfig(ctx, pr, capture, definition{def: p.ref.Definition()}, false); err != nil {
+				return a, fmt.Errorf("making provenance: %w", err)
+			}
+		}
+	default:
+		return a, fmt.Errorf("invalid mode %q", attrs["mode"])
+	}
+	var predicate any = pr
+	if version == provenancetypes.ProvenanceSLSA02 {
+		a.PredicateType, predicate = slsa02.PredicateSLSAProvenance, pr.ConvertToSLSA02()
+	}
+	if a.Predicate, err = json.MarshalIndent(predicate, "", "  "); err != nil {
+		return a, fmt.Errorf("making provenance: %w", err)
+	}
+	return a, nil
+}
+
+// scrub leaves out what mode=min does not tell: arguments and labels, and the names of secrets.
+func scrub(pr *provenancetypes.ProvenancePredicateSLSA1) {
+	req := &pr.BuildDefinition.ExternalParameters.Request
+	for k := range req.Args {
+		if strings.HasPrefix(k, "build-arg:") || strings.HasPrefix(k, "label:") {
+			delete(req.Args, k)
+			pr.RunDetails.Metadata.Completeness.Request = false
+		}
+	}
+	req.Secrets, req.SSH = nil, nil
+}
+
+func incompleteMaterials(c *provenance.Capture) error {
+	var b strings.Builder
+	b.WriteString("provenance materials are incomplete\n\nThe build requested complete provenance materials, but not all dependencies could be captured.\n\nUncaptured local sources:")
+	for _, l := range c.Sources.Local {
+		fmt.Fprintf(&b, "\n  - %s\n    reason: local_source", l.Name)
+	}
+	return errors.New(b.String())
+}
+
+// capture walks the graph of a product, and what the frontend read, for their sources.
+func (b *building) capture(p *product) (*provenance.Capture, error) {
+	c := &provenance.Capture{}
+	seen := map[digest.Digest]bool{}
+	var walk func(v *graph.Vertex) error
+	walk = func(v *graph.Vertex) error {
+		if v == nil || seen[v.Digest] {
+			return nil
+		}
+		seen[v.Digest] = true
+		if err := b.captureVertex(c, v); err != nil {
+			return err
+		}
+		for _, in := range v.Inputs {
+			if err := walk(in.Vertex); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if p.ref != nil {
+		if err := walk(p.ref.Edge().Vertex); err != nil {
+			return nil, err
+		}
+	}
+	b.mu.Lock()
+	read := b.read
+	b.mu.Unlock()
+	for _, e := range read {
+		if e.Vertex != nil && e.Vertex.Op.GetSource() != nil { // a result of another platform has more
+			if err := walk(e.Vertex); err != nil {
+				return nil, err
+			}
+		}
+	}
+	c.Request.Frontend = "dockerfile.v0"
+	c.Request.Args = provenance.FilterArgs(b.req.attrs())
+	if err := c.OptimizeImageSources(); err != nil {
+		return nil, fmt.Errorf("making provenance: %w", err)
+	}
+	c.Sort()
+	return c, nil
+}
+
+// captureVertex notes what one vertex takes from elsewhere.
+func (b *building) captureVertex(c *provenance.Capture, v *graph.Vertex) error {
+	switch op := v.Op.Op.(type) {
+	case *pb.Op_Source:
+		return b.captureSource(c, v, op.Source)
+	case *pb.Op_Exec:
+		for _, m := range op.Exec.Mounts {
+			switch m.MountType {
+			case pb.MountType_SECRET:
+				c.AddSecret(provenancetypes.Secret{ID: m.SecretOpt.GetID(), Optional: m.SecretOpt.GetOptional()})
+			case pb.MountType_SSH:
+				c.AddSSH(provenancetypes.SSH{ID: m.SSHOpt.GetID(), Optional: m.SSHOpt.GetOptional()})
+			}
+		}
+		for _, s := range op.Exec.Secretenv {
+			c.AddSecret(provenancetypes.Secret{ID: s.GetID(), Optional: s.GetOptional()})
+		}
+		c.NetworkAccess = c.NetworkAccess || op.Exec.Network != pb.NetMode_NONE
+	}
+	return nil
+}
+
+// captureSource notes a source with what it was resolved to.
+func (b *building) captureSource(c *provenance.Capture, v *graph.Vertex, src *pb.SourceOp) error {
+	scheme, id, _ := strings.Cut(src.Identifier, "://")
+	switch scheme {
+	case "docker-image", "oci-layout":
+		named, err := reference.ParseNormalizedNamed(id)
+		if err != nil {
+			return fmt.Errorf("making provenance: %w", err)
+		}
+		img := provenancetypes.ImageSource{Ref: named.String(), Local: scheme == "oci-layout"}
+		if d, ok := named.(reference.Digested); ok {
+			img.Digest = d.Digest()
+			if t, ok := named.(reference.Tagged); ok { // the frontend added the digest
+				img.Ref = reference.TrimNamed(named).String() + ":" + t.Tag()
+			}
+		}
+		if p := v.Op.Platform; p != nil {
+			img.Platform = &ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion}
+		}
+		c.AddImage(img)
+	case "local":
+		c.AddLocal(provenancetypes.LocalSource{Name: id})
+	default:
+		c.IncompleteMaterials = true
+	}
+	return nil
+}
+
+// definition is a graph as BuildKit's own functions ask for it.
+type definition struct {
+	solver.ResultProxy
+	def *pb.Definition
+}
+
+// Definition implements solver.ResultProxy, of which nothing else is used.
+func (d definition) Definition() *pb.Definition { return d.def }

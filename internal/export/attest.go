@@ -1,0 +1,116 @@
+package export
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	intoto "github.com/in-toto/in-toto-golang/in_toto"
+	"github.com/moby/buildkit/util/attestation"
+	"github.com/moby/buildkit/util/purl"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/package-url/packageurl-go"
+
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Attestation is a statement about a result: an in-toto predicate.
+type Attestation struct {
+	// File is what it is called where files are exported, "provenance.json".
+	File          string
+	PredicateType string
+	Predicate     json.RawMessage
+	// Subjects are what it is about besides the image itself, which Self asks for.
+	Subjects []intoto.Subject
+	Self     bool
+	// InlineOnly keeps it out of exports that are no images.
+	InlineOnly bool
+}
+
+// attestationArtifact is the type of a manifest that holds attestations (BuildKit's image exporter).
+const attestationArtifact = "application/vnd.docker.attestation.manifest.v1+json"
+
+// unknown is the platform of what no machine runs.
+var unknown = ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+
+// Statement makes an in-toto statement about the given subjects and those of the attestation.
+func (a *Attestation) Statement(self []intoto.Subject) intoto.Statement {
+	subjects := []intoto.Subject{}
+	if a.Self {
+		subjects = append(subjects, self...)
+	}
+	return intoto.Statement{
+		StatementHeader: intoto.StatementHeader{
+			Type:          intoto.StatementInTotoV1,
+			PredicateType: a.PredicateType,
+			Subject:       append(subjects, a.Subjects...),
+		},
+		Predicate: a.Predicate,
+	}
+}
+
+// attach writes the attestations about an image and the manifest that holds them. The layout is
+// BuildKit's (docs/attestations/attestation-storage.md there).
+func (a *Assembly) attach(ctx context.Context, s *store.Store, about ocispec.Descriptor, src Source, opt Options) (ocispec.Descriptor, error) {
+	self, err := imageSubjects(about, opt.Names)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageManifest,
+	}
+	config := ocispec.Image{Platform: unknown, RootFS: ocispec.RootFS{Type: "layers"}}
+	for _, att := range src.Attestations {
+		desc, err := putJSONBlob(ctx, s, intoto.PayloadType, att.Statement(self))
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		desc.Annotations = map[string]string{"in-toto.io/predicate-type": att.PredicateType}
+		m.Layers = append(m.Layers, desc)
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, desc.Digest)
+	}
+	if opt.ImageManifest {
+		m.Config, err = putJSONBlob(ctx, s, ocispec.MediaTypeImageConfig, config)
+	} else {
+		m.Config, err = s.PutBlob(ctx, ocispec.DescriptorEmptyJSON.MediaType, ocispec.DescriptorEmptyJSON.Data)
+		m.Config.Data = ocispec.DescriptorEmptyJSON.Data
+		m.ArtifactType = attestationArtifact
+		m.Subject = &ocispec.Descriptor{MediaType: about.MediaType, Digest: about.Digest, Size: about.Size}
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	desc, err := putJSONBlob(ctx, s, m.MediaType, m)
+	if err != nil {
+		return desc, err
+	}
+	a.attached = append(append(a.attached, m.Layers...), m.Config, desc)
+	desc.Platform = &unknown
+	desc.Annotations = map[string]string{
+		attestation.DockerAnnotationReferenceType:   attestation.DockerAnnotationReferenceTypeDefault,
+		attestation.DockerAnnotationReferenceDigest: about.Digest.String(),
+	}
+	return desc, nil
+}
+
+// imageSubjects names an image for attestations, once for each of its names. An image without a
+// name gives none, as BuildKit has it: the manifest refers to the image by digest all the same.
+func imageSubjects(desc ocispec.Descriptor, names []string) ([]intoto.Subject, error) {
+	var subjects []intoto.Subject
+	for _, name := range names {
+		p, err := purl.RefToPURL(packageurl.TypeDocker, name, desc.Platform)
+		if err != nil {
+			return nil, fmt.Errorf("naming %s in an attestation: %w", name, err)
+		}
+		subjects = append(subjects, intoto.Subject{Name: p, Digest: digestSet(desc.Digest)})
+	}
+	return subjects, nil
+}
+
+// digestSet is a digest as in-toto writes it.
+func digestSet(d digest.Digest) map[string]string {
+	return map[string]string{d.Algorithm().String(): d.Encoded()}
+}
