@@ -96,7 +96,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 // blobs reports whether the result is needed as an image.
 func (r *Request) blobs() bool {
 	return len(r.Outputs) == 0 || slices.ContainsFunc(r.Outputs, func(o Output) bool {
-		return o.isImage()
+		return o.IsImage()
 	})
 }
 

@@ -42,8 +42,8 @@ var outputAttrs = map[OutputType][]attribute{
 	OutputCacheOnly: {},
 }
 
-// isImage reports whether the output is an image in whatever packing.
-func (o *Output) isImage() bool {
+// IsImage reports whether the output is an image in whatever packing.
+func (o *Output) IsImage() bool {
 	return o.Type == OutputImage || o.Type == OutputOCI || o.Type == OutputDocker
 }
 
@@ -53,7 +53,7 @@ func (o *Output) check() error {
 		return fmt.Errorf("output type %q is not supported: use image, registry, oci, docker, local, tar or cacheonly", o.Type)
 	}
 	for key, value := range o.Attrs {
-		if _, ok, err := exptypes.ParseAnnotationKey(key); ok && o.isImage() {
+		if _, ok, err := exptypes.ParseAnnotationKey(key); ok && o.IsImage() {
 			if err != nil {
 				return fmt.Errorf("output attribute %q: %w", key, err)
 			}

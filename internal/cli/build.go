@@ -16,7 +16,6 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/spf13/cobra"
-	csvvalue "github.com/tonistiigi/go-csvvalue"
 
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -24,12 +23,13 @@ import (
 
 // buildFlags are the flags of a build as they were given.
 type buildFlags struct {
-	tags, buildArgs, labels, addHosts, outputs, ulimits, platforms []string
-	file, target, network, iidFile, metadataFile, progress         string
-	cgroupParent                                                   string
-	noCache, pull, quiet                                           bool
-	shmSize, dumpKeys                                              string
+	tags, buildArgs, labels, addHosts, ulimits             []string
+	file, target, network, iidFile, metadataFile, progress string
+	cgroupParent                                           string
+	noCache, pull, quiet                                   bool
+	shmSize, dumpKeys                                      string
 	secretFlags
+	outputFlags
 	call          string
 	noCacheFilter []string
 	squash        bool
@@ -37,13 +37,9 @@ type buildFlags struct {
 
 // absent are flags of Docker's build that are not there yet, with what to do instead.
 var absent = []struct{ name, advice string }{
-	{"push", "pushing is not there yet: write the image with -o type=oci,dest=FILE and push that"},
 	{"cache-to", "exporting the cache is not there yet: the store's own cache is always used"},
 	{"cache-from", "importing a cache is not there yet: the store's own cache is always used"},
 	{"build-context", "named contexts are not there yet"},
-	{"attest", "attestations are not there yet"},
-	{"sbom", "attestations are not there yet"},
-	{"annotation", "annotations are not there yet"},
 }
 
 func newBuildCmd(a *app) *cobra.Command {
@@ -66,6 +62,7 @@ func newBuildCmd(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	opts.secretFlags.add(f)
+	opts.outputFlags.add(f)
 	f.StringArrayVarP(&opts.tags, "tag", "t", nil, "Name of the image, NAME[:TAG] (repeatable)")
 	f.StringVarP(&opts.file, "file", "f", "", `Path of the Dockerfile; "-" is standard input (default PATH/Dockerfile)`)
 	f.StringVar(&opts.target, "target", "", "Stage to stop at, by name or number")
@@ -74,9 +71,7 @@ func newBuildCmd(a *app) *cobra.Command {
 	f.StringArrayVar(&opts.buildArgs, "build-arg", nil, "Value of an ARG, KEY=VALUE, or KEY to take it from the environment (repeatable)")
 	f.StringArrayVar(&opts.labels, "label", nil, "Label of the image, KEY=VALUE (repeatable)")
 	f.StringVar(&opts.network, "network", "default", `Network of RUN: "default", "host" or "none"`)
-	f.StringArrayVar(&opts.platforms, "platform", nil, "Platform of the result, such as linux/amd64")
 	f.StringArrayVar(&opts.addHosts, "add-host", nil, "Line of /etc/hosts in RUN, HOST:IP (repeatable)")
-	f.StringArrayVarP(&opts.outputs, "output", "o", nil, `Where the result goes: "type=oci,dest=FILE", types image, oci, docker, tar, local; a directory; "-" (repeatable)`)
 	f.StringVar(&opts.iidFile, "iidfile", "", "File to write the image ID to")
 	f.StringVar(&opts.metadataFile, "metadata-file", "", "File to write a JSON description of the result to")
 	f.BoolVarP(&opts.quiet, "quiet", "q", false, "Print nothing but the image ID")
@@ -87,16 +82,9 @@ func newBuildCmd(a *app) *cobra.Command {
 	f.StringVar(&opts.dumpKeys, "dump-keys", "", "File to write the labelled lines of every step's cache key to")
 	addCallFlags(cmd, &opts)
 	addCompatFlags(cmd, &opts)
-	f.Bool("load", true, "") // what it asks for is so anyway
-	f.String("provenance", "", "")
-	f.Lookup("load").Hidden, f.Lookup("provenance").Hidden = true, true
 	for _, flag := range absent {
 		f.StringArray(flag.name, nil, flag.advice)
 		f.Lookup(flag.name).Hidden = true
-		switch flag.name {
-		case "push":
-			f.Lookup(flag.name).NoOptDefVal = "true"
-		}
 	}
 	return cmd
 }
@@ -116,7 +104,7 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, clea
 		Network:    o.network,
 		Tags:       o.tags,
 		Labels:     keyValues(o.labels, nil),
-		BuildArgs:  withProxies(keyValues(o.buildArgs, os.LookupEnv)),
+		BuildArgs:  withEpoch(withProxies(keyValues(o.buildArgs, os.LookupEnv))),
 		Attrs:      map[string]string{},
 	}
 	switch o.network {
@@ -132,16 +120,6 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, clea
 		return req, cleanup, err
 	}
 	req.Call = call.request()
-	if req.Platform, err = onePlatform(o.platforms); err != nil {
-		return req, cleanup, err
-	}
-	for _, v := range o.outputs {
-		out, err := parseOutput(v, a.stdout)
-		if err != nil {
-			return req, cleanup, err
-		}
-		req.Outputs = append(req.Outputs, out)
-	}
 	if err := errors.Join(o.attrs(req.Attrs), o.secretFlags.set(&req)); err != nil {
 		return req, cleanup, err
 	}
@@ -191,25 +169,6 @@ func checkContext(arg string) error {
 		}
 	}
 	return nil
-}
-
-// onePlatform takes the value of --platform, which may be given more than once.
-func onePlatform(values []string) (string, error) {
-	var all []string
-	for _, v := range values {
-		fields, err := csvvalue.Fields(v, nil)
-		if err != nil {
-			return "", fmt.Errorf("--platform %s: %w", v, err)
-		}
-		all = append(all, fields...)
-	}
-	switch len(all) {
-	case 0:
-		return "", nil
-	case 1:
-		return all[0], nil
-	}
-	return "", fmt.Errorf("--platform %s: building for several platforms at once is not there yet: run one build for each", strings.Join(all, ","))
 }
 
 // keyValues reads KEY=VALUE arguments. A KEY alone is looked up, and left out when that finds
@@ -276,8 +235,14 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 		display.Wait()
 		return err
 	}
+	loader, err := opts.outputFlags.set(ctx, a, &req)
+	if err != nil {
+		display.Wait()
+		return err
+	}
 	result, err := b.Build(ctx, req, display)
 	warnings := display.Wait()
+	err = errors.Join(err, loader.finish(err))
 	if mode != "quiet" && mode != "none" && mode != "rawjson" {
 		a.printWarnings(warnings) // also of a build that failed, for which they may be the reason
 	}
@@ -361,7 +326,9 @@ func (a *app) finishBuild(opts *buildFlags, result *build.Result) error {
 func writeMetadata(path string, result *build.Result) error {
 	meta := map[string]any{"buildx.build.ref": "slipway/slipway/" + result.ID}
 	if result.ImageID != "" {
-		meta["containerimage.config.digest"] = result.ImageID
+		if result.Config != "" {
+			meta["containerimage.config.digest"] = result.Config
+		}
 		meta["containerimage.digest"] = result.Manifest.Digest
 		meta["containerimage.descriptor"] = result.Manifest
 	}

@@ -48,19 +48,13 @@ func parseOutput(value string, stdout io.Writer) (build.Output, error) {
 
 // checkOutput finds what is missing or not there yet in an output.
 func checkOutput(out build.Output, value string, stdout io.Writer) (build.Output, error) {
-	if v, ok := out.Attrs["push"]; ok && v != "false" {
-		return out, fmt.Errorf("parsing --output %q: pushing is not there yet: use type=oci,dest=FILE and push that", value)
-	}
 	switch out.Type {
 	case build.OutputImage:
 		if out.Dest != "" {
 			return out, fmt.Errorf("parsing --output %q: type=image goes to the local store and takes no dest: use type=oci or type=docker for a file", value)
 		}
 	case build.OutputDocker:
-		// Without a destination buildx loads it into the engine, which is the store here.
-		if out.Dest == "" {
-			out.Type = build.OutputImage
-		} else if out.Dest == "-" {
+		if out.Dest == "-" { // without a destination buildx loads it into the engine
 			return toStdout(out, value, stdout)
 		}
 	case build.OutputOCI, build.OutputTar:
@@ -75,11 +69,12 @@ func checkOutput(out build.Output, value string, stdout io.Writer) (build.Output
 			return out, fmt.Errorf("parsing --output %q: dest is missing: the directory to write to", value)
 		}
 	case "":
-		return out, fmt.Errorf("parsing --output %q: type is missing: image, oci, docker, tar or local", value)
-	case "registry", "cacheonly":
-		return out, fmt.Errorf("parsing --output %q: type=%s is not there yet: use image, oci, docker, tar or local", value, out.Type)
+		return out, fmt.Errorf("parsing --output %q: type is missing: image, registry, oci, docker, tar, local or cacheonly", value)
+	case "registry":
+		out.Type, out.Attrs["push"] = build.OutputImage, "true"
+	case build.OutputCacheOnly:
 	default:
-		return out, fmt.Errorf("parsing --output %q: unknown type %q: use image, oci, docker, tar or local", value, out.Type)
+		return out, fmt.Errorf("parsing --output %q: unknown type %q: use image, registry, oci, docker, tar, local or cacheonly", value, out.Type)
 	}
 	return out, nil
 }

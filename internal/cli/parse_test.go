@@ -217,13 +217,15 @@ func TestImageFilter(t *testing.T) {
 	}
 }
 
-func TestOnePlatform(t *testing.T) {
-	if p, err := onePlatform([]string{"linux/arm64"}); p != "linux/arm64" || err != nil {
-		t.Errorf("%q, %v", p, err)
-	}
+func TestPlatformList(t *testing.T) {
 	for _, in := range [][]string{{"linux/amd64,linux/arm64"}, {"linux/amd64", "linux/arm64"}} {
-		if _, err := onePlatform(in); err == nil {
-			t.Errorf("%v is accepted", in)
+		if p, err := platformList(in); strings.Join(p, " ") != "linux/amd64 linux/arm64" || err != nil {
+			t.Errorf("%v is %v, %v", in, p, err)
+		}
+	}
+	for _, bad := range []string{"linux/", "a,\"b", "linux/amd64,"} {
+		if p, err := platformList([]string{bad}); err == nil {
+			t.Errorf("%s is accepted as %v", bad, p)
 		}
 	}
 }

@@ -213,11 +213,12 @@ func TestArchives(t *testing.T) {
 			t.Run(fmt.Sprintf("compression %s docker %t", c, docker), func(t *testing.T) {
 				ctx := context.Background()
 				s := newStore(t)
-				img, err := Assemble(ctx, s, source(t, s), layer.Encoding{Compression: c})
+				a, err := Assemble(ctx, s, []Source{source(t, s)}, Options{Encoding: layer.Encoding{Compression: c}})
 				must(t, err)
+				img := a.Images[0]
 				var b, again bytes.Buffer
-				must(t, OCIArchive(ctx, s, img, names, docker, &b))
-				must(t, OCIArchive(ctx, s, img, names, docker, &again))
+				must(t, OCIArchive(ctx, s, a, names, docker, &b))
+				must(t, OCIArchive(ctx, s, a, names, docker, &again))
 				if !bytes.Equal(b.Bytes(), again.Bytes()) {
 					t.Error("the same image gave two archives")
 				}
@@ -264,10 +265,11 @@ func checkDockerManifest(t testing.TB, files map[string][]byte) {
 func TestArchiveWithoutName(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
-	img, err := Assemble(ctx, s, source(t, s), layer.Encoding{Compression: layer.Gzip})
+	a, err := Assemble(ctx, s, []Source{source(t, s)}, Options{Encoding: layer.Encoding{Compression: layer.Gzip}})
 	must(t, err)
+	img := a.Images[0]
 	var b bytes.Buffer
-	must(t, OCIArchive(ctx, s, img, nil, true, &b))
+	must(t, OCIArchive(ctx, s, a, nil, true, &b))
 	if index := checkLayout(t, untar(t, b.Bytes()), img); len(index.Manifests) != 1 || index.Manifests[0].Annotations != nil {
 		t.Errorf("index has %+v", index.Manifests)
 	}
@@ -280,11 +282,12 @@ func TestArchiveWithoutName(t *testing.T) {
 func TestOCIDir(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
-	img, err := Assemble(ctx, s, source(t, s), layer.Encoding{Compression: layer.Gzip})
+	a, err := Assemble(ctx, s, []Source{source(t, s)}, Options{Encoding: layer.Encoding{Compression: layer.Gzip}})
 	must(t, err)
+	img := a.Images[0]
 	dir := filepath.Join(shm(t), "deeper", "layout")
 	for range 2 { // also over one that is there
-		must(t, OCIDir(ctx, s, img, names, dir))
+		must(t, OCIDir(ctx, s, a, names, dir))
 		checkLayout(t, readDir(t, dir), img)
 		inspect(t, "oci:"+dir+":v1")
 	}
@@ -296,10 +299,11 @@ func TestRepeatedLayer(t *testing.T) {
 	s := newStore(t)
 	src := source(t, s)
 	src.Snapshot[1] = src.Snapshot[0]
-	img, err := Assemble(ctx, s, src, layer.Encoding{Compression: layer.Gzip})
+	a, err := Assemble(ctx, s, []Source{src}, Options{Encoding: layer.Encoding{Compression: layer.Gzip}})
 	must(t, err)
+	img := a.Images[0]
 	var b bytes.Buffer
-	must(t, OCIArchive(ctx, s, img, names, true, &b))
+	must(t, OCIArchive(ctx, s, a, names, true, &b))
 	checkLayout(t, untar(t, b.Bytes()), img)
 	if len(img.Layers) != 3 || img.Layers[0].Digest != img.Layers[1].Digest {
 		t.Errorf("layers are %v", img.Layers)
@@ -307,19 +311,15 @@ func TestRepeatedLayer(t *testing.T) {
 }
 
 func TestAssembleTwiceIsTheSame(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	src := source(t, s)
-	one, err := Assemble(ctx, s, src, layer.Encoding{})
-	must(t, err)
-	two, err := Assemble(ctx, s, src, layer.Encoding{})
-	must(t, err)
+	one := assembled(t, s, []Source{src}, Options{Encoding: layer.Encoding{}})
+	two := assembled(t, s, []Source{src}, Options{Encoding: layer.Encoding{}})
 	if one.Manifest.Digest != two.Manifest.Digest || one.Config.Digest != two.Config.Digest || one.Size != 3003 {
 		t.Errorf("the image is %+v, then %+v", one, two)
 	}
 	// Compression changes the manifest, not the image's identity.
-	gz, err := Assemble(ctx, s, src, layer.Encoding{Compression: layer.Gzip})
-	must(t, err)
+	gz := assembled(t, s, []Source{src}, Options{Encoding: layer.Encoding{Compression: layer.Gzip}})
 	if gz.Config.Digest != one.Config.Digest || gz.Manifest.Digest == one.Manifest.Digest {
 		t.Errorf("compressed, config %s became %s and manifest %s %s", one.Config.Digest, gz.Config.Digest, one.Manifest.Digest, gz.Manifest.Digest)
 	}
@@ -328,16 +328,27 @@ func TestAssembleTwiceIsTheSame(t *testing.T) {
 	}
 }
 
+// assembled is the only image of an assembly.
+func assembled(t testing.TB, s *store.Store, sources []Source, opt Options) Image {
+	t.Helper()
+	a, err := Assemble(context.Background(), s, sources, opt)
+	must(t, err)
+	if a.IsIndex() {
+		t.Errorf("one image gave an index, %v", a.Target)
+	}
+	return a.Images[0]
+}
+
 func TestAssembleFails(t *testing.T) {
 	s := newStore(t)
 	src := source(t, s)
 	src.Snapshot = append(src.Snapshot, "nope")
-	if _, err := Assemble(context.Background(), s, src, layer.Encoding{Compression: layer.Gzip}); !errors.Is(err, store.ErrNotFound) {
+	if _, err := Assemble(context.Background(), s, []Source{src}, Options{Encoding: layer.Encoding{Compression: layer.Gzip}}); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("an unknown layer gave %v", err)
 	}
 	src = source(t, s)
 	src.Config = nil
-	if _, err := Assemble(context.Background(), s, src, layer.Encoding{Compression: layer.Gzip}); err == nil || !strings.Contains(err.Error(), "exporting config") {
+	if _, err := Assemble(context.Background(), s, []Source{src}, Options{Encoding: layer.Encoding{Compression: layer.Gzip}}); err == nil || !strings.Contains(err.Error(), "exporting config") {
 		t.Errorf("no config gave %v", err)
 	}
 }
@@ -358,21 +369,22 @@ func TestArchiveFails(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
 	src := source(t, s)
-	img, err := Assemble(ctx, s, src, layer.Encoding{})
+	a, err := Assemble(ctx, s, []Source{src}, Options{Encoding: layer.Encoding{}})
 	must(t, err)
+	img := a.Images[0]
 	var whole bytes.Buffer
-	must(t, OCIArchive(ctx, s, img, names, true, &whole))
+	must(t, OCIArchive(ctx, s, a, names, true, &whole))
 	for n := 0; n < whole.Len(); n += 700 {
-		if err := OCIArchive(ctx, s, img, names, true, &fullDisk{left: n}); !errors.Is(err, errFull) {
+		if err := OCIArchive(ctx, s, a, names, true, &fullDisk{left: n}); !errors.Is(err, errFull) {
 			t.Errorf("a disk of %d bytes gave %v", n, err)
 		}
 	}
-	if err := Tar(treeOf(t, s, src.Snapshot...), &fullDisk{left: 1000}); !errors.Is(err, errFull) {
+	if err := Tar(one(treeOf(t, s, src.Snapshot...)), false, &fullDisk{left: 1000}); !errors.Is(err, errFull) {
 		t.Errorf("a full disk gave %v", err)
 	}
 	cancelled, cancel := context.WithCancelCause(ctx)
 	cancel(errFull)
-	if err := OCIArchive(cancelled, s, img, names, false, io.Discard); !errors.Is(err, errFull) {
+	if err := OCIArchive(cancelled, s, a, names, false, io.Discard); !errors.Is(err, errFull) {
 		t.Errorf("a cancelled export gave %v", err)
 	}
 	// A damaged layer never ends up in an archive that looks whole.
@@ -381,7 +393,7 @@ func TestArchiveFails(t *testing.T) {
 	must(t, err)
 	data[len(data)/2] ^= 1
 	must(t, os.WriteFile(blob, data, 0o600))
-	if err := OCIArchive(ctx, s, img, names, false, io.Discard); !errors.Is(err, store.ErrDamaged) {
+	if err := OCIArchive(ctx, s, a, names, false, io.Discard); !errors.Is(err, store.ErrDamaged) {
 		t.Errorf("a damaged layer gave %v", err)
 	}
 }

@@ -44,7 +44,7 @@ func treeOf(t *testing.T, s *store.Store, snap ...layer.ID) layer.Tree {
 
 func TestTarKeepsLinks(t *testing.T) {
 	var b bytes.Buffer
-	must(t, Tar(linked(t, newStore(t)), &b))
+	must(t, Tar(one(linked(t, newStore(t))), false, &b))
 	got := map[string]string{}
 	r := tar.NewReader(&b)
 	for {
@@ -70,7 +70,7 @@ func TestLocal(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(dir, "mine"), 0o755))
 	must(t, os.WriteFile(filepath.Join(dir, "a"), []byte("what was there, and longer"), 0o600))
 	for range 2 {
-		must(t, Local(tree, dir))
+		must(t, Local(one(tree), false, dir))
 	}
 	for name, want := range map[string]string{"a": "another", "b": "linked", "c": "linked"} {
 		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
@@ -92,7 +92,10 @@ func TestLocal(t *testing.T) {
 		t.Errorf("the store's file is %q, %v", got, err)
 	}
 	file := filepath.Join(dir, "a")
-	if err := Local(tree, file); err == nil {
+	if err := Local(one(tree), false, file); err == nil {
 		t.Error("files were written into a file")
 	}
 }
+
+// one is the files of a single platform.
+func one(t layer.Tree) []Files { return []Files{{Tree: t, Platform: "linux/amd64"}} }

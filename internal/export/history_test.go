@@ -104,7 +104,7 @@ func TestHistory(t *testing.T) {
 func TestFinishConfig(t *testing.T) {
 	in := `{"architecture":"amd64","os":"linux","config":{"Env":["A=b"],"Healthcheck":{"Test":["CMD","x"]}},` +
 		`"history":[{"created_by":"run"},{"created_by":"env","empty_layer":true}],"unknown":{"x":[1]},"rootfs":{"type":"?"}}`
-	data, img, err := finishConfig([]byte(in), forms("a"))
+	data, img, err := finishConfig(Source{Config: []byte(in)}, forms("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestFinishConfig(t *testing.T) {
 	if len(img.Layers) != 1 || img.Layers[0].Digest != digest.FromString("blob of a") || img.Size != 100 || !img.Created.Equal(*at(10)) {
 		t.Errorf("image is %+v", img)
 	}
-	again, _, err := finishConfig([]byte(in), forms("a"))
+	again, _, err := finishConfig(Source{Config: []byte(in)}, forms("a"))
 	if err != nil || string(again) != string(data) {
 		t.Error("the same config has other bytes")
 	}
@@ -125,7 +125,7 @@ func TestFinishConfig(t *testing.T) {
 
 // An image of nothing is an image: its lists are empty lists, not null.
 func TestFinishEmptyConfig(t *testing.T) {
-	data, img, err := finishConfig([]byte(`{"architecture":"amd64","os":"linux"}`), nil)
+	data, img, err := finishConfig(Source{Config: []byte(`{"architecture":"amd64","os":"linux"}`)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestFinishConfigRefuses(t *testing.T) {
 		"null":                        "no os or no architecture",
 		`{"os":1,"architecture":"x"}`: "cannot unmarshal",
 	} {
-		if _, _, err := finishConfig([]byte(in), nil); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := finishConfig(Source{Config: []byte(in)}, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("config %s gave %v, want %q", in, err, want)
 		}
 	}

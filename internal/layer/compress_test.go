@@ -141,8 +141,8 @@ func (fullDisk) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
 
 func TestEncodingCheck(t *testing.T) {
 	for e, ok := range map[Encoding]bool{
-		{}: true, {Gzip, 0}: true, {Gzip, 1}: true, {Gzip, 9}: true, {Zstd, 22}: true,
-		{Gzip, 10}: false, {Gzip, -1}: false, {Zstd, 23}: false, {Uncompressed, 1}: false, {Xz, 0}: false, {"lz4", 0}: false,
+		{}: true, {Compression: Gzip, Level: 0}: true, {Compression: Gzip, Level: 1}: true, {Compression: Gzip, Level: 9}: true, {Compression: Zstd, Level: 22}: true,
+		{Compression: Gzip, Level: 10}: false, {Compression: Gzip, Level: -1}: false, {Compression: Zstd, Level: 23}: false, {Compression: Uncompressed, Level: 1}: false, {Compression: Xz, Level: 0}: false, {Compression: "lz4", Level: 0}: false,
 	} {
 		if err := e.Check(); (err == nil) != ok {
 			t.Errorf("%+v: %v", e, err)
@@ -160,7 +160,7 @@ func TestCompressLevels(t *testing.T) {
 		size := map[int]int{}
 		for _, level := range []int{1, 9} {
 			var out bytes.Buffer
-			w, err := Compress(&out, Encoding{c, level})
+			w, err := Compress(&out, Encoding{Compression: c, Level: level})
 			if err != nil {
 				t.Fatal(err)
 			}

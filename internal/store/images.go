@@ -36,20 +36,11 @@ type Image struct {
 	// Size is the bytes of all layers' files, uncompressed; -1 when no one has looked into some
 	// layer yet: [Store.Measure] finds it out.
 	Size int64 `json:"size"`
-<<<<<<< HEAD
 	// Named is when the name was given; [Store.SetImages] sets it.
 	Named time.Time `json:"named,omitzero"`
 }
 
 // Target is what the name stands for: the index if there is one, otherwise the manifest.
-=======
-	// Index is set when the name stands for an index: of several platforms, or with attestations.
-	// The other fields are then of the image of this machine's platform, or of the first one.
-	Index *ocispec.Descriptor `json:"index,omitempty"`
-}
-
-// Target is what the name stands for: the index, or the manifest.
->>>>>>> bb7bd42 (Export indexes, attestations and annotations; clamp times to an epoch)
 func (i Image) Target() ocispec.Descriptor {
 	if i.Index != nil {
 		return *i.Index
@@ -126,11 +117,7 @@ func (s *Store) SetImages(ctx context.Context, images ...Image) error {
 func (s *Store) sameImages(ctx context.Context, images []Image) bool {
 	for _, img := range images {
 		old, err := s.imageByName(ctx, img.Name)
-<<<<<<< HEAD
 		if err != nil || old.Manifest.Digest != img.Manifest.Digest || old.Target().Digest != img.Target().Digest {
-=======
-		if err != nil || old.Target().Digest != img.Target().Digest {
->>>>>>> bb7bd42 (Export indexes, attestations and annotations; clamp times to an epoch)
 			return false
 		}
 	}
