@@ -72,7 +72,7 @@ func (a *app) removeImage(ctx context.Context, s *store.Store, arg string, force
 		}
 	}
 	for _, name := range remove {
-		if err := s.RemoveImage(ctx, name); err != nil {
+		if err := s.RemoveImages(ctx, name); err != nil {
 			return err
 		}
 		if name != img.ID.String() {

@@ -232,18 +232,6 @@ func (i Image) is(ref string) bool {
 	return err == nil && own.Name() == named.Name()
 }
 
-// RemoveImage forgets one name. The blobs stay until they are collected.
-func (s *Store) RemoveImage(ctx context.Context, name string) error {
-	err := s.update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec("DELETE FROM images WHERE name=?", name)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return s.writeIndex(ctx)
-}
-
 // writeIndex writes index.json from the records. Writers take turns, so that the last one writes
 // what the records say last.
 func (s *Store) writeIndex(ctx context.Context) error {

@@ -122,9 +122,9 @@ func TestSetImages(t *testing.T) {
 	wantNames(t, s, "example.com/other:v2=3 app:v1=2 <none>=1") // the last name moves: dangling
 	must(t, s.SetImages(ctx, as(one, other)))
 	wantNames(t, s, "<none>=3 app:v1=2 example.com/other:v2=1")
-	must(t, s.RemoveImage(ctx, other))
+	must(t, s.RemoveImages(ctx, other))
 	wantNames(t, s, "<none>=3 app:v1=2")
-	must(t, s.RemoveImage(ctx, three.ID.String()))
+	must(t, s.RemoveImages(ctx, three.ID.String()))
 	wantNames(t, s, "app:v1=2")
 }
 
@@ -236,7 +236,7 @@ func TestStoreIsOCILayout(t *testing.T) {
 			t.Errorf("umoci unpacked %q, %v", got, err)
 		}
 	}
-	must(t, s.RemoveImage(ctx, "docker.io/library/app:v1"))
+	must(t, s.RemoveImages(ctx, "docker.io/library/app:v1"))
 	if out := run(t, "umoci", "ls", "--layout", s.root); strings.TrimSpace(out) != "example.com/me/app:v1" {
 		t.Errorf("umoci lists %q", out)
 	}

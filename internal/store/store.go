@@ -28,6 +28,9 @@
 // dropped when the store is opened. [Store.Sync] makes them durable, and an image is named only
 // after it.
 //
+// A process that has the store open holds a shared lock on it. What no record needs is deleted by
+// [Store.Collect] alone, while nobody else holds that lock.
+//
 // A damaged entry is a miss with a reason, never a failed build.
 package store
 
@@ -100,6 +103,7 @@ type Store struct {
 	verifyForms bool
 	unpacking   *semaphore.Weighted // bounds the memory that layers unpacked at the same time take
 
+	use   *usage // held while the store is open
 	mu    sync.Mutex
 	lease *lease // nil until something is written
 }
@@ -121,6 +125,9 @@ func Open(root string, opts ...Option) (*Store, error) {
 	}
 	if err := s.openDB(); err != nil {
 		return nil, fmt.Errorf("opening store %s: %w", root, err)
+	}
+	if s.use, err = useStore(root); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening store %s: %w", root, err), s.db.Close())
 	}
 	return s, nil
 }
@@ -342,7 +349,7 @@ func (s *Store) Close() error {
 	if l != nil {
 		err = l.release()
 	}
-	return errors.Join(err, s.db.Close())
+	return errors.Join(err, s.db.Close(), s.use.dir.Close())
 }
 
 // cancelled is an error of somebody whose context has ended.

@@ -1,0 +1,214 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// RemoveImages forgets names. With the last name of an image the results of builds go that are nothing but
+// steps of that image: those whose layers are all layers of it, and not all layers of what stays. The files stay until
+// [Store.Collect].
+func (s *Store) RemoveImages(ctx context.Context, names ...string) error {
+	images, err := s.Images(ctx)
+	if err != nil {
+		return err
+	}
+	stays := map[digest.Digest]bool{} // images that keep a name
+	for _, img := range images {
+		if !slices.Contains(names, img.Name) {
+			stays[img.Target().Digest] = true
+		}
+	}
+	gone := slices.DeleteFunc(images, func(i Image) bool { return stays[i.Target().Digest] })
+	err = s.update(ctx, func(tx *sql.Tx) error {
+		for _, name := range names {
+			// A base image that was removed is asked for again, as any that is not here.
+			for _, q := range []string{"DELETE FROM images WHERE name=?", "DELETE FROM refs WHERE ref=?"} {
+				if _, err := tx.Exec(q, name); err != nil {
+					return fmt.Errorf("removing image %s: %w", name, err)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.dropSteps(ctx, gone), s.writeIndex(ctx))
+}
+
+// dropSteps forgets the results that only images which are gone needed.
+func (s *Store) dropSteps(ctx context.Context, gone []Image) error {
+	was, stays := s.newReach(), s.newReach()
+	for _, img := range gone {
+		if err := was.addImage(ctx, img); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(stays.addNamed(ctx), was.close(ctx), stays.close(ctx)); err != nil {
+		return err
+	}
+	// unneeded: all of it went with the images, and not all of it is needed.
+	unneeded := func(snap layer.Snapshot) bool {
+		foreign := slices.ContainsFunc(snap, func(id layer.ID) bool { return !was.layers[id] })
+		return !foreign && slices.ContainsFunc(snap, func(id layer.ID) bool { return !stays.layers[id] })
+	}
+	results, err := s.allResults(ctx)
+	if err != nil {
+		return err
+	}
+	memos, err := s.memos(ctx)
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(results, func(_ string, r Result) bool { return !unneeded(slices.Concat(r.Outputs...)) })
+	maps.DeleteFunc(memos, func(_, value string) bool {
+		var named layer.Snapshot
+		for _, id := range layerIn.FindAllString(value, -1) {
+			named = append(named, layer.ID(id))
+		}
+		return !unneeded(named)
+	})
+	return s.update(ctx, func(tx *sql.Tx) error {
+		if err := deleteRows(tx, "results", "key", slices.Collect(maps.Keys(results))); err != nil {
+			return err
+		}
+		return deleteRows(tx, "memo", "key", slices.Collect(maps.Keys(memos)))
+	})
+}
+
+// deleteRows deletes the rows whose key is one of keys.
+func deleteRows[T ~string](tx *sql.Tx, table, key string, keys []T) error {
+	for _, k := range keys {
+		if _, err := tx.Exec("DELETE FROM "+table+" WHERE "+key+"=?", string(k)); err != nil {
+			return fmt.Errorf("deleting from %s: %w", table, err)
+		}
+	}
+	return nil
+}
+
+// Collected is what [Store.Collect] did.
+type Collected struct {
+	Bytes int64 // of the disk that are free now
+	Busy  bool  // others use the store, and nothing was collected
+}
+
+// Collect deletes the layers and blobs that no image, no container, no result of a build and no resolved
+// reference needs, and what dead processes left of them. While other processes use the store, which may use
+// what no record names yet, nothing is deleted: whoever collects next does it. The caller must not be using
+// layers or blobs either.
+func (s *Store) Collect(ctx context.Context) (Collected, error) {
+	if _, err := s.current(); err != nil { // sweeps, too
+		return Collected{}, err
+	}
+	release, ok, err := s.use.exclusive()
+	if err != nil || !ok {
+		return Collected{Busy: err == nil}, err
+	}
+	trash, err := s.discard(ctx)
+	// Others go on while files are deleted, which may take long.
+	if err := errors.Join(err, release()); err != nil {
+		return Collected{}, fmt.Errorf("collecting what is not needed: %w", err)
+	}
+	n, err := deleteTree(trash)
+	return Collected{Bytes: n}, err
+}
+
+// discard forgets what is not needed, and moves its files to the directory that it returns. It needs the
+// exclusive lock.
+func (s *Store) discard(ctx context.Context) (trash string, err error) {
+	need := s.newReach()
+	if err := errors.Join(need.addNamed(ctx), need.addResults(ctx), need.addMemos(ctx), need.close(ctx)); err != nil {
+		return "", err
+	}
+	err = s.update(ctx, func(tx *sql.Tx) error {
+		if err := forget(tx, "layers", "id", need.layers); err != nil {
+			return err
+		}
+		if err := forget(tx, "blobs", "digest", need.blobs); err != nil {
+			return err
+		}
+		return forget(tx, "layer_blobs", "digest", need.blobs)
+	})
+	if err != nil {
+		return "", err
+	}
+	if trash, err = s.TempDir(); err != nil {
+		return "", err
+	}
+	err = moveOthers(filepath.Join(s.root, "layers"), trash, func(name string) bool { return need.layers[layer.ID(name)] })
+	algorithms, rerr := os.ReadDir(filepath.Join(s.root, "blobs"))
+	for _, a := range algorithms {
+		err = errors.Join(err, moveOthers(filepath.Join(s.root, "blobs", a.Name()), trash, func(name string) bool {
+			return need.blobs[digest.NewDigestFromEncoded(digest.Algorithm(a.Name()), name)]
+		}))
+	}
+	return trash, errors.Join(err, rerr)
+}
+
+// forget deletes the rows of a table whose key is not needed.
+func forget[T ~string](tx *sql.Tx, table, key string, need map[T]bool) error {
+	have, err := column(tx, "SELECT DISTINCT "+key+" FROM "+table)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", table, err)
+	}
+	return deleteRows(tx, table, key, slices.DeleteFunc(have, func(k string) bool { return need[T(k)] }))
+}
+
+// moveOthers moves all that is in a directory, but for what keep names, into another one.
+func moveOthers(dir, to string, keep func(name string) bool) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if !keep(e.Name()) {
+			err = errors.Join(err, os.Rename(filepath.Join(dir, e.Name()), filepath.Join(to, e.Name())))
+		}
+	}
+	return err
+}
+
+// deleteTree deletes a directory and returns how many bytes of the disk that frees: files that have names
+// elsewhere too stay.
+func deleteTree(dir string) (int64, error) {
+	type links struct{ left, bytes int64 }
+	var freed int64
+	shared := map[uint64]links{}
+	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		st := fi.Sys().(*syscall.Stat_t)
+		if e.IsDir() || st.Nlink == 1 {
+			freed += st.Blocks * 512
+			return nil
+		}
+		l, ok := shared[st.Ino]
+		if !ok {
+			l = links{int64(st.Nlink), st.Blocks * 512}
+		}
+		if l.left--; l.left == 0 {
+			freed += l.bytes
+		}
+		shared[st.Ino] = l
+		return nil
+	})
+	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
+		return 0, fmt.Errorf("deleting what is not needed: %w", err)
+	}
+	return freed, nil
+}

@@ -1,0 +1,234 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// reach is what some roots need: layers, and blobs.
+type reach struct {
+	s      *Store
+	layers map[layer.ID]bool
+	blobs  map[digest.Digest]bool
+}
+
+func (s *Store) newReach() *reach {
+	return &reach{s: s, layers: map[layer.ID]bool{}, blobs: map[digest.Digest]bool{}}
+}
+
+func (r *reach) addSnapshot(snap layer.Snapshot) {
+	for _, id := range snap {
+		r.layers[id] = true
+	}
+}
+
+// addImage adds all that an image consists of, of every platform.
+func (r *reach) addImage(ctx context.Context, img Image) error {
+	r.addSnapshot(img.Layers)
+	r.blobs[img.ID] = true
+	return errors.Join(r.addTree(ctx, img.Target().Digest), r.addTree(ctx, img.Manifest.Digest))
+}
+
+// maxManifest is how long a manifest may be that is looked into.
+const maxManifest = 8 << 20
+
+// addTree adds a manifest or an index with everything that it names. What is not here, or is damaged, names
+// nothing.
+func (r *reach) addTree(ctx context.Context, d digest.Digest) error {
+	if r.blobs[d] {
+		return nil
+	}
+	r.blobs[d] = true
+	data, err := r.s.ReadBlob(ctx, d)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDamaged) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var m struct {
+		Manifests, Layers []ocispec.Descriptor
+		Config            ocispec.Descriptor
+	}
+	if len(data) > maxManifest || json.Unmarshal(data, &m) != nil {
+		return nil
+	}
+	for _, l := range append(m.Layers, m.Config) {
+		r.blobs[l.Digest] = true
+	}
+	for _, child := range m.Manifests {
+		if err := r.addTree(ctx, child.Digest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addNamed adds what records of users need: images, containers, and the images that references were
+// resolved to.
+func (r *reach) addNamed(ctx context.Context) error {
+	images, err := r.s.Images(ctx)
+	if err != nil {
+		return err
+	}
+	for _, img := range images {
+		if err := r.addImage(ctx, img); err != nil {
+			return err
+		}
+	}
+	containers, err := r.s.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range containers {
+		r.addSnapshot(c.Snapshot)
+		r.blobs[c.ImageID] = true
+	}
+	return r.addRefs(ctx)
+}
+
+// addRefs adds the images that references were resolved to, which builds use without asking again.
+func (r *reach) addRefs(ctx context.Context) error {
+	rows, err := r.s.db.QueryContext(ctx, "SELECT ref,digest FROM refs")
+	if err != nil {
+		return fmt.Errorf("reading references: %w", err)
+	}
+	defer rows.Close()
+	var all []digest.Digest
+	for rows.Next() {
+		var ref, d string
+		if err := rows.Scan(&ref, &d); err != nil {
+			return fmt.Errorf("reading references: %w", err)
+		}
+		all = append(all, digest.Digest(d))
+		if named, err := reference.ParseNormalizedNamed(ref); err == nil {
+			if pinned, ok := named.(reference.Digested); ok {
+				all = append(all, pinned.Digest())
+			}
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("reading references: %w", err)
+	}
+	for _, d := range all {
+		if err := r.addTree(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addResults adds the layers of all results.
+func (r *reach) addResults(ctx context.Context) error {
+	results, err := r.s.allResults(ctx)
+	if err != nil {
+		return err
+	}
+	for _, res := range results {
+		for _, snap := range res.Outputs {
+			r.addSnapshot(snap)
+		}
+	}
+	return nil
+}
+
+// digests and layers as memos may name them.
+var (
+	digestIn = regexp.MustCompile(`\bsha256:[0-9a-f]{64}\b`)
+	layerIn  = regexp.MustCompile(`\b[0-9a-f]{12}-[0-9]+\b`)
+)
+
+// addMemos adds what memos name: a download, or the form of a layer that was made of another one.
+func (r *reach) addMemos(ctx context.Context) error {
+	memos, err := r.s.memos(ctx)
+	if err != nil {
+		return err
+	}
+	for _, value := range memos {
+		for _, d := range digestIn.FindAllString(value, -1) {
+			r.blobs[digest.Digest(d)] = true
+		}
+		for _, id := range layerIn.FindAllString(value, -1) {
+			r.layers[layer.ID(id)] = true
+		}
+	}
+	return nil
+}
+
+// close adds the layers that the blobs are forms of, and all blobs that the layers are held as.
+func (r *reach) close(ctx context.Context) error {
+	rows, err := r.s.db.QueryContext(ctx, "SELECT l.id, b.digest FROM layers l JOIN layer_blobs b ON b.diff_id=l.diff_id")
+	if err != nil {
+		return fmt.Errorf("reading layers: %w", err)
+	}
+	defer rows.Close()
+	type form struct {
+		id   layer.ID
+		blob digest.Digest
+	}
+	var forms []form
+	for rows.Next() {
+		var f form
+		if err := rows.Scan(&f.id, &f.blob); err != nil {
+			return fmt.Errorf("reading layers: %w", err)
+		}
+		if forms = append(forms, f); r.blobs[f.blob] {
+			r.layers[f.id] = true
+		}
+	}
+	for _, f := range forms {
+		if r.layers[f.id] {
+			r.blobs[f.blob] = true
+		}
+	}
+	return rows.Err()
+}
+
+// allResults returns all results by their keys. Damaged records are left out.
+func (s *Store) allResults(ctx context.Context) (map[string]Result, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT key,record FROM results")
+	if err != nil {
+		return nil, fmt.Errorf("reading results: %w", err)
+	}
+	defer rows.Close()
+	all := map[string]Result{}
+	for rows.Next() {
+		var key string
+		var record []byte
+		var r Result
+		if err := rows.Scan(&key, &record); err != nil {
+			return nil, fmt.Errorf("reading results: %w", err)
+		}
+		if json.Unmarshal(record, &r) == nil {
+			all[key] = r
+		}
+	}
+	return all, rows.Err()
+}
+
+// memos returns all memos by their keys.
+func (s *Store) memos(ctx context.Context) (map[string]string, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT key,value FROM memo")
+	if err != nil {
+		return nil, fmt.Errorf("reading memos: %w", err)
+	}
+	defer rows.Close()
+	all := map[string]string{}
+	for rows.Next() {
+		var key, value string
+		if err := rows.Scan(&key, &value); err != nil {
+			return nil, fmt.Errorf("reading memos: %w", err)
+		}
+		all[key] = value
+	}
+	return all, rows.Err()
+}
