@@ -80,7 +80,7 @@ func newRoot(a *app) *cobra.Command {
 	a.globalFlags(root)
 
 	image := group("image", "Manage images", newBuildCmd(a), newImageLsCmd(a, "ls"), newImageRmCmd(a, "rm"), newImageInspectCmd(a),
-		newTagCmd(a), newPullCmd(a))
+		newImagePruneCmd(a), newTagCmd(a), newPullCmd(a))
 	container := group("container", "Manage containers", newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ls"),
 		newContainerPruneCmd(a), newStartCmd(a), newRunCmd(a), newContainerInspectCmd(a))
 	root.AddCommand(

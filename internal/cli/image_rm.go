@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -15,95 +15,148 @@ func newImageRmCmd(a *app, use string) *cobra.Command {
 	var force, noPrune bool
 	cmd := &cobra.Command{
 		Use:   use + " [OPTIONS] IMAGE [IMAGE...]",
-		Short: "Remove images",
+		Short: "Remove one or more images",
 		Args:  minArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.Store()
 			if err != nil {
 				return err
 			}
-			var all error
-			for _, name := range args {
-				err := a.removeImage(cmd.Context(), s, name, force)
-				if force && errors.Is(err, store.ErrNotFound) {
-					fmt.Fprintf(a.stderr, "No such image: %s\n", name)
-					err = nil
-				}
-				all = errors.Join(all, err)
-			}
-			return all
+			return a.removeImages(cmd.Context(), s, args, force)
 		},
 	}
 	if use == "rm" {
-		cmd.Aliases = []string{"remove"}
+		cmd.Aliases = []string{"rmi", "remove"}
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "Remove it although a container uses it, or it has several names")
-	cmd.Flags().BoolVar(&noPrune, "no-prune", false, "")
-	cmd.Flags().Lookup("no-prune").Hidden = true
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force removal of the image")
+	cmd.Flags().BoolVar(&noPrune, "no-prune", false, "Do not delete untagged parents (there are none)")
 	return cmd
 }
 
-// removeImage removes one name of an image, or an image by its ID. Prints what Docker prints.
-func (a *app) removeImage(ctx context.Context, s *store.Store, arg string, force bool) error {
+// removeImages removes images by their names or IDs, and gives back the space of those that are gone.
+func (a *app) removeImages(ctx context.Context, s *store.Store, args []string, force bool) error {
+	var all error
+	deleted := false
+	for _, name := range args {
+		gone, err := a.removeImage(ctx, s, name, force)
+		if force && errors.Is(err, store.ErrNotFound) {
+			fmt.Fprintf(a.stderr, "No such image: %s\n", name)
+			err = nil
+		}
+		deleted = deleted || gone
+		all = errors.Join(all, err)
+	}
+	if deleted {
+		_, err := s.Collect(ctx)
+		all = errors.Join(all, err)
+	}
+	return all
+}
+
+// removal is what removing an image means.
+type removal struct {
+	img   store.Image
+	names []string // to be removed, of those that the image has
+	keeps bool     // the image keeps other names
+	bare  bool     // a running container uses it: it stays without a name
+}
+
+// removeImage removes one name of an image, or an image by its ID, and prints what Docker prints. It
+// reports whether the image is gone.
+func (a *app) removeImage(ctx context.Context, s *store.Store, arg string, force bool) (bool, error) {
+	r, err := planRemoval(ctx, s, arg, force)
+	if err != nil {
+		return false, err
+	}
+	if err := s.RemoveImages(ctx, r.names...); err != nil {
+		return false, err
+	}
+	for _, name := range r.names {
+		if name != r.img.ID.String() {
+			fmt.Fprintf(a.stdout, "Untagged: %s\n", familiar(name))
+		}
+	}
+	switch {
+	case r.keeps:
+		return false, nil
+	case r.bare:
+		r.img.Name = r.img.ID.String()
+		return false, s.SetImages(ctx, r.img)
+	}
+	_, err = fmt.Fprintf(a.stdout, "Deleted: %s\n", r.img.ID)
+	return true, err
+}
+
+// planRemoval finds out what is to be removed and whether that may be. The rules and words are those of
+// Docker's engine: a name may go while another one is left; an image that containers use needs force; one
+// that a running container uses cannot be deleted, but lose its name.
+func planRemoval(ctx context.Context, s *store.Store, arg string, force bool) (*removal, error) {
 	img, err := findImage(ctx, s, arg)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	names, err := namesOf(ctx, s, img)
+	if err != nil {
+		return nil, err
+	}
+	user, running, err := usedBy(ctx, s, img)
+	if err != nil {
+		return nil, err
+	}
+	if full, err := store.NormalizeName(arg); err == nil && full == img.Name {
+		r := &removal{img: img, names: []string{img.Name}, keeps: len(names) > 1, bare: running}
+		if !r.keeps && user != "" && !force {
+			return nil, fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
+				arg, shortID(user), shortID(img.ID.String()))
+		}
+		return r, nil
+	}
+	conflict := func(how, why string) error {
+		return fmt.Errorf("conflict: unable to delete %s (%s) - %s", shortID(img.ID.String()), how, why)
+	}
+	switch {
+	case running:
+		return nil, conflict("cannot be forced", "image is being used by running container "+shortID(user))
+	case len(names) > 1 && !force:
+		return nil, conflict("must be forced", "image is referenced in multiple repositories")
+	case user != "" && !force:
+		return nil, conflict("must be forced", "image is being used by stopped container "+shortID(user))
+	}
+	return &removal{img: img, names: names}, nil
+}
+
+// namesOf lists the names under which the store has an image.
+func namesOf(ctx context.Context, s *store.Store, img store.Image) ([]string, error) {
 	all, err := s.Images(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var names []string // of the same image
+	var names []string
 	for _, i := range all {
 		if i.ID == img.ID {
 			names = append(names, i.Name)
 		}
 	}
-	remove := []string{img.Name}
-	if byID(arg, img) {
-		if len(names) > 1 && !force {
-			return fmt.Errorf("image %s has several names (%s): remove one of them, or all with --force", arg, strings.Join(names, ", "))
-		}
-		remove = names
-	}
-	if len(remove) == len(names) && !force {
-		if err := unused(ctx, s, arg, img); err != nil {
-			return err
-		}
-	}
-	for _, name := range remove {
-		if err := s.RemoveImages(ctx, name); err != nil {
-			return err
-		}
-		if name != img.ID.String() {
-			repo, tag := store.FamiliarName(name)
-			fmt.Fprintf(a.stdout, "Untagged: %s:%s\n", repo, tag)
-		}
-	}
-	if len(remove) == len(names) {
-		fmt.Fprintf(a.stdout, "Deleted: %s\n", img.ID)
-	}
-	return nil
+	return names, nil
 }
 
-// byID reports whether an argument named an image by its ID and not by its name.
-func byID(arg string, img store.Image) bool {
-	name, err := store.NormalizeName(arg)
-	return err != nil || name != img.Name
-}
-
-// unused checks that no container is made of an image.
-func unused(ctx context.Context, s *store.Store, arg string, img store.Image) error {
+// usedBy returns the ID of a container that is made of an image, a running one if there is one; "" for none.
+func usedBy(ctx context.Context, s *store.Store, img store.Image) (id string, running bool, err error) {
 	containers, err := s.Containers(ctx)
 	if err != nil {
-		return err
+		return "", false, err
 	}
+	m := container.Manager{Store: s}
 	for _, c := range containers {
-		if c.ImageID == img.ID {
-			return fmt.Errorf("image %s is used by container %s (%s): remove that first, or use --force", arg, c.Name, shortID(c.ID))
+		if c.ImageID != img.ID {
+			continue
+		}
+		id = c.ID
+		if m.State(c.ID).Running {
+			return id, true, nil
 		}
 	}
-	return nil
+	return id, false, nil
 }
 
 // findContainer is store.Container with a message for people.

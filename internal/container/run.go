@@ -40,7 +40,7 @@ func (m *Manager) Run(ctx context.Context, c store.Container, streams sandbox.IO
 	if !config.OpenStdin {
 		streams.Stdin = nil
 	}
-	err = m.Runner.Run(ctx, spec, streams)
+	err = m.runAlone(ctx, spec, streams)
 	state.Finished = time.Now()
 	var exit *sandbox.ExitError
 	switch {
@@ -53,6 +53,17 @@ func (m *Manager) Run(ctx context.Context, c store.Container, streams sandbox.IO
 		err = serr
 	}
 	return err
+}
+
+// runAlone runs the process. Meanwhile others may delete what nothing needs: all that the process uses
+// belongs to a recorded container.
+func (m *Manager) runAlone(ctx context.Context, spec *sandbox.Spec, streams sandbox.IO) error {
+	resume, err := m.Store.Yield()
+	if err != nil {
+		return err
+	}
+	err = m.Runner.Run(ctx, spec, streams)
+	return errors.Join(err, resume())
 }
 
 // spec says to the sandbox what the config says.

@@ -40,7 +40,7 @@ func (u *usage) lock(how int) error {
 }
 
 // collectPatience is how long commands that are about to end are waited for.
-const collectPatience = 500 * time.Millisecond
+const collectPatience = 200 * time.Millisecond
 
 // exclusive makes the lock exclusive, and reports false when others keep using the store. The lock is a
 // shared one again after release, and in any case when it was not had.
