@@ -10,56 +10,20 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/pflag"
-
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// containerFilters is the value of --filter of commands that list containers. The names and what
-// they mean are Docker's (moby, daemon/list.go and daemon/prune.go): several values of one name are
-// alternatives, but of labels all must be there; different names must all match.
-type containerFilters struct {
-	known  []string
-	values map[string][]string
-}
-
-var _ pflag.Value = (*containerFilters)(nil)
-
-func newContainerFilters(known ...string) *containerFilters {
-	return &containerFilters{known: known, values: map[string][]string{}}
-}
-
-func (f *containerFilters) String() string { return "" }
-func (f *containerFilters) Type() string   { return "filter" }
-
-// Set implements pflag.Value.
-func (f *containerFilters) Set(value string) error {
-	if value == "" {
-		return nil
-	}
-	name, val, ok := strings.Cut(value, "=")
-	if !ok {
-		return errors.New("bad format of filter (expected name=value)")
-	}
-	name = strings.ToLower(strings.TrimSpace(name))
-	if !slices.Contains(f.known, name) {
-		return fmt.Errorf("invalid filter '%s': there are %s", name, strings.Join(f.known, ", "))
-	}
-	f.values[name] = append(f.values[name], strings.TrimSpace(val))
-	return nil
-}
-
-// has reports whether there is a filter of this name.
-func (f *containerFilters) has(name string) bool { return len(f.values[name]) > 0 }
-
 // containerTest tells whether a container passes a filter.
 type containerTest func(store.Container, container.State) bool
 
-// compile turns the values into one test. It looks up the containers and images that they name.
-func (f *containerFilters) compile(ctx context.Context, m *container.Manager) (containerTest, error) {
+// containerFilter turns the values of --filter into one test. The names and what they mean are
+// Docker's (moby, daemon/list.go and daemon/prune.go): several values of one name are alternatives, but
+// of labels all must be there; different names must all match. The containers and images that
+// filters name are looked up.
+func containerFilter(ctx context.Context, m *container.Manager, filters map[string][]string) (containerTest, error) {
 	var all []containerTest
-	for name, values := range f.values {
+	for name, values := range filters {
 		test, err := compileFilter(ctx, m, name, values)
 		if err != nil {
 			return nil, err

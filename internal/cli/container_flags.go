@@ -7,10 +7,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/docker/cli/pkg/kvfile"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/sandbox"
@@ -19,86 +22,107 @@ import (
 // containerFlags are the flags that create and run share, as they were given.
 type containerFlags struct {
 	name, cwd, user, entrypoint, network, hostname, shmSize, pull, platform string
-	env, envFiles, volumes, addHosts, ulimits, labels, tmpfs                []string
-	interactive, terminal, privileged                                       bool
+	cidFile, stopSignal, cgroupParent, restart                              string
+	env, envFiles, volumes, mounts, addHosts, ulimits, tmpfs                []string
+	labels, labelFiles, capAdd, capDrop, securityOpts                       []string
+	interactive, terminal, privileged, readOnly, init, quiet                bool
 	remove                                                                  bool
+	stopTimeout                                                             int
 }
 
-// absentRun are flags of Docker's that cannot be there, with what to do instead.
-var absentRun = []struct{ name, short, advice string }{
-	{"publish", "p", "containers use the host's network: their ports are reachable as they are"},
-	{"publish-all", "P", "containers use the host's network: their ports are reachable as they are"},
-	{"detach", "d", "there is no daemon that a container could be left to: run it in the foreground, or in the shell's background with &"},
-	{"restart", "", "there is no daemon that would restart a container"},
-	{"mount", "", "it is not there yet: use -v, or --tmpfs"},
-	{"gpus", "", "it is not there yet"},
-	{"device", "", "it is not there yet"},
-	{"cap-add", "", "it is not there yet: --privileged gives all capabilities"},
-	{"cap-drop", "", "it is not there yet"},
-	{"memory", "m", "limits are not there yet"},
-	{"cpus", "", "limits are not there yet"},
-}
-
-// containerFlagsOf adds the flags to a command; what follows the image's name is not read.
+// containerFlagsOf adds the flags to a command; what follows the image's name is not read. Names and
+// texts are Docker's (docker/cli, cli/command/container/opts.go).
 func containerFlagsOf(cmd *cobra.Command) *containerFlags {
 	var o containerFlags
 	f := cmd.Flags()
 	f.SetInterspersed(false)
-	f.StringVar(&o.name, "name", "", "Name of the container; one is made up otherwise")
-	f.StringArrayVarP(&o.env, "env", "e", nil, "Environment variable, KEY=VALUE, or KEY to pass it on (repeatable)")
-	f.StringArrayVar(&o.envFiles, "env-file", nil, "File of environment variables (repeatable)")
-	f.StringVarP(&o.cwd, "workdir", "w", "", "Working directory")
-	f.StringVarP(&o.user, "user", "u", "", "User, NAME|UID[:GROUP|GID]")
-	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "Host file or directory to show in the container, HOST:CONTAINER[:ro] (repeatable)")
-	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "Directory in memory (repeatable)")
-	f.StringVar(&o.entrypoint, "entrypoint", "", "Program to run instead of the image's ENTRYPOINT")
-	f.StringVar(&o.network, "network", "host", `"host" or "none"`)
+	f.StringVar(&o.name, "name", "", "Assign a name to the container")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "Set environment variables")
+	f.StringArrayVar(&o.envFiles, "env-file", nil, "Read in a file of environment variables")
+	f.StringVarP(&o.cwd, "workdir", "w", "", "Working directory inside the container")
+	f.StringVarP(&o.user, "user", "u", "", "Username or UID (format: <name|uid>[:<group|gid>])")
+	f.StringVar(&o.entrypoint, "entrypoint", "", "Overwrite the default ENTRYPOINT of the image")
+	f.StringVar(&o.network, "network", "host", `Connect a container to a network: "host" or "none"`)
 	f.StringVar(&o.network, "net", "host", "")
+	f.StringVarP(&o.hostname, "hostname", "h", "", "Container host name")
+	f.StringArrayVar(&o.addHosts, "add-host", nil, "Add a custom host-to-IP mapping (host:ip)")
+	f.StringArrayVarP(&o.labels, "label", "l", nil, "Set meta data on a container")
+	f.StringArrayVar(&o.labelFiles, "label-file", nil, "Read in a line delimited file of labels")
+	f.BoolVarP(&o.interactive, "interactive", "i", false, "Keep STDIN open even if not attached")
+	f.BoolVarP(&o.terminal, "tty", "t", false, "Allocate a pseudo-TTY")
+	f.BoolVar(&o.remove, "rm", false, "Automatically remove the container and its associated anonymous volumes when it exits")
+	f.StringVar(&o.pull, "pull", "missing", `Pull image before running ("always", "missing", "never")`)
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress the pull output")
+	f.StringVar(&o.platform, "platform", "", "Set platform if the image is for several platforms")
+	f.StringVar(&o.cidFile, "cidfile", "", "Write the container ID to the file")
+	f.StringVar(&o.stopSignal, "stop-signal", "", "Signal to stop the container")
+	f.IntVar(&o.stopTimeout, "stop-timeout", 0, "Timeout (in seconds) to stop a container")
+	o.filesystemFlags(f)
+	o.securityFlags(f)
+	o.otherFlags(f)
 	f.Lookup("net").Hidden = true
-	f.StringVarP(&o.hostname, "hostname", "h", "", "Host name in the container")
-	f.StringArrayVar(&o.addHosts, "add-host", nil, "Line of /etc/hosts, HOST:IP (repeatable)")
-	f.StringArrayVar(&o.ulimits, "ulimit", nil, "Resource limit, NAME=SOFT[:HARD] (repeatable)")
-	f.StringVar(&o.shmSize, "shm-size", "", "Size of /dev/shm, such as 128m")
-	f.StringArrayVarP(&o.labels, "label", "l", nil, "Label, KEY=VALUE (repeatable)")
-	f.BoolVarP(&o.interactive, "interactive", "i", false, "Pass standard input on")
-	f.BoolVarP(&o.terminal, "tty", "t", false, "Allocate a terminal")
-	f.BoolVar(&o.privileged, "privileged", false, "All capabilities, no seccomp filter")
-	f.BoolVar(&o.remove, "rm", false, "Remove the container when it ends")
-	f.StringVar(&o.pull, "pull", "missing", `When to ask the registry: "always", "missing", "never"`)
-	f.StringVar(&o.platform, "platform", "", "Platform of the image")
-	f.Bool("init", false, "")
-	f.Lookup("init").Hidden = true
-	for _, a := range absentRun {
-		f.StringArrayP(a.name, a.short, nil, a.advice)
-		f.Lookup(a.name).Hidden = true
-		switch a.name {
-		case "detach", "publish-all":
-			f.Lookup(a.name).NoOptDefVal = "true"
-		}
-	}
 	return &o
 }
 
-// checkAbsent refuses flags that are not there.
-func checkAbsent(cmd *cobra.Command) error {
-	for _, a := range absentRun {
-		if f := cmd.Flags().Lookup(a.name); f != nil && f.Changed {
-			return fmt.Errorf("--%s: %s", a.name, a.advice)
-		}
+func (o *containerFlags) filesystemFlags(f *pflag.FlagSet) {
+	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "Bind mount a volume: HOST:CONTAINER[:ro]")
+	f.StringArrayVar(&o.mounts, "mount", nil, "Attach a filesystem mount to the container (types bind and tmpfs)")
+	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "Mount a tmpfs directory")
+	f.BoolVar(&o.readOnly, "read-only", false, "Mount the container's root filesystem as read only")
+	f.StringVar(&o.shmSize, "shm-size", "", "Size of /dev/shm")
+}
+
+func (o *containerFlags) securityFlags(f *pflag.FlagSet) {
+	f.BoolVar(&o.privileged, "privileged", false, "Give extended privileges to this container")
+	f.StringArrayVar(&o.capAdd, "cap-add", nil, "Add Linux capabilities")
+	f.StringArrayVar(&o.capDrop, "cap-drop", nil, "Drop Linux capabilities")
+	f.StringArrayVar(&o.ulimits, "ulimit", nil, "Ulimit options")
+	f.StringVar(&o.cgroupParent, "cgroup-parent", "", "Optional parent cgroup for the container")
+	f.StringArrayVar(&o.securityOpts, "security-opt", nil, "Security Options")
+	f.Lookup("security-opt").Hidden = true
+}
+
+// otherFlags are those that say what is so anyway, and those that cannot be there.
+func (o *containerFlags) otherFlags(f *pflag.FlagSet) {
+	f.BoolVar(&o.init, "init", false, "")
+	f.StringVar(&o.restart, "restart", "no", "")
+	f.StringArray("expose", nil, "")
+	for _, name := range []string{"sig-proxy", "no-healthcheck", "disable-content-trust"} {
+		f.Bool(name, true, "")
 	}
-	return nil
+	for _, name := range []string{"detach-keys", "ipc", "pid", "uts", "userns", "cgroupns", "isolation"} {
+		f.String(name, "", "")
+	}
+	for _, a := range absentRun {
+		f.StringArrayP(a.name, a.short, nil, a.advice)
+		switch a.name {
+		case "detach", "publish-all", "oom-kill-disable", "use-api-socket":
+			f.Lookup(a.name).NoOptDefVal = "true"
+		}
+		f.Lookup(a.name).Hidden = true
+	}
+	for _, name := range []string{"init", "restart", "expose", "sig-proxy", "no-healthcheck", "disable-content-trust", "detach-keys",
+		"ipc", "pid", "uts", "userns", "cgroupns", "isolation"} {
+		f.Lookup(name).Hidden = true
+	}
 }
 
 // options turns the flags into what a container is created with. args follow the image's name.
 func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts container.Options, err error) {
 	opts = container.Options{
 		Args: args, Cwd: o.cwd, User: o.user, Hostname: o.hostname, Terminal: o.terminal, OpenStdin: o.interactive,
-		Privileged: o.privileged, Labels: keyValues(o.labels, nil),
+		Privileged: o.privileged, ReadOnly: o.readOnly, CgroupParent: o.cgroupParent, StopSignal: o.stopSignal, AutoRemove: o.remove,
 	}
 	if cmd.Flags().Changed("entrypoint") {
 		opts.Entrypoint = &o.entrypoint
 	}
+	if cmd.Flags().Changed("stop-timeout") {
+		opts.StopTimeout = &o.stopTimeout
+	}
 	if opts.Env, err = o.environment(); err != nil {
+		return opts, err
+	}
+	if opts.Labels, err = o.allLabels(); err != nil {
 		return opts, err
 	}
 	switch o.network {
@@ -109,20 +133,53 @@ func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts contai
 	default:
 		return opts, fmt.Errorf("--network %s: only host and none are there", o.network)
 	}
-	for _, v := range o.volumes {
-		m, err := parseVolume(v)
-		if err != nil {
-			return opts, err
-		}
-		if m != nil {
-			opts.Mounts = append(opts.Mounts, *m)
-		}
+	if opts.Mounts, err = o.allMounts(); err != nil {
+		return opts, err
 	}
-	for _, v := range o.tmpfs {
-		dest, _, _ := strings.Cut(v, ":")
-		opts.Mounts = append(opts.Mounts, sandbox.Mount{Dest: path.Clean(dest), Tmpfs: &sandbox.Tmpfs{}})
+	if opts.CapAdd, err = capabilities("CapAdd", o.capAdd); err != nil {
+		return opts, err
+	}
+	if opts.CapDrop, err = capabilities("CapDrop", o.capDrop); err != nil {
+		return opts, err
 	}
 	return opts, o.limits(&opts)
+}
+
+// capabilities checks the names of --cap-add and --cap-drop, with the error of Docker's daemon.
+func capabilities(field string, names []string) ([]string, error) {
+	var all []string
+	for _, name := range names {
+		c, err := sandbox.Capability(name)
+		if err != nil {
+			return nil, fmt.Errorf("invalid %s: %w", field, err)
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// allMounts reads --volume, --mount and --tmpfs.
+func (o *containerFlags) allMounts() ([]sandbox.Mount, error) {
+	var all []sandbox.Mount
+	for _, kind := range []struct {
+		values []string
+		parse  func(string) (*sandbox.Mount, error)
+	}{{o.volumes, parseVolume}, {o.mounts, parseMount}, {o.tmpfs, parseTmpfs}} {
+		for _, v := range kind.values {
+			m, err := kind.parse(v)
+			if err != nil {
+				return nil, err
+			}
+			if m == nil {
+				continue
+			}
+			if slices.ContainsFunc(all, func(other sandbox.Mount) bool { return other.Dest == m.Dest }) {
+				return nil, fmt.Errorf("Duplicate mount point: %s", m.Dest) //lint:ignore ST1005 Docker's words
+			}
+			all = append(all, *m)
+		}
+	}
+	return all, nil
 }
 
 // limits reads the flags that have a form of their own.
@@ -155,36 +212,48 @@ func (o *containerFlags) limits(opts *container.Options) error {
 // from the image's.
 func (o *containerFlags) environment() ([]string, error) {
 	var env []string
-	add := func(kv string, removing bool) {
-		if k, _, ok := strings.Cut(kv, "="); !ok {
-			v, set := os.LookupEnv(k)
-			if set {
-				kv += "=" + v
-			} else if !removing {
-				return
-			}
-		}
-		env = append(env, kv)
-	}
 	for _, file := range o.envFiles {
-		data, err := os.ReadFile(file)
+		vars, err := kvfile.Parse(file, os.LookupEnv)
 		if err != nil {
 			return nil, fmt.Errorf("--env-file: %w", err)
 		}
-		for _, line := range strings.Split(string(data), "\n") {
-			line = strings.TrimLeft(strings.TrimSuffix(line, "\r"), " \t")
-			if line != "" && !strings.HasPrefix(line, "#") {
-				add(line, false)
-			}
-		}
+		env = append(env, vars...)
 	}
 	for _, kv := range o.env {
-		if strings.HasPrefix(kv, "=") || kv == "" {
-			return nil, fmt.Errorf("--env %q: the name of the variable is missing", kv)
+		key, _, hasValue := strings.Cut(kv, "=")
+		if key == "" {
+			return nil, fmt.Errorf("--env: invalid environment variable: %s", kv)
 		}
-		add(kv, true)
+		if v, set := os.LookupEnv(key); set && !hasValue {
+			kv += "=" + v
+		}
+		env = append(env, kv)
 	}
 	return env, nil
+}
+
+// allLabels reads --label-file and then --label.
+func (o *containerFlags) allLabels() (map[string]string, error) {
+	var all []string
+	for _, file := range o.labelFiles {
+		labels, err := kvfile.Parse(file, nil)
+		if err != nil {
+			return nil, fmt.Errorf("--label-file: %w", err)
+		}
+		all = append(all, labels...)
+	}
+	for _, l := range o.labels {
+		key, _, _ := strings.Cut(l, "=")
+		key = strings.TrimLeft(key, " \t")
+		if key == "" {
+			return nil, fmt.Errorf("--label: invalid label '%s': empty name", l)
+		}
+		if strings.ContainsAny(key, " \t") {
+			return nil, fmt.Errorf("--label: label '%s' contains whitespaces", key)
+		}
+		all = append(all, l)
+	}
+	return keyValues(all, nil), nil
 }
 
 // parseVolume reads HOST:CONTAINER[:OPTIONS]. An anonymous volume, a path alone, is nil: the
@@ -245,12 +314,17 @@ func parseHost(v string) (sandbox.HostEntry, error) {
 	if !ok {
 		host, ip, ok = strings.Cut(v, ":")
 	}
-	ip = strings.TrimSuffix(strings.TrimPrefix(ip, "["), "]")
+	if !ok || host == "" || strings.Contains(host, ":") {
+		return sandbox.HostEntry{}, fmt.Errorf("bad format for add-host: %q", v)
+	}
+	if len(ip) > 2 && ip[0] == '[' && ip[len(ip)-1] == ']' {
+		ip = ip[1 : len(ip)-1]
+	}
 	if ip == "host-gateway" {
 		ip = "127.0.0.1"
 	}
-	if !ok || host == "" || net.ParseIP(ip) == nil {
-		return sandbox.HostEntry{}, fmt.Errorf("--add-host %q: want HOST:IP", v)
+	if net.ParseIP(ip) == nil {
+		return sandbox.HostEntry{}, fmt.Errorf("invalid IP address in add-host: %q", ip)
 	}
 	return sandbox.HostEntry{Host: host, IP: ip}, nil
 }

@@ -3,11 +3,16 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
+	"github.com/docker/cli/templates"
 	"github.com/docker/go-units"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/container"
@@ -15,9 +20,11 @@ import (
 )
 
 type containerLsFlags struct {
-	all, quiet, noTrunc bool
-	format              string
-	filters             []string
+	all, quiet, noTrunc, latest, size bool
+	sizeSet                           bool // --size was given, or --size=false
+	last                              int
+	format                            string
+	filters                           []string
 }
 
 func newContainerLsCmd(a *app, use string) *cobra.Command {
@@ -26,30 +33,49 @@ func newContainerLsCmd(a *app, use string) *cobra.Command {
 		Use:   use + " [OPTIONS]",
 		Short: "List containers",
 		Args:  maxArgs(0),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return a.listContainers(cmd.Context(), &opts) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			opts.sizeSet = cmd.Flags().Changed("size")
+			return a.listContainers(cmd.Context(), &opts)
+		},
 	}
 	if use == "ls" {
 		cmd.Aliases = []string{"ps", "list"}
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&opts.all, "all", "a", false, "Show all containers, not only running ones")
-	f.BoolVarP(&opts.quiet, "quiet", "q", false, "Only show container IDs")
-	f.BoolVar(&opts.noTrunc, "no-trunc", false, "Do not shorten anything")
-	f.StringVar(&opts.format, "format", "", `"table", "json", or a Go template, such as "{{.Names}}"`)
-	f.StringArrayVarP(&opts.filters, "filter", "f", nil, `Only show some: "name=PART", "status=WORD"`)
+	f.BoolVarP(&opts.quiet, "quiet", "q", false, "Only display container IDs")
+	f.BoolVarP(&opts.size, "size", "s", false, "Display total file sizes")
+	f.BoolVarP(&opts.all, "all", "a", false, "Show all containers (default shows just running)")
+	f.BoolVar(&opts.noTrunc, "no-trunc", false, "Don't truncate output")
+	f.BoolVarP(&opts.latest, "latest", "l", false, "Show the latest created container (includes all states)")
+	f.IntVarP(&opts.last, "last", "n", -1, "Show n last created containers (includes all states)")
+	f.StringVar(&opts.format, "format", "", formatHelp)
+	f.StringArrayVarP(&opts.filters, "filter", "f", nil, `Filter output based on conditions provided:
+ancestor=IMAGE, before=CONTAINER, exited=CODE, id=ID, label=KEY[=VALUE], name=REGEXP,
+network=NAME, since=CONTAINER, status=STATE, volume=PATH`)
 	return cmd
 }
 
-// containerFormat and containerHeaders are what `ps` shows.
-const containerFormat = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
-
 var containerHeaders = headers{
 	"ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "Status": "STATUS",
-	"Ports": "PORTS", "Names": "NAMES", "CreatedAt": "CREATED AT", "State": "STATE",
+	"Ports": "PORTS", "Names": "NAMES", "CreatedAt": "CREATED AT", "State": "STATE", "Size": "SIZE", "Labels": "LABELS",
+	"Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES", "Networks": "NETWORKS", "Platform": "PLATFORM", "HealthStatus": "HEALTH STATUS",
 }
 
+// listContainers prints containers, the newest first. As Docker's, it shows what runs, unless others
+// are asked for: with --all, --last, --latest, or by their status.
 func (a *app) listContainers(ctx context.Context, opts *containerLsFlags) error {
+	filters, err := parseFilters(opts.filters, "ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "volume")
+	if err != nil {
+		return err
+	}
+	if err := opts.checkFormat(a.stderr); err != nil {
+		return err
+	}
 	m, err := a.containers()
+	if err != nil {
+		return err
+	}
+	keep, err := containerFilter(ctx, m, filters)
 	if err != nil {
 		return err
 	}
@@ -57,59 +83,226 @@ func (a *app) listContainers(ctx context.Context, opts *containerLsFlags) error 
 	if err != nil {
 		return err
 	}
+	limit := opts.last
+	if opts.latest && limit == -1 {
+		limit = 1
+	}
+	ended := opts.all || limit > 0 || len(filters["status"]) > 0
 	var rows []any
 	for _, c := range all {
 		state := m.State(c.ID)
-		keep, err := keepContainer(c, state, opts)
-		if err != nil {
+		if !ended && !state.Running || !keep(c, state) {
+			continue
+		}
+		if limit > 0 && len(rows) == limit {
+			break
+		}
+		row := &containerRow{ctx: ctx, m: m, c: c, state: state, opts: opts}
+		if row.config, err = container.ReadConfig(c); err != nil {
 			return err
 		}
-		if keep {
-			rows = append(rows, containerRow(c, state, opts.noTrunc))
+		rows = append(rows, row)
+	}
+	if err := printList(a.stdout, opts.listFormat(), containerHeaders, rows); err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if err := row.(*containerRow).err; err != nil {
+			return err
 		}
 	}
-	return printList(a.stdout, listFormat(opts.format, opts.quiet, containerFormat), containerHeaders, rows)
+	return nil
 }
 
-// keepContainer applies --all and --filter.
-func keepContainer(c store.Container, state container.State, opts *containerLsFlags) (bool, error) {
-	all := opts.all
-	for _, f := range opts.filters {
-		key, value, _ := strings.Cut(f, "=")
-		switch key {
-		case "name":
-			if !strings.Contains(c.Name, strings.Trim(value, "^/$")) {
-				return false, nil
-			}
-		case "status":
-			all = true
-			if statusWord(state) != value {
-				return false, nil
-			}
-		case "id":
-			if !strings.HasPrefix(c.ID, value) {
-				return false, nil
-			}
-		default:
-			return false, fmt.Errorf("--filter %s: only id, name and status are there", f)
+// checkFormat tries the template, so that a mistake in it is told although there are no containers,
+// and finds out whether it wants sizes.
+func (o *containerLsFlags) checkFormat(stderr io.Writer) error {
+	if o.format == "" {
+		return nil
+	}
+	if o.quiet {
+		fmt.Fprintln(stderr, "WARNING: Ignoring custom format, because both --format and --quiet are set.")
+	}
+	tmpl, err := templates.Parse(o.format)
+	if err != nil {
+		return fmt.Errorf("failed to parse template: %w", err)
+	}
+	try := &containerRow{ctx: context.Background(), opts: &containerLsFlags{}, config: &container.Config{}}
+	if err := tmpl.Execute(io.Discard, try); err != nil {
+		return fmt.Errorf("failed to execute template: %w", err)
+	}
+	if try.sized && !o.quiet && !o.sizeSet {
+		o.size = true
+	}
+	return nil
+}
+
+func (o *containerLsFlags) listFormat() string {
+	if o.quiet {
+		return "{{.ID}}"
+	}
+	def := "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
+	if o.size {
+		def += "\t{{.Size}}"
+	}
+	return listFormat(o.format, false, def)
+}
+
+// containerRow is a line of `container ls`: the fields of Docker's templates.
+type containerRow struct {
+	ctx    context.Context
+	m      *container.Manager // nil: there is no container, the template is only tried
+	c      store.Container
+	config *container.Config
+	state  container.State
+	opts   *containerLsFlags
+	sized  bool  // the size was asked for
+	err    error // of finding out the size
+}
+
+// MarshalJSON gives all fields.
+func (r *containerRow) MarshalJSON() ([]byte, error) { return marshalRow(r) }
+
+// ID is the container's ID.
+func (r *containerRow) ID() string {
+	if r.opts.noTrunc {
+		return r.c.ID
+	}
+	return shortID(r.c.ID)
+}
+
+// Names is the container's one name.
+func (r *containerRow) Names() string { return r.c.Name }
+
+// Image is the image's name as it was given, or its ID if the name means another image by now.
+func (r *containerRow) Image() string {
+	if r.m == nil {
+		return ""
+	}
+	if img, err := r.m.Store.Image(r.ctx, r.c.Image); err != nil || img.ID != r.c.ImageID {
+		if r.opts.noTrunc {
+			return r.c.ImageID.String()
+		}
+		return shortID(r.c.ImageID.String())
+	}
+	if r.opts.noTrunc {
+		return r.c.Image
+	}
+	ref, err := reference.ParseNormalizedNamed(r.c.Image)
+	if err != nil || strings.HasPrefix(r.c.ImageID.Encoded(), r.c.Image) {
+		return ellipsisID(r.c.Image)
+	}
+	return reference.FamiliarString(ref)
+}
+
+// ellipsisID shortens what is a full ID.
+func ellipsisID(name string) string {
+	if strings.HasPrefix(name, "sha256:") || len(name) == 64 {
+		return shortID(name)
+	}
+	return name
+}
+
+// Command is what is run, in quotes. Arguments with spaces are in quotes of their own.
+func (r *containerRow) Command() string {
+	words := slices.Clone(r.config.Args)
+	for i := range words {
+		if i > 0 && strings.Contains(words[i], " ") {
+			words[i] = "'" + words[i] + "'"
 		}
 	}
-	return all || state.Running, nil
-}
-
-func containerRow(c store.Container, state container.State, noTrunc bool) map[string]string {
-	id, command := c.ID, ""
-	if config, err := container.ReadConfig(c); err == nil {
-		command = strings.Join(config.Args, " ")
-	}
-	if !noTrunc {
-		id = shortID(id)
+	command := strings.Join(words, " ")
+	if !r.opts.noTrunc {
 		command = ellipsis(command, 20)
 	}
-	return map[string]string{
-		"ID": id, "Image": c.Image, "Command": strconv.Quote(command), "RunningFor": ago(c.Created), "Status": statusText(state),
-		"Ports": "", "Names": c.Name, "State": statusWord(state), "CreatedAt": timestamp(c.Created),
+	return strconv.Quote(command)
+}
+
+// CreatedAt is when the container was created.
+func (r *containerRow) CreatedAt() string { return timestamp(r.c.Created) }
+
+// RunningFor is how long ago that is, in words.
+func (r *containerRow) RunningFor() string { return ago(r.c.Created) }
+
+// Ports is empty: no ports are published.
+func (r *containerRow) Ports() string { return "" }
+
+// State is one word.
+func (r *containerRow) State() string { return statusWord(r.state) }
+
+// Status is the state with times and exit code.
+func (r *containerRow) Status() string { return statusText(r.state) }
+
+// HealthStatus is empty: health is not watched.
+func (r *containerRow) HealthStatus() string { return "" }
+
+// Size is that of the writable layer, and of all layers: "2B (virtual 21.5MB)".
+func (r *containerRow) Size() string {
+	r.sized = true
+	if r.m == nil || !r.opts.size {
+		return size(0)
 	}
+	own, err := r.m.Size(r.c)
+	if err != nil {
+		r.err = err
+		return "N/A"
+	}
+	all, err := r.m.RootSize(r.ctx, r.c)
+	if err != nil {
+		r.err = err
+		return "N/A"
+	}
+	if all == 0 {
+		return size(own)
+	}
+	return fmt.Sprintf("%s (virtual %s)", size(own), size(all))
+}
+
+// Labels are all labels, KEY=VALUE, sorted.
+func (r *containerRow) Labels() string {
+	var all []string
+	for k, v := range r.config.Labels {
+		all = append(all, k+"="+v)
+	}
+	slices.Sort(all)
+	return strings.Join(all, ",")
+}
+
+// Label is the value of one label.
+func (r *containerRow) Label(name string) string { return r.config.Labels[name] }
+
+// Mounts are the sources of volumes.
+func (r *containerRow) Mounts() string {
+	var all []string
+	for _, m := range r.config.Mounts {
+		if m.Bind == "" {
+			continue
+		}
+		name := m.Bind
+		if !r.opts.noTrunc {
+			name = ellipsis(name, 15)
+		}
+		all = append(all, name)
+	}
+	return strings.Join(all, ",")
+}
+
+// LocalVolumes is the number of named volumes, which are not there.
+func (r *containerRow) LocalVolumes() string { return "0" }
+
+// Networks is the name of the network.
+func (r *containerRow) Networks() string { return string(r.config.Network) }
+
+// Platform is that of the image; nil when the image is gone.
+func (r *containerRow) Platform() *ocispec.Platform {
+	if r.m == nil {
+		return nil
+	}
+	img, err := container.ReadImage(r.ctx, r.m.Store, r.c.ImageID)
+	if err != nil {
+		return nil
+	}
+	return &ocispec.Platform{Architecture: img.Architecture, OS: img.OS, Variant: img.Variant}
 }
 
 // statusText is a container's state as `ps` shows it.
@@ -121,7 +314,7 @@ func statusText(s container.State) string {
 		return "Created"
 	}
 	if s.Finished.IsZero() { // the process that ran it was killed
-		return "Exited (137)"
+		return fmt.Sprintf("Exited (%d)", exitCode(s))
 	}
 	return fmt.Sprintf("Exited (%d) %s", s.ExitCode, ago(s.Finished))
 }

@@ -13,12 +13,16 @@ import (
 
 func newContainerPruneCmd(a *app) *cobra.Command {
 	var force bool
-	filters := newContainerFilters("until", "label", "label!")
+	var values []string
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
 		Short: "Remove all stopped containers",
 		Args:  maxArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			filters, err := parseFilters(values, "until", "label", "label!")
+			if err != nil {
+				return err
+			}
 			if !force {
 				const warning = "WARNING! This will remove all stopped containers.\nAre you sure you want to continue?"
 				yes, err := a.confirm(cmd.Context(), warning)
@@ -34,17 +38,17 @@ func newContainerPruneCmd(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	f.Var(filters, "filter", `Provide filter values (e.g. "until=<timestamp>")`)
+	f.StringArrayVar(&values, "filter", nil, `Provide filter values (e.g. "until=<timestamp>", "label=<key>[=<value>]", "label!=<key>")`)
 	return cmd
 }
 
 // pruneContainers removes what does not run and passes the filters.
-func (a *app) pruneContainers(ctx context.Context, filters *containerFilters) error {
+func (a *app) pruneContainers(ctx context.Context, filters map[string][]string) error {
 	m, err := a.containers()
 	if err != nil {
 		return err
 	}
-	keep, err := filters.compile(ctx, m)
+	keep, err := containerFilter(ctx, m, filters)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ const (
 func newRunCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
-		Short: "Create a container and run it in the foreground",
+		Short: "Create and run a new container from an image, in the foreground",
 		Args:  minArgs(1),
 	}
 	opts := containerFlagsOf(cmd)
@@ -36,19 +36,7 @@ func newRunCmd(a *app) *cobra.Command {
 		if err != nil {
 			return failed(err)
 		}
-		err = a.runContainer(cmd.Context(), c, true)
-		if !opts.remove {
-			return err
-		}
-		m, merr := a.containers()
-		if merr == nil {
-			// Also after an interrupt: what was made is removed.
-			merr = m.Remove(context.WithoutCancel(cmd.Context()), c.ID, true)
-		}
-		if err != nil {
-			return err
-		}
-		return failed(merr)
+		return a.runContainer(cmd.Context(), c, true)
 	}
 	return cmd
 }
@@ -69,7 +57,8 @@ func (a *app) runContainer(ctx context.Context, c store.Container, stdin bool) e
 	return a.runWith(ctx, c, stdin, signals)
 }
 
-// runWith is runContainer with the signals that go to the process.
+// runWith is runContainer with the signals that go to the process. A container that was made with
+// --rm is removed then, also after an interrupt.
 func (a *app) runWith(ctx context.Context, c store.Container, stdin bool, signals <-chan int) error {
 	m, err := a.containers()
 	if err != nil {
@@ -79,6 +68,17 @@ func (a *app) runWith(ctx context.Context, c store.Container, stdin bool, signal
 	if err != nil {
 		return failed(err)
 	}
+	err = a.runConfig(ctx, m, c, config, stdin, signals)
+	if !config.AutoRemove || errors.Is(err, container.ErrRunning) {
+		return err
+	}
+	if rerr := m.Remove(context.WithoutCancel(ctx), c.ID, true); err == nil {
+		err = failed(rerr)
+	}
+	return err
+}
+
+func (a *app) runConfig(ctx context.Context, m *container.Manager, c store.Container, config *container.Config, stdin bool, signals <-chan int) (err error) {
 	if m.Runner, err = a.Runner(); err != nil {
 		return failed(err)
 	}

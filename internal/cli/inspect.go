@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +18,7 @@ var objectTypes = []string{"config", "container", "image", "network", "node", "p
 
 func newInspectCmd(a *app) *cobra.Command {
 	var format, kind string
+	var size bool
 	cmd := &cobra.Command{
 		Use:   "inspect [OPTIONS] NAME|ID [NAME|ID...]",
 		Short: "Return low-level information on containers and images",
@@ -34,24 +34,25 @@ func newInspectCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return inspectAll(a.stdout, format, args, func(name string) (any, error) { return inspectAny(cmd.Context(), s, name, kind) })
+			return inspectAll(a.stdout, format, args, func(name string) (any, error) { return a.inspectAny(cmd.Context(), s, name, kind, size) })
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", inspectFormatHelp)
 	cmd.Flags().StringVar(&kind, "type", "", "Only inspect objects of the given type")
+	cmd.Flags().BoolVarP(&size, "size", "s", false, "Display total file sizes if the type is container")
 	return cmd
 }
 
 // inspectAny describes the container, or else the image, that has the name. kind, unless it is "", is the
 // only type that is looked for.
-func inspectAny(ctx context.Context, s *store.Store, name, kind string) (any, error) {
+func (a *app) inspectAny(ctx context.Context, s *store.Store, name, kind string, size bool) (any, error) {
 	switch kind {
 	case "container":
-		return inspectContainer(ctx, s, name)
+		return inspectContainer(ctx, s, name, size)
 	case "image":
 		return inspectImage(ctx, s, name, nil)
 	case "":
-		c, err := inspectContainer(ctx, s, name)
+		c, err := inspectContainer(ctx, s, name, size)
 		if !errors.Is(err, store.ErrNotFound) {
 			return c, err
 		}
@@ -62,56 +63,6 @@ func inspectAny(ctx context.Context, s *store.Store, name, kind string) (any, er
 		return i, err
 	}
 	return nil, &notFoundError{"No such " + kind + ": " + name, store.ErrNotFound}
-}
-
-func newContainerInspectCmd(a *app) *cobra.Command {
-	var format string
-	cmd := &cobra.Command{
-		Use:   "inspect [OPTIONS] CONTAINER [CONTAINER...]",
-		Short: "Display detailed information on one or more containers",
-		Args:  minArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.Store()
-			if err != nil {
-				return err
-			}
-			return inspectAll(a.stdout, format, args, func(name string) (any, error) { return inspectContainer(cmd.Context(), s, name) })
-		},
-	}
-	cmd.Flags().StringVarP(&format, "format", "f", "", inspectFormatHelp)
-	return cmd
-}
-
-// inspectContainer describes a container with Docker's names.
-func inspectContainer(ctx context.Context, s *store.Store, name string) (any, error) {
-	c, err := findContainer(ctx, s, name)
-	if err != nil {
-		return nil, err
-	}
-	config, err := container.ReadConfig(c)
-	if err != nil {
-		return nil, err
-	}
-	m := container.Manager{Store: s}
-	state := m.State(c.ID)
-	path, args := "", []string{}
-	if len(config.Args) > 0 {
-		path, args = config.Args[0], config.Args[1:]
-	}
-	return map[string]any{
-		"Id": c.ID, "Name": "/" + c.Name, "Created": c.Created.Format(time.RFC3339Nano), "Image": c.ImageID.String(),
-		"Path": path, "Args": args,
-		"State": map[string]any{
-			"Status": statusWord(state), "Running": state.Running, "ExitCode": state.ExitCode, "Error": state.Error,
-			"StartedAt": state.Started.Format(time.RFC3339Nano), "FinishedAt": state.Finished.Format(time.RFC3339Nano),
-		},
-		"Config": map[string]any{
-			"Image": c.Image, "Env": config.Env, "Cmd": config.Args, "WorkingDir": config.Cwd, "User": config.User,
-			"Hostname": config.Hostname, "Tty": config.Terminal, "OpenStdin": config.OpenStdin, "Labels": config.Labels,
-			"StopSignal": config.StopSignal,
-		},
-		"HostConfig": map[string]any{"NetworkMode": string(config.Network), "Privileged": config.Privileged},
-	}, nil
 }
 
 // exitCode is the exit code of a container that ended; one whose process was killed with its

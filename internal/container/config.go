@@ -60,6 +60,15 @@ func readJSON(ctx context.Context, s *store.Store, d digest.Digest, v any) error
 	return nil
 }
 
+// ReadImage reads the config of an image by its ID.
+func ReadImage(ctx context.Context, s *store.Store, id digest.Digest) (*ocispec.Image, error) {
+	var img ocispec.Image
+	if err := readJSON(ctx, s, id, &img); err != nil {
+		return nil, fmt.Errorf("reading the config of image %s: %w", id, err)
+	}
+	return &img, nil
+}
+
 // Options are what the user says about a container; the zero value is what the image says.
 type Options struct {
 	Args       []string // replace the image's CMD
@@ -76,11 +85,19 @@ type Options struct {
 	OpenStdin  bool // attach standard input
 	Privileged bool
 	Labels     map[string]string
+	// CapAdd and CapDrop are CAP_NAME or ALL.
+	CapAdd, CapDrop []string
+	ReadOnly        bool // the root filesystem
+	CgroupParent    string
+	StopSignal      string // "" is the image's
+	StopTimeout     *int   // seconds
+	AutoRemove      bool   // it is removed when it ends, by whoever runs it
 }
 
 // Config is what a container runs; it is kept with the container's record.
 type Config struct {
-	Args       []string            `json:"args"`
+	Args       []string            `json:"args"`                 // what is executed: Entrypoint and Cmd
+	Entrypoint []string            `json:"entrypoint,omitempty"` // the part of Args that is the entry point
 	Env        []string            `json:"env"`
 	Cwd        string              `json:"cwd"`
 	User       string              `json:"user,omitempty"`
@@ -95,7 +112,17 @@ type Config struct {
 	Privileged bool                `json:"privileged,omitempty"`
 	StopSignal string              `json:"stopSignal,omitempty"`
 	Labels     map[string]string   `json:"labels,omitempty"`
+
+	CapAdd       []string `json:"capAdd,omitempty"`
+	CapDrop      []string `json:"capDrop,omitempty"`
+	ReadOnly     bool     `json:"readOnly,omitempty"`
+	CgroupParent string   `json:"cgroupParent,omitempty"`
+	StopTimeout  *int     `json:"stopTimeout,omitempty"`
+	AutoRemove   bool     `json:"autoRemove,omitempty"`
 }
+
+// Cmd is the part of Args that is no entry point.
+func (c *Config) Cmd() []string { return c.Args[min(len(c.Entrypoint), len(c.Args)):] }
 
 // ErrNoCommand marks an image that does not say what to run, of which the user does not say it
 // either.
@@ -108,6 +135,11 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 		Cwd: ic.WorkingDir, User: ic.User, Hostname: o.Hostname, Network: o.Network, Mounts: o.Mounts,
 		ExtraHosts: o.ExtraHosts, Ulimits: o.Ulimits, ShmSize: o.ShmSize, Terminal: o.Terminal,
 		OpenStdin: o.OpenStdin, Privileged: o.Privileged, StopSignal: ic.StopSignal, Labels: map[string]string{},
+		CapAdd: o.CapAdd, CapDrop: o.CapDrop, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,
+		AutoRemove: o.AutoRemove,
+	}
+	if o.StopSignal != "" {
+		c.StopSignal = o.StopSignal
 	}
 	entrypoint, cmd := ic.Entrypoint, ic.Cmd
 	if o.Entrypoint != nil {
@@ -119,6 +151,7 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 	if len(o.Args) > 0 {
 		cmd = o.Args
 	}
+	c.Entrypoint = entrypoint
 	c.Args = append(append([]string{}, entrypoint...), cmd...)
 	if len(c.Args) == 0 {
 		return nil, ErrNoCommand

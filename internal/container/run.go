@@ -4,10 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -36,7 +42,15 @@ func (m *Manager) Run(ctx context.Context, c store.Container, streams sandbox.IO
 	if err := m.saveState(c.ID, state); err != nil {
 		return err
 	}
-	spec := config.spec(c.ID, sandbox.Root{Lower: lower, Upper: m.upper(c.ID), Work: m.work(c.ID)})
+	root := sandbox.Root{Lower: lower, Upper: m.upper(c.ID), Work: m.work(c.ID)}
+	if config.ReadOnly {
+		// What was copied into the container is there, but nothing can be written.
+		if err := m.makeCwd(ctx, c, config.Cwd); err != nil {
+			return fmt.Errorf("running container %s: making the working directory: %w", c.Name, err)
+		}
+		root = sandbox.Root{Lower: append(slices.Clone(lower), m.upper(c.ID))}
+	}
+	spec := config.spec(c.ID, root)
 	if !config.OpenStdin {
 		streams.Stdin = nil
 	}
@@ -45,7 +59,7 @@ func (m *Manager) Run(ctx context.Context, c store.Container, streams sandbox.IO
 	var exit *sandbox.ExitError
 	switch {
 	case errors.As(err, &exit):
-		state.ExitCode = exit.Code
+		state.ExitCode, state.OOM = exit.Code, exit.OOM
 	case err != nil:
 		state.ExitCode, state.Error = 128, err.Error()
 	}
@@ -64,6 +78,38 @@ func (m *Manager) runAlone(ctx context.Context, spec *sandbox.Spec, streams sand
 	}
 	err = m.Runner.Run(ctx, spec, streams)
 	return errors.Join(err, resume())
+}
+
+// makeCwd makes a working directory that is missing in the container's own layer, for a root
+// filesystem that the sandbox cannot write to. The container is locked.
+func (m *Manager) makeCwd(ctx context.Context, c store.Container, dir string) error {
+	tree, err := m.tree(ctx, c)
+	if err != nil {
+		return err
+	}
+	name, err := layer.Resolve(tree, dir, true)
+	if err != nil {
+		return err
+	}
+	if _, err := tree.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	w, err := layer.NewDirWriter(m.upper(c.ID))
+	if err != nil {
+		return err
+	}
+	in := &inbound{DirWriter: w, ctx: ctx, upper: m.upper(c.ID), tree: tree}
+	at := ""
+	for _, part := range strings.Split(name, "/") {
+		at = path.Join(at, part)
+		if _, err = tree.Lstat(at); errors.Is(err, fs.ErrNotExist) {
+			err = in.Add(&layer.Entry{Path: at, Mode: unix.S_IFDIR | 0o755, ModTime: time.Now()})
+		}
+		if err != nil {
+			break
+		}
+	}
+	return errors.Join(err, w.Close())
 }
 
 // spec says to the sandbox what the config says.
@@ -87,5 +133,6 @@ func (c *Config) spec(id string, root sandbox.Root) *sandbox.Spec {
 		ID: id, Root: root, Mounts: c.Mounts, Args: c.Args, Env: env, Cwd: c.Cwd, User: c.User,
 		Hostname: c.Hostname, Network: c.Network, ExtraHosts: c.ExtraHosts, Ulimits: c.Ulimits,
 		ShmSize: c.ShmSize, Insecure: c.Privileged, Terminal: c.Terminal,
+		CapAdd: c.CapAdd, CapDrop: c.CapDrop, CgroupPath: c.CgroupParent,
 	}
 }

@@ -19,6 +19,7 @@ type State struct {
 	Finished time.Time `json:"finished"` // zero while it runs, or when its process was killed
 	ExitCode int       `json:"exitCode"`
 	Error    string    `json:"error,omitempty"` // why it could not be run
+	OOM      bool      `json:"oom,omitempty"`   // the kernel killed it for memory
 }
 
 // State reads a container's state. What cannot be read counts as never run.

@@ -106,6 +106,14 @@ func (l *linked) runProcess(ctx context.Context, container *libcontainer.Contain
 	return exitError(state, container)
 }
 
+// filterOf compiles the bundle's seccomp profile; the default one was compiled before.
+func (l *linked) filterOf(b *bundle) ([]byte, error) {
+	if b.spec.tweaked() {
+		return compileFilter(b.oci.Linux.Seccomp)
+	}
+	return l.filter()
+}
+
 // start starts the container's first process, gives it its seccomp filter, and lets it execute
 // the wanted program.
 func (l *linked) start(container *libcontainer.Container, p *libcontainer.Process, b *bundle, w *wires) error {
@@ -126,7 +134,7 @@ func (l *linked) start(container *libcontainer.Container, p *libcontainer.Proces
 	}
 	if b.oci.Linux.Seccomp != nil {
 		var filter []byte
-		if filter, err = l.filter(); err == nil {
+		if filter, err = l.filterOf(b); err == nil {
 			err = initproc.PassGate(gate, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, filter)
 		}
 	}

@@ -60,9 +60,16 @@ func standardMounts(spec *Spec, files generated) []specs.Mount {
 }
 
 func tmpfsMount(dest string, m Mount, insecure bool) specs.Mount {
-	options := []string{"nosuid", "mode=1777"}
+	mode := m.Tmpfs.Mode
+	if mode == 0 {
+		mode = 0o1777
+	}
+	options := []string{"nosuid", fmt.Sprintf("mode=%o", mode)}
 	if !insecure {
 		options = append(options, "nodev")
+	}
+	if m.Tmpfs.NoExec {
+		options = append(options, "noexec")
 	}
 	if m.Tmpfs.Size > 0 {
 		options = append(options, formatSize(m.Tmpfs.Size))

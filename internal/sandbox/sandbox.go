@@ -51,7 +51,9 @@ type Mount struct {
 
 // Tmpfs is an empty filesystem in memory.
 type Tmpfs struct {
-	Size int64 // bytes; 0 is the kernel's default
+	Size   int64  // bytes; 0 is the kernel's default
+	Mode   uint32 // of the root directory; 0 is 1777
+	NoExec bool   // no program in it can be run
 }
 
 // File is a file with something that is not to be kept: it is in memory that is not swapped out
@@ -93,10 +95,13 @@ type Spec struct {
 	Network    Network
 	ExtraHosts []HostEntry
 	Ulimits    []Ulimit
-	ShmSize    int64  // bytes of /dev/shm; 0 is 64 MiB
-	Insecure   bool   // all capabilities, no seccomp, no masked paths
-	Terminal   bool   // allocate a pseudo-terminal and join it to Stdin/Stdout
-	CgroupPath string // parent cgroup; "" is the default
+	ShmSize    int64 // bytes of /dev/shm; 0 is 64 MiB
+	Insecure   bool  // all capabilities, no seccomp, no masked paths
+	// CapAdd and CapDrop change the capabilities, CAP_NAME or [AllCapabilities]; Insecure has all
+	// anyway.
+	CapAdd, CapDrop []string
+	Terminal        bool   // allocate a pseudo-terminal and join it to Stdin/Stdout
+	CgroupPath      string // parent cgroup; "" is the default
 }
 
 // IO is where the process's streams go. Nil is /dev/null.

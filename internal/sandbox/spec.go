@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/moby/profiles/seccomp"
 	"github.com/moby/sys/capability"
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -35,7 +34,7 @@ var (
 // ociSpec is the whole description of a container for an OCI runtime. The mounts are complete
 // and their sources exist.
 func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) (*specs.Spec, error) {
-	caps, err := capabilities(spec.Insecure)
+	caps, err := capabilitySet(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +67,11 @@ func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) 
 	}
 	s.Linux.MaskedPaths = maskedPaths
 	s.Linux.ReadonlyPaths = readonlyPaths
-	s.Linux.Seccomp, err = seccompProfile()
+	if spec.tweaked() {
+		s.Linux.Seccomp, err = seccompFor(caps)
+	} else {
+		s.Linux.Seccomp, err = seccompProfile()
+	}
 	return s, err
 }
 
@@ -78,13 +81,7 @@ var seccompProfile = sync.OnceValues(func() (*specs.LinuxSeccomp, error) {
 	if err != nil {
 		return nil, err
 	}
-	profile, err := seccomp.GetDefaultProfile(&specs.Spec{Process: &specs.Process{
-		Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
-	}})
-	if err != nil {
-		return nil, fmt.Errorf("making the seccomp profile: %w", err)
-	}
-	return profile, nil
+	return seccompFor(caps)
 })
 
 // namespaces are those that a container has of its own.
@@ -146,7 +143,7 @@ func capabilities(all bool) ([]string, error) {
 	}
 	var names []string
 	for _, c := range capability.ListKnown() {
-		name := "CAP_" + strings.ToUpper(c.String())
+		name := capName(c)
 		if own.Get(capability.PERMITTED, c) && own.Get(capability.BOUNDING, c) && (all || slices.Contains(defaultCaps, name)) {
 			names = append(names, name)
 		}

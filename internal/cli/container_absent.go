@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+)
+
+const (
+	hostNetwork = "containers use the host's network"
+	noDaemon    = "there is no daemon that"
+	notYet      = "it is not there yet"
+)
+
+// absentRun are flags of Docker's create and run that cannot be there, with what to do instead.
+var absentRun = []struct{ name, short, advice string }{
+	{"publish", "p", hostNetwork + ": their ports are reachable as they are"},
+	{"publish-all", "P", hostNetwork + ": their ports are reachable as they are"},
+	{"detach", "d", noDaemon + " a container could be left to: run it in the foreground, or in the shell's background with &"},
+	{"attach", "a", "the streams are always attached; standard input with -i"},
+	{"ip", "", hostNetwork}, {"ip6", "", hostNetwork}, {"link", "", hostNetwork}, {"link-local-ip", "", hostNetwork},
+	{"mac-address", "", hostNetwork}, {"network-alias", "", hostNetwork}, {"net-alias", "", hostNetwork},
+	{"dns", "", "the host's /etc/resolv.conf is used"}, {"dns-option", "", "the host's /etc/resolv.conf is used"},
+	{"dns-opt", "", "the host's /etc/resolv.conf is used"}, {"dns-search", "", "the host's /etc/resolv.conf is used"},
+	{"log-driver", "", "the output goes to where slipway's goes"}, {"log-opt", "", "the output goes to where slipway's goes"},
+	{"health-cmd", "", noDaemon + " would watch a container's health"}, {"health-interval", "", noDaemon + " would watch a container's health"},
+	{"health-retries", "", noDaemon + " would watch a container's health"}, {"health-timeout", "", noDaemon + " would watch a container's health"},
+	{"health-start-period", "", noDaemon + " would watch a container's health"},
+	{"health-start-interval", "", noDaemon + " would watch a container's health"},
+	{"volumes-from", "", "there are no named volumes: give both containers the same -v HOST:CONTAINER"},
+	{"volume-driver", "", "there are no named volumes: use -v HOST:CONTAINER"},
+	{"use-api-socket", "", "there is no API server whose socket could be mounted"},
+	{"gpus", "", notYet}, {"device", "", notYet + ": --privileged gives access to devices that are bound with -v"},
+	{"device-cgroup-rule", "", notYet}, {"device-read-bps", "", notYet}, {"device-read-iops", "", notYet},
+	{"device-write-bps", "", notYet}, {"device-write-iops", "", notYet},
+	{"blkio-weight", "", notYet}, {"blkio-weight-device", "", notYet},
+	{"group-add", "", notYet}, {"domainname", "", notYet}, {"sysctl", "", notYet}, {"storage-opt", "", notYet}, {"annotation", "", notYet},
+	{"oom-kill-disable", "", notYet}, {"oom-score-adj", "", notYet}, {"pids-limit", "", notYet + ": use --ulimit nproc=N"},
+	{"memory", "m", "limits are not there yet"}, {"memory-reservation", "", "limits are not there yet"},
+	{"memory-swap", "", "limits are not there yet"}, {"memory-swappiness", "", "limits are not there yet"},
+	{"cpus", "", "limits are not there yet"}, {"cpu-shares", "c", "limits are not there yet"}, {"cpu-period", "", "limits are not there yet"},
+	{"cpu-quota", "", "limits are not there yet"}, {"cpu-rt-period", "", "limits are not there yet"}, {"cpu-rt-runtime", "", "limits are not there yet"},
+	{"cpuset-cpus", "", "limits are not there yet"}, {"cpuset-mems", "", "limits are not there yet"},
+}
+
+// onlyValues are the values of flags that ask for what is so anyway; others are refused.
+var onlyValues = map[string][]string{
+	"restart":   {"", "no"},
+	"ipc":       {"", "private", "shareable"},
+	"pid":       {"", "private"},
+	"uts":       {"", "private"},
+	"userns":    {"", "host"},
+	"cgroupns":  {"", "private"},
+	"isolation": {"", "default"},
+}
+
+// check refuses flags that are not there, and values of others.
+func (o *containerFlags) check(cmd *cobra.Command, stderr io.Writer) error {
+	for _, a := range absentRun {
+		if f := cmd.Flags().Lookup(a.name); f != nil && f.Changed {
+			return fmt.Errorf("--%s: %s", a.name, a.advice)
+		}
+	}
+	for name, values := range onlyValues {
+		v, err := cmd.Flags().GetString(name)
+		if err != nil || slices.Contains(values, v) {
+			continue
+		}
+		if name == "restart" {
+			if o.remove {
+				return fmt.Errorf("conflicting options: cannot specify both --restart and --rm")
+			}
+			return fmt.Errorf("--restart %s: %s would restart a container", v, noDaemon)
+		}
+		return fmt.Errorf("--%s %s: %s", name, v, notYet)
+	}
+	for _, v := range o.securityOpts {
+		switch v {
+		case "apparmor=unconfined", "apparmor:unconfined", "label=disable", "label:disable": // so it is
+		default:
+			return fmt.Errorf("--security-opt %s: %s: --privileged drops all restrictions", v, notYet)
+		}
+	}
+	switch o.pull {
+	case "always", "missing", "never", "":
+	default:
+		return fmt.Errorf("invalid pull option: '%s': must be one of %q, %q or %q", o.pull, "always", "missing", "never")
+	}
+	if o.init {
+		fmt.Fprintln(stderr, "WARNING: --init: there is no init program: the command is the container's first process")
+	}
+	return nil
+}
