@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -23,7 +24,8 @@ type app struct {
 	runtime string
 	debug   bool
 
-	openStore *store.Store
+	openStore    *store.Store
+	openRegistry *registry.Client
 }
 
 // globalFlags adds the flags of all commands.

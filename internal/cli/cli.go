@@ -80,7 +80,7 @@ func newRoot(a *app) *cobra.Command {
 	a.globalFlags(root)
 
 	image := group("image", "Manage images", newBuildCmd(a), newImageLsCmd(a, "ls"), newImageRmCmd(a, "rm"), newImageInspectCmd(a),
-		newImagePruneCmd(a), newHistoryCmd(a), newTagCmd(a), newPullCmd(a))
+		newImagePruneCmd(a), newHistoryCmd(a), newTagCmd(a), newPullCmd(a), newPushCmd(a))
 	container := group("container", "Manage containers", newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ls"),
 		newContainerPruneCmd(a), newStartCmd(a), newRunCmd(a), newContainerInspectCmd(a))
 	root.AddCommand(
@@ -89,7 +89,7 @@ func newRoot(a *app) *cobra.Command {
 		image, container,
 		hidden(group("buildx", "Docker's plugin for builds", newBuildCmd(a))),
 		hidden(group("builder", "Docker's builders", newBuildCmd(a))),
-		newPullCmd(a), newVersionCmd(a), newInfoCmd(a),
+		newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(usageTemplate)

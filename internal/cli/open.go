@@ -60,8 +60,15 @@ func (a *app) Images() (*imagesource.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := registry.New(registry.Options{CertsDirs: a.certsDirs(), UserAgent: "slipway/" + version()})
-	return imagesource.New(s, client), nil
+	return imagesource.New(s, a.registry()), nil
+}
+
+// registry makes the client of registries, once: it remembers tokens.
+func (a *app) registry() *registry.Client {
+	if a.openRegistry == nil {
+		a.openRegistry = registry.New(registry.Options{CertsDirs: a.certsDirs(), UserAgent: "slipway/" + version()})
+	}
+	return a.openRegistry
 }
 
 // Builder makes what builds. dumpKey is given every key's lines; it may be nil.

@@ -1,4 +1,5 @@
-// Package registry speaks to image registries: it resolves references and fetches blobs.
+// Package registry speaks to image registries: it resolves references, fetches and pushes blobs,
+// and checks credentials.
 //
 // # Structure
 //
@@ -53,8 +54,9 @@ type Client struct {
 	creds *credentials
 	tune  tuning
 
-	mu    sync.Mutex
-	hosts map[string][]docker.RegistryHost // by the host a reference names
+	mu      sync.Mutex
+	hosts   map[string][]docker.RegistryHost // by the host a reference names
+	reached map[string]bool                  // hosts that references name and that have answered a push
 }
 
 // tuning holds the numbers that tests make small.
@@ -86,7 +88,7 @@ func New(opts Options) *Client {
 		opts:  opts,
 		creds: &credentials{dir: opts.DockerConfigDir},
 		tune:  defaultTuning,
-		hosts: map[string][]docker.RegistryHost{},
+		hosts: map[string][]docker.RegistryHost{}, reached: map[string]bool{},
 	}
 }
 
@@ -181,7 +183,7 @@ func (c *Client) retry(ctx context.Context, op *operation, step func(context.Con
 		// containerd's authorizer keeps the outcome of a token request for good, a failed
 		// one too, so that a registry is only asked again with a new one.
 		c.forget(op.host)
-		again := transient(err) || op.refusedLater(err) || unauthenticated(err) && attempt == 1 && stale
+		again := transient(err) || c.refusedLater(op, err) || unauthenticated(err) && attempt == 1 && stale
 		if !again || attempt >= c.tune.attempts {
 			return err
 		}

@@ -55,11 +55,14 @@ func (c *Client) explain(ctx context.Context, op *operation, err error) error {
 	}
 	e := &Error{Ref: op.name.String(), Host: op.host, Tried: op.failures()}
 	var (
-		tooBig *tooBigError
-		config *configError
-		size   *sizeError
+		tooBig  *tooBigError
+		config  *configError
+		size    *sizeError
+		content *contentError
 	)
 	switch {
+	case errors.As(err, &content):
+		return fmt.Errorf("pushing %s: %w", subject, content.err)
 	case errors.As(err, &config):
 		e.Kind, e.Tried = errdefs.ErrFailedPrecondition, nil
 		e.problem = scrub(config.Error())
@@ -73,7 +76,11 @@ func (c *Client) explain(ctx context.Context, op *operation, err error) error {
 		e.problem = fmt.Sprintf("registry %s gave %s with a wrong size: %s", op.host, subject, size)
 		e.hint = "what the registry holds is damaged; push the image again, or use another one"
 	case unauthenticated(err) || errdefs.IsNotFound(err) || errors.Is(err, errRateLimit) || statusOf(err) >= 400:
-		c.explainAnswer(e, op, err)
+		if op.push {
+			c.explainRefusal(e, op, err)
+		} else {
+			c.explainAnswer(e, op, err)
+		}
 	case len(e.Tried) > 0 || transient(err):
 		e.Kind = errdefs.ErrUnavailable
 		e.problem = fmt.Sprintf("registry %s cannot be reached for %s", op.host, subject)
@@ -144,8 +151,13 @@ func (c *Client) reachHint(host string, tried []string) string {
 
 // subject names what the operation is about.
 func (o *operation) subject() string {
-	if o.desc.Digest == "" {
+	switch {
+	case o.login:
+		return "a login"
+	case o.desc.Digest == "":
 		return fmt.Sprintf("image %q", o.name.String())
+	case o.push && isManifest(o.desc):
+		return fmt.Sprintf("manifest %s of image %q", o.desc.Digest, o.name.String())
 	}
 	return fmt.Sprintf("blob %s of image %q", o.desc.Digest, o.name.String())
 }
@@ -173,10 +185,25 @@ func transient(err error) bool {
 	return false
 }
 
-// refusedLater reports whether a registry that has just given the manifest refuses
-// connections now, as one that is restarting does.
-func (o *operation) refusedLater(err error) bool {
-	return o.desc.Digest != "" && errors.Is(err, syscall.ECONNREFUSED)
+// refusedLater reports whether a registry that has just given the manifest, or taken something,
+// refuses connections now, as one that is restarting does.
+func (c *Client) refusedLater(op *operation, err error) bool {
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return false
+	}
+	if !op.push {
+		return op.desc.Digest != ""
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reached[op.host]
+}
+
+// setReached notes that a registry answers.
+func (c *Client) setReached(host string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reached[host] = true
 }
 
 // unauthenticated reports whether the registry wants other credentials, or any.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	hostconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
@@ -74,15 +75,23 @@ func (c *Client) hostDir(host string) (string, error) {
 
 // wrap puts our transport around the one that containerd made.
 func (c *Client) wrap(client *http.Client) error {
+	t := &transport{next: client.Transport, patient: client.Transport, userAgent: c.opts.UserAgent, tune: c.tune}
 	switch next := client.Transport.(type) {
 	case *transport: // an endpoint's client that was copied from a wrapped one
 		return nil
 	case *http.Transport:
 		next.MaxIdleConnsPerHost = 8 // layers of one image come in parallel
+		patient := next.Clone()
+		patient.ResponseHeaderTimeout = commitTimeout
+		t.patient = patient
 	}
-	client.Transport = &transport{next: client.Transport, userAgent: c.opts.UserAgent, tune: c.tune}
+	client.Transport = t
 	return nil
 }
+
+// commitTimeout is how long a registry may take to answer when it has been sent something: it may
+// move a large blob to another place first.
+const commitTimeout = 15 * time.Minute
 
 // configError is a mistake in this machine's configuration, not the registry's answer.
 type configError struct{ error }

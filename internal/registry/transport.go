@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -20,6 +21,7 @@ import (
 // answered, slows down when a registry asks for it, and bounds manifests.
 type transport struct {
 	next      http.RoundTripper
+	patient   http.RoundTripper // for requests whose answer may take long
 	userAgent string
 	tune      tuning
 }
@@ -35,7 +37,11 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		// decompressed bytes, which a server counts otherwise.
 		req.Header.Set("Accept-Encoding", "identity")
 	}
-	resp, err := t.next.RoundTrip(req)
+	next := t.next
+	if req.Method == http.MethodPut || req.Method == http.MethodPatch {
+		next = t.patient
+	}
+	resp, err := next.RoundTrip(req)
 	if err != nil {
 		op.note(req.URL.Host, err.Error())
 		return nil, plainDialError(err)
@@ -44,7 +50,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		op.note(req.URL.Host, "")
 	} else {
 		times := op.note(req.URL.Host, strings.TrimSpace(resp.Status))
-		if resp.StatusCode == http.StatusTooManyRequests {
+		if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
 			if err := t.obey(ctx, resp, times); err != nil {
 				resp.Body.Close()
 				return nil, err
@@ -61,19 +67,44 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// obey waits as a 429 asks for, because containerd's client repeats such a request at once.
+// obey waits as a 429 asks for, because containerd's client repeats such a request at once, and as
+// a 503 does if it says how long.
 func (t *transport) obey(ctx context.Context, resp *http.Response, times int) error {
-	if times >= t.tune.attempts {
-		return errRateLimit // so that the client stops
+	limited := resp.StatusCode == http.StatusTooManyRequests
+	if limited && times >= t.tune.attempts {
+		return rateLimited(resp, "") // so that the client stops
 	}
-	d := min(t.tune.base<<min(times, 10), t.tune.max)
-	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s >= 0 {
-		d = time.Duration(min(s, 1<<20)) * time.Second
-		if d > t.tune.max {
-			return fmt.Errorf("%w (it asks to wait for %s)", errRateLimit, d)
-		}
+	d, asked := retryAfter(resp.Header.Get("Retry-After"))
+	switch {
+	case asked && d > t.tune.max && limited:
+		return rateLimited(resp, fmt.Sprintf(" (it asks to wait for %s)", d))
+	case asked && d > t.tune.max, !asked && !limited: // the usual pause comes anyway
+		return nil
+	case !asked:
+		d = min(t.tune.base<<min(times, 10), t.tune.max)
 	}
 	return sleep(ctx, d)
+}
+
+// retryAfter reads the Retry-After header: seconds, or a date. (RFC 9110, 10.2.3)
+func retryAfter(value string) (time.Duration, bool) {
+	if s, err := strconv.Atoi(value); err == nil {
+		return time.Duration(min(s, 1<<20)) * time.Second, s >= 0
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return max(0, time.Until(date)).Round(time.Second), true
+	}
+	return 0, false
+}
+
+// rateLimited is errRateLimit with the registry's own words.
+func rateLimited(resp *http.Response, more string) error {
+	err := fmt.Errorf("%w%s", errRateLimit, more)
+	var words docker.Errors
+	if errors.As(statusError(resp), &words) {
+		return errors.Join(err, words)
+	}
+	return err
 }
 
 var errRateLimit = errors.New("the registry limits the rate of requests")
@@ -117,11 +148,13 @@ type dialError struct{ err error }
 func (e *dialError) Error() string { return e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
-// operation is one Resolve or Fetch: what it is about and what became of its requests.
+// operation is one Resolve, Fetch, Push or Login: what it is about and what became of its requests.
 type operation struct {
-	name reference.Named
-	desc ocispec.Descriptor // digest empty: the reference itself
-	host string             // the registry that the reference names
+	name  reference.Named
+	desc  ocispec.Descriptor // digest empty: the reference itself
+	host  string             // the registry that the reference names
+	push  bool
+	login bool // there is no name
 
 	mu    sync.Mutex
 	tried []*outcome

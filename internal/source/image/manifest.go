@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/registry"
@@ -199,6 +200,16 @@ func (l *loader) fromManifest(ctx context.Context, desc ocispec.Descriptor, raw 
 	}
 	if err := l.checkConfig(img); err != nil {
 		return nil, err
+	}
+	if !l.online {
+		return img, nil
+	}
+	blobs := []digest.Digest{img.Manifest.Config.Digest}
+	for _, layer := range img.Manifest.Layers {
+		blobs = append(blobs, layer.Digest)
+	}
+	if err := l.store.AddSources(ctx, l.named.Name(), blobs...); err != nil {
+		return nil, fmt.Errorf("remembering where image %q came from: %w", l.named, err)
 	}
 	return img, nil
 }

@@ -19,12 +19,13 @@ type memStore struct {
 	blobs   map[digest.Digest][]byte
 	refs    map[string]digest.Digest
 	locals  map[string]digest.Digest
+	sources map[digest.Digest][]string
 	writing int
 	most    int // the most blobs written at the same time
 }
 
 func newMemStore() *memStore {
-	return &memStore{blobs: map[digest.Digest][]byte{}, refs: map[string]digest.Digest{}, locals: map[string]digest.Digest{}}
+	return &memStore{blobs: map[digest.Digest][]byte{}, refs: map[string]digest.Digest{}, locals: map[string]digest.Digest{}, sources: map[digest.Digest][]string{}}
 }
 
 func (m *memStore) HasBlob(d digest.Digest) bool {
@@ -85,6 +86,15 @@ func (m *memStore) LocalImage(_ context.Context, ref string) (digest.Digest, boo
 	defer m.mu.Unlock()
 	d, ok := m.locals[ref]
 	return d, ok
+}
+
+func (m *memStore) AddSources(_ context.Context, repository string, blobs ...digest.Digest) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range blobs {
+		m.sources[d] = append(m.sources[d], repository)
+	}
+	return nil
 }
 
 // digests lists what is stored, sorted.

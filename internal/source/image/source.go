@@ -47,6 +47,8 @@ type Store interface {
 	// LocalImage returns the manifest (or index) of the image in the local store that has
 	// the name ref, normalised.
 	LocalImage(ctx context.Context, ref string) (digest.Digest, bool)
+	// AddSources remembers that a repository has blobs.
+	AddSources(ctx context.Context, repository string, blobs ...digest.Digest) error
 }
 
 // ResolveMode says who is asked for an image. The values are those of LLB's
