@@ -1,0 +1,207 @@
+package httpsource
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// conversation is what is said to a server of one URL.
+type conversation struct {
+	*Source
+	r      *Request
+	env    Env
+	header http.Header
+	known  *answer // what it said last time; may be nil
+}
+
+// client follows up to ten redirects, and sends the Authorization header to no other host: both are
+// what net/http does.
+var client = &http.Client{}
+
+func (c *conversation) request(ctx context.Context, method string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.r.URL, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header = c.header.Clone()
+	switch {
+	case c.known == nil:
+	case c.known.ETag != "":
+		req.Header.Set("If-None-Match", c.known.ETag)
+	case c.known.Strong:
+		req.Header.Set("If-Modified-Since", c.known.Modified)
+	}
+	return req, nil
+}
+
+// head asks whether the file is still the one that is known. Whatever goes wrong, get finds out.
+func (c *conversation) head(ctx context.Context) *answer {
+	if c.known.ETag == "" {
+		return nil
+	}
+	req, err := c.request(ctx, http.MethodHead)
+	if err != nil {
+		return nil
+	}
+	// Some servers have other ETags for other encodings, and net/http asks for one in GET only.
+	req.Header.Set("Accept-Encoding", "gzip")
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil
+	}
+	resp.Body.Close()
+	tag := etag(resp)
+	switch {
+	case resp.StatusCode == http.StatusNotModified && (tag == "" || tag == c.known.ETag),
+		resp.StatusCode == http.StatusOK && tag == c.known.ETag:
+		return c.known
+	}
+	return nil
+}
+
+// get fetches the file unless it is the one that is known, and tries again what may go better.
+func (c *conversation) get(ctx context.Context) (*answer, error) {
+	for n := 1; ; n++ {
+		a, err := c.try(ctx)
+		if err == nil || n >= c.tune.attempts || ctx.Err() != nil {
+			return a, err
+		}
+		wait, ok := c.again(err, n)
+		if !ok {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// again tells whether trying again may help, and when. A host that cannot be reached or that is not
+// the right one stays that.
+func (c *conversation) again(err error, n int) (time.Duration, bool) {
+	wait := min(c.tune.base<<(n-1), c.tune.max)
+	var status *statusError
+	var dial *net.OpError
+	var dns *net.DNSError
+	var cert *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &status):
+		if status.after > c.tune.max {
+			return 0, false
+		}
+		return max(wait, status.after), status.code == http.StatusTooManyRequests || status.code >= 500
+	case errors.As(err, &dns):
+		return wait, dns.IsTemporary
+	case errors.As(err, &dial) && dial.Op == "dial", errors.As(err, &cert), errors.Is(err, errDisk), errdefs.IsDataLoss(err):
+		return 0, false
+	}
+	// What is left is a connection that broke or a server that speaks badly.
+	return wait, true
+}
+
+// errDisk marks failures that are not the server's.
+var errDisk = errors.New("keeping the file")
+
+func (c *conversation) try(ctx context.Context) (*answer, error) {
+	req, err := c.request(ctx, http.MethodGet)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusNotModified && c.known != nil:
+		if tag := etag(resp); tag != "" && tag != c.known.ETag {
+			return nil, fmt.Errorf("invalid not-modified ETag: %v", tag)
+		}
+		return c.known, nil
+	case resp.StatusCode < 200 || resp.StatusCode >= 300:
+		return nil, newStatusError(resp)
+	}
+	a := &answer{ETag: etag(resp), Disposition: resp.Header.Get("Content-Disposition")}
+	if when, err := http.ParseTime(resp.Header.Get("Last-Modified")); err == nil {
+		a.Modified = resp.Header.Get("Last-Modified")
+		// RFC 9110, 8.8.2.2: it tells versions apart when the server's clock went on since.
+		date, err := http.ParseTime(resp.Header.Get("Date"))
+		a.Strong = err == nil && date.Sub(when) >= time.Second
+	}
+	body := &meter{r: resp.Body, total: max(resp.ContentLength, 0), tell: c.env.Progress}
+	desc, err := c.store.AddBlob(ctx, body, func(d ocispec.Descriptor) error { return c.r.check(d.Digest) })
+	if err != nil {
+		if body.err == nil && !errdefs.IsDataLoss(err) {
+			err = fmt.Errorf("%w: %w", errDisk, err)
+		}
+		return nil, err
+	}
+	a.Digest, a.Size = desc.Digest, desc.Size
+	return a, nil
+}
+
+// etag is the answer's ETag, strong or weak.
+func etag(resp *http.Response) string { return strings.TrimPrefix(resp.Header.Get("ETag"), "W/") }
+
+// statusError is an answer that is no file.
+type statusError struct {
+	code  int
+	text  string
+	after time.Duration // that the server asks to wait
+}
+
+func newStatusError(resp *http.Response) *statusError {
+	e := &statusError{code: resp.StatusCode, text: resp.Status}
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s >= 0 {
+		e.after = time.Duration(min(s, 1<<20)) * time.Second
+	}
+	return e
+}
+
+// Error has BuildKit's words.
+func (e *statusError) Error() string { return "invalid response status " + e.text }
+
+func (e *statusError) Unwrap() error {
+	switch e.code {
+	case http.StatusNotFound, http.StatusGone:
+		return errdefs.ErrNotFound
+	case http.StatusUnauthorized:
+		return errdefs.ErrUnauthenticated
+	case http.StatusForbidden:
+		return errdefs.ErrPermissionDenied
+	}
+	return errdefs.ErrUnavailable
+}
+
+// meter reports how far a file is, and remembers whether reading it failed.
+type meter struct {
+	r        io.Reader
+	n, total int64
+	tell     func(current, total int64)
+	err      error
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	m.n += int64(n)
+	if m.tell != nil {
+		m.tell(m.n, m.total)
+	}
+	if err != nil && err != io.EOF {
+		m.err = err
+	}
+	return n, err
+}

@@ -1,0 +1,229 @@
+package httpsource
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Store is what is needed of the store. It is safe for concurrent use.
+type Store interface {
+	// HasBlob reports whether a blob is held.
+	HasBlob(dgst digest.Digest) bool
+	// AddBlob stores what r gives until io.EOF, unless accept, which is told what it is, refuses it.
+	AddBlob(ctx context.Context, r io.Reader, accept func(ocispec.Descriptor) error) (ocispec.Descriptor, error)
+	// Memo returns the value remembered under a key.
+	Memo(ctx context.Context, key string) (string, bool, error)
+	// PutMemo remembers a value under a key.
+	PutMemo(ctx context.Context, key, value string) error
+}
+
+// Env is what one build brings along. Its zero value brings nothing.
+type Env struct {
+	// Secret returns the value of a secret; one that was not given is errdefs.ErrNotFound.
+	Secret func(ctx context.Context, id string) ([]byte, error)
+	// Uploads are files of the build's own, by the name NAME in http://buildkit-session/NAME. (So
+	// BuildKit's clients name a context from standard input.)
+	Uploads map[string]string
+	// Progress is told how much of a file that is being fetched is here; total is 0 when the server
+	// does not say.
+	Progress func(current, total int64)
+}
+
+// UploadHost is the host of uploads.
+const UploadHost = "buildkit-session"
+
+// File is what a URL names.
+type File struct {
+	Digest   digest.Digest
+	Size     int64
+	Name     string
+	Modified time.Time // as the server says; zero when it does not
+}
+
+// Source evaluates http sources. It is safe for concurrent use.
+type Source struct {
+	store Store
+	tune  tuning
+}
+
+// tuning are numbers that only tests change.
+type tuning struct {
+	attempts  int
+	base, max time.Duration // of the time between attempts
+}
+
+// New returns a source that keeps files in store.
+func New(store Store) *Source {
+	return &Source{store: store, tune: tuning{attempts: 4, base: 300 * time.Millisecond, max: 5 * time.Second}}
+}
+
+// answer is what a server said of a URL, and is remembered.
+type answer struct {
+	Digest      digest.Digest `json:"digest"`
+	Size        int64         `json:"size"`
+	ETag        string        `json:"etag,omitempty"`
+	Modified    string        `json:"modified,omitempty"`
+	Strong      bool          `json:"strong,omitempty"` // Modified tells versions apart
+	Disposition string        `json:"disposition,omitempty"`
+}
+
+func (a *answer) file(r *Request) *File {
+	f := &File{Digest: a.Digest, Size: a.Size, Name: r.name(a.Disposition)}
+	if t, err := http.ParseTime(a.Modified); err == nil {
+		f.Modified = t
+	}
+	return f
+}
+
+// Resolve returns the file that the URL names, which the store holds. The server is asked, unless
+// there is a checksum and the store holds the file that the URL had with that checksum.
+//
+// Errors name the URL without its credentials. A file with another checksum is
+// errdefs.ErrDataLoss, one that the server does not have errdefs.ErrNotFound.
+func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*File, error) {
+	known, err := s.known(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if known != nil && known.Digest == r.Checksum {
+		return known.file(r), nil
+	}
+	a, err := s.ask(ctx, r, env, known)
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s: %w", r, err)
+	}
+	if err := r.check(a.Digest); err != nil {
+		return nil, err
+	}
+	if known == nil || *a != *known {
+		data, err := json.Marshal(a)
+		if err != nil {
+			return nil, fmt.Errorf("remembering %s: %w", r, err)
+		}
+		if err := s.store.PutMemo(ctx, r.place(), string(data)); err != nil {
+			return nil, err
+		}
+	}
+	return a.file(r), nil
+}
+
+// check compares a digest with the checksum that is wanted.
+func (r *Request) check(got digest.Digest) error {
+	if r.Checksum == "" || got == r.Checksum {
+		return nil
+	}
+	return &failure{fmt.Sprintf("digest mismatch for %s: %s (expected: %s)", r, got, r.Checksum), errdefs.ErrDataLoss}
+}
+
+// known returns what the server said last time, if the store still holds that file.
+func (s *Source) known(ctx context.Context, r *Request) (*answer, error) {
+	text, ok, err := s.store.Memo(ctx, r.place())
+	if err != nil || !ok {
+		return nil, err
+	}
+	a := &answer{}
+	if json.Unmarshal([]byte(text), a) != nil || !s.store.HasBlob(a.Digest) {
+		return nil, nil // damaged, or gone: a miss
+	}
+	return a, nil
+}
+
+// ask sends the requests. known may be nil.
+func (s *Source) ask(ctx context.Context, r *Request, env Env, known *answer) (*answer, error) {
+	header, err := r.header(ctx, env)
+	if err != nil {
+		return nil, err
+	}
+	c := &conversation{Source: s, r: r, env: env, header: header, known: known}
+	if u, err := url.Parse(r.URL); err == nil && u.Host == UploadHost {
+		return c.upload(ctx, strings.TrimPrefix(u.Path, "/"))
+	}
+	if known != nil {
+		// BuildKit's rule: some servers that have ETags do not heed If-None-Match, so HEAD comes first.
+		if a := c.head(ctx); a != nil {
+			return a, nil
+		}
+	}
+	return c.get(ctx)
+}
+
+// The names of secrets that are sent to a host without being asked for.
+const (
+	authHeaderPrefix = "HTTP_AUTH_HEADER_"
+	authTokenPrefix  = "HTTP_AUTH_TOKEN_"
+)
+
+// header makes the header of a request.
+func (r *Request) header(ctx context.Context, env Env) (http.Header, error) {
+	h := http.Header{}
+	h.Set("User-Agent", "slipway")
+	for _, f := range r.Header {
+		h.Set(f.Name, f.Value)
+	}
+	if env.Secret == nil {
+		env.Secret = func(_ context.Context, id string) ([]byte, error) {
+			return nil, &failure{fmt.Sprintf("secret %s: not found", id), errdefs.ErrNotFound}
+		}
+	}
+	if r.AuthHeaderSecret != "" {
+		v, err := env.Secret(ctx, r.AuthHeaderSecret)
+		if err != nil {
+			return nil, fmt.Errorf("failed to retrieve HTTP auth secret %s: %w", r.AuthHeaderSecret, err)
+		}
+		h.Set("Authorization", string(v))
+		return h, nil
+	}
+	u, err := url.Parse(r.URL)
+	if err != nil {
+		return nil, err
+	}
+	for prefix, scheme := range map[string]string{authTokenPrefix: "Bearer ", authHeaderPrefix: ""} {
+		v, err := env.Secret(ctx, prefix+u.Hostname())
+		switch {
+		case errdefs.IsNotFound(err):
+		case err != nil:
+			return nil, err
+		case h.Get("Authorization") == "" || scheme != "": // the token comes last in BuildKit, and wins
+			h.Set("Authorization", scheme+string(v))
+		}
+	}
+	return h, nil
+}
+
+// upload takes a file that the build brought along.
+func (c *conversation) upload(ctx context.Context, name string) (*answer, error) {
+	path, ok := c.env.Uploads[name]
+	if !ok {
+		return nil, &failure{fmt.Sprintf("the build has no upload %q", name), errdefs.ErrNotFound}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	desc, err := c.store.AddBlob(ctx, f, func(d ocispec.Descriptor) error { return c.r.check(d.Digest) })
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	return &answer{Digest: desc.Digest, Size: desc.Size}, nil
+}
+
+// failure is an error with a category of errdefs whose name is not part of the text.
+type failure struct {
+	text string
+	kind error
+}
+
+func (f *failure) Error() string { return f.text }
+func (f *failure) Unwrap() error { return f.kind }
