@@ -72,6 +72,7 @@ for_test() {
 	need bzip2 bzip2 "makes archives that the tests unpack"
 	need xz xz-utils "unpacks archives, and makes those that the tests unpack"
 	need zstd zstd "makes archives that the tests unpack"
+	need git git "makes and serves the repositories that the tests build from"
 	need umoci umoci "checks the image layouts that are written"
 }
 

@@ -78,6 +78,8 @@ func TestScripts(t *testing.T) {
 			"registry": ownRegistry,
 			// In script_secret_test.go.
 			"agenttool": agentTool, "nowhere": nowhere,
+			// In script_server_test.go.
+			"serve": serve,
 		},
 	})
 }

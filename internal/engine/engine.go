@@ -9,7 +9,8 @@
 //	run.go    scheduling: a future per vertex, lookup, execution
 //	keep.go   what is recorded, and when
 //	exported.go   layers that will be asked for as blobs
-//	exec.go, file.go, compose.go, image.go   the operations
+//	exec.go, file.go, compose.go   the operations
+//	source.go, image.go, http.go, git.go   the kinds of sources
 //
 // # Invariants
 //
@@ -32,6 +33,8 @@ import (
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/secrets"
+	gitsource "github.com/slipway-build/slipway/internal/source/git"
+	httpsource "github.com/slipway-build/slipway/internal/source/http"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/source/local"
 	"github.com/slipway-build/slipway/internal/store"
@@ -48,16 +51,22 @@ type Options struct {
 
 // Engine evaluates graphs. It is safe for concurrent use.
 type Engine struct {
-	opt Options
+	opt  Options
+	http *httpsource.Source
+	git  *gitsource.Source
 }
 
 // New returns an engine.
-func New(opt Options) *Engine { return &Engine{opt: opt} }
+func New(opt Options) *Engine {
+	return &Engine{opt: opt, http: httpsource.New(opt.Store), git: newGit(opt.Store)}
+}
 
 // RunOptions are what one build brings along.
 type RunOptions struct {
 	// Contexts are the local directories that the build may read, by name.
 	Contexts map[string]local.Context
+	// Uploads are files that the build brought along, by NAME in http://buildkit-session/NAME.
+	Uploads map[string]string
 	// Sink takes the progress events.
 	Sink progress.Sink
 	// Platform is what steps run on unless they say otherwise.

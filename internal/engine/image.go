@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -30,39 +29,6 @@ func isLocal(n *node) bool {
 	return strings.HasPrefix(n.v.Op.GetSource().GetIdentifier(), schemeLocal)
 }
 
-// notThere is the error for a kind of source that the engine does not have.
-func notThere(identifier string) error {
-	scheme, _, _ := strings.Cut(identifier, "://")
-	what := map[string]string{
-		"git": "a git repository as a source", "http": "a file from http as a source",
-		"https": "a file from https as a source", "oci-layout": "an OCI layout as a source",
-	}[scheme]
-	if what == "" {
-		what = "a source of the kind " + scheme
-	}
-	return fmt.Errorf("%s is not supported yet: %s", what, identifier)
-}
-
-func (r *Run) identifySource(n *node, src *pb.SourceOp) (identity, error) {
-	switch {
-	case isLocal(n):
-		d, err := r.content(n, edge{n: n}, []*pb.FileActionCopy{selection("/")}, func() {})
-		if err != nil {
-			return identity{}, err
-		}
-		return r.seal(n, localLines(d)), nil
-	case strings.HasPrefix(src.Identifier, schemeImage):
-		img, err := r.resolve(n, src)
-		if err != nil {
-			return identity{}, r.fail(n, err)
-		}
-		id := r.seal(n, imageLines(img.Digest, platforms.FormatAll(img.Platform)))
-		id.fresh = false // an image is what its digest says, whether or not it is asked for again
-		return id, nil
-	}
-	return identity{}, r.fail(n, notThere(src.Identifier))
-}
-
 func (r *Run) resolve(n *node, src *pb.SourceOp) (*imagesource.Image, error) {
 	mode := imagesource.ResolveDefault
 	if r.opt.Pull || src.Attrs[pb.AttrImageResolveMode] == pb.AttrImageResolveModeForcePull {
@@ -70,24 +36,6 @@ func (r *Run) resolve(n *node, src *pb.SourceOp) (*imagesource.Image, error) {
 	}
 	ref := strings.TrimPrefix(src.Identifier, schemeImage)
 	return r.Engine.opt.Images.Resolve(r.ctx, ref, r.platform(n.v.Op.Platform), mode)
-}
-
-func (r *Run) evaluateSource(n *node, src *pb.SourceOp) (*outcome, error) {
-	switch {
-	case isLocal(n):
-		_, tree, err := r.localTree(src)
-		if err != nil {
-			return nil, r.fail(n, err)
-		}
-		return &outcome{outputs: []Value{{tree: tree}}}, nil
-	case strings.HasPrefix(src.Identifier, schemeImage):
-		snap, err := r.pull(n, src)
-		if err != nil {
-			return nil, r.fail(n, err)
-		}
-		return &outcome{outputs: []Value{{Snapshot: snap}}}, nil
-	}
-	return nil, r.fail(n, notThere(src.Identifier))
 }
 
 // pull names the layers of an image. Those that are not here are fetched when something needs

@@ -14,6 +14,8 @@ import (
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
+	gitsource "github.com/slipway-build/slipway/internal/source/git"
+	httpsource "github.com/slipway-build/slipway/internal/source/http"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -37,6 +39,9 @@ type Run struct {
 	planIDs []layer.ID // layers that the store can make only while the run is not over
 	clamped map[string]layer.ID
 	atEnd   []func()
+	// httpFiles and gitCommits are what servers said.
+	httpFiles  map[digest.Digest]func() (*httpsource.File, error) // by vertex
+	gitCommits map[gitsource.Request]func() (*gitsource.Commit, error)
 }
 
 // StepRecord tells what became of a vertex.
@@ -82,7 +87,8 @@ func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
 	if opt.Sink == nil {
 		opt.Sink = progress.Discard
 	}
-	r := &Run{Engine: e, opt: opt, nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, clamped: map[string]layer.ID{}}
+	r := &Run{Engine: e, opt: opt, nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, clamped: map[string]layer.ID{},
+		httpFiles: map[digest.Digest]func() (*httpsource.File, error){}, gitCommits: map[gitsource.Request]func() (*gitsource.Commit, error){}}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	return r
 }
@@ -152,7 +158,9 @@ func (r *Run) node(v *graph.Vertex) *node {
 // evaluate gives the result of a node: from the store, or by running it.
 func (r *Run) evaluate(n *node) (*outcome, error) {
 	if src := n.v.Op.GetSource(); src != nil {
-		return r.evaluateSource(n, src)
+		if out, done, err := r.evaluateSource(n, src); done {
+			return out, err
+		}
 	}
 	id, err := n.identity()
 	if err != nil {
@@ -258,6 +266,8 @@ func (r *Run) inputs(n *node) ([]Value, error) {
 // operate carries a node's operation out. created is the time of what is only planned.
 func (r *Run) operate(n *node, inputs []Value, step *progress.Step, created time.Time) ([]Value, error) {
 	switch op := n.v.Op.Op.(type) {
+	case *pb.Op_Source:
+		return r.fetchSource(n, op.Source, step)
 	case *pb.Op_Exec:
 		return r.exec(n, op.Exec, inputs, step)
 	case *pb.Op_File:

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/containerd/platforms"
@@ -135,24 +134,6 @@ func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, 
 	inner := &Client{opt: c.opt, attrs: maps.Clone(req.FrontendOpt), last: c.last, resolved: c.resolved}
 	res, err := builder.Build(ctx, inner)
 	return res, inner.placed(err)
-}
-
-// ResolveSourceMetadata implements the gateway client for images.
-func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
-	ref, ok := strings.CutPrefix(op.Identifier, "docker-image://")
-	if !ok {
-		scheme, _, _ := strings.Cut(op.Identifier, "://")
-		return nil, fmt.Errorf("sources of the kind %s are not supported yet: %s", scheme, op.Identifier)
-	}
-	img, err := c.resolve(ctx, ref, opt)
-	if err != nil {
-		return nil, err
-	}
-	// The frontend pins the reference to the digest, so that what was resolved is what is used.
-	return &sourceresolver.MetaResponse{
-		Op:    op.CloneVT(),
-		Image: &sourceresolver.ResolveImageResponse{Digest: img.Digest, Config: img.Config},
-	}, nil
 }
 
 // ResolveImageConfig implements the gateway client.

@@ -115,6 +115,17 @@ func (r *Request) place() string {
 	return "http " + digest.FromBytes(data).Encoded()
 }
 
+// Mode is the file's permissions.
+func (r *Request) Mode() uint32 {
+	if r.Perm == 0 {
+		return 0o600
+	}
+	return r.Perm
+}
+
+// Name is the name of the file as far as it is known without an answer.
+func (r *Request) Name() string { return r.name("") }
+
 // name is the name of the file: that of the operation, the one of the answer's Content-Disposition,
 // or the last part of the URL's path.
 func (r *Request) name(disposition string) string {

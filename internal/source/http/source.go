@@ -101,7 +101,13 @@ func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*File, error
 		return known.file(r), nil
 	}
 	a, err := s.ask(ctx, r, env, known)
+	if errdefs.IsDataLoss(err) {
+		return nil, err
+	}
 	if err != nil {
+		if u := (*url.Error)(nil); errors.As(err, &u) && u.URL == r.URL {
+			err = u.Err // the URL stands in the text already
+		}
 		return nil, fmt.Errorf("fetching %s: %w", r, err)
 	}
 	if err := r.check(a.Digest); err != nil {

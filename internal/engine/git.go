@@ -1,0 +1,140 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/gitutil"
+
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/progress"
+	gitsource "github.com/slipway-build/slipway/internal/source/git"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// newGit makes the source of git repositories. The bare ones are kept like cache mounts; the zero
+// byte keeps their names apart from those that a Dockerfile can give.
+func newGit(s *store.Store) *gitsource.Source {
+	return gitsource.New(func(ctx context.Context, remote string) (string, func(), error) {
+		c, err := s.Cache(ctx, "git repository\x00"+remote, store.SharingLocked, func(string) error { return nil })
+		if err != nil {
+			return "", nil, err
+		}
+		return c.Dir, c.Release, nil
+	})
+}
+
+// gitSource writes the key of a commit. The rule is BuildKit's: the remote is no part of it, so that
+// a repository is the same by ssh and by https. But a kept .git names its remote.
+func (r *Run) gitSource(n *node, op *pb.SourceOp) (keyLines, error) {
+	req, err := gitsource.Parse(op)
+	if err != nil {
+		return nil, err
+	}
+	c, err := r.gitCommit(n, req)
+	if err != nil {
+		return nil, err
+	}
+	var k keyLines
+	k.add("operation", "git")
+	k.add("commit", c.Hash())
+	if req.KeepGitDir {
+		k.add("keep .git of", req.String())
+		if !gitutil.IsCommitSHA(c.Ref) {
+			k.add("reference", c.Ref)
+		}
+	}
+	if req.Subdir != "" {
+		k.add("directory", req.Subdir)
+	}
+	if req.SkipSubmodules {
+		k.add("submodules", "no")
+	}
+	if req.CommitTime {
+		k.add("times", "commit")
+	}
+	return k, nil
+}
+
+// gitCommit asks which commit a request names, once per build and request. A failure is told as the
+// source's step: nothing else is.
+func (r *Run) gitCommit(n *node, req *gitsource.Request) (*gitsource.Commit, error) {
+	key := *req
+	r.mu.Lock()
+	f := r.gitCommits[key]
+	if f == nil {
+		f = sync.OnceValues(func() (*gitsource.Commit, error) {
+			c, err := r.git.Resolve(r.ctx, req, r.gitEnv(nil))
+			if err != nil && n != nil && r.ctx.Err() == nil {
+				r.start(n).Done(err)
+			}
+			return c, err
+		})
+		r.gitCommits[key] = f
+	}
+	r.mu.Unlock()
+	return f()
+}
+
+// fetchGit checks the commit out into a layer.
+func (r *Run) fetchGit(n *node, op *pb.SourceOp, step *progress.Step) (Value, error) {
+	req, err := gitsource.Parse(op)
+	if err != nil {
+		return Value{}, err
+	}
+	c, err := r.gitCommit(n, req)
+	if err != nil {
+		return Value{}, err
+	}
+	draft, err := r.Engine.opt.Store.NewLayer()
+	if err != nil {
+		return Value{}, err
+	}
+	defer draft.Abort()
+	if err := r.git.Checkout(r.ctx, req, c, draft.FS, draft.Work, r.gitEnv(step)); err != nil {
+		return Value{}, err
+	}
+	id, err := draft.Commit(r.ctx)
+	return Value{Snapshot: layer.Snapshot{id}}, err
+}
+
+// gitEnv is what the build gives git. step may be nil.
+func (r *Run) gitEnv(step *progress.Step) gitsource.Env {
+	env := gitsource.Env{Secret: r.opt.Secrets.Secret, SSHSocket: r.sshSocket}
+	if step != nil {
+		env.Log = step.Stderr()
+	}
+	return env
+}
+
+// sshSocket serves an SSH agent of the build on a socket.
+func (r *Run) sshSocket(ctx context.Context, id string) (path string, release func(), err error) {
+	if err := r.opt.SSH.Check(id); err != nil {
+		return "", nil, err
+	}
+	// Not in the store: the path of a socket must be short.
+	dir, err := os.MkdirTemp("", "slipway-ssh-")
+	if err != nil {
+		return "", nil, fmt.Errorf("making socket of SSH agent %q: %w", id, err)
+	}
+	path = filepath.Join(dir, "agent")
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
+	if err != nil {
+		os.RemoveAll(dir)
+		return "", nil, fmt.Errorf("making socket of SSH agent %q: %w", id, err)
+	}
+	release = func() {
+		l.Close()
+		os.RemoveAll(dir)
+	}
+	if err := r.opt.SSH.Serve(r.ctx, id, l); err != nil {
+		release()
+		return "", nil, err
+	}
+	return path, release, nil
+}

@@ -1,0 +1,31 @@
+package frontend
+
+import (
+	"context"
+	"strings"
+
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// ResolveSourceMetadata implements the gateway client: it tells what a source is now, without its
+// files.
+func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+	scheme, ref, _ := strings.Cut(op.Identifier, "://")
+	res := &sourceresolver.MetaResponse{Op: op.CloneVT()}
+	var err error
+	switch scheme {
+	case "git":
+		res.Git, err = c.opt.Run.GitMetadata(op, opt.GitOpt != nil && opt.GitOpt.ReturnObject)
+	case "http", "https":
+		res.HTTP, err = c.opt.Run.HTTPMetadata(op, opt.HTTPOpt)
+	default:
+		// The frontend pins the reference to the digest, so that what was resolved is what is used.
+		img, ierr := c.resolve(ctx, ref, opt)
+		if ierr != nil {
+			return nil, ierr
+		}
+		res.Image = &sourceresolver.ResolveImageResponse{Digest: img.Digest, Config: img.Config}
+	}
+	return res, err
+}
