@@ -16,9 +16,9 @@ import (
 type repository struct {
 	*gitutil.GitCLI
 	quiet *gitutil.GitCLI // for what only asks, or says nothing to a user
-	r   *Request
-	c   *Commit
-	dir string
+	r     *Request
+	c     *Commit
+	dir   string
 }
 
 // use calls fn with the remote's repository, in which the commit is. A repository that was kept and
