@@ -30,6 +30,7 @@ type buildFlags struct {
 	shmSize, dumpKeys                                      string
 	secretFlags
 	outputFlags
+	limitFlags
 	call          string
 	noCacheFilter []string
 	squash        bool
@@ -63,6 +64,7 @@ func newBuildCmd(a *app) *cobra.Command {
 	f := cmd.Flags()
 	opts.secretFlags.add(f)
 	opts.outputFlags.add(f)
+	opts.limitFlags.add(f)
 	f.StringArrayVarP(&opts.tags, "tag", "t", nil, "Name of the image, NAME[:TAG] (repeatable)")
 	f.StringVarP(&opts.file, "file", "f", "", `Path of the Dockerfile; "-" is standard input (default PATH/Dockerfile)`)
 	f.StringVar(&opts.target, "target", "", "Stage to stop at, by name or number")
@@ -120,7 +122,7 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, clea
 		return req, cleanup, err
 	}
 	req.Call = call.request()
-	if err := errors.Join(o.attrs(req.Attrs), o.secretFlags.set(&req)); err != nil {
+	if err := errors.Join(o.attrs(req.Attrs), o.limitFlags.attrs(req.Attrs), o.secretFlags.set(&req)); err != nil {
 		return req, cleanup, err
 	}
 	if o.file == "-" {

@@ -76,6 +76,7 @@ func (x *execution) prepare(n *node) error {
 		Network:    x.network(),
 		CgroupPath: meta.CgroupParent,
 		Insecure:   x.op.Security == pb.SecurityMode_INSECURE,
+		Resources:  resources(n.v.Meta.GetLinuxResources()),
 	}
 	for _, h := range meta.ExtraHosts {
 		x.spec.ExtraHosts = append(x.spec.ExtraHosts, sandbox.HostEntry{Host: h.Host, IP: h.IP})
@@ -99,6 +100,15 @@ func (x *execution) prepare(n *node) error {
 		return strings.Count(filepath.Clean(a.Dest), "/") - strings.Count(filepath.Clean(b.Dest), "/")
 	})
 	return nil
+}
+
+// resources are a step's limits. They are in no key, as in BuildKit.
+func resources(r *pb.LinuxResources) sandbox.Resources {
+	return sandbox.Resources{
+		Memory: r.GetMemory(), MemorySwap: r.GetMemorySwap(),
+		CPUShares: r.GetCpuShares(), CPUPeriod: r.GetCpuPeriod(), CPUQuota: r.GetCpuQuota(),
+		CpusetCpus: r.GetCpusetCpus(), CpusetMems: r.GetCpusetMems(),
+	}
 }
 
 func (x *execution) network() sandbox.Network {

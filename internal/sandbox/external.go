@@ -83,7 +83,7 @@ func (r *external) result(b *bundle, err error, killed bool) error {
 		return &ExitError{Code: 128 + int(unix.SIGKILL), Signal: int(unix.SIGKILL)}
 	}
 	if text := r.failure(b); text != "" {
-		return startError(b.spec.Args[0], errors.New(text))
+		return startError(b.spec, errors.New(text))
 	}
 	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		return fmt.Errorf("running the OCI runtime: it was killed by signal %d", ws.Signal())

@@ -44,7 +44,7 @@ func (l *linked) run(ctx context.Context, b *bundle, streams IO) error {
 		return err
 	}
 	err = l.runProcess(ctx, container, b, streams)
-	if b.spec.CgroupPath == "" {
+	if !b.spec.hasCgroup() {
 		return err // all that the container still has goes with the scratch directory
 	}
 	if derr := container.Destroy(); derr != nil && err == nil {
@@ -64,9 +64,10 @@ func create(b *bundle) (*libcontainer.Container, error) {
 	}
 	// The thread that starts the first process waits for it: if that is gone, so are we.
 	config.ParentDeathSignal = int(unix.SIGKILL)
-	// Devices are bind mounts, guarded by nodev.
+	// Devices are bind mounts, guarded by nodev. Without rules for them libcontainer leaves devices
+	// alone.
 	config.Cgroups.Resources.Devices, config.Devices = nil, nil
-	if b.spec.CgroupPath == "" {
+	if !b.spec.hasCgroup() {
 		// It gets none, see below. With an absolute path libcontainer does not look for our own
 		// in all hierarchies.
 		config.Cgroups.Name, config.Cgroups.Path = "", "/"+b.spec.ID
@@ -75,7 +76,7 @@ func create(b *bundle) (*libcontainer.Container, error) {
 	if err != nil {
 		return nil, fmt.Errorf("creating container: %w", err)
 	}
-	if b.spec.CgroupPath == "" {
+	if !b.spec.hasCgroup() {
 		withoutCgroup(container, config.Cgroups)
 	}
 	return container, nil
@@ -91,7 +92,7 @@ func (l *linked) runProcess(ctx context.Context, container *libcontainer.Contain
 	defer wires.close()
 	err = l.start(container, p, b, wires)
 	if err != nil {
-		return startError(b.spec.Args[0], err)
+		return startError(b.spec, err)
 	}
 	stop := forward(ctx, streams, wires, func(sig unix.Signal) { _ = p.Signal(sig) }) // the process may be gone
 	state, err := p.Wait()
@@ -103,7 +104,7 @@ func (l *linked) runProcess(ctx context.Context, container *libcontainer.Contain
 	if state.Success() {
 		return nil
 	}
-	return exitError(state, container)
+	return exitError(state, container, b.spec)
 }
 
 // filterOf compiles the bundle's seccomp profile; the default one was compiled before.
@@ -182,16 +183,17 @@ func execute(b *bundle, p *libcontainer.Process) error {
 	}
 }
 
-func exitError(state *os.ProcessState, container *libcontainer.Container) error {
+func exitError(state *os.ProcessState, container *libcontainer.Container, spec *Spec) error {
 	ws, ok := state.Sys().(syscall.WaitStatus)
 	if !ok {
 		return fmt.Errorf("reading the exit status: unexpected type %T", state.Sys())
 	}
-	if !ws.Signaled() {
-		return &ExitError{Code: ws.ExitStatus(), OOM: ws.ExitStatus() == 128+int(unix.SIGKILL) && oomKills(container) > 0}
+	e := &ExitError{Code: ws.ExitStatus(), OOM: oomKills(container) > 0, MemoryLimit: spec.Resources.Memory}
+	if ws.Signaled() {
+		e.Signal = int(ws.Signal())
+		e.Code = 128 + e.Signal
 	}
-	sig := int(ws.Signal())
-	return &ExitError{Code: 128 + sig, Signal: sig, OOM: ws.Signal() == unix.SIGKILL && oomKills(container) > 0}
+	return e
 }
 
 // initProcess is the process of an OCI spec in libcontainer's words.
@@ -214,9 +216,11 @@ func initProcess(p *specs.Process) *libcontainer.Process {
 
 // startError makes one sentence of the reasons of a runtime, which come as text from another
 // process.
-func startError(command string, err error) error {
-	text := err.Error()
+func startError(spec *Spec, err error) error {
+	text, command := err.Error(), spec.Args[0]
 	switch {
+	case spec.hasCgroup() && strings.Contains(text, "cgroup"):
+		return fmt.Errorf("limiting the container's resources: %w (limits and --cgroup-parent need cgroups that can be written to)", errors.New(trimPrefixes(text)))
 	case strings.Contains(text, "executable file not found"),
 		strings.Contains(text, "exec") && strings.Contains(text, "no such file or directory") && !strings.Contains(text, "mount"):
 		return fmt.Errorf("starting %q: %w in the root filesystem", command, ErrCommandNotFound)

@@ -48,7 +48,7 @@ func (b *bundle) inContainer(m specs.Mount) bool {
 	case "sysfs":
 		return b.spec.Network != NetworkHost // it shows the network interfaces
 	case "cgroup":
-		return cgroupNamespaces() || b.spec.CgroupPath != "" || len(ownCgroups()) == 0
+		return cgroupNamespaces() || b.spec.hasCgroup() || len(ownCgroups()) == 0
 	}
 	return true
 }

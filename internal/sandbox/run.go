@@ -73,7 +73,7 @@ func check(spec *Spec) error {
 			return err
 		}
 	}
-	return nil
+	return spec.Resources.check()
 }
 
 func checkMount(m Mount) error {

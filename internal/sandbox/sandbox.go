@@ -12,6 +12,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
 )
 
 // Network is the network a process sees.
@@ -42,8 +45,8 @@ type Mount struct {
 	Bind   string // a host file or directory
 	Root   *Root  // an overlay of layer directories, of which Selector is shown at Dest
 	Tmpfs  *Tmpfs
-	File   *File   // a file that is in memory only
-	Socket *Socket // a Unix socket on which this process answers
+	File   *File   `json:"-"` // a file that is in memory only
+	Socket *Socket `json:"-"` // a Unix socket on which this process answers
 	// Selector is the path below Root that is shown; "" or "/" is all of it. It is resolved
 	// inside the root, never outside.
 	Selector string
@@ -102,6 +105,20 @@ type Spec struct {
 	CapAdd, CapDrop []string
 	Terminal        bool   // allocate a pseudo-terminal and join it to Stdin/Stdout
 	CgroupPath      string // parent cgroup; "" is the default
+	Resources       Resources
+}
+
+// Resources limit all processes of a container together. A zero field is no limit. A process with
+// limits, or with a parent cgroup, needs cgroups that this process may write to.
+type Resources struct {
+	Memory     int64  // bytes
+	MemorySwap int64  // bytes of memory and swap together; -1 is no limit of them
+	CPUShares  uint64 // weight beside other cgroups, 1024 is the kernel's default
+	CPUPeriod  uint64 // microseconds in which CPUQuota is given; 0 is the kernel's 100 ms
+	CPUQuota   int64  // microseconds of all processors together
+	CpusetCpus string // processors, "0-2,4"
+	CpusetMems string // memory nodes, "0-2,4"
+	Pids       int64  // number of processes and threads; -1 is no limit
 }
 
 // IO is where the process's streams go. Nil is /dev/null.
@@ -131,14 +148,22 @@ type Runner interface {
 type ExitError struct {
 	Code   int // exit code; 128 + signal when killed by one, as shells report it
 	Signal int // 0 when the process exited by itself
-	// OOM is set when the kernel killed the process for memory.
+	// OOM is set when the kernel killed a process of the container for memory.
 	OOM bool
+	// MemoryLimit is that of the container in bytes; 0 is none of its own.
+	MemoryLimit int64
 }
 
 func (e *ExitError) Error() string {
+	memory := "out of memory"
+	if e.MemoryLimit > 0 {
+		memory += fmt.Sprintf(" (limit %s)", units.BytesSize(float64(e.MemoryLimit)))
+	}
 	switch {
+	case e.OOM && e.Code == 128+int(unix.SIGKILL):
+		return fmt.Sprintf("process was killed: %s (exit code: %d)", memory, e.Code)
 	case e.OOM:
-		return fmt.Sprintf("process was killed: out of memory (exit code: %d)", e.Code)
+		return fmt.Sprintf("exit code: %d, and a process was killed: %s", e.Code, memory)
 	case e.Signal != 0:
 		return fmt.Sprintf("process was killed by signal %d (exit code: %d)", e.Signal, e.Code)
 	}

@@ -1,0 +1,86 @@
+package sandbox
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// limitsScript prints the limits that a container sees on itself, from either version of cgroups.
+const limitsScript = `cd /sys/fs/cgroup
+first() { for f in "$@"; do [ -e $f ] && exec cat $f; done; echo no $1; }
+(first memory.max memory/memory.limit_in_bytes)
+(first cpu.max cpu/cpu.cfs_quota_us cpu,cpuacct/cpu.cfs_quota_us) | head -1
+(first pids.max pids/pids.max)
+grep Cpus_allowed_list /proc/self/status
+grep Mems_allowed_list /proc/self/status
+echo x > /dev/null && echo devices`
+
+func testLimits(l *lab) {
+	spec := l.spec(limitsScript)
+	spec.Resources = Resources{Memory: 64 << 20, CPUQuota: 50000, CPUPeriod: 200000, CPUShares: 512, CpusetCpus: "0", CpusetMems: "0", Pids: 30}
+	got := strings.Split(l.run(spec), "\n")
+	want := []string{"67108864", "50000", "30", "Cpus_allowed_list:\t0", "Mems_allowed_list:\t0", "devices"}
+	if len(got) == len(want) && got[1] == "50000 200000" {
+		got[1] = "50000" // version 2
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		l.t.Errorf("limits: got %q, want %q", got, want)
+	}
+	l.wantUpper("limits", spec)
+
+	spec = l.spec("for i in $(seq 40); do sleep 1 & done; wait")
+	spec.Resources.Pids = 10
+	if out, err := l.try(spec); err == nil || !strings.Contains(out, "fork") {
+		l.t.Errorf("more processes than allowed: got %q, %v", out, err)
+	}
+}
+
+func testMemoryLimit(l *lab) {
+	const hungry = `busybox awk 'BEGIN { s = "0123456789abcdef"; while (1) s = s s }'`
+	for script, want := range map[string]string{
+		"exec " + hungry: "process was killed: out of memory (limit 32MiB) (exit code: 137)",
+		// A shell or a compiler driver fails in its own way when a child of it is killed.
+		hungry + "; exit 3": "exit code: 3, and a process was killed: out of memory (limit 32MiB)",
+	} {
+		spec := l.spec(script)
+		spec.Resources = Resources{Memory: 32 << 20, MemorySwap: 32 << 20}
+		_, err := l.try(spec)
+		var exit *ExitError
+		if !errors.As(err, &exit) || l.linked && exit.Error() != want {
+			l.t.Errorf("%s: got %v, want %q", script, err, want)
+		}
+	}
+	// A process that survives the death of another one has not failed.
+	spec := l.spec(hungry + "; echo went on")
+	spec.Resources.Memory = 32 << 20
+	if got := l.run(spec); !strings.HasSuffix(got, "went on") {
+		l.t.Errorf("got %q", got)
+	}
+}
+
+func testLimitErrors(l *lab) {
+	for want, r := range map[string]Resources{
+		"negative": {Memory: -1}, "smaller than that of memory": {Memory: 2 << 20, MemorySwap: 1 << 20},
+		"quota": {CPUQuota: -5}, "processes": {Pids: -2},
+	} {
+		spec := l.command("true")
+		spec.Resources = r
+		if _, err := l.try(spec); err == nil || !strings.Contains(err.Error(), want) {
+			l.t.Errorf("%+v: got %v, want %q", r, err, want)
+		}
+	}
+	spec := l.command("true")
+	spec.Resources.CpusetCpus = "4000"
+	if _, err := l.try(spec); err == nil || !strings.Contains(err.Error(), "limiting the container's resources: ") {
+		l.t.Errorf("a processor that is not there: got %v", err)
+	}
+	left, err := filepath.Glob("/sys/fs/cgroup/*/" + spec.ID)
+	if err != nil || len(left) > 0 {
+		l.t.Errorf("cgroups after an error: %v, %v", left, err)
+	}
+	if _, err := os.Stat("/sys/fs/cgroup/" + spec.ID); err == nil {
+		l.t.Error("the cgroup is there after an error")
+	}
+}
