@@ -63,6 +63,9 @@ func (x *execution) close() {
 
 // prepare makes the sandbox's spec of the operation.
 func (x *execution) prepare(n *node) error {
+	if err := canRun(x.r.platform(n.v.Op.Platform)); err != nil {
+		return err
+	}
 	meta := x.op.Meta
 	// A process ID would not do for the name of a run: in a pod it is the same every time, and one
 	// process may run the same vertex for two builds.
