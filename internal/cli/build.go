@@ -244,7 +244,7 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 	}
 	result, err := b.Build(ctx, req, display)
 	warnings := display.Wait()
-	err = errors.Join(err, loader.finish(err))
+	err = loader.finish(err)
 	if mode != "quiet" && mode != "none" && mode != "rawjson" {
 		a.printWarnings(warnings) // also of a build that failed, for which they may be the reason
 	}

@@ -16,10 +16,40 @@ import (
 	"time"
 )
 
-// imageLoader takes a docker archive and hands it to a daemon while it is written.
+// imageLoader takes a docker archive and hands it to a daemon while it is written. A daemon hears
+// of it with the first byte: a build that fails bothers nobody.
 type imageLoader struct {
-	*io.PipeWriter
+	load func(io.Reader) error
+	pipe *io.PipeWriter // nil before the first byte
 	done chan error
+}
+
+// Write is for one goroutine.
+func (l *imageLoader) Write(p []byte) (int, error) {
+	if l.pipe == nil {
+		r, w := io.Pipe()
+		l.pipe, l.done = w, make(chan error, 1)
+		go func() {
+			err := l.load(r)
+			r.CloseWithError(errors.Join(err, io.ErrClosedPipe)) // a daemon that takes no more must not block the build
+			l.done <- err
+		}()
+	}
+	return l.pipe.Write(p)
+}
+
+// finish ends the archive, waits for the daemon and returns what went wrong; failure is why the
+// build failed, or nil. A build that fails because the daemon took no more failed for its reason.
+func (l *imageLoader) finish(failure error) error {
+	if l == nil || l.pipe == nil {
+		return failure
+	}
+	l.pipe.CloseWithError(failure)
+	err := <-l.done
+	if failure == nil || err != nil && errors.Is(failure, io.ErrClosedPipe) {
+		return err
+	}
+	return failure
 }
 
 // newLoader finds a running Docker, or else containerd. Without either it returns nil: then the
@@ -30,37 +60,12 @@ func (a *app) newLoader(ctx context.Context) (*imageLoader, error) {
 		return nil, err
 	}
 	if client != nil {
-		return startLoader(func(r io.Reader) error { return loadDocker(ctx, client, r) }), nil
+		return &imageLoader{load: func(r io.Reader) error { return loadDocker(ctx, client, r) }}, nil
 	}
 	if ctr, err := exec.LookPath("ctr"); err == nil && listening(ctx, "unix", containerdSocket()) {
-		return startLoader(func(r io.Reader) error { return loadContainerd(ctx, ctr, r) }), nil
+		return &imageLoader{load: func(r io.Reader) error { return loadContainerd(ctx, ctr, r) }}, nil
 	}
 	return nil, nil
-}
-
-func startLoader(load func(io.Reader) error) *imageLoader {
-	r, w := io.Pipe()
-	l := &imageLoader{w, make(chan error, 1)}
-	go func() {
-		err := load(r)
-		r.CloseWithError(errors.Join(err, io.ErrClosedPipe)) // a daemon that takes no more must not block the build
-		l.done <- err
-	}()
-	return l
-}
-
-// finish ends the archive and waits for the daemon; failure is why the build failed, or nil.
-func (l *imageLoader) finish(failure error) error {
-	if l == nil {
-		return nil
-	}
-	if failure == nil {
-		l.Close()
-		return <-l.done
-	}
-	l.CloseWithError(failure)
-	<-l.done
-	return nil
 }
 
 // dockerClient returns a client of the Docker daemon that DOCKER_HOST names or that listens where

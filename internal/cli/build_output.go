@@ -32,7 +32,6 @@ func (o *outputFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.sbom, "sbom", "", `Short for --attest=type=sbom: "true", "generator=IMAGE"`)
 	f.BoolVar(&o.push, "push", false, "Short for --output=type=registry: push the image")
 	f.BoolVar(&o.load, "load", false, "Load the image into a running Docker or containerd as well")
-	f.Lookup("provenance").NoOptDefVal, f.Lookup("sbom").NoOptDefVal = "true", "true"
 }
 
 // set completes a request. The returned loader is nil unless a daemon is to get the image.

@@ -76,6 +76,8 @@ func TestScripts(t *testing.T) {
 			"replace": replace,
 			// In script_build_test.go.
 			"registry": ownRegistry,
+			// In script_daemon_test.go.
+			"daemon": daemon,
 			// In script_secret_test.go.
 			"agenttool": agentTool, "nowhere": nowhere,
 			// In script_server_test.go.
