@@ -203,8 +203,8 @@ func (r *Request) check() error {
 		if err := o.check(); err != nil {
 			return err
 		}
-		if o.is("push", false) && len(r.Tags) == 0 && o.Attrs["name"] == "" {
-			return errors.New("tag is needed when pushing to registry")
+		if err := r.checkPush(&o); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -238,7 +238,7 @@ func (b *building) exportOne(ctx context.Context, o *Output, products []*product
 				return nil, err
 			}
 		}
-		if !o.is("store", true) {
+		if !o.is("store", !o.is("push-by-digest", false)) { // a name without a tag names nothing here
 			return nil, nil
 		}
 		for _, name := range b.names {

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
 
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -21,7 +25,37 @@ func (b *building) push(ctx context.Context, o *Output, a *export.Assembly, step
 			step.Status(pushStatus(e), e.Sent, e.Desc.Size, done)
 		},
 	}
-	return export.Push(ctx, b.opt.Store, b.opt.Registry, a.Target, b.names, opt)
+	names := slices.Clone(b.names)
+	if opt.ByDigest {
+		for i, n := range names {
+			ref, err := reference.ParseNormalizedNamed(n)
+			if err != nil {
+				return fmt.Errorf("pushing: %w", err)
+			}
+			names[i] = ref.Name()
+		}
+	}
+	return export.Push(ctx, b.opt.Store, b.opt.Registry, a.Target, names, opt)
+}
+
+// checkPush finds what cannot be pushed, before anything is done.
+func (r *Request) checkPush(o *Output) error {
+	if !o.is("push", false) {
+		return nil
+	}
+	names := slices.Clone(r.Tags)
+	if n := o.Attrs["name"]; n != "" {
+		names = append(names, strings.Split(n, ",")...)
+	}
+	if len(names) == 0 {
+		return errors.New("tag is needed when pushing to registry")
+	}
+	for _, n := range names {
+		if ref, err := reference.ParseNormalizedNamed(n); err == nil && o.is("push-by-digest", false) && !reference.IsNameOnly(ref) {
+			return fmt.Errorf("can't push tagged ref %s by digest", n)
+		}
+	}
+	return nil
 }
 
 // pushStatus is the line of a display for a part that is pushed, in BuildKit's words.

@@ -85,7 +85,7 @@ func (a *app) Builder(dumpKey func(vertex string, lines []string)) (*build.Build
 	if err != nil {
 		return nil, err
 	}
-	return build.New(build.Options{Store: s, Images: images, Runner: runner, DumpKey: dumpKey}), nil
+	return build.New(build.Options{Store: s, Images: images, Runner: runner, DumpKey: dumpKey, Registry: a.registry()}), nil
 }
 
 // containers makes what manages containers, without what runs them.
