@@ -79,6 +79,7 @@ func (x *execution) prepare(n *node) error {
 		Network:    x.network(),
 		CgroupPath: meta.CgroupParent,
 		Insecure:   x.op.Security == pb.SecurityMode_INSECURE,
+		KeepCaps:   x.op.Security == pb.SecurityMode_INSECURE,
 		Resources:  resources(n.v.Meta.GetLinuxResources()),
 	}
 	for _, h := range meta.ExtraHosts {

@@ -66,7 +66,10 @@ func create(b *bundle) (*libcontainer.Container, error) {
 	config.ParentDeathSignal = int(unix.SIGKILL)
 	// Devices are bind mounts, guarded by nodev. Without rules for them libcontainer leaves devices
 	// alone.
-	config.Cgroups.Resources.Devices, config.Devices = nil, nil
+	config.Cgroups.Resources.Devices = nil
+	if !b.spec.Insecure {
+		config.Devices = nil
+	}
 	if !b.spec.hasCgroup() {
 		// It gets none, see below. With an absolute path libcontainer does not look for our own
 		// in all hierarchies.

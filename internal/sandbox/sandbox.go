@@ -99,7 +99,9 @@ type Spec struct {
 	ExtraHosts []HostEntry
 	Ulimits    []Ulimit
 	ShmSize    int64 // bytes of /dev/shm; 0 is 64 MiB
-	Insecure   bool  // all capabilities, no seccomp, no masked paths
+	// Insecure is all capabilities, no seccomp, no masked or read-only paths, more devices, of which
+	// all may be opened. With KeepCaps, a user that is not root has the capabilities too.
+	Insecure, KeepCaps bool
 	// CapAdd and CapDrop change the capabilities, CAP_NAME or [AllCapabilities]; Insecure has all
 	// anyway.
 	CapAdd, CapDrop []string

@@ -193,6 +193,30 @@ func testInsecure(l *lab) {
 	}
 }
 
+// testInsecureDevices: the nodes are BuildKit's, whatever of them the kernel has a driver for.
+func testInsecureDevices(l *lab) {
+	spec := l.spec("cd /dev; stat -c '%n %F %t:%T %a' kmsg cuse fuse kvm net/tun loop-control loop0 loop7 null; : < null && head -c 1 zero | wc -c; mkdir /dev/shm/x && mount -t tmpfs none /dev/shm/x && grep -c ' /sys sysfs rw' /proc/mounts; grep -c ' /proc/' /proc/mounts; true")
+	spec.Insecure = true
+	want := "kmsg character special file 1:b 666\ncuse character special file a:cb 666\nfuse character special file a:e5 666\n" +
+		"kvm character special file a:e8 666\nnet/tun character special file a:c8 666\nloop-control character special file a:ed 666\n" +
+		"loop0 block special file 7:0 666\nloop7 block special file 7:7 666\nnull character special file 1:3 666\n1\n1\n0"
+	if got := l.run(spec); got != want {
+		l.t.Errorf("got %q, want %q", got, want)
+	}
+	l.wantUpper("insecure devices", spec)
+}
+
+func testKeepCaps(l *lab) {
+	all := fmt.Sprintf("%016x", ownCaps(l.t))
+	for keep, want := range map[bool]string{true: all, false: fmt.Sprintf("%016x", 0)} {
+		spec := l.command("cat", "/proc/self/status")
+		spec.User, spec.Insecure, spec.KeepCaps = "user", true, keep
+		if got := status(l.run(spec)); got["CapEff"] != want || got["CapAmb"] != want {
+			l.t.Errorf("user, keep %v: got CapEff %s and CapAmb %s, want %s", keep, got["CapEff"], got["CapAmb"], want)
+		}
+	}
+}
+
 // testCgroup runs in a cgroup below one with a memory limit.
 func testCgroup(l *lab) {
 	parent, limit := "/sys/fs/cgroup/memory/slipway-test-parent", "memory.limit_in_bytes"

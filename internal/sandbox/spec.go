@@ -63,7 +63,10 @@ func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) 
 		},
 	}
 	if spec.Insecure {
-		s.Process.Capabilities.Inheritable = caps
+		s.Linux.Devices = insecureDevices()
+		if spec.KeepCaps {
+			s.Process.Capabilities.Inheritable, s.Process.Capabilities.Ambient = caps, caps
+		}
 		return s, nil
 	}
 	s.Linux.MaskedPaths = maskedPaths
