@@ -16,17 +16,26 @@ func newCpCmd(a *app) *cobra.Command {
 	var opts container.CopyOptions
 	var quiet bool
 	cmd := &cobra.Command{
-		Use:   "cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n  cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
-		Short: "Copy files out of a container, or into one",
-		Args:  exactArgs(2),
+		Use:   "cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n\t" + a.name + " cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
+		Short: "Copy files/folders between a container and the local filesystem",
+		Long: `Copy files/folders between a container and the local filesystem
+
+Use '-' as the source to read a tar archive from stdin
+and extract it to a directory destination in a container.
+Use '-' as the destination to stream a tar archive of a
+container source to stdout.`,
+		Args: exactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !cmd.Flags().Changed("quiet") {
+				quiet = !isTerminal(a.stdout) // as Docker does, the summary is for people only
+			}
 			return a.copyFiles(cmd.Context(), args[0], args[1], opts, quiet)
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&opts.FollowLink, "follow-link", "L", false, "Copy what a symbolic link at SRC_PATH leads to")
-	f.BoolVarP(&opts.Archive, "archive", "a", false, "Keep owners")
-	f.BoolVarP(&quiet, "quiet", "q", false, "Print nothing")
+	f.BoolVarP(&opts.FollowLink, "follow-link", "L", false, "Always follow symlinks in SRC_PATH")
+	f.BoolVarP(&opts.Archive, "archive", "a", false, "Archive mode (copy all uid/gid information)")
+	f.BoolVarP(&quiet, "quiet", "q", false, "Suppress progress output during copy. Progress output is automatically suppressed if no terminal is attached")
 	return cmd
 }
 
@@ -48,10 +57,14 @@ func (a *app) copyFiles(ctx context.Context, src, dst string, opts container.Cop
 	toName, to := splitCopyArg(dst)
 	name := fromName + toName
 	switch {
+	case src == "":
+		return errors.New("source can not be empty")
+	case dst == "":
+		return errors.New("destination can not be empty")
 	case fromName != "" && toName != "":
-		return errors.New("copying between containers is not supported: copy to the host first")
+		return errors.New("copying between containers is not supported")
 	case name == "":
-		return errors.New("one of the two must be a path in a container, CONTAINER:PATH")
+		return errors.New("must specify at least one container source")
 	case from == "" || to == "":
 		return errors.New("the path after the container's name is missing: CONTAINER:PATH")
 	}
@@ -63,26 +76,33 @@ func (a *app) copyFiles(ctx context.Context, src, dst string, opts container.Cop
 	if err != nil {
 		return err
 	}
-	var n int64
+	var n container.Copied
 	switch {
 	case toName == "" && to == "-":
 		if isTerminal(a.stdout) {
-			return errors.New("the tar would go to the terminal: redirect standard output, or name a file")
+			return errors.New("cowardly refusing to save to a terminal. Redirect standard output, or name a file")
 		}
 		return m.Export(ctx, c, from, a.stdout, opts)
 	case fromName == "" && from == "-":
 		return m.Import(ctx, c, a.stdin, to, opts)
 	case toName == "":
-		n, err = m.CopyFrom(ctx, c, from, to, opts)
+		if dst, err = filepath.Abs(to); err == nil {
+			n, err = m.CopyFrom(ctx, c, from, to, opts)
+		}
 	default:
 		n, err = m.CopyTo(ctx, c, from, to, opts)
 	}
-	if err != nil {
+	if err != nil || quiet {
 		return err
 	}
-	// As Docker does, the summary is for people only.
-	if !quiet && isTerminal(a.stderr) {
-		fmt.Fprintf(a.stderr, "Successfully copied %s to %s\n", size(n), dst)
+	_, err = fmt.Fprint(a.stderr, copySummary(n, dst))
+	return err
+}
+
+// copySummary tells what was copied in Docker's words.
+func copySummary(n container.Copied, dst string) string {
+	if n.Content == n.Transfer {
+		return fmt.Sprintf("Successfully copied %s to %s\n", size(n.Content), dst)
 	}
-	return nil
+	return fmt.Sprintf("Successfully copied %s (transferred %s) to %s\n", size(n.Content), size(n.Transfer), dst)
 }

@@ -7,7 +7,8 @@
 // [Config] that says what to run (config.go). [Manager.Run] runs it in the sandbox (run.go);
 // state.go tells whether it runs. Copying needs no running container and no mount: it reads the
 // merged view of the layers (copyout.go), and writes into the writable layer in overlay-native
-// form (copyin.go).
+// form (copyin.go). What runs is looked at, and written to, through the root of its process
+// (process.go), in which no symbolic link is followed but inside of that root.
 //
 // # Caveats
 //

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -65,12 +66,12 @@ func TestCopyRules(t *testing.T) {
 		{"file to file", file, destination{name: "n", exists: true}, false, ""},
 		{"file to file with slash", file, destination{name: "n/", exists: true, slash: true}, false, "not a directory"},
 		{"file to directory", file, destination{name: "n", exists: true, isDir: true}, true, ""},
-		{"file below nothing", file, destination{name: "a/n"}, false, "the directory a does not exist"},
+		{"file below nothing", file, destination{name: "a/n", noParent: errors.New("no parent")}, false, "no parent"},
 		{"directory to new name", dir, destination{name: "n", parentIsDir: true}, false, ""},
 		{"directory to new name with slash", dir, destination{name: "n/", slash: true, parentIsDir: true}, false, ""},
 		{"directory to file", dir, destination{name: "n", exists: true}, false, "cannot copy a directory"},
 		{"directory to directory", dir, destination{name: "n", exists: true, isDir: true}, true, ""},
-		{"directory below nothing", dir, destination{name: "a/n"}, false, "does not exist"},
+		{"directory below nothing", dir, destination{name: "a/n", noParent: errors.New("no parent")}, false, "no parent"},
 	} {
 		inside, err := tc.src.inside(tc.dst)
 		if inside != tc.inside || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {

@@ -24,8 +24,9 @@ type source struct {
 }
 
 // openSource finds the source of a copy. A path that ends in "/." means the contents of a
-// directory, one that ends in "/" the directory behind a symbolic link. where is for messages.
-func openSource(t layer.Tree, name, where string, follow bool) (*source, error) {
+// directory, one that ends in "/" the directory behind a symbolic link. container is its name, for
+// messages.
+func openSource(t layer.Tree, name, container string, follow bool) (*source, error) {
 	last := name[strings.LastIndexByte(name, '/')+1:]
 	mustDir := last == "" || last == "." || last == ".."
 	p, err := layer.Resolve(t, name, follow || mustDir)
@@ -34,13 +35,13 @@ func openSource(t layer.Tree, name, where string, follow bool) (*source, error) 
 	}
 	e, err := t.Lstat(p)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no such file or directory: %s%s", where, name)
+		return nil, notInContainer(name, container)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if mustDir && !e.IsDir() {
-		return nil, fmt.Errorf("%s%s is not a directory", where, name)
+		return nil, fmt.Errorf("%s:%s is not a directory", container, name)
 	}
 	s := &source{tree: t, entry: e, base: path.Base(path.Clean(name))}
 	if last == "." || last == ".." || s.base == "/" || s.base == ".." {
@@ -49,12 +50,19 @@ func openSource(t layer.Tree, name, where string, follow bool) (*source, error) 
 	return s, nil
 }
 
+// notInContainer is Docker's error for a path that a container does not have.
+func notInContainer(name, container string) error {
+	//lint:ignore ST1005 these are Docker's words
+	return fmt.Errorf("Could not find the file %s in container %s", name, container)
+}
+
 // destination is what is known of the place that a copy goes to.
 type destination struct {
 	name          string // as the user wrote it, for messages
 	slash         bool   // it ends in "/" or "/."
 	exists, isDir bool   // of what its symbolic links lead to
 	parentIsDir   bool
+	noParent      error // what to say if it is not
 }
 
 // inside applies Docker's rules: whether the source goes into the destination, under its own
@@ -72,7 +80,7 @@ func (s *source) inside(d destination) (bool, error) {
 	case !s.entry.IsDir() && d.slash:
 		return false, fmt.Errorf("the destination directory %s must exist", d.name)
 	case !d.parentIsDir:
-		return false, fmt.Errorf("the directory %s does not exist: create it first", path.Dir(path.Clean(d.name)))
+		return false, d.noParent
 	}
 	return false, nil
 }
@@ -123,14 +131,26 @@ func endsInSlash(name string) bool {
 	return strings.HasSuffix(name, "/") || strings.HasSuffix(name, "/.") || name == "."
 }
 
-// counter counts the content that goes to a sink.
-type counter struct {
-	layer.Sink
-	bytes int64
+// Copied is how much a copy was.
+type Copied struct {
+	Content  int64 // bytes of the files
+	Transfer int64 // bytes of the tar stream that Docker would send for it, which it tells as well
 }
 
+// counter counts what goes to a sink.
+type counter struct {
+	layer.Sink
+	Copied
+}
+
+const tarBlock = 512
+
 func (c *counter) Add(e *layer.Entry) error {
-	c.bytes += e.Size
+	if c.Transfer == 0 {
+		c.Transfer = 2 * tarBlock // the end of the stream
+	}
+	c.Content += e.Size
+	c.Transfer += tarBlock + (e.Size+tarBlock-1)/tarBlock*tarBlock
 	return c.Sink.Add(e)
 }
 

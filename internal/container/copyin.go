@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -17,12 +16,11 @@ import (
 )
 
 // CopyTo copies the host's file or directory src to dst in a container, by the rules of docker
-// cp. It returns the bytes of content that were copied. A running container is [ErrRunning]:
-// nobody may write below a mounted overlay.
-func (m *Manager) CopyTo(ctx context.Context, c store.Container, src, dst string, opts CopyOptions) (n int64, err error) {
+// cp. A running container gets the files through the root that it sees.
+func (m *Manager) CopyTo(ctx context.Context, c store.Container, src, dst string, opts CopyOptions) (n Copied, err error) {
 	abs, err := filepath.Abs(src)
 	if err != nil {
-		return 0, fmt.Errorf("copying to container: %w", err)
+		return n, fmt.Errorf("copying to container: %w", err)
 	}
 	dir, base := filepath.Split(abs)
 	if endsInSlash(src) || base == "" {
@@ -34,7 +32,7 @@ func (m *Manager) CopyTo(ctx context.Context, c store.Container, src, dst string
 	}
 	s, err := openHostSource(dir, base, src, dopt, opts.FollowLink)
 	if err != nil {
-		return 0, fmt.Errorf("copying to container: %w", err)
+		return n, fmt.Errorf("copying to container: %w", err)
 	}
 	err = m.writeInto(ctx, c, dst, func(in *inbound) error {
 		inside, err := s.inside(in.dest)
@@ -47,7 +45,7 @@ func (m *Manager) CopyTo(ctx context.Context, c store.Container, src, dst string
 		}
 		count := &counter{Sink: in}
 		err = s.write(target, count)
-		n = count.bytes
+		n = count.Copied
 		return err
 	})
 	return n, err
@@ -84,62 +82,38 @@ func openHostSource(dir, base, name string, opt layer.DirOptions, follow bool) (
 	return s, nil
 }
 
-// Import unpacks a tar stream into the directory dst of a container.
-func (m *Manager) Import(ctx context.Context, c store.Container, r io.Reader, dst string, opts CopyOptions) error {
-	return m.writeInto(ctx, c, dst, func(in *inbound) error {
-		if !in.dest.isDir {
-			return fmt.Errorf("destination %s:%s must be a directory", c.Name, dst)
-		}
-		return layer.ReadTar(r, layer.TarOptions{NoWhiteouts: true}, &below{in, in.path, !opts.Archive})
-	})
-}
-
-// below puts the entries of a tar stream under a directory.
-type below struct {
-	*inbound
-	dir  string
-	root bool // everything belongs to root
-}
-
-func (b *below) Add(e *layer.Entry) error {
-	if e.Path == "." {
-		return nil
-	}
-	e.Path = path.Join(b.dir, e.Path)
-	if e.Hardlink {
-		e.Link = path.Join(b.dir, e.Link)
-	}
-	if b.root {
-		e.UID, e.GID = 0, 0
-	}
-	return b.inbound.Add(e)
-}
-
 // inbound is the Sink of a container's writable layer: what is written there lies over the
 // layers of the image.
 type inbound struct {
 	*layer.DirWriter
 	ctx   context.Context
 	upper string
-	tree  layer.Tree // as it was before
+	tree  layer.Tree // what the container has
+	live  bool       // upper is the root that a running container sees, not its writable layer
 
 	path string // the destination without symbolic links; it may be missing
 	dest destination
 }
 
-// writeInto calls fn with a sink for the container's writable layer, and with what is known of
-// dst.
+// writeInto calls fn with a sink for the container's root, and with what is known of dst. The root is
+// the writable layer over those of the image, or that of the running process: nobody may write below
+// a mounted overlay.
 func (m *Manager) writeInto(ctx context.Context, c store.Container, dst string, fn func(*inbound) error) error {
+	in := &inbound{ctx: ctx, upper: m.upper(c.ID), dest: destination{name: c.Name + ":" + dst, slash: endsInSlash(dst)}}
+	in.dest.noParent = notInContainer(path.Dir(path.Clean(dst)), c.Name)
 	lock, err := m.lock(c.ID)
+	switch {
+	case err == nil:
+		defer lock.Close()
+		in.tree, err = m.tree(ctx, c)
+	case errors.Is(err, ErrRunning):
+		in.live = true
+		in.upper, err = m.liveRoot(c)
+		in.tree = layer.OpenDir(in.upper, layer.DirOptions{})
+	}
 	if err != nil {
 		return fmt.Errorf("copying to container %s: %w", c.Name, err)
 	}
-	defer lock.Close()
-	tree, err := m.tree(ctx, c)
-	if err != nil {
-		return fmt.Errorf("copying to container %s: %w", c.Name, err)
-	}
-	in := &inbound{ctx: ctx, upper: m.upper(c.ID), tree: tree, dest: destination{name: c.Name + ":" + dst, slash: endsInSlash(dst)}}
 	if err := in.resolve(dst); err != nil {
 		return fmt.Errorf("copying to container: %w", err)
 	}
@@ -183,6 +157,9 @@ func (in *inbound) Add(e *layer.Entry) error {
 		if err := overwrite(e, "/"+e.Path, old.IsDir()); err != nil {
 			return err
 		}
+	}
+	if in.live {
+		return in.DirWriter.Add(e)
 	}
 	if err := in.parents(path.Dir(e.Path)); err != nil {
 		return err

@@ -14,31 +14,31 @@ import (
 )
 
 // CopyFrom copies the file or directory at src in a container to the host path dst, by the rules
-// of docker cp. It returns the bytes of content that were copied.
-func (m *Manager) CopyFrom(ctx context.Context, c store.Container, src, dst string, opts CopyOptions) (int64, error) {
-	tree, err := m.tree(ctx, c)
+// of docker cp.
+func (m *Manager) CopyFrom(ctx context.Context, c store.Container, src, dst string, opts CopyOptions) (n Copied, err error) {
+	tree, err := m.rootTree(ctx, c)
 	if err != nil {
-		return 0, fmt.Errorf("copying from container %s: %w", c.Name, err)
+		return n, fmt.Errorf("copying from container %s: %w", c.Name, err)
 	}
-	s, err := openSource(tree, src, c.Name+":", opts.FollowLink)
+	s, err := openSource(tree, src, c.Name, opts.FollowLink)
 	if err != nil {
-		return 0, fmt.Errorf("copying from container: %w", err)
+		return n, fmt.Errorf("copying from container: %w", err)
 	}
-	n, err := copyToHost(ctx, s, dst, opts)
+	n, err = copyToHost(ctx, s, dst, opts)
 	if err != nil {
 		return n, fmt.Errorf("copying from container: %w", err)
 	}
 	return n, nil
 }
 
-func copyToHost(ctx context.Context, s *source, dst string, opts CopyOptions) (int64, error) {
+func copyToHost(ctx context.Context, s *source, dst string, opts CopyOptions) (Copied, error) {
 	d, root, err := hostDestination(dst)
 	if err != nil {
-		return 0, err
+		return Copied{}, err
 	}
 	inside, err := s.inside(d)
 	if err != nil {
-		return 0, err
+		return Copied{}, err
 	}
 	target := s.target()
 	if !inside {
@@ -46,11 +46,14 @@ func copyToHost(ctx context.Context, s *source, dst string, opts CopyOptions) (i
 	}
 	w, err := layer.NewDirWriter(root)
 	if err != nil {
-		return 0, err
+		return Copied{}, err
 	}
-	sink := &hostSink{DirWriter: w, root: root, ctx: ctx, keepOwner: opts.Archive}
-	err = s.write(target, sink)
-	return w.Size(), errors.Join(err, w.Close())
+	count := &counter{Sink: &hostSink{DirWriter: w, root: root, ctx: ctx, keepOwner: opts.Archive}}
+	err = s.write(target, count)
+	if s.entry.IsDir() {
+		count.Content = count.Transfer // all that Docker's client knows
+	}
+	return count.Copied, errors.Join(err, w.Close())
 }
 
 // hostDestination looks at a path of the host. real is it without symbolic links, if it exists.
@@ -62,7 +65,7 @@ func hostDestination(name string) (d destination, real string, err error) {
 	fi, err := os.Stat(real)
 	switch {
 	case err == nil && !fi.IsDir() && !fi.Mode().IsRegular():
-		return d, "", fmt.Errorf("%s is neither a file nor a directory", name)
+		return d, "", fmt.Errorf("invalid output path: %q must be a directory or a regular file", name)
 	case err == nil:
 		d.exists, d.isDir = true, fi.IsDir()
 		real, err = filepath.EvalSymlinks(real)
@@ -72,6 +75,7 @@ func hostDestination(name string) (d destination, real string, err error) {
 	}
 	fi, err = os.Stat(filepath.Dir(real))
 	d.parentIsDir = err == nil && fi.IsDir()
+	d.noParent = fmt.Errorf("invalid output path: directory %q does not exist", filepath.Dir(filepath.Clean(name)))
 	return d, real, nil
 }
 
@@ -107,11 +111,11 @@ func (h *hostSink) Add(e *layer.Entry) error {
 // Export writes the file or directory at src in a container to w as a tar stream, below its own
 // name, as docker cp does for "-".
 func (m *Manager) Export(ctx context.Context, c store.Container, src string, w io.Writer, opts CopyOptions) error {
-	tree, err := m.tree(ctx, c)
+	tree, err := m.rootTree(ctx, c)
 	if err != nil {
 		return fmt.Errorf("copying from container %s: %w", c.Name, err)
 	}
-	s, err := openSource(tree, src, c.Name+":", opts.FollowLink)
+	s, err := openSource(tree, src, c.Name, opts.FollowLink)
 	if err != nil {
 		return fmt.Errorf("copying from container: %w", err)
 	}

@@ -1,12 +1,14 @@
 package container
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -24,6 +26,27 @@ func (m *Manager) Process(c store.Container) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("container %s has no process yet, or not any more", c.ID)
+}
+
+// liveRoot is the directory that is the root of a running container, with all that is mounted there.
+func (m *Manager) liveRoot(c store.Container) (string, error) {
+	pid, err := m.Process(c)
+	return fmt.Sprintf("/proc/%d/root", pid), err
+}
+
+// rootTree is what a container has: what its process sees, or the layers of one that does not run.
+func (m *Manager) rootTree(ctx context.Context, c store.Container) (layer.Tree, error) {
+	if !m.State(c.ID).Running {
+		return m.tree(ctx, c)
+	}
+	root, err := m.liveRoot(c)
+	if err != nil {
+		if !m.State(c.ID).Running { // by now
+			return m.tree(ctx, c)
+		}
+		return nil, err
+	}
+	return layer.OpenDir(root, layer.DirOptions{}), nil
 }
 
 // descendants are the children of a process and theirs, to a depth: an OCI runtime may stand between.

@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox"
@@ -98,18 +95,8 @@ func (m *Manager) makeCwd(ctx context.Context, c store.Container, dir string) er
 	if err != nil {
 		return err
 	}
-	in := &inbound{DirWriter: w, ctx: ctx, upper: m.upper(c.ID), tree: tree}
-	at := ""
-	for _, part := range strings.Split(name, "/") {
-		at = path.Join(at, part)
-		if _, err = tree.Lstat(at); errors.Is(err, fs.ErrNotExist) {
-			err = in.Add(&layer.Entry{Path: at, Mode: unix.S_IFDIR | 0o755, ModTime: time.Now()})
-		}
-		if err != nil {
-			break
-		}
-	}
-	return errors.Join(err, w.Close())
+	b := &below{inbound: &inbound{DirWriter: w, ctx: ctx, upper: m.upper(c.ID), tree: tree}, made: map[string]bool{}}
+	return errors.Join(b.makeDirs(name), w.Close())
 }
 
 // spec says to the sandbox what the config says.
