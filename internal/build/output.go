@@ -97,6 +97,10 @@ func (o *Output) is(key attribute, otherwise bool) bool {
 	return otherwise
 }
 
+// stored reports whether an image is named in the local store. One that is pushed without a tag
+// has no name.
+func (o *Output) stored() bool { return o.is("store", !o.is("push-by-digest", false)) }
+
 // encoding is how layers made here are compressed: by gzip in archives and registries, as BuildKit
 // has it, and not at all in the local store.
 func (o *Output) encoding() (layer.Encoding, error) {
@@ -238,7 +242,7 @@ func (b *building) exportOne(ctx context.Context, o *Output, products []*product
 				return nil, err
 			}
 		}
-		if !o.is("store", !o.is("push-by-digest", false)) { // a name without a tag names nothing here
+		if !o.stored() {
 			return nil, nil
 		}
 		for _, name := range b.names {
@@ -260,6 +264,7 @@ func (b *building) assemble(ctx context.Context, o *Output, products []*product,
 		DockerTypes:   !o.is("oci-mediatypes", true),
 		ImageManifest: !o.is("oci-artifact", o.is("oci-mediatypes", true)),
 		Names:         b.names,
+		Lazy:          o.Type == OutputImage && !o.stored(),
 	}
 	var err error
 	if opt.Encoding, err = o.encoding(); err != nil {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/graph"
+	gitsource "github.com/slipway-build/slipway/internal/source/git"
 )
 
 // provenance makes the SLSA provenance of a product: what it was made of, and how. The predicate is
@@ -195,8 +196,41 @@ func (b *building) captureSource(c *provenance.Capture, v *graph.Vertex, src *pb
 		c.AddImage(img)
 	case "local":
 		c.AddLocal(provenancetypes.LocalSource{Name: id})
+	case "git":
+		return b.captureGit(c, v, src)
+	case "http", "https":
+		pin, err := b.run.Pin(v)
+		if err != nil {
+			return err
+		}
+		c.AddHTTP(provenancetypes.HTTPSource{URL: src.Identifier, Digest: digest.Digest(pin)})
 	default:
 		c.IncompleteMaterials = true
+	}
+	return nil
+}
+
+func (b *building) captureGit(c *provenance.Capture, v *graph.Vertex, src *pb.SourceOp) error {
+	req, err := gitsource.Parse(src)
+	if err != nil {
+		return err
+	}
+	commit, err := b.run.Pin(v)
+	if err != nil {
+		return err
+	}
+	url := req.Remote
+	if req.Ref != "" {
+		url += "#" + req.Ref
+	}
+	c.AddGit(provenancetypes.GitSource{URL: url, Commit: commit})
+	for _, id := range []string{req.AuthTokenSecret, req.AuthHeaderSecret} {
+		if id != "" {
+			c.AddSecret(provenancetypes.Secret{ID: id, Optional: true})
+		}
+	}
+	if req.SSHAgent != "" {
+		c.AddSSH(provenancetypes.SSH{ID: req.SSHAgent, Optional: true})
 	}
 	return nil
 }

@@ -71,7 +71,12 @@ func checkOutput(out build.Output, value string, stdout io.Writer) (build.Output
 	case "":
 		return out, fmt.Errorf("parsing --output %q: type is missing: image, registry, oci, docker, tar, local or cacheonly", value)
 	case "registry":
+		// As with buildx's own builders, such an image is in the registry alone; --push keeps it as
+		// Docker does.
 		out.Type, out.Attrs["push"] = build.OutputImage, "true"
+		if _, ok := out.Attrs["store"]; !ok {
+			out.Attrs["store"] = "false"
+		}
 	case build.OutputCacheOnly:
 	default:
 		return out, fmt.Errorf("parsing --output %q: unknown type %q: use image, registry, oci, docker, tar, local or cacheonly", value, out.Type)

@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/solver/pb"
 
+	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/progress"
 )
 
@@ -79,6 +80,24 @@ func (r *Run) fetchSource(n *node, op *pb.SourceOp, step *progress.Step) ([]Valu
 	}
 	v, err := kind.fetch(r, n, op, step)
 	return []Value{v}, err
+}
+
+// Pin returns what a source was resolved to: the hash of a git commit, the digest of a file from
+// http; "" for other kinds, whose identifiers tell it.
+func (r *Run) Pin(v *graph.Vertex) (string, error) {
+	n := r.node(v)
+	id, err := n.identity()
+	if err != nil {
+		return "", err
+	}
+	scheme, _, _ := strings.Cut(v.Op.GetSource().GetIdentifier(), "://")
+	label := map[string]string{"git": "commit ", "http": "content ", "https": "content "}[scheme]
+	for _, line := range id.lines {
+		if pin, ok := strings.CutPrefix(line, label); ok && label != "" {
+			return pin, nil
+		}
+	}
+	return "", nil
 }
 
 func (r *Run) localSource(n *node, _ *pb.SourceOp) (keyLines, error) {

@@ -46,6 +46,9 @@ type Options struct {
 	DockerTypes bool
 	// ImageManifest attaches attestations as images, as older tools expect them, not as artifacts.
 	ImageManifest bool
+	// Lazy leaves out the blobs of layers that nobody has fetched yet: the image is for a registry
+	// that has them, or will get them when it is pushed.
+	Lazy bool
 	// Names are what attestations are about.
 	Names       []string
 	Annotations Annotations
@@ -216,8 +219,16 @@ func putJSONBlob(ctx context.Context, s *store.Store, mediaType string, v any) (
 func form(ctx context.Context, s *store.Store, id layer.ID, opt Options) (layerForm, error) {
 	f := layerForm{id: id}
 	var err error
-	if f.desc, f.diffID, err = s.Blob(ctx, id, opt.Encoding); err != nil {
-		return f, err
+	there := false
+	if opt.Lazy && !opt.Encoding.Force {
+		if f.desc, f.diffID, there, err = s.Elsewhere(ctx, id); err != nil {
+			return f, err
+		}
+	}
+	if !there {
+		if f.desc, f.diffID, err = s.Blob(ctx, id, opt.Encoding); err != nil {
+			return f, err
+		}
 	}
 	f.desc.MediaType = ociMediaType(f.desc.MediaType)
 	if opt.DockerTypes {

@@ -114,6 +114,20 @@ func (s *Store) presentBlobs(ctx context.Context, info LayerInfo) ([]layerBlob, 
 	return s.layerBlobs(ctx, info.DiffID)
 }
 
+// Elsewhere returns the only known blob of a layer that is not here, but could be fetched, and its
+// diffID; found is false for any other layer.
+func (s *Store) Elsewhere(ctx context.Context, id layer.ID) (blob ocispec.Descriptor, diffID digest.Digest, found bool, err error) {
+	info, err := s.Layer(ctx, id)
+	if err != nil || info.DiffID == "" || !s.fetchable(id) {
+		return blob, "", false, err
+	}
+	known, err := s.knownBlobs(ctx, info.DiffID)
+	if err != nil || len(known) != 1 || s.HasBlob(known[0].Digest) {
+		return blob, "", false, err
+	}
+	return known[0].Descriptor, info.DiffID, true, nil
+}
+
 // errTap says that the blob is here, but that reading it while it came went wrong.
 var errTap = errors.New("reading the layer while it was fetched")
 
