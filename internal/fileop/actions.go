@@ -24,7 +24,7 @@ func (m *maker) mkdir(p *Plan, a *pb.FileActionMkDir) error {
 	if err != nil {
 		return fmt.Errorf("making directory %q: %w", a.Path, err)
 	}
-	own, err := findOwner(a.Owner, m.tree)
+	own, err := findOwner(a.Owner, false, m.tree)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (m *maker) mkfile(p *Plan, a *pb.FileActionMkFile) error {
 	if err != nil {
 		return fmt.Errorf("making file %q: %w", a.Path, err)
 	}
-	own, err := findOwner(a.Owner, m.tree)
+	own, err := findOwner(a.Owner, false, m.tree)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (m *maker) symlink(p *Plan, a *pb.FileActionSymlink) error {
 	if err != nil {
 		return fmt.Errorf("making symbolic link %q: %w", a.Newpath, err)
 	}
-	own, err := findOwner(a.Owner, m.tree)
+	own, err := findOwner(a.Owner, false, m.tree)
 	if err != nil {
 		return err
 	}

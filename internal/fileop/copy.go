@@ -29,7 +29,7 @@ type copier struct {
 func (m *maker) copy(p *Plan, source layer.Tree, a *pb.FileActionCopy) error {
 	c := &copier{m: m, plan: p, source: source, action: a, utime: timestamp(a.Timestamp)}
 	var err error
-	if c.owner, err = findOwner(a.Owner, m.tree); err != nil {
+	if c.owner, err = findOwner(a.Owner, true, m.tree); err != nil {
 		return err
 	}
 	if a.ModeStr != "" {

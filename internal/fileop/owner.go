@@ -16,7 +16,11 @@ const maxUserFile = 10 << 20
 
 // findOwner resolves who new files shall belong to; nil: nothing was asked for. A user brings its
 // primary group, a user ID the group of the same number; a group alone leaves the user at root.
-func findOwner(opt *pb.ChownOpt, input func(int64) (layer.Tree, error)) (*owner, error) {
+//
+// A name that the image does not have is an error where the Dockerfile gives the owner (--chown), as
+// its reference has it. Elsewhere it is root, as in BuildKit: USER may name somebody who is there only
+// when the image is run, and WORKDIR makes its directory all the same.
+func findOwner(opt *pb.ChownOpt, strict bool, input func(int64) (layer.Tree, error)) (*owner, error) {
 	if opt == nil {
 		return nil, nil
 	}
@@ -34,10 +38,12 @@ func findOwner(opt *pb.ChownOpt, input func(int64) (layer.Tree, error)) (*owner,
 		if err != nil {
 			return nil, fmt.Errorf("looking up user %q: %w", u.ByName.Name, err)
 		}
-		if len(found) == 0 {
+		switch {
+		case len(found) > 0:
+			own = owner{UID: uint32(found[0].Uid), GID: uint32(found[0].Gid)}
+		case strict:
 			return nil, fmt.Errorf("unknown user %q: /etc/passwd of the image does not have it (use a numeric ID or add the user first)", u.ByName.Name)
 		}
-		own = owner{UID: uint32(found[0].Uid), GID: uint32(found[0].Gid)}
 	}
 	switch g := opt.GetGroup().GetUser().(type) {
 	case *pb.UserOpt_ByID:
@@ -52,10 +58,12 @@ func findOwner(opt *pb.ChownOpt, input func(int64) (layer.Tree, error)) (*owner,
 		if err != nil {
 			return nil, fmt.Errorf("looking up group %q: %w", g.ByName.Name, err)
 		}
-		if len(found) == 0 {
+		switch {
+		case len(found) > 0:
+			own.GID = uint32(found[0].Gid)
+		case strict:
 			return nil, fmt.Errorf("unknown group %q: /etc/group of the image does not have it (use a numeric ID or add the group first)", g.ByName.Name)
 		}
-		own.GID = uint32(found[0].Gid)
 	}
 	return &own, nil
 }
