@@ -7,6 +7,7 @@ package graph
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
@@ -54,19 +55,39 @@ func (v *Vertex) Name() string {
 func (v *Vertex) IgnoreCache() bool { return v.Meta.GetIgnoreCache() }
 
 // Canonical returns the bytes of the operation without what says nothing of its result: the
-// inputs' digests, session names, proxies, worker constraints and wildcards of transfer.
+// inputs' digests, session names, worker constraints; and without what BuildKit leaves out: proxies,
+// the addresses of additional hosts, which cache a mount with an id of its own shows.
 func (v *Vertex) Canonical() ([]byte, error) {
 	op := v.Op.CloneVT()
 	op.Inputs = nil
 	op.Constraints = nil
 	if exec := op.GetExec(); exec != nil && exec.Meta != nil {
 		exec.Meta.ProxyEnv = nil // BuildKit's rule: predefined proxy arguments are in no key
+		for _, h := range exec.Meta.ExtraHosts {
+			h.IP = ""
+		}
+		for _, m := range exec.Mounts {
+			if namedCache(m) {
+				m.CacheOpt.ID, m.CacheOpt.Sharing = "", 0
+			}
+		}
 	}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(op)
 	if err != nil {
 		return nil, fmt.Errorf("serialising operation %s: %w", v.Digest, err)
 	}
 	return data, nil
+}
+
+// namedCache reports whether a cache mount has an id or a sharing mode that the Dockerfile gives. The
+// id of others is the mount point, maybe below the namespace BUILDKIT_CACHE_MOUNT_NS, and counts: it
+// always has (checkShouldClearCacheOpts in BuildKit).
+func namedCache(m *pb.Mount) bool {
+	if m.CacheOpt == nil {
+		return false
+	}
+	_, inNamespace, _ := strings.Cut(m.CacheOpt.ID, "/")
+	return m.CacheOpt.Sharing != pb.CacheSharingOpt_SHARED || m.CacheOpt.ID != m.Dest && inNamespace != m.Dest
 }
 
 // Load reads a definition and returns the edge that is its result.

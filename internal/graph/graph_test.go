@@ -253,6 +253,26 @@ func TestCanonical(t *testing.T) {
 	}
 }
 
+// What BuildKit leaves out of the key of a RUN: where hosts are, and which cache is shown.
+func TestCanonicalLeavesOut(t *testing.T) {
+	op := func(ip string, cache *pb.CacheOpt) string {
+		op := run("x")
+		op.GetExec().Meta.ExtraHosts = []*pb.HostIP{{Host: "db", IP: ip}}
+		op.GetExec().Mounts = []*pb.Mount{{Dest: "/c", MountType: pb.MountType_CACHE, CacheOpt: cache}}
+		return canonical(t, op)
+	}
+	id := func(id string, sharing pb.CacheSharingOpt) *pb.CacheOpt { return &pb.CacheOpt{ID: id, Sharing: sharing} }
+	if op("10.0.0.1", id("/c", 0)) != op("10.0.0.2", id("/c", 0)) {
+		t.Error("the address of a host counts")
+	}
+	if op("", id("one", 0)) != op("", id("two", 0)) || op("", id("one", 0)) != op("", id("two", pb.CacheSharingOpt_LOCKED)) {
+		t.Error("the id or the sharing of a named cache counts")
+	}
+	if op("", id("/c", 0)) == op("", id("one", 0)) || op("", id("/c", 0)) == op("", id("ns//c", 0)) {
+		t.Error("the mount point as the id and a namespace do not count")
+	}
+}
+
 // Whatever a map's order is, the bytes are the same.
 func TestCanonicalIsStable(t *testing.T) {
 	op := source("docker-image://x")

@@ -11,7 +11,7 @@ import (
 
 // defaultHostname is the name of a container that was given none. It is the same for all, so
 // that steps that note it somewhere stay reproducible.
-const defaultHostname = "slipway"
+const defaultHostname = "buildkitsandbox"
 
 // generated are the host's answers to a container's questions, as files to mount.
 type generated struct{ resolv, hosts, hostname string }
