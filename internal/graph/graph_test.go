@@ -261,7 +261,9 @@ func TestCanonicalLeavesOut(t *testing.T) {
 		op.GetExec().Mounts = []*pb.Mount{{Dest: "/c", MountType: pb.MountType_CACHE, CacheOpt: cache}}
 		return canonical(t, op)
 	}
-	id := func(id string, sharing pb.CacheSharingOpt) *pb.CacheOpt { return &pb.CacheOpt{ID: id, Sharing: sharing} }
+	id := func(id string, sharing pb.CacheSharingOpt) *pb.CacheOpt {
+		return &pb.CacheOpt{ID: id, Sharing: sharing}
+	}
 	if op("10.0.0.1", id("/c", 0)) != op("10.0.0.2", id("/c", 0)) {
 		t.Error("the address of a host counts")
 	}
