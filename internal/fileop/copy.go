@@ -158,7 +158,7 @@ func (c *copier) item(it item, to string) error {
 		return c.directory(it, to, old)
 	}
 	if old != nil && old.IsDir() {
-		return fmt.Errorf("cannot replace a directory with a file")
+		return fmt.Errorf("cannot replace to directory %s with file", abs(to))
 	}
 	return c.file(it.entry, to)
 }
@@ -171,7 +171,7 @@ func (c *copier) directory(it item, to string, old *layer.Entry) error {
 	case old == nil:
 		return c.plan.put(to, c.attributes(it.entry), nil)
 	case !old.IsDir():
-		return fmt.Errorf("cannot copy a directory to what is no directory")
+		return fmt.Errorf("cannot copy to non-directory: %s", abs(to))
 	case it.passing:
 		return c.plan.update(to, func(e *layer.Entry) { e.Mode = it.entry.Mode })
 	case it.rel == "":
