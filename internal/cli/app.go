@@ -19,10 +19,11 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 
-	root    string
-	certs   []string
-	runtime string
-	debug   bool
+	root      string
+	certs     []string
+	dockerDir string
+	runtime   string
+	debug     bool
 
 	openStore    *store.Store
 	openRegistry *registry.Client
@@ -40,10 +41,9 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.Lookup("help").Hidden = true
 	l := root.Flags()
 	l.BoolP("version", "v", false, "Print the version")
-	for _, name := range []string{"config", "log-level"} {
-		l.String(name, "", "Accepted for Docker's sake")
-		l.Lookup(name).Hidden = true
-	}
+	l.StringVar(&a.dockerDir, "config", "", "Directory of docker's config.json, with the credentials of registries (DOCKER_CONFIG)")
+	l.String("log-level", "", "Accepted for Docker's sake")
+	l.Lookup("log-level").Hidden = true
 }
 
 // storeRoot is where the store is: --root, SLIPWAY_ROOT, or the place for this user.

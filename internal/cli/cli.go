@@ -91,6 +91,7 @@ func newRoot(a *app) *cobra.Command {
 		hidden(group("builder", "Docker's builders", newBuildCmd(a))),
 		newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)
+	root.AddCommand(newLoginCmd(a), newLogoutCmd(a))
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(usageTemplate)
 	bareUsage(root)

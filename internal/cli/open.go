@@ -66,7 +66,7 @@ func (a *app) Images() (*imagesource.Source, error) {
 // registry makes the client of registries, once: it remembers tokens.
 func (a *app) registry() *registry.Client {
 	if a.openRegistry == nil {
-		a.openRegistry = registry.New(registry.Options{CertsDirs: a.certsDirs(), UserAgent: "slipway/" + version()})
+		a.openRegistry = registry.New(registry.Options{CertsDirs: a.certsDirs(), UserAgent: "slipway/" + version(), DockerConfigDir: a.dockerDir})
 	}
 	return a.openRegistry
 }

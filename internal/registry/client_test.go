@@ -320,7 +320,7 @@ func TestErrors(t *testing.T) {
 		{"unknown tag", r.Host + "/app:v2", nil, errdefs.ErrNotFound, []string{"app:v2"}},
 		{"unreachable", dead + "/app:v1", nil, errdefs.ErrUnavailable,
 			[]string{"registry " + dead + " cannot be reached", "connection refused", "name a mirror in certs.d/" + dead + "/hosts.toml"}},
-		{"unauthorized", r.Host + "/app:v1", status(401, ""), errdefs.ErrUnauthenticated, []string{"docker login " + r.Host}},
+		{"unauthorized", r.Host + "/app:v1", status(401, ""), errdefs.ErrUnauthenticated, []string{"slipway login " + r.Host}},
 		{"forbidden", r.Host + "/app:v1", status(403, `{"errors":[{"code":"DENIED","message":"not for you"}]}`), errdefs.ErrPermissionDenied,
 			[]string{"denies access", "not for you"}},
 		{"no registry", r.Host + "/app:v1", status(400, "what?"), errdefs.ErrUnknown, []string{"rejects the request"}},
@@ -537,7 +537,7 @@ func TestBasicAuth(t *testing.T) {
 		t.Error(err)
 	}
 	_, err := newClient(t).Resolve(t.Context(), r.Host+"/app:v1")
-	checkError(t, err, errdefs.ErrUnauthenticated, "docker login "+r.Host)
+	checkError(t, err, errdefs.ErrUnauthenticated, "slipway login "+r.Host)
 }
 
 // bearer asks for tokens, which its own /token gives to anna, or to anybody.

@@ -76,9 +76,12 @@ func (c *Client) explain(ctx context.Context, op *operation, err error) error {
 		e.problem = fmt.Sprintf("registry %s gave %s with a wrong size: %s", op.host, subject, size)
 		e.hint = "what the registry holds is damaged; push the image again, or use another one"
 	case unauthenticated(err) || errdefs.IsNotFound(err) || errors.Is(err, errRateLimit) || statusOf(err) >= 400:
-		if op.push {
+		switch {
+		case op.login:
+			c.explainLogin(e, op, err)
+		case op.push:
 			c.explainRefusal(e, op, err)
-		} else {
+		default:
 			c.explainAnswer(e, op, err)
 		}
 	case len(e.Tried) > 0 || transient(err):
@@ -106,11 +109,11 @@ func (c *Client) explainAnswer(e *Error, op *operation, err error) {
 	case unauthenticated(err):
 		e.Kind = errdefs.ErrUnauthenticated
 		e.problem = fmt.Sprintf("%s not found, or registry %s does not let us see it%s", subject, op.host, words)
-		e.hint = fmt.Sprintf("check the name, or log in (docker login %s writes the credentials that are used)", op.host)
+		e.hint = fmt.Sprintf("check the name, or log in (slipway login %s)", op.host)
 	case status == http.StatusForbidden:
 		e.Kind = errdefs.ErrPermissionDenied
 		e.problem = fmt.Sprintf("registry %s denies access to %s%s", op.host, subject, words)
-		e.hint = fmt.Sprintf("check the name, or log in as somebody who may pull it (docker login %s)", op.host)
+		e.hint = fmt.Sprintf("check the name, or log in as somebody who may pull it (slipway login %s)", op.host)
 	case errdefs.IsNotFound(err):
 		e.Kind = errdefs.ErrNotFound
 		e.problem = fmt.Sprintf("%s not found in registry %s", subject, op.host)

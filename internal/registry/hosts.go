@@ -28,10 +28,11 @@ func (c *Client) hostsOf(host string) ([]docker.RegistryHost, error) {
 		return hosts, nil
 	}
 	var failed decodeErrors
+	var own docker.RegistryHost // set before anybody is asked
 	ctx := log.WithLogger(context.Background(), failed.logger())
 	hosts, err := hostconfig.ConfigureHosts(ctx, hostconfig.HostOptions{
 		HostDir:      c.hostDir,
-		Credentials:  c.creds.lookup,
+		Credentials:  func(asked string) (string, string, error) { return c.credentialsFor(host, own, asked) },
 		UpdateClient: c.wrap,
 	})(host)
 	if err == nil {
@@ -40,8 +41,22 @@ func (c *Client) hostsOf(host string) ([]docker.RegistryHost, error) {
 	if err != nil {
 		return nil, &configError{fmt.Errorf("reading the settings of registry %s: %w", host, err)}
 	}
+	if len(hosts) > 0 {
+		own = hosts[len(hosts)-1]
+	}
 	c.hosts[host] = hosts
 	return hosts, nil
+}
+
+// credentialsFor returns the credentials for the host of a request: its own, or, where hosts.toml
+// says that it is the registry of that name, those that the user gave for the name. They are not
+// sent over a network unencrypted.
+func (c *Client) credentialsFor(name string, own docker.RegistryHost, asked string) (user, secret string, err error) {
+	user, secret, err = c.creds.lookup(asked)
+	if err != nil || secret != "" || asked != own.Host || own.Scheme != "https" && !docker.IsLocalhost(asked) {
+		return user, secret, err
+	}
+	return c.creds.lookup(name)
 }
 
 // forget makes the next hostsOf read the configuration again and start without tokens.

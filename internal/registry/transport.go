@@ -154,7 +154,7 @@ type operation struct {
 	desc  ocispec.Descriptor // digest empty: the reference itself
 	host  string             // the registry that the reference names
 	push  bool
-	login bool // there is no name
+	login bool // the name has only the registry
 
 	mu    sync.Mutex
 	tried []*outcome
