@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/registry"
@@ -19,11 +20,10 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 
-	root      string
-	certs     []string
-	dockerDir string
-	runtime   string
-	debug     bool
+	root    string
+	certs   []string
+	runtime string
+	debug   bool
 
 	openStore    *store.Store
 	openRegistry *registry.Client
@@ -41,7 +41,10 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.Lookup("help").Hidden = true
 	l := root.Flags()
 	l.BoolP("version", "v", false, "Print the version")
-	l.StringVar(&a.dockerDir, "config", "", "Directory of docker's config.json, with the credentials of registries (DOCKER_CONFIG)")
+	l.Func("config", "Directory of docker's config.json, with the credentials of registries (DOCKER_CONFIG)", func(dir string) error {
+		dockerconfig.SetDir(dir) // for all that reads it
+		return nil
+	})
 	l.String("log-level", "", "Accepted for Docker's sake")
 	l.Lookup("log-level").Hidden = true
 }

@@ -154,7 +154,7 @@ func (a *app) askCredentials(auth *types.AuthConfig, flags loginFlags) error {
 	}
 	in := terminal(a.stdin)
 	if in == nil {
-		return errors.New("error: cannot perform an interactive login from a non-TTY device")
+		return errors.New("cannot perform an interactive login from a non-TTY device")
 	}
 	lines := bufio.NewReader(in)
 	if flags.user == "" {
@@ -170,7 +170,7 @@ func (a *app) askCredentials(auth *types.AuthConfig, flags loginFlags) error {
 			auth.Username = answer
 		}
 		if auth.Username == "" {
-			return errors.New("error: username is required")
+			return errors.New("username is required")
 		}
 	}
 	if flags.password != "" {
@@ -186,7 +186,7 @@ func (a *app) askCredentials(auth *types.AuthConfig, flags loginFlags) error {
 		return err
 	}
 	if auth.Password == "" {
-		return errors.New("error: password is required")
+		return errors.New("password is required")
 	}
 	return nil
 }
@@ -264,7 +264,7 @@ func (a *app) dockerConfig() (*configfile.ConfigFile, error) {
 	if os.Getenv(configfile.DockerEnvConfigKey) != "" {
 		fmt.Fprintf(a.stderr, "WARNING: %[1]s is set and takes precedence.\nUnset %[1]s to restore the CLI auth behaviour.\n", configfile.DockerEnvConfigKey)
 	}
-	config, err := dockerconfig.Load(a.dockerDir)
+	config, err := dockerconfig.Load("")
 	if err != nil {
 		return nil, fmt.Errorf("reading registry credentials: %w", err)
 	}

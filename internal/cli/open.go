@@ -8,14 +8,11 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/container"
-	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
@@ -66,7 +63,7 @@ func (a *app) Images() (*imagesource.Source, error) {
 // registry makes the client of registries, once: it remembers tokens.
 func (a *app) registry() *registry.Client {
 	if a.openRegistry == nil {
-		a.openRegistry = registry.New(registry.Options{CertsDirs: a.certsDirs(), UserAgent: "slipway/" + version(), DockerConfigDir: a.dockerDir})
+		a.openRegistry = registry.New(registry.Options{CertsDirs: a.certsDirs(), UserAgent: "slipway/" + version()})
 	}
 	return a.openRegistry
 }
@@ -126,51 +123,7 @@ func (a *app) openImage(ctx context.Context, name, platform, pull string) (*cont
 		fmt.Fprintf(a.stderr, "Unable to find image '%s' locally\n", familiar(name))
 		mode = imagesource.ResolveDefault
 	}
-	return a.pullImage(ctx, s, name, platform, mode)
-}
-
-// pullImage brings an image into the store, under its name.
-func (a *app) pullImage(ctx context.Context, s *store.Store, name, platform string, mode imagesource.ResolveMode) (*container.Image, error) {
-	var p ocispec.Platform
-	full, err := store.NormalizeName(name)
-	if err != nil {
-		return nil, err
-	}
-	if platform != "" {
-		if p, err = platforms.Parse(platform); err != nil {
-			return nil, fmt.Errorf("--platform: %w", err)
-		}
-	}
-	src, err := a.Images()
-	if err != nil {
-		return nil, err
-	}
-	display, err := progress.NewDisplay("auto", a.display(), progress.WithPhase("Pulling"))
-	if err != nil {
-		return nil, err
-	}
-	img, err := pullShown(ctx, src, full, p, mode, display)
-	display.Wait()
-	if err != nil {
-		return nil, err
-	}
-	opened, err := container.OpenImage(ctx, s, name, img.Digest)
-	if err != nil {
-		return nil, err
-	}
-	return opened, a.nameImage(ctx, s, full, img.Desc, opened)
-}
-
-// pullShown pulls an image as one step of a display.
-func pullShown(ctx context.Context, src *imagesource.Source, name string, p ocispec.Platform, mode imagesource.ResolveMode, sink progress.Sink) (img *imagesource.Image, err error) {
-	step := progress.Start(sink, progress.Vertex{Digest: digest.FromString("pull " + name), Name: "pull " + familiar(name)})
-	defer func() { step.Done(err) }()
-	if img, err = src.Resolve(ctx, name, p, mode); err != nil {
-		return nil, err
-	}
-	return img, src.Pull(ctx, img, func(layer ocispec.Descriptor, current, total int64) {
-		step.Status(layer.Digest.String(), current, total, current == total)
-	})
+	return a.pullImage(ctx, s, name, platform, mode, newTransferDisplay(a.stderr, false))
 }
 
 // nameImage records a pulled image under its name. A reference by digest has no name to record.

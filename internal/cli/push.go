@@ -2,16 +2,12 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/export"
@@ -109,15 +105,26 @@ func toPush(ctx context.Context, s *store.Store, ref reference.Named, allTags bo
 
 // pushImage pushes one image under its name.
 func (a *app) pushImage(ctx context.Context, s *store.Store, img store.Image, flags pushFlags, show *transferDisplay) error {
-	desc, err := ofPlatform(ctx, s, img, flags.platform)
+	p, err := parsePlatform(flags.platform)
 	if err != nil {
 		return err
 	}
-	if desc, err = export.Pushable(ctx, s, desc, layer.Encoding{Compression: layer.Gzip}); err != nil {
+	if p != nil {
+		if img, err = forPlatform(ctx, s, img, *p); err != nil {
+			return err
+		}
+	}
+	desc, err := export.Pushable(ctx, s, img.Target(), layer.Encoding{Compression: layer.Gzip})
+	if err != nil {
 		return err
 	}
 	err = export.Push(ctx, s, a.registry(), desc, []string{img.Name}, export.PushOptions{Progress: func(e export.PushEvent) {
 		if images.IsLayerType(e.Desc.MediaType) {
+			if e.State != export.PushSending {
+				e.Sent, e.Desc.Size = 0, 0
+			} else if e.Sent == e.Desc.Size { // the registry has yet to say that it took it
+				return
+			}
 			show.Layer(shortID(e.Desc.Digest.String()), pushWords(e), e.Sent, e.Desc.Size)
 		}
 	}})
@@ -142,38 +149,4 @@ func pushWords(e export.PushEvent) string {
 		return "Mounted from " + e.From
 	}
 	return "Pushed"
-}
-
-// ofPlatform is what an image is pushed as: everything, or its image of one platform.
-func ofPlatform(ctx context.Context, s *store.Store, img store.Image, platform string) (ocispec.Descriptor, error) {
-	if platform == "" {
-		return img.Target(), nil
-	}
-	p, err := platforms.Parse(platform)
-	if err != nil {
-		return img.Manifest, fmt.Errorf("--platform: %w", err)
-	}
-	all := []ocispec.Descriptor{img.Manifest}
-	if img.Index != nil {
-		raw, err := s.ReadBlob(ctx, img.Index.Digest)
-		if err != nil {
-			return img.Manifest, err
-		}
-		var index ocispec.Index
-		if err := json.Unmarshal(raw, &index); err != nil {
-			return img.Manifest, fmt.Errorf("reading index %s: %w", img.Index.Digest, err)
-		}
-		all = index.Manifests
-	}
-	var have []string
-	for _, desc := range all {
-		switch {
-		case desc.Platform == nil || desc.Platform.OS == "unknown":
-		case platforms.OnlyStrict(p).Match(*desc.Platform):
-			return desc, nil
-		default:
-			have = append(have, platforms.FormatAll(*desc.Platform))
-		}
-	}
-	return img.Manifest, fmt.Errorf("image %s has nothing for platform %s, only for %s: leave out --platform to push what it has", img.Name, platforms.FormatAll(p), strings.Join(have, ", "))
 }

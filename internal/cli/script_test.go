@@ -82,6 +82,8 @@ func TestScripts(t *testing.T) {
 			"agenttool": agentTool, "nowhere": nowhere,
 			// In script_server_test.go.
 			"serve": serve,
+			// In script_registry_test.go.
+			"distribution": distribution,
 		},
 	})
 }

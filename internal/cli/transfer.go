@@ -53,26 +53,24 @@ func (d *transferDisplay) print(s string) {
 // redrawPeriod is the time between two pictures of a line.
 const redrawPeriod = 100 * time.Millisecond
 
-// Layer says what is done with a layer, and how far it is.
+// Layer says what is done with a layer, and how far that is: current is less than total as long as it
+// is under way.
 func (d *transferDisplay) Layer(id, words string, current, total int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.w == nil {
-		return
-	}
 	same := d.words[id] == words
 	if same && (!d.live || time.Since(d.drawn[id]) < redrawPeriod) {
 		return
 	}
 	d.words[id], d.drawn[id] = words, time.Now()
-	bytes := strings.HasSuffix(words, "ing") && total > 0 && current > 0
+	moving := total > 0 && current < total
 	if !d.live {
-		if !bytes {
+		if !moving {
 			d.print(id + ": " + words + "\n")
 		}
 		return
 	}
-	if bytes {
+	if moving {
 		words += " " + bar(current, total)
 	}
 	at, ok := d.lines[id]
@@ -83,6 +81,13 @@ func (d *transferDisplay) Layer(id, words string, current, total int64) {
 	}
 	up := len(d.lines) - at
 	d.print(fmt.Sprintf("\x1b[%dA\x1b[2K\r%s: %s\x1b[%dB\r", up, id, words, up))
+}
+
+// Said returns what was said of a layer last.
+func (d *transferDisplay) Said(id string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.words[id]
 }
 
 // bar is Docker's progress bar.

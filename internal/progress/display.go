@@ -31,9 +31,6 @@ func NewDisplay(mode string, out io.Writer, opts ...progressui.DisplayOpt) (*Dis
 	return startDisplay(ui), nil
 }
 
-// WithPhase is the word above the live tree, instead of "Building".
-func WithPhase(word string) progressui.DisplayOpt { return progressui.WithPhase(word) }
-
 func startDisplay(ui progressui.Display) *Display {
 	d := &Display{queue: newQueue(), done: make(chan struct{})}
 	events := make(chan *client.SolveStatus)

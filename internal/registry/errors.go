@@ -146,6 +146,8 @@ func (c *Client) reachHint(host string, tried []string) string {
 	switch all := strings.Join(tried, "\n"); {
 	case strings.Contains(all, "first record does not look like a TLS handshake"):
 		return fmt.Sprintf("if it speaks plain HTTP on purpose, write server = \"http://%s\" in %s", host, c.hostsFile(host))
+	case strings.Contains(all, "remote error: tls: bad certificate"), strings.Contains(all, "remote error: tls: certificate required"):
+		return fmt.Sprintf("it wants to know who asks by a certificate: name ours in %s (client = [[\"CERT FILE\", \"KEY FILE\"]])", c.hostsFile(host))
 	case strings.Contains(all, "x509:"):
 		return fmt.Sprintf("if its certificate is to be trusted, name its CA in %s (ca = \"FILE\")", c.hostsFile(host))
 	}

@@ -69,6 +69,7 @@ const (
 type Image struct {
 	Ref      string             // normalised: docker.io/library/alpine:latest
 	Digest   digest.Digest      // of the image manifest, never of an index
+	Root     digest.Digest      // of what the reference names, an index or the same manifest
 	Desc     ocispec.Descriptor // of the image manifest
 	Manifest ocispec.Manifest   // OCI, or Docker schema 2 which has the same fields
 	Config   []byte             // the config as it is stored
@@ -141,6 +142,12 @@ func (r *resolution) platformName() string { return platforms.FormatAll(r.platfo
 
 func (r *resolution) run(ctx context.Context) (*Image, error) {
 	img, err := r.fromStore(ctx)
+	if img != nil {
+		img.Root = img.Digest
+		if pinned, ok := r.named.(reference.Digested); ok {
+			img.Root = pinned.Digest()
+		}
+	}
 	if img != nil || err != nil {
 		return img, err
 	}
@@ -158,6 +165,7 @@ func (r *resolution) run(ctx context.Context) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	img.Root = desc.Digest
 	if err := r.store.SetRef(ctx, img.Ref, r.platformName(), img.Digest); err != nil {
 		return nil, fmt.Errorf("remembering image %q: %w", img.Ref, err)
 	}

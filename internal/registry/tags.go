@@ -1,0 +1,116 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/pkg/reference"
+	"github.com/containerd/errdefs"
+	dreference "github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// maxTagPages bounds a list that has no end.
+	maxTagPages = 1000
+	// maxTagPage is the size in bytes of the largest part of a list.
+	maxTagPage = 8 << 20
+)
+
+// Tags lists the tags of a repository in the order in which the registry, or the first of its mirrors
+// that answers, has them. Errors are those of [Client.Resolve].
+func (c *Client) Tags(ctx context.Context, repository string) ([]string, error) {
+	named, err := dreference.ParseNormalizedNamed(repository)
+	if err != nil {
+		return nil, fmt.Errorf("parsing image name %q: %w: %w", repository, err, errdefs.ErrInvalidArgument)
+	}
+	op := newOperation(named, ocispec.Descriptor{})
+	ctx = withOperation(ctx, op)
+	var tags []string
+	err = c.retry(ctx, op, func(ctx context.Context) (err error) {
+		tags, err = c.tags(ctx, named)
+		return err
+	})
+	if err != nil {
+		return nil, c.explain(ctx, op, err)
+	}
+	return tags, nil
+}
+
+// tags asks one host after the other.
+func (c *Client) tags(ctx context.Context, named dreference.Named) ([]string, error) {
+	name := dreference.Domain(named)
+	hosts, err := c.hostsOf(name)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, host := range hosts {
+		if !host.Capabilities.Has(docker.HostCapabilityResolve) {
+			continue
+		}
+		e := &endpoint{client: c, host: host, name: name, repo: dreference.Path(named), spec: reference.Spec{Locator: named.Name()}}
+		tags, err := e.tags(ctx)
+		if err == nil || ctx.Err() != nil {
+			return tags, err
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// tags reads the list, which may come in parts.
+func (e *endpoint) tags(ctx context.Context) ([]string, error) {
+	ctx, err := docker.ContextWithRepositoryScope(ctx, e.spec, false)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	next := e.url("tags/list")
+	for range maxTagPages {
+		resp, err := e.authorized(ctx, request{method: http.MethodGet, url: next})
+		if err != nil {
+			return nil, err
+		}
+		var page struct{ Tags []string }
+		if err = wantStatus(resp, http.StatusOK); err == nil {
+			err = json.NewDecoder(io.LimitReader(resp.Body, maxTagPage)).Decode(&page)
+		}
+		drain(resp)
+		if resp.StatusCode == http.StatusNotFound {
+			return nil, fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Tags...)
+		if next = nextPage(resp); next == "" {
+			return all, nil
+		}
+	}
+	return nil, fmt.Errorf("the list of tags does not end after %d parts", maxTagPages)
+}
+
+// nextPage is where a list goes on, at the same host, or "". (RFC 8288: Link: </path>; rel="next")
+func nextPage(resp *http.Response) string {
+	target, params, ok := strings.Cut(resp.Header.Get("Link"), ">")
+	if !ok || !strings.Contains(params, `rel="next"`) {
+		return ""
+	}
+	u, err := url.Parse(strings.TrimPrefix(strings.TrimSpace(target), "<"))
+	if err != nil {
+		return ""
+	}
+	u = resp.Request.URL.ResolveReference(u)
+	if u.Host != resp.Request.URL.Host {
+		return ""
+	}
+	return u.String()
+}
