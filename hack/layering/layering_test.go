@@ -22,7 +22,7 @@ var tiers = [][]string{
 	{"internal/tools", "internal/overlay", "internal/secrets"},
 	{"internal/layer", "internal/graph", "internal/progress", "internal/registry"},
 	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source"},
-	{"internal/engine", "internal/export"},
+	{"internal/engine", "internal/export", "internal/load"},
 	{"internal/container", "internal/frontend"},
 	{"internal/build"},
 	{"internal/cli"},

@@ -80,11 +80,11 @@ func newRoot(a *app) *cobra.Command {
 	a.globalFlags(root)
 
 	image := group("image", "Manage images", newBuildCmd(a), newImageLsCmd(a, "ls"), newImageRmCmd(a, "rm"), newImageInspectCmd(a),
-		newImagePruneCmd(a), newHistoryCmd(a), newTagCmd(a), newPullCmd(a), newPushCmd(a))
+		newImagePruneCmd(a), newHistoryCmd(a), newSaveCmd(a), newLoadCmd(a), newImportCmd(a), newTagCmd(a), newPullCmd(a), newPushCmd(a))
 	container := group("container", "Manage containers", newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ls"),
 		newContainerPruneCmd(a), newStartCmd(a), newRunCmd(a), newContainerInspectCmd(a))
 	root.AddCommand(
-		newBuildCmd(a), newImageLsCmd(a, "images"), newImageRmCmd(a, "rmi"), newTagCmd(a), newHistoryCmd(a), newInspectCmd(a),
+		newBuildCmd(a), newImageLsCmd(a, "images"), newImageRmCmd(a, "rmi"), newTagCmd(a), newHistoryCmd(a), newSaveCmd(a), newLoadCmd(a), newImportCmd(a), newInspectCmd(a),
 		newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ps"), newStartCmd(a), newRunCmd(a),
 		image, container,
 		hidden(group("buildx", "Docker's plugin for builds", newBuildCmd(a))),

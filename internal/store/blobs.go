@@ -181,12 +181,15 @@ func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
 		return "", fmt.Errorf("writing blob %s: %w", d, err)
 	}
 	w.done = true
-	err := w.s.update(ctx, func(tx *sql.Tx) error {
+	return d, w.s.recordBlob(ctx, d, w.size)
+}
+
+func (s *Store) recordBlob(ctx context.Context, d digest.Digest, size int64) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
 		_, err := tx.Exec("INSERT INTO blobs(digest,size,boot) VALUES(?,?,?) ON CONFLICT(digest) DO UPDATE SET size=excluded.size, boot=excluded.boot",
-			d.String(), w.size, w.s.boot)
+			d.String(), size, s.boot)
 		return err
 	})
-	return d, err
 }
 
 // Abort drops a blob that was not committed.

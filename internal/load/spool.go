@@ -1,0 +1,191 @@
+package load
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+const (
+	// maxFiles is how many entries an archive may have. Those of images have three for each layer at most.
+	maxFiles = 100_000
+	// maxJSON is how long a manifest, an index or a config may be.
+	maxJSON = 16 << 20
+	// maxLinks is how many links may lead from one to another.
+	maxLinks = 8
+)
+
+// archive is an archive of which the files are in a directory. Names in it are clean and relative; they
+// name nothing in the file system.
+type archive struct {
+	files map[string]*file
+	links map[string]string // to other names
+}
+
+type file struct {
+	path   string
+	size   int64
+	digest digest.Digest // SHA-256
+}
+
+// spool reads an archive to its end and puts its files into dir.
+func spool(ctx context.Context, dir string, r io.Reader) (*archive, error) {
+	plain, err := layer.Decompress(bufio.NewReaderSize(&ctxReader{ctx, r}, 1<<20))
+	if err != nil {
+		return nil, &invalidError{fmt.Errorf("reading archive: %w", err)}
+	}
+	defer plain.Close()
+	a := &archive{files: map[string]*file{}, links: map[string]string{}}
+	tr := tar.NewReader(plain)
+	buf := make([]byte, 1<<20)
+	for n := 0; ; n++ {
+		hdr, err := tr.Next()
+		switch {
+		case err == io.EOF && n == 0:
+			return nil, invalid("the archive is empty")
+		case err == io.EOF:
+			return a, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case err != nil:
+			return nil, invalid("reading archive: %w", err)
+		case n == maxFiles:
+			return nil, invalid("the archive has more than %d files", maxFiles)
+		}
+		if err := a.add(hdr, tr, filepath.Join(dir, strconv.Itoa(n)), buf); err != nil {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			return nil, err
+		}
+	}
+}
+
+// add takes an entry; a file's content goes to path.
+func (a *archive) add(hdr *tar.Header, content io.Reader, path string, buf []byte) error {
+	name, err := clean(hdr.Name)
+	if err != nil {
+		return err
+	}
+	switch hdr.Typeflag {
+	case tar.TypeReg:
+		if isSparse(hdr) {
+			return invalid("%q in the archive is a sparse file", hdr.Name)
+		}
+		f, err := writeFile(path, content, buf)
+		if err != nil {
+			return fmt.Errorf("reading %q of the archive: %w", hdr.Name, err)
+		}
+		a.files[name] = f
+		delete(a.links, name)
+	case tar.TypeGNUSparse:
+		return invalid("%q in the archive is a sparse file", hdr.Name)
+	case tar.TypeSymlink:
+		a.links[name] = joinLink(name, hdr.Linkname)
+	case tar.TypeLink:
+		if a.links[name], err = clean(hdr.Linkname); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// joinLink is what a symbolic link means, "" when it leads out of the archive.
+func joinLink(name, target string) string {
+	to, err := clean(path.Join(path.Dir(name), target))
+	if path.IsAbs(target) || err != nil {
+		return ""
+	}
+	return to
+}
+
+// clean makes a name relative and clean. One that leads out of the archive is an error.
+func clean(name string) (string, error) {
+	c := strings.TrimPrefix(path.Clean(name), "/")
+	if c == ".." || strings.HasPrefix(c, "../") {
+		return "", invalid("the name %q leads out of the archive", name)
+	}
+	return c, nil
+}
+
+// isSparse reports whether an entry's content takes less in the archive than it has bytes.
+func isSparse(hdr *tar.Header) bool {
+	for key := range hdr.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
+
+func writeFile(path string, r io.Reader, buf []byte) (_ *file, err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	hash, disk := sha256.New(), &failing{w: f}
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(hash, disk)}, struct{ io.Reader }{r}, buf)
+	switch {
+	case disk.err != nil:
+		return nil, disk.err
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, invalid("the archive ends in the middle: %w", err)
+	case err != nil:
+		return nil, invalid("%w", err)
+	}
+	return &file{path: path, size: n, digest: digest.NewDigest(digest.SHA256, hash)}, nil
+}
+
+// file finds a file by a name that the archive uses, through links.
+func (a *archive) file(name string) (*file, error) {
+	at, err := clean(name)
+	if err != nil {
+		return nil, err
+	}
+	for range maxLinks {
+		if f, ok := a.files[at]; ok {
+			return f, nil
+		}
+		next, ok := a.links[at]
+		if !ok || next == "" {
+			return nil, invalid("%s is not in the archive", name)
+		}
+		at = next
+	}
+	return nil, invalid("%s in the archive is a link to a link without end", name)
+}
+
+// json reads a small file.
+func (f *file) json(name string) ([]byte, error) {
+	if f.size > maxJSON {
+		return nil, invalid("%s has %d bytes, more than %d", name, f.size, maxJSON)
+	}
+	return os.ReadFile(f.path)
+}
+
+// ctxReader fails when its context ends.
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *ctxReader) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.r.Read(p)
+}
