@@ -22,6 +22,7 @@ var tiers = [][]string{
 	{"internal/tools", "internal/overlay", "internal/secrets"},
 	{"internal/layer", "internal/graph", "internal/progress", "internal/registry"},
 	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source"},
+	{"internal/cache"},
 	{"internal/engine", "internal/export", "internal/load"},
 	{"internal/container", "internal/frontend"},
 	{"internal/build"},

@@ -66,8 +66,9 @@ type building struct {
 	run    *engine.Run
 	record *record
 
-	mu   sync.Mutex
-	read []graph.Edge // what the frontend asked for, for provenance
+	mu     sync.Mutex
+	read   []graph.Edge // what the frontend asked for, for provenance
+	caches *caches
 }
 
 // Build carries out one build. When it fails no image is named, and no output file that it was to
@@ -80,16 +81,24 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 	if err != nil {
 		return nil, err
 	}
+	caches, err := b.openCaches(req)
+	if err != nil {
+		return nil, err
+	}
 	rec, err := b.newRecord(req)
 	if err != nil {
 		return nil, err
 	}
-	bu := &building{Builder: b, req: req, names: names, record: rec, sink: progress.Multi(sink, rec.log)}
+	bu := &building{Builder: b, req: req, names: names, record: rec, caches: caches, sink: progress.Multi(sink, rec.log)}
+	if req.Call == "" {
+		caches.start(ctx, bu.sink)
+	}
 	res, err := bu.build(ctx)
 	for n := 0; n < maxRepairs && errors.Is(err, store.ErrDamaged) && ctx.Err() == nil && !req.streams(); n++ {
 		// The damaged entry is gone now: what it was for is a miss, and is made again.
 		res, err = bu.build(ctx)
 	}
+	bu.closeCaches()
 	return res, errors.Join(err, rec.finish(bu.run, res, err))
 }
 
@@ -121,6 +130,7 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 		Pull:     b.req.Pull,
 		NoCache:  b.req.NoCache,
 		Slot:     b.req.dockerfile(),
+		Foreign:  b.caches.foreign(),
 	}
 	if err := b.req.allow(&opt); err != nil {
 		return nil, err
@@ -152,7 +162,13 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 	if err := b.attest(ctx, out, products); err != nil {
 		return nil, err
 	}
+	if err := b.inlineCaches(products); err != nil {
+		return nil, err
+	}
 	if err := b.export(ctx, products, res); err != nil {
+		return nil, err
+	}
+	if err := b.exportCaches(ctx, products); err != nil {
 		return nil, err
 	}
 	res.Took = time.Since(b.record.Started)

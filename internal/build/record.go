@@ -10,23 +10,25 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/progress"
 )
 
 // record is what a build leaves in builds/<ID>/: the full log, and record.json.
 type record struct {
-	ID      string              `json:"id"`
-	Command []string            `json:"command,omitempty"`
-	Context string              `json:"context"`
-	File    string              `json:"dockerfile"`
-	Target  string              `json:"target,omitempty"`
-	Started time.Time           `json:"started"`
-	Took    time.Duration       `json:"took"`
-	Steps   []engine.StepRecord `json:"steps"`
-	ImageID string              `json:"imageID,omitempty"`
-	Names   []string            `json:"names,omitempty"`
-	Error   string              `json:"error,omitempty"`
+	ID        string              `json:"id"`
+	Command   []string            `json:"command,omitempty"`
+	Context   string              `json:"context"`
+	File      string              `json:"dockerfile"`
+	Target    string              `json:"target,omitempty"`
+	Started   time.Time           `json:"started"`
+	Took      time.Duration       `json:"took"`
+	Steps     []engine.StepRecord `json:"steps"`
+	CacheFrom []cache.Report      `json:"cacheFrom,omitempty"`
+	ImageID   string              `json:"imageID,omitempty"`
+	Names     []string            `json:"names,omitempty"`
+	Error     string              `json:"error,omitempty"`
 
 	dir  string
 	file *os.File

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/secrets"
 )
 
@@ -42,6 +43,8 @@ type Request struct {
 	// Attest are the attestations that the image gets, "provenance" and "sbom", each with its
 	// attributes as comma-separated key=value pairs ("mode=max").
 	Attest map[string]string
+	// CacheFrom and CacheTo are the caches to import and to export, as in --cache-from and --cache-to.
+	CacheFrom, CacheTo []cache.Entry
 	// Attrs are further options of the Dockerfile frontend by BuildKit's names ("shm-size",
 	// "ulimit", "hostname", ...).
 	Attrs map[string]string

@@ -31,6 +31,7 @@ type buildFlags struct {
 	secretFlags
 	outputFlags
 	limitFlags
+	cacheFlags
 	call          string
 	noCacheFilter []string
 	squash        bool
@@ -38,8 +39,6 @@ type buildFlags struct {
 
 // absent are flags of Docker's build that are not there yet, with what to do instead.
 var absent = []struct{ name, advice string }{
-	{"cache-to", "exporting the cache is not there yet: the store's own cache is always used"},
-	{"cache-from", "importing a cache is not there yet: the store's own cache is always used"},
 	{"build-context", "named contexts are not there yet"},
 }
 
@@ -65,6 +64,7 @@ func newBuildCmd(a *app) *cobra.Command {
 	opts.secretFlags.add(f)
 	opts.outputFlags.add(f)
 	opts.limitFlags.add(f)
+	opts.cacheFlags.add(f)
 	f.StringArrayVarP(&opts.tags, "tag", "t", nil, "Name of the image, NAME[:TAG] (repeatable)")
 	f.StringVarP(&opts.file, "file", "f", "", `Path of the Dockerfile; "-" is standard input (default PATH/Dockerfile)`)
 	f.StringVar(&opts.target, "target", "", "Stage to stop at, by name or number")
@@ -122,7 +122,7 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, clea
 		return req, cleanup, err
 	}
 	req.Call = call.request()
-	if err := errors.Join(o.attrs(req.Attrs), o.limitFlags.attrs(req.Attrs), o.secretFlags.set(&req)); err != nil {
+	if err := errors.Join(o.attrs(req.Attrs), o.limitFlags.attrs(req.Attrs), o.secretFlags.set(&req), o.cacheFlags.request(&req)); err != nil {
 		return req, cleanup, err
 	}
 	if o.file == "-" {

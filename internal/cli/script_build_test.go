@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -30,7 +31,7 @@ import (
 //	registry damage     blobs have other bytes than they should
 //	registry push DIR NAME   the image of an OCI layout
 //	registry stop
-//	registry asked RE   it was asked for "METHOD /path" since the last time; `!`: it was not
+//	registry asked RE [N]   it was asked for "METHOD /path" since the last time, so many times; `!`: it was not
 func ownRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 0 {
 		ts.Fatalf("usage: registry start|update|break|damage|stop|asked")
@@ -65,6 +66,18 @@ func ownRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	case "asked":
 		re := regexp.MustCompile(args[1])
 		all := r.Requests()
+		if len(args) > 2 {
+			n := 0
+			for _, req := range all {
+				if re.MatchString(req) {
+					n++
+				}
+			}
+			if fmt.Sprint(n) != args[2] {
+				ts.Fatalf("%d requests of %s, want %s: the registry had %q", n, args[1], args[2], all)
+			}
+			return
+		}
 		if slices.ContainsFunc(all, re.MatchString) == neg {
 			ts.Fatalf("requests of %s: %v, the registry had %q", args[1], !neg, all)
 		}

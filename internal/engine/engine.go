@@ -9,6 +9,7 @@
 //	run.go    scheduling: a future per vertex, lookup, execution
 //	keep.go   what is recorded, and when
 //	exported.go   layers that will be asked for as blobs
+//	foreign.go, cacheable.go   results from imported caches, and for exported ones
 //	exec.go, file.go, compose.go   the operations
 //	source.go, image.go, http.go, git.go   the kinds of sources
 //
@@ -83,6 +84,8 @@ type RunOptions struct {
 	SSH     *secrets.Agents
 	// Entitlements are what steps may do that others may not; nil: nothing.
 	Entitlements entitlements.Set
+	// Foreign are imported caches, which are asked in their order for what the store does not have.
+	Foreign []Foreign
 	// Slot distinguishes this build from others in explanations of cache misses: two builds with
 	// the same slot are versions of the same thing. The Dockerfile's path is a good one.
 	Slot string

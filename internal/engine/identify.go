@@ -117,7 +117,14 @@ func (r *Run) digest(user *node, in edge, copies []*pb.FileActionCopy, missing f
 			return "", r.fail(user, err)
 		}
 		if ok {
-			return digest.Digest(v), nil
+			return r.remember(memo, digest.Digest(v)), nil
+		}
+		d, ok, err := r.foreignMemo(memo)
+		if err != nil {
+			return "", r.fail(user, err)
+		}
+		if ok {
+			return r.remember(memo, d), nil
 		}
 	}
 	missing()
@@ -133,5 +140,5 @@ func (r *Run) digest(user *node, in edge, copies []*pb.FileActionCopy, missing f
 	if err != nil {
 		return "", r.fail(user, err)
 	}
-	return d, r.fail(user, r.Engine.opt.Store.PutMemo(r.ctx, memo, d.String()))
+	return r.remember(memo, d), r.fail(user, r.Engine.opt.Store.PutMemo(r.ctx, memo, d.String()))
 }

@@ -18,7 +18,7 @@ func (r *Run) Close() error {
 	r.cancel(errOver)
 	r.bg.Wait()
 	ctx := context.WithoutCancel(r.ctx)
-	err := errors.Join(r.keepClamped(ctx), r.keepPlanned(ctx))
+	err := errors.Join(r.keepClamped(ctx), r.keepPlanned(ctx), r.keepForeign(ctx))
 	r.mu.Lock()
 	plans, atEnd := r.planIDs, r.atEnd
 	r.planIDs, r.atEnd = nil, nil

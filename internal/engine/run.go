@@ -30,6 +30,7 @@ type Run struct {
 	same   singleflight.Group // executions, by key: vertices of different names may be the same
 
 	contextBytes contextReader
+	elsewhere    elsewhere
 
 	mu      sync.Mutex
 	nodes   map[digest.Digest]*node
@@ -50,6 +51,7 @@ type StepRecord struct {
 	Digest  digest.Digest `json:"digest"`
 	Key     Key           `json:"key"`
 	Cached  bool          `json:"cached"`
+	From    string        `json:"from,omitempty"`   // the imported cache that had it
 	Reason  string        `json:"reason,omitempty"` // why it was not cached
 	Started time.Time     `json:"started"`
 	Took    time.Duration `json:"took"`
@@ -66,6 +68,7 @@ type node struct {
 	user     *node      // one that n is an input of; nil for the root
 	exported bool       // its layers will be asked for as blobs; set before anything is evaluated
 	epoch    *time.Time // with exported: see [Run.Clamp]
+	fetches  sharedStep // of its layers, from an imported cache
 
 	mu       sync.Mutex
 	contents map[string]func() (digest.Digest, error)
@@ -175,16 +178,22 @@ func (r *Run) evaluate(n *node) (*outcome, error) {
 			}
 			if found {
 				if res.Planned {
-					return r.replan(n, id, res)
+					return r.replan(n, id, res, "")
 				}
 				r.tellCached(n)
 				r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, Started: time.Now()})
 				return fromRecord(res), nil
 			}
+			if out, found, err := r.foreign(n, id); found || err != nil {
+				return out, err
+			}
 			if reason = why; reason == "" {
 				last, err := r.Engine.opt.Store.LastLines(r.ctx, r.slot(n))
 				if err != nil {
 					return nil, r.fail(n, err)
+				}
+				if last == nil {
+					last = r.foreignLines(n)
 				}
 				reason = explain(last, id.lines)
 			}
@@ -232,8 +241,8 @@ func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
 }
 
 // replan gives the result of an operation that was planned in an earlier build and written in
-// none.
-func (r *Run) replan(n *node, id identity, res store.Result) (*outcome, error) {
+// none; from names the imported cache that knew of it, if one did.
+func (r *Run) replan(n *node, id identity, res store.Result, from string) (*outcome, error) {
 	inputs, err := r.inputs(n)
 	if err != nil {
 		return nil, err
@@ -246,7 +255,7 @@ func (r *Run) replan(n *node, id identity, res store.Result) (*outcome, error) {
 	if err != nil {
 		return nil, r.fail(n, err)
 	}
-	r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, Started: time.Now()})
+	r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, From: from, Started: time.Now()})
 	return &outcome{outputs: outputs}, nil
 }
 

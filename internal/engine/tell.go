@@ -49,14 +49,17 @@ func (r *Run) tellCached(n *node) {
 
 // slot names the place of a vertex in its Dockerfile: "[builder 2/4]" without the instruction's
 // text, so that a changed instruction is compared with what it was.
-func (r *Run) slot(n *node) string {
+func (r *Run) slot(n *node) string { return r.opt.Slot + "\n" + place(n) }
+
+// place is the part of a slot that is the same wherever the Dockerfile lies.
+func place(n *node) string {
 	name := n.v.Name()
 	if strings.HasPrefix(name, "[") {
 		if i := strings.Index(name, "]"); i > 0 {
 			name = name[:i+1]
 		}
 	}
-	return r.opt.Slot + "\n" + name
+	return name
 }
 
 // Reading tells a display that a frontend reads files of a local source, and returns what ends it.

@@ -94,41 +94,44 @@ func (d *Draft) Abort() {
 // only, when there is none. The blob itself may still be missing; it must be here when a form of
 // the layer is asked for.
 func (s *Store) BlobLayer(ctx context.Context, diffID digest.Digest, blob ocispec.Descriptor) (layer.ID, error) {
-	if id, err := s.layerByDiff(ctx, diffID, blob.Digest); err != nil || id != "" {
-		return id, err
+	return s.BlobLayerOf(ctx, diffID, blob, time.Time{})
+}
+
+// BlobLayerOf is [Store.BlobLayer] for a layer that was made at a time: it takes no layer for it that
+// was made at another one, since images tell the times of their layers. The zero time is any.
+func (s *Store) BlobLayerOf(ctx context.Context, diffID digest.Digest, blob ocispec.Descriptor, created time.Time) (layer.ID, error) {
+	at := int64(0)
+	if !created.IsZero() {
+		at = created.UnixNano()
+	}
+	var id string
+	err := s.db.QueryRowContext(ctx, "SELECT l.id FROM layers l JOIN layer_blobs b ON b.diff_id=l.diff_id AND b.digest=?2"+
+		" WHERE l.diff_id=?1 AND (?3=0 OR l.created=?3) ORDER BY l.dir DESC LIMIT 1", diffID.String(), blob.Digest.String(), at).Scan(&id)
+	if err == nil || !errors.Is(err, sql.ErrNoRows) {
+		if err != nil {
+			err = fmt.Errorf("looking for layer %s: %w", diffID, err)
+		}
+		return layer.ID(id), err
 	}
 	l, err := s.current()
 	if err != nil {
 		return "", err
 	}
-	id := layer.ID(l.name())
+	if created.IsZero() {
+		created = time.Now()
+	}
 	err = s.update(ctx, func(tx *sql.Tx) error {
 		if err := putLayerBlob(tx, diffID, blob, pulledLevel); err != nil {
 			return err
 		}
-		var have string
-		err := tx.QueryRow("SELECT id FROM layers WHERE diff_id=? ORDER BY dir DESC LIMIT 1", diffID.String()).Scan(&have)
-		if err == nil {
-			id = layer.ID(have)
-			return nil
-		}
+		err := tx.QueryRow("SELECT id FROM layers WHERE diff_id=?1 AND (?2=0 OR created=?2) ORDER BY dir DESC LIMIT 1", diffID.String(), at).Scan(&id)
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		return s.putLayer(tx, LayerInfo{ID: id, DiffID: diffID, Size: -1, Created: time.Now()})
+		id = l.name()
+		return s.putLayer(tx, LayerInfo{ID: layer.ID(id), DiffID: diffID, Size: -1, Created: created})
 	})
-	return id, err
-}
-
-// layerByDiff looks for a layer with the diffID that also knows the blob.
-func (s *Store) layerByDiff(ctx context.Context, diffID, blob digest.Digest) (layer.ID, error) {
-	var id string
-	err := s.db.QueryRowContext(ctx, "SELECT l.id FROM layers l JOIN layer_blobs b ON b.diff_id=l.diff_id AND b.digest=?2"+
-		" WHERE l.diff_id=?1 ORDER BY l.dir DESC LIMIT 1", diffID.String(), blob.String()).Scan(&id)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return "", fmt.Errorf("looking for layer %s: %w", diffID, err)
-	}
-	return layer.ID(id), nil
+	return layer.ID(id), err
 }
 
 // pulledLevel is the level of blobs that were made elsewhere.

@@ -1,0 +1,168 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/cache"
+	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/progress"
+)
+
+// caches are the imported and exported caches of one build, however often it is tried.
+type caches struct {
+	from []*cache.Import
+	to   []*cache.To
+	load sync.WaitGroup
+	end  context.CancelFunc
+}
+
+// openCaches reads what the request says of caches.
+func (b *Builder) openCaches(req Request) (*caches, error) {
+	c := &caches{end: func() {}}
+	var froms []*cache.From
+	for _, e := range req.CacheFrom {
+		f, err := cache.ParseFrom(e)
+		if err != nil {
+			return nil, err
+		}
+		froms = append(froms, f)
+	}
+	to := req.CacheTo
+	if on, err := strconv.ParseBool(req.BuildArgs["BUILDKIT_INLINE_CACHE"]); err == nil && on {
+		to = append(slices.Clone(to), cache.Entry{Type: cache.TypeInline})
+	}
+	var err error
+	if c.to, err = cache.ParseTos(to); err != nil {
+		return nil, err
+	}
+	wanted, err := req.wanted()
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range froms {
+		c.from = append(c.from, f.Open(b.opt.Images.Registry(), wanted...))
+	}
+	return c, nil
+}
+
+// wanted are the platforms of the request, or this machine's.
+func (r *Request) wanted() ([]ocispec.Platform, error) {
+	if len(r.Platforms) == 0 {
+		return []ocispec.Platform{platforms.DefaultSpec()}, nil
+	}
+	return platforms.ParseAll(r.Platforms)
+}
+
+// start begins to import. What cannot be imported is shown as a failed step, and the build goes on
+// without it.
+func (c *caches) start(ctx context.Context, sink progress.Sink) {
+	ctx, c.end = context.WithCancel(ctx)
+	for n, i := range c.from {
+		c.load.Go(func() {
+			name := "importing cache manifest from " + i.Name()
+			step := progress.Start(sink, progress.Vertex{Digest: digest.FromString(fmt.Sprint(name, n)), Name: name})
+			step.Done(i.Load(ctx, func(line string) { step.Status(line, 0, 0, true) }))
+		})
+	}
+}
+
+// close ends imports that nobody waited for.
+func (c *caches) close() {
+	c.end()
+	c.load.Wait()
+}
+
+// foreign are the imports as the engine asks them.
+func (c *caches) foreign() []engine.Foreign {
+	var all []engine.Foreign
+	for _, i := range c.from {
+		all = append(all, i)
+	}
+	return all
+}
+
+// reports tells what became of the imports.
+func (c *caches) reports() []cache.Report {
+	var all []cache.Report
+	for _, i := range c.from {
+		all = append(all, i.Report())
+	}
+	return all
+}
+
+// edge is what the product is in the graph.
+func (p *product) edge() graph.Edge {
+	if p.ref == nil {
+		return graph.Edge{}
+	}
+	return p.ref.Edge()
+}
+
+// inlineCaches puts inline caches into the images of products, when they are asked for.
+func (b *building) inlineCaches(products []*product) error {
+	if !slices.ContainsFunc(b.caches.to, func(t *cache.To) bool { return t.Type == cache.TypeInline }) {
+		return nil
+	}
+	for _, p := range products {
+		set, err := b.run.Cacheable(p.edge())
+		if err == nil {
+			p.Cache, err = cache.Inline(set, p.Snapshot)
+		}
+		if err != nil {
+			return fmt.Errorf("preparing layers for inline cache: %w", err)
+		}
+	}
+	return nil
+}
+
+// exportCaches writes the caches that are asked for, but for inline ones, which are in the images.
+func (b *building) exportCaches(ctx context.Context, products []*product) error {
+	var edges []graph.Edge
+	for _, p := range products {
+		edges = append(edges, p.edge())
+	}
+	var set *cache.Set
+	for _, t := range b.caches.to {
+		if t.Type == cache.TypeInline {
+			continue
+		}
+		if set == nil {
+			s, err := b.run.Cacheable(edges...)
+			if err != nil {
+				return err
+			}
+			set = &s
+		}
+		if err := b.exportCache(ctx, t, *set); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *building) exportCache(ctx context.Context, t *cache.To, set cache.Set) error {
+	step := progress.Start(b.sink, progress.Vertex{Digest: digest.FromString("export cache " + t.Type + t.Place()), Name: t.Name()})
+	_, err := t.Export(ctx, b.opt.Store, b.opt.Images.Registry(), set, func(line string, done bool) {
+		step.Status(line, 0, 0, done)
+	})
+	step.Done(err)
+	if t.IgnoreFailure(ctx, err) {
+		return nil
+	}
+	return err
+}
+
+// closeCaches ends the imports and has the record tell what became of them.
+func (b *building) closeCaches() {
+	b.caches.close()
+	b.record.CacheFrom = b.caches.reports()
+}

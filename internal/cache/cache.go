@@ -1,0 +1,73 @@
+// Package cache carries results of builds from one machine to another: it exports them to a
+// registry, to a directory or into an image, and imports them from there.
+//
+// # Structure
+//
+//	entry.go    the options of --cache-to and --cache-from
+//	format.go   records and layers as BuildKit's cache config, and back
+//	import.go   a cache that was imported: lookups, and fetching single layers
+//	export.go   writing a cache
+//	inline.go   the records inside of an image's config
+//	place.go    what a cache is kept in; directory.go, repository.go: the two kinds
+//
+// # Invariants
+//
+// What is looked up needs no network: an import reads one manifest and one config, and knows all
+// records then. A layer is fetched when somebody asks for a form of it.
+//
+// Layers of base images are named, not held: whoever has the key of a result has resolved the
+// image that it stands on, and gets its layers from where the image is.
+//
+// An export writes layers first, then the config, the manifest last: a cache that is there is
+// whole. What of an import turns out to be damaged or gone is a miss.
+package cache
+
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Record is a result of this store that can be exported.
+type Record struct {
+	// Key is the identity of what gave it, hexadecimal.
+	Key string
+	// Place names the instruction without its text, "[builder 2/4]". A miss is explained with what
+	// was last at its place.
+	Place string
+	// Final says that the layers of the build's result stand on it: mode=min exports these.
+	Final bool
+	// Result has its outputs as layers of the store. A planned one has none.
+	Result store.Result
+}
+
+// Set is what a build knows that other builds can use.
+type Set struct {
+	Records []Record
+	// Memos are digests of selections of files, by the key of the selection.
+	Memos map[string]digest.Digest
+	// Bases are the layers of images that the build stands on, by diffID.
+	Bases map[digest.Digest]ocispec.Descriptor
+}
+
+// Layer is a layer of an imported result.
+type Layer struct {
+	DiffID digest.Digest
+	Blob   ocispec.Descriptor
+	// Created is when it was made; zero when that is not known.
+	Created time.Time
+	// Held says that the cache has the blob. Others are layers of base images.
+	Held bool
+	// Repository has the blob, "docker.io/library/app"; empty when a directory has it.
+	Repository string
+}
+
+// Found is an imported result.
+type Found struct {
+	// Result has no outputs: Outputs are those, each a list of layers, base first.
+	Result  store.Result
+	Outputs [][]Layer
+}

@@ -1,0 +1,213 @@
+package cache
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	cacheimporttypes "github.com/moby/buildkit/cache/remotecache/v1/types"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+const (
+	// annotationDiffID and annotationCreated are what BuildKit and containerd write at layers.
+	annotationDiffID  = "containerd.io/uncompressed"
+	annotationCreated = "buildkit/createdat"
+)
+
+// config is BuildKit's cache config ([cacheimporttypes.CacheConfig]) with what slipway adds to its
+// records.
+//
+// To BuildKit a record is a cache key with the layers it gave: "chains" is the first output of a
+// slipway result, each layer by its index in "layers". slipway itself reads the field that it
+// added, which has what BuildKit's fields have no place for.
+type config struct {
+	Layers  []cacheimporttypes.CacheLayer `json:"layers,omitempty"`
+	Records []record                      `json:"records,omitempty"`
+}
+
+type record struct {
+	cacheimporttypes.CacheRecord
+	Own *own `json:"slipway.v1,omitempty"`
+}
+
+// own is what slipway adds to a record: a result, or with Content a memo.
+type own struct {
+	Outputs [][]int       `json:"outputs,omitempty"` // indexes of layers, base first, per output
+	Planned bool          `json:"planned,omitempty"`
+	Created *time.Time    `json:"created,omitempty"`
+	Took    time.Duration `json:"took,omitempty"`
+	Place   string        `json:"place,omitempty"`
+	Lines   []string      `json:"lines,omitempty"`
+	Content digest.Digest `json:"content,omitempty"`
+}
+
+// keyDigest is a key as the digest of a record.
+func keyDigest(key string) digest.Digest {
+	return digest.NewDigestFromEncoded(digest.SHA256, key)
+}
+
+// resultRecord makes a record of a result whose layers have the given indexes.
+func resultRecord(r Record, outputs [][]int) record {
+	created := r.Result.Created.UTC()
+	rec := record{Own: &own{
+		Outputs: outputs, Planned: r.Result.Planned, Created: &created, Took: r.Result.Took,
+		Place: r.Place, Lines: r.Result.Lines,
+	}}
+	rec.Digest = keyDigest(r.Key)
+	if len(outputs) > 0 && len(outputs[0]) > 0 {
+		rec.ChainedResults = []cacheimporttypes.ChainedResult{{LayerIndexes: outputs[0], CreatedAt: created}}
+	}
+	return rec
+}
+
+// memoRecords makes records of memos, in a fixed order.
+func memoRecords(memos map[string]digest.Digest) []record {
+	var all []record
+	for key, content := range memos {
+		rec := record{Own: &own{Content: content}}
+		rec.Digest = keyDigest(key)
+		all = append(all, rec)
+	}
+	slices.SortFunc(all, func(a, b record) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+	return all
+}
+
+// contents is what an imported cache knows.
+type contents struct {
+	results map[string]*Found
+	memos   map[string]digest.Digest
+	lines   map[string]placed // by place
+	foreign int               // records of others
+}
+
+type placed struct {
+	lines   []string
+	created time.Time
+}
+
+// errForeign says that a cache is well, but of no use.
+var errForeign = errors.New("none of its records is slipway's: only what slipway exported has keys that slipway makes")
+
+// decode reads records over layers. A record that is damaged is left out.
+func decode(records []record, layers []*Layer) *contents {
+	c := &contents{results: map[string]*Found{}, memos: map[string]digest.Digest{}, lines: map[string]placed{}}
+	for _, rec := range records {
+		if rec.Own == nil {
+			c.foreign++
+			continue
+		}
+		if rec.Digest.Validate() != nil || rec.Digest.Algorithm() != digest.SHA256 {
+			continue
+		}
+		key := rec.Digest.Encoded()
+		if rec.Own.Content != "" {
+			if rec.Own.Content.Validate() == nil {
+				c.memos[key] = rec.Own.Content
+			}
+			continue
+		}
+		c.add(key, rec.Own, layers)
+	}
+	return c
+}
+
+func (c *contents) add(key string, o *own, layers []*Layer) {
+	f := &Found{Result: store.Result{Planned: o.Planned, Took: o.Took, Lines: o.Lines}}
+	for _, indexes := range o.Outputs {
+		var out []Layer
+		for _, i := range indexes {
+			if i < 0 || i >= len(layers) || layers[i] == nil {
+				return
+			}
+			out = append(out, *layers[i])
+		}
+		f.Outputs = append(f.Outputs, out)
+	}
+	if o.Planned != (len(f.Outputs) == 0) {
+		return
+	}
+	f.Result.Created = f.made(o)
+	c.results[key] = f
+	if old, ok := c.lines[o.Place]; o.Place != "" && len(o.Lines) > 0 && (!ok || old.created.Before(f.Result.Created)) {
+		c.lines[o.Place] = placed{o.Lines, f.Result.Created}
+	}
+}
+
+// heldBy notes which repository has the layers that the cache holds.
+func (c *contents) heldBy(repository string) {
+	for _, f := range c.results {
+		for _, out := range f.Outputs {
+			for i := range out {
+				if out[i].Held {
+					out[i].Repository = repository
+				}
+			}
+		}
+	}
+}
+
+// made is when a result was made, which the records inside of an image do not tell: then it is as
+// old as its newest layer.
+func (f *Found) made(o *own) time.Time {
+	if o.Created != nil {
+		return *o.Created
+	}
+	var t time.Time
+	for _, out := range f.Outputs {
+		if n := len(out); n > 0 && out[n-1].Created.After(t) {
+			t = out[n-1].Created
+		}
+	}
+	if t.IsZero() {
+		t = time.Now()
+	}
+	return t
+}
+
+// decodeConfig reads a cache config; held are the layers that its manifest lists.
+func decodeConfig(data []byte, held []ocispec.Descriptor) (*contents, error) {
+	var cfg config
+	if err := json.Unmarshal(data, &cfg); err != nil {
+		return nil, fmt.Errorf("decoding cache config: %w", err)
+	}
+	have := map[digest.Digest]ocispec.Descriptor{}
+	for _, d := range held {
+		have[d.Digest] = d
+	}
+	layers := make([]*Layer, len(cfg.Layers))
+	for i, l := range cfg.Layers {
+		layers[i] = decodeLayer(l, have)
+	}
+	return decode(cfg.Records, layers), nil
+}
+
+// decodeLayer returns nil for a layer of which too little is known.
+func decodeLayer(l cacheimporttypes.CacheLayer, held map[digest.Digest]ocispec.Descriptor) *Layer {
+	out := &Layer{}
+	if a := l.Annotations; a != nil {
+		out.Blob = ocispec.Descriptor{MediaType: a.MediaType, Digest: l.Blob, Size: a.Size}
+		out.DiffID, out.Created = a.DiffID, a.CreatedAt
+	}
+	if d, ok := held[l.Blob]; ok {
+		out.Held = true
+		out.Blob = ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
+		if out.DiffID == "" {
+			out.DiffID = digest.Digest(d.Annotations[annotationDiffID])
+		}
+	}
+	if !out.valid() {
+		return nil
+	}
+	return out
+}
+
+func (l *Layer) valid() bool {
+	return l.Blob.Digest.Validate() == nil && l.DiffID.Validate() == nil && l.Blob.Size >= 0 && isLayer(l.Blob.MediaType)
+}

@@ -1,0 +1,307 @@
+package cache
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	cacheimporttypes "github.com/moby/buildkit/cache/remotecache/v1/types"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/slipway-build/slipway/internal/registry"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+const (
+	// maxConfig is the size in bytes of the largest cache config, or image config, that is read.
+	maxConfig = 64 << 20
+	// maxFetches is how many layers are fetched from one cache at the same time.
+	maxFetches = 4
+)
+
+// Import is a cache that is imported. It is safe for concurrent use: lookups wait for Load.
+type Import struct {
+	name      string
+	from      origin
+	platforms platforms.MatchComparer
+	slots     *semaphore.Weighted
+
+	loaded   chan struct{} // closed when contents and err are set
+	contents *contents
+	err      error
+
+	mu      sync.Mutex
+	hits    int
+	dropped map[digest.Digest]bool // blobs that turned out to be gone or damaged
+	broken  error                  // why it is not asked any more
+}
+
+// Open prepares an import. Of an image for several platforms with inline caches, those for the given
+// ones are read. client may be nil for a directory.
+func (f *From) Open(client *registry.Client, wanted ...ocispec.Platform) *Import {
+	i := &Import{
+		name: f.Name(), platforms: platforms.Any(wanted...), slots: semaphore.NewWeighted(maxFetches),
+		loaded: make(chan struct{}), dropped: map[digest.Digest]bool{},
+	}
+	if f.Type == TypeLocal {
+		i.from = &directory{path: f.Src, tag: f.Tag, digest: f.Digest}
+	} else {
+		i.from = &repository{client: client, ref: f.Ref}
+	}
+	return i
+}
+
+// Name is how messages call the cache.
+func (i *Import) Name() string { return i.name }
+
+// Load reads the cache's manifest and config; it is called once. When it fails, all lookups miss.
+// tell is given what was found out, for a display.
+func (i *Import) Load(ctx context.Context, tell func(string)) error {
+	c, err := i.load(ctx, tell)
+	if err == nil && c.foreign > 0 && len(c.results) == 0 {
+		err = errForeign
+	}
+	if r, ok := i.from.(*repository); ok && err == nil {
+		c.heldBy(repositoryOf(r.ref))
+	}
+	i.contents, i.err = c, err
+	close(i.loaded)
+	return err
+}
+
+func (i *Import) load(ctx context.Context, tell func(string)) (*contents, error) {
+	desc, err := i.from.resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := read(ctx, i.from, desc, registry.MaxManifestSize)
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseManifest(raw)
+	if err != nil {
+		return nil, err
+	}
+	tell("inferred cache manifest type: " + m.kind)
+	if m.cache == nil {
+		return i.loadInline(ctx, m, raw)
+	}
+	data, err := read(ctx, i.from, *m.cache, maxConfig)
+	if err != nil {
+		return nil, err
+	}
+	return decodeConfig(data, m.layers)
+}
+
+// manifest is a manifest or an index, of a cache or of an image.
+type manifest struct {
+	kind   string               // media type
+	cache  *ocispec.Descriptor  // the cache's config
+	layers []ocispec.Descriptor // of the cache
+	images []ocispec.Descriptor // of an index without a cache's config
+}
+
+func parseManifest(raw []byte) (*manifest, error) {
+	var doc struct {
+		MediaType string               `json:"mediaType"`
+		Config    *ocispec.Descriptor  `json:"config"`
+		Layers    []ocispec.Descriptor `json:"layers"`
+		Manifests []ocispec.Descriptor `json:"manifests"`
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, fmt.Errorf("decoding cache manifest: %w", err)
+	}
+	m := &manifest{kind: doc.MediaType}
+	if (doc.Config == nil) == (doc.Manifests == nil) {
+		return nil, errors.New("unsupported or uninferrable manifest type")
+	}
+	if doc.Config != nil {
+		if m.kind == "" {
+			m.kind = ocispec.MediaTypeImageManifest
+		}
+		m.layers = doc.Layers
+		if doc.Config.MediaType == cacheimporttypes.CacheConfigMediaTypeV0 {
+			m.cache = doc.Config
+		}
+		return m, nil
+	}
+	if m.kind == "" {
+		m.kind = ocispec.MediaTypeImageIndex
+	}
+	for _, d := range doc.Manifests {
+		switch {
+		case d.MediaType == cacheimporttypes.CacheConfigMediaTypeV0:
+			m.cache = &d
+		case isManifest(d.MediaType):
+			m.images = append(m.images, d)
+		default:
+			m.layers = append(m.layers, d)
+		}
+	}
+	return m, nil
+}
+
+func isManifest(mediaType string) bool {
+	return images.IsManifestType(mediaType) || images.IsIndexType(mediaType)
+}
+
+func isLayer(mediaType string) bool { return images.IsLayerType(mediaType) }
+
+// get returns what the cache knows, or nil when it could not be imported.
+func (i *Import) get(ctx context.Context) *contents {
+	select {
+	case <-i.loaded:
+	case <-ctx.Done():
+		return nil
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.err != nil || i.broken != nil {
+		return nil
+	}
+	return i.contents
+}
+
+// Result looks a result up by its key. One of which a layer turned out to be gone is not there.
+func (i *Import) Result(ctx context.Context, key string) (*Found, bool) {
+	c := i.get(ctx)
+	if c == nil {
+		return nil, false
+	}
+	f, ok := c.results[key]
+	if !ok {
+		return nil, false
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, out := range f.Outputs {
+		for _, l := range out {
+			if i.dropped[l.Blob.Digest] {
+				return nil, false
+			}
+		}
+	}
+	return f, true
+}
+
+// Memo looks a digest of a selection of files up.
+func (i *Import) Memo(ctx context.Context, key string) (digest.Digest, bool) {
+	c := i.get(ctx)
+	if c == nil {
+		return "", false
+	}
+	d, ok := c.memos[key]
+	return d, ok
+}
+
+// Lines are the key lines of what was last at a place, or nil.
+func (i *Import) Lines(ctx context.Context, place string) []string {
+	c := i.get(ctx)
+	if c == nil {
+		return nil
+	}
+	return c.lines[place].lines
+}
+
+// Used counts a result that was used.
+func (i *Import) Used() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.hits++
+}
+
+// Report is what became of an import, for a build's record.
+type Report struct {
+	Name    string `json:"name"`
+	Records int    `json:"records"`        // results that it has
+	Hits    int    `json:"hits,omitempty"` // results that were used
+	Error   string `json:"error,omitempty"`
+}
+
+// Report tells what became of the import so far.
+func (i *Import) Report() Report {
+	r := Report{Name: i.name}
+	select {
+	case <-i.loaded:
+	default:
+		return r
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	r.Hits = i.hits
+	if i.contents != nil {
+		r.Records = len(i.contents.results)
+	}
+	if err := errors.Join(i.err, i.broken); err != nil {
+		r.Error = err.Error()
+	}
+	return r
+}
+
+// Fetch brings the blob of a layer that the cache holds into the store. When that fails, results
+// with the layer, or all, are not there any more, and the error is store.ErrDamaged: whoever asks
+// again gets along without them. progress may be nil.
+func (i *Import) Fetch(ctx context.Context, s *store.Store, l Layer, progress func(current, total int64)) error {
+	if s.HasBlob(l.Blob.Digest) {
+		return nil
+	}
+	if progress == nil {
+		progress = func(int64, int64) {}
+	}
+	if err := i.slots.Acquire(ctx, 1); err != nil {
+		return context.Cause(ctx)
+	}
+	defer i.slots.Release(1)
+	err := i.copy(ctx, s, l.Blob, progress)
+	if err == nil {
+		progress(l.Blob.Size, l.Blob.Size)
+		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	err = fmt.Errorf("fetching layer %s from cache %s: %w", l.Blob.Digest, i.name, err)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.dropped[l.Blob.Digest] = true; errdefs.IsUnavailable(err) || errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err) {
+		i.broken = err // the next layer would fail the same way, after as many attempts
+	}
+	return fmt.Errorf("%w: %w", err, store.ErrDamaged)
+}
+
+// copy writes a blob into the store, which verifies it.
+func (i *Import) copy(ctx context.Context, s *store.Store, desc ocispec.Descriptor, progress func(current, total int64)) error {
+	r, err := i.from.open(ctx, desc)
+	if err != nil {
+		return err
+	}
+	err = s.WriteBlob(ctx, desc, &meter{r: r, total: desc.Size, tell: progress, last: time.Now()})
+	return errors.Join(err, r.Close())
+}
+
+// meter tells how much was read.
+type meter struct {
+	r        io.Reader
+	n, total int64
+	tell     func(current, total int64)
+	last     time.Time
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	m.n += int64(n)
+	if n > 0 && m.n < m.total && time.Since(m.last) > 50*time.Millisecond {
+		m.last = time.Now()
+		m.tell(m.n, m.total)
+	}
+	return n, err
+}

@@ -1,0 +1,294 @@
+package engine
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/cache"
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Foreign holds results that another store gave out; [cache.Import] is one. Keys mean the same on
+// every machine. It is asked after the store, from many goroutines.
+type Foreign interface {
+	// Name is how messages and records call it.
+	Name() string
+	// Result looks a result up.
+	Result(ctx context.Context, key string) (*cache.Found, bool)
+	// Memo looks a digest of a selection of files up.
+	Memo(ctx context.Context, key string) (digest.Digest, bool)
+	// Lines are the lines of the key of what was last at a place of a Dockerfile ("[builder 2/4]"),
+	// or nil.
+	Lines(ctx context.Context, place string) []string
+	// Fetch brings the blob of a layer that it holds into the store. An error that is
+	// store.ErrDamaged says that results with the layer are not there any more.
+	Fetch(ctx context.Context, s *store.Store, l cache.Layer, progress func(current, total int64)) error
+	// Used is told of a result that was used.
+	Used()
+}
+
+// elsewhere is what a run knows of imported caches, and for exported ones.
+type elsewhere struct {
+	mu       sync.Mutex
+	adopted  map[Key]*adoption
+	fetching map[layer.ID]bool        // layers that somebody knows how to fetch
+	memos    map[string]digest.Digest // what was asked for of digests of files
+}
+
+// adoption is a result from elsewhere that has become one of this run: its layers are named in the
+// store, and fetched when somebody needs them.
+type adoption struct {
+	from   Foreign
+	key    Key
+	slot   string
+	result store.Result
+	bases  bool // some layers only the images can fetch that the result stands on
+}
+
+// foreign gives the result of a node that the store does not have from elsewhere, if somebody has it.
+func (r *Run) foreign(n *node, id identity) (*outcome, bool, error) {
+	a, err := r.adopt(n, id)
+	if err != nil || a == nil {
+		return nil, false, r.fail(n, err)
+	}
+	a.from.Used()
+	if a.result.Planned {
+		out, err := r.replan(n, id, a.result, a.from.Name())
+		return out, err == nil, err
+	}
+	if a.bases {
+		if err := r.baseImages(n); err != nil {
+			return nil, false, err
+		}
+	}
+	r.elsewhere.add(a)
+	r.tellCached(n)
+	r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, From: a.from.Name(), Started: time.Now()})
+	return fromRecord(a.result), true, nil
+}
+
+// adopt looks a key up elsewhere and names the layers of what it finds in the store. It returns nil
+// when nobody has it.
+func (r *Run) adopt(n *node, id identity) (*adoption, error) {
+	for _, f := range r.opt.Foreign {
+		found, ok := f.Result(r.ctx, string(id.key))
+		if !ok {
+			continue
+		}
+		a := &adoption{from: f, key: id.key, slot: r.slot(n), result: found.Result}
+		a.result.Lines = id.lines
+		for _, layers := range found.Outputs {
+			var snap layer.Snapshot
+			for _, l := range layers {
+				lid, err := r.adoptLayer(n, a, l)
+				if err != nil {
+					return nil, err
+				}
+				snap = append(snap, lid)
+			}
+			a.result.Outputs = append(a.result.Outputs, snap)
+		}
+		return a, nil
+	}
+	return nil, nil
+}
+
+func (e *elsewhere) add(a *adoption) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.adopted == nil {
+		e.adopted = map[Key]*adoption{}
+	}
+	e.adopted[a.key] = a
+}
+
+// known reports whether a layer is one that somebody fetches, and makes it one.
+func (e *elsewhere) known(id layer.ID) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.fetching == nil {
+		e.fetching = map[layer.ID]bool{}
+	}
+	was := e.fetching[id]
+	e.fetching[id] = true
+	return was
+}
+
+// adoptLayer names a layer of a result in the store and says how it is fetched.
+func (r *Run) adoptLayer(n *node, a *adoption, l cache.Layer) (layer.ID, error) {
+	s := r.Engine.opt.Store
+	id, err := s.BlobLayerOf(r.ctx, l.DiffID, l.Blob, l.Created)
+	if err != nil {
+		return "", err
+	}
+	here, err := s.Here(r.ctx, layer.Snapshot{id})
+	if err != nil || here {
+		return id, err
+	}
+	if !l.Held {
+		a.bases = true
+		return id, nil
+	}
+	if r.elsewhere.known(id) {
+		return id, nil
+	}
+	if l.Repository != "" { // others who push the layer there need not send it
+		if err := s.AddSources(r.ctx, l.Repository, l.Blob.Digest); err != nil {
+			return "", err
+		}
+	}
+	forget := s.SetFetch(id, func(ctx context.Context) error { return r.fetchForeign(ctx, n, a.from, l) })
+	r.mu.Lock()
+	r.atEnd = append(r.atEnd, forget)
+	r.mu.Unlock()
+	return id, nil
+}
+
+// fetchForeign fetches a layer as part of a step that is shown as cached all the same. An error
+// ends the run: the build tries again without what turned out to be gone.
+func (r *Run) fetchForeign(ctx context.Context, n *node, from Foreign, l cache.Layer) error {
+	step, id := n.fetches.begin(r, n), l.Blob.Digest.String()
+	var got int64
+	err := from.Fetch(ctx, r.Engine.opt.Store, l, func(current, total int64) {
+		got = current
+		step.Status(id, current, total, current == total)
+	})
+	if err == nil || ctx.Err() != nil {
+		n.fetches.end(err)
+		return err
+	}
+	if got > 0 {
+		step.Status(id, got, got, true) // a display does not show the end of a step with one that is open
+	}
+	n.fetches.end(context.Canceled) // it will run, in the next attempt
+	name := "importing cache layer " + id + " from " + from.Name()
+	progress.Start(r.opt.Sink, progress.Vertex{Digest: digest.FromString(name), Name: name}).Done(err)
+	return r.fail(n, err)
+}
+
+// sharedStep is the step of a cached node whose layers are fetched, as long as they overlap.
+type sharedStep struct {
+	mu    sync.Mutex
+	users int
+	step  *progress.Step
+}
+
+func (s *sharedStep) begin(r *Run, n *node) *progress.Step {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users++; s.users == 1 {
+		s.step = r.start(n)
+	}
+	return s.step
+}
+
+func (s *sharedStep) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users--; s.users == 0 || err != nil {
+		s.step.Cached()
+		s.step.Done(err)
+	}
+}
+
+// baseImages evaluates the images that a node's layers stand on: only they know how to fetch theirs.
+func (r *Run) baseImages(n *node) error {
+	for _, img := range r.standsOn(n, map[*node]bool{}) {
+		if isImage(img) {
+			if _, err := img.result(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// standsOn lists a node and all those whose layers can be among its own.
+func (r *Run) standsOn(n *node, seen map[*node]bool) []*node {
+	if n == nil || seen[n] {
+		return nil
+	}
+	seen[n] = true
+	all := []*node{n}
+	uses, err := n.uses()
+	if err != nil {
+		return all // evaluating it will tell
+	}
+	for i, u := range uses {
+		if u.whole {
+			all = append(all, r.standsOn(n.inputs[i].n, seen)...)
+		}
+	}
+	return all
+}
+
+func isImage(n *node) bool {
+	return strings.HasPrefix(n.v.Op.GetSource().GetIdentifier(), schemeImage)
+}
+
+// remember keeps the digest of a selection for an exported cache.
+func (r *Run) remember(memo string, d digest.Digest) digest.Digest {
+	r.elsewhere.mu.Lock()
+	defer r.elsewhere.mu.Unlock()
+	if r.elsewhere.memos == nil {
+		r.elsewhere.memos = map[string]digest.Digest{}
+	}
+	r.elsewhere.memos[memo] = d
+	return d
+}
+
+// isRecorded reports whether what a source gives is recorded, as the result of any other vertex.
+func isRecorded(src *pb.SourceOp) bool {
+	kind, err := kindOf(src)
+	return err == nil && kind.value == nil
+}
+
+// foreignMemo looks the digest of a selection up elsewhere. What is found is remembered here, too.
+func (r *Run) foreignMemo(memo string) (digest.Digest, bool, error) {
+	for _, f := range r.opt.Foreign {
+		if d, ok := f.Memo(r.ctx, memo); ok {
+			return d, true, r.Engine.opt.Store.PutMemo(r.ctx, memo, d.String())
+		}
+	}
+	return "", false, nil
+}
+
+// foreignLines are the lines of the key of what others had last at the place of a node.
+func (r *Run) foreignLines(n *node) []string {
+	for _, f := range r.opt.Foreign {
+		if lines := f.Lines(r.ctx, place(n)); lines != nil {
+			return lines
+		}
+	}
+	return nil
+}
+
+// keepForeign records the results from elsewhere of which all layers are here by now.
+func (r *Run) keepForeign(ctx context.Context) error {
+	r.elsewhere.mu.Lock()
+	defer r.elsewhere.mu.Unlock()
+	for _, a := range r.elsewhere.adopted {
+		here := true
+		for _, snap := range a.result.Outputs {
+			ok, err := r.Engine.opt.Store.Here(ctx, snap)
+			if err != nil {
+				return err
+			}
+			here = here && ok
+		}
+		if !here {
+			continue
+		}
+		if err := r.Engine.opt.Store.PutResult(ctx, string(a.key), a.slot, a.result); err != nil {
+			return err
+		}
+	}
+	return nil
+}
