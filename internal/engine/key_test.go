@@ -104,6 +104,11 @@ func TestKeyChanges(t *testing.T) {
 		{"network", execParts, func(p *parts) { p.exec().Network = pb.NetMode_NONE }, false, "network NONE"},
 		{"security", execParts, func(p *parts) { p.exec().Security = pb.SecurityMode_INSECURE }, false, ""},
 		{"hosts", execParts, func(p *parts) { p.exec().Meta.ExtraHosts = []*pb.HostIP{{Host: "a", IP: "1.2.3.4"}} }, false, ""},
+		{"address of a host", func() *parts {
+			p := execParts()
+			p.exec().Meta.ExtraHosts = []*pb.HostIP{{Host: "a", IP: "1.2.3.4"}}
+			return p
+		}, func(p *parts) { p.exec().Meta.ExtraHosts[0].IP = "4.3.2.1" }, true, ""},
 		{"valid exit codes", execParts, func(p *parts) { p.exec().Meta.ValidExitCodes = []int32{1} }, false, ""},
 		{"place of a mount", execParts, func(p *parts) { p.exec().Mounts[1].Dest = "/other" }, false, "mount /other BIND from input 1 /sub"},
 		{"selector of a mount", execParts, func(p *parts) { p.exec().Mounts[1].Selector = "/x" }, false, "mount /bind BIND from input 1 /x"},
@@ -111,8 +116,9 @@ func TestKeyChanges(t *testing.T) {
 		{"one mount more", execParts, func(p *parts) {
 			p.exec().Mounts = append(p.exec().Mounts, &pb.Mount{Dest: "/t", Input: -1, MountType: pb.MountType_TMPFS})
 		}, false, "mount /t TMPFS from input -1 "},
-		{"cache id", execParts, func(p *parts) { p.exec().Mounts[2].CacheOpt.ID = "npm" }, false, ""},
-		{"cache sharing", execParts, func(p *parts) { p.exec().Mounts[2].CacheOpt.Sharing = pb.CacheSharingOpt_LOCKED }, false, ""},
+		{"cache id", execParts, func(p *parts) { p.exec().Mounts[2].CacheOpt.ID = "npm" }, true, ""},
+		{"cache sharing", execParts, func(p *parts) { p.exec().Mounts[2].CacheOpt.Sharing = pb.CacheSharingOpt_LOCKED }, true, ""},
+		{"cache id of the mount's place", execParts, func(p *parts) { p.exec().Mounts[2].CacheOpt.ID = "ns/" + p.exec().Mounts[2].Dest }, false, ""},
 		{"copy: nothing", copyParts, func(*parts) {}, true, ""},
 		{"copy: source", copyParts, func(p *parts) { p.copy().Src = "/x" }, false, "action copy /x to /b"},
 		{"copy: destination", copyParts, func(p *parts) { p.copy().Dest = "/x" }, false, "action copy /a to /x"},
@@ -143,7 +149,7 @@ func TestKeyChanges(t *testing.T) {
 // The format of a key is part of the on-disk format: when this fails, keyVersion must change.
 func TestKeyIsStable(t *testing.T) {
 	for name, want := range map[string]Key{
-		"exec":  "f09995c48f08f0cfe39916dc295ceb7e164ddad38e6fabf5bb969daa93fb0c8d",
+		"exec":  "4f70b4af11b8eed3f0cdc7e389251c45999cf35a9240545dd40b4e9a4fcacaa0",
 		"copy":  "dc6cccf106ea784db000406668b78b13b0f5307a7128f96adb31b083655e9205",
 		"image": "9d9b258d4b99b90e72ed020410ccfa56e3d4520f1970f811d9deea6f77b87b01",
 		"local": "2e67def720086eab25b65a341e7ce8659ddbc506a7661deb23b0924d77b61f23",

@@ -222,7 +222,10 @@ func canonical(t *testing.T, op *pb.Op) string {
 
 func TestCanonical(t *testing.T) {
 	base := func() *pb.Op {
-		return on(run("sh", "-c", "x"), &pb.Input{Digest: digest.FromString("1").String()})
+		op := on(run("sh", "-c", "x"), &pb.Input{Digest: digest.FromString("1").String()})
+		op.GetExec().Meta.ExtraHosts = []*pb.HostIP{{Host: "a", IP: "1.2.3.4"}}
+		op.GetExec().Mounts = []*pb.Mount{{Dest: "/c", CacheOpt: &pb.CacheOpt{ID: "one"}}}
+		return op
 	}
 	tests := []struct {
 		name   string
@@ -234,6 +237,11 @@ func TestCanonical(t *testing.T) {
 		{"input index", func(op *pb.Op) { op.Inputs[0].Index = 7 }, true},
 		{"constraints", func(op *pb.Op) { op.Constraints = &pb.WorkerConstraints{Filter: []string{"x"}} }, true},
 		{"proxy", func(op *pb.Op) { op.GetExec().Meta.ProxyEnv = &pb.ProxyEnv{HttpProxy: "http://proxy"} }, true},
+		{"cache", func(op *pb.Op) {
+			op.GetExec().Mounts[0].CacheOpt = &pb.CacheOpt{ID: "other", Sharing: pb.CacheSharingOpt_LOCKED}
+		}, true},
+		{"address", func(op *pb.Op) { op.GetExec().Meta.ExtraHosts[0].IP = "5.6.7.8" }, true},
+		{"host", func(op *pb.Op) { op.GetExec().Meta.ExtraHosts[0].Host = "b" }, false},
 		{"arguments", func(op *pb.Op) { op.GetExec().Meta.Args[2] = "y" }, false},
 		{"split of arguments", func(op *pb.Op) { op.GetExec().Meta.Args = []string{"sh", "-c x"} }, false},
 		{"environment", func(op *pb.Op) { op.GetExec().Meta.Env = []string{"HTTP_PROXY=x"} }, false},

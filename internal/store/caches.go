@@ -16,7 +16,7 @@ import (
 type Sharing int
 
 const (
-	SharingShared  Sharing = iota // everybody
+	SharingShared  Sharing = iota // all who share it, at the same time; beside the others, of its own
 	SharingPrivate                // one at a time; others get a cache of their own
 	SharingLocked                 // one at a time; others wait
 )
@@ -28,19 +28,17 @@ type Cache struct {
 }
 
 // Release ends the use of the cache; its files stay.
-func (c *Cache) Release() {
-	if c.lock != nil {
-		c.lock.Close()
-	}
-}
+func (c *Cache) Release() { c.lock.Close() }
 
 // Cache opens the cache mount with the given id. When it is missing it is created, and fill puts
-// the first files into it. With SharingLocked Cache waits for other users, in this and in other
-// processes, until ctx ends.
+// the first files into it. With SharingLocked Cache waits for all other users, in this and in other
+// processes, until ctx ends; the others get a cache of their own when this one is taken from them, as
+// in BuildKit.
 func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func(dir string) error) (*Cache, error) {
 	hash := digest.FromString(id).Encoded()[:32]
+	mode := unix.LOCK_EX
 	if sharing == SharingShared {
-		return s.openCache(hash, nil, fill)
+		mode = unix.LOCK_SH
 	}
 	for n := 0; ; {
 		name := hash
@@ -51,11 +49,11 @@ func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func
 		if err != nil {
 			return nil, fmt.Errorf("opening cache mount %s: %w", id, err)
 		}
-		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		if unix.Flock(int(lock.Fd()), mode|unix.LOCK_NB) == nil {
 			return s.openCache(name, lock, fill)
 		}
 		lock.Close()
-		if sharing == SharingPrivate {
+		if sharing != SharingLocked {
 			n++
 			continue
 		}

@@ -164,6 +164,27 @@ func TestLockedCache(t *testing.T) {
 	}
 }
 
+// Who shares a cache has it beside those that share it too; the others wait, or get another one.
+func TestSharedBesideOthers(t *testing.T) {
+	s := newStore(t)
+	a, b := cache(t, s, "id", SharingShared), cache(t, open(t, s.root), "id", SharingShared)
+	if a.Dir != b.Dir {
+		t.Fatal("two users of a shared cache have two")
+	}
+	a.Release()
+	if p := cache(t, s, "id", SharingPrivate); p.Dir == b.Dir {
+		t.Error("a private cache is one that somebody shares")
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), 100*time.Millisecond, errors.New("waited enough"))
+	defer cancel()
+	_, err := s.Cache(ctx, "id", SharingLocked, noFill)
+	wantErr(t, err, "waited enough")
+	b.Release()
+	if l := cache(t, s, "id", SharingLocked); l.Dir != b.Dir {
+		t.Errorf("the locked cache is %s, the shared one was %s", l.Dir, b.Dir)
+	}
+}
+
 func childHoldsCache(root string) error {
 	s, err := Open(root)
 	if err != nil {
@@ -187,8 +208,8 @@ func TestLockedCacheOfOtherProcess(t *testing.T) {
 	if p := cache(t, s, "id", SharingPrivate); p.Dir == c.ready[1] {
 		t.Error("a private cache is the one that another process has locked")
 	}
-	if sh := cache(t, s, "id", SharingShared); sh.Dir != c.ready[1] {
-		t.Error("a shared cache is not the one that another process has locked")
+	if sh := cache(t, s, "id", SharingShared); sh.Dir == c.ready[1] {
+		t.Error("a shared cache is the one that another process has locked")
 	}
 	c.kill() // the kernel gives the lock back
 	ctx, cancel = context.WithTimeout(context.Background(), 10*time.Second)
