@@ -20,6 +20,7 @@ func (b *building) push(ctx context.Context, o *Output, a *export.Assembly, step
 	}
 	opt := export.PushOptions{
 		ByDigest: o.is("push-by-digest", false),
+		Insecure: o.is("registry.insecure", false),
 		Progress: func(e export.PushEvent) {
 			done := e.State != export.PushWaiting && e.State != export.PushSending
 			step.Status(pushStatus(e), e.Sent, e.Desc.Size, done)

@@ -50,6 +50,8 @@ type PushEvent struct {
 type PushOptions struct {
 	// ByDigest pushes to repositories without a tag.
 	ByDigest bool
+	// Insecure lets the registries have any certificate, or none.
+	Insecure bool
 	// Progress, unless nil, is told what happens, from several goroutines at once.
 	Progress func(PushEvent)
 }
@@ -75,6 +77,9 @@ func Push(ctx context.Context, s *store.Store, c *registry.Client, desc ocispec.
 		ref, err := reference.ParseNormalizedNamed(name)
 		if err != nil {
 			return fmt.Errorf("pushing image: invalid image name %q: %w", name, err)
+		}
+		if opt.Insecure {
+			c.AllowInsecure(reference.Domain(ref))
 		}
 		repo := ref.Name()
 		if _, ok := tags[repo]; !ok {

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -54,18 +55,20 @@ type Client struct {
 	creds *credentials
 	tune  tuning
 
-	mu      sync.Mutex
-	hosts   map[string][]docker.RegistryHost // by the host a reference names
-	reached map[string]bool                  // hosts that references name and that have answered a push
+	mu       sync.Mutex
+	hosts    map[string][]docker.RegistryHost // by the host a reference names
+	reached  map[string]bool                  // of them those that have answered a push
+	insecure map[string]bool                  // of them those of AllowInsecure
 }
 
-// tuning holds the numbers that tests make small.
+// tuning holds the numbers that tests make small, and where they lead connections to.
 type tuning struct {
-	attempts  int           // tries of one step without progress, the first included
-	base      time.Duration // pause after the first failure; doubles with each
-	max       time.Duration // longest pause, and the longest Retry-After that is honoured
-	stall     time.Duration // a download without a byte for so long is broken off and resumed
-	manifests int64         // bytes of the largest manifest
+	attempts  int                                                                  // tries of one step without progress, the first included
+	base      time.Duration                                                        // pause after the first failure; doubles with each
+	max       time.Duration                                                        // longest pause, and the longest Retry-After that is honoured
+	stall     time.Duration                                                        // a download without a byte for so long is broken off and resumed
+	manifests int64                                                                // bytes of the largest manifest
+	dial      func(ctx context.Context, network, address string) (net.Conn, error) // nil: by the address
 }
 
 var defaultTuning = tuning{
@@ -88,7 +91,7 @@ func New(opts Options) *Client {
 		opts:  opts,
 		creds: &credentials{dir: opts.DockerConfigDir},
 		tune:  defaultTuning,
-		hosts: map[string][]docker.RegistryHost{}, reached: map[string]bool{},
+		hosts: map[string][]docker.RegistryHost{}, reached: map[string]bool{}, insecure: map[string]bool{},
 	}
 }
 

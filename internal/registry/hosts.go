@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -30,11 +31,15 @@ func (c *Client) hostsOf(host string) ([]docker.RegistryHost, error) {
 	var failed decodeErrors
 	var own docker.RegistryHost // set before anybody is asked
 	ctx := log.WithLogger(context.Background(), failed.logger())
-	hosts, err := hostconfig.ConfigureHosts(ctx, hostconfig.HostOptions{
+	options := hostconfig.HostOptions{
 		HostDir:      c.hostDir,
 		Credentials:  func(asked string) (string, string, error) { return c.credentialsFor(host, own, asked) },
 		UpdateClient: c.wrap,
-	})(host)
+	}
+	if c.insecure[host] { // HTTPS first, then HTTP
+		options.DefaultTLS, options.DefaultScheme = &tls.Config{InsecureSkipVerify: true}, "http"
+	}
+	hosts, err := hostconfig.ConfigureHosts(ctx, options)(host)
 	if err == nil {
 		err = failed.err()
 	}
@@ -57,6 +62,17 @@ func (c *Client) credentialsFor(name string, own docker.RegistryHost, asked stri
 		return user, secret, err
 	}
 	return c.creds.lookup(name)
+}
+
+// AllowInsecure lets a registry have any certificate, or none and plain HTTP, unless certs.d says
+// otherwise. Those on loopback may anyway.
+func (c *Client) AllowInsecure(host string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.insecure[host] {
+		c.insecure[host] = true
+		delete(c.hosts, host)
+	}
 }
 
 // forget makes the next hostsOf read the configuration again and start without tokens.
@@ -96,6 +112,9 @@ func (c *Client) wrap(client *http.Client) error {
 		return nil
 	case *http.Transport:
 		next.MaxIdleConnsPerHost = 8 // layers of one image come in parallel
+		if c.tune.dial != nil {
+			next.DialContext = c.tune.dial
+		}
 		patient := next.Clone()
 		patient.ResponseHeaderTimeout = commitTimeout
 		t.patient = patient

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -62,6 +63,9 @@ func (c *Client) tags(ctx context.Context, named dreference.Named) ([]string, er
 			return tags, err
 		}
 		errs = append(errs, err)
+	}
+	if i := slices.IndexFunc(errs, transient); i >= 0 {
+		return nil, errs[i] // another time it may have the answer
 	}
 	return nil, errors.Join(errs...)
 }
