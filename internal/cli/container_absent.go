@@ -37,12 +37,9 @@ var absentRun = []struct{ name, short, advice string }{
 	{"device-write-bps", "", notYet}, {"device-write-iops", "", notYet},
 	{"blkio-weight", "", notYet}, {"blkio-weight-device", "", notYet},
 	{"group-add", "", notYet}, {"domainname", "", notYet}, {"sysctl", "", notYet}, {"storage-opt", "", notYet}, {"annotation", "", notYet},
-	{"oom-kill-disable", "", notYet}, {"oom-score-adj", "", notYet}, {"pids-limit", "", notYet + ": use --ulimit nproc=N"},
-	{"memory", "m", "limits are not there yet"}, {"memory-reservation", "", "limits are not there yet"},
-	{"memory-swap", "", "limits are not there yet"}, {"memory-swappiness", "", "limits are not there yet"},
-	{"cpus", "", "limits are not there yet"}, {"cpu-shares", "c", "limits are not there yet"}, {"cpu-period", "", "limits are not there yet"},
-	{"cpu-quota", "", "limits are not there yet"}, {"cpu-rt-period", "", "limits are not there yet"}, {"cpu-rt-runtime", "", "limits are not there yet"},
-	{"cpuset-cpus", "", "limits are not there yet"}, {"cpuset-mems", "", "limits are not there yet"},
+	{"oom-kill-disable", "", notYet}, {"oom-score-adj", "", notYet},
+	{"memory-reservation", "", notYet}, {"memory-swappiness", "", notYet}, {"kernel-memory", "", "the kernel has no such limit any more"},
+	{"cpu-rt-period", "", notYet}, {"cpu-rt-runtime", "", notYet},
 }
 
 // onlyValues are the values of flags that ask for what is so anyway; others are refused.

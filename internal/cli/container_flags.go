@@ -28,6 +28,7 @@ type containerFlags struct {
 	interactive, terminal, privileged, readOnly, init, quiet                bool
 	remove                                                                  bool
 	stopTimeout                                                             int
+	resourceFlags
 }
 
 // containerFlagsOf adds the flags to a command; what follows the image's name is not read. Names and
@@ -59,6 +60,7 @@ func containerFlagsOf(cmd *cobra.Command) *containerFlags {
 	f.IntVar(&o.stopTimeout, "stop-timeout", 0, "Timeout (in seconds) to stop a container")
 	o.filesystemFlags(f)
 	o.securityFlags(f)
+	o.resourceFlags.add(f)
 	o.otherFlags(f)
 	f.Lookup("net").Hidden = true
 	return &o
@@ -140,6 +142,9 @@ func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts contai
 		return opts, err
 	}
 	if opts.CapDrop, err = capabilities("CapDrop", o.capDrop); err != nil {
+		return opts, err
+	}
+	if opts.Resources, err = o.resources(); err != nil {
 		return opts, err
 	}
 	return opts, o.limits(&opts)

@@ -98,7 +98,15 @@ type inspectedHostConfig struct {
 	UsernsMode      string
 	ShmSize         int64
 	Runtime         string
+	CPUShares       uint64 `json:"CpuShares"`
+	Memory          int64
 	CgroupParent    string
+	CPUPeriod       uint64 `json:"CpuPeriod"`
+	CPUQuota        int64  `json:"CpuQuota"`
+	CpusetCpus      string
+	CpusetMems      string
+	MemorySwap      int64
+	PidsLimit       int64
 	Ulimits         []inspectedUlimit
 }
 
@@ -215,6 +223,9 @@ func inspectHostConfig(config *container.Config) inspectedHostConfig {
 		DNS: []string{}, DNSOptions: []string{}, DNSSearch: []string{}, IpcMode: "private", Privileged: config.Privileged,
 		ReadonlyRootfs: config.ReadOnly, ShmSize: config.ShmSize, Runtime: "slipway", CgroupParent: config.CgroupParent,
 		Ulimits: []inspectedUlimit{},
+		Memory:  config.Resources.Memory, MemorySwap: config.Resources.MemorySwap, CPUShares: config.Resources.CPUShares,
+		CPUPeriod: config.Resources.CPUPeriod, CPUQuota: config.Resources.CPUQuota,
+		CpusetCpus: config.Resources.CpusetCpus, CpusetMems: config.Resources.CpusetMems, PidsLimit: config.Resources.Pids,
 	}
 	if out.ShmSize == 0 {
 		out.ShmSize = 64 << 20

@@ -89,6 +89,7 @@ type Options struct {
 	CapAdd, CapDrop []string
 	ReadOnly        bool // the root filesystem
 	CgroupParent    string
+	Resources       sandbox.Resources
 	StopSignal      string // "" is the image's
 	StopTimeout     *int   // seconds
 	AutoRemove      bool   // it is removed when it ends, by whoever runs it
@@ -119,6 +120,8 @@ type Config struct {
 	CgroupParent string   `json:"cgroupParent,omitempty"`
 	StopTimeout  *int     `json:"stopTimeout,omitempty"`
 	AutoRemove   bool     `json:"autoRemove,omitempty"`
+
+	Resources sandbox.Resources `json:"resources,omitzero"`
 }
 
 // Cmd is the part of Args that is no entry point.
@@ -136,7 +139,7 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 		ExtraHosts: o.ExtraHosts, Ulimits: o.Ulimits, ShmSize: o.ShmSize, Terminal: o.Terminal,
 		OpenStdin: o.OpenStdin, Privileged: o.Privileged, StopSignal: ic.StopSignal, Labels: map[string]string{},
 		CapAdd: o.CapAdd, CapDrop: o.CapDrop, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,
-		AutoRemove: o.AutoRemove,
+		AutoRemove: o.AutoRemove, Resources: o.Resources,
 	}
 	if o.StopSignal != "" {
 		c.StopSignal = o.StopSignal
