@@ -12,7 +12,7 @@ export CGO_ENABLED := 1
 GOBUILD := $(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test check fmt vet lint layering race reproducible bench clean
+.PHONY: help build deps bases demo examples test check fmt vet lint layering race reproducible docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -73,6 +73,9 @@ race:
 reproducible: ## build the binary twice, in two places, and compare
 	@hack/deps.sh build
 	@hack/reproducible.sh $(GOBUILD)
+
+docs: ## write docs/commands.md from the commands' own help
+	$(GO) run -buildvcs=false -tags "$(TAGS)" ./hack/commands -w docs/commands.md
 
 bench: build ## print how long things take beside the plain commands that bound them
 	@hack/deps.sh all

@@ -20,6 +20,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Main runs the command line args, of which the first is the program's name, and returns the exit
@@ -52,6 +53,14 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		err = cerr
 	}
 	return a.report(ctx, err)
+}
+
+// Commands is the tree of all commands, for what describes them.
+func Commands() *cobra.Command {
+	root := newRoot(&app{name: "slipway"})
+	root.InitDefaultCompletionCmd()
+	bareUsage(root)
+	return root
 }
 
 // newRoot builds the tree of commands.
@@ -92,6 +101,7 @@ func newRoot(a *app) *cobra.Command {
 		newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)
 	root.AddCommand(newLoginCmd(a), newLogoutCmd(a))
+	cobra.AddTemplateFunc("flagUsages", flagUsages)
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(usageTemplate)
 	bareUsage(root)
@@ -120,12 +130,12 @@ Commands:
 {{- if .HasAvailableLocalFlags}}
 
 Options:
-{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
+{{flagUsages .LocalFlags | trimTrailingWhitespaces}}
 {{- end}}
 {{- if .HasAvailableInheritedFlags}}
 
 Global options:
-{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}
+{{flagUsages .InheritedFlags | trimTrailingWhitespaces}}
 {{- end}}
 {{- if .HasAvailableSubCommands}}
 
@@ -133,6 +143,24 @@ Run '{{.CommandPath}} COMMAND --help' for more information on a command.
 {{- end}}
 `
 )
+
+// flagUsages is the text of flags, in which those that can be repeated take a "list", as in Docker's.
+func flagUsages(flags *pflag.FlagSet) string {
+	shown := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.VisitAll(func(f *pflag.Flag) {
+		c := *f
+		if c.Value.Type() == "stringArray" {
+			c.Value, c.DefValue = listValue{f.Value}, ""
+		}
+		shown.AddFlag(&c)
+	})
+	return shown.FlagUsages()
+}
+
+type listValue struct{ pflag.Value }
+
+func (listValue) Type() string   { return "list" }
+func (listValue) String() string { return "" }
 
 // bareUsage keeps cobra from adding "[flags]" to usage lines that say [OPTIONS] already.
 func bareUsage(cmd *cobra.Command) {
