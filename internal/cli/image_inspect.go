@@ -71,7 +71,7 @@ func inspectImage(ctx context.Context, s *store.Store, name string, platform *oc
 	if err != nil {
 		return nil, err
 	}
-	target := img.Target()
+	target, whole := img.Target(), img
 	if platform != nil {
 		if img, err = forPlatform(ctx, s, img, *platform); err != nil {
 			return nil, err
@@ -96,7 +96,7 @@ func inspectImage(ctx context.Context, s *store.Store, name string, platform *oc
 	for _, d := range config.RootFS.DiffIDs {
 		out.RootFS.Layers = append(out.RootFS.Layers, d.String())
 	}
-	return out, out.addNames(ctx, s, img)
+	return out, out.addNames(ctx, s, whole)
 }
 
 // addNames fills in what the image is called.

@@ -51,8 +51,8 @@ func forPlatform(ctx context.Context, s *store.Store, img store.Image, p ocispec
 	return openManifest(ctx, s, img, *best)
 }
 
-// imagePlatforms lists the manifests of an image, with the platform of each: those of its index that stand
-// for a platform, or its only one.
+// imagePlatforms lists the manifests of an image that are in the store, with the platform of each: those of its
+// index that stand for a platform, or its only one.
 func imagePlatforms(ctx context.Context, s *store.Store, img store.Image) ([]ocispec.Descriptor, error) {
 	if img.Index == nil {
 		config, err := imageConfig(ctx, s, img)
@@ -73,7 +73,7 @@ func imagePlatforms(ctx context.Context, s *store.Store, img store.Image) ([]oci
 		return nil, fmt.Errorf("decoding the index of image %s: %w", familiarImage(img), err)
 	}
 	return slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
-		return d.Annotations["vnd.docker.reference.type"] != "" || d.Platform == nil
+		return d.Annotations["vnd.docker.reference.type"] != "" || d.Platform == nil || !s.HasBlob(d.Digest)
 	}), nil
 }
 

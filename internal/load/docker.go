@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"path"
 	"slices"
 	"strings"
@@ -73,6 +74,9 @@ func (l *loading) readDockerImage(ctx context.Context, e dockerImage) error {
 		}
 	}
 	m, err := l.assemble(ctx, e, f)
+	if errors.Is(err, errUnwanted) && len(l.found) > 0 { // index.json has another platform's
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -200,11 +201,14 @@ func (l *loading) wants(p ocispec.Platform) bool {
 	return len(l.platforms) == 0 || slices.ContainsFunc(l.platforms, func(w ocispec.Platform) bool { return platforms.Only(w).Match(p) })
 }
 
+// errUnwanted marks an image that is for other platforms than those that were asked for.
+var errUnwanted = errors.New("not for the platforms that are wanted")
+
 // unwanted is the error about an image that is for other platforms.
 func (l *loading) unwanted(what string) error {
 	var names []string
 	for _, p := range l.platforms {
 		names = append(names, platforms.FormatAll(p))
 	}
-	return invalid("%s is not for the platforms that are wanted: %v", what, names)
+	return invalid("%s is %w: %s", what, errUnwanted, strings.Join(names, ", "))
 }

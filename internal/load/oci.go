@@ -124,7 +124,7 @@ func (l *loading) readTarget(ctx context.Context, desc ocispec.Descriptor) (foun
 		}
 		return out, invalid("of index %s no image is in the archive", desc.Digest)
 	}
-	if isIndex && len(l.platforms) == 0 {
+	if isIndex && len(l.platforms) != 1 {
 		out.index = &desc
 	}
 	return out, nil

@@ -195,8 +195,8 @@ func (s *Store) Images(ctx context.Context) ([]Image, error) {
 	return all, nil
 }
 
-// Image finds an image by name, by name and digest, by image ID or by an unambiguous prefix of the ID.
-// Otherwise the error is ErrNotFound or [ErrAmbiguous].
+// Image finds an image by name, by name and digest, by image ID or by an unambiguous prefix of the ID; the
+// digest of its index or manifest does as well as the ID. Otherwise the error is ErrNotFound or [ErrAmbiguous].
 func (s *Store) Image(ctx context.Context, nameOrID string) (Image, error) {
 	if name, err := NormalizeName(nameOrID); err == nil {
 		img, err := s.imageByName(ctx, name)
@@ -211,7 +211,11 @@ func (s *Store) Image(ctx context.Context, nameOrID string) (Image, error) {
 	if i := slices.IndexFunc(all, func(i Image) bool { return i.is(nameOrID) }); i >= 0 {
 		return all[i], nil
 	}
-	img, err := byID(all, strings.TrimPrefix(nameOrID, "sha256:"), func(i Image) string { return i.ID.Encoded() })
+	prefix := strings.TrimPrefix(nameOrID, "sha256:")
+	img, err := byID(all, prefix, func(i Image) string { return i.ID.Encoded() })
+	if errors.Is(err, ErrNotFound) {
+		img, err = byID(all, prefix, func(i Image) string { return i.Target().Digest.Encoded() })
+	}
 	if err != nil {
 		return img, fmt.Errorf("image %s: %w", nameOrID, err)
 	}
