@@ -96,8 +96,9 @@ func newRoot(a *app) *cobra.Command {
 		newBuildCmd(a), newImageLsCmd(a, "images"), newImageRmCmd(a, "rmi"), newTagCmd(a), newHistoryCmd(a), newSaveCmd(a), newLoadCmd(a), newImportCmd(a), newInspectCmd(a),
 		newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ps"), newStartCmd(a), newRunCmd(a),
 		image, container,
-		hidden(group("buildx", "Docker's plugin for builds", newBuildCmd(a))),
-		hidden(group("builder", "Docker's builders", newBuildCmd(a))),
+		hidden(group("buildx", "Docker's plugin for builds", newBuildCmd(a), newBuilderPruneCmd(a))),
+		group("builder", "Manage the build cache", hidden(newBuildCmd(a)), newBuilderPruneCmd(a)),
+		group("system", "Manage the store", newSystemPruneCmd(a)),
 		newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)
 	root.AddCommand(newLoginCmd(a), newLogoutCmd(a))

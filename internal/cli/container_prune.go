@@ -33,7 +33,8 @@ func newContainerPruneCmd(a *app) *cobra.Command {
 					return errors.New("container prune has been cancelled")
 				}
 			}
-			return a.pruneContainers(cmd.Context(), filters)
+			freed, err := a.pruneContainers(cmd.Context(), filters)
+			return errors.Join(err, a.printReclaimed(freed))
 		},
 	}
 	f := cmd.Flags()
@@ -42,22 +43,28 @@ func newContainerPruneCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-// pruneContainers removes what does not run and passes the filters.
-func (a *app) pruneContainers(ctx context.Context, filters map[string][]string) error {
+// printReclaimed ends the output of a prune.
+func (a *app) printReclaimed(bytes int64) error {
+	_, err := fmt.Fprintln(a.stdout, "Total reclaimed space:", units.HumanSize(float64(bytes)))
+	return err
+}
+
+// pruneContainers removes what does not run and passes the filters, and returns the bytes of the disk
+// that are free now.
+func (a *app) pruneContainers(ctx context.Context, filters map[string][]string) (freed int64, err error) {
 	m, err := a.containers()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	keep, err := containerFilter(ctx, m, filters)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	all, err := m.Store.Containers(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var errs error
-	var freed int64
 	header := "Deleted Containers:\n"
 	for _, c := range all {
 		state := m.State(c.ID)
@@ -82,6 +89,5 @@ func (a *app) pruneContainers(ctx context.Context, filters map[string][]string) 
 	if header == "" {
 		fmt.Fprintln(a.stdout)
 	}
-	_, err = fmt.Fprintln(a.stdout, "Total reclaimed space:", units.HumanSize(float64(freed)))
-	return errors.Join(errs, err)
+	return freed, errs
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/store"
@@ -43,7 +42,11 @@ func newImagePruneCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.pruneImages(cmd.Context(), s, parsed)
+			freed, err := a.pruneImages(cmd.Context(), s, parsed)
+			if err != nil {
+				return err
+			}
+			return a.printReclaimed(freed)
 		},
 	}
 	f := cmd.Flags()
@@ -53,26 +56,26 @@ func newImagePruneCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-// pruneImages removes the images that pass the filters and that no container uses, and tells how much space
-// that gave back.
-func (a *app) pruneImages(ctx context.Context, s *store.Store, filters map[string][]string) error {
+// pruneImages removes the images that pass the filters and that no container uses, and returns the bytes of
+// the disk that are free now.
+func (a *app) pruneImages(ctx context.Context, s *store.Store, filters map[string][]string) (int64, error) {
 	keep, err := imageFilter(ctx, s, filters)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	images, err := s.Images(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var remove []store.Image
 	for _, img := range images {
 		ok, err := keep(img)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		user, _, err := usedBy(ctx, s, img)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if ok && user == "" {
 			remove = append(remove, img)
@@ -82,21 +85,17 @@ func (a *app) pruneImages(ctx context.Context, s *store.Store, filters map[strin
 	for i, img := range remove {
 		names[i] = img.Name
 	}
-	if err := s.RemoveImages(ctx, names...); err != nil {
-		return err
+	if err := s.PruneImages(ctx, names...); err != nil {
+		return 0, err
 	}
 	freed, err := s.Collect(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if freed.Busy {
 		fmt.Fprintln(a.stderr, "WARNING: another process is using the store: what only these images needed is deleted by the next prune or rmi")
 	}
-	if err := a.printPruned(remove); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(a.stdout, "Total reclaimed space:", units.HumanSize(float64(freed.Bytes)))
-	return err
+	return freed.Bytes, a.printPruned(remove)
 }
 
 // printPruned lists what was removed: names first, and each image once, after its last name.

@@ -17,22 +17,10 @@ import (
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
-// RemoveImages forgets names. With the last name of an image the results of builds go that are nothing but
-// steps of that image: those whose layers are all layers of it, and not all layers of what stays. The files stay until
-// [Store.Collect].
+// RemoveImages forgets names. The files stay until [Store.Collect], and what results of builds need
+// stays with them: as in BuildKit, removing an image makes no step run again.
 func (s *Store) RemoveImages(ctx context.Context, names ...string) error {
-	images, err := s.Images(ctx)
-	if err != nil {
-		return err
-	}
-	stays := map[digest.Digest]bool{} // images that keep a name
-	for _, img := range images {
-		if !slices.Contains(names, img.Name) {
-			stays[img.Target().Digest] = true
-		}
-	}
-	gone := slices.DeleteFunc(images, func(i Image) bool { return stays[i.Target().Digest] })
-	err = s.update(ctx, func(tx *sql.Tx) error {
+	err := s.update(ctx, func(tx *sql.Tx) error {
 		for _, name := range names {
 			// A base image that was removed is asked for again, as any that is not here.
 			for _, q := range []string{"DELETE FROM images WHERE name=?", "DELETE FROM refs WHERE ref=?"} {
@@ -46,7 +34,28 @@ func (s *Store) RemoveImages(ctx context.Context, names ...string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.dropSteps(ctx, gone), s.writeIndex(ctx))
+	return s.writeIndex(ctx)
+}
+
+// PruneImages is [Store.RemoveImages] to give space back: with the last name of an image the results of
+// builds go that are nothing but steps of that image, those whose layers are all layers of it, and not all
+// layers of what stays.
+func (s *Store) PruneImages(ctx context.Context, names ...string) error {
+	images, err := s.Images(ctx)
+	if err != nil {
+		return err
+	}
+	stays := map[digest.Digest]bool{} // images that keep a name
+	for _, img := range images {
+		if !slices.Contains(names, img.Name) {
+			stays[img.Target().Digest] = true
+		}
+	}
+	gone := slices.DeleteFunc(images, func(i Image) bool { return stays[i.Target().Digest] })
+	if err := s.RemoveImages(ctx, names...); err != nil {
+		return err
+	}
+	return s.dropSteps(ctx, gone)
 }
 
 // dropSteps forgets the results that only images which are gone needed.

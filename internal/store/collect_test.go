@@ -99,7 +99,12 @@ func TestCollect(t *testing.T) {
 	}
 	wantLayers(t, s, base, step, other, old)
 
-	must(t, s.RemoveImages(ctx, gone.Name))
+	must(t, s.RemoveImages(ctx, gone.Name)) // keeps the cache
+	_, err := s.Collect(ctx)
+	must(t, err)
+	wantResults(t, s, map[string]bool{"base": true, "step": true, "old": true, "foreign": true})
+	must(t, s.SetImages(ctx, gone))
+	must(t, s.PruneImages(ctx, gone.Name))
 	wantResults(t, s, map[string]bool{"base": true, "step": true, "old": false, "foreign": true})
 	got, err := s.Collect(ctx)
 	// A directory and a blob of the layer, of 60000 bytes each.
@@ -135,7 +140,7 @@ func TestCollectKeeps(t *testing.T) {
 	must(t, s.SetRef(ctx, "docker.io/library/base:v9", "linux/amd64", base.Manifest.Digest))
 	must(t, s.PutMemo(ctx, "clamped", string(d)))
 	result(t, s, "base", c)
-	must(t, s.RemoveImages(ctx, two.Name, used.Name, base.Name))
+	must(t, s.PruneImages(ctx, two.Name, used.Name, base.Name))
 	_, err := s.Collect(ctx)
 	must(t, err)
 	wantLayers(t, s, a, b, c, d)
@@ -144,7 +149,7 @@ func TestCollectKeeps(t *testing.T) {
 	// Without these reasons everything goes.
 	must(t, s.RemoveContainer(ctx, "1"))
 	must(t, s.SetImages(ctx, as(base, "docker.io/library/base:v9")))
-	must(t, s.RemoveImages(ctx, "docker.io/library/two:v2", "docker.io/library/base:v9"))
+	must(t, s.PruneImages(ctx, "docker.io/library/two:v2", "docker.io/library/base:v9"))
 	_, err = s.Collect(ctx)
 	must(t, err)
 	wantLayers(t, s, d)
@@ -171,14 +176,14 @@ func TestCollectIndex(t *testing.T) {
 	many.Index = &desc
 	must(t, s.SetImages(ctx, many))
 	must(t, s.PutMemo(ctx, "clamped", string(b)))
-	must(t, s.RemoveImages(ctx, one.Name, two.Name))
+	must(t, s.PruneImages(ctx, one.Name, two.Name))
 	_, err = s.Collect(ctx)
 	must(t, err)
 	wantLayers(t, s, a, b)
 	if got, err := s.Image(ctx, "many:v1"); err != nil || got.Target().Digest != desc.Digest || !s.HasBlob(two.Manifest.Digest) {
 		t.Errorf("the index is %+v, %v", got, err)
 	}
-	must(t, s.RemoveImages(ctx, many.Name))
+	must(t, s.PruneImages(ctx, many.Name))
 	_, err = s.Collect(ctx)
 	must(t, err)
 	wantLayers(t, s)
@@ -191,7 +196,7 @@ func TestCollectWaits(t *testing.T) {
 	s := newStore(t)
 	img := layered(t, s, "app:v1", made(t, s, files("a")))
 	other := open(t, s.root)
-	must(t, s.RemoveImages(ctx, img.Name))
+	must(t, s.PruneImages(ctx, img.Name))
 	if got, err := s.Collect(ctx); err != nil || !got.Busy || got.Bytes != 0 {
 		t.Errorf("with another process: %+v, %v", got, err)
 	}
