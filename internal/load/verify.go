@@ -93,7 +93,13 @@ func (l *loading) verifyLayer(ctx context.Context, f *file, name string, diffID 
 	if _, done := l.verified[diffID]; done && f.digest == diffID {
 		return c, nil
 	}
-	size, got, err := readLayer(br, diffID.Algorithm())
+	var size int64
+	got := f.digest
+	if c == layer.Uncompressed && diffID.Algorithm() == digest.SHA256 {
+		size, err = readTar(br)
+	} else {
+		size, got, err = readLayer(br, diffID.Algorithm())
+	}
 	switch {
 	case ctx.Err() != nil:
 		return c, context.Cause(ctx)
