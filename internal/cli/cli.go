@@ -102,6 +102,10 @@ func newRoot(a *app) *cobra.Command {
 		newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)
 	root.AddCommand(newLoginCmd(a), newLogoutCmd(a))
+	aliased(container, "rm", "remove")
+	for _, parent := range []*cobra.Command{root, container} {
+		parent.AddCommand(newExportCmd(a), newCommitCmd(a), newDiffCmd(a), newRenameCmd(a), newKillCmd(a), newStopCmd(a), newWaitCmd(a))
+	}
 	cobra.AddTemplateFunc("flagUsages", flagUsages)
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(usageTemplate)
@@ -186,6 +190,15 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	}
 	cmd.AddCommand(children...)
 	return cmd
+}
+
+// aliased gives a command of a group more names.
+func aliased(group *cobra.Command, name string, aliases ...string) {
+	for _, c := range group.Commands() {
+		if c.Name() == name {
+			c.Aliases = append(c.Aliases, aliases...)
+		}
+	}
 }
 
 func hidden(cmd *cobra.Command) *cobra.Command {

@@ -14,12 +14,18 @@ import (
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 )
 
-// changeable are the instructions that `import --change` takes, as Docker's engine has them.
+// changeable are the instructions that --change of import and commit takes, as Docker's engine has them.
 var changeable = []string{"cmd", "entrypoint", "healthcheck", "env", "expose", "label", "onbuild", "stopsignal", "user", "volume", "workdir"}
 
 // ParseChanges makes an image's config of Dockerfile instructions.
 func ParseChanges(changes []string) (dockerspec.DockerOCIImageConfig, error) {
-	var config dockerspec.DockerOCIImageConfig
+	return ApplyChanges(dockerspec.DockerOCIImageConfig{}, changes)
+}
+
+// ApplyChanges changes an image's config by Dockerfile instructions. As in a Dockerfile, an ENTRYPOINT drops
+// a CMD that none of them set.
+func ApplyChanges(config dockerspec.DockerOCIImageConfig, changes []string) (dockerspec.DockerOCIImageConfig, error) {
+	cmdSet := false
 	for _, change := range changes {
 		if strings.TrimSpace(change) == "" {
 			continue
@@ -38,6 +44,14 @@ func ParseChanges(changes []string) (dockerspec.DockerOCIImageConfig, error) {
 			}
 			if err := apply(&config, instruction, file.EscapeToken); err != nil {
 				return config, fmt.Errorf("applying change %q: %w", change, err)
+			}
+			switch instruction.(type) {
+			case *instructions.CmdCommand:
+				cmdSet = true
+			case *instructions.EntrypointCommand:
+				if !cmdSet {
+					config.Cmd = nil
+				}
 			}
 		}
 	}

@@ -1,0 +1,98 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// poll is how often a container's state is looked at while its end is waited for.
+const poll = 20 * time.Millisecond
+
+// Kill sends a signal to the first process of a running container.
+func (m *Manager) Kill(ctx context.Context, c store.Container, sig syscall.Signal) error {
+	if !m.State(c.ID).Running {
+		return fmt.Errorf("cannot kill container: %s: container %s is not running", c.Name, c.ID)
+	}
+	pid, err := m.started(ctx, c)
+	if err != nil || pid == 0 {
+		return err
+	}
+	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("cannot kill container: %s: %w", c.Name, err)
+	}
+	if sig == syscall.SIGKILL {
+		_, err = m.Wait(ctx, c)
+	}
+	return err
+}
+
+// started waits until a running container has its first process, which takes moments. It is 0 when
+// the container ended meanwhile.
+func (m *Manager) started(ctx context.Context, c store.Container) (pid int, err error) {
+	for end := time.Now().Add(10 * time.Second); ; {
+		if pid, err = m.Process(c); err == nil {
+			return pid, nil
+		}
+		if !m.State(c.ID).Running {
+			return 0, nil
+		}
+		if time.Now().After(end) {
+			return 0, err
+		}
+		if err := sleep(ctx, poll); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// Stop asks the first process of a container to end by a signal, and kills it after a time; a
+// negative one is for ever. A container that does not run is no error.
+func (m *Manager) Stop(ctx context.Context, c store.Container, sig syscall.Signal, timeout time.Duration) error {
+	if !m.State(c.ID).Running {
+		return nil
+	}
+	pid, err := m.started(ctx, c)
+	if err != nil || pid == 0 {
+		return err
+	}
+	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("cannot stop container: %s: %w", c.Name, err)
+	}
+	end := time.Now().Add(timeout)
+	for m.State(c.ID).Running {
+		if timeout >= 0 && !time.Now().Before(end) {
+			return m.Kill(ctx, c, syscall.SIGKILL)
+		}
+		if err := sleep(ctx, poll); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Wait returns what a container is when it does not run, or not any more.
+func (m *Manager) Wait(ctx context.Context, c store.Container) (State, error) {
+	for {
+		s := m.State(c.ID)
+		if !s.Running {
+			return s, nil
+		}
+		if err := sleep(ctx, poll); err != nil {
+			return s, err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
