@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -25,7 +23,6 @@ import (
 	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
-	"github.com/slipway-build/slipway/internal/source/local"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -61,6 +58,7 @@ const maxRepairs = 100
 type building struct {
 	*Builder
 	req    Request
+	in     *inputs
 	sink   progress.Sink
 	names  []string // full image names
 	run    *engine.Run
@@ -81,15 +79,20 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 	if err != nil {
 		return nil, err
 	}
+	in, err := req.prepare(b.opt.Store)
+	if err != nil {
+		return nil, err
+	}
+	defer in.close() //nolint:errcheck // a temporary directory: what stays is swept with the lease
 	caches, err := b.openCaches(req)
 	if err != nil {
 		return nil, err
 	}
-	rec, err := b.newRecord(req)
+	rec, err := b.newRecord(req, in.file)
 	if err != nil {
 		return nil, err
 	}
-	bu := &building{Builder: b, req: req, names: names, record: rec, caches: caches, sink: progress.Multi(sink, rec.log)}
+	bu := &building{Builder: b, req: req, in: in, names: names, record: rec, caches: caches, sink: progress.Multi(sink, rec.log)}
 	if req.Call == "" {
 		caches.start(ctx, bu.sink)
 	}
@@ -117,28 +120,30 @@ func (r *Request) streams() bool {
 func (b *building) build(ctx context.Context) (_ *Result, err error) {
 	host := platforms.Normalize(platforms.DefaultSpec())
 	res := &Result{ID: b.record.ID, Names: b.names}
-	dir := b.context()
-	defer func() { err = errors.Join(err, dir.Close()) }()
 	opt := engine.RunOptions{
-		Contexts: map[string]local.Context{
-			"context":    dir,
-			"dockerfile": local.NewDir(filepath.Dir(b.req.dockerfile()), ""),
-		},
+		Uploads:  b.in.uploads,
+		Layouts:  b.in.layouts,
 		Sink:     b.sink,
 		Platform: host,
 		Network:  sandbox.NetworkHost,
 		Pull:     b.req.Pull,
 		NoCache:  b.req.NoCache,
-		Slot:     b.req.dockerfile(),
+		Slot:     b.in.file,
 		Foreign:  b.caches.foreign(),
 	}
 	if err := b.req.allow(&opt); err != nil {
 		return nil, err
 	}
+	if err := b.fetchDockerfile(ctx, opt); err != nil {
+		return nil, err
+	}
+	var closeContexts func() error
+	opt.Contexts, closeContexts = b.in.open(b.opt.Store)
+	defer func() { err = errors.Join(err, closeContexts()) }()
 	b.run = b.engine.NewRun(ctx, opt)
 	defer func() { err = errors.Join(err, b.run.Close()) }()
 	out, err := frontend.Build(ctx, frontend.Options{
-		Run: b.run, Images: b.opt.Images, Sink: b.sink, Attrs: b.req.attrs(), Platform: host,
+		Run: b.run, Images: b.opt.Images, Sink: b.sink, Attrs: b.req.attrs(b.in), Platform: host,
 		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
 			b.warn(res, vertex, message, opt)
 		},
@@ -196,15 +201,6 @@ func (b *building) warn(res *Result, vertex digest.Digest, message string, opt g
 
 // check finds requests that cannot be served before anything is done.
 func (r *Request) check() error {
-	fi, err := os.Stat(r.Context)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("unable to prepare context: path %q not found", r.Context)
-	case err != nil:
-		return fmt.Errorf("unable to prepare context: %w", err)
-	case !fi.IsDir():
-		return fmt.Errorf("unable to prepare context: %q is not a directory", r.Context)
-	}
 	switch r.Network {
 	case "", "default", "host", "none":
 	default:
@@ -253,30 +249,13 @@ func (r *Request) names() ([]string, error) {
 // multiPlatform reports whether an index of images is asked for.
 func (r *Request) multiPlatform() bool { return len(r.Platforms) > 1 }
 
-// dockerfile returns the path of the Dockerfile on the host.
-func (r *Request) dockerfile() string {
-	if r.Dockerfile == "" {
-		return filepath.Join(r.Context, "Dockerfile")
-	}
-	return r.Dockerfile
-}
-
-// context returns the build context, and the file in which digests of its files are remembered.
-func (b *building) context() *local.Dir {
-	path := b.req.Context
-	if abs, err := filepath.Abs(path); err == nil {
-		path = abs
-	}
-	return local.NewDir(b.req.Context, b.opt.Store.ContextFile(path))
-}
-
 // attrs are the frontend's options of the request.
-func (r *Request) attrs() map[string]string {
+func (r *Request) attrs(in *inputs) map[string]string {
 	a := maps.Clone(r.Attrs)
 	if a == nil {
 		a = map[string]string{}
 	}
-	a["filename"] = filepath.Base(r.dockerfile())
+	maps.Copy(a, in.attrs)
 	for kind, v := range r.Attest {
 		a["attest:"+kind] = v
 	}

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/moby/buildkit/util/urlutil"
+
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -35,7 +37,7 @@ type record struct {
 	log  *progress.Log
 }
 
-func (b *Builder) newRecord(req Request) (*record, error) {
+func (b *Builder) newRecord(req Request, dockerfile string) (*record, error) {
 	var id [4]byte // the time comes first: builds are listed in their order
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
@@ -43,7 +45,7 @@ func (b *Builder) newRecord(req Request) (*record, error) {
 	now := time.Now().UTC()
 	r := &record{
 		ID:      now.Format("20060102-150405.000000-") + hex.EncodeToString(id[:]),
-		Command: req.Command, Context: req.Context, File: req.dockerfile(), Target: req.Target, Started: now,
+		Command: req.Command, Context: urlutil.RedactCredentials(req.Context), File: dockerfile, Target: req.Target, Started: now,
 	}
 	r.dir = filepath.Join(b.opt.Store.Root(), "builds", r.ID)
 	if err := os.Mkdir(r.dir, 0o700); err != nil {

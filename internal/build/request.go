@@ -18,10 +18,19 @@ import (
 
 // Request says what to build.
 type Request struct {
-	// Context is the directory of the build context.
+	// Context is the build context: a directory, the URL of a git repository, of an archive or of a
+	// Dockerfile, or "-" for an archive or a Dockerfile from Stdin.
 	Context string
-	// Dockerfile is the path of the Dockerfile on the host; "" is "Dockerfile" in the context.
+	// Dockerfile is the path of the Dockerfile, "-" for Stdin, or its URL; "" is "Dockerfile" in the
+	// context. A path is one on the host when the context is a directory, and when it is absolute; in
+	// any other context it is one in the context.
 	Dockerfile string
+	// Contexts are further contexts by their names: a directory, docker-image://REFERENCE,
+	// oci-layout://DIRECTORY[:TAG][@DIGEST], or a URL as in Context. The names take the place of
+	// stages and images.
+	Contexts map[string]string
+	// Stdin is read when Context or Dockerfile say so.
+	Stdin io.Reader
 	// Target is the stage to stop at, by name or number; "" is the last one.
 	Target string
 	// BuildArgs and Labels as in --build-arg and --label.

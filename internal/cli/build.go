@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +27,7 @@ type buildFlags struct {
 	noCache, pull, quiet                                   bool
 	shmSize, dumpKeys                                      string
 	secretFlags
+	contextFlags
 	outputFlags
 	limitFlags
 	cacheFlags
@@ -38,14 +37,12 @@ type buildFlags struct {
 }
 
 // absent are flags of Docker's build that are not there yet, with what to do instead.
-var absent = []struct{ name, advice string }{
-	{"build-context", "named contexts are not there yet"},
-}
+var absent = []struct{ name, advice string }{}
 
 func newBuildCmd(a *app) *cobra.Command {
 	var opts buildFlags
 	cmd := &cobra.Command{
-		Use:   "build [OPTIONS] PATH",
+		Use:   "build [OPTIONS] PATH | URL | -",
 		Short: "Build an image from a Dockerfile",
 		Args:  exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -62,11 +59,12 @@ func newBuildCmd(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	opts.secretFlags.add(f)
+	opts.contextFlags.add(f)
 	opts.outputFlags.add(f)
 	opts.limitFlags.add(f)
 	opts.cacheFlags.add(f)
 	f.StringArrayVarP(&opts.tags, "tag", "t", nil, "Name of the image, NAME[:TAG] (repeatable)")
-	f.StringVarP(&opts.file, "file", "f", "", `Path of the Dockerfile; "-" is standard input (default PATH/Dockerfile)`)
+	f.StringVarP(&opts.file, "file", "f", "", `Path or URL of the Dockerfile; "-" is standard input (default PATH/Dockerfile)`)
 	f.StringVar(&opts.target, "target", "", "Stage to stop at, by name or number")
 	f.BoolVar(&opts.noCache, "no-cache", false, "Run every step again")
 	f.BoolVar(&opts.pull, "pull", false, "Ask the registry for the base images again")
@@ -91,12 +89,8 @@ func newBuildCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-// request turns flags into what the builder takes. cleanup removes what was made for it.
-func (o *buildFlags) request(a *app, contextArg string) (req build.Request, cleanup func(), err error) {
-	cleanup = func() {}
-	if err := checkContext(contextArg); err != nil {
-		return req, cleanup, err
-	}
+// request turns flags into what the builder takes.
+func (o *buildFlags) request(a *app, contextArg string) (req build.Request, err error) {
 	req = build.Request{
 		Context:    contextArg,
 		Dockerfile: o.file,
@@ -112,23 +106,20 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, clea
 	switch o.network {
 	case "default", "host", "none", "":
 	default:
-		return req, cleanup, fmt.Errorf("--network %s: only default, host and none are there", o.network)
+		return req, fmt.Errorf("--network %s: only default, host and none are there", o.network)
 	}
 	if req.AddHosts, err = extraHosts(o.addHosts); err != nil {
-		return req, cleanup, err
+		return req, err
 	}
 	call, err := parseCall(o.call)
 	if err != nil {
-		return req, cleanup, err
+		return req, err
 	}
 	req.Call = call.request()
-	if err := errors.Join(o.attrs(req.Attrs), o.limitFlags.attrs(req.Attrs), o.secretFlags.set(&req), o.cacheFlags.request(&req)); err != nil {
-		return req, cleanup, err
+	if err := errors.Join(o.attrs(req.Attrs), o.limitFlags.attrs(req.Attrs), o.secretFlags.set(&req), o.contextFlags.set(a, &req), o.cacheFlags.request(&req)); err != nil {
+		return req, err
 	}
-	if o.file == "-" {
-		req.Dockerfile, cleanup, err = saveDockerfile(a.stdin)
-	}
-	return req, cleanup, err
+	return req, err
 }
 
 // attrs sets the frontend's options that have no field of their own.
@@ -160,19 +151,6 @@ func (o *buildFlags) attrs(attrs map[string]string) error {
 	return nil
 }
 
-// checkContext refuses contexts that can be no directory; the builder looks at those that can.
-func checkContext(arg string) error {
-	if arg == "-" {
-		return errors.New("a context on standard input is not there yet: unpack it and give its directory (-f - reads a Dockerfile from standard input)")
-	}
-	for _, prefix := range []string{"http://", "https://", "git://", "ssh://", "git@", "github.com/"} {
-		if strings.HasPrefix(arg, prefix) {
-			return fmt.Errorf("a context from a URL is not there yet: fetch %s and give its directory", arg)
-		}
-	}
-	return nil
-}
-
 // keyValues reads KEY=VALUE arguments. A KEY alone is looked up, and left out when that finds
 // nothing; without lookup it has an empty value.
 func keyValues(args []string, lookup func(string) (string, bool)) map[string]string {
@@ -189,27 +167,8 @@ func keyValues(args []string, lookup func(string) (string, bool)) map[string]str
 	return m
 }
 
-// saveDockerfile writes a Dockerfile from standard input to a file of its own.
-func saveDockerfile(r io.Reader) (string, func(), error) {
-	dir, err := os.MkdirTemp("", "slipway-dockerfile-")
-	if err != nil {
-		return "", func() {}, fmt.Errorf("saving the Dockerfile: %w", err)
-	}
-	cleanup := func() { os.RemoveAll(dir) }
-	data, err := io.ReadAll(r)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "Dockerfile"), data, 0o600)
-	}
-	if err != nil {
-		cleanup()
-		return "", func() {}, fmt.Errorf("saving the Dockerfile: %w", err)
-	}
-	return filepath.Join(dir, "Dockerfile"), cleanup, nil
-}
-
 func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string) error {
-	req, cleanup, err := opts.request(a, contextArg)
-	defer cleanup()
+	req, err := opts.request(a, contextArg)
 	if err != nil {
 		return err
 	}

@@ -68,6 +68,8 @@ type RunOptions struct {
 	Contexts map[string]local.Context
 	// Uploads are files that the build brought along, by NAME in http://buildkit-session/NAME.
 	Uploads map[string]string
+	// Layouts are the image layouts that the build may read, by the IDs that sources have for them.
+	Layouts map[string]imagesource.Layout
 	// Sink takes the progress events.
 	Sink progress.Sink
 	// Platform is what steps run on unless they say otherwise.

@@ -23,6 +23,8 @@ import (
 const (
 	schemeImage = "docker-image://"
 	schemeLocal = "local://"
+	// schemeLayout is that of images in a directory of the user's.
+	schemeLayout = "oci-layout://"
 )
 
 func isLocal(n *node) bool {
@@ -30,12 +32,24 @@ func isLocal(n *node) bool {
 }
 
 func (r *Run) resolve(n *node, src *pb.SourceOp) (*imagesource.Image, error) {
+	if ref, ok := strings.CutPrefix(src.Identifier, schemeLayout); ok {
+		return r.ResolveLayout(ref, src.Attrs[pb.AttrOCILayoutStoreID], r.platform(n.v.Op.Platform))
+	}
 	mode := imagesource.ResolveDefault
 	if r.opt.Pull || src.Attrs[pb.AttrImageResolveMode] == pb.AttrImageResolveModeForcePull {
 		mode = imagesource.ResolvePull
 	}
 	ref := strings.TrimPrefix(src.Identifier, schemeImage)
 	return r.Engine.opt.Images.Resolve(r.ctx, ref, r.platform(n.v.Op.Platform), mode)
+}
+
+// ResolveLayout finds an image in one of the build's layouts. ref has the digest.
+func (r *Run) ResolveLayout(ref, id string, platform ocispec.Platform) (*imagesource.Image, error) {
+	l, ok := r.opt.Layouts[id]
+	if !ok {
+		return nil, fmt.Errorf("the build has no OCI layout %q", id)
+	}
+	return r.Engine.opt.Images.ResolveLayout(r.ctx, l, ref, platform)
 }
 
 // pull names the layers of an image. Those that are not here are fetched when something needs
@@ -49,7 +63,12 @@ func (r *Run) pull(n *node, src *pb.SourceOp) (layer.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, missing := &pulling{r: r, n: n, img: img}, false
+	p, missing := &pulling{r: r, n: n, img: img, fetch: r.Engine.opt.Images.PullLayer}, false
+	if id, ok := src.Attrs[pb.AttrOCILayoutStoreID]; ok {
+		p.fetch = func(ctx context.Context, img *imagesource.Image, i int, progress imagesource.Progress) error {
+			return r.Engine.opt.Images.PullLayout(ctx, r.opt.Layouts[id], img, i, progress)
+		}
+	}
 	for i, id := range snap {
 		if r.Engine.opt.Store.HasBlob(img.Manifest.Layers[i].Digest) {
 			continue
@@ -77,9 +96,10 @@ func (r *Run) pull(n *node, src *pb.SourceOp) (layer.Snapshot, error) {
 // pulling is an image whose layers are fetched one by one, which a display sees as one step as
 // long as they overlap.
 type pulling struct {
-	r   *Run
-	n   *node
-	img *imagesource.Image
+	r     *Run
+	n     *node
+	img   *imagesource.Image
+	fetch func(ctx context.Context, img *imagesource.Image, i int, progress imagesource.Progress) error
 
 	mu    sync.Mutex
 	users int
@@ -95,7 +115,7 @@ func (p *pulling) layer(ctx context.Context, i int) error {
 	}
 	step := p.step
 	p.mu.Unlock()
-	err := p.r.Engine.opt.Images.PullLayer(ctx, p.img, i, func(desc ocispec.Descriptor, current, total int64) {
+	err := p.fetch(ctx, p.img, i, func(desc ocispec.Descriptor, current, total int64) {
 		step.Status(desc.Digest.String(), current, total, current == total)
 	})
 	if err != nil && ctx.Err() != nil {
@@ -138,7 +158,7 @@ func (r *Run) localDigest(user *node, in edge, copies []*pb.FileActionCopy) (dig
 	}
 	done := r.readingContext(in.n)
 	d, err := fileop.SourceDigest(r.ctx, tree, copies, func(e *layer.Entry) (digest.Digest, error) {
-		r.contextBytes.add(e.Size)
+		in.n.reader.add(e.Size)
 		return c.Hash(e)
 	})
 	done()
@@ -148,7 +168,7 @@ func (r *Run) localDigest(user *node, in edge, copies []*pb.FileActionCopy) (dig
 	return d, r.fail(user, err)
 }
 
-// contextReader counts who reads local contexts.
+// contextReader counts who reads a local context.
 type contextReader struct {
 	mu    sync.Mutex
 	users int
@@ -167,7 +187,7 @@ func (c *contextReader) add(n int64) {
 // readingContext starts the context's step unless it is under way; the step ends when the last
 // user calls done.
 func (r *Run) readingContext(n *node) (done func()) {
-	c := &r.contextBytes
+	c := &n.reader
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.users++; c.users == 1 {

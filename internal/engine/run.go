@@ -29,8 +29,7 @@ type Run struct {
 	bg     sync.WaitGroup
 	same   singleflight.Group // executions, by key: vertices of different names may be the same
 
-	contextBytes contextReader
-	elsewhere    elsewhere
+	elsewhere elsewhere
 
 	mu      sync.Mutex
 	nodes   map[digest.Digest]*node
@@ -69,6 +68,8 @@ type node struct {
 	exported bool       // its layers will be asked for as blobs; set before anything is evaluated
 	epoch    *time.Time // with exported: see [Run.Clamp]
 	fetches  sharedStep // of its layers, from an imported cache
+
+	reader contextReader // of a local source
 
 	mu       sync.Mutex
 	contents map[string]func() (digest.Digest, error)

@@ -26,6 +26,7 @@ type sourceKind struct {
 var sourceKinds = map[string]sourceKind{
 	"local":        {lines: (*Run).localSource, value: (*Run).localValue},
 	"docker-image": {lines: (*Run).imageSource, value: (*Run).imageValue},
+	"oci-layout":   {lines: (*Run).imageSource, value: (*Run).imageValue},
 	"http":         {lines: (*Run).httpSource, value: (*Run).httpValue},
 	"https":        {lines: (*Run).httpSource, value: (*Run).httpValue},
 	"git":          {lines: (*Run).gitSource, fetch: (*Run).fetchGit},

@@ -156,6 +156,13 @@ func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt
 			mode = imagesource.ResolvePull
 		}
 	}
+	find := func() (*imagesource.Image, error) { return c.opt.Images.Resolve(ctx, ref, platform, mode) }
+	if o := opt.OCILayoutOpt; o != nil {
+		if o.Platform != nil {
+			platform = *o.Platform
+		}
+		find = func() (*imagesource.Image, error) { return c.opt.Run.ResolveLayout(ref, o.Store.StoreID, platform) }
+	}
 	key := ref + " " + platforms.FormatAll(platform)
 	c.mu.Lock()
 	img := c.resolved[key]
@@ -163,8 +170,12 @@ func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt
 	if img != nil {
 		return img, nil
 	}
-	step := progress.Start(c.opt.Sink, progress.Vertex{Digest: digest.FromString(key), Name: "[internal] load metadata for " + ref})
-	img, err := c.opt.Images.Resolve(ctx, ref, platform, mode)
+	name := opt.LogName
+	if name == "" {
+		name = "[internal] load metadata for " + ref
+	}
+	step := progress.Start(c.opt.Sink, progress.Vertex{Digest: digest.FromString(key), Name: name})
+	img, err := find()
 	step.Done(err)
 	if err != nil {
 		c.mu.Lock()

@@ -55,19 +55,19 @@ func (r *Ref) Evaluate(context.Context) error {
 	return err
 }
 
-func (r *Ref) tree(ctx context.Context) (layer.Tree, error) {
+func (r *Ref) tree(ctx context.Context, need store.Need) (layer.Tree, error) {
 	v, err := r.run.Result(r.edge)
 	if err != nil {
 		return nil, err
 	}
-	return r.run.Tree(ctx, v, store.NeedMetadata)
+	return r.run.Tree(ctx, v, need)
 }
 
 // ReadFile implements the gateway's reference.
 func (r *Ref) ReadFile(ctx context.Context, req gw.ReadRequest) (_ []byte, err error) {
 	done := r.run.Reading(r.edge)
 	defer func() { done(nil) }() // a file that is missing may be no failure: the frontend decides
-	t, err := r.tree(ctx)
+	t, err := r.tree(ctx, store.NeedContent)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func (r *Ref) ReadFile(ctx context.Context, req gw.ReadRequest) (_ []byte, err e
 
 // StatFile implements the gateway's reference.
 func (r *Ref) StatFile(ctx context.Context, req gw.StatRequest) (*fstypes.Stat, error) {
-	t, err := r.tree(ctx)
+	t, err := r.tree(ctx, store.NeedMetadata)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func (r *Ref) StatFile(ctx context.Context, req gw.StatRequest) (*fstypes.Stat, 
 
 // ReadDir implements the gateway's reference.
 func (r *Ref) ReadDir(ctx context.Context, req gw.ReadDirRequest) ([]*fstypes.Stat, error) {
-	t, err := r.tree(ctx)
+	t, err := r.tree(ctx, store.NeedMetadata)
 	if err != nil {
 		return nil, err
 	}

@@ -42,13 +42,36 @@ func (v *Vertex) Name() string {
 	case *pb.Op_Exec:
 		return fmt.Sprintf("%q", op.Exec.Meta.GetArgs())
 	case *pb.Op_File:
-		return "file operation"
+		return fileOpName(op.File)
 	case *pb.Op_Merge:
 		return "merge"
 	case *pb.Op_Diff:
 		return "diff"
 	}
 	return v.Digest.String()
+}
+
+// fileOpName has BuildKit's words.
+func fileOpName(op *pb.FileOp) string {
+	var names []string
+	for _, action := range op.Actions {
+		switch a := action.Action.(type) {
+		case *pb.FileAction_Mkdir:
+			names = append(names, "mkdir "+a.Mkdir.Path)
+		case *pb.FileAction_Mkfile:
+			names = append(names, "mkfile "+a.Mkfile.Path)
+		case *pb.FileAction_Symlink:
+			names = append(names, "symlink "+a.Symlink.Newpath+" -> "+a.Symlink.Oldpath)
+		case *pb.FileAction_Rm:
+			names = append(names, "rm "+a.Rm.Path)
+		case *pb.FileAction_Copy:
+			names = append(names, "copy "+a.Copy.Src+" "+a.Copy.Dest)
+		}
+	}
+	if len(names) == 0 {
+		return "file operation"
+	}
+	return strings.Join(names, ", ")
 }
 
 // IgnoreCache reports whether the vertex must run even when its result is known.

@@ -198,6 +198,10 @@ func TestName(t *testing.T) {
 		{run("sh", "-c", "echo a b"), nil, `["sh" "-c" "echo a b"]`},
 		{run("sh"), &pb.OpMetadata{Description: map[string]string{"llb.customname": "[1/2] RUN sh"}}, "[1/2] RUN sh"},
 		{&pb.Op{Op: &pb.Op_File{File: &pb.FileOp{}}}, nil, "file operation"},
+		{&pb.Op{Op: &pb.Op_File{File: &pb.FileOp{Actions: []*pb.FileAction{
+			{Action: &pb.FileAction_Mkdir{Mkdir: &pb.FileActionMkDir{Path: "/d"}}},
+			{Action: &pb.FileAction_Copy{Copy: &pb.FileActionCopy{Src: "/a", Dest: "/d/"}}},
+		}}}}, nil, "mkdir /d, copy /a /d/"},
 		{&pb.Op{Op: &pb.Op_Merge{Merge: &pb.MergeOp{}}}, nil, "merge"},
 		{&pb.Op{Op: &pb.Op_Diff{Diff: &pb.DiffOp{}}}, nil, "diff"},
 		{&pb.Op{Op: &pb.Op_Build{Build: &pb.BuildOp{}}}, nil, digest.FromString("d").String()},

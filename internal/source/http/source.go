@@ -218,7 +218,8 @@ func (c *conversation) upload(ctx context.Context, name string) (*answer, error)
 	if err != nil {
 		return nil, err
 	}
-	desc, err := c.store.AddBlob(ctx, f, func(d ocispec.Descriptor) error { return c.r.check(d.Digest) })
+	body := &meter{r: f, tell: c.env.Progress}
+	desc, err := c.store.AddBlob(ctx, body, func(d ocispec.Descriptor) error { return c.r.check(d.Digest) })
 	if err := errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,370 @@
+package build
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
+	"github.com/moby/buildkit/util/urlutil"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/layer"
+	httpsource "github.com/slipway-build/slipway/internal/source/http"
+	imagesource "github.com/slipway-build/slipway/internal/source/image"
+	"github.com/slipway-build/slipway/internal/source/local"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Names of local sources that the Dockerfile frontend reads, and of the options that it has for them.
+const (
+	contextName    = "context"
+	dockerfileName = "dockerfile"
+
+	optFilename = "filename"
+	// optOwnDockerfile makes the frontend read the Dockerfile from the local source and not from the
+	// context.
+	optOwnDockerfile = "dockerfilekey"
+	optNamedContext  = "context:"
+)
+
+// inputs are what a request's contexts and its Dockerfile are, as the frontend and the engine take
+// them. The rules, and the words of the errors, are those of docker buildx (build/opt.go there).
+type inputs struct {
+	dirs    map[string]string             // directories, by the names of local sources
+	attrs   map[string]string             // the frontend's options
+	uploads map[string]string             // files, by their names at http://buildkit-session/
+	layouts map[string]imagesource.Layout // by the IDs in attrs
+	file    string                        // where the Dockerfile is, for records
+	temp    string                        // directory that goes away with the inputs; "" without one
+}
+
+func (in *inputs) close() error {
+	if in.temp == "" {
+		return nil
+	}
+	return os.RemoveAll(in.temp)
+}
+
+// prepare finds out what the request's context, Dockerfile and named contexts are. It reads the
+// request's standard input, and nothing from a network.
+func (r *Request) prepare(s *store.Store) (_ *inputs, err error) {
+	in := &inputs{
+		dirs: map[string]string{}, attrs: map[string]string{}, uploads: map[string]string{},
+		layouts: map[string]imagesource.Layout{},
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, in.close())
+		}
+	}()
+	if r.Context == "-" && r.Dockerfile == "-" {
+		return nil, errors.New("invalid argument: can't use stdin for both build context and dockerfile")
+	}
+	fi, statErr := os.Stat(r.Context)
+	switch {
+	case r.Context == "":
+		return nil, errors.New(`please specify build context (e.g. "." for the current directory)`)
+	case r.Context == "-":
+		err = in.stdin(r, s)
+	case statErr == nil && fi.IsDir():
+		in.dirs[contextName] = r.Context
+		in.dockerfile(r.Dockerfile, r.Context)
+	case isRemote(r.Context):
+		in.remote(r)
+	case errors.Is(statErr, os.ErrNotExist):
+		err = fmt.Errorf("unable to prepare context: path %q not found", r.Context)
+	case statErr != nil:
+		err = fmt.Errorf("unable to prepare context: %w", statErr)
+	default:
+		err = fmt.Errorf("unable to prepare context: %q is not a directory", r.Context)
+	}
+	if err == nil && r.Dockerfile == "-" {
+		err = in.ownDockerfile(s, r.Stdin)
+	}
+	for name, value := range r.Contexts {
+		if err == nil {
+			err = in.named(name, value)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+var httpURL = regexp.MustCompile("^https?://")
+
+// isRemote reports whether a context is a URL, or a git repository in another form.
+func isRemote(c string) bool {
+	if httpURL.MatchString(c) {
+		return true
+	}
+	_, isGit, err := dfgitutil.ParseGitRef(c)
+	return err == nil || isGit
+}
+
+// dockerfile is that of a context in a directory: path is relative to the working directory, as all
+// paths of a command line are.
+func (in *inputs) dockerfile(path, dir string) {
+	switch {
+	case path == "-":
+		return
+	case httpURL.MatchString(path): // fetched later
+		in.file = urlutil.RedactCredentials(path)
+		return
+	case path == "":
+		path = filepath.Join(dir, "Dockerfile")
+	}
+	in.file = path
+	in.dirs[dockerfileName] = filepath.Dir(path)
+	in.attrs[optFilename] = filepath.Base(path)
+}
+
+// remote is a context that the frontend reads from a URL, with the Dockerfile in it unless that is
+// somewhere else.
+func (in *inputs) remote(r *Request) {
+	in.attrs[contextName] = r.Context
+	in.inContext(r.Dockerfile, urlutil.RedactCredentials(r.Context))
+}
+
+// inContext is a Dockerfile in a context that is no directory.
+func (in *inputs) inContext(path, context string) {
+	switch {
+	case path == "-":
+	case httpURL.MatchString(path):
+		in.file = urlutil.RedactCredentials(path)
+	case filepath.IsAbs(path):
+		in.dockerfile(path, "")
+		in.attrs[optOwnDockerfile] = dockerfileName
+	default:
+		if path == "" {
+			path = "Dockerfile"
+		}
+		in.attrs[optFilename] = path
+		in.file = context + " " + path
+	}
+}
+
+// archiveHeader is how much of a file tells whether it is an archive, in bytes.
+const archiveHeader = 1024
+
+// stdin is a context from standard input: an archive, or a Dockerfile that needs no context.
+func (in *inputs) stdin(r *Request, s *store.Store) error {
+	if r.Stdin == nil {
+		return errors.New("unable to prepare context: there is no standard input")
+	}
+	b := bufio.NewReaderSize(r.Stdin, archiveHeader)
+	head, err := b.Peek(archiveHeader)
+	switch {
+	case err != nil && err != io.EOF:
+		return fmt.Errorf("failed to peek context header from STDIN: %w", err)
+	case len(head) == 0:
+		return errors.New("unable to prepare context: standard input is empty: want a tar archive or a Dockerfile")
+	case isArchive(head):
+		in.inContext(r.Dockerfile, "-")
+		return in.upload(s, b)
+	case r.Dockerfile != "":
+		return errors.New("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
+	}
+	if err := in.ownDockerfile(s, b); err != nil {
+		return err
+	}
+	in.dirs[contextName] = filepath.Join(in.temp, "empty")
+	return os.Mkdir(in.dirs[contextName], 0o755)
+}
+
+// isArchive tells an archive by how it begins, compressed or not.
+func isArchive(head []byte) bool {
+	return layer.DetectCompression(head) != layer.Uncompressed || len(head) > 262 && string(head[257:262]) == "ustar"
+}
+
+// upload keeps the archive, which is unpacked like one from a URL: by the engine, into a layer.
+func (in *inputs) upload(s *store.Store, r io.Reader) error {
+	if err := in.tempDir(s); err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(in.temp, "context"))
+	if err != nil {
+		return fmt.Errorf("reading context from standard input: %w", err)
+	}
+	h := digest.Canonical.Digester()
+	_, err = io.Copy(io.MultiWriter(f, h.Hash()), r)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("reading context from standard input: %w", err)
+	}
+	name := h.Digest().Encoded()[:32]
+	in.uploads[name] = f.Name()
+	in.attrs[contextName] = "http://" + httpsource.UploadHost + "/" + name
+	return nil
+}
+
+// ownDockerfile keeps a Dockerfile that comes with no directory of its own.
+func (in *inputs) ownDockerfile(s *store.Store, r io.Reader) error {
+	if r == nil {
+		return errors.New("reading Dockerfile: there is no standard input")
+	}
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return fmt.Errorf("reading Dockerfile from standard input: %w", err)
+	}
+	in.file = "stdin"
+	return in.saveDockerfile(s, data)
+}
+
+func (in *inputs) saveDockerfile(s *store.Store, data []byte) error {
+	if err := in.tempDir(s); err != nil {
+		return err
+	}
+	dir := filepath.Join(in.temp, dockerfileName)
+	err := os.Mkdir(dir, 0o700)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "Dockerfile"), data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("saving the Dockerfile: %w", err)
+	}
+	in.dirs[dockerfileName] = dir
+	in.attrs[optFilename], in.attrs[optOwnDockerfile] = "Dockerfile", dockerfileName
+	return nil
+}
+
+// maxRemoteDockerfile is buildx's bound for a Dockerfile from a URL, in bytes.
+const maxRemoteDockerfile = 512 << 10
+
+// fetchDockerfile fetches a Dockerfile that -f names by a URL, with the engine.
+func (b *building) fetchDockerfile(ctx context.Context, opt engine.RunOptions) (err error) {
+	url := b.req.Dockerfile
+	if !httpURL.MatchString(url) || b.in.dirs[dockerfileName] != "" {
+		return nil
+	}
+	def, err := llb.HTTP(url, llb.Filename("Dockerfile"), llb.WithCustomNamef("[internal] load %s", urlutil.RedactCredentials(url))).Marshal(ctx)
+	if err != nil {
+		return fmt.Errorf("fetching the Dockerfile: %w", err)
+	}
+	edge, err := graph.Load(def.ToPB())
+	if err != nil {
+		return fmt.Errorf("fetching the Dockerfile: %w", err)
+	}
+	run := b.engine.NewRun(ctx, opt)
+	defer func() { err = errors.Join(err, run.Close()) }()
+	v, err := run.Result(edge)
+	if err != nil {
+		return err
+	}
+	tree, err := run.Tree(ctx, v, store.NeedContent)
+	if err != nil {
+		return err
+	}
+	f, err := layer.Open(tree, "Dockerfile")
+	if err != nil {
+		return fmt.Errorf("reading the Dockerfile: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxRemoteDockerfile+1))
+	if err != nil {
+		return fmt.Errorf("reading the Dockerfile: %w", err)
+	}
+	if len(data) > maxRemoteDockerfile {
+		return fmt.Errorf("Dockerfile %s bigger than allowed max size", urlutil.RedactCredentials(url))
+	}
+	return b.in.saveDockerfile(b.opt.Store, data)
+}
+
+// open gives the directories as the engine takes them. The digests of files are remembered per
+// directory, but for that of the Dockerfile, of which one file is read.
+func (in *inputs) open(s *store.Store) (contexts map[string]local.Context, closeAll func() error) {
+	contexts = map[string]local.Context{}
+	dirs := map[string]*local.Dir{}
+	for name, path := range in.dirs {
+		abs := path
+		if p, err := filepath.Abs(path); err == nil {
+			abs = p
+		}
+		if name == dockerfileName {
+			contexts[name] = local.NewDir(path, "")
+			continue
+		}
+		if dirs[abs] == nil {
+			dirs[abs] = local.NewDir(path, s.ContextFile(abs))
+		}
+		contexts[name] = dirs[abs]
+	}
+	return contexts, func() (err error) {
+		for _, d := range dirs {
+			err = errors.Join(err, d.Close())
+		}
+		return err
+	}
+}
+
+func (in *inputs) tempDir(s *store.Store) (err error) {
+	if in.temp == "" {
+		in.temp, err = s.TempDir()
+	}
+	return err
+}
+
+// named is a context of --build-context.
+func (in *inputs) named(name, value string) error {
+	key := optNamedContext + name
+	switch {
+	case isRemote(value), strings.HasPrefix(value, "docker-image://"):
+		in.attrs[key] = value
+		return nil
+	case strings.HasPrefix(value, "oci-layout://"):
+		return in.layout(key, value)
+	case strings.HasPrefix(value, "target:"), strings.HasPrefix(value, "input:"):
+		return fmt.Errorf("build context %s=%s: only docker buildx bake has contexts of this kind: use a stage of the Dockerfile", name, value)
+	}
+	fi, err := os.Stat(value)
+	if err != nil {
+		return fmt.Errorf("failed to get build context %s: %w", name, err)
+	}
+	if !fi.IsDir() {
+		return fmt.Errorf("failed to get build context path %s=%s: %w", name, value, unix.ENOTDIR)
+	}
+	source := name
+	if name == contextName || name == dockerfileName {
+		source = "_" + name // these names are taken
+	}
+	in.dirs[source] = value
+	in.attrs[key] = "local:" + source
+	return nil
+}
+
+// layout is a named context that is an image in a directory: oci-layout://DIR[:TAG][@DIGEST].
+func (in *inputs) layout(key, value string) error {
+	rest := strings.TrimPrefix(value, "oci-layout://")
+	dir, pinned, _ := strings.Cut(rest, "@")
+	dir, tag, ok := strings.Cut(dir, ":")
+	if !ok {
+		tag = "latest"
+	}
+	l := imagesource.Layout{Dir: dir}
+	d := digest.Digest(pinned)
+	err := d.Validate()
+	if pinned == "" {
+		d, err = l.Find(tag)
+	}
+	if err != nil {
+		return fmt.Errorf("oci-layout reference %q could not be resolved: %w", value, err)
+	}
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	}
+	id := "layout-" + digest.FromString(dir).Encoded()[:16]
+	in.layouts[id] = imagesource.Layout{Dir: dir}
+	in.attrs[key] = "oci-layout://" + id + ":" + tag + "@" + d.String()
+	return nil
+}
