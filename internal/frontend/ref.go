@@ -88,13 +88,13 @@ func (r *Ref) ReadFile(ctx context.Context, req gw.ReadRequest) (_ []byte, err e
 		if _, err := io.CopyN(io.Discard, f, int64(req.Range.Offset)); err != nil && err != io.EOF {
 			return nil, fmt.Errorf("reading %s: %w", req.Filename, err)
 		}
-		src = io.LimitReader(f, int64(req.Range.Length))
+		src = io.LimitReader(f, int64(r.headLength(req)))
 	}
 	data, err := io.ReadAll(src)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", req.Filename, err)
 	}
-	if req.Filename == r.client.attrs["filename"] {
+	if r.isDockerfile(req) {
 		if r.client.last != nil {
 			if data, err = cut(data, *r.client.last); err != nil {
 				return nil, err
@@ -105,6 +105,25 @@ func (r *Ref) ReadFile(ctx context.Context, req gw.ReadRequest) (_ []byte, err e
 		r.client.mu.Unlock()
 	}
 	return data, nil
+}
+
+// isDockerfile tells whether the frontend reads the Dockerfile: by its name, or whole as the only
+// file of a context from a URL.
+func (r *Ref) isDockerfile(req gw.ReadRequest) bool {
+	return req.Range == nil && (req.Filename == r.client.attrs["filename"] || req.Filename == urlContext && r.edge.Vertex.Op.GetSource() != nil)
+}
+
+// urlContext is what the frontend calls the file of a context from a URL.
+const urlContext = "context"
+
+// headLength is how much of a file the frontend gets. It tells an archive by its first 1024 bytes,
+// which do not suffice for one that begins with an extended header, as `tar --format=posix` makes it.
+func (r *Ref) headLength(req gw.ReadRequest) int {
+	const head, enough = 1024, 64 << 10
+	if req.Filename == urlContext && req.Range.Offset == 0 && req.Range.Length == head && r.edge.Vertex.Op.GetSource() != nil {
+		return enough
+	}
+	return req.Range.Length
 }
 
 // StatFile implements the gateway's reference.
