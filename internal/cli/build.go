@@ -36,9 +36,6 @@ type buildFlags struct {
 	squash        bool
 }
 
-// absent are flags of Docker's build that are not there yet, with what to do instead.
-var absent = []struct{ name, advice string }{}
-
 func newBuildCmd(a *app) *cobra.Command {
 	var opts buildFlags
 	cmd := &cobra.Command{
@@ -46,11 +43,6 @@ func newBuildCmd(a *app) *cobra.Command {
 		Short: "Build an image from a Dockerfile",
 		Args:  exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, f := range absent {
-				if flag := cmd.Flags().Lookup(f.name); flag.Changed && flag.Value.String() != "[false]" {
-					return fmt.Errorf("--%s: %s", f.name, f.advice)
-				}
-			}
 			if err := a.checkCompat(cmd, &opts); err != nil {
 				return err
 			}
@@ -82,10 +74,6 @@ func newBuildCmd(a *app) *cobra.Command {
 	f.StringVar(&opts.dumpKeys, "dump-keys", "", "File to write the labelled lines of every step's cache key to")
 	addCallFlags(cmd, &opts)
 	addCompatFlags(cmd, &opts)
-	for _, flag := range absent {
-		f.StringArray(flag.name, nil, flag.advice)
-		f.Lookup(flag.name).Hidden = true
-	}
 	return cmd
 }
 
