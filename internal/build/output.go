@@ -288,6 +288,9 @@ func (b *building) assemble(ctx context.Context, o *Output, products []*product,
 		for _, img := range a.Images {
 			step.Status("exporting manifest "+img.Manifest.Digest.String(), 0, 0, true)
 		}
+		for _, att := range a.Attestations {
+			step.Status("exporting attestation manifest "+att.Digest.String(), 0, 0, true)
+		}
 		step.Status("exporting manifest list "+a.Target.Digest.String(), 0, 0, true)
 		return a, nil
 	}

@@ -69,6 +69,8 @@ type Assembly struct {
 	// Target is the manifest of the only image, or the index.
 	Target ocispec.Descriptor
 	Images []Image // in the order of the sources
+	// Attestations are the manifests of those.
+	Attestations []ocispec.Descriptor
 	// attached are the blobs of attestations: each manifest after what it refers to.
 	attached []ocispec.Descriptor
 }
@@ -145,7 +147,6 @@ func (a *Assembly) assembleIndex(ctx context.Context, s *store.Store, sources []
 	if opt.DockerTypes {
 		index.MediaType = images.MediaTypeDockerSchema2ManifestList
 	}
-	var about []ocispec.Descriptor
 	for i, src := range sources {
 		img := a.Images[i]
 		index.Manifests = append(index.Manifests, img.Manifest)
@@ -156,9 +157,9 @@ func (a *Assembly) assembleIndex(ctx context.Context, s *store.Store, sources []
 		if err != nil {
 			return fmt.Errorf("exporting attestations: %w", err)
 		}
-		about = append(about, desc)
+		a.Attestations = append(a.Attestations, desc)
 	}
-	index.Manifests = append(index.Manifests, about...)
+	index.Manifests = append(index.Manifests, a.Attestations...)
 	var err error
 	if a.Target, err = putJSONBlob(ctx, s, index.MediaType, index); err != nil {
 		return fmt.Errorf("exporting index: %w", err)
