@@ -63,6 +63,9 @@ type building struct {
 	names  []string // full image names
 	run    *engine.Run
 	record *record
+	// byPlatform says that the frontend's result is a map of platforms, which may be just one
+	// (BUILDKIT_MULTI_PLATFORM): then images are in an index, and files in directories.
+	byPlatform bool
 
 	mu     sync.Mutex
 	read   []graph.Edge // what the frontend asked for, for provenance
@@ -245,9 +248,6 @@ func (r *Request) names() ([]string, error) {
 	}
 	return names, nil
 }
-
-// multiPlatform reports whether an index of images is asked for.
-func (r *Request) multiPlatform() bool { return len(r.Platforms) > 1 }
 
 // attrs are the frontend's options of the request.
 func (r *Request) attrs(in *inputs) map[string]string {

@@ -227,7 +227,7 @@ func (b *building) exportOne(ctx context.Context, o *Output, products []*product
 	case OutputLocal, OutputTar:
 		return nil, b.exportFiles(ctx, o, products)
 	case OutputDocker:
-		if len(products) > 1 {
+		if b.byPlatform {
 			return nil, errors.New("docker exporter does not currently support exporting manifest lists: use type=oci")
 		}
 	}
@@ -260,7 +260,7 @@ func (b *building) exportOne(ctx context.Context, o *Output, products []*product
 // assemble writes the images of an output into the store, and what they are into the result.
 func (b *building) assemble(ctx context.Context, o *Output, products []*product, res *Result, step *progress.Step) (*export.Assembly, error) {
 	opt := export.Options{
-		Index:         len(products) > 1 || b.req.multiPlatform(),
+		Index:         b.byPlatform,
 		DockerTypes:   !o.is("oci-mediatypes", true),
 		ImageManifest: !o.is("oci-artifact", o.is("oci-mediatypes", true)),
 		Names:         b.names,
@@ -303,7 +303,7 @@ func (b *building) assemble(ctx context.Context, o *Output, products []*product,
 // there are several, unless the output says otherwise. The rules are those of BuildKit's local and
 // tar exporters.
 func (b *building) exportFiles(ctx context.Context, o *Output, products []*product) error {
-	split := o.is("platform-split", b.req.multiPlatform())
+	split := o.is("platform-split", b.byPlatform)
 	var trees []export.Files
 	for _, p := range products {
 		tree, err := b.run.Tree(ctx, p.value, store.NeedContent)

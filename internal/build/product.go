@@ -34,6 +34,7 @@ func (b *building) products(out *gw.Result) ([]*product, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the frontend's result: %w", err)
 	}
+	b.byPlatform = len(out.Refs) > 0
 	products := make([]*product, len(ps.Platforms))
 	for i, p := range ps.Platforms {
 		ref, ok := out.FindRef(p.ID)
