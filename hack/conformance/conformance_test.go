@@ -1,0 +1,166 @@
+package conformance
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/slipway-build/slipway/hack/bases/baseimage"
+	"github.com/slipway-build/slipway/internal/cli"
+	"github.com/slipway-build/slipway/internal/registry/registrytest"
+	"github.com/slipway-build/slipway/internal/sandbox"
+)
+
+func TestMain(m *testing.M) {
+	sandbox.Init()
+	os.Exit(m.Run())
+}
+
+// slipway is slipway's command line with a store of its own.
+type slipway struct{ root string }
+
+// Build implements Builder.
+func (s *slipway) Build(dir *Dir, dockerfile string, options []string, output, dest string) ([]byte, bool, error) {
+	args := []string{"slipway", "--root", s.root, "build", "--progress=rawjson", "-f", filepath.Join(dir.Dockerfiles, dockerfile),
+		"-o", "type=" + output + ",dest=" + dest}
+	for _, o := range options {
+		flag := ""
+		for prefix, f := range map[string]string{
+			"build-arg:": "--build-arg=", "label:": "--label=", "target=": "--target=", "platform=": "--platform=", "context:": "--build-context=",
+			"add-hosts=": "--add-host=", "force-network-mode=": "--network=", "shm-size=": "--shm-size=", "ulimit=": "--ulimit=",
+			"allow=": "--allow=", "no-cache=": "--no-cache",
+		} {
+			if rest, ok := strings.CutPrefix(o, prefix); ok {
+				flag = f + rest
+			}
+		}
+		if flag == "" {
+			return nil, false, fmt.Errorf("option %s has no flag", o)
+		}
+		args = append(args, flag)
+	}
+	var stdout, stderr bytes.Buffer
+	code := cli.Main(append(args, dir.Context), strings.NewReader(""), &stdout, &stderr)
+	return stderr.Bytes(), code != 0, nil
+}
+
+// TestSlipwayEqualsBuildKit builds every Dockerfile of every case and compares with what BuildKit
+// made of it.
+func TestSlipwayEqualsBuildKit(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("containers need root")
+	}
+	bases, err := NewBases()
+	if errors.Is(err, baseimage.ErrMissing) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := bases.DiffIDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg := registrytest.Start(t)
+	if err := bases.Push(reg.Host); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.MkdirTemp("/dev/shm", "slipway-conformance-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(root) })
+	certs := filepath.Join(root, "certs.d")
+	if err := os.MkdirAll(filepath.Join(certs, "docker.io"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(certs, "docker.io", "hosts.toml"), fmt.Appendf(nil, "server = %q\n", reg.URL), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SLIPWAY_CERTS_DIR", certs)
+	t.Setenv("SLIPWAY_VERIFY", "forms")
+	s := &slipway{root: filepath.Join(root, "store")}
+	cases, err := Load("cases")
+	if err != nil || len(cases) == 0 {
+		t.Fatalf("%d cases, %v", len(cases), err)
+	}
+	t.Run("cases", func(t *testing.T) { // ends when all cases have
+		for _, c := range cases {
+			want, err := ReadRecords(filepath.Join("testdata", "buildkit", c.Name+".json"))
+			if err != nil {
+				t.Errorf("%s: %v: make conformance makes it", c.Name, err)
+				continue
+			}
+			for _, d := range c.Dockerfiles {
+				t.Run(c.Name+"/"+d, func(t *testing.T) {
+					t.Parallel()
+					scratch, err := os.MkdirTemp(root, "case-")
+					if err != nil {
+						t.Fatal(err)
+					}
+					if want[d] == nil {
+						t.Fatal("there is no record of it: make conformance makes it")
+					}
+					got, err := c.Build(s, d, scratch, ids)
+					if err != nil {
+						t.Fatal(err)
+					}
+					compare(t, c, d, want[d], got)
+				})
+			}
+		}
+	})
+}
+
+var dirTime = regexp.MustCompile(`^dir (.*) at (\S+)$`)
+
+// leaveTimes makes directories equal that differ only in that BuildKit left them the time of the
+// build, when it put something into them (docs/differences.md).
+func leaveTimes(want, got *Record) {
+	for i := range min(len(want.Images), len(got.Images)) {
+		for j := range min(len(want.Images[i].Layers), len(got.Images[i].Layers)) {
+			leaveTime(want.Images[i].Layers[j], got.Images[i].Layers[j])
+		}
+	}
+	leaveTime(want.Files, got.Files)
+}
+
+func leaveTime(want, got []string) {
+	built := map[string]bool{}
+	for _, line := range want {
+		if m := dirTime.FindStringSubmatch(line); m != nil && m[2] == "now" {
+			built[m[1]] = true
+		}
+	}
+	for i, line := range got {
+		if m := dirTime.FindStringSubmatch(line); m != nil && built[m[1]] {
+			got[i] = "dir " + m[1] + " at now"
+		}
+	}
+}
+
+func compare(t *testing.T, c *Case, dockerfile string, want, got *Record) {
+	reason, allowed := c.Differs(dockerfile)
+	// Where BuildKit says what went wrong, slipway may say more.
+	if want.Error != "" && strings.Contains(got.Error, want.Error) {
+		got.Error = want.Error
+	}
+	leaveTimes(want, got)
+	lines := diff(want.JSON(), got.JSON())
+	if strings.Join(lines, "\n") == strings.Join(allowed, "\n") {
+		return
+	}
+	if (want.Error == "") != (got.Error == "") && len(allowed) == 0 {
+		t.Fatalf("slipway's error is %q, BuildKit's %q", got.Error, want.Error)
+	}
+	text := "slipway (+) differs from BuildKit (-)"
+	if len(allowed) > 0 {
+		text += " in other lines than it should, which is " + reason
+	}
+	t.Errorf("%s:\n%s", text, strings.Join(lines, "\n"))
+}
