@@ -99,6 +99,7 @@ var (
 		re *regexp.Regexp
 		to string
 	}{
+		{regexp.MustCompile(`^failed to load LLB: |rpc error: code = Unknown desc = `), ""},
 		{regexp.MustCompile(`failed to compute cache key: failed to calculate checksum of ref [a-z0-9]+::[a-z0-9]+: `), ""},
 		{regexp.MustCompile(`/\S*/cachemounts/buildkit\d+`), ""},
 		{regexp.MustCompile(`/dev/shm/\S*(case-\d+)/(context|dockerfiles)`), "$2"},
@@ -126,14 +127,17 @@ func (s *Status) readError(lines []string) {
 	}
 }
 
-// Names are the steps' names, sorted.
+var stepPlatform = regexp.MustCompile(`^\[linux/[^ ]+ `)
+
+// Names are the steps' names, sorted. Of several platforms that share a step it is named after any,
+// so that their names are left out.
 func (s *Status) Names() []string {
 	var all []string
 	for n := range s.Steps {
-		all = append(all, n)
+		all = append(all, stepPlatform.ReplaceAllString(n, "["))
 	}
 	slices.Sort(all)
-	return all
+	return slices.Compact(all)
 }
 
 // Cached says of each step what became of it.

@@ -118,7 +118,7 @@ func (c *Config) spec(id string, root sandbox.Root) *sandbox.Spec {
 	}
 	return &sandbox.Spec{
 		ID: id, Root: root, Mounts: c.Mounts, Args: c.Args, Env: env, Cwd: c.Cwd, User: c.User,
-		Hostname: c.Hostname, Network: c.Network, ExtraHosts: c.ExtraHosts, Ulimits: c.Ulimits,
+		Hostname: c.Hostname, HostnameFile: true, Network: c.Network, ExtraHosts: c.ExtraHosts, Ulimits: c.Ulimits,
 		ShmSize: c.ShmSize, Insecure: c.Privileged, Terminal: c.Terminal,
 		CapAdd: c.CapAdd, CapDrop: c.CapDrop, CgroupPath: c.CgroupParent, Resources: c.Resources,
 	}

@@ -1,9 +1,7 @@
 package engine
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"path"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -116,7 +114,7 @@ func diffEntry(lower, upper layer.Tree, was, e *layer.Entry, sink layer.Sink) er
 	same := false
 	if was != nil {
 		var err error
-		if same, err = sameFile(was, e); err != nil {
+		if same, err = layer.Same(was, e); err != nil {
 			return fmt.Errorf("comparing %q: %w", e.Path, err)
 		}
 	}
@@ -142,64 +140,6 @@ func diffEntry(lower, upper layer.Tree, was, e *layer.Entry, sink layer.Sink) er
 		}
 		return sink.Add(sub)
 	})
-}
-
-// sameFile reports whether b, in the upper tree, need not be in the difference.
-func sameFile(a, b *layer.Entry) (bool, error) {
-	switch {
-	case !sameEntry(a, b):
-		return false, nil
-	case !a.IsRegular() || a.Size == 0 || a.ModTime.Nanosecond() != 0:
-		return true, nil
-	case a.Digest != "" && b.Digest != "":
-		return a.Digest == b.Digest, nil
-	}
-	af, aok := a.Content.(layer.HostFile)
-	bf, bok := b.Content.(layer.HostFile)
-	if aok && bok && af.HostPath() == bf.HostPath() {
-		return true, nil
-	}
-	return sameContent(a, b)
-}
-
-// sameContent compares two files of the same size.
-func sameContent(a, b *layer.Entry) (bool, error) {
-	ar, err := layer.OpenContent(a)
-	if err != nil {
-		return false, err
-	}
-	defer ar.Close()
-	br, err := layer.OpenContent(b)
-	if err != nil {
-		return false, err
-	}
-	defer br.Close()
-	abuf, bbuf := make([]byte, 64<<10), make([]byte, 64<<10)
-	for {
-		n, err := io.ReadFull(ar, abuf)
-		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-			return false, err
-		}
-		if _, berr := io.ReadFull(br, bbuf[:n]); berr != nil && n > 0 {
-			return false, berr
-		}
-		if err != nil || !bytes.Equal(abuf[:n], bbuf[:n]) {
-			return bytes.Equal(abuf[:n], bbuf[:n]), nil
-		}
-	}
-}
-
-func sameEntry(a, b *layer.Entry) bool {
-	if a.Mode != b.Mode || a.UID != b.UID || a.GID != b.GID || a.Size != b.Size || a.Link != b.Link ||
-		a.Major != b.Major || a.Minor != b.Minor || !a.ModTime.Equal(b.ModTime) || len(a.Xattrs) != len(b.Xattrs) {
-		return false
-	}
-	for k, v := range a.Xattrs {
-		if w, ok := b.Xattrs[k]; !ok || v != w {
-			return false
-		}
-	}
-	return true
 }
 
 // passthrough hands inputs on as outputs.

@@ -325,8 +325,8 @@ func (x *execution) accept(err error) error {
 		return context.Cause(x.r.ctx)
 	case errors.As(err, &exit):
 		code = exit.Code
-	case err != nil:
-		return err
+	case err != nil: // it was not even started
+		return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(x.op.Meta.Args, " "), err)
 	}
 	valid := x.op.Meta.ValidExitCodes
 	if len(valid) == 0 {

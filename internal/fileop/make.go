@@ -71,6 +71,11 @@ func Make(ctx context.Context, op *pb.FileOp, inputs []layer.Tree, opt Options) 
 		if err != nil {
 			return nil, err
 		}
+		for _, p := range r.plans {
+			if err := p.dropUnchanged(); err != nil {
+				return nil, err
+			}
+		}
 		out = append(out, Output{Index: i, Base: r.base, Plans: r.plans})
 	}
 	return out, nil

@@ -13,6 +13,14 @@ import (
 // maxLinks is how many symbolic links one resolution may meet before it counts as a loop.
 const maxLinks = 255
 
+// errLinks is ELOOP in BuildKit's words.
+var errLinks error = tooManyLinks{}
+
+type tooManyLinks struct{}
+
+func (tooManyLinks) Error() string        { return "too many links" }
+func (tooManyLinks) Is(target error) bool { return target == unix.ELOOP }
+
 // Resolve follows the symbolic links of a path as a process whose root is the tree's would:
 // absolute links and ".." stay inside. The last component is followed only with follow. Missing
 // components are kept (".." takes back the one before it), so the result may not exist. It is
@@ -42,14 +50,14 @@ func Resolve(t Tree, name string, follow bool) (string, error) {
 			return "", fmt.Errorf("resolving %q: %w", name, err)
 		case e.IsSymlink():
 			if links++; links > maxLinks {
-				return "", pathError("resolve", name, unix.ELOOP)
+				return "", pathError("resolve", name, errLinks)
 			}
 			if strings.HasPrefix(e.Link, "/") {
 				done = nil
 			}
 			todo = append(components(e.Link), todo...)
 		case !e.IsDir() && len(todo) > 0:
-			return "", pathError("resolve", name, unix.ENOTDIR)
+			return "", pathError("lstat", "/"+cur+"/"+todo[0], unix.ENOTDIR)
 		default:
 			done = append(done, c)
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // defaultHostname is the name of a container that was given none. It is the same for all, so
-// that steps that note it somewhere stay reproducible.
+// that steps that note it somewhere stay reproducible; BuildKit's, so that they note the same there.
 const defaultHostname = "buildkitsandbox"
 
 // generated are the host's answers to a container's questions, as files to mount.

@@ -50,9 +50,12 @@ func standardMounts(spec *Spec, files generated) []specs.Mount {
 		path := filepath.Join("/dev", name)
 		mounts = append(mounts, specs.Mount{Destination: path, Type: "bind", Source: path, Options: []string{"bind"}})
 	}
-	for _, f := range []struct{ dest, source string }{
-		{"/etc/resolv.conf", files.resolv}, {"/etc/hosts", files.hosts}, {"/etc/hostname", files.hostname},
-	} {
+	type file struct{ dest, source string }
+	own := []file{{"/etc/resolv.conf", files.resolv}, {"/etc/hosts", files.hosts}}
+	if spec.HostnameFile {
+		own = append(own, file{"/etc/hostname", files.hostname})
+	}
+	for _, f := range own {
 		mounts = append(mounts, specs.Mount{Destination: f.dest, Type: "bind", Source: f.source,
 			Options: append(closed[:3:3], "bind", "ro")})
 	}

@@ -146,7 +146,7 @@ func testCwd(l *lab) {
 }
 
 func testReadOnlyRoot(l *lab) {
-	spec := l.spec("touch /x 2>/dev/null && exit 1; touch /etc/x 2>/dev/null && exit 2; touch /rw/x && cat /etc/hostname")
+	spec := l.spec("touch /x 2>/dev/null && exit 1; touch /etc/x 2>/dev/null && exit 2; touch /rw/x && hostname")
 	spec.Root.Upper, spec.Root.Work = "", ""
 	spec.Mounts = []Mount{{Dest: "/rw", Tmpfs: &Tmpfs{}}}
 	if got := l.run(spec); got != "buildkitsandbox" {

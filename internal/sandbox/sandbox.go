@@ -87,18 +87,20 @@ type Ulimit struct {
 
 // Spec is one process to run.
 type Spec struct {
-	ID         string // unique on this host, [a-z0-9-]
-	Root       Root
-	Mounts     []Mount
-	Args       []string // Args[0] is looked up in the PATH of Env
-	Env        []string // KEY=VALUE; HOME, and PATH when missing, are supplied
-	Cwd        string   // absolute; created if missing
-	User       string   // "", name, uid, name:group, uid:gid, resolved in the root's /etc/passwd and /etc/group
-	Hostname   string
-	Network    Network
-	ExtraHosts []HostEntry
-	Ulimits    []Ulimit
-	ShmSize    int64 // bytes of /dev/shm; 0 is 64 MiB
+	ID       string // unique on this host, [a-z0-9-]
+	Root     Root
+	Mounts   []Mount
+	Args     []string // Args[0] is looked up in the PATH of Env
+	Env      []string // KEY=VALUE; HOME, and PATH when missing, are supplied
+	Cwd      string   // absolute; created if missing
+	User     string   // "", name, uid, name:group, uid:gid, resolved in the root's /etc/passwd and /etc/group
+	Hostname string
+	// HostnameFile: /etc/hostname is the sandbox's, too. In a build it is the image's own file.
+	HostnameFile bool
+	Network      Network
+	ExtraHosts   []HostEntry
+	Ulimits      []Ulimit
+	ShmSize      int64 // bytes of /dev/shm; 0 is 64 MiB
 	// Insecure is all capabilities, no seccomp, no masked or read-only paths, more devices, of which
 	// all may be opened. With KeepCaps, a user that is not root has the capabilities too.
 	Insecure, KeepCaps bool

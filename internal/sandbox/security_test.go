@@ -39,7 +39,7 @@ func testNetwork(l *lab) {
 
 func testFiles(l *lab) {
 	spec := l.spec("cat /etc/hosts; echo --; cat /etc/hostname; hostname; touch /etc/hosts 2>/dev/null || echo ro")
-	spec.Hostname, spec.User = "box", "user"
+	spec.Hostname, spec.HostnameFile, spec.User = "box", true, "user"
 	spec.ExtraHosts = []HostEntry{{"db", "10.0.0.7"}}
 	want := "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb\n--\nbox\nbox\nro"
 	if got := l.run(spec); got != want {

@@ -154,6 +154,11 @@ func (r *recorder) record(c *conformance.Case) error {
 		}
 		return nil
 	}
+	for _, d := range c.Dockerfiles {
+		if e := out[d].Error; e != "" { // to see whether that is what the case is about
+			fmt.Printf("%s, %s: %s\n", c.Name, d, e)
+		}
+	}
 	return conformance.WriteRecords(filepath.Join(r.out, c.Name+".json"), out)
 }
 

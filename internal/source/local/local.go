@@ -16,7 +16,8 @@ import (
 )
 
 // Context is a named tree of files that a build may read: a directory now, a client's session
-// later. Files belong to root whoever owns them on the host, as BuildKit's contexts do.
+// later. Files belong to root whoever owns them on the host, and have no extended attributes, as in images
+// that BuildKit makes of its contexts.
 type Context interface {
 	// Tree returns the files. Patterns are those of .dockerignore. Entries know the digest of their
 	// content when it was read before and did not change since; they are shared and must not be
@@ -76,7 +77,7 @@ func (d *Dir) open(include, exclude []string) (layer.Tree, error) {
 	if !fi.IsDir() {
 		return nil, fmt.Errorf("reading build context: %s is not a directory", root)
 	}
-	t := layer.OpenDir(root, layer.DirOptions{Owner: &layer.Owner{}, Memory: d.digests})
+	t := layer.OpenDir(root, layer.DirOptions{Owner: &layer.Owner{}, NoXattrs: true, Memory: d.digests})
 	if len(include) > 0 || len(exclude) > 0 {
 		if t, err = layer.Filter(t, layer.FilterOpt{Include: include, Exclude: exclude}); err != nil {
 			return nil, fmt.Errorf("reading build context: %w", err)
@@ -124,13 +125,25 @@ func (c changed) Open() (io.ReadCloser, error) {
 }
 
 // Patterns returns what a local source's attributes leave out. The paths to follow are a hint
-// for the transfer only: nothing is transferred here, so they count for nothing.
+// for the transfer only: nothing is transferred here, so they count for nothing. But as in a
+// transfer, a malformed one is an error.
 func Patterns(op *pb.SourceOp) (include, exclude []string, err error) {
 	for attr, dst := range map[string]*[]string{pb.AttrIncludePatterns: &include, pb.AttrExcludePatterns: &exclude} {
 		if v := op.Attrs[attr]; v != "" {
 			if err := json.Unmarshal([]byte(v), dst); err != nil {
 				return nil, nil, fmt.Errorf("reading attribute %s of %s: %w", attr, op.Identifier, err)
 			}
+		}
+	}
+	var follow []string
+	if v := op.Attrs[pb.AttrFollowPaths]; v != "" {
+		if err := json.Unmarshal([]byte(v), &follow); err != nil {
+			return nil, nil, fmt.Errorf("reading attribute %s of %s: %w", pb.AttrFollowPaths, op.Identifier, err)
+		}
+	}
+	for _, p := range follow {
+		if _, err := filepath.Match(p, ""); err != nil {
+			return nil, nil, fmt.Errorf("invalid includepatterns: %s: %w", follow, err)
 		}
 	}
 	return include, exclude, nil
