@@ -104,6 +104,7 @@ var (
 		{regexp.MustCompile(`/\S*/cachemounts/buildkit\d+`), ""},
 		{regexp.MustCompile(`/dev/shm/\S*(case-\d+)/(context|dockerfiles)`), "$2"},
 		{regexp.MustCompile(`sha256:[0-9a-f]{64}`), "sha256:..."},
+		{regexp.MustCompile(`layer [0-9a-f]{12}-\d+`), "LAYER"},
 		{regexp.MustCompile(`127\.0\.0\.1:\d+`), "REGISTRY"},
 	}
 )

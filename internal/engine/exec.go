@@ -341,10 +341,17 @@ func (x *execution) accept(err error) error {
 	return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(x.op.Meta.Args, " "), err)
 }
 
-// commit makes the drafts layers.
+// commit makes the drafts layers, of what the process changed.
 func (x *execution) commit() ([]Value, error) {
 	var values []Value
 	for index, out := range x.outputs {
+		base, err := x.r.Tree(x.r.ctx, Value{Snapshot: out.base}, store.NeedContent)
+		if err != nil {
+			return nil, err
+		}
+		if err := layer.DropUnchanged(out.draft.FS, base); err != nil {
+			return nil, err
+		}
 		id, err := out.draft.Commit(x.r.ctx)
 		if err != nil {
 			return nil, err

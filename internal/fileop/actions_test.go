@@ -202,7 +202,7 @@ func TestActions(t *testing.T) {
 		{"mkdir parents", []any{&pb.FileActionMkDir{Path: "/x/y", Mode: 0o711, MakeParents: true, Owner: byID(3, 4)}}, "x/@711:3:4 x/y/@711:3:4", ""},
 		{"mkdir through link", []any{&pb.FileActionMkDir{Path: "/bin/d", Mode: 0o755, MakeParents: true}}, "usr/@755:0:0 usr/bin/@755:0:0 usr/bin/d/@755:0:0", ""},
 		{"mkdir on file", []any{&pb.FileActionMkDir{Path: "/file/d", MakeParents: true}}, "", "not a directory"},
-		{"mkdir in loop", []any{&pb.FileActionMkDir{Path: "/loop/d", MakeParents: true}}, "", "too many levels"},
+		{"mkdir in loop", []any{&pb.FileActionMkDir{Path: "/loop/d", MakeParents: true}}, "", "too many links"},
 		{"mkdir escapes not", []any{&pb.FileActionMkDir{Path: "/up/d", Mode: 0o755}}, "wdir/@755:0:0 wdir/d/@755:0:0", ""},
 		{"mkdir setgid", []any{&pb.FileActionMkDir{Path: "/sgid/d", Mode: 0o755}}, "sgid/@2775:0:9 sgid/d/@2755:0:9", ""},
 		{"mkfile", []any{&pb.FileActionMkFile{Path: "/f", Mode: 0o4755, Data: []byte("d"), Owner: byName("bob", "")}}, "f@755:1001:1002=d", ""},

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/hack/conformance"
+)
+
+// daemon is one buildkitd with all that it has below dir.
+type daemon struct {
+	buildctl, dir, addr string
+	cmd                 *exec.Cmd
+	log                 bytes.Buffer
+}
+
+// start starts the daemon, for which registry is docker.io.
+func (d *daemon) start(buildkitd, registry string) error {
+	if err := os.Mkdir(d.dir, 0o755); err != nil {
+		return err
+	}
+	d.addr = "unix://" + filepath.Join(d.dir, "socket")
+	config := fmt.Sprintf(`root = %q
+[grpc]
+  address = [%q]
+[worker.oci]
+  enabled = true
+  gc = false
+  networkMode = "host"
+  snapshotter = "overlayfs"
+[worker.containerd]
+  enabled = false
+[registry."docker.io"]
+  mirrors = [%[3]q]
+[registry.%[3]q]
+  http = true
+`, filepath.Join(d.dir, "root"), d.addr, registry)
+	file := filepath.Join(d.dir, "buildkitd.toml")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return err
+	}
+	d.cmd = exec.Command(buildkitd, "--config", file, "--allow-insecure-entitlement", "security.insecure")
+	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
+	if err := d.cmd.Start(); err != nil {
+		return err
+	}
+	for range 100 {
+		if exec.Command(d.buildctl, "--addr", d.addr, "debug", "workers").Run() == nil {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	d.stop()
+	return fmt.Errorf("buildkitd does not start: %s", d.log.String())
+}
+
+func (d *daemon) stop() {
+	if d.cmd == nil || d.cmd.Process == nil {
+		return
+	}
+	d.cmd.Process.Signal(unix.SIGTERM) //nolint:errcheck // then it has ended
+	d.cmd.Wait()                       //nolint:errcheck // by that signal
+}
+
+// prune makes the daemon forget all builds.
+func (d *daemon) prune() error {
+	out, err := exec.Command(d.buildctl, "--addr", d.addr, "prune", "--all").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("pruning: %w: %s", err, out)
+	}
+	return nil
+}
+
+// Build implements conformance.Builder.
+func (d *daemon) Build(dir *conformance.Dir, dockerfile string, options []string, output, dest string) ([]byte, bool, error) {
+	args := []string{"--addr", d.addr, "build", "--progress=rawjson", "--frontend", "dockerfile.v0",
+		"--local", "context=" + dir.Context, "--local", "dockerfile=" + dir.Dockerfiles, "--opt", "filename=" + dockerfile,
+		"--output", "type=" + output + ",dest=" + dest}
+	for _, o := range options {
+		switch e, isAllow := strings.CutPrefix(o, "allow="); {
+		case o == "no-cache=":
+			args = append(args, "--no-cache")
+		case isAllow:
+			args = append(args, "--allow", e)
+		default:
+			args = append(args, "--opt", o)
+		}
+	}
+	var stderr bytes.Buffer
+	cmd := exec.Command(d.buildctl, args...)
+	cmd.Stderr = &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return stderr.Bytes(), true, nil
+	}
+	return stderr.Bytes(), false, err
+}

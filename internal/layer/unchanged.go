@@ -1,0 +1,95 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+)
+
+// DropUnchanged removes from an overlay-native directory, which nobody else uses, what base below it
+// has just the same ([Same]): a process that replaces files by equal ones, or makes and removes
+// something in a directory, changes nothing. Names of one file stay, because base does not tell which
+// names are one.
+func DropUnchanged(dir string, base Tree) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	d := &dropper{root: root, dir: dir, base: base, upper: OpenDir(dir, DirOptions{Overlay: true})}
+	list, err := d.upper.ReadDir(".")
+	if err != nil {
+		return err
+	}
+	_, err = d.drop(".", list)
+	return err
+}
+
+type dropper struct {
+	root        *os.Root
+	dir         string
+	base, upper Tree
+}
+
+// drop looks at the entries of a directory that base has too. all: they are gone.
+func (d *dropper) drop(dir string, list []*Entry) (all bool, _ error) {
+	left := len(list)
+	for _, e := range list {
+		gone, err := d.entry(e)
+		if err != nil {
+			return false, fmt.Errorf("comparing %q with the layers below: %w", e.Path, err)
+		}
+		if gone {
+			left--
+		}
+	}
+	return left == 0, nil
+}
+
+// entry removes what base has, and tells whether it did.
+func (d *dropper) entry(e *Entry) (gone bool, _ error) {
+	if e.Whiteout || e.Opaque || e.Nlink > 1 {
+		return false, nil
+	}
+	below, err := d.base.Lstat(e.Path)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if e.IsDir() != below.IsDir() {
+		return false, nil
+	}
+	if e.IsDir() {
+		list, err := d.upper.ReadDir(e.Path)
+		if err != nil {
+			return false, err
+		}
+		if all, err := d.drop(e.Path, list); !all || err != nil {
+			return false, err
+		}
+	}
+	if same, err := Same(below, e); !same || err != nil {
+		return false, err
+	}
+	return true, d.remove(e.Path)
+}
+
+// remove removes an object; the directory that it was in keeps its time.
+func (d *dropper) remove(name string) error {
+	parent, err := d.root.Stat(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	if err := d.root.Remove(name); err != nil {
+		return err
+	}
+	if path.Dir(name) == "." {
+		return nil // the root's time is in no layer
+	}
+	return d.root.Chtimes(path.Dir(name), parent.ModTime(), parent.ModTime())
+}
