@@ -12,7 +12,7 @@ export CGO_ENABLED := 1
 GOBUILD := $(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test check fmt vet lint layering race reproducible docs bench clean
+.PHONY: help build deps bases demo examples test check fmt vet lint layering race reproducible docs bench conformance clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -80,6 +80,12 @@ docs: ## write docs/commands.md from the commands' own help
 bench: build ## print how long things take beside the plain commands that bound them
 	@hack/deps.sh all
 	$(GO) run -buildvcs=false -tags "$(TAGS)" ./hack/bench
+
+conformance: ## compile BuildKit's daemon and record anew what it makes of the cases in hack/conformance
+	@hack/deps.sh test
+	@hack/buildkit.sh build/tools
+	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/record ./hack/conformance/record
+	build/tools/record -buildkitd build/tools/buildkitd -buildctl build/tools/buildctl -out hack/conformance/testdata/buildkit hack/conformance/cases
 
 clean: ## remove what the other targets made
 	rm -rf --one-file-system bin build internal/sandbox/program/bin/init
