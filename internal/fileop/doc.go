@@ -8,9 +8,9 @@
 // copy selects is decided in one place (select.go), on which copying and [SourceDigest] both
 // stand, so that a cache key covers exactly what a copy reads.
 //
-// The semantics are BuildKit's, quirks included, with two exceptions: a user or group name that
-// is not in the image is an error instead of root, and directories that only stand on the way to
-// a change keep the times that they have.
+// The semantics are BuildKit's, quirks included, but for what docs/differences.md names: a user or group
+// name that is not in the image is an error instead of root, directories that only stand on the way to
+// a change keep the times that they have, block devices stay such.
 package fileop
 
 import (

@@ -4,22 +4,20 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // lister describes entries of one open directory. It is for one goroutine.
 type lister struct {
-	t    *dirTree
-	fd   int // the directory
-	read time.Time
-	st   unix.Stat_t
-	buf  []byte // of extended attributes
+	t   *dirTree
+	fd  int // the directory
+	st  unix.Stat_t
+	buf []byte // of extended attributes
 }
 
 // lister returns one for a directory that nothing was read of so far.
-func (t *dirTree) lister(fd int) *lister { return &lister{t: t, fd: fd, read: time.Now()} }
+func (t *dirTree) lister(fd int) *lister { return &lister{t: t, fd: fd} }
 
 // describe makes e the entry of base, whose path in the tree is name; file is its content, if it
 // has one.
@@ -46,9 +44,8 @@ func (l *lister) describe(e *Entry, file *hostFile, base, name string) error {
 		e.UID, e.GID = opt.Owner.UID, opt.Owner.GID
 	}
 	stamp := stampOf(st)
-	var bare bool
 	if opt.Memory != nil {
-		e.Digest, bare = opt.Memory.Recall(stamp)
+		e.Digest = opt.Memory.Recall(stamp)
 	}
 	switch e.Type() {
 	case unix.S_IFLNK:
@@ -66,7 +63,7 @@ func (l *lister) describe(e *Entry, file *hostFile, base, name string) error {
 	if e.Content == nil {
 		e.Digest = ""
 	}
-	if opt.NoXattrs || (bare && l.t.stampsXattrs(st.Dev)) {
+	if opt.NoXattrs {
 		return nil
 	}
 	x, err := l.xattrs(base)
@@ -74,9 +71,6 @@ func (l *lister) describe(e *Entry, file *hostFile, base, name string) error {
 		return pathError("listxattr", name, err)
 	}
 	e.Xattrs, e.Opaque = x.attrs, x.opaque && opt.Overlay && e.IsDir()
-	if opt.Memory != nil && x.none() && !bare && l.t.stampsXattrs(st.Dev) {
-		opt.Memory.NoteBare(stamp, l.read)
-	}
 	return nil
 }
 

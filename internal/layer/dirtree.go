@@ -33,12 +33,8 @@ type DirOptions struct {
 
 // Memory remembers what files of the host are by their stamps.
 type Memory interface {
-	// Recall tells what is known of a file: the digest of its content, or "", and whether it has no
-	// extended attributes.
-	Recall(s Stamp) (content digest.Digest, bare bool)
-	// NoteBare takes note that a file had no extended attributes at some time after read. Then it
-	// had this stamp, or the stamp is outdated.
-	NoteBare(s Stamp, read time.Time)
+	// Recall tells the digest of a file's content, or "".
+	Recall(s Stamp) digest.Digest
 }
 
 // dirTree is a Tree over a host directory. No path of it leaves the root: symbolic links are
@@ -51,7 +47,6 @@ type dirTree struct {
 	once sync.Once
 	dir  *os.File // closed by its finalizer: trees have no end of life of their own
 	err  error
-	dev  uint64 // of the root, where a change of extended attributes changes the stamp; else 0
 }
 
 // OpenDir gives a tree over the directory at root, which itself may be a symbolic link. The
@@ -64,19 +59,12 @@ func OpenDir(root string, opt DirOptions) Tree {
 func (t *dirTree) fd() (int, error) {
 	t.once.Do(func() {
 		t.dir, t.err = os.OpenFile(t.root, os.O_RDONLY|unix.O_DIRECTORY, 0)
-		if t.err == nil && t.opt.Memory != nil {
-			t.dev = xattrStampingDev(int(t.dir.Fd()))
-		}
 	})
 	if t.err != nil {
 		return -1, t.err
 	}
 	return int(t.dir.Fd()), nil
 }
-
-// stampsXattrs reports whether a file of a device has another stamp after its extended attributes
-// changed, as far as that is known.
-func (t *dirTree) stampsXattrs(dev uint64) bool { return t.dev != 0 && dev == t.dev }
 
 // Close gives the directory back; every call after it fails.
 func (t *dirTree) Close() error {

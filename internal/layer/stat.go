@@ -1,7 +1,6 @@
 package layer
 
 import (
-	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -59,13 +58,9 @@ func isWhiteout(e *Entry) bool {
 
 // xattrs are the extended attributes of a file.
 type xattrs struct {
-	attrs   map[string]string // that belong to its content
-	opaque  bool              // overlay's mark of a directory
-	skipped bool              // there may be more
+	attrs  map[string]string // that belong to its content
+	opaque bool              // overlay's mark of a directory
 }
-
-// none reports whether the file surely has no attributes that count.
-func (x *xattrs) none() bool { return len(x.attrs) == 0 && !x.opaque && !x.skipped }
 
 // readXattrs reads the attributes of a file by a path whose last component is not followed. The
 // buffer is grown when needed and handed back for the next file. opaque is overlay's mark of a
@@ -90,8 +85,7 @@ func readNamed(name string, buf []byte, n int) (x xattrs, _ []byte, err error) {
 		}
 		n, err := growing(&buf, func(b []byte) (int, error) { return unix.Lgetxattr(name, key, b) })
 		if err == unix.ENODATA || err == unix.EACCES {
-			x.skipped = true // removed since it was listed; or of a file that cannot be read: its content will tell
-			continue
+			continue // removed since it was listed; or of a file that cannot be read: its content will tell
 		}
 		if err != nil {
 			return xattrs{}, buf, err
@@ -131,37 +125,6 @@ func listxattrat(dirfd int, base string, buf []byte) (int, error) {
 		}
 	}
 	return unix.Llistxattr(procPath(dirfd, base), buf)
-}
-
-// xattrStampingDev returns the device of an open directory when its filesystem is known to change
-// a file's change time whenever extended attributes change, otherwise 0.
-func xattrStampingDev(fd int) uint64 {
-	var fs unix.Statfs_t
-	var st unix.Stat_t
-	if unix.Fstatfs(fd, &fs) != nil || unix.Fstat(fd, &st) != nil {
-		return 0
-	}
-	switch uint32(fs.Type) {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
-		return st.Dev
-	case unix.TMPFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC: // which may be on a tmpfs
-		if kernelAtLeast(6, 1) { // since then a tmpfs does
-			return st.Dev
-		}
-	}
-	return 0
-}
-
-func kernelAtLeast(major, minor int) bool {
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
-		return false
-	}
-	var a, b int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); err != nil {
-		return false
-	}
-	return a > major || (a == major && b >= minor)
 }
 
 // growing calls read with a buffer that it makes larger as long as ERANGE comes back.

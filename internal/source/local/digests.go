@@ -23,7 +23,7 @@ import (
 )
 
 // digests remembers the contents of a user's files by their stamps, so that a file that was not
-// written to is not read again; and which files have no extended attributes. It is a [layer.Memory].
+// written to is not read again. It is a [layer.Memory].
 //
 // # Invariants
 //
@@ -50,22 +50,18 @@ func (a inode) compare(b inode) int {
 // known is what is known of a file in one version.
 type known struct {
 	stamp  layer.Stamp
-	digest [sha256.Size]byte // of the content, with hashed
-	hashed bool
-	bare   bool  // it has no extended attributes
-	age    uint8 // saves since it was last used
-	racy   bool  // true for this process only
+	digest [sha256.Size]byte // of the content
+	age    uint8             // saves since it was last used
+	racy   bool              // true for this process only
 }
 
 func (k *known) inode() inode { return inode{k.stamp.Dev, k.stamp.Ino} }
 
 // A saved file is the magic line, the SHA-256 of the records, and the records.
 const (
-	digestsMagic = "slipway digests v2\n"
-	// recordSize is that of five 64-bit numbers, an age, flags and a digest.
-	recordSize = 5*8 + 2 + sha256.Size
-	flagHashed = 1
-	flagBare   = 2
+	digestsMagic = "slipway digests v3\n"
+	// recordSize is that of five 64-bit numbers, an age and a digest.
+	recordSize = 5*8 + 1 + sha256.Size
 	// maxAge is after how many saves without use a digest is dropped.
 	maxAge    = 20
 	clockStep = layer.ClockStep
@@ -98,14 +94,7 @@ func (k *known) append(b []byte) []byte {
 	for _, v := range []uint64{k.stamp.Dev, k.stamp.Ino, uint64(k.stamp.Size), uint64(k.stamp.Mtime), uint64(k.stamp.Ctime)} {
 		b = binary.LittleEndian.AppendUint64(b, v)
 	}
-	flags := uint8(0)
-	if k.hashed {
-		flags |= flagHashed
-	}
-	if k.bare {
-		flags |= flagBare
-	}
-	return append(append(b, k.age, flags), k.digest[:]...)
+	return append(append(b, k.age), k.digest[:]...)
 }
 
 // record decodes the i-th of the saved records.
@@ -113,9 +102,9 @@ func (d *digests) record(i int) known {
 	r := d.saved[i*recordSize : (i+1)*recordSize]
 	n := func(i int) uint64 { return binary.LittleEndian.Uint64(r[i*8:]) }
 	return known{
-		stamp: layer.Stamp{Dev: n(0), Ino: n(1), Size: int64(n(2)), Mtime: int64(n(3)), Ctime: int64(n(4))},
-		age:   r[40], hashed: r[41]&flagHashed != 0, bare: r[41]&flagBare != 0,
-		digest: [sha256.Size]byte(r[42:]),
+		stamp:  layer.Stamp{Dev: n(0), Ino: n(1), Size: int64(n(2)), Mtime: int64(n(3)), Ctime: int64(n(4))},
+		age:    r[40],
+		digest: [sha256.Size]byte(r[41:]),
 	}
 }
 
@@ -138,10 +127,10 @@ func (d *digests) find(id inode) (known, bool) {
 }
 
 // Recall implements [layer.Memory].
-func (d *digests) Recall(s layer.Stamp) (content digest.Digest, bare bool) {
+func (d *digests) Recall(s layer.Stamp) digest.Digest {
 	id := inode{s.Dev, s.Ino}
 	k, ok := d.find(id)
-	if !ok || k.stamp != s || !k.hashed || !k.bare {
+	if !ok || k.stamp != s {
 		d.mu.Lock()
 		f, fresh := d.fresh[id]
 		d.mu.Unlock()
@@ -149,13 +138,10 @@ func (d *digests) Recall(s layer.Stamp) (content digest.Digest, bare bool) {
 			k, ok = f, true
 		}
 		if !ok || k.stamp != s {
-			return "", false
+			return ""
 		}
 	}
-	if k.hashed {
-		content = sha256Digest(&k.digest)
-	}
-	return content, k.bare
+	return sha256Digest(&k.digest)
 }
 
 // sha256Digest is digest.NewDigestFromBytes with one allocation.
@@ -167,35 +153,14 @@ func sha256Digest(sum *[sha256.Size]byte) digest.Digest {
 	return digest.Digest(b[:])
 }
 
-// note changes what is known of a file in a version that was read after a point in time.
-func (d *digests) note(s layer.Stamp, read time.Time, change func(*known)) {
-	id := inode{s.Dev, s.Ino}
-	old, saved := d.find(id)
+// note remembers the digest of a file in a version that was read after a point in time. It may change
+// without another stamp when that is too close to its last change.
+func (d *digests) note(s layer.Stamp, read time.Time, sum [sha256.Size]byte) {
+	k := known{stamp: s, digest: sum, racy: !s.OlderThan(read)}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	k, ok := d.fresh[id]
-	if !ok && saved {
-		k = old
-	}
-	if k.stamp != s {
-		k = known{stamp: s}
-	}
-	k.age = 0
-	change(&k)
-	// What was noted when it was not racy stays true, but that is not worth a flag of its own.
-	k.racy = k.racy || racy(s, read)
-	d.fresh[id] = k
+	d.fresh[k.inode()] = k
 	d.dirty = d.dirty || !k.racy
-}
-
-// racy reports whether a file that was read after a point in time may change without another stamp.
-func racy(s layer.Stamp, read time.Time) bool { return !s.OlderThan(read) }
-
-// NoteBare implements [layer.Memory].
-func (d *digests) NoteBare(s layer.Stamp, read time.Time) {
-	if !racy(s, read) { // reading them again is cheap
-		d.note(s, read, func(k *known) { k.bare = true })
-	}
 }
 
 // hash reads a file and remembers its digest.
@@ -210,7 +175,7 @@ func (d *digests) hash(e *layer.Entry) (digest.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	d.note(s.Stamp(), now, func(k *known) { k.digest, k.hashed = [sha256.Size]byte(raw), true })
+	d.note(s.Stamp(), now, [sha256.Size]byte(raw))
 	return sum, nil
 }
 

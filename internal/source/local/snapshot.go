@@ -92,7 +92,7 @@ func (s *snapshot) digested(e *layer.Entry) *layer.Entry {
 	if !ok || e.Digest != "" {
 		return e
 	}
-	sum, _ := s.digests.Recall(f.Stamp())
+	sum := s.digests.Recall(f.Stamp())
 	if sum == "" {
 		return e
 	}
