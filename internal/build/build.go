@@ -87,6 +87,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 		return nil, err
 	}
 	defer in.close() //nolint:errcheck // a temporary directory: what stays is swept with the lease
+	req.watchStreams()
 	caches, err := b.openCaches(req)
 	if err != nil {
 		return nil, err
@@ -100,7 +101,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 		caches.start(ctx, bu.sink)
 	}
 	res, err := bu.build(ctx)
-	for n := 0; n < maxRepairs && errors.Is(err, store.ErrDamaged) && ctx.Err() == nil && !req.streams(); n++ {
+	for n := 0; n < maxRepairs && errors.Is(err, store.ErrDamaged) && ctx.Err() == nil && !req.streamed(); n++ {
 		// The damaged entry is gone now: what it was for is a miss, and is made again.
 		res, err = bu.build(ctx)
 	}
@@ -113,11 +114,6 @@ func (r *Request) blobs() bool {
 	return len(r.Outputs) == 0 || slices.ContainsFunc(r.Outputs, func(o Output) bool {
 		return o.IsImage()
 	})
-}
-
-// streams reports whether an output goes to a stream, which cannot be written twice.
-func (r *Request) streams() bool {
-	return slices.ContainsFunc(r.Outputs, func(o Output) bool { return o.Writer != nil })
 }
 
 func (b *building) build(ctx context.Context) (_ *Result, err error) {
@@ -176,7 +172,7 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 	if err := b.export(ctx, products, res); err != nil {
 		return nil, err
 	}
-	if err := b.exportCaches(ctx, products); err != nil {
+	if err := b.exportCaches(ctx, products, res); err != nil {
 		return nil, err
 	}
 	res.Took = time.Since(b.record.Started)

@@ -125,7 +125,7 @@ func (b *building) inlineCaches(products []*product) error {
 }
 
 // exportCaches writes the caches that are asked for, but for inline ones, which are in the images.
-func (b *building) exportCaches(ctx context.Context, products []*product) error {
+func (b *building) exportCaches(ctx context.Context, products []*product, res *Result) error {
 	var edges []graph.Edge
 	for _, p := range products {
 		edges = append(edges, p.edge())
@@ -142,21 +142,24 @@ func (b *building) exportCaches(ctx context.Context, products []*product) error 
 			}
 			set = &s
 		}
-		if err := b.exportCache(ctx, t, *set); err != nil {
+		if err := b.exportCache(ctx, t, *set, res); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b *building) exportCache(ctx context.Context, t *cache.To, set cache.Set) error {
+func (b *building) exportCache(ctx context.Context, t *cache.To, set cache.Set, res *Result) error {
 	step := progress.Start(b.sink, progress.Vertex{Digest: digest.FromString("export cache " + t.Type + t.Place()), Name: t.Name()})
-	_, err := t.Export(ctx, b.opt.Store, b.opt.Images.Registry(), set, func(line string, done bool) {
+	desc, err := t.Export(ctx, b.opt.Store, b.opt.Images.Registry(), set, func(line string, done bool) {
 		step.Status(line, 0, 0, done)
 	})
 	step.Done(err)
-	if t.IgnoreFailure(ctx, err) {
+	switch {
+	case t.IgnoreFailure(ctx, err):
 		return nil
+	case err == nil && desc.Digest != "":
+		res.Cache = &desc
 	}
 	return err
 }

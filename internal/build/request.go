@@ -107,6 +107,8 @@ type Result struct {
 	Config digest.Digest
 	// Names are the image's full names.
 	Names []string
+	// Cache describes the manifest of the last cache that was exported; nil for none.
+	Cache *ocispec.Descriptor
 	// Warnings are what the Dockerfile frontend's linter says, one line each.
 	Warnings []Warning
 	// Answer is what the frontend says to a Call.

@@ -281,6 +281,9 @@ func writeMetadata(path string, result *build.Result) error {
 		meta["containerimage.digest"] = result.Manifest.Digest
 		meta["containerimage.descriptor"] = result.Manifest
 	}
+	if result.Cache != nil {
+		meta["cache.manifest"] = result.Cache
+	}
 	if len(result.Names) > 0 {
 		meta["image.name"] = strings.Join(result.Names, ",")
 	}

@@ -1,0 +1,37 @@
+package build
+
+import (
+	"io"
+	"slices"
+	"sync/atomic"
+)
+
+// stream is an output's writer that knows whether something was written: what others have read
+// cannot be taken back.
+type stream struct {
+	io.Writer
+	wrote atomic.Bool
+}
+
+func (s *stream) Write(p []byte) (int, error) {
+	s.wrote.Store(true)
+	return s.Writer.Write(p)
+}
+
+// watchStreams puts a stream in the place of each writer. The caller's outputs stay as they are.
+func (r *Request) watchStreams() {
+	r.Outputs = slices.Clone(r.Outputs)
+	for i, o := range r.Outputs {
+		if o.Writer != nil {
+			r.Outputs[i].Writer = &stream{Writer: o.Writer}
+		}
+	}
+}
+
+// streamed reports whether a stream has got something, so that the build cannot begin again.
+func (r *Request) streamed() bool {
+	return slices.ContainsFunc(r.Outputs, func(o Output) bool {
+		s, ok := o.Writer.(*stream)
+		return ok && s.wrote.Load()
+	})
+}
