@@ -7,6 +7,7 @@ func catalogue() []row {
 		{name: "edited", n: 10, goal: "1.5", make: editedRow},
 		{name: "run30", n: 10, goal: "0.6", make: runRow},
 		{name: "parallel", n: 5, goal: "1.15", make: parallelRow},
+		{name: "import", n: 5, make: importRow},
 		{name: "context-cold", n: 3, goal: "1.5", make: contextColdRow},
 		{name: "context", n: 3, goal: "1.5", make: contextRow},
 		{name: "context-edited", n: 3, goal: "1.3", make: contextEditedRow},

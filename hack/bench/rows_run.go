@@ -113,3 +113,21 @@ func parallelRow(_ context.Context, p *place) (contest, error) {
 	bound := commands("sleep 1", command{args: []string{"sleep", "1"}})
 	return p.noCache(fmt.Sprintf("%d stages of RUN sleep 1, no cache", stages), bound, fmt.Sprintf("--jobs=%d", stages)), nil
 }
+
+// importRow builds the multi-stage example on a machine that has nothing but a cache: the bound is the
+// same build without one.
+func importRow(_ context.Context, p *place) (contest, error) {
+	dir, cache := filepath.Join(p.repo, "examples", "multi-stage"), p.path("cache")
+	return contest{
+		what:  "multi-stage example, empty store, with the cache of another machine",
+		bound: task{what: "the same without the cache", before: p.emptyStores, run: func(int) []command { return []command{p.build(dir)} }},
+		slipway: task{
+			setup: func(ctx context.Context) error {
+				return p.do(ctx, p.build(dir, "--cache-to", "type=local,mode=max,dest="+cache))
+			},
+			before: p.emptyStores,
+			run:    func(int) []command { return []command{p.build(dir, "--cache-from", "type=local,src="+cache)} },
+		},
+		buildah: missing("its caches are in registries"),
+	}, nil
+}
