@@ -106,8 +106,8 @@ func (a *app) openImage(ctx context.Context, name, platform, pull string) (*cont
 	default:
 		return nil, fmt.Errorf("--pull %q: want always, missing or never", pull)
 	}
-	if pull != "always" && platform == "" {
-		img, err := s.Image(ctx, name)
+	if pull != "always" {
+		img, err := localImage(ctx, s, name, platform)
 		if err == nil {
 			return container.OpenImage(ctx, s, name, img.Manifest.Digest)
 		}

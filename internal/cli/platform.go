@@ -26,6 +26,20 @@ func parsePlatform(value string) (*ocispec.Platform, error) {
 	return &p, nil
 }
 
+// localImage is an image of the store, for a platform unless that is "". One that is not here, or not for the
+// platform, is store.ErrNotFound.
+func localImage(ctx context.Context, s *store.Store, name, platform string) (store.Image, error) {
+	p, err := parsePlatform(platform)
+	if err != nil {
+		return store.Image{}, err
+	}
+	img, err := s.Image(ctx, name)
+	if err != nil || p == nil {
+		return img, err
+	}
+	return forPlatform(ctx, s, img, *p)
+}
+
 // forPlatform is what an image is for one platform: of an index the manifest that fits best. An image
 // that is not for the platform, or whose part for it is not in the store, is store.ErrNotFound.
 func forPlatform(ctx context.Context, s *store.Store, img store.Image, p ocispec.Platform) (store.Image, error) {
