@@ -84,36 +84,38 @@ func (r *Run) httpValue(n *node, op *pb.SourceOp) (Value, error) {
 	return v, r.keep(r.ctx, r.pendingResult(n, id, []Value{v}, store.Result{Created: now}))
 }
 
-// httpFile finds out what the URL names, once per build and operation. What is fetched for it is a
-// step of the display.
+// httpFile finds out what the URL names, once per build and request, whatever platform asks. What is
+// fetched for it is a step of the display.
 func (r *Run) httpFile(n *node, op *pb.SourceOp) (*httpsource.File, error) {
+	req, err := httpsource.Parse(op)
+	if err != nil {
+		return nil, err
+	}
+	key := req.Key()
 	r.mu.Lock()
-	f := r.httpFiles[n.v.Digest]
+	f := r.httpFiles[key]
 	if f == nil {
-		f = sync.OnceValues(func() (*httpsource.File, error) { return r.askHTTP(n, op) })
-		r.httpFiles[n.v.Digest] = f
+		f = sync.OnceValues(func() (*httpsource.File, error) { return r.askHTTP(n, req) })
+		r.httpFiles[key] = f
 	}
 	r.mu.Unlock()
 	return f()
 }
 
-func (r *Run) askHTTP(n *node, op *pb.SourceOp) (*httpsource.File, error) {
-	req, err := httpsource.Parse(op)
-	if err != nil {
-		return nil, err
-	}
+func (r *Run) askHTTP(n *node, req *httpsource.Request) (*httpsource.File, error) {
 	began := time.Now()
 	var step *progress.Step
 	start := func() {
-		if step == nil {
+		if step == nil && n != nil {
 			step = r.start(n)
 		}
 	}
 	f, err := r.http.Resolve(r.ctx, req, httpsource.Env{
 		Secret: r.opt.Secrets.Secret, Uploads: r.opt.Uploads,
 		Progress: func(current, total int64) {
-			start()
-			step.Status("downloading "+req.Name(), current, total, false)
+			if start(); step != nil {
+				step.Status("downloading "+req.Name(), current, total, false)
+			}
 		},
 	})
 	if err != nil {

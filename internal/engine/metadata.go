@@ -8,7 +8,6 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 
 	gitsource "github.com/slipway-build/slipway/internal/source/git"
-	httpsource "github.com/slipway-build/slipway/internal/source/http"
 )
 
 // GitMetadata tells which commit a git source names, and what git stores of it when objects is set.
@@ -38,11 +37,7 @@ func (r *Run) HTTPMetadata(op *pb.SourceOp, opt *sourceresolver.ResolveHTTPOpt) 
 	if opt != nil && opt.ChecksumReq != nil {
 		return nil, errors.New("other checksums of files than sha256 are not supported")
 	}
-	req, err := httpsource.Parse(op)
-	if err != nil {
-		return nil, err
-	}
-	f, err := r.http.Resolve(r.ctx, req, httpsource.Env{Secret: r.opt.Secrets.Secret, Uploads: r.opt.Uploads})
+	f, err := r.httpFile(nil, op)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ type Run struct {
 	clamped map[string]layer.ID
 	atEnd   []func()
 	// httpFiles and gitCommits are what servers said.
-	httpFiles  map[digest.Digest]func() (*httpsource.File, error) // by vertex
+	httpFiles  map[string]func() (*httpsource.File, error)
 	gitCommits map[gitsource.Request]func() (*gitsource.Commit, error)
 }
 
@@ -92,7 +92,7 @@ func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
 		opt.Sink = progress.Discard
 	}
 	r := &Run{Engine: e, opt: opt, nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, clamped: map[string]layer.ID{},
-		httpFiles: map[digest.Digest]func() (*httpsource.File, error){}, gitCommits: map[gitsource.Request]func() (*gitsource.Commit, error){}}
+		httpFiles: map[string]func() (*httpsource.File, error){}, gitCommits: map[gitsource.Request]func() (*gitsource.Commit, error){}}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	return r
 }

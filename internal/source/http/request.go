@@ -126,6 +126,9 @@ func (r *Request) Mode() uint32 {
 // Name is the name of the file as far as it is known without an answer.
 func (r *Request) Name() string { return r.name("") }
 
+// Key identifies a request among others: equal ones have the same file.
+func (r *Request) Key() string { return fmt.Sprintf("%s %s %q", r.place(), r.Checksum, r.Filename) }
+
 // name is the name of the file: that of the operation, the one of the answer's Content-Disposition,
 // or the last part of the URL's path.
 func (r *Request) name(disposition string) string {
