@@ -3,6 +3,8 @@ package gitsource
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
 	"os"
@@ -164,6 +166,7 @@ func git(t *testing.T, dir string, args ...string) string {
 // remote is a repository behind an http server.
 type remote struct {
 	work, url string
+	old       bool // the server speaks the oldest protocol
 }
 
 func newRemote(t *testing.T) *remote {
@@ -177,8 +180,14 @@ func newRemote(t *testing.T) *remote {
 	git(t, root, "-c", "init.defaultBranch=main", "init", "-q", "work")
 	r.commit(t, "one")
 	git(t, root, "clone", "-q", "--bare", "work", "repo.git")
-	srv := httptest.NewServer(&cgi.Handler{Path: program, Args: []string{"http-backend"},
-		Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "HOME=/dev/null"}})
+	backend := &cgi.Handler{Path: program, Args: []string{"http-backend"}, Stderr: io.Discard,
+		Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "HOME=/dev/null"}}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if r.old {
+			req.Header.Del("Git-Protocol") // by version 0, references alone can be asked for
+		}
+		backend.ServeHTTP(w, req)
+	}))
 	t.Cleanup(srv.Close)
 	r.url = srv.URL + "/repo.git"
 	return r
@@ -274,7 +283,14 @@ func TestFetchByCommit(t *testing.T) {
 // A commit that no reference names is found in the history, also by a server that does not give
 // single commits, and also when the repository was shallow.
 func TestOldCommit(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		testOldCommit(t, old)
+	}
+}
+
+func testOldCommit(t *testing.T, protocol bool) {
 	rem := newRemote(t)
+	rem.old = protocol
 	first := git(t, rem.work, "rev-parse", "HEAD")
 	rem.commit(t, "two")
 	rem.push(t, "main")
@@ -414,7 +430,7 @@ func TestCancel(t *testing.T) {
 	}()
 	began := time.Now()
 	_, err := s.Resolve(ctx, &Request{Remote: "http://127.0.0.1:1/x.git"}, Env{})
-	if !errors.Is(err, context.Canceled) || time.Since(began) > 30*time.Second {
+	if !errors.Is(err, context.Canceled) || time.Since(began) > killAfter/2 {
 		t.Errorf("error is %v after %v", err, time.Since(began))
 	}
 	data, err := os.ReadFile(pid)
