@@ -44,6 +44,13 @@ func newHostileLab(t testing.TB) *hostileLab {
 		t.Fatal(err)
 	}
 	l.upper = l.m.upper(l.c.ID)
+	l.fill(t)
+	return l
+}
+
+// fill makes what there is before an archive comes.
+func (l *hostileLab) fill(t testing.TB) {
+	t.Helper()
 	for _, dir := range []string{l.outside, l.upper + "/dst/sub", l.upper + "/real", l.upper + "/etc"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -61,7 +68,6 @@ func newHostileLab(t testing.TB) *hostileLab {
 		}
 	}
 	l.before = listing(t, l.outside)
-	return l
 }
 
 func (l *hostileLab) importTar(data []byte) error {
@@ -231,8 +237,12 @@ func FuzzImport(f *testing.F) {
 	for _, tc := range hostileTars("/nowhere") {
 		f.Add(tarOf(f, tc.headers...))
 	}
+	l := newHostileLab(f) // one for all: to open a store takes longer than to unpack
 	f.Fuzz(func(t *testing.T, data []byte) {
-		l := newHostileLab(t)
+		if err := os.RemoveAll(l.upper); err != nil {
+			t.Fatal(err)
+		}
+		l.fill(t)
 		_ = l.importTar(data) // it may be refused
 		l.check(t)
 	})
