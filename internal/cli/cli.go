@@ -103,6 +103,7 @@ func newRoot(a *app) *cobra.Command {
 	)
 	root.AddCommand(newLoginCmd(a), newLogoutCmd(a))
 	aliased(container, "rm", "remove")
+	addAbsent(root, container)
 	for _, parent := range []*cobra.Command{root, container} {
 		parent.AddCommand(newExportCmd(a), newCommitCmd(a), newDiffCmd(a), newRenameCmd(a), newKillCmd(a), newStopCmd(a), newWaitCmd(a))
 	}
