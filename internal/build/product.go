@@ -16,7 +16,6 @@ import (
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/frontend"
-	"github.com/slipway-build/slipway/internal/graph"
 )
 
 // product is the result of a build for one platform.
@@ -43,6 +42,11 @@ func (b *building) products(out *gw.Result) ([]*product, error) {
 		}
 		if products[i], err = b.product(out, p, ref); err != nil {
 			return nil, err
+		}
+	}
+	for _, p := range products {
+		if b.req.blobs() {
+			b.run.WillExport(p.edge(), p.Epoch)
 		}
 	}
 	var g errgroup.Group
@@ -72,14 +76,10 @@ func (b *building) product(out *gw.Result, p exptypes.Platform, ref gw.Reference
 }
 
 func (b *building) evaluate(p *product) (err error) {
-	var edge graph.Edge
-	if p.ref != nil {
-		edge = p.ref.Edge()
-	}
 	if b.req.blobs() {
-		p.value, err = b.run.ExportedResult(edge, p.Epoch)
+		p.value, err = b.run.ExportedResult(p.edge(), p.Epoch)
 	} else {
-		p.value, err = b.run.Result(edge)
+		p.value, err = b.run.Result(p.edge())
 	}
 	p.Snapshot = p.value.Snapshot
 	return err

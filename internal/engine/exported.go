@@ -22,6 +22,10 @@ func (r *Run) ExportedResult(e graph.Edge, epoch *time.Time) (Value, error) {
 	return v, r.sources()
 }
 
+// WillExport tells that [Run.ExportedResult] will be asked for an edge. Of several edges that are
+// evaluated at the same time all are told first: they may share nodes.
+func (r *Run) WillExport(e graph.Edge, epoch *time.Time) { r.exported(r.node(e.Vertex), epoch) }
+
 // sources evaluates the images that an exported result stands on. Steps that are cached do not ask
 // for them, and only they know how to fetch what was lost of their layers.
 func (r *Run) sources() error {
