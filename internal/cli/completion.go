@@ -196,27 +196,38 @@ func capabilityNames() []cobra.Completion {
 // flagValues are the values of flags that mean the same in every command.
 func flagValues() map[string][]cobra.Completion {
 	return map[string][]cobra.Completion{
-		"progress": {"auto", "plain", "tty", "quiet", "rawjson", "none"},
-		"network":  {"default", "host", "none"},
-		"platform": platformNames,
-		"pull":     {"always", "missing", "never"},
-		"format":   {"json", "table"},
-		"call":     {"build", "check", "outline", "targets"},
-		"type":     {"container", "image"},
-		"signal":   {"SIGHUP", "SIGINT", "SIGKILL", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"},
-		"cap-add":  capabilityNames(),
-		"cap-drop": capabilityNames(),
+		"progress":   {"auto", "plain", "tty", "quiet", "rawjson", "none"},
+		"network":    {"default", "host", "none"},
+		"platform":   platformNames,
+		"pull":       {"always", "missing", "never"},
+		"format":     {"json", "table"},
+		"call":       {"build", "check", "outline", "targets"},
+		"type":       {"container", "image"},
+		"allow":      {"network.host", "security.insecure"},
+		"provenance": {"true", "false", "mode=min", "mode=max"},
+		"sbom":       {"true", "false"},
+		"signal":     {"SIGHUP", "SIGINT", "SIGKILL", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"},
+		"cap-add":    capabilityNames(),
+		"cap-drop":   capabilityNames(),
 	}
 }
 
-// outputTypes are the beginnings of build's --output.
-var outputTypes = []cobra.Completion{
-	"type=cacheonly", "type=docker", "type=docker,dest=", "type=image", "type=local,dest=", "type=oci,dest=", "type=registry", "type=tar,dest=",
+// beginnings are of values of build's flags, of which there is more to come.
+var beginnings = map[string][]cobra.Completion{
+	"output": {
+		"type=cacheonly", "type=docker", "type=docker,dest=", "type=image", "type=local,dest=", "type=oci,dest=", "type=registry", "type=tar,dest=",
+	},
+	"attest":        {"type=provenance,mode=max", "type=provenance,mode=min", "type=sbom"},
+	"cache-from":    {"type=registry,ref=", "type=local,src="},
+	"cache-to":      {"type=inline", "type=local,dest=", "type=registry,ref="},
+	"secret":        {"id="},
+	"ssh":           {"default"},
+	"build-context": nil,
 }
 
 // freeValues are flags whose value nobody can guess, and is no file.
 var freeValues = []string{
-	"add-host", "annotation", "attest", "author", "build-arg", "cgroup-parent", "change", "cpus", "entrypoint", "env", "filter",
+	"add-host", "annotation", "author", "build-arg", "cgroup-parent", "change", "cpus", "entrypoint", "env", "filter",
 	"hostname", "label", "memory", "message", "name", "password", "shm-size", "stop-timeout", "tag", "timeout", "tmpfs", "ulimit",
 	"user", "username", "workdir",
 }
@@ -246,7 +257,7 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		all[name], all["container "+name] = fn, fn
 	}
 	all["container inspect"] = a.completeContainers(nil)
-	for _, name := range []string{"ps", "container ls", "container prune", "image prune", "info", "version", "load", "image load", "login", "logout"} {
+	for _, name := range []string{"ps", "container ls", "container prune", "image prune", "builder prune", "system prune", "info", "version", "load", "image load", "login", "logout"} {
 		all[name] = cobra.NoFileCompletions
 	}
 	return all
@@ -274,7 +285,9 @@ func (a *app) registerCompletions(root *cobra.Command) {
 		}
 		register("target", completeStages)
 		if cmd.Name() == "build" {
-			register("output", cobra.FixedCompletions(outputTypes, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveDefault))
+			for name, list := range beginnings {
+				register(name, cobra.FixedCompletions(list, cobra.ShellCompDirectiveNoSpace))
+			}
 		}
 		for _, c := range cmd.Commands() {
 			walk(c)
