@@ -24,6 +24,8 @@ type bundle struct {
 	spec   *Spec
 	rootfs string
 	oci    *specs.Spec
+	// guarded says that rules guard devices; devices, that filesystems need not be mounted nodev.
+	guarded, devices bool
 
 	scratch string            // a tmpfs with all that is mounted
 	mounted bool              // scratch is
@@ -35,8 +37,8 @@ type bundle struct {
 
 // newBundle mounts and resolves everything that spec names. The bundle is to be closed also
 // after an error.
-func newBundle(dir string, spec *Spec) (*bundle, error) {
-	b := &bundle{dir: dir, spec: spec, scratch: filepath.Join(dir, "scratch"), shared: map[string]string{}}
+func newBundle(dir string, spec *Spec, guarded bool) (*bundle, error) {
+	b := &bundle{dir: dir, spec: spec, guarded: guarded, devices: guarded || spec.Insecure, scratch: filepath.Join(dir, "scratch"), shared: map[string]string{}}
 	b.rootfs = filepath.Join(b.scratch, "rootfs")
 	if err := b.mountScratch(); err != nil {
 		return b, err
@@ -45,7 +47,7 @@ func newBundle(dir string, spec *Spec) (*bundle, error) {
 	if err != nil {
 		return b, err
 	}
-	mounts, err := b.resolveMounts(standardMounts(spec, files))
+	mounts, err := b.resolveMounts(standardMounts(spec, files, b.devices))
 	if err != nil {
 		return b, err
 	}
@@ -112,11 +114,11 @@ func (b *bundle) resolveMounts(mounts []specs.Mount) ([]specs.Mount, error) {
 		dest := filepath.Clean(m.Dest)
 		switch {
 		case m.Tmpfs != nil:
-			om = tmpfsMount(dest, m, b.spec.Insecure)
+			om = tmpfsMount(dest, m, b.devices)
 		case m.File != nil || m.Socket != nil:
 			om = own[i]
 		case m.Bind != "":
-			om, err = bindMount(dest, m.Bind, m.ReadOnly, b.spec.Insecure)
+			om, err = bindMount(dest, m.Bind, m.ReadOnly, b.devices)
 		default:
 			om, err = b.rootMount(dest, m, all)
 		}
@@ -151,7 +153,7 @@ func (b *bundle) rootMount(dest string, m Mount, all []specs.Mount) (specs.Mount
 	if err != nil {
 		return specs.Mount{}, fmt.Errorf("mount at %s: resolving %s: %w", dest, m.Selector, err)
 	}
-	om, err := bindMount(dest, source, m.ReadOnly || m.Root.Upper == "", b.spec.Insecure)
+	om, err := bindMount(dest, source, m.ReadOnly || m.Root.Upper == "", b.devices)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("mount at %s: source %s: %w", dest, m.Selector, fs.ErrNotExist)
 	}
@@ -163,7 +165,7 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 	if err := os.Mkdir(target, 0o755); err != nil {
 		return fmt.Errorf("making a mount point: %w", err)
 	}
-	opt := overlay.Options{NoDev: !b.spec.Insecure}
+	opt := overlay.Options{NoDev: !b.devices}
 	lower := root.Lower
 	stubDir := target + ".stubs"
 	if err := makeDir(stubDir); err != nil {

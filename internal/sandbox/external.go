@@ -23,6 +23,12 @@ import (
 // first process of a pid namespace.
 type external struct{ path string }
 
+// guard implements runner.guard: runtimes put each container into a cgroup with the rules that are
+// in the bundle.
+func (r *external) guard(spec *Spec) (leave func() error, ok bool) {
+	return func() error { return nil }, !spec.Insecure && devicesCgroup() != ""
+}
+
 // run implements runner.execute.
 func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 	if b.oci.Linux.CgroupsPath == "" {

@@ -36,6 +36,22 @@ func (l *linked) prepare() (wait func()) {
 	return all.Wait
 }
 
+// guard implements runner.guard. A container with a cgroup gets its rules from libcontainer.
+func (*linked) guard(spec *Spec) (leave func() error, ok bool) {
+	nothing := func() error { return nil }
+	switch {
+	case spec.Insecure:
+		return nothing, false
+	case spec.hasCgroup():
+		return nothing, devicesCgroup() != ""
+	}
+	g, err := guardDevices(spec.ID)
+	if err != nil {
+		return nothing, false
+	}
+	return g.leave, true
+}
+
 // run executes a bundle.
 func (l *linked) run(ctx context.Context, b *bundle, streams IO) error {
 	l.cover.mount(b)
@@ -64,9 +80,10 @@ func create(b *bundle) (*libcontainer.Container, error) {
 	}
 	// The thread that starts the first process waits for it: if that is gone, so are we.
 	config.ParentDeathSignal = int(unix.SIGKILL)
-	// Devices are bind mounts, guarded by nodev. Without rules for them libcontainer leaves devices
-	// alone.
-	config.Cgroups.Resources.Devices = nil
+	// Devices are bind mounts. Without rules for them libcontainer leaves devices alone.
+	if !b.guarded {
+		config.Cgroups.Resources.Devices = nil
+	}
 	if !b.spec.Insecure {
 		config.Devices = nil
 	}

@@ -14,13 +14,13 @@ import (
 // defaultShmSize is the size of /dev/shm in bytes when none is given; it is Docker's.
 const defaultShmSize = 64 << 20
 
-// deviceNodes are the devices of a container. They are bind mounts of the host's nodes: the
-// filesystems of a container are mounted nodev, so that no device that a process makes with its
-// CAP_MKNOD can be opened. This does what a device cgroup is for, with no cgroup.
+// deviceNodes are the devices of a container. They are bind mounts of the host's nodes, so that they
+// can be opened too where the filesystems of a container are mounted nodev: that is what keeps a
+// process from the devices that it makes with its CAP_MKNOD, when there is no guard.
 var deviceNodes = []string{"full", "null", "random", "tty", "urandom", "zero"}
 
 // standardMounts are those of every container.
-func standardMounts(spec *Spec, files generated) []specs.Mount {
+func standardMounts(spec *Spec, files generated, devices bool) []specs.Mount {
 	shm := spec.ShmSize
 	if shm == 0 {
 		shm = defaultShmSize
@@ -29,7 +29,8 @@ func standardMounts(spec *Spec, files generated) []specs.Mount {
 	readonly := []string{"ro"}
 	if spec.Insecure {
 		readonly = nil
-	} else {
+	}
+	if !devices {
 		dev = append(dev, "nodev")
 	}
 	closed := []string{"nosuid", "noexec", "nodev"}
@@ -84,7 +85,7 @@ func tmpfsMount(dest string, m Mount, insecure bool) specs.Mount {
 }
 
 // bindMount shows source, which must exist, with the mounts below it.
-func bindMount(dest, source string, readOnly, insecure bool) (specs.Mount, error) {
+func bindMount(dest, source string, readOnly, devices bool) (specs.Mount, error) {
 	if _, err := os.Stat(source); err != nil {
 		return specs.Mount{}, fmt.Errorf("mount at %s: source %w", dest, err)
 	}
@@ -95,7 +96,7 @@ func bindMount(dest, source string, readOnly, insecure bool) (specs.Mount, error
 			options = append(options, "r"+option)
 		}
 	}
-	if !insecure {
+	if !devices {
 		add("nodev")
 	}
 	if readOnly {

@@ -63,17 +63,18 @@ func New(opt Options) (Runner, error) {
 			return nil, errors.New("making a sandbox: this program was built without seccomp; build it with the tag seccomp, or give an OCI runtime")
 		}
 		openCgroups()
+		setDevices()
 		if err := oneProcessor(); err != nil {
 			return nil, fmt.Errorf("making a sandbox: %w", err)
 		}
 		l := &linked{newFilter(opt.FilterFile), newCover(opt.KeepDir)}
-		return &runner{stateDir: dir, prepare: l.prepare, execute: l.run}, nil
+		return &runner{stateDir: dir, prepare: l.prepare, guard: l.guard, execute: l.run}, nil
 	}
 	path, err := exec.LookPath(opt.RuntimeBinary)
 	if err != nil {
 		return nil, fmt.Errorf("finding the OCI runtime: %w", err)
 	}
-	return &runner{stateDir: dir, prepare: func() func() { return func() {} }, execute: (&external{path}).run}, nil
+	return &runner{stateDir: dir, prepare: func() func() { return func() {} }, guard: (&external{path}).guard, execute: (&external{path}).run}, nil
 }
 
 // oneProcessor has Go use one thread in the first process of each container, to which

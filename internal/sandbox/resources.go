@@ -10,9 +10,9 @@ import (
 func (s *Spec) hasCgroup() bool { return s.CgroupPath != "" || s.Resources != Resources{} }
 
 // oci are the limits in the words of the runtime specification, with the rules for devices that a
-// container's cgroup has in Docker: runtimes add those for the standard devices.
+// container's cgroup has in Docker.
 func (r Resources) oci(insecure bool) *specs.LinuxResources {
-	o := &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
+	o := &specs.LinuxResources{Devices: deviceRules}
 	if insecure {
 		o.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Type: "c", Access: "rwm"}, {Allow: true, Type: "b", Access: "rwm"}}
 	}

@@ -14,6 +14,9 @@ type runner struct {
 	stateDir string // absolute, without symbolic links
 	// prepare begins with what takes long, on other threads; its result waits for them.
 	prepare func() (wait func())
+	// guard sees to it that what the calling thread starts can open no devices but harmless ones,
+	// and reports whether it does; if not, filesystems are to be mounted nodev. leave ends it.
+	guard func(*Spec) (leave func() error, ok bool)
 	// execute runs a prepared bundle on the calling thread, whose children see its mounts.
 	execute func(context.Context, *bundle, IO) error
 }
@@ -38,8 +41,14 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 			err = fmt.Errorf("cleaning up after run %s: %w", spec.ID, rerr)
 		}
 	}()
-	return inMountNamespace(func() error {
-		b, err := newBundle(dir, spec)
+	return inMountNamespace(func() (err error) {
+		leave, guarded := r.guard(spec)
+		defer func() {
+			if lerr := leave(); err == nil {
+				err = lerr
+			}
+		}()
+		b, err := newBundle(dir, spec, guarded)
 		if err != nil {
 			return errors.Join(fmt.Errorf("preparing the root filesystem: %w", err), b.close())
 		}

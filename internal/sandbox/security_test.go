@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
 )
 
 func testNetwork(l *lab) {
@@ -146,23 +147,88 @@ func testForbidden(l *lab) {
 	}
 }
 
-// testDevices: nodes may be made, as in Docker, but only the standard ones work.
+// testDevices: nodes may be made, as in Docker, but only harmless ones work, and those only where a
+// cgroup guards the others.
 func testDevices(l *lab) {
-	spec := l.spec(`set -e
+	if err := unix.Mknod(filepath.Join(l.image, "kmsg"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 11))); err != nil {
+		l.t.Fatal(err)
+	}
+	const script = `set -e
 mknod /tmp/zero c 1 5
 mknod /dev/zero2 c 1 5
 mknod /dev/shm/zero c 1 5
-for f in /tmp/zero /dev/zero2 /dev/shm/zero; do head -c 1 $f > /dev/null 2>&1 && echo opened $f; done
+mknod /mnt/zero c 1 5
+mknod /tmp/kmsg c 1 11
+mknod /dev/kmsg c 1 11
+mknod /mnt/kmsg c 1 11
+mknod /tmp/loop b 7 0
+for f in /tmp/* /dev/zero2 /dev/shm/zero /dev/kmsg /mnt/* /kmsg; do head -c 1 $f > /dev/null 2>&1 && echo opened $f; done
 head -c 2 /dev/zero | wc -c
 head -c 2 /dev/urandom | wc -c
 echo x > /dev/null
 echo x > /dev/full 2>/dev/null || echo full
-ls /dev`)
-	want := "2\n2\nfull\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\nzero2"
-	if got := strings.Replace(l.run(spec), "core\n", "", 1); got != want {
-		l.t.Errorf("got %q, want %q", got, want)
+ls /dev`
+	opened := "opened /tmp/zero\nopened /dev/zero2\nopened /mnt/zero\n"
+	if devicesCgroup() == "" {
+		opened = ""
 	}
-	l.wantUpper("device", spec, "d tmp", "D tmp/zero")
+	for name, r := range map[string]Resources{"": {}, "limits": {Pids: 50}} {
+		spec := l.spec(script)
+		spec.Mounts = []Mount{{Dest: "/mnt", Tmpfs: &Tmpfs{}}}
+		spec.Resources = r
+		want := opened + "2\n2\nfull\nfd\nfull\nkmsg\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\nzero2"
+		if got := strings.Replace(l.run(spec), "core\n", "", 1); got != want {
+			l.t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+		l.wantUpper("device", spec, "d tmp", "D tmp/kmsg", "D tmp/loop", "D tmp/zero")
+	}
+	if left, err := filepath.Glob(filepath.Join(devicesCgroup(), guardPrefix+"slipway-test-*")); err != nil || len(left) > 0 {
+		l.t.Errorf("cgroups of devices after the runs: %v, %v", left, err)
+	}
+}
+
+func TestGuardDevices(t *testing.T) {
+	if os.Geteuid() != 0 || devicesCgroup() == "" {
+		t.Skip("no cgroups (version 1) for devices")
+	}
+	id := fmt.Sprintf("slipway-test-%d-guard", os.Getpid())
+	// The main thread's cgroup is the process's own.
+	err := inMountNamespace(func() error {
+		g, err := guardDevices(id)
+		if err != nil {
+			return err
+		}
+		list, err := os.ReadFile(filepath.Join(g.dir, "devices.list"))
+		if err != nil {
+			return err
+		}
+		want := "c *:* m\nb *:* m\nc 1:3 rwm\nc 1:5 rwm\nc 1:7 rwm\nc 1:8 rwm\nc 1:9 rwm\nc 5:0 rwm\nc 5:1 rwm\nc 5:2 rwm\nc 136:* rwm\n"
+		if string(list) != want {
+			t.Errorf("rules: got %q, want %q", list, want)
+		}
+		thread, err := os.ReadFile("/proc/thread-self/cgroup")
+		if err != nil {
+			return err
+		}
+		process, err := os.ReadFile("/proc/self/cgroup")
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(thread), guardPrefix+id) || strings.Contains(string(process), id) {
+			t.Errorf("cgroups of the thread %q, of the process %q", thread, process)
+		}
+		// Somebody who sweeps does not take away what is in use.
+		if err := unix.Rmdir(g.dir); !errors.Is(err, unix.EBUSY) {
+			t.Errorf("removing a guard in use: %v", err)
+		}
+		return g.leave()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(devicesCgroup(), guardPrefix+id)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the guard is left: %v", err)
+	}
 }
 
 func testMaskedPaths(l *lab) {
