@@ -241,7 +241,7 @@ func (i *Import) Report() Report {
 	if i.contents != nil {
 		r.Records = len(i.contents.results)
 	}
-	if err := errors.Join(i.err, i.broken); err != nil {
+	if err := errors.Join(i.err, i.broken); err != nil && !errors.Is(err, context.Canceled) { // nobody waited for it
 		r.Error = err.Error()
 	}
 	return r
