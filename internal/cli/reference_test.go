@@ -57,11 +57,11 @@ func readFeatures(t *testing.T) []featureRow {
 }
 
 // TestFeatureTable: every instruction, option of an instruction and of a mount that the linked parser
-// knows, and every flag of build, stands in docs/dockerfile.md; no cell is empty; what a row is tested
+// knows, every check of the linked linter, and every flag of build, stands in docs/dockerfile.md; no cell is empty; what a row is tested
 // by is there.
 func TestFeatureTable(t *testing.T) {
 	rows := readFeatures(t)
-	for _, want := range slices.Concat(instructionNames(), instructionOptions(t), mountOptions(t), flagsOfBuild()) {
+	for _, want := range slices.Concat(instructionNames(), instructionOptions(t), mountOptions(t), checkNames(t), flagsOfBuild()) {
 		if !slices.ContainsFunc(rows, func(r featureRow) bool { return slices.Contains(r.names, want) }) {
 			t.Errorf("docs/dockerfile.md has no row for %s", want)
 		}
@@ -103,7 +103,7 @@ func flagsOfBuild() (names []string) {
 // flags.AddX("option", ...) in the functions parseINSTRUCTION, and in the hooks of RUN.
 func instructionOptions(t *testing.T) (names []string) {
 	t.Helper()
-	for file, tree := range parserSource(t) {
+	for file, tree := range sourceOf(t, "instructions") {
 		for _, decl := range tree.Decls {
 			fn, ok := decl.(*ast.FuncDecl)
 			if !ok {
@@ -139,7 +139,7 @@ func instructionOptions(t *testing.T) (names []string) {
 // mountOptions reads the types and options of RUN --mount out of BuildKit's parser.
 func mountOptions(t *testing.T) (names []string) {
 	t.Helper()
-	tree := parserSource(t)["commands_runmount.go"]
+	tree := sourceOf(t, "instructions")["commands_runmount.go"]
 	if tree == nil {
 		t.Fatal("BuildKit's parser has no commands_runmount.go")
 	}
@@ -197,10 +197,29 @@ func literals(root ast.Node, pick func(ast.Node) ast.Expr) (all []string) {
 	return all
 }
 
-// parserSource is BuildKit's package instructions as it is linked, by the files' names.
-func parserSource(t *testing.T) map[string]*ast.File {
+// checkNames reads the names of the checks out of BuildKit's linter: LinterRule[...]{Name: "check", ...}.
+func checkNames(t *testing.T) (names []string) {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/moby/buildkit/frontend/dockerfile/instructions").Output()
+	for _, tree := range sourceOf(t, "linter") {
+		names = append(names, literals(tree, func(n ast.Node) ast.Expr {
+			if kv, ok := n.(*ast.KeyValueExpr); ok {
+				if key, ok := kv.Key.(*ast.Ident); ok && key.Name == "Name" {
+					return kv.Value
+				}
+			}
+			return nil
+		})...)
+	}
+	if len(names) < 20 {
+		t.Fatalf("found only the checks %v in BuildKit's linter", names)
+	}
+	return names
+}
+
+// sourceOf is a package of BuildKit's Dockerfile frontend as it is linked, by the files' names.
+func sourceOf(t *testing.T, name string) map[string]*ast.File {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/moby/buildkit/frontend/dockerfile/"+name).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
