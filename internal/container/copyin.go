@@ -101,19 +101,11 @@ type inbound struct {
 func (m *Manager) writeInto(ctx context.Context, c store.Container, dst string, fn func(*inbound) error) error {
 	in := &inbound{ctx: ctx, upper: m.upper(c.ID), dest: destination{name: c.Name + ":" + dst, slash: endsInSlash(dst)}}
 	in.dest.noParent = notInContainer(path.Dir(path.Clean(dst)), c.Name)
-	lock, err := m.lock(c.ID)
-	switch {
-	case err == nil:
-		defer lock.Close()
-		in.tree, err = m.tree(ctx, c)
-	case errors.Is(err, ErrRunning):
-		in.live = true
-		in.upper, err = m.liveRoot(c)
-		in.tree = layer.OpenDir(in.upper, layer.DirOptions{})
-	}
+	release, err := m.open(ctx, c, in)
 	if err != nil {
 		return fmt.Errorf("copying to container %s: %w", c.Name, err)
 	}
+	defer release()
 	if err := in.resolve(dst); err != nil {
 		return fmt.Errorf("copying to container: %w", err)
 	}
@@ -125,6 +117,31 @@ func (m *Manager) writeInto(ctx context.Context, c store.Container, dst string, 
 		return fmt.Errorf("copying to container: %w", err)
 	}
 	return nil
+}
+
+// open decides where inbound writes. A container that is being started or ended is waited for.
+func (m *Manager) open(ctx context.Context, c store.Container, in *inbound) (release func() error, err error) {
+	for {
+		release, err = m.lockToCopy(ctx, c.ID)
+		if err == nil {
+			if in.tree, err = m.tree(ctx, c); err != nil {
+				return nil, errors.Join(err, release())
+			}
+			return release, nil
+		}
+		if !errors.Is(err, ErrRunning) {
+			return nil, err
+		}
+		pid, err := m.started(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if pid != 0 {
+			in.live, in.upper = true, rootOf(pid)
+			in.tree = layer.OpenDir(in.upper, layer.DirOptions{})
+			return func() error { return nil }, nil
+		}
+	}
 }
 
 func (in *inbound) resolve(dst string) (err error) {

@@ -86,7 +86,7 @@ func (l *hostileLab) check(t testing.TB) {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "fs", "work", "lock", "state.json":
+		case "fs", "work", "lock", "copying", "state.json":
 		default:
 			t.Fatalf("beside the container's root there is %s", e.Name())
 		}

@@ -28,25 +28,21 @@ func (m *Manager) Process(c store.Container) (int, error) {
 	return 0, fmt.Errorf("container %s has no process yet, or not any more", c.ID)
 }
 
-// liveRoot is the directory that is the root of a running container, with all that is mounted there.
-func (m *Manager) liveRoot(c store.Container) (string, error) {
-	pid, err := m.Process(c)
-	return fmt.Sprintf("/proc/%d/root", pid), err
-}
+// rootOf is the directory that is the root of a process, with all that is mounted there.
+func rootOf(pid int) string { return fmt.Sprintf("/proc/%d/root", pid) }
 
 // rootTree is what a container has: what its process sees, or the layers of one that does not run.
 func (m *Manager) rootTree(ctx context.Context, c store.Container) (layer.Tree, error) {
-	if !m.State(c.ID).Running {
-		return m.tree(ctx, c)
-	}
-	root, err := m.liveRoot(c)
-	if err != nil {
-		if !m.State(c.ID).Running { // by now
-			return m.tree(ctx, c)
+	if m.State(c.ID).Running {
+		pid, err := m.started(ctx, c)
+		if err != nil {
+			return nil, err
 		}
-		return nil, err
+		if pid != 0 {
+			return layer.OpenDir(rootOf(pid), layer.DirOptions{}), nil
+		}
 	}
-	return layer.OpenDir(root, layer.DirOptions{}), nil
+	return m.tree(ctx, c)
 }
 
 // descendants are the children of a process and theirs, to a depth: an OCI runtime may stand between.

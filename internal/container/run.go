@@ -22,36 +22,25 @@ func (m *Manager) Run(ctx context.Context, c store.Container, streams sandbox.IO
 	if err != nil {
 		return err
 	}
-	lock, err := m.lock(c.ID)
+	lock, err := m.lock(ctx, c.ID)
 	if err != nil {
 		return fmt.Errorf("running container %s: %w", c.Name, err)
 	}
 	defer lock.Close()
-	lower, err := m.Store.Dirs(ctx, c.Snapshot)
-	if err != nil {
-		return fmt.Errorf("running container %s: %w", c.Name, err)
-	}
-	// overlayfs wants its scratch directory empty.
-	if err := errors.Join(os.RemoveAll(m.work(c.ID)), os.Mkdir(m.work(c.ID), 0o755)); err != nil {
-		return fmt.Errorf("running container %s: %w", c.Name, err)
-	}
+	// From now on it counts as running, by this process.
 	state := State{PID: os.Getpid(), Started: time.Now()}
 	if err := m.saveState(c.ID, state); err != nil {
 		return err
 	}
-	root := sandbox.Root{Lower: lower, Upper: m.upper(c.ID), Work: m.work(c.ID)}
-	if config.ReadOnly {
-		// What was copied into the container is there, but nothing can be written.
-		if err := m.makeCwd(ctx, c, config.Cwd); err != nil {
-			return fmt.Errorf("running container %s: making the working directory: %w", c.Name, err)
+	spec, err := m.prepare(ctx, c, config)
+	if err != nil {
+		err = fmt.Errorf("running container %s: %w", c.Name, err)
+	} else {
+		if !config.OpenStdin {
+			streams.Stdin = nil
 		}
-		root = sandbox.Root{Lower: append(slices.Clone(lower), m.upper(c.ID))}
+		err = m.runAlone(ctx, spec, streams)
 	}
-	spec := config.spec(c.ID, root)
-	if !config.OpenStdin {
-		streams.Stdin = nil
-	}
-	err = m.runAlone(ctx, spec, streams)
 	state.Finished = time.Now()
 	var exit *sandbox.ExitError
 	switch {
@@ -64,6 +53,27 @@ func (m *Manager) Run(ctx context.Context, c store.Container, streams sandbox.IO
 		err = serr
 	}
 	return err
+}
+
+// prepare makes everything ready that a container needs to run.
+func (m *Manager) prepare(ctx context.Context, c store.Container, config *Config) (*sandbox.Spec, error) {
+	lower, err := m.Store.Dirs(ctx, c.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	// overlayfs wants its scratch directory empty.
+	if err := errors.Join(os.RemoveAll(m.work(c.ID)), os.Mkdir(m.work(c.ID), 0o755)); err != nil {
+		return nil, err
+	}
+	root := sandbox.Root{Lower: lower, Upper: m.upper(c.ID), Work: m.work(c.ID)}
+	if config.ReadOnly {
+		// What was copied into the container is there, but nothing can be written.
+		if err := m.makeCwd(ctx, c, config.Cwd); err != nil {
+			return nil, fmt.Errorf("making the working directory: %w", err)
+		}
+		root = sandbox.Root{Lower: append(slices.Clone(lower), m.upper(c.ID))}
+	}
+	return config.spec(c.ID, root), nil
 }
 
 // runAlone runs the process. Meanwhile others may delete what nothing needs: all that the process uses

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,8 +62,9 @@ func (m *Manager) saveState(id string, s State) error {
 }
 
 // lock makes the container run in this process only, until the file is closed. The kernel closes
-// it when the process dies, however that happens.
-func (m *Manager) lock(id string) (*os.File, error) {
+// it when the process dies, however that happens. It waits while somebody copies files into the
+// container.
+func (m *Manager) lock(ctx context.Context, id string) (*os.File, error) {
 	f, err := os.OpenFile(m.lockPath(id), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking container: %w", err)
@@ -73,14 +75,56 @@ func (m *Manager) lock(id string) (*os.File, error) {
 		if err == nil {
 			return f, nil
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) || try == 20 {
+		if !errors.Is(err, unix.EWOULDBLOCK) || try >= 20 && m.State(id).Running {
 			break
 		}
-		time.Sleep(5 * time.Millisecond)
+		if err := sleep(ctx, 5*time.Millisecond); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
 	}
 	f.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, ErrRunning
 	}
 	return nil, fmt.Errorf("locking container: %w", err)
+}
+
+// lockToCopy keeps the container from being run, and other processes from copying files into it,
+// until release is called. The container counts as not running all the time. One that runs is
+// [ErrRunning].
+func (m *Manager) lockToCopy(ctx context.Context, id string) (release func() error, err error) {
+	var files []*os.File
+	release = func() error {
+		var errs []error
+		for _, f := range files {
+			errs = append(errs, f.Close())
+		}
+		return errors.Join(errs...)
+	}
+	for _, l := range []struct {
+		path string
+		how  int
+	}{{filepath.Join(m.Store.ContainerDir(id), "copying"), unix.LOCK_EX}, {m.lockPath(id), unix.LOCK_SH}} {
+		f, err := os.OpenFile(l.path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("locking container: %w", err), release())
+		}
+		files = append(files, f)
+		for {
+			err = unix.Flock(int(f.Fd()), l.how|unix.LOCK_NB)
+			if !errors.Is(err, unix.EWOULDBLOCK) || l.how == unix.LOCK_SH {
+				break
+			}
+			if err = sleep(ctx, poll); err != nil {
+				break
+			}
+		}
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrRunning
+		}
+		if err != nil {
+			return nil, errors.Join(err, release())
+		}
+	}
+	return release, nil
 }
