@@ -113,7 +113,7 @@ func (o *inspectedImage) addNames(ctx context.Context, s *store.Store, img store
 		}
 		repo, tag := store.FamiliarName(i.Name)
 		o.RepoTags = append(o.RepoTags, repo+":"+tag)
-		if d := repo + "@" + i.Target().Digest.String(); !seen[d] {
+		if d := repo + "@" + i.RepoDigest().String(); !seen[d] {
 			seen[d] = true
 			o.RepoDigests = append(o.RepoDigests, d)
 		}

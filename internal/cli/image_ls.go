@@ -160,8 +160,8 @@ func (r *imageRow) Tag() string {
 	return tag
 }
 
-// Digest is that of the manifest, or of the index of several platforms.
-func (r *imageRow) Digest() string { return r.img.Target().Digest.String() }
+// Digest is that of the manifest, or of the index of several platforms, as the registry has it.
+func (r *imageRow) Digest() string { return r.img.RepoDigest().String() }
 
 // CreatedSince is the image's age in words.
 func (r *imageRow) CreatedSince() string { return ago(r.img.Created) }

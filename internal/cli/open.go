@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/distribution/reference"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/container"
@@ -127,11 +126,14 @@ func (a *app) openImage(ctx context.Context, name, platform, pull string) (*cont
 }
 
 // nameImage records a pulled image under its name. A reference by digest has no name to record.
-func (a *app) nameImage(ctx context.Context, s *store.Store, full string, desc ocispec.Descriptor, img *container.Image) error {
+func (a *app) nameImage(ctx context.Context, s *store.Store, full string, pulled *imagesource.Image, img *container.Image) error {
 	if ref, err := reference.ParseNormalizedNamed(full); err != nil || !isTagged(ref) {
 		return nil
 	}
-	record := store.Image{Name: full, Manifest: desc, ID: img.ID, Layers: img.Snapshot, Size: -1}
+	record := store.Image{Name: full, Manifest: pulled.Desc, ID: img.ID, Layers: img.Snapshot, Size: -1}
+	if pulled.Root != pulled.Digest {
+		record.Source = pulled.Root
+	}
 	if img.Config.Created != nil {
 		record.Created = *img.Config.Created
 	}

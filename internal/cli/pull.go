@@ -104,7 +104,7 @@ func (a *app) pullImage(ctx context.Context, s *store.Store, name, platform stri
 	if old, err := s.Image(ctx, full); err != nil || old.Manifest.Digest != img.Digest {
 		news = true
 	}
-	if err := a.nameImage(ctx, s, full, img.Desc, opened); err != nil {
+	if err := a.nameImage(ctx, s, full, img, opened); err != nil {
 		return nil, err
 	}
 	show.Printf("Digest: %s\n", img.Root)

@@ -131,6 +131,9 @@ func (a *app) pushImage(ctx context.Context, s *store.Store, img store.Image, fl
 	if err != nil {
 		return err
 	}
+	if err := s.SetSource(ctx, img, desc.Digest); err != nil {
+		return err
+	}
 	_, tag := store.FamiliarName(img.Name)
 	show.Printf("%s: digest: %s size: %d\n", tag, desc.Digest, desc.Size)
 	return nil

@@ -36,6 +36,9 @@ type Image struct {
 	// Size is the bytes of all layers' files, uncompressed; -1 when no one has looked into some
 	// layer yet: [Store.Measure] finds it out.
 	Size int64 `json:"size"`
+	// Source is what a registry has under the name, when that is not the target: an index of which only
+	// Manifest was pulled, or the manifest that was pushed, of compressed layers. It need not be here.
+	Source digest.Digest `json:"source,omitempty"`
 	// Named is when the name was given; [Store.SetImages] sets it.
 	Named time.Time `json:"named,omitzero"`
 }
@@ -46,6 +49,14 @@ func (i Image) Target() ocispec.Descriptor {
 		return *i.Index
 	}
 	return i.Manifest
+}
+
+// RepoDigest is what the name stands for in its registry, as far as that is known.
+func (i Image) RepoDigest() digest.Digest {
+	if i.Source != "" {
+		return i.Source
+	}
+	return i.Target().Digest
 }
 
 // Measure fills in the size of an image. Layers that nobody has looked into are read through, once.
@@ -117,7 +128,7 @@ func (s *Store) SetImages(ctx context.Context, images ...Image) error {
 func (s *Store) sameImages(ctx context.Context, images []Image) bool {
 	for _, img := range images {
 		old, err := s.imageByName(ctx, img.Name)
-		if err != nil || old.Manifest.Digest != img.Manifest.Digest || old.Target().Digest != img.Target().Digest {
+		if err != nil || old.Manifest.Digest != img.Manifest.Digest || old.Target().Digest != img.Target().Digest || img.Source != "" && old.Source != img.Source {
 			return false
 		}
 	}
@@ -137,6 +148,10 @@ func setImage(tx *sql.Tx, img Image) error {
 			return err // it is listed under its names
 		}
 	}
+	var old Image
+	if oldRecord != "" && json.Unmarshal([]byte(oldRecord), &old) == nil && img.Source == "" && old.Target().Digest == img.Target().Digest {
+		img.Source = old.Source
+	}
 	if err := putImage(tx, img); err != nil {
 		return err
 	}
@@ -146,8 +161,7 @@ func setImage(tx *sql.Tx, img Image) error {
 			return err
 		}
 	}
-	var old Image
-	if oldRecord == "" || json.Unmarshal([]byte(oldRecord), &old) != nil || old.ID == img.ID {
+	if old.ID == "" || old.ID == img.ID {
 		return nil
 	}
 	var named int
@@ -156,6 +170,35 @@ func setImage(tx *sql.Tx, img Image) error {
 	}
 	old.Name = old.ID.String()
 	return putImage(tx, old)
+}
+
+// SetSource remembers what a registry has under the name of an image, unless the name stands for another
+// image by now.
+func (s *Store) SetSource(ctx context.Context, img Image, source digest.Digest) error {
+	if source == img.Target().Digest {
+		source = ""
+	}
+	return s.update(ctx, func(tx *sql.Tx) error {
+		var record string
+		var now Image
+		err := tx.QueryRow("SELECT record FROM images WHERE name=?", img.Name).Scan(&record)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err = errors.Join(err, json.Unmarshal([]byte(record), &now)); err != nil {
+			return fmt.Errorf("reading image %s: %w", img.Name, err)
+		}
+		if now.Target().Digest != img.Target().Digest || now.Source == source {
+			return nil
+		}
+		now.Source = source
+		data, err := json.Marshal(now)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec("UPDATE images SET record=? WHERE name=?", string(data), img.Name)
+		return err
+	})
 }
 
 func putImage(tx *sql.Tx, img Image) error {
@@ -229,7 +272,7 @@ func (i Image) is(ref string) bool {
 		return false
 	}
 	pinned, ok := named.(reference.Digested)
-	if !ok || pinned.Digest() != i.Target().Digest && pinned.Digest() != i.Manifest.Digest {
+	if !ok || !slices.Contains([]digest.Digest{i.Target().Digest, i.Manifest.Digest, i.Source}, pinned.Digest()) {
 		return false
 	}
 	own, err := reference.ParseNormalizedNamed(i.Name)
