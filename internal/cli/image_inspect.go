@@ -53,6 +53,7 @@ type inspectedImage struct {
 	Os            string
 	OsVersion     string `json:",omitempty"`
 	Size          int64
+	GraphDriver   inspectedDriver
 	RootFS        inspectedRootFS
 	Metadata      inspectedMetadata
 	Descriptor    ocispec.Descriptor
@@ -88,7 +89,7 @@ func inspectImage(ctx context.Context, s *store.Store, name string, platform *oc
 	out := &inspectedImage{
 		ID: img.ID.String(), Comment: lastComment(config.History), Author: config.Author, Config: &config.Config,
 		Architecture: config.Architecture, Variant: config.Variant, Os: config.OS, OsVersion: config.OSVersion, Size: img.Size,
-		RootFS: inspectedRootFS{Type: "layers"}, Descriptor: target,
+		GraphDriver: inspectedDriver{Name: "overlayfs"}, RootFS: inspectedRootFS{Type: "layers"}, Descriptor: target,
 	}
 	if config.Created != nil {
 		out.Created = config.Created.UTC().Format(time.RFC3339Nano)

@@ -40,14 +40,15 @@ func localImage(ctx context.Context, s *store.Store, name, platform string) (sto
 	return forPlatform(ctx, s, img, *p)
 }
 
-// forPlatform is what an image is for one platform: of an index the manifest that fits best. An image
+// forPlatform is what an image is for one platform: of an index the manifest that fits best, and none that only
+// runs there as well (linux/386 on linux/amd64). An image
 // that is not for the platform, or whose part for it is not in the store, is store.ErrNotFound.
 func forPlatform(ctx context.Context, s *store.Store, img store.Image, p ocispec.Platform) (store.Image, error) {
 	have, err := imagePlatforms(ctx, s, img)
 	if err != nil {
 		return img, err
 	}
-	match := platforms.Only(p)
+	match := platforms.OnlyStrict(p)
 	var best *ocispec.Descriptor
 	for i, d := range have {
 		if d.Platform != nil && match.Match(*d.Platform) && (best == nil || match.Less(*d.Platform, *best.Platform)) {

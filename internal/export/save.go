@@ -175,5 +175,5 @@ func wants(wanted []ocispec.Platform, p *ocispec.Platform) bool {
 	if len(wanted) == 0 || p == nil {
 		return true
 	}
-	return slices.ContainsFunc(wanted, func(w ocispec.Platform) bool { return platforms.Only(w).Match(*p) })
+	return slices.ContainsFunc(wanted, func(w ocispec.Platform) bool { return platforms.OnlyStrict(w).Match(*p) })
 }

@@ -198,7 +198,7 @@ func bestFor(all []manifest) int {
 
 // wants reports whether a platform was asked for.
 func (l *loading) wants(p ocispec.Platform) bool {
-	return len(l.platforms) == 0 || slices.ContainsFunc(l.platforms, func(w ocispec.Platform) bool { return platforms.Only(w).Match(p) })
+	return len(l.platforms) == 0 || slices.ContainsFunc(l.platforms, func(w ocispec.Platform) bool { return platforms.OnlyStrict(w).Match(p) })
 }
 
 // errUnwanted marks an image that is for other platforms than those that were asked for.
