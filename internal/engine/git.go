@@ -61,18 +61,16 @@ func (r *Run) gitSource(n *node, op *pb.SourceOp) (keyLines, error) {
 	return k, nil
 }
 
-// gitCommit asks which commit a request names, once per build and request. A failure is told as the
-// source's step: nothing else is.
+// gitCommit asks which commit a request names, once per build and request. n may be nil.
 func (r *Run) gitCommit(n *node, req *gitsource.Request) (*gitsource.Commit, error) {
 	key := *req
 	r.mu.Lock()
 	f := r.gitCommits[key]
 	if f == nil {
 		f = sync.OnceValues(func() (*gitsource.Commit, error) {
+			a := r.asking(n)
 			c, err := r.git.Resolve(r.ctx, req, r.gitEnv(nil))
-			if err != nil && n != nil && r.ctx.Err() == nil {
-				r.start(n).Done(err)
-			}
+			a.done(err)
 			return c, err
 		})
 		r.gitCommits[key] = f

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
-	"github.com/slipway-build/slipway/internal/progress"
 	httpsource "github.com/slipway-build/slipway/internal/source/http"
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -104,33 +103,27 @@ func (r *Run) httpFile(n *node, op *pb.SourceOp) (*httpsource.File, error) {
 
 func (r *Run) askHTTP(n *node, req *httpsource.Request) (*httpsource.File, error) {
 	began := time.Now()
-	var step *progress.Step
-	start := func() {
-		if step == nil && n != nil {
-			step = r.start(n)
-		}
-	}
+	a := r.asking(n)
+	fetched := false
 	f, err := r.http.Resolve(r.ctx, req, httpsource.Env{
 		Secret: r.opt.Secrets.Secret, Uploads: r.opt.Uploads,
 		Progress: func(current, total int64) {
-			if start(); step != nil {
+			fetched = true
+			if step := a.start(); step != nil {
 				step.Status("downloading "+req.Name(), current, total, false)
 			}
 		},
 	})
-	if err != nil {
-		start()
+	if fetched && err == nil && n != nil {
+		a.start().Status("downloading "+req.Name(), f.Size, f.Size, true)
 	}
-	if step == nil {
-		return f, nil
+	if !a.done(err) {
+		return f, err
 	}
 	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Reason: "the server has another file", Started: began, Took: time.Since(began)}
 	if err != nil {
 		rec.Error = err.Error()
-	} else {
-		step.Status("downloading "+req.Name(), f.Size, f.Size, true)
 	}
-	step.Done(err)
 	r.record(rec)
 	return f, err
 }

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -76,4 +78,51 @@ func (r *Run) Reading(e graph.Edge) (done func(error)) {
 		return func(error) {}
 	}
 	return r.start(n).Done
+}
+
+// patience is how long something may be asked before a display tells of it.
+const patience = 5 * time.Second
+
+// asking is a question to a server as a step of the display: it begins when there is something to
+// tell, or when the answer takes long.
+type asking struct {
+	r *Run
+	n *node // nil: nothing is ever told
+
+	mu    sync.Mutex
+	step  *progress.Step
+	over  bool
+	timer *time.Timer
+}
+
+func (r *Run) asking(n *node) *asking {
+	a := &asking{r: r, n: n}
+	a.timer = time.AfterFunc(patience, func() { a.start() })
+	return a
+}
+
+// start begins the step. It returns nil when there is none.
+func (a *asking) start() *progress.Step {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.step == nil && a.n != nil && !a.over {
+		a.step = a.r.start(a.n)
+	}
+	return a.step
+}
+
+// done ends the step. An error always has one, unless the run has ended. told reports whether there
+// was one.
+func (a *asking) done(err error) (told bool) {
+	a.timer.Stop()
+	if err != nil && a.r.ctx.Err() == nil {
+		a.start()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.over = true
+	if a.step != nil {
+		a.step.Done(err)
+	}
+	return a.step != nil
 }
