@@ -109,16 +109,17 @@ func (e *elsewhere) add(a *adoption) {
 	e.adopted[a.key] = a
 }
 
-// known reports whether a layer is one that somebody fetches, and makes it one.
-func (e *elsewhere) known(id layer.ID) bool {
+// once calls set for a layer unless that was done before; afterwards it is done, whoever asks.
+func (e *elsewhere) once(id layer.ID, set func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.fetching == nil {
 		e.fetching = map[layer.ID]bool{}
 	}
-	was := e.fetching[id]
-	e.fetching[id] = true
-	return was
+	if !e.fetching[id] {
+		e.fetching[id] = true
+		set()
+	}
 }
 
 // adoptLayer names a layer of a result in the store and says how it is fetched.
@@ -136,19 +137,16 @@ func (r *Run) adoptLayer(n *node, a *adoption, l cache.Layer) (layer.ID, error) 
 		a.bases = true
 		return id, nil
 	}
-	if r.elsewhere.known(id) {
+	r.elsewhere.once(id, func() {
+		forget := s.SetFetch(id, func(ctx context.Context) error { return r.fetchForeign(ctx, n, a.from, l) })
+		r.mu.Lock()
+		r.atEnd = append(r.atEnd, forget)
+		r.mu.Unlock()
+	})
+	if l.Repository == "" {
 		return id, nil
 	}
-	if l.Repository != "" { // others who push the layer there need not send it
-		if err := s.AddSources(r.ctx, l.Repository, l.Blob.Digest); err != nil {
-			return "", err
-		}
-	}
-	forget := s.SetFetch(id, func(ctx context.Context) error { return r.fetchForeign(ctx, n, a.from, l) })
-	r.mu.Lock()
-	r.atEnd = append(r.atEnd, forget)
-	r.mu.Unlock()
-	return id, nil
+	return id, s.AddSources(r.ctx, l.Repository, l.Blob.Digest) // others who push the layer there need not send it
 }
 
 // fetchForeign fetches a layer as part of a step that is shown as cached all the same. An error
