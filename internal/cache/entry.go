@@ -43,6 +43,8 @@ type To struct {
 	IgnoreError bool
 	// Reset deletes the blobs of a directory that no cache in it has.
 	Reset bool
+	// Insecure lets a registry have any certificate, or none.
+	Insecure bool
 }
 
 // From says what to import a cache from: a repository, or a directory.
@@ -52,6 +54,8 @@ type From struct {
 	Src    string
 	Tag    string
 	Digest digest.Digest // takes precedence over the tag
+	// Insecure lets a registry have any certificate, or none.
+	Insecure bool
 }
 
 // Name is how messages call it, as BuildKit does.
@@ -87,7 +91,10 @@ func ParseTo(e Entry) (*To, error) {
 	case TypeInline:
 		return t, nil
 	case TypeRegistry:
-		if t.Ref, err = parseRef(e.Attrs["ref"], "exporter"); err != nil {
+		if t.Ref, err = parseRef(e.Attrs["ref"], "exporter"); err == nil {
+			t.Insecure, err = e.insecure()
+		}
+		if err != nil {
 			return nil, err
 		}
 	case TypeLocal:
@@ -163,7 +170,9 @@ func ParseFrom(e Entry) (*From, error) {
 	var err error
 	switch e.Type {
 	case TypeRegistry:
-		f.Ref, err = parseRef(e.Attrs["ref"], "importer")
+		if f.Ref, err = parseRef(e.Attrs["ref"], "importer"); err == nil {
+			f.Insecure, err = e.insecure()
+		}
 	case TypeLocal:
 		if f.Src = e.Attrs["src"]; f.Src == "" {
 			return nil, errors.New("local cache importer requires src")
@@ -184,6 +193,18 @@ func ParseFrom(e Entry) (*From, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+func (e Entry) insecure() (bool, error) {
+	v, ok := e.Attrs["registry.insecure"]
+	if !ok {
+		return false, nil
+	}
+	b, err := strconv.ParseBool(v)
+	if err != nil {
+		return false, fmt.Errorf("failed to parse registry.insecure: %w", err)
+	}
+	return b, nil
 }
 
 func tag(attrs map[string]string) string {

@@ -28,6 +28,8 @@ func TestParseTo(t *testing.T) {
 		// BuildKit skips these.
 		"unknown mode":         {registry("mode", "most", "ignore-error", "maybe"), To{Ref: "docker.io/library/app:cache", ImageManifest: true, Encoding: layer.Encoding{Compression: layer.Gzip}}, ""},
 		"local":                {Entry{Type: TypeLocal, Attrs: map[string]string{"dest": "d"}}, To{Dest: "d", Tag: "latest", ImageManifest: true, Encoding: layer.Encoding{Compression: layer.Gzip}}, ""},
+		"insecure":             {registry("registry.insecure", "true"), To{Ref: "docker.io/library/app:cache", Insecure: true, ImageManifest: true, Encoding: layer.Encoding{Compression: layer.Gzip}}, ""},
+		"insecure or what":     {registry("registry.insecure", "perhaps"), To{}, "failed to parse registry.insecure"},
 		"level":                {registry("compression-level", "high"), To{}, "non-integer value high specified for compression-level"},
 		"level out of range":   {registry("compression-level", "30"), To{}, "level"},
 		"boolean":              {registry("image-manifest", "perhaps"), To{}, "failed to parse image-manifest"},

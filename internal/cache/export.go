@@ -56,6 +56,9 @@ func (t *To) open(s *store.Store, client *registry.Client) (destination, error) 
 		}
 		return &directory{path: t.Dest, tag: t.Tag, reset: t.Reset}, nil
 	}
+	if t.Insecure {
+		client.AllowInsecure(hostOf(t.Ref))
+	}
 	return &repository{store: s, client: client, ref: t.Ref}, nil
 }
 

@@ -55,6 +55,9 @@ func (f *From) Open(client *registry.Client, wanted ...ocispec.Platform) *Import
 	if f.Type == TypeLocal {
 		i.from = &directory{path: f.Src, tag: f.Tag, digest: f.Digest}
 	} else {
+		if f.Insecure {
+			client.AllowInsecure(hostOf(f.Ref))
+		}
 		i.from = &repository{client: client, ref: f.Ref}
 	}
 	return i

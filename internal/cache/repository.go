@@ -56,3 +56,12 @@ func repositoryOf(ref string) string {
 	}
 	return named.Name()
 }
+
+// hostOf is the registry of a normalised reference.
+func hostOf(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ""
+	}
+	return reference.Domain(named)
+}
