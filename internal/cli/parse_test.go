@@ -33,7 +33,7 @@ func TestParseOutput(t *testing.T) {
 		{in: "type=tar", want: build.Output{Type: build.OutputTar, Writer: &stdout, Attrs: map[string]string{}}},
 		{in: "type=oci,dest=-", want: build.Output{Type: build.OutputOCI, Writer: &stdout, Attrs: map[string]string{}}},
 		{in: "type=oci,dest=d,tar=false", want: build.Output{Type: build.OutputOCI, Dest: "d", Attrs: map[string]string{"tar": "false"}}},
-		{in: "type=docker", want: build.Output{Type: build.OutputImage, Attrs: map[string]string{}}},
+		{in: "type=docker", want: build.Output{Type: build.OutputDocker, Attrs: map[string]string{}}},
 		{in: "TYPE=tar,dest=x", want: build.Output{Type: build.OutputTar, Dest: "x", Attrs: map[string]string{}}},
 		{in: "", err: "empty"},
 		{in: "type=", err: "type is missing"},
@@ -43,8 +43,8 @@ func TestParseOutput(t *testing.T) {
 		{in: "type=oci,tar=false", err: "dest is missing"},
 		{in: "type=image,dest=x", err: "takes no dest"},
 		{in: "type=oci,x", err: `"x" is not key=value`},
-		{in: "type=registry,name=x", err: "not there yet"},
-		{in: "type=image,push=true", err: "pushing is not there yet"},
+		{in: "type=registry,name=x", want: build.Output{Type: build.OutputImage, Attrs: map[string]string{"name": "x", "push": "true", "store": "false"}}},
+		{in: "type=image,push=true", want: build.Output{Type: build.OutputImage, Attrs: map[string]string{"push": "true"}}},
 		{in: `type="oci`, err: "parsing --output"},
 	} {
 		got, err := parseOutput(tc.in, &stdout)
