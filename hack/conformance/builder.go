@@ -9,7 +9,7 @@ import (
 
 // Builder is BuildKit or slipway.
 type Builder interface {
-	// Build builds with the options of the frontend, writes the output ("oci", "tar" or "local") to
+	// Build builds with the options of the frontend, writes the output ("oci", "docker", "tar" or "local", and further attributes) to
 	// dest, and returns what it said on stderr with --progress=rawjson. failed: it gave an error.
 	Build(dir *Dir, dockerfile string, options []string, output, dest string) (stderr []byte, failed bool, err error)
 }
@@ -34,9 +34,9 @@ func (c *Case) Build(b Builder, dockerfile, scratch string, bases map[string]boo
 	if err != nil || r.Error != "" {
 		return r, err
 	}
-	switch output {
-	case "oci":
-		err = r.ReadOCI(dest, bases)
+	switch kind, attrs, _ := strings.Cut(output, ","); kind {
+	case "oci", "docker":
+		err = r.ReadOCI(dest, kind == "docker" || attrs != "", bases)
 	case "tar":
 		err = r.ReadTar(dest)
 	default:

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,7 @@ type Record struct {
 	Excerpt  []string `json:"excerpt,omitempty"`  // of the Dockerfile, as shown with the error
 	Warnings []string `json:"warnings,omitempty"` // of the linter
 	Steps    []string `json:"steps,omitempty"`    // the names of the steps that the target needs, sorted
+	Layout   any      `json:"layout,omitempty"`   // index.json, where the case is about that
 	Index    any      `json:"index,omitempty"`    // of an image for several platforms
 	Images   []Image  `json:"images,omitempty"`
 	Files    []string `json:"files,omitempty"` // of an output that is no image
@@ -44,13 +46,15 @@ var recent = time.Date(2024, time.June, 1, 0, 0, 0, 0, time.UTC)
 
 // archive is an OCI image layout.
 type archive struct {
-	blobs map[string][]byte // by digest
-	index ocispec.Index
-	bases map[string]bool
+	blobs  map[string][]byte // by digest
+	layout []byte            // index.json
+	index  ocispec.Index
+	bases  map[string]bool
 }
 
 // ReadOCI makes a Record's images of an OCI archive.
-func (r *Record) ReadOCI(file string, bases map[string]bool) error {
+// layout: index.json is a part of it.
+func (r *Record) ReadOCI(file string, layout bool, bases map[string]bool) error {
 	a := &archive{blobs: map[string][]byte{}, bases: bases}
 	f, err := os.Open(file)
 	if err != nil {
@@ -73,10 +77,18 @@ func (r *Record) ReadOCI(file string, bases map[string]bool) error {
 		case dir == "blobs/sha256/" && h.Typeflag == tar.TypeReg:
 			a.blobs["sha256:"+base] = data
 		case h.Name == "index.json":
+			a.layout = data
 			if err := json.Unmarshal(data, &a.index); err != nil {
 				return err
 			}
 		}
+	}
+	if layout {
+		plain, err := generic(a.layout)
+		if err != nil {
+			return err
+		}
+		r.Layout = scrub(plain, nil)
 	}
 	if len(a.index.Manifests) != 1 {
 		return fmt.Errorf("index.json has %d manifests, want 1", len(a.index.Manifests))
@@ -121,6 +133,9 @@ func (r *Record) addImage(a *archive, desc ocispec.Descriptor) error {
 	if err := json.Unmarshal(rawConfig, &config); err != nil {
 		return fmt.Errorf("reading configuration: %w", err)
 	}
+	if m.Config.MediaType == ocispec.MediaTypeEmptyJSON { // an artifact, which has no diff IDs
+		config.RootFS.DiffIDs = make([]digest.Digest, len(m.Layers))
+	}
 	if len(config.RootFS.DiffIDs) != len(m.Layers) {
 		return fmt.Errorf("%d diff IDs for %d layers", len(config.RootFS.DiffIDs), len(m.Layers))
 	}
@@ -164,19 +179,20 @@ func scrub(v any, digests map[string]string) any {
 	switch v := v.(type) {
 	case map[string]any:
 		for k, x := range v {
-			if s, ok := x.(string); ok && strings.HasPrefix(s, "sha256:") {
-				v[k] = "sha256:..."
-				if d := digests[s]; d != "" {
-					v[k] = d
-				}
-				continue
-			}
-			if k == "size" {
+			if k == "size" || k == "digestMapping" { // which is sorted by digest
 				delete(v, k)
 				continue
 			}
 			v[k] = scrub(x, digests)
 		}
+	case string:
+		switch d := digests[v]; {
+		case d != "":
+			return d
+		case strings.HasPrefix(v, "sha256:"):
+			return "sha256:..."
+		}
+		return date(v)
 	case []any:
 		for i := range v {
 			v[i] = scrub(v[i], digests)
@@ -216,6 +232,9 @@ func (a *archive) layer(desc ocispec.Descriptor, diffID digest.Digest, below tre
 	if !ok || digest.FromBytes(data) != desc.Digest || int64(len(data)) != desc.Size {
 		return nil, fmt.Errorf("blob %s is missing or has another digest or size", desc.Digest)
 	}
+	if desc.MediaType == "application/vnd.in-toto+json" {
+		return statement(data)
+	}
 	plain, err := decompress(data, desc.MediaType)
 	if err != nil {
 		return nil, err
@@ -224,6 +243,23 @@ func (a *archive) layer(desc ocispec.Descriptor, diffID digest.Digest, below tre
 		return nil, fmt.Errorf("diff ID is %s, want %s", digest.FromBytes(plain), diffID)
 	}
 	return entries(bytes.NewReader(plain), below)
+}
+
+var (
+	hexDigest = regexp.MustCompile(`[0-9a-f]{64}|[0-9a-z]{25}|\d{8}-\d{6}\.\d{6}-[0-9a-f]{8}`)
+	hostPath  = regexp.MustCompile(`/dev/shm/\S*/`)
+)
+
+// statement is the lines of an attestation, without digests, dates and names made up.
+func statement(data []byte) ([]string, error) {
+	v, err := generic(data)
+	if err != nil {
+		return nil, err
+	}
+	out, err := json.MarshalIndent(scrub(v, nil), "", "  ")
+	text := hexDigest.ReplaceAllString(string(out), "...")
+	text = hostPath.ReplaceAllString(text, "/")
+	return strings.Split(text, "\n"), err
 }
 
 // entries lists a tar stream, sorted by path; the names of one file stand with the first of them. An

@@ -12,8 +12,8 @@ import (
 	"github.com/distribution/reference"
 	slsa02 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v0.2"
 	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
-	dockerfileversion "github.com/moby/buildkit/frontend/dockerfile/version"
 	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/llbsolver/compat"
 	"github.com/moby/buildkit/solver/llbsolver/provenance"
 	provenancetypes "github.com/moby/buildkit/solver/llbsolver/provenance/types"
 	"github.com/moby/buildkit/solver/pb"
@@ -21,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/export"
+	"github.com/slipway-build/slipway/internal/frontend"
 	"github.com/slipway-build/slipway/internal/graph"
 	gitsource "github.com/slipway-build/slipway/internal/source/git"
 )
@@ -64,7 +65,8 @@ func (b *building) provenance(ctx context.Context, p *product, attrs map[string]
 	meta.StartedOn, meta.FinishedOn = &b.record.Started, &now
 	meta.Reproducible, meta.InvocationID = flags["reproducible"], b.record.ID
 	pr.RunDetails.Builder.ID = attrs["builder-id"]
-	pr.BuildDefinition.InternalParameters.DockerfileVersion = dockerfileversion.Version()
+	pr.BuildDefinition.InternalParameters.DockerfileVersion = frontend.Version()
+	pr.BuildDefinition.ExternalParameters.Request.CompatibilityVersion = compat.CompatibilityVersionCurrent
 	switch attrs["mode"] {
 	case "min":
 		scrub(pr)

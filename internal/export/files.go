@@ -31,7 +31,7 @@ type Files struct {
 
 // Local writes root filesystems into a directory of the user's, which is made when it is missing:
 // with split, each into one of its own below that, "linux_arm64". What is there already stays, but
-// for files of the same names.
+// for files of the same names. All of it belongs to the user, as with BuildKit's client.
 func Local(all []Files, split bool, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("writing files: %w", err)
@@ -40,10 +40,22 @@ func Local(all []Files, split bool, dir string) error {
 	if err != nil {
 		return fmt.Errorf("writing files: %w", err)
 	}
-	if err := errors.Join(writeFiles(all, split, w), w.Close()); err != nil {
+	if err := errors.Join(writeFiles(all, split, ownedBy{w, uint32(os.Getuid()), uint32(os.Getgid())}), w.Close()); err != nil {
 		return fmt.Errorf("writing files to %s: %w", dir, err)
 	}
 	return nil
+}
+
+// ownedBy gives files an owner.
+type ownedBy struct {
+	layer.Sink
+	uid, gid uint32
+}
+
+func (o ownedBy) Add(e *layer.Entry) error {
+	c := *e
+	c.UID, c.GID = o.uid, o.gid
+	return o.Sink.Add(&c)
 }
 
 // Tar writes root filesystems as a tar archive, as [Local] does.
@@ -63,7 +75,7 @@ func writeFiles(all []Files, split bool, w layer.Sink) error {
 		sink := &filesSink{Sink: w, epoch: f.Epoch}
 		if split {
 			sink.dir = strings.ReplaceAll(f.Platform, "/", "_")
-			if err := sink.Add(&layer.Entry{Path: ".", Mode: unix.S_IFDIR | 0o755, ModTime: time.Now()}); err != nil {
+			if err := sink.Add(&layer.Entry{Path: ".", Mode: unix.S_IFDIR | 0o755, ModTime: time.Unix(0, 0)}); err != nil {
 				return err
 			}
 		} else if len(all) > 1 {
