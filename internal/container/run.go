@@ -46,6 +46,10 @@ func (m *Manager) Run(ctx context.Context, c store.Container, streams sandbox.IO
 	switch {
 	case errors.As(err, &exit):
 		state.ExitCode, state.OOM = exit.Code, exit.OOM
+	case errors.Is(err, sandbox.ErrCommandNotFound):
+		state.ExitCode, state.Error = 127, err.Error()
+	case errors.Is(err, sandbox.ErrCommandNotExecutable):
+		state.ExitCode, state.Error = 126, err.Error()
 	case err != nil:
 		state.ExitCode, state.Error = 128, err.Error()
 	}
