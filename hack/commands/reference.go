@@ -169,7 +169,7 @@ func options(out *bytes.Buffer, flags *pflag.FlagSet) {
 		if kind == "stringArray" {
 			kind = "list"
 		}
-		if def := f.DefValue; def != "" && def != "false" && def != "[]" && def != "0" && !strings.Contains(help, "default") {
+		if def := f.DefValue; def != "" && def != "false" && def != "[]" && def != "0" && !strings.Contains(help, "(default") {
 			help += " (default " + def + ")"
 		}
 		fmt.Fprintf(out, "| %s | %s | %s |\n", names, kind, text(help))

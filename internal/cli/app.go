@@ -40,7 +40,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.Bool("help", false, "Print usage")
 	f.Lookup("help").Hidden = true
 	l := root.Flags()
-	l.BoolP("version", "v", false, "Print the version")
+	l.BoolP("version", "v", false, "Print version information and quit")
 	l.Func("config", "Directory of docker's config.json, with the credentials of registries (DOCKER_CONFIG)", func(dir string) error {
 		dockerconfig.SetDir(dir) // for all that reads it
 		return nil

@@ -17,8 +17,8 @@ type cacheFlags struct {
 }
 
 func (c *cacheFlags) add(f *pflag.FlagSet) {
-	f.StringArrayVar(&c.cacheFrom, "cache-from", nil, `External cache sources, such as "user/app:cache" or "type=local,src=DIR" (repeatable)`)
-	f.StringArrayVar(&c.cacheTo, "cache-to", nil, `Cache export destinations, such as "type=registry,ref=user/app:cache,mode=max" or "type=local,dest=DIR" (repeatable)`)
+	f.StringArrayVar(&c.cacheFrom, "cache-from", nil, `External cache sources (e.g., "user/app:cache", "type=local,src=path/to/dir")`)
+	f.StringArrayVar(&c.cacheTo, "cache-to", nil, `Cache export destinations (e.g., "user/app:cache", "type=local,dest=path/to/dir")`)
 }
 
 // request adds the caches to a request.

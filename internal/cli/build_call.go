@@ -29,7 +29,7 @@ type callMethod struct {
 // addCallFlags adds --call and --check, its short form.
 func addCallFlags(cmd *cobra.Command, opts *buildFlags) {
 	f := cmd.Flags()
-	f.StringVar(&opts.call, "call", "build", `What to do with the Dockerfile: "build", "check", "outline", "targets"; ",format=json" for a program`)
+	f.StringVar(&opts.call, "call", "build", `Set method for evaluating build ("build", "check", "outline", "targets"; ",format=json" for a program)`)
 	f.BoolFunc("check", `Shorthand for "--call=check"`, func(v string) error {
 		on, err := strconv.ParseBool(v)
 		if err == nil && on {

@@ -20,7 +20,7 @@ var ignored = []struct{ name, warning string }{
 // addCompatFlags adds the flags that are there for the sake of Docker's command line only.
 func addCompatFlags(cmd *cobra.Command, opts *buildFlags) {
 	f := cmd.Flags()
-	f.StringSliceVar(&opts.noCacheFilter, "no-cache-filter", nil, "Stages to run every step of again (repeatable)")
+	f.StringSliceVar(&opts.noCacheFilter, "no-cache-filter", nil, "Do not cache specified stages")
 	f.BoolVar(&opts.squash, "squash", false, "Not supported: squash in a stage of the Dockerfile")
 	f.String("builder", "", "Accepted for Docker's sake: there is one builder")
 	for _, name := range []string{"rm", "force-rm", "compress"} {

@@ -14,7 +14,7 @@ import (
 type contextFlags struct{ contexts []string }
 
 func (o *contextFlags) add(f *pflag.FlagSet) {
-	f.StringArrayVar(&o.contexts, "build-context", nil, `Further context, "NAME=DIR|URL|docker-image://IMAGE|oci-layout://DIR[:TAG]" (repeatable)`)
+	f.StringArrayVar(&o.contexts, "build-context", nil, `Additional build contexts (format: "NAME=DIR|URL|docker-image://IMAGE|oci-layout://DIR[:TAG]")`)
 }
 
 // set reads the flags into a request, in docker buildx's way: a name may be that of an image.

@@ -16,13 +16,13 @@ type limitFlags struct {
 }
 
 func (o *limitFlags) add(f *pflag.FlagSet) {
-	f.StringVarP(&o.memory, "memory", "m", "", "Memory limit of each RUN, such as 512m")
-	f.StringVar(&o.memorySwap, "memory-swap", "", "Limit of memory and swap of each RUN; -1 is no limit")
-	f.Int64Var(&o.cpuPeriod, "cpu-period", 0, "Microseconds in which --cpu-quota is given")
-	f.Int64Var(&o.cpuQuota, "cpu-quota", 0, "Microseconds of all processors that each RUN gets in a period")
-	f.Int64VarP(&o.cpuShares, "cpu-shares", "c", 0, "Weight of each RUN beside other processes (1024 is that of most)")
-	f.StringVar(&o.cpusetCpus, "cpuset-cpus", "", "Processors of each RUN, such as 0-3 or 0,1")
-	f.StringVar(&o.cpusetMems, "cpuset-mems", "", "Memory nodes of each RUN, such as 0-3 or 0,1")
+	f.StringVarP(&o.memory, "memory", "m", "", `Memory limit of each "RUN", such as 512m`)
+	f.StringVar(&o.memorySwap, "memory-swap", "", `Swap limit equal to memory plus swap: "-1" to enable unlimited swap`)
+	f.Int64Var(&o.cpuPeriod, "cpu-period", 0, "Limit the CPU CFS (Completely Fair Scheduler) period, in microseconds")
+	f.Int64Var(&o.cpuQuota, "cpu-quota", 0, "Limit the CPU CFS (Completely Fair Scheduler) quota, in microseconds")
+	f.Int64VarP(&o.cpuShares, "cpu-shares", "c", 0, "CPU shares (relative weight)")
+	f.StringVar(&o.cpusetCpus, "cpuset-cpus", "", "CPUs in which to allow execution (0-3, 0,1)")
+	f.StringVar(&o.cpusetMems, "cpuset-mems", "", "MEMs in which to allow execution (0-3, 0,1)")
 }
 
 // attrs sets the frontend's options. It reads them as BuildKit's does, which then says what is

@@ -24,13 +24,13 @@ type outputFlags struct {
 }
 
 func (o *outputFlags) add(f *pflag.FlagSet) {
-	f.StringArrayVarP(&o.outputs, "output", "o", nil, `Where the result goes: "type=oci,dest=FILE", types image, registry, oci, docker, tar, local, cacheonly; a directory; "-" (repeatable)`)
-	f.StringArrayVar(&o.platforms, "platform", nil, "Platforms of the result, such as linux/amd64,linux/arm64 (repeatable)")
-	f.StringArrayVar(&o.annotations, "annotation", nil, "Annotation of the image, [TYPE[PLATFORM],...:]KEY=VALUE; types manifest, index, manifest-descriptor, index-descriptor (repeatable)")
-	f.StringArrayVar(&o.attests, "attest", nil, `Attestation of the image: "type=provenance,mode=max", "type=sbom,generator=IMAGE" (repeatable)`)
-	f.StringVar(&o.provenance, "provenance", "", `Short for --attest=type=provenance: "true", "mode=max"`)
-	f.StringVar(&o.sbom, "sbom", "", `Short for --attest=type=sbom: "true", "generator=IMAGE"`)
-	f.BoolVar(&o.push, "push", false, "Short for --output=type=registry: push the image")
+	f.StringArrayVarP(&o.outputs, "output", "o", nil, `Output destination (format: "type=local,dest=path"); types: "image", "registry", "oci", "docker", "tar", "local", "cacheonly"; "path" and "-" are "type=local,dest=path" and "type=tar,dest=-"`)
+	f.StringArrayVar(&o.platforms, "platform", nil, `Set target platform for build, such as "linux/amd64,linux/arm64"`)
+	f.StringArrayVar(&o.annotations, "annotation", nil, `Add annotation to the image (format: "[TYPE[PLATFORM],...:]KEY=VALUE"; types: "manifest", "index", "manifest-descriptor", "index-descriptor")`)
+	f.StringArrayVar(&o.attests, "attest", nil, `Attestation parameters (format: "type=sbom,generator=image", "type=provenance,mode=max")`)
+	f.StringVar(&o.provenance, "provenance", "", `Shorthand for "--attest=type=provenance"`)
+	f.StringVar(&o.sbom, "sbom", "", `Shorthand for "--attest=type=sbom"`)
+	f.BoolVar(&o.push, "push", false, `Shorthand for "--output=type=registry"`)
 	f.BoolVar(&o.load, "load", false, "Load the image into a running Docker or containerd as well")
 }
 

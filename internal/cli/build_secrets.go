@@ -13,9 +13,9 @@ import (
 type secretFlags struct{ secrets, ssh, allow []string }
 
 func (o *secretFlags) add(f *pflag.FlagSet) {
-	f.StringArrayVar(&o.secrets, "secret", nil, `Secret for RUN and for fetching, "id=ID[,src=FILE|env=VARIABLE]" (repeatable)`)
-	f.StringArrayVar(&o.ssh, "ssh", nil, `SSH agent or keys for RUN and for fetching, "default|ID[=SOCKET|KEY[,KEY]]" (repeatable)`)
-	f.StringArrayVar(&o.allow, "allow", nil, `What steps may do: "network.host", "security.insecure" (repeatable)`)
+	f.StringArrayVar(&o.secrets, "secret", nil, `Secret to expose to the build (format: "id=mysecret[,src=/local/secret|env=VARIABLE]")`)
+	f.StringArrayVar(&o.ssh, "ssh", nil, `SSH agent socket or keys to expose to the build (format: "default|<id>[=<socket>|<key>[,<key>]]")`)
+	f.StringArrayVar(&o.allow, "allow", nil, `Allow extra privileged entitlement ("network.host", "security.insecure")`)
 }
 
 // set reads the flags into a request.

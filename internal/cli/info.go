@@ -10,7 +10,7 @@ import (
 func newInfoCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "info",
-		Short: "Show where things are and what is there",
+		Short: "Display system-wide information",
 		Args:  exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.Store()

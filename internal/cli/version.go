@@ -14,7 +14,7 @@ var Version = ""
 func newVersionCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Show the version",
+		Short: "Show the version information",
 		Args:  exactArgs(0),
 		RunE:  func(*cobra.Command, []string) error { return a.printVersion() },
 	}
