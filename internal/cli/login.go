@@ -125,7 +125,7 @@ func (a *app) login(ctx context.Context, key string, flags loginFlags) error {
 		}
 		auth.Username = known.Username
 	}
-	if err := a.askCredentials(&auth, flags); err != nil {
+	if err := a.askCredentials(ctx, &auth, flags); err != nil {
 		return err
 	}
 	return a.loginWith(ctx, config, auth)
@@ -148,7 +148,7 @@ func (a *app) loginWith(ctx context.Context, config *configfile.ConfigFile, auth
 }
 
 // askCredentials asks on the terminal for what the flags leave open. auth.Username is proposed.
-func (a *app) askCredentials(auth *types.AuthConfig, flags loginFlags) error {
+func (a *app) askCredentials(ctx context.Context, auth *types.AuthConfig, flags loginFlags) error {
 	if flags.user != "" && flags.password != "" {
 		return nil
 	}
@@ -162,7 +162,7 @@ func (a *app) askCredentials(auth *types.AuthConfig, flags loginFlags) error {
 		if auth.Username != "" {
 			prompt = fmt.Sprintf("Username (%s): ", auth.Username)
 		}
-		answer, err := a.ask(lines, prompt)
+		answer, err := a.ask(ctx, lines, prompt)
 		if err != nil {
 			return err
 		}
@@ -180,7 +180,7 @@ func (a *app) askCredentials(auth *types.AuthConfig, flags loginFlags) error {
 	if err != nil {
 		return fmt.Errorf("asking for the password: %w", err)
 	}
-	auth.Password, err = a.ask(lines, "Password: ")
+	auth.Password, err = a.ask(ctx, lines, "Password: ")
 	fmt.Fprintln(a.stdout)
 	if err := errors.Join(err, restore()); err != nil {
 		return err
@@ -191,15 +191,22 @@ func (a *app) askCredentials(auth *types.AuthConfig, flags loginFlags) error {
 	return nil
 }
 
-func (a *app) ask(r *bufio.Reader, prompt string) (string, error) {
+// ask reads a line from the terminal. When it is interrupted, the reading goes on until the process ends.
+func (a *app) ask(ctx context.Context, r *bufio.Reader, prompt string) (string, error) {
 	if _, err := io.WriteString(a.stdout, prompt); err != nil {
 		return "", err
 	}
-	line, err := r.ReadString('\n')
-	if err == io.EOF {
-		err = nil
+	answer := make(chan string, 1)
+	go func() {
+		line, _ := r.ReadString('\n') // the end of input is no answer
+		answer <- strings.TrimSpace(line)
+	}()
+	select {
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	case line := <-answer:
+		return line, nil
 	}
-	return strings.TrimSpace(line), err
 }
 
 // withoutEcho keeps a terminal from showing what is typed.
