@@ -100,5 +100,5 @@ func TestContainerNameTaken(t *testing.T) {
 		t.Error(err)
 	}
 	err := s.AddContainer(ctx, newContainer(t, "name", 0))
-	wantErr(t, err, "by container "+won[0].ID)
+	wantErr(t, err, `by container "`+won[0].ID+`"`)
 }
