@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +29,7 @@ func newLoadCmd(a *app) *cobra.Command {
 				return err
 			}
 			defer r.Close()
-			return a.loadImages(cmd.Context(), r, platforms)
+			return a.loadImages(cmd.Context(), r, platforms, quiet)
 		},
 	}
 	f := cmd.Flags()
@@ -48,10 +50,23 @@ func (a *app) openInput(path string) (io.ReadCloser, error) {
 	return io.NopCloser(a.stdin), nil
 }
 
-func (a *app) loadImages(ctx context.Context, r io.Reader, platforms []string) error {
-	wanted, err := parsePlatforms(platforms)
-	if err != nil {
+// loadImages loads and tells what; on a terminal, unless quiet, the layers are shown on the way.
+func (a *app) loadImages(ctx context.Context, r io.Reader, platforms []string, quiet bool) error {
+	var opts load.Options
+	var err error
+	if opts.Platforms, err = parsePlatforms(platforms); err != nil {
 		return err
+	}
+	if !quiet && isTerminal(a.stdout) {
+		display := newTransferDisplay(a.stdout, false)
+		defer display.Close()
+		opts.Progress = func(name string, current, total int64) {
+			words := "Loading layer"
+			if current == total {
+				words = "Load complete"
+			}
+			display.Layer(layerTitle(name), words, current, total)
+		}
 	}
 	s, err := a.Store()
 	if err != nil {
@@ -61,7 +76,7 @@ func (a *app) loadImages(ctx context.Context, r io.Reader, platforms []string) e
 	if err != nil {
 		return err
 	}
-	images, err := load.Load(ctx, s, r, wanted)
+	images, err := load.Load(ctx, s, r, opts)
 	if err != nil {
 		return err
 	}
@@ -86,4 +101,13 @@ func (a *app) printLoaded(img store.Image, before []store.Image) error {
 	}
 	_, err := fmt.Fprintln(a.stdout, "Loaded image:", familiar(img.Name))
 	return err
+}
+
+// layerTitle is what a layer's file is shown as: the first digits of its digest, or of its directory in the old
+// form of archives.
+func layerTitle(name string) string {
+	if dir, ok := strings.CutSuffix(name, "/layer.tar"); ok {
+		name = dir
+	}
+	return shortID(path.Base(name))
 }

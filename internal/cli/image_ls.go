@@ -30,7 +30,11 @@ func newImageLsCmd(a *app, use string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.listImages(cmd.Context(), s, &opts, strings.Join(args, ""))
+			n, err := a.listImages(cmd.Context(), s, &opts, strings.Join(args, ""))
+			if err == nil && n == 0 && use == "images" {
+				a.hintAtCommand(args)
+			}
+			return err
 		},
 	}
 	if use == "ls" {
@@ -48,23 +52,23 @@ until=TIME, reference=PATTERN`)
 	return cmd
 }
 
-// listImages prints images, the newest first. As Docker's, it shows dangling ones only with --all or
+// listImages prints images, the newest first, and returns how many. As Docker's, it shows dangling ones only with --all or
 // when they are asked for.
-func (a *app) listImages(ctx context.Context, s *store.Store, opts *imageLsFlags, name string) error {
+func (a *app) listImages(ctx context.Context, s *store.Store, opts *imageLsFlags, name string) (int, error) {
 	filters, err := parseFilters(opts.filters, "dangling", "label", "before", "since", "until", "reference")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if name != "" {
 		filters["reference"] = append(filters["reference"], name)
 	}
 	images, err := s.Images(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	keep, err := imageFilter(ctx, s, filters)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	kept := images[:0]
 	for _, img := range images {
@@ -73,13 +77,21 @@ func (a *app) listImages(ctx context.Context, s *store.Store, opts *imageLsFlags
 		}
 		ok, err := keep(img)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if ok {
 			kept = append(kept, img)
 		}
 	}
-	return printImages(ctx, a.stdout, s, opts, kept)
+	return len(kept), printImages(ctx, a.stdout, s, opts, kept)
+}
+
+// hintAtCommand tells of the command that somebody meant who looks for images of its name, as Docker does.
+func (a *app) hintAtCommand(args []string) {
+	commands := []string{"build", "history", "import", "inspect", "list", "load", "ls", "prune", "pull", "push", "rm", "save", "tag"}
+	if len(args) == 1 && slices.Contains(commands, args[0]) {
+		fmt.Fprintf(a.stderr, "No images found matching %q: did you mean \"%[2]s image %[1]s\"?\n", args[0], a.name)
+	}
 }
 
 // printImages prints images, the newest first; with --quiet each ID once.

@@ -74,23 +74,31 @@ type found struct {
 	manifests []manifest
 }
 
+// Options are what Load is told besides the archive.
+type Options struct {
+	// Platforms are those of which images are wanted. None is all that are in the archive; of an index
+	// only the manifests for these are taken.
+	Platforms []ocispec.Platform
+	// Progress, unless nil, is told how much of a large file of the archive was read.
+	Progress func(name string, current, total int64)
+}
+
 // Load brings the images of an archive, which may be compressed, into the store, and names them. Those that
-// have no names are returned under their IDs. Of an index only the manifests for the wanted platforms
-// are taken; without any, all that are in the archive.
+// have no names are returned under their IDs.
 //
 // The archive is read as a stream: memory does not grow with it. Errors that are the archive's fault are
 // [ErrInvalid]; then nothing is left in the store.
-func Load(ctx context.Context, s *store.Store, r io.Reader, wanted []ocispec.Platform) (_ []store.Image, err error) {
+func Load(ctx context.Context, s *store.Store, r io.Reader, opts Options) (_ []store.Image, err error) {
 	dir, err := s.TempDir()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	a, err := spool(ctx, dir, r)
+	a, err := spool(ctx, dir, r, opts.Progress)
 	if err != nil {
 		return nil, fmt.Errorf("loading images: %w", err)
 	}
-	l := &loading{archive: a, store: s, platforms: wanted, blobs: map[digest.Digest]blob{}, verified: map[digest.Digest]int64{}}
+	l := &loading{archive: a, store: s, platforms: opts.Platforms, blobs: map[digest.Digest]blob{}, verified: map[digest.Digest]int64{}}
 	if err := l.read(ctx); err != nil {
 		return nil, fmt.Errorf("loading images: %w", err)
 	}

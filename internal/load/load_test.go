@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -113,7 +114,7 @@ func (l *layout) tar() []byte {
 }
 
 func loadBytes(s *store.Store, data []byte, platforms ...ocispec.Platform) ([]store.Image, error) {
-	return Load(context.Background(), s, bytes.NewReader(data), platforms)
+	return Load(context.Background(), s, bytes.NewReader(data), Options{Platforms: platforms})
 }
 
 func names(images []store.Image) string {
@@ -244,13 +245,13 @@ func TestLoadIsInterrupted(t *testing.T) {
 	l.add(l.image("amd64", strings.Repeat("a", 100_000)), nil)
 	data := l.tar()
 	s := newStore(t)
-	if _, err := Load(context.Background(), s, io.MultiReader(bytes.NewReader(data[:60_000]), failingReader{}), nil); err == nil || !strings.Contains(err.Error(), "cable") {
+	if _, err := Load(context.Background(), s, io.MultiReader(bytes.NewReader(data[:60_000]), failingReader{}), Options{}); err == nil || !strings.Contains(err.Error(), "cable") {
 		t.Errorf("a broken reader gave %v", err)
 	}
 	wantNothing(t, s)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := Load(ctx, s, bytes.NewReader(data), nil); !errors.Is(err, context.Canceled) {
+	if _, err := Load(ctx, s, bytes.NewReader(data), Options{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("an ended context gave %v", err)
 	}
 	wantNothing(t, s)
@@ -265,6 +266,21 @@ type failingReader struct{}
 
 func (failingReader) Read([]byte) (int, error) { return 0, errors.New("the cable is cut") }
 
+func TestProgress(t *testing.T) {
+	var l layout
+	l.add(l.image("amd64", strings.Repeat("a", 200_000)), nil)
+	var told []int64
+	_, err := Load(t.Context(), newStore(t), bytes.NewReader(l.tar()), Options{Progress: func(name string, n, total int64) {
+		if name != l.files[0].name || total != int64(len(l.files[0].content)) {
+			t.Errorf("told of %s, %d of %d", name, n, total)
+		}
+		told = append(told, n)
+	}})
+	if err != nil || len(told) == 0 || !slices.IsSorted(told) || told[len(told)-1] != int64(len(l.files[0].content)) {
+		t.Errorf("told %v, %v", told, err)
+	}
+}
+
 func TestTooManyFiles(t *testing.T) {
 	s := newStore(t)
 	pr, pw := io.Pipe()
@@ -276,7 +292,7 @@ func TestTooManyFiles(t *testing.T) {
 			}
 		}
 	}()
-	_, err := Load(context.Background(), s, pr, nil)
+	_, err := Load(context.Background(), s, pr, Options{})
 	pr.Close()
 	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "more than 100000 files") {
 		t.Errorf("got %v", err)

@@ -33,7 +33,12 @@ const (
 type archive struct {
 	files map[string]*file
 	links map[string]string // to other names
+
+	progress func(name string, current, total int64)
 }
+
+// minShown is how long a file is of which progress is told.
+const minShown = 64 << 10
 
 type file struct {
 	path   string
@@ -42,13 +47,13 @@ type file struct {
 }
 
 // spool reads an archive to its end and puts its files into dir.
-func spool(ctx context.Context, dir string, r io.Reader) (*archive, error) {
+func spool(ctx context.Context, dir string, r io.Reader, progress func(name string, current, total int64)) (*archive, error) {
 	plain, err := layer.Decompress(bufio.NewReaderSize(&ctxReader{ctx, r}, 1<<20))
 	if err != nil {
 		return nil, &invalidError{fmt.Errorf("reading archive: %w", err)}
 	}
 	defer plain.Close()
-	a := &archive{files: map[string]*file{}, links: map[string]string{}}
+	a := &archive{files: map[string]*file{}, links: map[string]string{}, progress: progress}
 	tr := tar.NewReader(plain)
 	buf := make([]byte, 1<<20)
 	for n := 0; ; n++ {
@@ -84,6 +89,9 @@ func (a *archive) add(hdr *tar.Header, content io.Reader, path string, buf []byt
 	case tar.TypeReg:
 		if isSparse(hdr) {
 			return invalid("%q in the archive is a sparse file", hdr.Name)
+		}
+		if a.progress != nil && hdr.Size >= minShown {
+			content = &meter{r: content, tell: func(n int64) { a.progress(name, n, hdr.Size) }}
 		}
 		f, err := writeFile(path, content, buf)
 		if err != nil {
@@ -188,4 +196,20 @@ func (c *ctxReader) Read(p []byte) (int, error) {
 		return 0, context.Cause(c.ctx)
 	}
 	return c.r.Read(p)
+}
+
+// meter tells how much was read.
+type meter struct {
+	r    io.Reader
+	n    int64
+	tell func(n int64)
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	m.n += int64(n)
+	if n > 0 {
+		m.tell(m.n)
+	}
+	return n, err
 }
