@@ -43,7 +43,7 @@ const (
 type inputs struct {
 	dirs    map[string]string             // directories, by the names of local sources
 	attrs   map[string]string             // the frontend's options
-	uploads map[string]string             // files, by their names at http://buildkit-session/
+	uploads map[string]httpsource.Upload  // files, by their names at http://buildkit-session/
 	layouts map[string]imagesource.Layout // by the IDs in attrs
 	file    string                        // where the Dockerfile is, for records
 	temp    string                        // directory that goes away with the inputs; "" without one
@@ -60,7 +60,7 @@ func (in *inputs) close() error {
 // request's standard input, and nothing from a network.
 func (r *Request) prepare(s *store.Store) (_ *inputs, err error) {
 	in := &inputs{
-		dirs: map[string]string{}, attrs: map[string]string{}, uploads: map[string]string{},
+		dirs: map[string]string{}, attrs: map[string]string{}, uploads: map[string]httpsource.Upload{},
 		layouts: map[string]imagesource.Layout{},
 	}
 	defer func() {
@@ -199,12 +199,12 @@ func (in *inputs) upload(s *store.Store, r io.Reader) error {
 		return fmt.Errorf("reading context from standard input: %w", err)
 	}
 	h := digest.Canonical.Digester()
-	_, err = io.Copy(io.MultiWriter(f, h.Hash()), r)
+	n, err := io.Copy(io.MultiWriter(f, h.Hash()), r)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("reading context from standard input: %w", err)
 	}
 	name := h.Digest().Encoded()[:32]
-	in.uploads[name] = f.Name()
+	in.uploads[name] = httpsource.Upload{Path: f.Name(), Digest: h.Digest(), Size: n}
 	in.attrs[contextName] = "http://" + httpsource.UploadHost + "/" + name
 	return nil
 }

@@ -119,7 +119,7 @@ func TestPrepare(t *testing.T) {
 			for k, v := range in.attrs {
 				if name, ok := strings.CutPrefix(v, "http://buildkit-session/"); ok {
 					v = "UPLOAD"
-					if data, err := os.ReadFile(in.uploads[name]); err != nil || string(data) != tt.stdin {
+					if data, err := os.ReadFile(in.uploads[name].Path); err != nil || string(data) != tt.stdin {
 						t.Errorf("the upload is %q, %v", data, err)
 					}
 				}

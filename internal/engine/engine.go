@@ -67,7 +67,7 @@ type RunOptions struct {
 	// Contexts are the local directories that the build may read, by name.
 	Contexts map[string]local.Context
 	// Uploads are files that the build brought along, by NAME in http://buildkit-session/NAME.
-	Uploads map[string]string
+	Uploads map[string]httpsource.Upload
 	// Layouts are the image layouts that the build may read, by the IDs that sources have for them.
 	Layouts map[string]imagesource.Layout
 	// Sink takes the progress events.

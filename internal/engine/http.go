@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"io"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -147,6 +148,9 @@ func (p *httpPlan) WriteTo(sink layer.Sink) error {
 	}
 	if e.Size > 0 {
 		e.Content, e.Digest = blobContent{p.store, p.file.Digest}, p.file.Digest
+		if p.file.Path != "" {
+			e.Content = fileContent(p.file.Path)
+		}
 	}
 	return sink.Add(e)
 }
@@ -161,3 +165,9 @@ type blobContent struct {
 func (b blobContent) Open() (io.ReadCloser, error) {
 	return b.store.OpenBlob(context.Background(), b.digest)
 }
+
+// fileContent is a file of the host that nobody changes during the build.
+type fileContent string
+
+// Open implements [layer.Content].
+func (f fileContent) Open() (io.ReadCloser, error) { return os.Open(string(f)) }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/progress"
+	gitsource "github.com/slipway-build/slipway/internal/source/git"
 )
 
 // sourceKind is how the sources of one scheme are served.
@@ -91,11 +92,24 @@ func (r *Run) Pin(v *graph.Vertex) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	scheme, _, _ := strings.Cut(v.Op.GetSource().GetIdentifier(), "://")
-	label := map[string]string{"git": "commit ", "http": "content ", "https": "content "}[scheme]
-	for _, line := range id.lines {
-		if pin, ok := strings.CutPrefix(line, label); ok && label != "" {
-			return pin, nil
+	op := v.Op.GetSource()
+	scheme, _, _ := strings.Cut(op.GetIdentifier(), "://")
+	switch scheme {
+	case "git": // of an annotated tag it is the tag, as in BuildKit
+		req, err := gitsource.Parse(op)
+		if err != nil {
+			return "", err
+		}
+		c, err := r.gitCommit(n, req)
+		if err != nil {
+			return "", err
+		}
+		return c.Object, nil
+	case "http", "https":
+		for _, line := range id.lines {
+			if pin, ok := strings.CutPrefix(line, "content "); ok {
+				return pin, nil
+			}
 		}
 	}
 	return "", nil

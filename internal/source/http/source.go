@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -35,10 +34,18 @@ type Env struct {
 	Secret func(ctx context.Context, id string) ([]byte, error)
 	// Uploads are files of the build's own, by the name NAME in http://buildkit-session/NAME. (So
 	// BuildKit's clients name a context from standard input.)
-	Uploads map[string]string
+	Uploads map[string]Upload
 	// Progress is told how much of a file that is being fetched is here; total is 0 when the server
 	// does not say.
 	Progress func(current, total int64)
+}
+
+// Upload is a file that lives as long as the build. It is not put into the store: only a build that
+// brings it along again can ask for it.
+type Upload struct {
+	Path   string
+	Digest digest.Digest
+	Size   int64
 }
 
 // UploadHost is the host of uploads.
@@ -50,6 +57,7 @@ type File struct {
 	Size     int64
 	Name     string
 	Modified time.Time // as the server says; zero when it does not
+	Path     string    // of an upload; the store has all others as blobs
 }
 
 // Source evaluates http sources. It is safe for concurrent use.
@@ -87,12 +95,15 @@ func (a *answer) file(r *Request) *File {
 	return f
 }
 
-// Resolve returns the file that the URL names, which the store holds. The server is asked, unless
+// Resolve returns the file that the URL names, which the store holds unless it is an upload. The server is asked, unless
 // there is a checksum and the store holds the file that the URL had with that checksum.
 //
 // Errors name the URL without its credentials. A file with another checksum is
 // errdefs.ErrDataLoss, one that the server does not have errdefs.ErrNotFound.
 func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*File, error) {
+	if u, err := url.Parse(r.URL); err == nil && u.Host == UploadHost {
+		return r.upload(env, strings.TrimPrefix(u.Path, "/"))
+	}
 	known, err := s.known(ctx, r)
 	if err != nil {
 		return nil, err
@@ -153,9 +164,6 @@ func (s *Source) ask(ctx context.Context, r *Request, env Env, known *answer) (*
 		return nil, err
 	}
 	c := &conversation{Source: s, r: r, env: env, header: header, known: known}
-	if u, err := url.Parse(r.URL); err == nil && u.Host == UploadHost {
-		return c.upload(ctx, strings.TrimPrefix(u.Path, "/"))
-	}
 	if known != nil {
 		// BuildKit's rule: some servers that have ETags do not heed If-None-Match, so HEAD comes first.
 		if a := c.head(ctx); a != nil {
@@ -208,22 +216,16 @@ func (r *Request) header(ctx context.Context, env Env) (http.Header, error) {
 	return h, nil
 }
 
-// upload takes a file that the build brought along.
-func (c *conversation) upload(ctx context.Context, name string) (*answer, error) {
-	path, ok := c.env.Uploads[name]
+// upload gives a file that the build brought along.
+func (r *Request) upload(env Env, name string) (*File, error) {
+	u, ok := env.Uploads[name]
 	if !ok {
-		return nil, &failure{fmt.Sprintf("the build has no upload %q", name), errdefs.ErrNotFound}
+		return nil, &failure{fmt.Sprintf("fetching %s: the build has no upload %q", r, name), errdefs.ErrNotFound}
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+	if env.Progress != nil {
+		env.Progress(u.Size, u.Size)
 	}
-	body := &meter{r: f, tell: c.env.Progress}
-	desc, err := c.store.AddBlob(ctx, body, func(d ocispec.Descriptor) error { return c.r.check(d.Digest) })
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, err
-	}
-	return &answer{Digest: desc.Digest, Size: desc.Size}, nil
+	return &File{Digest: u.Digest, Size: u.Size, Name: r.name(""), Path: u.Path}, r.check(u.Digest)
 }
 
 // failure is an error with a category of errdefs whose name is not part of the text.

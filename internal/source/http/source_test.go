@@ -7,8 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -359,20 +357,25 @@ func TestSecrets(t *testing.T) {
 }
 
 func TestUploads(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "f")
-	if err := os.WriteFile(file, []byte("uploaded"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := newSource(newMemStore())
-	env := Env{Uploads: map[string]string{"abc": file}}
+	up := Upload{Path: "/some/file", Digest: digest.FromString("uploaded"), Size: 8}
+	m := newMemStore()
+	s := newSource(m)
+	env := Env{Uploads: map[string]Upload{"abc": up}}
 	f, err := s.Resolve(t.Context(), &Request{URL: "http://buildkit-session/abc", Filename: "context"}, env)
-	if err != nil || f.Digest != digest.FromString("uploaded") || f.Name != "context" {
+	if err != nil || f.Digest != up.Digest || f.Name != "context" || f.Path != up.Path || f.Size != 8 {
 		t.Errorf("got %+v, %v", f, err)
 	}
-	for _, name := range []string{"other", "../f", file} {
+	for _, name := range []string{"other", "../abc", "abc/x", "/abc"} {
 		if _, err := s.Resolve(t.Context(), &Request{URL: "http://buildkit-session/" + name}, env); !errdefs.IsNotFound(err) {
 			t.Errorf("upload %q: %v", name, err)
 		}
+	}
+	bad := &Request{URL: "http://buildkit-session/abc", Checksum: digest.FromString("other")}
+	if _, err := s.Resolve(t.Context(), bad, env); !errdefs.IsDataLoss(err) {
+		t.Errorf("another checksum: %v", err)
+	}
+	if len(m.blobs)+len(m.memos) > 0 {
+		t.Error("an upload is kept")
 	}
 }
 
