@@ -18,6 +18,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -107,12 +108,15 @@ func newRoot(a *app) *cobra.Command {
 	for _, parent := range []*cobra.Command{root, container} {
 		parent.AddCommand(newExportCmd(a), newCommitCmd(a), newDiffCmd(a), newRenameCmd(a), newKillCmd(a), newStopCmd(a), newWaitCmd(a))
 	}
-	cobra.AddTemplateFunc("flagUsages", flagUsages)
+	templateFuncs()
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(usageTemplate)
 	bareUsage(root)
 	return root
 }
+
+// templateFuncs adds the functions of the templates, once: cobra keeps them for the whole process.
+var templateFuncs = sync.OnceFunc(func() { cobra.AddTemplateFunc("flagUsages", flagUsages) })
 
 // The texts of --help have Docker's shape.
 const (
