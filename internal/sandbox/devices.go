@@ -103,14 +103,14 @@ func (g *guard) leave() error {
 		time.Sleep(removeWait)
 		err = unix.Rmdir(g.dir)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ENOENT) { // another process may have swept it meanwhile
 		return &os.PathError{Op: "removing cgroup", Path: g.dir, Err: err}
 	}
 	return nil
 }
 
 // sweepGuards removes the guards that killed processes have left. One in use cannot be removed; one
-// that is being made can, and is made again.
+// that is being made can, and is made again; one that is being left is to be removed anyway.
 var sweepGuards = sync.OnceFunc(func() {
 	left, _ := filepath.Glob(filepath.Join(devicesCgroup(), guardPrefix+"*")) // the pattern is fine
 	for _, dir := range left {
