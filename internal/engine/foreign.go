@@ -227,8 +227,10 @@ func (r *Run) standsOn(n *node, seen map[*node]bool) []*node {
 	return all
 }
 
+// isImage reports whether a node is an image, from a registry or from a layout.
 func isImage(n *node) bool {
-	return strings.HasPrefix(n.v.Op.GetSource().GetIdentifier(), schemeImage)
+	id := n.v.Op.GetSource().GetIdentifier()
+	return strings.HasPrefix(id, schemeImage) || strings.HasPrefix(id, schemeLayout)
 }
 
 // remember keeps the digest of a selection for an exported cache.
