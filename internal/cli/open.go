@@ -122,7 +122,7 @@ func (a *app) openImage(ctx context.Context, name, platform, pull string) (*cont
 		fmt.Fprintf(a.stderr, "Unable to find image '%s' locally\n", familiar(name))
 		mode = imagesource.ResolveDefault
 	}
-	return a.pullImage(ctx, s, name, platform, mode, newTransferDisplay(a.stderr, false))
+	return a.pullImage(ctx, s, wanted{name, platform, mode}, newTransferDisplay(a.stderr, false))
 }
 
 // nameImage records a pulled image under its name. A reference by digest has no name to record.

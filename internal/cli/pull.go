@@ -69,7 +69,7 @@ func (a *app) pull(ctx context.Context, name string, flags pullFlags) error {
 		return err
 	}
 	for _, n := range names {
-		if _, err := a.pullImage(ctx, s, n, flags.platform, imagesource.ResolvePull, show); err != nil {
+		if _, err := a.pullImage(ctx, s, wanted{n, flags.platform, imagesource.ResolvePull}, show); err != nil {
 			return err
 		}
 	}
@@ -77,15 +77,21 @@ func (a *app) pull(ctx context.Context, name string, flags pullFlags) error {
 	return errors.Join(err, show.Close())
 }
 
+// wanted is an image that is to be brought into the store.
+type wanted struct {
+	name, platform string // platform "" is this machine's
+	mode           imagesource.ResolveMode
+}
+
 // pullImage brings an image into the store, under its name.
-func (a *app) pullImage(ctx context.Context, s *store.Store, name, platform string, mode imagesource.ResolveMode, show *transferDisplay) (*container.Image, error) {
-	full, err := store.NormalizeName(name)
+func (a *app) pullImage(ctx context.Context, s *store.Store, w wanted, show *transferDisplay) (*container.Image, error) {
+	full, err := store.NormalizeName(w.name)
 	if err != nil {
 		return nil, err
 	}
 	var p ocispec.Platform
-	if platform != "" {
-		if p, err = platforms.Parse(platform); err != nil {
+	if w.platform != "" {
+		if p, err = platforms.Parse(w.platform); err != nil {
 			return nil, fmt.Errorf("--platform: %w", err)
 		}
 	}
@@ -93,11 +99,15 @@ func (a *app) pullImage(ctx context.Context, s *store.Store, name, platform stri
 	if err != nil {
 		return nil, err
 	}
-	img, news, err := a.pullShown(ctx, s, src, full, p, mode, show)
+	img, err := src.Resolve(ctx, full, p, w.mode)
 	if err != nil {
 		return nil, err
 	}
-	opened, err := container.OpenImage(ctx, s, name, img.Digest)
+	news, err := pullLayers(ctx, s, src, img, show)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := container.OpenImage(ctx, s, w.name, img.Digest)
 	if err != nil {
 		return nil, err
 	}
@@ -116,12 +126,9 @@ func (a *app) pullImage(ctx context.Context, s *store.Store, name, platform stri
 	return opened, nil
 }
 
-// pullShown fetches an image. news says that some layer of it was not here.
-func (a *app) pullShown(ctx context.Context, s *store.Store, src *imagesource.Source, full string, p ocispec.Platform, mode imagesource.ResolveMode, show *transferDisplay) (img *imagesource.Image, news bool, err error) {
-	if img, err = src.Resolve(ctx, full, p, mode); err != nil {
-		return nil, false, err
-	}
-	show.Printf("%s: Pulling from %s\n", tagOrDigest(full), repositoryPath(full))
+// pullLayers fetches the layers of an image. news says that some of them were not here.
+func pullLayers(ctx context.Context, s *store.Store, src *imagesource.Source, img *imagesource.Image, show *transferDisplay) (news bool, err error) {
+	show.Printf("%s: Pulling from %s\n", tagOrDigest(img.Ref), repositoryPath(img.Ref))
 	for _, layer := range img.Manifest.Layers {
 		words := "Pulling fs layer"
 		if s.HasBlob(layer.Digest) {
@@ -132,9 +139,9 @@ func (a *app) pullShown(ctx context.Context, s *store.Store, src *imagesource.So
 		show.Layer(shortID(layer.Digest.String()), words, 0, 0)
 	}
 	if !news {
-		return img, false, nil
+		return false, nil
 	}
-	return img, true, src.Pull(ctx, img, func(layer ocispec.Descriptor, current, total int64) {
+	return true, src.Pull(ctx, img, func(layer ocispec.Descriptor, current, total int64) {
 		id := shortID(layer.Digest.String())
 		switch {
 		case show.Said(id) == "Already exists":
