@@ -79,6 +79,12 @@ func (p *repository) prepare(ctx context.Context) (kept bool, err error) {
 	if _, err := p.quiet.Run(ctx, args...); err != nil {
 		return false, fmt.Errorf("failed to init repo at %s: %w", p.dir, err)
 	}
+	// Nothing is to work in the repository when slipway has given it up.
+	for _, key := range []string{"gc.autoDetach", "maintenance.autoDetach"} {
+		if _, err := p.quiet.Run(ctx, "config", key, "false"); err != nil {
+			return false, fmt.Errorf("failed to init repo at %s: %w", p.dir, err)
+		}
+	}
 	if _, err := p.quiet.Run(ctx, "remote", "add", "origin", p.r.Remote); err != nil {
 		return false, fmt.Errorf("failed add origin repo at %s: %w", p.dir, err)
 	}
