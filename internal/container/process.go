@@ -20,7 +20,7 @@ func (m *Manager) Process(c store.Container) (int, error) {
 	if !s.Running {
 		return 0, fmt.Errorf("container %s is not running", c.ID)
 	}
-	for _, pid := range descendants(s.PID, 3) {
+	for _, pid := range candidates(s.PID) {
 		if firstOfNamespace(pid) && rootedIn(pid, m.upper(c.ID)) {
 			return pid, nil
 		}
@@ -43,6 +43,22 @@ func (m *Manager) rootTree(ctx context.Context, c store.Container) (layer.Tree, 
 		}
 	}
 	return m.tree(ctx, c)
+}
+
+// candidates are the processes that a slipway process may have started; where the kernel does not tell
+// the children of processes, all.
+func candidates(pid int) []int {
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d/task/%[1]d/children", os.Getpid())); err == nil {
+		return descendants(pid, 3)
+	}
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	var all []int
+	for _, dir := range dirs {
+		if n, err := strconv.Atoi(filepath.Base(dir)); err == nil {
+			all = append(all, n)
+		}
+	}
+	return all
 }
 
 // descendants are the children of a process and theirs, to a depth: an OCI runtime may stand between.
