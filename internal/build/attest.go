@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	intoto "github.com/in-toto/in-toto-golang/in_toto"
 	"github.com/moby/buildkit/frontend/attestations"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -117,10 +116,7 @@ func statement(tree layer.Tree, file, predicateType string) (export.Attestation,
 	if err != nil {
 		return none, err
 	}
-	var stmt struct {
-		intoto.StatementHeader
-		Predicate json.RawMessage `json:"predicate"`
-	}
+	var stmt export.Statement
 	if err := json.Unmarshal(data, &stmt); err != nil {
 		return none, fmt.Errorf("cannot decode in-toto statement %s: %w", file, err)
 	}
@@ -143,7 +139,7 @@ func addSubjects(a *export.Attestation, subjects []result.InTotoSubject) {
 		if name == "" {
 			name = "_"
 		}
-		a.Subjects = append(a.Subjects, intoto.Subject{Name: name, Digest: result.ToDigestMap(s.Digest...)})
+		a.Subjects = append(a.Subjects, export.Subject{Name: name, Digest: result.ToDigestMap(s.Digest...)})
 	}
 }
 

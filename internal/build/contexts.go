@@ -276,7 +276,7 @@ func (b *building) fetchDockerfile(ctx context.Context, opt engine.RunOptions) (
 		return fmt.Errorf("reading the Dockerfile: %w", err)
 	}
 	if len(data) > maxRemoteDockerfile {
-		return fmt.Errorf("Dockerfile %s bigger than allowed max size", urlutil.RedactCredentials(url))
+		return fmt.Errorf("reading Dockerfile %s: bigger than allowed max size", urlutil.RedactCredentials(url))
 	}
 	return b.in.saveDockerfile(b.opt.Store, data)
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 
-	intoto "github.com/in-toto/in-toto-golang/in_toto"
 	"github.com/moby/buildkit/util/attestation"
 	"github.com/moby/buildkit/util/purl"
 	"github.com/opencontainers/go-digest"
@@ -23,11 +22,29 @@ type Attestation struct {
 	PredicateType string
 	Predicate     json.RawMessage
 	// Subjects are what it is about besides the image itself, which Self asks for.
-	Subjects []intoto.Subject
+	Subjects []Subject
 	Self     bool
 	// InlineOnly keeps it out of exports that are no images.
 	InlineOnly bool
 }
+
+// Statement is an in-toto statement in JSON
+// (https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md).
+type Statement struct {
+	Type          string          `json:"_type"`
+	PredicateType string          `json:"predicateType"`
+	Subject       []Subject       `json:"subject"`
+	Predicate     json.RawMessage `json:"predicate"`
+}
+
+// Subject is what a statement is about, with its digests by algorithm.
+type Subject struct {
+	Name   string            `json:"name"`
+	Digest map[string]string `json:"digest"`
+}
+
+// statementType is the media type of a statement.
+const statementType = "application/vnd.in-toto+json"
 
 // attestationArtifact is the type of a manifest that holds attestations (BuildKit's image exporter).
 const attestationArtifact = "application/vnd.docker.attestation.manifest.v1+json"
@@ -36,18 +53,16 @@ const attestationArtifact = "application/vnd.docker.attestation.manifest.v1+json
 var unknown = ocispec.Platform{OS: "unknown", Architecture: "unknown"}
 
 // Statement makes an in-toto statement about the given subjects and those of the attestation.
-func (a *Attestation) Statement(self []intoto.Subject) intoto.Statement {
-	subjects := []intoto.Subject{}
+func (a *Attestation) Statement(self []Subject) Statement {
+	subjects := []Subject{}
 	if a.Self {
 		subjects = append(subjects, self...)
 	}
-	return intoto.Statement{
-		StatementHeader: intoto.StatementHeader{
-			Type:          intoto.StatementInTotoV1,
-			PredicateType: a.PredicateType,
-			Subject:       append(subjects, a.Subjects...),
-		},
-		Predicate: a.Predicate,
+	return Statement{
+		Type:          "https://in-toto.io/Statement/v1",
+		PredicateType: a.PredicateType,
+		Subject:       append(subjects, a.Subjects...),
+		Predicate:     a.Predicate,
 	}
 }
 
@@ -64,7 +79,7 @@ func (a *Assembly) attach(ctx context.Context, s *store.Store, about ocispec.Des
 	}
 	config := ocispec.Image{Platform: unknown, RootFS: ocispec.RootFS{Type: "layers"}}
 	for _, att := range src.Attestations {
-		desc, err := putJSONBlob(ctx, s, intoto.PayloadType, att.Statement(self))
+		desc, err := putJSONBlob(ctx, s, statementType, att.Statement(self))
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
@@ -98,14 +113,14 @@ func (a *Assembly) attach(ctx context.Context, s *store.Store, about ocispec.Des
 
 // imageSubjects names an image for attestations, once for each of its names. An image without a
 // name gives none, as BuildKit has it: the manifest refers to the image by digest all the same.
-func imageSubjects(desc ocispec.Descriptor, names []string) ([]intoto.Subject, error) {
-	var subjects []intoto.Subject
+func imageSubjects(desc ocispec.Descriptor, names []string) ([]Subject, error) {
+	var subjects []Subject
 	for _, name := range names {
 		p, err := purl.RefToPURL(packageurl.TypeDocker, name, desc.Platform)
 		if err != nil {
 			return nil, fmt.Errorf("naming %s in an attestation: %w", name, err)
 		}
-		subjects = append(subjects, intoto.Subject{Name: p, Digest: digestSet(desc.Digest)})
+		subjects = append(subjects, Subject{Name: p, Digest: digestSet(desc.Digest)})
 	}
 	return subjects, nil
 }

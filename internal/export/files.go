@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	intoto "github.com/in-toto/in-toto-golang/in_toto"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
@@ -124,7 +123,7 @@ func (s *filesSink) Add(e *layer.Entry) error {
 
 // attest writes the attestations beside the files: statements about each of them.
 func (f *Files) attest(sink *filesSink, named bool) error {
-	var self []intoto.Subject
+	var self []Subject
 	names := map[string]bool{}
 	for _, a := range f.Attestations {
 		if a.InlineOnly {
@@ -160,8 +159,8 @@ func (f *Files) attest(sink *filesSink, named bool) error {
 }
 
 // fileSubjects are the regular files of a tree with their digests.
-func fileSubjects(t layer.Tree) ([]intoto.Subject, error) {
-	subjects := []intoto.Subject{}
+func fileSubjects(t layer.Tree) ([]Subject, error) {
+	subjects := []Subject{}
 	err := layer.Walk(t, ".", func(e *layer.Entry) error {
 		if !e.IsRegular() {
 			return nil
@@ -177,7 +176,7 @@ func fileSubjects(t layer.Tree) ([]intoto.Subject, error) {
 				return err
 			}
 		}
-		subjects = append(subjects, intoto.Subject{Name: e.Path, Digest: digestSet(d)})
+		subjects = append(subjects, Subject{Name: e.Path, Digest: digestSet(d)})
 		return nil
 	})
 	return subjects, err

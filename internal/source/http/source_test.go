@@ -211,8 +211,10 @@ func TestFailures(t *testing.T) {
 			io.WriteString(w, "half")
 		}, "unexpected EOF", io.ErrUnexpectedEOF, 4},
 		{"not modified, but what", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(304) }, "304", nil, 1},
-		{"redirects", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, 302) }, "stopped after 10 redirects", nil, 0},
-		{"to a file", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", 302) }, "unsupported protocol scheme", nil, 0},
+		{"redirects", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, "stopped after 10 redirects", nil, 0},
+		{"to a file", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
+		}, "unsupported protocol scheme", nil, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
