@@ -81,7 +81,7 @@ func importImage(ctx context.Context, s *store.Store, r io.Reader, opts ImportOp
 // importLayer stores the uncompressed archive as a layer's blob, and returns how many bytes its files have.
 func importLayer(ctx context.Context, s *store.Store, r io.Reader) (ocispec.Descriptor, int64, error) {
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer}
-	plain, err := layer.Decompress(&ctxReader{ctx, r})
+	plain, err := layer.Decompress(layer.ContextReader(ctx, r))
 	if err != nil {
 		return desc, 0, invalid("reading archive: %w", err)
 	}

@@ -48,7 +48,7 @@ type file struct {
 
 // spool reads an archive to its end and puts its files into dir.
 func spool(ctx context.Context, dir string, r io.Reader, progress func(name string, current, total int64)) (*archive, error) {
-	plain, err := layer.Decompress(bufio.NewReaderSize(&ctxReader{ctx, r}, 1<<20))
+	plain, err := layer.Decompress(bufio.NewReaderSize(layer.ContextReader(ctx, r), 1<<20))
 	if err != nil {
 		return nil, &invalidError{fmt.Errorf("reading archive: %w", err)}
 	}
@@ -183,19 +183,6 @@ func (f *file) json(name string) ([]byte, error) {
 		return nil, invalid("%s has %d bytes, more than %d", name, f.size, maxJSON)
 	}
 	return os.ReadFile(f.path)
-}
-
-// ctxReader fails when its context ends.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *ctxReader) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
 }
 
 // meter tells how much was read.

@@ -84,7 +84,7 @@ func (l *loading) verifyLayer(ctx context.Context, f *file, name string, diffID 
 		return c, err
 	}
 	defer r.Close()
-	br := bufio.NewReaderSize(&ctxReader{ctx, r}, 1<<20)
+	br := bufio.NewReaderSize(layer.ContextReader(ctx, r), 1<<20)
 	head, err := br.Peek(6)
 	if err != nil && err != io.EOF {
 		return c, err

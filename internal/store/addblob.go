@@ -7,6 +7,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // AddBlob stores what r gives until io.EOF. accept is told what it is before anybody else can see
@@ -17,7 +19,7 @@ func (s *Store) AddBlob(ctx context.Context, r io.Reader, accept func(ocispec.De
 		return ocispec.Descriptor{}, err
 	}
 	defer w.Abort()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{&ctxReader{ctx: ctx, r: r}}, make([]byte, 256<<10)); err != nil {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{layer.ContextReader(ctx, r)}, make([]byte, 256<<10)); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("writing blob: %w", err)
 	}
 	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: w.Digest(), Size: w.Size()}

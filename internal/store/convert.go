@@ -90,7 +90,7 @@ func damageIn(ctx context.Context, blob io.Reader, err error) error {
 	if err == nil || errors.Is(err, ErrDamaged) {
 		return err
 	}
-	if _, derr := io.Copy(io.Discard, &ctxReader{ctx: ctx, r: blob}); errors.Is(derr, ErrDamaged) {
+	if _, derr := io.Copy(io.Discard, layer.ContextReader(ctx, blob)); errors.Is(derr, ErrDamaged) {
 		return derr
 	}
 	return err
@@ -98,7 +98,7 @@ func damageIn(ctx context.Context, blob io.Reader, err error) error {
 
 // readLayerStream is readLayerBlob for a stream, which it reads to its end.
 func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.Digest, sink layer.Sink) error {
-	plain, err := layer.Decompress(bufio.NewReaderSize(&ctxReader{ctx: ctx, r: r}, 1<<20))
+	plain, err := layer.Decompress(bufio.NewReaderSize(layer.ContextReader(ctx, r), 1<<20))
 	if err != nil {
 		return err
 	}
@@ -118,20 +118,7 @@ func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.
 	return nil
 }
 
-// ctxReader fails when its context ends, so that long copies can be cancelled.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *ctxReader) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
-}
-
-// ctxWriter is the same for what is written: one file may be large.
+// ctxWriter is a [layer.ContextReader] for what is written: one file may be large.
 type ctxWriter struct {
 	ctx context.Context
 	w   io.Writer
@@ -279,7 +266,7 @@ func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, diffID di
 	if err != nil {
 		return desc, fmt.Errorf("compressing layer: %w", err)
 	}
-	_, err = io.Copy(cw, &ctxReader{ctx: ctx, r: r})
+	_, err = io.Copy(cw, layer.ContextReader(ctx, r))
 	err = damageIn(ctx, blob, err)
 	if err := errors.Join(err, cw.Close()); err != nil {
 		return desc, fmt.Errorf("compressing layer %s: %w", diffID, err)

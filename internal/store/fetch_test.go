@@ -77,7 +77,7 @@ func newRemote(t *testing.T, s *Store, c layer.Compression) *remote {
 // fetch writes the blob as a registry would send it.
 func (r *remote) fetch(s *Store) Fetch {
 	return func(ctx context.Context) error {
-		return s.WriteBlob(ctx, r.desc, &ctxReader{ctx: ctx, r: bytes.NewReader(r.data)})
+		return s.WriteBlob(ctx, r.desc, layer.ContextReader(ctx, bytes.NewReader(r.data)))
 	}
 }
 
@@ -351,7 +351,7 @@ func TestForgottenFetch(t *testing.T) {
 			running.Store(true)
 			defer running.Store(false)
 			close(entered)
-			return s.WriteBlob(ctx, r.desc, &ctxReader{ctx: ctx, r: io.MultiReader(bytes.NewReader(r.data[:1<<20]), untilDone{ctx})})
+			return s.WriteBlob(ctx, r.desc, layer.ContextReader(ctx, io.MultiReader(bytes.NewReader(r.data[:1<<20]), untilDone{ctx})))
 		})
 		defer s.SetFetch(r.id, r.fetch(s))()
 		done := make(chan struct{})
