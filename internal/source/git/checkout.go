@@ -142,6 +142,9 @@ func (p *repository) pullRef(ctx context.Context) (string, error) {
 // dropGitFiles removes the .git files of submodules. They name directories of the bare repository,
 // which nobody who has the files can reach, and which differ between machines.
 func dropGitFiles(tree string) error {
+	if _, err := os.Lstat(filepath.Join(tree, ".gitmodules")); err != nil {
+		return nil // there are no submodules
+	}
 	root, err := os.OpenRoot(tree)
 	if err != nil {
 		return fmt.Errorf("opening checkout: %w", err)
