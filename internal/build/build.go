@@ -82,7 +82,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 	if err != nil {
 		return nil, err
 	}
-	in, err := req.prepare(b.opt.Store)
+	in, err := req.prepare(ctx, b.opt.Store)
 	if err != nil {
 		return nil, err
 	}

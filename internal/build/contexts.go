@@ -58,7 +58,7 @@ func (in *inputs) close() error {
 
 // prepare finds out what the request's context, Dockerfile and named contexts are. It reads the
 // request's standard input, and nothing from a network.
-func (r *Request) prepare(s *store.Store) (_ *inputs, err error) {
+func (r *Request) prepare(ctx context.Context, s *store.Store) (_ *inputs, err error) {
 	in := &inputs{
 		dirs: map[string]string{}, attrs: map[string]string{}, uploads: map[string]httpsource.Upload{},
 		layouts: map[string]imagesource.Layout{},
@@ -71,12 +71,13 @@ func (r *Request) prepare(s *store.Store) (_ *inputs, err error) {
 	if r.Context == "-" && r.Dockerfile == "-" {
 		return nil, errors.New("invalid argument: can't use stdin for both build context and dockerfile")
 	}
+	stdin := func() io.Reader { return interruptible(ctx, r.Stdin) }
 	fi, statErr := os.Stat(r.Context)
 	switch {
 	case r.Context == "":
 		return nil, errors.New(`please specify build context (e.g. "." for the current directory)`)
 	case r.Context == "-":
-		err = in.stdin(r, s)
+		err = in.stdin(r, stdin(), s)
 	case statErr == nil && fi.IsDir():
 		in.dirs[contextName] = r.Context
 		in.dockerfile(r.Dockerfile, r.Context)
@@ -90,7 +91,7 @@ func (r *Request) prepare(s *store.Store) (_ *inputs, err error) {
 		err = fmt.Errorf("unable to prepare context: %q is not a directory", r.Context)
 	}
 	if err == nil && r.Dockerfile == "-" {
-		err = in.ownDockerfile(s, r.Stdin)
+		err = in.ownDockerfile(s, stdin())
 	}
 	for name, value := range r.Contexts {
 		if err == nil {
@@ -101,6 +102,21 @@ func (r *Request) prepare(s *store.Store) (_ *inputs, err error) {
 		return nil, err
 	}
 	return in, nil
+}
+
+// interruptible reads r, which may be a terminal that nobody types at, until the context ends. A nil
+// r is empty.
+func interruptible(ctx context.Context, r io.Reader) io.Reader {
+	if r == nil {
+		return strings.NewReader("")
+	}
+	pr, pw := io.Pipe()
+	context.AfterFunc(ctx, func() { pw.CloseWithError(context.Cause(ctx)) })
+	go func() {
+		_, err := io.Copy(pw, r)
+		pw.CloseWithError(err)
+	}()
+	return pr
 }
 
 var httpURL = regexp.MustCompile("^https?://")
@@ -160,11 +176,8 @@ func (in *inputs) inContext(path, context string) {
 const archiveHeader = 1024
 
 // stdin is a context from standard input: an archive, or a Dockerfile that needs no context.
-func (in *inputs) stdin(r *Request, s *store.Store) error {
-	if r.Stdin == nil {
-		return errors.New("unable to prepare context: there is no standard input")
-	}
-	b := bufio.NewReaderSize(r.Stdin, archiveHeader)
+func (in *inputs) stdin(r *Request, stdin io.Reader, s *store.Store) error {
+	b := bufio.NewReaderSize(stdin, archiveHeader)
 	head, err := b.Peek(archiveHeader)
 	switch {
 	case err != nil && err != io.EOF:
@@ -211,9 +224,6 @@ func (in *inputs) upload(s *store.Store, r io.Reader) error {
 
 // ownDockerfile keeps a Dockerfile that comes with no directory of its own.
 func (in *inputs) ownDockerfile(s *store.Store, r io.Reader) error {
-	if r == nil {
-		return errors.New("reading Dockerfile: there is no standard input")
-	}
 	data, err := io.ReadAll(r)
 	if err != nil {
 		return fmt.Errorf("reading Dockerfile from standard input: %w", err)

@@ -94,6 +94,7 @@ func TestPrepare(t *testing.T) {
 		{name: "both", req: Request{Context: "-", Dockerfile: "-"}, fails: "invalid argument: can't use stdin for both build context and dockerfile"},
 		{name: "ambiguous", req: Request{Context: "-", Dockerfile: "D"}, stdin: text, fails: "ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles"},
 		{name: "empty", req: Request{Context: "-"}, fails: "unable to prepare context: standard input is empty: want a tar archive or a Dockerfile"},
+		{name: "no stdin", req: Request{Context: "-"}, stdin: "none", fails: "unable to prepare context: standard input is empty: want a tar archive or a Dockerfile"},
 		{name: "no such named", req: Request{Context: "ctx", Contexts: map[string]string{"a": "nosuch"}}, fails: "failed to get build context a: stat nosuch: no such file or directory"},
 		{name: "named file", req: Request{Context: "ctx", Contexts: map[string]string{"a": "file"}}, fails: "failed to get build context path a=file: not a directory"},
 		{name: "target", req: Request{Context: "ctx", Contexts: map[string]string{"a": "target:b"}}, fails: "build context a=target:b: only docker buildx bake has contexts of this kind: use a stage of the Dockerfile"},
@@ -104,7 +105,10 @@ func TestPrepare(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.req.Stdin = iotest.OneByteReader(strings.NewReader(tt.stdin)) // as slow as a pipe may be
-			in, err := tt.req.prepare(s)
+			if tt.stdin == "none" {
+				tt.req.Stdin = nil
+			}
+			in, err := tt.req.prepare(t.Context(), s)
 			if tt.fails != "" {
 				if err == nil || err.Error() != tt.fails {
 					t.Fatalf("error is %v, want %s", err, tt.fails)
@@ -158,7 +162,7 @@ func TestPrepare(t *testing.T) {
 // A directory that is used twice remembers its digests once.
 func TestSharedDirectory(t *testing.T) {
 	dir := t.TempDir()
-	in, err := (&Request{Context: dir, Contexts: map[string]string{"a": dir, "b": dir + "/."}}).prepare(openStore(t))
+	in, err := (&Request{Context: dir, Contexts: map[string]string{"a": dir, "b": dir + "/."}}).prepare(t.Context(), openStore(t))
 	if err != nil {
 		t.Fatal(err)
 	}
