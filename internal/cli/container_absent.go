@@ -36,7 +36,7 @@ var absentRun = []struct{ name, short, advice string }{
 	{"device-cgroup-rule", "", notYet}, {"device-read-bps", "", notYet}, {"device-read-iops", "", notYet},
 	{"device-write-bps", "", notYet}, {"device-write-iops", "", notYet},
 	{"blkio-weight", "", notYet}, {"blkio-weight-device", "", notYet},
-	{"group-add", "", notYet}, {"domainname", "", notYet}, {"sysctl", "", notYet}, {"storage-opt", "", notYet}, {"annotation", "", notYet},
+	{"domainname", "", notYet}, {"sysctl", "", notYet}, {"storage-opt", "", notYet}, {"annotation", "", notYet},
 	{"oom-kill-disable", "", notYet}, {"oom-score-adj", "", notYet},
 	{"memory-reservation", "", notYet}, {"memory-swappiness", "", notYet}, {"kernel-memory", "", "the kernel has no such limit any more"},
 	{"cpu-rt-period", "", notYet}, {"cpu-rt-runtime", "", notYet},

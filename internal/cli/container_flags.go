@@ -24,7 +24,7 @@ type containerFlags struct {
 	name, cwd, user, entrypoint, network, hostname, shmSize, pull, platform string
 	cidFile, stopSignal, cgroupParent, restart                              string
 	env, envFiles, volumes, mounts, addHosts, ulimits, tmpfs                []string
-	labels, labelFiles, capAdd, capDrop, securityOpts                       []string
+	labels, labelFiles, capAdd, capDrop, securityOpts, groups               []string
 	interactive, terminal, privileged, readOnly, init, quiet                bool
 	remove                                                                  bool
 	stopTimeout                                                             int
@@ -42,6 +42,7 @@ func containerFlagsOf(cmd *cobra.Command) *containerFlags {
 	f.StringArrayVar(&o.envFiles, "env-file", nil, "Read in a file of environment variables")
 	f.StringVarP(&o.cwd, "workdir", "w", "", "Working directory inside the container")
 	f.StringVarP(&o.user, "user", "u", "", "Username or UID (format: <name|uid>[:<group|gid>])")
+	f.StringArrayVar(&o.groups, "group-add", nil, "Add additional groups to join")
 	f.StringVar(&o.entrypoint, "entrypoint", "", "Overwrite the default ENTRYPOINT of the image")
 	f.StringVar(&o.network, "network", "host", `Connect a container to a network: "host" or "none"`)
 	f.StringVar(&o.network, "net", "host", "")
@@ -113,7 +114,7 @@ func (o *containerFlags) otherFlags(f *pflag.FlagSet) {
 func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts container.Options, err error) {
 	opts = container.Options{
 		Args: args, Cwd: o.cwd, User: o.user, Hostname: o.hostname, Terminal: o.terminal, OpenStdin: o.interactive,
-		Privileged: o.privileged, ReadOnly: o.readOnly, CgroupParent: o.cgroupParent, StopSignal: o.stopSignal, AutoRemove: o.remove,
+		Privileged: o.privileged, Groups: o.groups, ReadOnly: o.readOnly, CgroupParent: o.cgroupParent, StopSignal: o.stopSignal, AutoRemove: o.remove,
 	}
 	if cmd.Flags().Changed("entrypoint") {
 		opts.Entrypoint = &o.entrypoint

@@ -221,7 +221,7 @@ func inspectHostConfig(config *container.Config) inspectedHostConfig {
 		NetworkMode: string(config.Network), PortBindings: map[string]any{}, RestartPolicy: inspectedRestart{Name: "no"},
 		AutoRemove: config.AutoRemove, CapAdd: config.CapAdd, CapDrop: config.CapDrop, CgroupnsMode: "private",
 		DNS: []string{}, DNSOptions: []string{}, DNSSearch: []string{}, IpcMode: "private", Privileged: config.Privileged,
-		ReadonlyRootfs: config.ReadOnly, ShmSize: config.ShmSize, Runtime: "slipway", CgroupParent: config.CgroupParent,
+		GroupAdd: config.Groups, ReadonlyRootfs: config.ReadOnly, ShmSize: config.ShmSize, Runtime: "slipway", CgroupParent: config.CgroupParent,
 		Ulimits: []inspectedUlimit{},
 		Memory:  config.Resources.Memory, MemorySwap: config.Resources.MemorySwap, CPUShares: config.Resources.CPUShares,
 		CPUPeriod: config.Resources.CPUPeriod, CPUQuota: config.Resources.CPUQuota,

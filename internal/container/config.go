@@ -87,7 +87,8 @@ type Options struct {
 	Labels     map[string]string
 	// CapAdd and CapDrop are CAP_NAME or ALL.
 	CapAdd, CapDrop []string
-	ReadOnly        bool // the root filesystem
+	Groups          []string // additional ones of the user
+	ReadOnly        bool     // the root filesystem
 	CgroupParent    string
 	Resources       sandbox.Resources
 	StopSignal      string // "" is the image's
@@ -116,6 +117,7 @@ type Config struct {
 
 	CapAdd       []string `json:"capAdd,omitempty"`
 	CapDrop      []string `json:"capDrop,omitempty"`
+	Groups       []string `json:"groups,omitempty"`
 	ReadOnly     bool     `json:"readOnly,omitempty"`
 	CgroupParent string   `json:"cgroupParent,omitempty"`
 	StopTimeout  *int     `json:"stopTimeout,omitempty"`
@@ -138,7 +140,7 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 		Cwd: ic.WorkingDir, User: ic.User, Hostname: o.Hostname, Network: o.Network, Mounts: o.Mounts,
 		ExtraHosts: o.ExtraHosts, Ulimits: o.Ulimits, ShmSize: o.ShmSize, Terminal: o.Terminal,
 		OpenStdin: o.OpenStdin, Privileged: o.Privileged, StopSignal: ic.StopSignal, Labels: map[string]string{},
-		CapAdd: o.CapAdd, CapDrop: o.CapDrop, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,
+		CapAdd: o.CapAdd, CapDrop: o.CapDrop, Groups: o.Groups, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,
 		AutoRemove: o.AutoRemove, Resources: o.Resources,
 	}
 	if o.StopSignal != "" {

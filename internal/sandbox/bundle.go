@@ -61,6 +61,9 @@ func newBundle(dir string, spec *Spec, guarded bool) (*bundle, error) {
 		return b, err
 	}
 	user, err := lookupUser(b.rootfs, spec.User)
+	if err == nil {
+		err = addGroups(b.rootfs, user, spec.Groups)
+	}
 	if err != nil {
 		return b, err
 	}

@@ -94,6 +94,7 @@ type Spec struct {
 	Env      []string // KEY=VALUE; HOME, and PATH when missing, are supplied
 	Cwd      string   // absolute; created if missing
 	User     string   // "", name, uid, name:group, uid:gid, resolved in the root's /etc/passwd and /etc/group
+	Groups   []string // additional ones, names or numbers
 	Hostname string
 	// HostnameFile: /etc/hostname is the sandbox's, too. In a build it is the image's own file.
 	HostnameFile bool

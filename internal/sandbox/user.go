@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/moby/sys/user"
@@ -35,6 +36,29 @@ func lookupUser(root, name string) (*user.ExecUser, error) {
 		return nil, fmt.Errorf("looking up user %q in the /etc/passwd and /etc/group of the root filesystem: %w", name, err)
 	}
 	return u, nil
+}
+
+// addGroups adds groups, by name or number, to those of a user.
+func addGroups(root string, u *user.ExecUser, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	group, err := openUserFile(root, "/etc/group")
+	if err != nil {
+		return err
+	}
+	defer group.Close()
+	gids, err := user.GetAdditionalGroups(names, group)
+	if err != nil {
+		return fmt.Errorf("looking up additional groups %v in the /etc/group of the root filesystem: %w", names, err)
+	}
+	slices.Sort(gids)
+	for _, gid := range gids {
+		if !slices.Contains(u.Sgids, gid) {
+			u.Sgids = append(u.Sgids, gid)
+		}
+	}
+	return nil
 }
 
 // openUserFile opens a regular file of the root filesystem; a missing one is empty.
