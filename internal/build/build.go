@@ -119,6 +119,7 @@ func (r *Request) blobs() bool {
 func (b *building) build(ctx context.Context) (_ *Result, err error) {
 	host := platforms.Normalize(platforms.DefaultSpec())
 	res := &Result{ID: b.record.ID, Names: b.names}
+	b.read = nil
 	opt := engine.RunOptions{
 		Uploads:  b.in.uploads,
 		Layouts:  b.in.layouts,
@@ -159,24 +160,29 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 		res.Answer = out.Metadata
 		return res, nil
 	}
-	products, err := b.products(out)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.attest(ctx, out, products); err != nil {
-		return nil, err
-	}
-	if err := b.inlineCaches(products); err != nil {
-		return nil, err
-	}
-	if err := b.export(ctx, products, res); err != nil {
-		return nil, err
-	}
-	if err := b.exportCaches(ctx, products, res); err != nil {
+	if err := b.deliver(ctx, out, res); err != nil {
 		return nil, err
 	}
 	res.Took = time.Since(b.record.Started)
 	return res, nil
+}
+
+// deliver evaluates what the frontend made, and brings it to where the request wants it.
+func (b *building) deliver(ctx context.Context, out *gw.Result, res *Result) error {
+	products, err := b.products(out)
+	if err != nil {
+		return err
+	}
+	if err := b.attest(ctx, out, products); err != nil {
+		return err
+	}
+	if err := b.inlineCaches(products); err != nil {
+		return err
+	}
+	if err := b.export(ctx, products, res); err != nil {
+		return err
+	}
+	return b.exportCaches(ctx, products, res)
 }
 
 // warn keeps a finding of the linter and shows it.
