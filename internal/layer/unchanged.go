@@ -34,11 +34,40 @@ type dropper struct {
 	base, upper Tree
 }
 
+// manyEntries is from how many entries of a directory on base's are listed, not looked up one by one.
+const manyEntries = 500
+
+// lookup finds what base has of the entries of a directory; nil is nothing.
+func (d *dropper) lookup(dir string, list []*Entry) (func(*Entry) (*Entry, error), error) {
+	if len(list) < manyEntries {
+		return func(e *Entry) (*Entry, error) {
+			below, err := d.base.Lstat(e.Path)
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+				return nil, nil
+			}
+			return below, err
+		}, nil
+	}
+	all, err := d.base.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	byPath := make(map[string]*Entry, len(all))
+	for _, e := range all {
+		byPath[e.Path] = e
+	}
+	return func(e *Entry) (*Entry, error) { return byPath[e.Path], nil }, nil
+}
+
 // drop looks at the entries of a directory that base has too. all: they are gone.
 func (d *dropper) drop(dir string, list []*Entry) (all bool, _ error) {
+	find, err := d.lookup(dir, list)
+	if err != nil {
+		return false, err
+	}
 	left := len(list)
 	for _, e := range list {
-		gone, err := d.entry(e)
+		gone, err := d.entry(e, find)
 		if err != nil {
 			return false, fmt.Errorf("comparing %q with the layers below: %w", e.Path, err)
 		}
@@ -50,19 +79,13 @@ func (d *dropper) drop(dir string, list []*Entry) (all bool, _ error) {
 }
 
 // entry removes what base has, and tells whether it did.
-func (d *dropper) entry(e *Entry) (gone bool, _ error) {
+func (d *dropper) entry(e *Entry, find func(*Entry) (*Entry, error)) (gone bool, _ error) {
 	if e.Whiteout || e.Opaque || e.Nlink > 1 {
 		return false, nil
 	}
-	below, err := d.base.Lstat(e.Path)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		return false, nil
-	}
-	if err != nil {
+	below, err := find(e)
+	if err != nil || below == nil || e.IsDir() != below.IsDir() {
 		return false, err
-	}
-	if e.IsDir() != below.IsDir() {
-		return false, nil
 	}
 	if e.IsDir() {
 		list, err := d.upper.ReadDir(e.Path)

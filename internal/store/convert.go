@@ -167,12 +167,16 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) 
 			}
 			blobs = []layerBlob{{Descriptor: desc}}
 		}
+		if !encoding.Force { // compressed as it was pulled, whatever others have made of it since
+			for _, b := range blobs {
+				if b.level == pulledLevel && b.MediaType != ocispec.MediaTypeImageLayer {
+					return answer{b.Descriptor, info.DiffID}, nil
+				}
+			}
+		}
 		want := layerMediaType(encoding.Compression)
 		pulled := len(blobs) > 0
 		for _, b := range blobs {
-			if b.level == pulledLevel && !encoding.Force {
-				return answer{b.Descriptor, info.DiffID}, nil // whatever other builds have made of it
-			}
 			if compressionOf(b.MediaType) == encoding.Compression && (b.level == encoding.Level || b.level == pulledLevel) {
 				return answer{b.Descriptor, info.DiffID}, nil
 			}

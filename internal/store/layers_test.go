@@ -349,11 +349,18 @@ func TestBlobIsMadeOnce(t *testing.T) {
 	}
 }
 
-// A pulled blob is used as it came, whatever is asked for.
+// A pulled blob is used as it came, whatever is asked for, and whatever was made of it meanwhile.
 func TestPulledBlobIsKept(t *testing.T) {
 	s := newStore(t)
 	id, desc, diff := pulled(t, s, map[string]string{"a": "1"})
-	for _, c := range []layer.Compression{layer.Uncompressed, layer.Gzip, layer.Zstd} {
+	for i, c := range []layer.Compression{layer.Uncompressed, layer.Gzip, layer.Zstd, layer.Zstd} {
+		if i == 3 {
+			other, _, err := s.Blob(context.Background(), id, layer.Encoding{Compression: c, Force: true})
+			must(t, err)
+			if other.Digest == desc.Digest {
+				t.Error("another compression was asked for with force, and not made")
+			}
+		}
 		got, gotDiff, err := s.Blob(context.Background(), id, layer.Encoding{Compression: c})
 		must(t, err)
 		if got.Digest != desc.Digest || gotDiff != diff {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
@@ -336,5 +337,18 @@ func TestSnapshotIsTree(t *testing.T) {
 			t.Fatal(err)
 		}
 		layertest.Tree(t, Strict(tree))
+	}
+}
+
+// A malformed wildcard is an error, as where a context is transferred.
+func TestPatternsOfMalformedPath(t *testing.T) {
+	source := func(path string) *pb.SourceOp {
+		return &pb.SourceOp{Identifier: "local://context", Attrs: map[string]string{pb.AttrFollowPaths: `["` + path + `"]`}}
+	}
+	if _, _, err := Patterns(source("a[b]*")); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := Patterns(source("a[")); err == nil || err.Error() != "invalid includepatterns: [a[]: syntax error in pattern" {
+		t.Errorf("got %v", err)
 	}
 }
