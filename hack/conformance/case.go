@@ -17,7 +17,8 @@ import (
 //	context/PATH                  the context
 //	setup                         commands that change the context, see [setup]
 //	options                       lines "DOCKERFILE KEY=VALUE" or "* KEY=VALUE" with options of the
-//	                              Dockerfile frontend (target=, build-arg:K=, platform=, ...)
+//	                              Dockerfile frontend (target=, build-arg:K=, platform=, ...), or
+//	                              output=, allow=, secret=
 //	again                         commands as in setup, and "build": what is cached then, see [Again]
 //	differs/DOCKERFILE            the lines in which slipway differs, after the reason
 type Case struct {
@@ -123,6 +124,9 @@ type Dir struct {
 	Context, Dockerfiles string
 	archives             map[string]string
 }
+
+// Expand puts the context's path in the place of $CONTEXT.
+func (d *Dir) Expand(option string) string { return strings.ReplaceAll(option, "$CONTEXT", d.Context) }
 
 // Unpack writes the case below dir, which must not have been used for it.
 func (c *Case) Unpack(dir string) (*Dir, error) {

@@ -33,7 +33,7 @@ func (s *slipway) Build(dir *Dir, dockerfile string, options []string, output, d
 		for prefix, f := range map[string]string{
 			"build-arg:": "--build-arg=", "label:": "--label=", "target=": "--target=", "platform=": "--platform=", "context:": "--build-context=",
 			"add-hosts=": "--add-host=", "force-network-mode=": "--network=", "shm-size=": "--shm-size=", "ulimit=": "--ulimit=",
-			"allow=": "--allow=", "attest:provenance=": "--attest=type=provenance,", "no-cache=": "--no-cache",
+			"allow=": "--allow=", "secret=": "--secret=", "attest:provenance=": "--attest=type=provenance,", "no-cache=": "--no-cache",
 		} {
 			if rest, ok := strings.CutPrefix(o, prefix); ok {
 				flag = f + rest
@@ -42,7 +42,7 @@ func (s *slipway) Build(dir *Dir, dockerfile string, options []string, output, d
 		if flag == "" {
 			return nil, false, fmt.Errorf("option %s has no flag", o)
 		}
-		args = append(args, flag)
+		args = append(args, dir.Expand(flag))
 	}
 	var stdout, stderr bytes.Buffer
 	code := cli.Main(append(args, dir.Context), strings.NewReader(""), &stdout, &stderr)

@@ -88,6 +88,8 @@ func (d *daemon) Build(dir *conformance.Dir, dockerfile string, options []string
 		switch e, isAllow := strings.CutPrefix(o, "allow="); {
 		case o == "no-cache=":
 			args = append(args, "--no-cache")
+		case strings.HasPrefix(o, "secret="):
+			args = append(args, "--secret", dir.Expand(strings.TrimPrefix(o, "secret=")))
 		case isAllow:
 			args = append(args, "--allow", e)
 		default:
