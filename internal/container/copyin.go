@@ -132,14 +132,14 @@ func (m *Manager) open(ctx context.Context, c store.Container, in *inbound) (rel
 		if !errors.Is(err, ErrRunning) {
 			return nil, err
 		}
-		pid, err := m.started(ctx, c)
+		root, err := m.openRoot(ctx, c)
 		if err != nil {
 			return nil, err
 		}
-		if pid != 0 {
-			in.live, in.upper = true, rootOf(pid)
+		if root != nil {
+			in.live, in.upper = true, pathOf(root)
 			in.tree = layer.OpenDir(in.upper, layer.DirOptions{})
-			return func() error { return nil }, nil
+			return root.Close, nil
 		}
 	}
 }

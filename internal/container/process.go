@@ -2,11 +2,14 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
@@ -28,18 +31,43 @@ func (m *Manager) Process(c store.Container) (int, error) {
 	return 0, fmt.Errorf("container %s has no process yet, or not any more", c.ID)
 }
 
-// rootOf is the directory that is the root of a process, with all that is mounted there.
-func rootOf(pid int) string { return fmt.Sprintf("/proc/%d/root", pid) }
+// openRoot opens the root of a container's first process, with all that is mounted there. It is nil when
+// the container does not run any more.
+func (m *Manager) openRoot(ctx context.Context, c store.Container) (*os.File, error) {
+	for {
+		pid, err := m.started(ctx, c)
+		if err != nil || pid == 0 {
+			return nil, err
+		}
+		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), os.O_RDONLY|unix.O_DIRECTORY, 0)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+			return nil, fmt.Errorf("opening the container's root: %w", err)
+		}
+		// The number may belong to another process by now, unless it is still the container's.
+		if again, _ := m.Process(c); err == nil && again == pid {
+			return f, nil
+		}
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// pathOf names an open directory.
+func pathOf(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
 // rootTree is what a container has: what its process sees, or the layers of one that does not run.
 func (m *Manager) rootTree(ctx context.Context, c store.Container) (layer.Tree, error) {
 	if m.State(c.ID).Running {
-		pid, err := m.started(ctx, c)
+		root, err := m.openRoot(ctx, c)
 		if err != nil {
 			return nil, err
 		}
-		if pid != 0 {
-			return layer.OpenDir(rootOf(pid), layer.DirOptions{}), nil
+		if root != nil {
+			defer root.Close()
+			tree := layer.OpenDir(pathOf(root), layer.DirOptions{})
+			_, err := tree.Lstat(".") // it opens the directory for itself
+			return tree, err
 		}
 	}
 	return m.tree(ctx, c)

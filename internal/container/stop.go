@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -22,11 +24,31 @@ func (m *Manager) Kill(ctx context.Context, c store.Container, sig syscall.Signa
 	if err != nil || pid == 0 {
 		return err
 	}
-	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if err := m.signal(c, pid, sig); err != nil {
 		return fmt.Errorf("cannot kill container: %s: %w", c.Name, err)
 	}
 	if sig == syscall.SIGKILL {
 		_, err = m.Wait(ctx, c)
+	}
+	return err
+}
+
+// signal sends a signal to the process that had the number when it was looked up, and to no other one
+// that got it since. A process that is gone needs no signal.
+func (m *Manager) signal(c store.Container, pid int, sig syscall.Signal) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	switch {
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM): // before Linux 5.3, or forbidden by a filter
+		err = unix.Kill(pid, sig)
+	case err == nil:
+		defer unix.Close(fd)
+		if again, perr := m.Process(c); perr != nil || again != pid {
+			return nil
+		}
+		err = unix.PidfdSendSignal(fd, sig, nil, 0)
+	}
+	if errors.Is(err, unix.ESRCH) {
+		return nil
 	}
 	return err
 }
@@ -60,7 +82,7 @@ func (m *Manager) Stop(ctx context.Context, c store.Container, sig syscall.Signa
 	if err != nil || pid == 0 {
 		return err
 	}
-	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if err := m.signal(c, pid, sig); err != nil {
 		return fmt.Errorf("cannot stop container: %s: %w", c.Name, err)
 	}
 	end := time.Now().Add(timeout)
