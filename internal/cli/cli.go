@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -31,6 +32,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 0 && filepath.Base(args[0]) == "docker" {
 		name = "docker"
 	}
+	logrus.SetLevel(logrus.ErrorLevel) // libcontainer's warnings: what counts is in its errors
 	ctx, stop := withSignals(context.Background())
 	defer stop()
 	a := &app{

@@ -55,7 +55,7 @@ func testMemoryLimit(l *lab) {
 	// A process that survives the death of another one has not failed.
 	spec := l.spec(hungry + "; echo went on")
 	spec.Resources.Memory = 32 << 20
-	if got := l.run(spec); !strings.HasSuffix(got, "went on") {
+	if got := l.run(spec); !strings.Contains(got, "went on") { // beside what the shell says of the child
 		l.t.Errorf("got %q", got)
 	}
 }
