@@ -30,8 +30,7 @@ func (c *Case) Build(b Builder, dockerfile, scratch string, bases map[string]boo
 		}
 	}
 	dest := filepath.Join(scratch, "output")
-	status, err := r.build(b, dir, dockerfile, options, output, dest)
-	if err != nil || r.Error != "" {
+	if _, err := r.build(b, dir, dockerfile, options, output, dest); err != nil || r.Error != "" {
 		return r, err
 	}
 	switch kind, attrs, _ := strings.Cut(output, ","); kind {
@@ -45,7 +44,6 @@ func (c *Case) Build(b Builder, dockerfile, scratch string, bases map[string]boo
 	if err != nil || !c.HasAgain() {
 		return r, err
 	}
-	_ = status
 	for _, command := range c.Again() {
 		if command = strings.TrimSpace(command); command != "build" {
 			r.Again = append(r.Again, "> "+command)
@@ -55,7 +53,8 @@ func (c *Case) Build(b Builder, dockerfile, scratch string, bases map[string]boo
 			continue
 		}
 		again := &Record{}
-		if status, err = again.build(b, dir, dockerfile, options, output, dest); err != nil {
+		status, err := again.build(b, dir, dockerfile, options, output, dest)
+		if err != nil {
 			return nil, err
 		}
 		if again.Error != "" {

@@ -19,7 +19,7 @@ import (
 //	options                       lines "DOCKERFILE KEY=VALUE" or "* KEY=VALUE" with options of the
 //	                              Dockerfile frontend (target=, build-arg:K=, platform=, ...), or
 //	                              output=, allow=, secret=
-//	again                         commands as in setup, and "build": what is cached then, see [Again]
+//	again                         commands as in setup, and "build": what is cached then is compared
 //	differs/DOCKERFILE            the lines in which slipway differs, after the reason
 type Case struct {
 	Name        string

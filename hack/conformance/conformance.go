@@ -14,6 +14,7 @@
 //
 // # Differences
 //
-// A difference is a bug, unless it stands in docs/differences.md. Then the case has a section
+// Two are left out everywhere: the time of a directory that BuildKit gave the time of the build, and what
+// slipway's errors say around BuildKit's words. Any other difference is a bug, unless it stands in docs/differences.md. Then the case has a section
 // "differs/DOCKERFILE" with exactly the lines that differ, and the test fails when they are others.
 package conformance

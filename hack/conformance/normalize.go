@@ -31,7 +31,7 @@ type Record struct {
 	Index    any      `json:"index,omitempty"`    // of an image for several platforms
 	Images   []Image  `json:"images,omitempty"`
 	Files    []string `json:"files,omitempty"` // of an output that is no image
-	Again    []string `json:"again,omitempty"` // see [Again]
+	Again    []string `json:"again,omitempty"` // what was cached when it was built again, between the commands
 }
 
 // Image is one image of a Record.
@@ -370,8 +370,7 @@ func text(content []byte) string {
 	return fmt.Sprintf("%d %s", len(content), digest.FromBytes(content))
 }
 
-// ReadTar makes a Record's files of the tar of an output. Those of base images, by their times and
-// names, are not looked at.
+// ReadTar makes a Record's files of the tar of an output.
 func (r *Record) ReadTar(file string) error {
 	f, err := os.Open(file)
 	if err != nil {
