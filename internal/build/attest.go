@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strconv"
@@ -166,10 +165,5 @@ func readAttestation(tree layer.Tree, file string) ([]byte, error) {
 	case e.Size > maxAttestation:
 		return nil, fmt.Errorf("%s exceeds %d bytes", file, maxAttestation)
 	}
-	r, err := layer.Open(tree, p)
-	if err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(r)
-	return data, errors.Join(err, r.Close())
+	return layer.ReadFile(tree, p)
 }

@@ -40,11 +40,6 @@ func SourceDigest(ctx context.Context, t layer.Tree, copies []*pb.FileActionCopy
 	return digest.NewDigest(digest.SHA256, h), nil
 }
 
-// ExplainSource writes the lines that SourceDigest hashes, to tell why two digests differ.
-func ExplainSource(ctx context.Context, w io.Writer, t layer.Tree, copies []*pb.FileActionCopy, hashed Hasher) error {
-	return describeSources(ctx, w, t, copies, hashed)
-}
-
 // description is the lines of copies' sources. Those that stand after a file whose content is not
 // known yet are kept back until it is; the others go on to the writer.
 type description struct {

@@ -31,17 +31,16 @@ func vertex(name string) Vertex { return Vertex{Digest: digest.FromString(name),
 
 func TestStepStates(t *testing.T) {
 	var r recorder
-	Announce(&r, vertex("a"))
 	s := Start(&r, vertex("a"))
 	s.Cached()
 	s.Done(nil)
 	s.Done(errors.New("too late"))
-	if len(r.events) != 3 {
-		t.Fatalf("got %d events, want announced, started, completed", len(r.events))
+	if len(r.events) != 2 {
+		t.Fatalf("got %d events, want started, completed", len(r.events))
 	}
-	announced, started, completed := r.events[0].Vertexes[0], r.events[1].Vertexes[0], r.events[2].Vertexes[0]
-	if announced.Started != nil || started.Started == nil || started.Completed != nil || started.Cached {
-		t.Errorf("announced %+v, started %+v", announced, started)
+	started, completed := r.events[0].Vertexes[0], r.events[1].Vertexes[0]
+	if started.Started == nil || started.Completed != nil || started.Cached {
+		t.Errorf("started %+v", started)
 	}
 	if completed.Completed == nil || !completed.Cached || completed.Error != "" || !completed.Started.Equal(*started.Started) {
 		t.Errorf("completed %+v", completed)

@@ -25,11 +25,6 @@ type Vertex struct {
 	Group  *pb.ProgressGroup
 }
 
-// Announce tells of a vertex that has not started.
-func Announce(sink Sink, v Vertex) {
-	sink.Write(&client.SolveStatus{Vertexes: []*client.Vertex{v.event()}})
-}
-
 func (v Vertex) event() *client.Vertex {
 	return &client.Vertex{Digest: v.Digest, Name: v.Name, Inputs: v.Inputs, ProgressGroup: v.Group}
 }
