@@ -29,12 +29,12 @@ type attribute string
 var imageAttrs = []attribute{
 	"name", "compression", "compression-level", "force-compression", "oci-mediatypes", "oci-artifact",
 	"source-date-epoch", "rewrite-timestamp", "attestation-inline",
-	"buildinfo", "prefer-nondist-layers", // what they ask for does not exist, here or at all any more
+	"buildinfo", "prefer-nondist-layers", // without effect: neither exists any more
 }
 
 // outputAttrs are the attributes that each output type knows, besides annotations.
 var outputAttrs = map[OutputType][]attribute{
-	OutputImage:     append([]attribute{"push", "push-by-digest", "name-canonical", "registry.insecure", "unpack", "store", "dangling-name-prefix"}, imageAttrs...),
+	OutputImage:     append([]attribute{"push", "push-by-digest", "registry.insecure", "unpack", "store"}, imageAttrs...),
 	OutputOCI:       append([]attribute{"tar"}, imageAttrs...),
 	OutputDocker:    append([]attribute{"tar"}, imageAttrs...),
 	OutputLocal:     {"platform-split", "attestation-prefix", "source-date-epoch"},
@@ -85,7 +85,7 @@ func (o *Output) check() error {
 
 // booleans are the attributes that are true or false.
 var booleans = []attribute{
-	"push", "push-by-digest", "name-canonical", "registry.insecure", "unpack", "store", "force-compression", "oci-mediatypes",
+	"push", "push-by-digest", "registry.insecure", "unpack", "store", "force-compression", "oci-mediatypes",
 	"oci-artifact", "rewrite-timestamp", "attestation-inline", "tar", "platform-split", "prefer-nondist-layers", "buildinfo",
 }
 
