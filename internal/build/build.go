@@ -78,7 +78,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 	if err := req.check(); err != nil {
 		return nil, err
 	}
-	names, err := req.names()
+	names, err := req.names(req.Outputs...)
 	if err != nil {
 		return nil, err
 	}
@@ -227,16 +227,22 @@ func (r *Request) check() error {
 	return nil
 }
 
-// names returns the full names of the image, from the tags and from the outputs' name attributes.
-func (r *Request) names() ([]string, error) {
-	tags := slices.Clone(r.Tags)
-	for _, o := range r.Outputs {
+// given returns the names that a request has for some outputs, as they were written: the tags, and
+// the outputs' own.
+func (r *Request) given(outputs ...Output) []string {
+	names := slices.Clone(r.Tags)
+	for _, o := range outputs {
 		if n := o.Attrs["name"]; n != "" {
-			tags = append(tags, strings.Split(n, ",")...)
+			names = append(names, strings.Split(n, ",")...)
 		}
 	}
+	return names
+}
+
+// names returns the full names of the image for some outputs.
+func (r *Request) names(outputs ...Output) ([]string, error) {
 	var names []string
-	for _, t := range tags {
+	for _, t := range r.given(outputs...) {
 		name, err := store.NormalizeName(t)
 		if err != nil {
 			return nil, fmt.Errorf("invalid tag: %w", err)

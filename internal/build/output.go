@@ -231,39 +231,43 @@ func (b *building) exportOne(ctx context.Context, o *Output, products []*product
 			return nil, errors.New("docker exporter does not currently support exporting manifest lists: use type=oci")
 		}
 	}
-	a, err := b.assemble(ctx, o, products, res, step)
+	names, err := b.req.names(*o)
+	if err != nil {
+		return nil, err
+	}
+	a, err := b.assemble(ctx, o, names, products, res, step)
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case o.Type == OutputImage:
 		if o.is("push", false) {
-			if err := b.push(ctx, o, a, step); err != nil {
+			if err := b.push(ctx, o, a, names, step); err != nil {
 				return nil, err
 			}
 		}
 		if !o.stored() {
 			return nil, nil
 		}
-		for _, name := range b.names {
+		for _, name := range names {
 			step.Status("naming to "+name, 0, 0, true)
 		}
-		return named(a, b.names), nil
+		return named(a, names), nil
 	case !o.is("tar", true):
-		return nil, export.OCIDir(ctx, b.opt.Store, a, b.names, o.Dest)
+		return nil, export.OCIDir(ctx, b.opt.Store, a, names, o.Dest)
 	}
 	return nil, o.write(func(w io.Writer) error {
-		return export.OCIArchive(ctx, b.opt.Store, a, b.names, o.Type == OutputDocker, w)
+		return export.OCIArchive(ctx, b.opt.Store, a, names, o.Type == OutputDocker, w)
 	})
 }
 
 // assemble writes the images of an output into the store, and what they are into the result.
-func (b *building) assemble(ctx context.Context, o *Output, products []*product, res *Result, step *progress.Step) (*export.Assembly, error) {
+func (b *building) assemble(ctx context.Context, o *Output, names []string, products []*product, res *Result, step *progress.Step) (*export.Assembly, error) {
 	opt := export.Options{
 		Index:         b.byPlatform,
 		DockerTypes:   !o.is("oci-mediatypes", true),
 		ImageManifest: !o.is("oci-artifact", o.is("oci-mediatypes", true)),
-		Names:         b.names,
+		Names:         names,
 		Lazy:          o.Type == OutputImage && !o.stored(),
 	}
 	var err error

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/distribution/reference"
 
@@ -13,8 +12,8 @@ import (
 	"github.com/slipway-build/slipway/internal/progress"
 )
 
-// push sends an assembly to the registries that its names are of.
-func (b *building) push(ctx context.Context, o *Output, a *export.Assembly, step *progress.Step) error {
+// push sends an assembly to the registries that the names are of.
+func (b *building) push(ctx context.Context, o *Output, a *export.Assembly, names []string, step *progress.Step) error {
 	if b.opt.Registry == nil {
 		return errors.New("pushing: this builder has no registry client")
 	}
@@ -26,7 +25,7 @@ func (b *building) push(ctx context.Context, o *Output, a *export.Assembly, step
 			step.Status(pushStatus(e), e.Sent, e.Desc.Size, done)
 		},
 	}
-	names := slices.Clone(b.names)
+	names = slices.Clone(names)
 	if opt.ByDigest {
 		for i, n := range names {
 			ref, err := reference.ParseNormalizedNamed(n)
@@ -44,10 +43,7 @@ func (r *Request) checkPush(o *Output) error {
 	if !o.is("push", false) {
 		return nil
 	}
-	names := slices.Clone(r.Tags)
-	if n := o.Attrs["name"]; n != "" {
-		names = append(names, strings.Split(n, ",")...)
-	}
+	names := r.given(*o)
 	if len(names) == 0 {
 		return errors.New("tag is needed when pushing to registry")
 	}
