@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 func newExportCmd(a *app) *cobra.Command {
@@ -22,11 +24,7 @@ func newExportCmd(a *app) *cobra.Command {
 			if output == "" && isTerminal(a.stdout) {
 				return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
 			}
-			m, err := a.containers()
-			if err != nil {
-				return err
-			}
-			c, err := findContainer(cmd.Context(), m.Store, args[0])
+			m, c, err := a.oneContainer(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -42,6 +40,16 @@ func newExportCmd(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "Write to a file, instead of STDOUT")
 	return cmd
+}
+
+// oneContainer finds the container of a command that takes one.
+func (a *app) oneContainer(ctx context.Context, name string) (*container.Manager, store.Container, error) {
+	m, err := a.containers()
+	if err != nil {
+		return nil, store.Container{}, err
+	}
+	c, err := findContainer(ctx, m.Store, name)
+	return m, c, err
 }
 
 // writeWhole writes a file that is there when all of it is.
@@ -71,11 +79,7 @@ func newCommitCmd(a *app) *cobra.Command {
 		Short: "Create a new image from a container's changes",
 		Args:  rangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.containers()
-			if err != nil {
-				return err
-			}
-			c, err := findContainer(cmd.Context(), m.Store, args[0])
+			m, c, err := a.oneContainer(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -109,11 +113,7 @@ func newDiffCmd(a *app) *cobra.Command {
 		Short: "Inspect changes to files or directories on a container's filesystem",
 		Args:  exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.containers()
-			if err != nil {
-				return err
-			}
-			c, err := findContainer(cmd.Context(), m.Store, args[0])
+			m, c, err := a.oneContainer(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -137,11 +137,7 @@ func newRenameCmd(a *app) *cobra.Command {
 		Short: "Rename a container",
 		Args:  exactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.containers()
-			if err != nil {
-				return err
-			}
-			c, err := findContainer(cmd.Context(), m.Store, args[0])
+			m, c, err := a.oneContainer(cmd.Context(), args[0])
 			if err == nil {
 				err = m.Rename(cmd.Context(), c, args[1])
 			}
