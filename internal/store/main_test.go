@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 // children are what other processes do; each is given the store's root.
 var children = map[string]func(root string) error{
 	"create":  childCreates,
+	"upgrade": childUpgrades,
 	"halfway": childStopsHalfway,
 	"locked":  childHoldsCache,
 }

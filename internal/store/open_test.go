@@ -99,17 +99,6 @@ func TestManyProcessesCreateStore(t *testing.T) {
 	}
 }
 
-func TestNewerFormatIsRefused(t *testing.T) {
-	s := newStore(t)
-	_, err := s.db.Exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion+1))
-	must(t, err)
-	root := s.root
-	must(t, s.Close())
-	_, err = Open(root)
-	wantErr(t, err, fmt.Sprintf("opening store %s: its format is version %d, this program knows version %d", root, schemaVersion+1, schemaVersion))
-	wantErr(t, err, "use another --root")
-}
-
 func TestOddRoots(t *testing.T) {
 	for _, name := range []string{"with space", "what?is=this", "a#b", "100%", "per%20cent", "ü", "a&b"} {
 		root := filepath.Join(shm(t), name)

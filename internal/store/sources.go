@@ -4,14 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
-
-// Stores that were made before blobs had sources get the table when the first one is recorded.
-const sourcesSchema = "CREATE TABLE IF NOT EXISTS blob_sources(digest TEXT NOT NULL, repository TEXT NOT NULL," +
-	" PRIMARY KEY(digest, repository)) WITHOUT ROWID"
 
 // AddSources remembers that a repository, "docker.io/library/alpine", has blobs, whether or not they
 // are here. It is a hint: the repository may lose them at any time.
@@ -20,9 +15,6 @@ func (s *Store) AddSources(ctx context.Context, repository string, blobs ...dige
 		return err
 	}
 	return s.update(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.Exec(sourcesSchema); err != nil {
-			return fmt.Errorf("remembering where blobs are: %w", err)
-		}
 		for _, d := range blobs {
 			if _, err := tx.Exec("INSERT INTO blob_sources(digest,repository) VALUES(?,?) ON CONFLICT DO NOTHING", d.String(), repository); err != nil {
 				return fmt.Errorf("remembering where blobs are: %w", err)
@@ -37,9 +29,6 @@ func (s *Store) knowsSources(ctx context.Context, repository string, blobs []dig
 	for _, d := range blobs {
 		var there bool
 		err := s.db.QueryRowContext(ctx, "SELECT EXISTS(SELECT 1 FROM blob_sources WHERE digest=? AND repository=?)", d.String(), repository).Scan(&there)
-		if noSuchTable(err) {
-			return false, nil
-		}
 		if err != nil {
 			return false, fmt.Errorf("looking for where blobs are: %w", err)
 		}
@@ -53,9 +42,6 @@ func (s *Store) knowsSources(ctx context.Context, repository string, blobs []dig
 // Sources returns the repositories that have had a blob.
 func (s *Store) Sources(ctx context.Context, d digest.Digest) ([]string, error) {
 	rows, err := s.db.QueryContext(ctx, "SELECT repository FROM blob_sources WHERE digest=? ORDER BY repository", d.String())
-	if noSuchTable(err) {
-		return nil, nil
-	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for where blob %s is: %w", d, err)
 	}
@@ -70,5 +56,3 @@ func (s *Store) Sources(ctx context.Context, d digest.Digest) ([]string, error) 
 	}
 	return all, rows.Err()
 }
-
-func noSuchTable(err error) bool { return err != nil && strings.Contains(err.Error(), "no such table") }

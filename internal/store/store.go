@@ -55,26 +55,6 @@ import (
 // maxUnpacking is how many layers are unpacked at the same time at most. Each takes up to 10 MB.
 const maxUnpacking = 8
 
-// schemaVersion is the version of meta.db's tables and of the directory layout.
-const schemaVersion = 1
-
-const schema = `
-CREATE TABLE blobs(digest TEXT PRIMARY KEY, size INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE layers(id TEXT PRIMARY KEY, diff_id TEXT NOT NULL DEFAULT '', dir INTEGER NOT NULL,
-  size INTEGER NOT NULL DEFAULT -1, created INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX layers_diff ON layers(diff_id);
-CREATE TABLE layer_blobs(diff_id TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,
-  size INTEGER NOT NULL, level INTEGER NOT NULL, PRIMARY KEY(diff_id, digest)) WITHOUT ROWID;
-CREATE TABLE results(key TEXT PRIMARY KEY, slot TEXT NOT NULL, record TEXT NOT NULL,
-  created INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX results_slot ON results(slot, created);
-CREATE TABLE memo(key TEXT PRIMARY KEY, value TEXT NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE refs(ref TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL,
-  PRIMARY KEY(ref, platform)) WITHOUT ROWID;
-CREATE TABLE images(name TEXT PRIMARY KEY, record TEXT NOT NULL, tagged INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE containers(id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) WITHOUT ROWID;
-`
-
 // busy is SQLite's error code for a locked database.
 const busy = 5
 
@@ -123,23 +103,35 @@ func Open(root string, opts ...Option) (*Store, error) {
 	for _, o := range opts {
 		o(s)
 	}
-	if err := s.openDB(); err != nil {
+	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("opening store %s: %w", root, err)
-	}
-	if s.use, err = useStore(root); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening store %s: %w", root, err), s.db.Close())
 	}
 	return s, nil
 }
 
-func (s *Store) openDB() error {
+func (s *Store) open() (err error) {
 	path := filepath.Join(s.root, "meta.db")
-	_, statErr := os.Stat(path)
-	if statErr != nil {
+	if _, err := os.Stat(path); err != nil {
 		if err := s.makeDirs(); err != nil {
 			return err
 		}
 	}
+	if s.use, err = useStore(s.root); err != nil {
+		return err
+	}
+	if err = s.openDB(path); err != nil {
+		return errors.Join(err, s.use.dir.Close())
+	}
+	if err = s.bringUpToDate(); err == nil {
+		err = s.dropUnsynced()
+	}
+	if err != nil {
+		return errors.Join(err, s.db.Close(), s.use.dir.Close())
+	}
+	return nil
+}
+
+func (s *Store) openDB(path string) error {
 	dsn := "file:" + strings.NewReplacer("?", "%3f", "#", "%23", "%", "%25").Replace(path) +
 		fmt.Sprintf("?_txlock=immediate&_pragma=busy_timeout(%d)&_pragma=synchronous(normal)", patience.Milliseconds())
 	db, err := sql.Open("sqlite", dsn)
@@ -150,24 +142,7 @@ func (s *Store) openDB() error {
 	// ones that work at the same time stay open.
 	db.SetMaxIdleConns(maxIdle)
 	s.db = &database{DB: db}
-	var version int
-	err = patiently(func() error { return db.QueryRow("PRAGMA user_version").Scan(&version) })
-	if err != nil {
-		db.Close()
-		return err
-	}
-	switch {
-	case version == 0:
-		err = patiently(s.createSchema)
-	case version != schemaVersion:
-		err = fmt.Errorf("its format is version %d, this program knows version %d: use another --root, or remove it", version, schemaVersion)
-	default:
-		err = s.dropUnsynced()
-	}
-	if err != nil {
-		db.Close()
-	}
-	return err
+	return nil
 }
 
 // makeDirs creates the directories and the marker file of the OCI layout.
@@ -184,8 +159,8 @@ func (s *Store) makeDirs() error {
 	return os.Chmod(s.root, 0o711)
 }
 
-// patience is how long a process waits for others that use the database.
-const patience = 20 * time.Second
+// patience is how long a process waits for others that use the database. Tests have less.
+var patience = 20 * time.Second
 
 // patiently calls f again while the database is locked. SQLite waits by itself, but not while some
 // process changes the journal's mode, which is when a store is created.
@@ -197,24 +172,6 @@ func patiently(f func() error) error {
 			return err
 		}
 	}
-}
-
-// createSchema makes the tables; of several processes that start at once, one does.
-func (s *Store) createSchema() error {
-	if _, err := s.db.Exec("PRAGMA journal_mode=WAL"); err != nil {
-		return err
-	}
-	return s.update(context.Background(), func(tx *sql.Tx) error {
-		var version int
-		if err := tx.QueryRow("PRAGMA user_version").Scan(&version); err != nil || version == schemaVersion {
-			return err
-		}
-		if _, err := tx.Exec(schema); err != nil {
-			return err
-		}
-		_, err := tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion))
-		return err
-	})
 }
 
 // bootTables are the tables whose rows speak of files that may not be on the disk yet.

@@ -1,0 +1,111 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// steps make a store of version 1 out of an empty one, one of version 2 out of version 1, and so on:
+// the version of a store is how many of them it has behind it. A new store takes all of them.
+//
+// A step that was released is never changed. It may not lock out a process of the version before that
+// runs a container, which is the only use of a store that [Store.Yield] lets go on during an upgrade:
+// what is done to the table of containers, that process must be able to read and write.
+var steps = []func(*sql.Tx) error{toVersion1, toVersion2}
+
+func toVersion1(tx *sql.Tx) error {
+	_, err := tx.Exec(`
+CREATE TABLE blobs(digest TEXT PRIMARY KEY, size INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE layers(id TEXT PRIMARY KEY, diff_id TEXT NOT NULL DEFAULT '', dir INTEGER NOT NULL,
+  size INTEGER NOT NULL DEFAULT -1, created INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX layers_diff ON layers(diff_id);
+CREATE TABLE layer_blobs(diff_id TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,
+  size INTEGER NOT NULL, level INTEGER NOT NULL, PRIMARY KEY(diff_id, digest)) WITHOUT ROWID;
+CREATE TABLE results(key TEXT PRIMARY KEY, slot TEXT NOT NULL, record TEXT NOT NULL,
+  created INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX results_slot ON results(slot, created);
+CREATE TABLE memo(key TEXT PRIMARY KEY, value TEXT NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE refs(ref TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL,
+  PRIMARY KEY(ref, platform)) WITHOUT ROWID;
+CREATE TABLE images(name TEXT PRIMARY KEY, record TEXT NOT NULL, tagged INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE containers(id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) WITHOUT ROWID;
+`)
+	return err
+}
+
+// toVersion2 gives all stores the sources of blobs, which some of version 1 have.
+func toVersion2(tx *sql.Tx) error {
+	_, err := tx.Exec(`
+CREATE TABLE IF NOT EXISTS blob_sources(digest TEXT NOT NULL, repository TEXT NOT NULL,
+  PRIMARY KEY(digest, repository)) WITHOUT ROWID;
+`)
+	return err
+}
+
+// version reads the version of the store's format; that of an empty one is 0.
+func (s *Store) version(q interface {
+	QueryRow(query string, args ...any) *sql.Row
+}) (v int, err error) {
+	err = patiently(func() error { return q.QueryRow("PRAGMA user_version").Scan(&v) })
+	return v, err
+}
+
+// bringUpToDate makes the store one of this program's version. A newer one is refused.
+func (s *Store) bringUpToDate() error {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		v, err := s.version(s.db)
+		switch {
+		case err != nil || v == len(steps):
+			return err
+		case v > len(steps):
+			return fmt.Errorf("its format is version %d, this program knows version %d: use another --root, or remove it", v, len(steps))
+		}
+		done, err := s.upgradeAlone()
+		if err != nil || done {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("it was made by an older slipway (its format is version %d, this program's is %d), which still uses it: "+
+				"the store is upgraded when that one has ended", v, len(steps))
+		}
+	}
+}
+
+// upgradeAlone upgrades the store when nobody else uses it: a process of an older version would go on
+// with what it knows of the tables. It waits for nobody, so that of several processes that start at
+// once, one finds itself alone.
+func (s *Store) upgradeAlone() (done bool, err error) {
+	err = s.use.lock(unix.LOCK_EX | unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, s.use.lock(unix.LOCK_UN)
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, errors.Join(patiently(s.upgrade), s.use.lock(unix.LOCK_SH))
+}
+
+// upgrade takes the steps that the store has not behind it, in one transaction.
+func (s *Store) upgrade() error {
+	if _, err := s.db.Exec("PRAGMA journal_mode=WAL"); err != nil {
+		return err
+	}
+	return s.update(context.Background(), func(tx *sql.Tx) error {
+		v, err := s.version(tx)
+		if err != nil || v >= len(steps) {
+			return err
+		}
+		for i, step := range steps[v:] {
+			if err := step(tx); err != nil {
+				return fmt.Errorf("upgrading it to version %d: %w", v+i+1, err)
+			}
+		}
+		_, err = tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", len(steps)))
+		return err
+	})
+}

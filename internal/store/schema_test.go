@@ -1,0 +1,153 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// version1 is what the first version of slipway made its tables with.
+const version1 = `
+PRAGMA journal_mode=WAL;
+CREATE TABLE blobs(digest TEXT PRIMARY KEY, size INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE layers(id TEXT PRIMARY KEY, diff_id TEXT NOT NULL DEFAULT '', dir INTEGER NOT NULL,
+  size INTEGER NOT NULL DEFAULT -1, created INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX layers_diff ON layers(diff_id);
+CREATE TABLE layer_blobs(diff_id TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,
+  size INTEGER NOT NULL, level INTEGER NOT NULL, PRIMARY KEY(diff_id, digest)) WITHOUT ROWID;
+CREATE TABLE results(key TEXT PRIMARY KEY, slot TEXT NOT NULL, record TEXT NOT NULL,
+  created INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX results_slot ON results(slot, created);
+CREATE TABLE memo(key TEXT PRIMARY KEY, value TEXT NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE refs(ref TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL,
+  PRIMARY KEY(ref, platform)) WITHOUT ROWID;
+CREATE TABLE images(name TEXT PRIMARY KEY, record TEXT NOT NULL, tagged INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE containers(id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) WITHOUT ROWID;
+PRAGMA user_version=1;
+`
+
+// oldStore makes a store of version 1 with the statements given.
+func oldStore(t *testing.T, statements ...string) (root string) {
+	t.Helper()
+	root = filepath.Join(shm(t), "store")
+	for _, dir := range []string{"blobs/sha256", "layers", "builds", "caches", "containers", "tmp"} {
+		must(t, os.MkdirAll(filepath.Join(root, dir), 0o711))
+	}
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(root, "meta.db"))
+	must(t, err)
+	defer db.Close()
+	for _, q := range append([]string{version1}, statements...) {
+		_, err := db.Exec(q)
+		must(t, err)
+	}
+	return root
+}
+
+// patient gives tests another patience.
+func patient(t *testing.T, d time.Duration) {
+	was := patience
+	patience = d
+	t.Cleanup(func() { patience = was })
+}
+
+// childUpgrades opens a store and reads what was in it.
+func childUpgrades(root string) error {
+	s, err := Open(root)
+	if err != nil {
+		return err
+	}
+	if v, found, err := s.Memo(context.Background(), "kept"); err != nil || !found || v != "yes" {
+		return fmt.Errorf("the memo is %q, %t, %v", v, found, err)
+	}
+	return s.Close()
+}
+
+func TestOldStoreIsUpgraded(t *testing.T) {
+	root := oldStore(t, "INSERT INTO memo VALUES('kept','yes','')")
+	const processes = 8
+	cmds := make([]*exec.Cmd, processes)
+	outs := make([]bytes.Buffer, processes)
+	for i := range cmds {
+		cmds[i] = command(t, "upgrade", root)
+		cmds[i].Stdout, cmds[i].Stderr = &outs[i], &outs[i]
+		must(t, cmds[i].Start())
+	}
+	for i, cmd := range cmds {
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("process %d: %v: %s", i, err, outs[i].String())
+		}
+	}
+	s := open(t, root)
+	if v, err := s.version(s.db); err != nil || v != len(steps) {
+		t.Errorf("the store has version %d, %v, want %d", v, err, len(steps))
+	}
+	if got, want := tables(t, s), tables(t, newStore(t)); got != want {
+		t.Errorf("the upgraded store has\n%s\nwant what a new one has:\n%s", got, want)
+	}
+}
+
+// tables is what a store's tables were made with.
+func tables(t *testing.T, s *Store) (all string) {
+	t.Helper()
+	must(t, s.db.QueryRow("SELECT group_concat(sql, char(10)) FROM (SELECT sql FROM sqlite_schema WHERE sql NOTNULL ORDER BY name)").Scan(&all))
+	return all
+}
+
+// A process of the version before knows the tables as they were, and holds the store's lock.
+func TestOldProcessIsWaitedFor(t *testing.T) {
+	root := oldStore(t)
+	old, err := useStore(root)
+	must(t, err)
+	patient(t, 0)
+	_, err = Open(root)
+	wantErr(t, err, "opening store "+root+": it was made by an older slipway (its format is version 1, this program's is")
+	patient(t, time.Minute)
+	opened := make(chan error)
+	go func() {
+		s, err := Open(root)
+		if err == nil {
+			err = s.Close()
+		}
+		opened <- err
+	}()
+	must(t, old.lock(unix.LOCK_UN))
+	must(t, <-opened)
+	must(t, old.dir.Close())
+}
+
+// A step that fails leaves the store as it was.
+func TestUpgradeFails(t *testing.T) {
+	root := oldStore(t)
+	was := steps
+	steps = append(was[:len(was):len(was)], func(tx *sql.Tx) error {
+		_, err := tx.Exec("CREATE TABLE blobs(a)")
+		return err
+	})
+	t.Cleanup(func() { steps = was })
+	_, err := Open(root)
+	wantErr(t, err, fmt.Sprintf("opening store %s: upgrading it to version %d: ", root, len(steps)))
+	steps = was
+	s := open(t, root)
+	if v, err := s.version(s.db); err != nil || v != len(was) {
+		t.Errorf("the store has version %d, %v, want %d", v, err, len(was))
+	}
+}
+
+func TestNewerFormatIsRefused(t *testing.T) {
+	s := newStore(t)
+	_, err := s.db.Exec(fmt.Sprintf("PRAGMA user_version=%d", len(steps)+1))
+	must(t, err)
+	root := s.root
+	must(t, s.Close())
+	_, err = Open(root)
+	wantErr(t, err, fmt.Sprintf("opening store %s: its format is version %d, this program knows version %d", root, len(steps)+1, len(steps)))
+	wantErr(t, err, "use another --root")
+}
