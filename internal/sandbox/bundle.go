@@ -31,7 +31,6 @@ type bundle struct {
 	mounted bool              // scratch is
 	roots   int               // of mounts
 	shared  map[string]string // mounted roots of mounts, by their layers
-	made    []stub            // mount points that had to be made in the upper directory
 	sockets []net.Listener    // of mounts
 }
 
@@ -60,17 +59,22 @@ func newBundle(dir string, spec *Spec, guarded bool) (*bundle, error) {
 	if err := b.mountRoot(b.rootfs, spec.Root, points); err != nil {
 		return b, err
 	}
-	user, err := lookupUser(b.rootfs, spec.User)
+	root, err := openRoot(b.rootfs)
+	if err != nil {
+		return b, err
+	}
+	defer root.Close()
+	user, err := lookupUser(root, spec.User)
 	if err == nil {
-		err = addGroups(b.rootfs, user, spec.Groups)
+		err = addGroups(root, user, spec.Groups)
 	}
 	if err != nil {
 		return b, err
 	}
-	if err := b.makeCwd(mounts, user); err != nil {
+	if err := b.makeCwd(root, mounts, user); err != nil {
 		return b, err
 	}
-	if mounts, err = b.premount(mounts); err != nil {
+	if mounts, err = b.premount(root, mounts); err != nil {
 		return b, err
 	}
 	b.oci, err = ociSpec(b.rootfs, spec, user, mounts)
@@ -183,8 +187,7 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 			return err
 		}
 	}
-	s := stubs{merged: target, dir: stubDir}
-	needed, err := s.make(points)
+	needed, err := makeStubs(target, stubDir, points)
 	if len(visible) > 0 {
 		err = errors.Join(err, unmount(target))
 	}
@@ -194,13 +197,7 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 	if needed || len(lower) == 0 {
 		lower = append(slices.Clone(lower), stubDir)
 	}
-	if err := overlay.Mount(target, lower, root.Upper, root.Work, opt); err != nil {
-		return err
-	}
-	if len(visible) > len(root.Lower) {
-		return b.makeHidden(target, points)
-	}
-	return nil
+	return overlay.Mount(target, lower, root.Upper, root.Work, opt)
 }
 
 // probeLayers are the layers as which root is looked at before it is mounted: with the upper
@@ -222,33 +219,45 @@ func probeLayers(root Root) ([]string, error) {
 
 // makeCwd makes the working directory, owned by the process's user, unless it lies in a mount:
 // there the runtime makes it, because only then it is there.
-func (b *bundle) makeCwd(mounts []specs.Mount, u *user.ExecUser) error {
+func (b *bundle) makeCwd(root *os.File, mounts []specs.Mount, u *user.ExecUser) error {
 	cwd := filepath.Join("/", b.spec.Cwd)
 	if cwd == "/" || slices.ContainsFunc(mounts, func(m specs.Mount) bool { return m.Destination == cwd }) ||
 		within(cwd, mounts) != "" {
 		return nil
 	}
-	full, err := securejoin.SecureJoin(b.rootfs, cwd)
-	if err != nil {
-		return fmt.Errorf("resolving working directory %s: %w", cwd, err)
-	}
-	var absent []string
-	for dir := full; dir != b.rootfs; dir = filepath.Dir(dir) {
-		if _, err := os.Lstat(dir); err == nil {
-			break
-		}
-		absent = append(absent, dir)
-	}
-	for _, dir := range slices.Backward(absent) {
-		err := makeDir(dir)
-		if err == nil {
-			err = os.Chown(dir, u.Uid, u.Gid)
-		}
-		if err != nil {
-			return fmt.Errorf("making working directory %s: %w", cwd, err)
-		}
+	if err := makeOwned(root, cwd, u.Uid, u.Gid); err != nil {
+		return fmt.Errorf("making working directory %s: %w", cwd, err)
 	}
 	return nil
+}
+
+// makeOwned makes a directory of root and those above it that are missing, all with one owner.
+func makeOwned(root *os.File, path string, uid, gid int) error {
+	rel, err := resolveInRoot(root, path)
+	if err != nil {
+		return err
+	}
+	parts := strings.Split(rel, "/")
+	there := len(parts) // how many of them there are
+	dir, err := openResolved(root, rel, unix.O_PATH)
+	for errors.Is(err, fs.ErrNotExist) && there > 0 {
+		there--
+		dir, err = openResolved(root, filepath.Join(parts[:there]...), unix.O_PATH)
+	}
+	for _, name := range parts[there:] {
+		if err != nil {
+			break
+		}
+		var sub *os.File
+		if sub, err = makeDirAt(dir, name); err == nil {
+			err = errors.Join(sub.Chmod(0o755), sub.Chown(uid, gid), dir.Close()) // whatever the umask is
+			dir = sub
+		}
+	}
+	if dir != nil {
+		dir.Close()
+	}
+	return err
 }
 
 // within is the innermost mount that path, a clean absolute path, lies in; "" if there is none.
@@ -271,17 +280,11 @@ func isFile(m specs.Mount) bool {
 }
 
 // close unmounts, so that the upper directories are free for whoever called us. It removes no
-// files but mount points that had to be made in an upper directory.
+// files: what a process had is not touched any more.
 func (b *bundle) close() error {
 	var errs []error
 	for _, l := range b.sockets {
 		errs = append(errs, l.Close())
-	}
-	if len(b.made) > 0 {
-		errs = append(errs, b.uncover())
-	}
-	for _, s := range slices.Backward(b.made) {
-		errs = append(errs, s.remove())
 	}
 	if b.mounted {
 		errs = append(errs, unmount(b.scratch))

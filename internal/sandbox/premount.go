@@ -19,15 +19,10 @@ import (
 // the namespace of the calling thread, and returns the mounts that are left to the runtime. The
 // runtime takes along what it finds mounted there. It could mount everything itself, but a
 // mount takes it some hundred system calls, and this is a good part of a container's start.
-func (b *bundle) premount(mounts []specs.Mount) (rest []specs.Mount, err error) {
+func (b *bundle) premount(root *os.File, mounts []specs.Mount) (rest []specs.Mount, err error) {
 	if !recursiveAttributes() {
 		return mounts, nil
 	}
-	root, err := os.OpenFile(b.rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("opening the root filesystem: %w", err)
-	}
-	defer root.Close()
 	for _, m := range mounts {
 		if b.inContainer(m) || within(m.Destination, rest) != "" {
 			rest = append(rest, m)
@@ -76,10 +71,10 @@ func mountBelow(root *os.File, m specs.Mount) error {
 	return attach(mnt, dest)
 }
 
-// mountTarget opens the destination inside of root, which is made if missing: this happens only
-// in other mounts, the root filesystem has its mount points. The kernel resolves it without help:
-// nobody else sees the place yet, so that what pathrs does besides, to verify the kernel's answer
-// against racing processes, is only for what the kernel refuses.
+// mountTarget opens the destination inside of root, which is made if missing: this happens in other
+// mounts, and where the changes of a container that ran before hide the layer of mount points. It
+// stays, as Docker leaves it: nothing is removed from what a process can change. The kernel resolves
+// the path without help; what pathrs does besides is only for what the kernel refuses.
 func mountTarget(root *os.File, m specs.Mount) (*os.File, error) {
 	dest, err := openInRoot(root, m.Destination)
 	if errors.Is(err, os.ErrNotExist) {
@@ -101,46 +96,6 @@ func mountTarget(root *os.File, m specs.Mount) (*os.File, error) {
 	}
 	defer dir.Close()
 	return makeFileAt(dir, filepath.Base(m.Destination))
-}
-
-// openInRoot opens what a path is inside of root.
-func openInRoot(root *os.File, path string) (*os.File, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := unix.Openat2(int(root.Fd()), path, &how)
-	if err != nil {
-		return nil, &os.PathError{Op: "openat2", Path: path, Err: err}
-	}
-	return os.NewFile(uintptr(fd), path), nil
-}
-
-// makeInRoot makes a file or directory whose parent directory is there.
-func makeInRoot(root *os.File, path string, file bool) (*os.File, error) {
-	dir, err := openInRoot(root, filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	name := filepath.Base(path)
-	if file {
-		return makeFileAt(dir, name)
-	}
-	if err := unix.Mkdirat(int(dir.Fd()), name, 0o755); err != nil {
-		return nil, &os.PathError{Op: "mkdir", Path: path, Err: err}
-	}
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	return os.NewFile(uintptr(fd), path), nil
-}
-
-// makeFileAt makes an empty file in dir.
-func makeFileAt(dir *os.File, name string) (*os.File, error) {
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	return os.NewFile(uintptr(fd), name), nil
 }
 
 // mountOptions are those of a mount in an OCI spec, sorted.

@@ -245,6 +245,29 @@ func testUsers(l *lab) {
 	}
 }
 
+// testOddUserFiles: the files that users are looked up in are the image's, whatever they are.
+func testOddUserFiles(l *lab) {
+	passwd := filepath.Join(l.image, "etc/passwd")
+	host := filepath.Join(l.t.TempDir(), "passwd")
+	write(l.t, host, "hosts:x:7:7::/:/bin/sh\n")
+	for what, make := range map[string]func() error{
+		"a link to the host's file": func() error { return os.Symlink(host, passwd) },
+		"links that go round":       func() error { return os.Symlink("passwd", passwd) },
+		"a named pipe":              func() error { return unix.Mkfifo(passwd, 0o666) },
+		"a device":                  func() error { return unix.Mknod(passwd, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) },
+		"a socket":                  func() error { return unix.Mknod(passwd, unix.S_IFSOCK|0o666, 0) },
+	} {
+		if err := errors.Join(os.Remove(passwd), make()); err != nil {
+			l.t.Fatal(err)
+		}
+		spec := l.command("true")
+		spec.User = "hosts"
+		if _, err := l.try(spec); err == nil || !strings.Contains(err.Error(), "/etc/passwd") {
+			l.t.Errorf("%s: got %v, want an error about /etc/passwd", what, err)
+		}
+	}
+}
+
 // processes counts the processes on the host whose command line has text.
 func processes(t testing.TB, text string) (n int) {
 	t.Helper()

@@ -89,24 +89,59 @@ func testHiddenStubs(l *lab) {
 	if err := unix.Setxattr(filepath.Join(upper, "opt"), "trusted.overlay.opaque", []byte("y"), 0); err != nil {
 		l.t.Fatal(err)
 	}
-	past := time.Date(2002, 3, 4, 5, 6, 7, 0, time.UTC)
-	for _, name := range []string{"etc", "opt"} {
-		if err := os.Chtimes(filepath.Join(upper, name), past, past); err != nil {
-			l.t.Fatal(err)
-		}
-	}
-	before := tree(l.t, upper)
 	l.run(spec)
-	// Nothing below /proc and so on is there, but overlayfs may have dropped whiteouts of what
-	// never existed.
-	for _, line := range tree(l.t, upper) {
-		if !slices.Contains(before, line) {
-			l.t.Errorf("upper directory has got %q", line)
-		}
+	// The mount points that had to be made stay, as in Docker: nothing is removed from a tree that a
+	// process had.
+	want := []string{"d etc", "- etc/hosts", "- etc/resolv.conf", "d opt", "d opt/deep", "d opt/deep/mount", "d proc"}
+	l.wantUpper("mount points", spec, want...)
+	l.again(spec)
+	l.run(spec)
+	l.wantUpper("mount points of another run", spec, want...)
+}
+
+// again lets a spec be run again on what its process left.
+func (l *lab) again(spec *Spec) {
+	l.t.Helper()
+	if err := errors.Join(os.RemoveAll(spec.Root.Work), os.Mkdir(spec.Root.Work, 0o755)); err != nil {
+		l.t.Fatal(err)
 	}
-	for _, name := range []string{"etc", "opt"} {
-		if info, err := os.Stat(filepath.Join(upper, name)); err != nil || !info.ModTime().Equal(past) {
-			l.t.Errorf("/%s in the upper directory: got %v, %v; want the time %v", name, info.ModTime(), err, past)
+}
+
+// testSwappedMountPoint has a process put a link to a directory of the host in the place of what is
+// above a mount point.
+func testSwappedMountPoint(l *lab) {
+	victim := l.t.TempDir()
+	mkdir(l.t, filepath.Join(victim, "dir"))
+	write(l.t, filepath.Join(victim, "file"), "")
+	past := time.Date(2002, 3, 4, 5, 6, 7, 0, time.UTC)
+	if err := os.Chtimes(victim, past, past); err != nil {
+		l.t.Fatal(err)
+	}
+	before, err := os.Stat(victim)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	spec := l.spec("mv /opt/deep /opt/moved && ln -s " + victim + " /opt/deep")
+	spec.Mounts = []Mount{{Dest: "/opt/deep/dir", Tmpfs: &Tmpfs{}}, {Dest: "/opt/deep/file", Bind: filepath.Join(l.image, "etc/passwd")}}
+	// What an earlier run made hides the layer of mount points.
+	opt := filepath.Join(spec.Root.Upper, "opt")
+	mkdir(l.t, opt)
+	if err := unix.Setxattr(opt, "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+		l.t.Fatal(err)
+	}
+	l.run(spec)
+	for range 2 { // the second run begins with the link
+		if got, want := tree(l.t, victim), []string{"d dir", "- file"}; !slices.Equal(got, want) {
+			l.t.Errorf("the host's directory: got %q, want %q", got, want)
+		}
+		after, err := os.Stat(victim)
+		if err != nil || !after.ModTime().Equal(past) || !os.SameFile(before, after) {
+			l.t.Errorf("the host's directory was changed: %v, %v", after.ModTime(), err)
+		}
+		l.again(spec)
+		spec.Args = []string{"test", "-d", victim + "/dir", "-a", "-f", victim + "/file"} // in its own root
+		if out, err := l.try(spec); err != nil {
+			l.t.Errorf("running again: %v; output: %s", err, out)
 		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,18 +22,24 @@ type mountPoint struct {
 // directory on the way that exists already is repeated there with all its attributes, because
 // overlayfs shows those of the topmost layer.
 type stubs struct {
-	merged string // the root filesystem as it is
-	dir    string // the layer that is made
+	merged *os.File // the root filesystem as it is
+	dir    string   // the layer that is made
 	// known are the directories that the layer has, relative to its root; true for those that
 	// merged has too.
 	known map[string]bool
 }
 
-// make adds the mount points that are missing and reports whether there were any.
-func (s *stubs) make(points []mountPoint) (bool, error) {
-	s.known = map[string]bool{}
+// makeStubs makes a layer in dir of the mount points that are missing in the filesystem merged, and
+// reports whether there were any.
+func makeStubs(merged, dir string, points []mountPoint) (bool, error) {
+	root, err := openRoot(merged)
+	if err != nil {
+		return false, err
+	}
+	defer root.Close()
+	s := stubs{merged: root, dir: dir, known: map[string]bool{}}
 	for _, p := range points {
-		rel, err := missing(s.merged, p)
+		rel, err := missing(root, p)
 		if err != nil {
 			return false, err
 		}
@@ -53,17 +58,20 @@ func (s *stubs) make(points []mountPoint) (bool, error) {
 
 // missing resolves a mount point inside of root. It gives its real path relative to root if
 // there is nothing, and "" if there is something.
-func missing(root string, p mountPoint) (string, error) {
-	full, err := securejoin.SecureJoin(root, p.path)
+func missing(root *os.File, p mountPoint) (string, error) {
+	rel, err := resolveInRoot(root, p.path)
 	if err != nil {
 		return "", fmt.Errorf("resolving mount point %s: %w", p.path, err)
 	}
-	rel := strings.TrimPrefix(strings.TrimPrefix(full, root), "/")
 	if rel == "" {
 		return "", nil
 	}
 	var st unix.Stat_t
-	switch err := unix.Lstat(full, &st); {
+	f, err := openResolved(root, rel, unix.O_PATH)
+	if err == nil {
+		err = errors.Join(unix.Fstat(int(f.Fd()), &st), f.Close())
+	}
+	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return rel, nil
 	case err != nil:
@@ -82,12 +90,11 @@ func (s *stubs) add(rel string, file bool) error {
 		if _, ok := s.known[dir]; ok {
 			continue
 		}
-		info, err := os.Lstat(filepath.Join(s.merged, dir))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		f, err := openResolved(s.merged, dir, unix.O_PATH|unix.O_DIRECTORY)
+		if err == nil {
+			f.Close()
+		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
-		}
-		if err == nil && !info.IsDir() {
-			return fmt.Errorf("/%s: %w", dir, unix.ENOTDIR)
 		}
 		s.known[dir] = err == nil
 		if err := makeDir(filepath.Join(s.dir, dir)); err != nil {
@@ -120,7 +127,11 @@ func (s *stubs) copyAttributes() error {
 		if !exists {
 			continue
 		}
-		if err := copyDirAttributes(filepath.Join(s.merged, dir), filepath.Join(s.dir, dir)); err != nil {
+		from, err := openResolved(s.merged, dir, unix.O_RDONLY|unix.O_DIRECTORY)
+		if err == nil {
+			err = errors.Join(copyDirAttributes(from, filepath.Join(s.dir, dir)), from.Close())
+		}
+		if err != nil {
 			return fmt.Errorf("repeating the attributes of directory /%s: %w", dir, err)
 		}
 	}
@@ -128,9 +139,9 @@ func (s *stubs) copyAttributes() error {
 }
 
 // copyDirAttributes copies owner, mode, extended attributes and times.
-func copyDirAttributes(from, to string) error {
+func copyDirAttributes(from *os.File, to string) error {
 	var st unix.Stat_t
-	if err := unix.Stat(from, &st); err != nil {
+	if err := unix.Fstat(int(from.Fd()), &st); err != nil {
 		return err
 	}
 	if err := unix.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
@@ -139,15 +150,15 @@ func copyDirAttributes(from, to string) error {
 	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
 		return err
 	}
-	if err := copyXattrs(from, to); err != nil {
+	if err := copyXattrs(int(from.Fd()), to); err != nil {
 		return err
 	}
 	return unix.UtimesNanoAt(unix.AT_FDCWD, to, []unix.Timespec{st.Atim, st.Mtim}, 0)
 }
 
-func copyXattrs(from, to string) error {
+func copyXattrs(from int, to string) error {
 	names := make([]byte, 64<<10) // the kernel's limit
-	n, err := unix.Llistxattr(from, names)
+	n, err := unix.Flistxattr(from, names)
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}
@@ -160,7 +171,7 @@ func copyXattrs(from, to string) error {
 		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
 			continue
 		}
-		n, err := unix.Lgetxattr(from, name, value)
+		n, err := unix.Fgetxattr(from, name, value)
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", name, err)
 		}

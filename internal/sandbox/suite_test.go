@@ -219,9 +219,9 @@ func TestRuntimeBinary(t *testing.T) {
 func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked bool) {
 	for name, test := range map[string]func(*lab){
 		"ExitCodes": testExitCodes, "CommandErrors": testCommandErrors, "Signals": testSignals, "Output": testOutput,
-		"Stdin": testStdin, "Terminal": testTerminal, "Environment": testEnvironment, "Users": testUsers,
+		"Stdin": testStdin, "Terminal": testTerminal, "Environment": testEnvironment, "Users": testUsers, "OddUserFiles": testOddUserFiles,
 		"Cancel": testCancel, "Parallel": testParallel, "KilledParent": testKilledParent, "Ulimits": testUlimits,
-		"Cwd": testCwd, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "NoTrace": testNoTrace, "Scratch": testScratch,
+		"Cwd": testCwd, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "SwappedMountPoint": testSwappedMountPoint, "NoTrace": testNoTrace, "Scratch": testScratch,
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,
 		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +18,7 @@ const maxUserFile = 10 << 20
 
 // lookupUser resolves a user in the form of [Spec.User] in a root filesystem. Additional groups
 // are given when the user is looked up by its name or number alone.
-func lookupUser(root, name string) (*user.ExecUser, error) {
+func lookupUser(root *os.File, name string) (*user.ExecUser, error) {
 	passwd, err := openUserFile(root, "/etc/passwd")
 	if err != nil {
 		return nil, err
@@ -39,7 +38,7 @@ func lookupUser(root, name string) (*user.ExecUser, error) {
 }
 
 // addGroups adds groups, by name or number, to those of a user.
-func addGroups(root string, u *user.ExecUser, names []string) error {
+func addGroups(root *os.File, u *user.ExecUser, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
@@ -61,21 +60,27 @@ func addGroups(root string, u *user.ExecUser, names []string) error {
 	return nil
 }
 
-// openUserFile opens a regular file of the root filesystem; a missing one is empty.
-func openUserFile(root, name string) (io.ReadCloser, error) {
-	path, err := securejoin.SecureJoin(root, name)
-	if err != nil {
-		return nil, fmt.Errorf("resolving %s: %w", name, err)
-	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+// openUserFile opens a regular file of the root filesystem; a missing one is empty. What it is is
+// known before it is opened: opening a device alone can do something.
+func openUserFile(root *os.File, name string) (io.ReadCloser, error) {
+	place, err := openInRoot(root, name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return io.NopCloser(eof{}), nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s of the root filesystem: %w", name, err)
 	}
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.Join(fmt.Errorf("reading %s of the root filesystem: not a regular file", name), err, f.Close())
+	defer place.Close()
+	info, err := place.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("not a regular file")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %s of the root filesystem: %w", name, err)
+	}
+	f, err := reopen(place, unix.O_RDONLY)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s of the root filesystem: %w", name, err)
 	}
 	return struct {
 		io.Reader
