@@ -8,12 +8,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 // conversation is what is said to a server of one URL.
@@ -25,9 +28,19 @@ type conversation struct {
 	known  *answer // what it said last time; may be nil
 }
 
-// client follows up to ten redirects, and sends the Authorization header to no other host: both are
-// what net/http does.
-var client = &http.Client{}
+// client returns the client for the server of a URL. Servers have no connections in common: what one of
+// them was allowed to reach is not another's.
+func (s *Source) client(u *url.URL) *http.Client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	origin := outbound.Origin(u)
+	if s.clients[origin] == nil {
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		outbound.Tune(t)
+		s.clients[origin] = &http.Client{Transport: new(outbound.Reach).Guard(t), CheckRedirect: outbound.Redirect}
+	}
+	return s.clients[origin]
+}
 
 func (c *conversation) request(ctx context.Context, method string) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.r.URL, nil)
@@ -56,7 +69,7 @@ func (c *conversation) head(ctx context.Context) *answer {
 	}
 	// Some servers have other ETags for other encodings, and net/http asks for one in GET only.
 	req.Header.Set("Accept-Encoding", "gzip")
-	resp, err := client.Do(req)
+	resp, err := c.client(req.URL).Do(req)
 	if err != nil {
 		return nil
 	}
@@ -105,7 +118,7 @@ func (c *conversation) again(err error, n int) (time.Duration, bool) {
 		return max(wait, status.after), status.code == http.StatusTooManyRequests || status.code >= 500
 	case errors.As(err, &dns):
 		return wait, dns.IsTemporary
-	case errors.As(err, &dial) && dial.Op == "dial", errors.As(err, &cert), errors.Is(err, errDisk), errdefs.IsDataLoss(err):
+	case errors.As(err, &dial) && dial.Op == "dial", errors.As(err, &cert), outbound.IsBeyondReach(err), errors.Is(err, errDisk), errdefs.IsDataLoss(err):
 		return 0, false
 	}
 	// What is left is a connection that broke or a server that speaks badly.
@@ -116,11 +129,13 @@ func (c *conversation) again(err error, n int) (time.Duration, bool) {
 var errDisk = errors.New("keeping the file")
 
 func (c *conversation) try(ctx context.Context) (*answer, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	req, err := c.request(ctx, http.MethodGet)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := client.Do(req)
+	resp, err := c.client(req.URL).Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +143,7 @@ func (c *conversation) try(ctx context.Context) (*answer, error) {
 	switch {
 	case resp.StatusCode == http.StatusNotModified && c.known != nil:
 		if tag := etag(resp); tag != "" && tag != c.known.ETag {
-			return nil, fmt.Errorf("invalid not-modified ETag: %v", tag)
+			return nil, fmt.Errorf("invalid not-modified ETag: %q", tag)
 		}
 		return c.known, nil
 	case resp.StatusCode < 200 || resp.StatusCode >= 300:
@@ -141,7 +156,7 @@ func (c *conversation) try(ctx context.Context) (*answer, error) {
 		date, err := http.ParseTime(resp.Header.Get("Date"))
 		a.Strong = err == nil && date.Sub(when) >= time.Second
 	}
-	body := &meter{r: resp.Body, total: max(resp.ContentLength, 0), tell: c.env.Progress}
+	body := &meter{r: c.tune.pace.Body(resp.Body, cancel), total: max(resp.ContentLength, 0), tell: c.env.Progress}
 	desc, err := c.store.AddBlob(ctx, body, func(d ocispec.Descriptor) error { return c.r.check(d.Digest) })
 	if err != nil {
 		if body.err == nil && !errdefs.IsDataLoss(err) {
@@ -164,7 +179,8 @@ type statusError struct {
 }
 
 func newStatusError(resp *http.Response) *statusError {
-	e := &statusError{code: resp.StatusCode, text: resp.Status}
+	// The server's own words are not shown to a terminal.
+	e := &statusError{code: resp.StatusCode, text: strings.TrimSpace(fmt.Sprint(resp.StatusCode, " ", http.StatusText(resp.StatusCode)))}
 	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s >= 0 {
 		e.after = time.Duration(min(s, 1<<20)) * time.Second
 	}

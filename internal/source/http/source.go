@@ -9,11 +9,14 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 // Store is what is needed of the store. It is safe for concurrent use.
@@ -64,17 +67,24 @@ type File struct {
 type Source struct {
 	store Store
 	tune  tuning
+
+	mu      sync.Mutex
+	clients map[string]*http.Client // by the origin of the URL
 }
 
 // tuning are numbers that only tests change.
 type tuning struct {
 	attempts  int
 	base, max time.Duration // of the time between attempts
+	pace      outbound.Pace
 }
 
 // New returns a source that keeps files in store.
 func New(store Store) *Source {
-	return &Source{store: store, tune: tuning{attempts: 4, base: 300 * time.Millisecond, max: 5 * time.Second}}
+	return &Source{
+		store: store, clients: map[string]*http.Client{},
+		tune: tuning{attempts: 4, base: 300 * time.Millisecond, max: 5 * time.Second, pace: outbound.DefaultPace},
+	}
 }
 
 // answer is what a server said of a URL, and is remembered.
@@ -116,10 +126,7 @@ func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*File, error
 		return nil, err
 	}
 	if err != nil {
-		if u := (*url.Error)(nil); errors.As(err, &u) && u.URL == r.URL {
-			err = u.Err // the URL stands in the text already
-		}
-		return nil, fmt.Errorf("fetching %s: %w", r, err)
+		return nil, fmt.Errorf("fetching %s: %w", r, withoutURL(err, r.URL))
 	}
 	if err := r.check(a.Digest); err != nil {
 		return nil, err
@@ -134,6 +141,21 @@ func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*File, error
 		}
 	}
 	return a.file(r), nil
+}
+
+// withoutURL takes the address out of an error of net/http's: that of the request stands in the text
+// already, and may have credentials; one that a server has sent us to may be signed.
+func withoutURL(err error, asked string) error {
+	u := (*url.Error)(nil)
+	if !errors.As(err, &u) {
+		return err
+	}
+	at, aerr := url.Parse(u.URL)
+	first, ferr := url.Parse(asked)
+	if aerr != nil || ferr != nil || outbound.Origin(at) == outbound.Origin(first) {
+		return u.Err
+	}
+	return fmt.Errorf("at %s: %w", outbound.Origin(at), u.Err)
 }
 
 // check compares a digest with the checksum that is wanted.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,8 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 // memStore is a store in memory.
@@ -354,6 +357,116 @@ func TestSecrets(t *testing.T) {
 	}
 	_, err := newSource(newMemStore()).Resolve(t.Context(), &Request{URL: srv.URL, AuthHeaderSecret: "mine"}, Env{})
 	if err == nil || !strings.Contains(err.Error(), "failed to retrieve HTTP auth secret mine") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// TestSecretsStay has a server send requests to another port of its host. The secret is for the host by
+// name, as in BuildKit, but what it was sent to decides.
+func TestSecretsStay(t *testing.T) {
+	var other *server
+	for _, scheme := range []string{"http", "https"} {
+		other = serve(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "x") })
+		srv := &server{Server: httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, other.URL+"/next", http.StatusFound)
+		}))}
+		if scheme == "https" {
+			srv.StartTLS()
+		} else {
+			srv.Start()
+		}
+		t.Cleanup(srv.Close)
+		s := newSource(newMemStore())
+		u, err := url.Parse(srv.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := s.client(u)
+		if scheme == "https" {
+			tr := srv.Client().Transport.(*http.Transport)
+			client.Transport = new(outbound.Reach).Guard(tr)
+		}
+		u.User = url.UserPassword("user", "hunter2")
+		for _, r := range []*Request{{URL: srv.URL + "/f?sig=hunter2"}, {URL: u.String() + "/f"}} {
+			other.head = nil
+			if _, err := s.Resolve(t.Context(), r, Env{Secret: func(_ context.Context, id string) ([]byte, error) {
+				if id == "HTTP_AUTH_TOKEN_127.0.0.1" && !strings.Contains(r.URL, "@") {
+					return []byte("hunter2"), nil
+				}
+				return nil, errdefs.ErrNotFound
+			}}); err != nil {
+				t.Fatal(err)
+			}
+			if h := other.head[0]; h.Get("Authorization") != "" || h.Get("Referer") != "" {
+				t.Errorf("%s: another port was told %v", scheme, h)
+			}
+		}
+	}
+}
+
+// TestSecretsInErrors fails in all ways that name addresses.
+func TestSecretsInErrors(t *testing.T) {
+	gone := serve(t, nil)
+	gone.Close()
+	for name, location := range map[string]string{
+		"refused":            gone.URL + "/?sig=hunter2",
+		"scheme":             "gopher://other/?sig=hunter2",
+		"no address":         "http://%zz/",
+		"with a user's name": strings.Replace(gone.URL, "//", "//hunter2@", 1),
+		"loop":               "/f?sig=hunter2",
+		"status":             "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if location == "" {
+					conn, buf, err := w.(http.Hijacker).Hijack()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					buf.WriteString("HTTP/1.1 404 \x1b[2Jhunter2\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+					buf.Flush()
+					conn.Close()
+					return
+				}
+				w.Header().Set("Location", location)
+				w.WriteHeader(http.StatusFound)
+			})
+			u := strings.Replace(srv.URL, "//", "//hunter2:hunter2@", 1) + "/f"
+			s := newSource(newMemStore())
+			s.tune.attempts = 1
+			_, err := s.Resolve(t.Context(), &Request{URL: u}, Env{})
+			if err == nil || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "\x1b") {
+				t.Errorf("error is %v", err)
+			}
+		})
+	}
+}
+
+// TestSlowServer gives up a server that sends a little now and then.
+func TestSlowServer(t *testing.T) {
+	stop := make(chan struct{})
+	srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		for {
+			if _, err := io.WriteString(w, "x"); err != nil {
+				return
+			}
+			w.(http.Flusher).Flush()
+			select {
+			case <-stop:
+				return
+			case <-r.Context().Done():
+				return
+			default:
+			}
+		}
+	})
+	t.Cleanup(func() { close(stop) })
+	s := newSource(newMemStore())
+	s.tune.attempts = 2
+	s.tune.pace = outbound.Pace{Stall: time.Minute, Rate: 1 << 50, Window: time.Nanosecond}
+	_, err := s.Resolve(t.Context(), &Request{URL: srv.URL}, Env{})
+	if !errors.Is(err, outbound.ErrSlow) || len(srv.requests()) != 2 {
 		t.Errorf("error is %v", err)
 	}
 }
