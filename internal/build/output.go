@@ -3,6 +3,7 @@ package build
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -364,7 +365,8 @@ func (o *Output) write(fn func(io.Writer) error) (err error) {
 	case err == nil && !fi.Mode().IsRegular():
 		return o.writeThrough(fn)
 	}
-	f, err := os.CreateTemp(filepath.Dir(o.Dest), "."+filepath.Base(o.Dest)+".*")
+	tmp := filepath.Join(filepath.Dir(o.Dest), "."+filepath.Base(o.Dest)+"."+rand.Text())
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666) // and the umask, as BuildKit's client
 	if err != nil {
 		return fmt.Errorf("writing output: %w", err)
 	}
@@ -375,7 +377,7 @@ func (o *Output) write(fn func(io.Writer) error) (err error) {
 		}
 	}()
 	buf := bufio.NewWriterSize(f, 1<<20)
-	if err := errors.Join(fn(buf), buf.Flush(), f.Chmod(0o644), f.Close()); err != nil {
+	if err := errors.Join(fn(buf), buf.Flush(), f.Close()); err != nil {
 		return fmt.Errorf("writing output: %w", err)
 	}
 	if err := os.Rename(f.Name(), o.Dest); err != nil {

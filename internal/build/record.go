@@ -51,7 +51,7 @@ func (b *Builder) newRecord(req Request, dockerfile string) (*record, error) {
 	if err := os.Mkdir(r.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
-	f, err := os.Create(filepath.Join(r.dir, "log"))
+	f, err := os.OpenFile(filepath.Join(r.dir, "log"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -115,7 +116,8 @@ func writeFile(path string, r io.Reader) (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(filepath.Dir(filepath.Dir(path))), ".slipway-*")
+	tmp := filepath.Join(filepath.Dir(filepath.Dir(filepath.Dir(path))), ".slipway-"+rand.Text())
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666) // and the umask
 	if err != nil {
 		return err
 	}
@@ -126,7 +128,7 @@ func writeFile(path string, r io.Reader) (err error) {
 		}
 	}()
 	_, err = io.Copy(f, r)
-	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), path)

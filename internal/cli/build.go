@@ -212,7 +212,8 @@ func openKeyDump(path string) (*keyDump, error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.Create(path)
+	// Its lines have the values of arguments and of the environment.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening --dump-keys: %w", err)
 	}

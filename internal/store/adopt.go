@@ -19,7 +19,7 @@ func (s *Store) AdoptBlob(ctx context.Context, path string, desc ocispec.Descrip
 		return fmt.Errorf("keeping blob %q: %w", desc.Digest, err)
 	}
 	to := s.blobPath(desc.Digest)
-	if err := os.MkdirAll(filepath.Dir(to), 0o711); err != nil {
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 		return fmt.Errorf("keeping blob %s: %w", desc.Digest, err)
 	}
 	if err := os.Chmod(path, 0o644); err != nil {

@@ -174,7 +174,7 @@ func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
 	if err := w.f.Close(); err != nil {
 		return "", fmt.Errorf("writing blob %s: %w", d, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(w.s.blobPath(d)), 0o711); err != nil {
+	if err := os.MkdirAll(filepath.Dir(w.s.blobPath(d)), 0o700); err != nil {
 		return "", fmt.Errorf("writing blob %s: %w", d, err)
 	}
 	if err := os.Rename(w.f.Name(), w.s.blobPath(d)); err != nil {

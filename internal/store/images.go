@@ -315,7 +315,7 @@ func (s *Store) writeIndex(ctx context.Context) error {
 		return fmt.Errorf("writing index.json: %w", err)
 	}
 	tmp := filepath.Join(l.dir, l.name())
-	if err := os.WriteFile(tmp, data, 0o644); err != nil {
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
 		return fmt.Errorf("writing index.json: %w", err)
 	}
 	if err := os.Rename(tmp, filepath.Join(s.root, "index.json")); err != nil {

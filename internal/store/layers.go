@@ -66,7 +66,7 @@ func (d *Draft) Commit(ctx context.Context) (layer.ID, error) {
 // place renames the directory to where the layer's directory form is looked for.
 func (d *Draft) place() error {
 	home := filepath.Join(d.s.root, "layers", string(d.id))
-	if err := os.Mkdir(home, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(home, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	switch err := os.Rename(d.FS, filepath.Join(home, "fs")); {

@@ -73,7 +73,7 @@ func tryLease(tmp string) (*lease, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	l.lock = f
-	if err := os.Mkdir(l.dir, 0o711); err != nil {
+	if err := os.Mkdir(l.dir, 0o700); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return l, nil
@@ -95,7 +95,7 @@ func (s *Store) TempDir() (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(l.dir, l.name())
-	if err := os.Mkdir(dir, 0o711); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("making temporary directory: %w", err)
 	}
 	return dir, nil

@@ -110,16 +110,13 @@ func Open(root string, opts ...Option) (*Store, error) {
 }
 
 func (s *Store) open() (err error) {
-	path := filepath.Join(s.root, "meta.db")
-	if _, err := os.Stat(path); err != nil {
-		if err := s.makeDirs(); err != nil {
-			return err
-		}
+	if err := s.makePrivate(); err != nil {
+		return err
 	}
 	if s.use, err = useStore(s.root); err != nil {
 		return err
 	}
-	if err = s.openDB(path); err != nil {
+	if err = s.openDB(filepath.Join(s.root, "meta.db")); err != nil {
 		return errors.Join(err, s.use.dir.Close())
 	}
 	if err = s.bringUpToDate(); err == nil {
@@ -145,18 +142,23 @@ func (s *Store) openDB(path string) error {
 	return nil
 }
 
-// makeDirs creates the directories and the marker file of the OCI layout.
+// makeDirs creates the directories, the marker file of the OCI layout, and an empty database, whose mode
+// SQLite gives to the files that it puts beside it.
 func (s *Store) makeDirs() error {
-	for _, dir := range []string{"blobs/sha256", "layers", "builds", "caches", "containers", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(s.root, dir), 0o711); err != nil {
+	for _, dir := range dirs {
+		if err := os.MkdirAll(filepath.Join(s.root, dir), 0o700); err != nil {
 			return err
 		}
 	}
 	layout := filepath.Join(s.root, "oci-layout")
-	if err := os.WriteFile(layout, []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644); err != nil {
+	if err := os.WriteFile(layout, []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o600); err != nil {
 		return err
 	}
-	return os.Chmod(s.root, 0o711)
+	db, err := os.OpenFile(filepath.Join(s.root, "meta.db"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return db.Close()
 }
 
 // patience is how long a process waits for others that use the database. Tests have less.

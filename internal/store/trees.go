@@ -175,7 +175,7 @@ func (s *Store) putBeside(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(filepath.Dir(path), 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("writing %s of layer: %w", what, err)
 	}
 	tmp := filepath.Join(l.dir, l.name())
