@@ -214,6 +214,20 @@ func (r fdReader) Read(b []byte) (int, error) {
 	}
 }
 
+// fdWriter writes to a file by its descriptor.
+type fdWriter int
+
+func (w fdWriter) Write(b []byte) (done int, _ error) {
+	for done < len(b) {
+		n, err := unix.Write(int(w), b[done:])
+		if err != nil && err != unix.EINTR {
+			return done, os.NewSyscallError("write", err)
+		}
+		done += max(n, 0)
+	}
+	return done, nil
+}
+
 func (r fdReader) Fd() uintptr { return uintptr(r) }
 
 func (r fdReader) Close() error { return unix.Close(int(r)) }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"sort"
 	"time"
@@ -21,15 +20,11 @@ import (
 // Beyond what a Sink must do, a path may come again: a directory then gets the new attributes
 // and keeps its entries, anything else is replaced. So tar streams can be written as they come.
 //
-// # Caveats
-//
-// With [DirWriter.LinkImmutable] a file may share its inode with a file of another layer, never
-// with another one of the same layer unless the entries say so: [WalkLayer] sees just the hard
-// links that are meant.
+// Every file gets an inode of its own, unless the entries make it a hard link: a process sees by
+// inode numbers and counts of links which files are one.
 type DirWriter struct {
 	dir     *os.File
 	noClone bool
-	linked  map[[2]uint64]bool   // host files that have a link here already; nil: no links
 	dirs    map[string]time.Time // modification times, set at the end
 	size    int64
 
@@ -47,12 +42,6 @@ func NewDirWriter(root string) (*DirWriter, error) {
 	}
 	return &DirWriter{dir: dir, dirs: map[string]time.Time{}, parentFD: -1, ownerFD: -1}, nil
 }
-
-// LinkImmutable lets the writer link files of other layers into the directory, where a link is as
-// good as a copy: the file is immutable, and owner, mode, time and extended attributes are those
-// of the entry. It is only for directories that will never be written to in place: layers that
-// overlayfs stacks as lower ones.
-func (w *DirWriter) LinkImmutable() { w.linked = map[[2]uint64]bool{} }
 
 // Size is the number of bytes of content that were written.
 func (w *DirWriter) Size() int64 { return w.size }
@@ -186,50 +175,13 @@ func (w *DirWriter) link(fd int, base string, e *Entry) error {
 	return nil
 }
 
-// linkHost makes the file a link of the host file that its content is. It reports false when that
-// would not be the file that the entry describes, or cannot be done.
-func (w *DirWriter) linkHost(fd int, base string, e *Entry) (bool, error) {
-	h, ok := e.Content.(HostFile)
-	if !ok || w.linked == nil || !h.Immutable() {
-		return false, nil
-	}
-	src := h.HostPath() // in a layer of the store: nobody puts links on the way
-	var st unix.Stat_t
-	if err := unix.Lstat(src, &st); err != nil {
-		return false, nil // opening it says what is wrong
-	}
-	id := [2]uint64{st.Dev, st.Ino}
-	if w.linked[id] || st.Mode != e.Mode || st.Uid != e.UID || st.Gid != e.GID || st.Size != e.Size ||
-		!time.Unix(st.Mtim.Unix()).Equal(e.ModTime) {
-		return false, nil
-	}
-	if xattrs, _, _, err := readXattrs(src, nil); err != nil || !maps.Equal(xattrs, e.Xattrs) {
-		return false, nil
-	}
-	switch err := unix.Linkat(unix.AT_FDCWD, src, fd, base, 0); err {
-	case nil:
-		w.linked[id] = true
-		w.size += e.Size
-		return true, nil
-	case unix.EEXIST:
-		return false, err
-	}
-	return false, nil // another filesystem, or too many links: it is copied
-}
-
 func (w *DirWriter) file(fd int, base string, e *Entry) (err error) {
-	if e.Size > 0 {
-		if done, err := w.linkHost(fd, base, e); done || err != nil {
-			return err
-		}
-	}
-	n, err := unix.Openat(fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	f, err := unix.Openat(fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(n), e.Path)
 	defer func() {
-		if cerr := f.Close(); err == nil {
+		if cerr := unix.Close(f); err == nil {
 			err = cerr
 		}
 	}()
@@ -238,24 +190,24 @@ func (w *DirWriter) file(fd int, base string, e *Entry) (err error) {
 			return err
 		}
 	}
-	own, err := w.newOwner(fd, n)
+	own, err := w.newOwner(fd, f)
 	if err != nil {
 		return err
 	}
 	if own != (Owner{e.UID, e.GID}) {
-		if err := unix.Fchown(n, int(e.UID), int(e.GID)); err != nil {
+		if err := unix.Fchown(f, int(e.UID), int(e.GID)); err != nil {
 			return fmt.Errorf("setting owner: %w", err)
 		}
 	}
-	if err := unix.Fchmod(n, e.Perm()); err != nil {
+	if err := unix.Fchmod(f, e.Perm()); err != nil {
 		return fmt.Errorf("setting mode: %w", err)
 	}
 	for _, k := range sortedKeys(e.Xattrs) {
-		if err := unix.Fsetxattr(n, k, []byte(e.Xattrs[k]), 0); err != nil {
+		if err := unix.Fsetxattr(f, k, []byte(e.Xattrs[k]), 0); err != nil {
 			return fmt.Errorf("setting extended attribute %q: %w", k, err)
 		}
 	}
-	return setTimesOf(n, e.ModTime)
+	return setTimesOf(f, e.ModTime)
 }
 
 // newOwner tells whom a new file in a directory belongs to. All files there do, whatever set-group-ID
@@ -272,8 +224,8 @@ func (w *DirWriter) newOwner(dir, file int) (Owner, error) {
 }
 
 // content fills a new file.
-func (w *DirWriter) content(f *os.File, e *Entry) error {
-	r, err := OpenContent(e)
+func (w *DirWriter) content(f int, e *Entry) error {
+	r, err := openRaw(e.Content)
 	if err != nil {
 		return err
 	}
@@ -289,27 +241,44 @@ func (w *DirWriter) content(f *os.File, e *Entry) error {
 	return unchanged(e.Content, r)
 }
 
-func (w *DirWriter) copy(f *os.File, r io.Reader, size int64) (int64, error) {
-	if src, ok := r.(*os.File); ok {
-		if !w.noClone {
-			if err := unix.IoctlFileClone(int(f.Fd()), int(src.Fd())); err == nil {
-				st, err := f.Stat()
-				if err != nil {
-					return 0, err
-				}
-				return st.Size(), nil
-			}
-			w.noClone = true // EXDEV and EOPNOTSUPP hold for the next file as well
-		}
-		n, err := io.Copy(f, io.LimitReader(src, size)) // copy_file_range
-		if err != nil || n < size {
-			return n, err
-		}
-		return n, atEnd(src, size)
-	}
+// copy writes what r has, which should be size bytes, to the new file f, and tells how much that was. A small
+// file takes one read and one write; a large one stays in the kernel.
+func (w *DirWriter) copy(f int, r io.Reader, size int64) (int64, error) {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
-	return io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{r}, *buf)
+	src, isFile := r.(fdReader)
+	if isFile && !w.noClone {
+		err := unix.IoctlFileClone(f, int(src))
+		if err == nil {
+			var st unix.Stat_t
+			err = unix.Fstat(f, &st)
+			return st.Size, err
+		}
+		w.noClone = true // EXDEV and EOPNOTSUPP hold for the next file as well
+	}
+	var n int64
+	if isFile && size > int64(len(*buf)) {
+		n = copyRange(f, int(src), size)
+	}
+	// One byte more than there should be tells that there is more.
+	rest, err := io.CopyBuffer(fdWriter(f), io.LimitReader(r, size-n+1), *buf)
+	return n + rest, err
+}
+
+// copyRange copies size bytes in the kernel, or fewer where that cannot be done or fails: reading and writing
+// the rest tells why.
+func copyRange(dst, src int, size int64) (done int64) {
+	for done < size {
+		n, err := unix.CopyFileRange(src, nil, dst, nil, int(min(size-done, 1<<30)), 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			break
+		}
+		done += int64(n)
+	}
+	return done
 }
 
 // attributes sets owner, mode, extended attributes and times of what is no regular file. Chown

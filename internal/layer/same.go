@@ -6,15 +6,14 @@ import (
 	"maps"
 )
 
-// Same reports whether two entries are the same in a layer: in everything but their paths. As
-// BuildKit does, it takes files of the same attributes and time for the same, but for times of whole
-// seconds, which say little: files that an archive brought have no others. There the content is
-// compared. The times of directories do not count: every change below a directory changes its time.
+// Same reports whether two entries are the same in a layer: in everything but their paths. Files are
+// compared by content: who writes to one can keep its size and put back its time. The times of directories do
+// not count: every change below a directory changes its time.
 func Same(a, b *Entry) (bool, error) {
 	switch {
 	case !sameAttributes(a, b):
 		return false, nil
-	case !a.IsRegular() || a.Size == 0 || a.ModTime.Nanosecond() != 0:
+	case !a.IsRegular() || a.Size == 0:
 		return true, nil
 	case a.Digest != "" || b.Digest != "":
 		return sameDigest(a, b)

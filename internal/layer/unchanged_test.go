@@ -45,20 +45,20 @@ func TestDropUnchanged(t *testing.T) {
 		t.Skip("needs whiteouts")
 	}
 	const dir, file = unix.S_IFDIR | 0o755, unix.S_IFREG | 0o644
-	later := time.Unix(1e9+1, 0)
+	later, nanos := time.Unix(1e9+1, 0), time.Unix(1e9, 123456789)
 	base := layerOf(t,
-		Entry{Path: "changed", Mode: dir}, Entry{Path: "changed/content", Content: Bytes("a")},
+		Entry{Path: "changed", Mode: dir}, Entry{Path: "changed/content", Content: Bytes("a")}, Entry{Path: "changed/nanos", Content: Bytes("a"), ModTime: nanos},
 		Entry{Path: "changed/mode"}, Entry{Path: "changed/owner"}, Entry{Path: "changed/time"},
-		Entry{Path: "dir", Mode: dir}, Entry{Path: "dir/same", Content: Bytes("same")}, Entry{Path: "dir/sub", Mode: dir},
+		Entry{Path: "dir", Mode: dir}, Entry{Path: "dir/nanos", Content: Bytes("same"), ModTime: nanos}, Entry{Path: "dir/same", Content: Bytes("same")}, Entry{Path: "dir/sub", Mode: dir},
 		Entry{Path: "dir/sub/link", Mode: unix.S_IFLNK | 0o777, Link: "to"},
 		Entry{Path: "kept", Mode: dir}, Entry{Path: "kept/same"}, Entry{Path: "type"}, Entry{Path: "gone"},
 		Entry{Path: "opaque", Mode: dir}, Entry{Path: "opaque/same"},
 		Entry{Path: "mode", Mode: dir}, Entry{Path: "linked", Content: Bytes("l")},
 	)
 	upper := layerOf(t,
-		Entry{Path: "changed", Mode: dir}, Entry{Path: "changed/content", Content: Bytes("b")},
+		Entry{Path: "changed", Mode: dir}, Entry{Path: "changed/content", Content: Bytes("b")}, Entry{Path: "changed/nanos", Content: Bytes("b"), ModTime: nanos},
 		Entry{Path: "changed/mode", Mode: file | 0o111}, Entry{Path: "changed/owner", UID: 1}, Entry{Path: "changed/time", ModTime: later},
-		Entry{Path: "dir", Mode: dir, ModTime: later}, Entry{Path: "dir/same", Content: Bytes("same")}, Entry{Path: "dir/sub", Mode: dir},
+		Entry{Path: "dir", Mode: dir, ModTime: later}, Entry{Path: "dir/nanos", Content: Bytes("same"), ModTime: nanos}, Entry{Path: "dir/same", Content: Bytes("same")}, Entry{Path: "dir/sub", Mode: dir},
 		Entry{Path: "dir/sub/link", Mode: unix.S_IFLNK | 0o777, Link: "to"},
 		Entry{Path: "gone", Whiteout: true},
 		Entry{Path: "kept", Mode: dir, ModTime: later}, Entry{Path: "kept/new"}, Entry{Path: "kept/same"},
@@ -78,7 +78,7 @@ func TestDropUnchanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := strings.Fields(`. changed changed/content changed/mode changed/owner changed/time gone kept kept/new
+	want := strings.Fields(`. changed changed/content changed/mode changed/nanos changed/owner changed/time gone kept kept/new
 		linked linked2 mode newdir newdir/same opaque opaque/same type`)
 	if !slices.Equal(left, want) {
 		t.Errorf("left are\n%q, want\n%q", left, want)
@@ -104,7 +104,7 @@ func TestSame(t *testing.T) {
 	}{
 		{"content", file(second, "a"), file(second, "a"), true},
 		{"other content", file(second, "a"), file(second, "b"), false},
-		{"a precise time says enough", file(precise, "a"), file(precise, "b"), true},
+		{"other content of a precise time", file(precise, "a"), file(precise, "b"), false},
 		{"times", file(second, "a"), file(precise, "a"), false},
 		{"a digest and a content", digested, file(second, "a"), true},
 		{"a digest and another content", file(second, "b"), digested, false},

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -18,8 +21,8 @@ import (
 // Some layers have files without the directories above them: "tmp/x" and no "tmp". In a directory
 // form there has to be a "tmp", and stacked on other layers it would give /tmp its own attributes
 // in place of theirs. So the paths of such directories are kept beside the layer, and where the
-// attributes differ, what is stacked is a variant of the directory: the same files by hard links,
-// with the attributes of the layers below. Few layers need it.
+// attributes differ, a directory form of nothing but these directories, with the attributes of the
+// layers below, is stacked on top of it. Few layers need it.
 
 func (s *Store) impliedFile(id layer.ID) string {
 	return filepath.Join(s.root, "layers", string(id), "implied")
@@ -57,13 +60,14 @@ func (s *Store) impliedPaths(id layer.ID) ([]string, error) {
 	return paths, nil
 }
 
-// impliedFrom returns the directory to stack on lower for a layer whose directory form is dir.
-func (s *Store) impliedFrom(id layer.ID, lower []string, dir string) (string, error) {
+// impliedOver returns the directory to stack on that of a layer, own, which itself is stacked on lower; "" when
+// the layer implies no directory that looks different there.
+func (s *Store) impliedOver(id layer.ID, lower []string, own string) (string, error) {
 	paths, err := s.impliedPaths(id)
 	if err != nil || len(paths) == 0 || len(lower) == 0 {
-		return dir, err
+		return "", err
 	}
-	below, own := LayerTree(lower), dirTree(dir)
+	below, tree := LayerTree(lower), dirTree(own)
 	take := map[string]*layer.Entry{}
 	h := sha256.New()
 	for _, p := range paths {
@@ -71,7 +75,7 @@ func (s *Store) impliedFrom(id layer.ID, lower []string, dir string) (string, er
 		if err != nil || !want.IsDir() {
 			continue // nothing there to take attributes from
 		}
-		have, err := own.Lstat(p)
+		have, err := tree.Lstat(p)
 		if err != nil {
 			return "", fmt.Errorf("stacking layer %s: %w", id, err)
 		}
@@ -81,16 +85,16 @@ func (s *Store) impliedFrom(id layer.ID, lower []string, dir string) (string, er
 		}
 	}
 	if len(take) == 0 {
-		return dir, nil
+		return "", nil
 	}
-	variant := dir + "-" + hex.EncodeToString(h.Sum(nil)[:8])
-	if _, err := os.Lstat(variant); err == nil {
-		return variant, nil
+	over := filepath.Join(filepath.Dir(own), "over-"+hex.EncodeToString(h.Sum(nil)[:8]))
+	if _, err := os.Lstat(over); err == nil {
+		return over, nil
 	}
-	if err := s.makeVariant(dir, variant, take); err != nil {
+	if err := s.makeOver(tree, over, take); err != nil {
 		return "", fmt.Errorf("stacking layer %s: %w", id, err)
 	}
-	return variant, nil
+	return over, nil
 }
 
 func attributeLine(e *layer.Entry) string {
@@ -98,9 +102,9 @@ func attributeLine(e *layer.Entry) string {
 	return fmt.Sprintf("%q %o %d:%d %d %s", e.Path, e.Mode, e.UID, e.GID, e.ModTime.UnixNano(), xattrs)
 }
 
-// makeVariant makes a copy of a layer directory by hard links, in which some directories have
-// other attributes.
-func (s *Store) makeVariant(dir, variant string, take map[string]*layer.Entry) error {
+// makeOver makes the directory over of the directories take and those above them, which are as the layer own
+// has them.
+func (s *Store) makeOver(own layer.Tree, over string, take map[string]*layer.Entry) error {
 	tmp, err := s.TempDir()
 	if err != nil {
 		return err
@@ -114,32 +118,36 @@ func (s *Store) makeVariant(dir, variant string, take map[string]*layer.Entry) e
 	if err != nil {
 		return err
 	}
-	err = layer.WalkLayer(dir, linkSink{DirWriter: w, from: dir, to: root, take: take})
+	err = writeDirs(w, own, take)
 	if err := errors.Join(err, w.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(root, variant); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+	if err := os.Rename(root, over); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	return nil
 }
 
-// linkSink writes directories, with the attributes of take where it has some, and links all else.
-type linkSink struct {
-	*layer.DirWriter
-	from, to string
-	take     map[string]*layer.Entry
-}
-
-func (l linkSink) Add(e *layer.Entry) error {
-	if !e.IsDir() {
-		// WalkLayer shows no symbolic link on the way: both directories are ours alone.
-		return os.Link(filepath.Join(l.from, e.Path), filepath.Join(l.to, e.Path))
+func writeDirs(w *layer.DirWriter, own layer.Tree, take map[string]*layer.Entry) error {
+	all := map[string]bool{".": true}
+	for p := range take {
+		for ; p != "."; p = path.Dir(p) {
+			all[p] = true
+		}
 	}
-	if t := l.take[e.Path]; t != nil {
-		c := *t
-		c.Opaque = e.Opaque
-		e = &c
+	for _, p := range slices.Sorted(maps.Keys(all)) { // parents come first
+		e := take[p]
+		if e == nil {
+			var err error
+			if e, err = own.Lstat(p); err != nil {
+				return err
+			}
+		}
+		bare := *e
+		bare.Opaque = false // what is below is opaque, or is not
+		if err := w.Add(&bare); err != nil {
+			return err
+		}
 	}
-	return l.DirWriter.Add(e)
+	return nil
 }

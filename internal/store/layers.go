@@ -233,25 +233,30 @@ func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
 	return fs, err
 }
 
-// Dirs returns the directory forms of the layers of a snapshot, base first, as they are to be
-// stacked: each layer once. Missing ones are made at the same time.
+// Dirs returns the directories that show a snapshot when they are stacked, base first: the directory form of each
+// layer, once, and now and then one more on top of it (implied.go). Missing ones are made at the same time.
 func (s *Store) Dirs(ctx context.Context, snap layer.Snapshot) ([]string, error) {
 	snap = snap.Distinct()
-	dirs := make([]string, len(snap))
+	forms := make([]string, len(snap))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, id := range snap {
 		g.Go(func() (err error) {
-			dirs[i], err = s.Dir(gctx, id)
+			forms[i], err = s.Dir(gctx, id)
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	dirs := make([]string, 0, len(forms))
 	for i, id := range snap {
-		var err error
-		if dirs[i], err = s.impliedFrom(id, dirs[:i], dirs[i]); err != nil {
+		over, err := s.impliedOver(id, dirs, forms[i])
+		if err != nil {
 			return nil, err
+		}
+		dirs = append(dirs, forms[i])
+		if over != "" {
+			dirs = append(dirs, over)
 		}
 	}
 	return dirs, nil

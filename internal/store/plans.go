@@ -153,7 +153,6 @@ func (s *Store) makeDir(ctx context.Context, id layer.ID, write func(layer.Sink)
 	if err != nil {
 		return err
 	}
-	w.LinkImmutable() // nobody writes to a layer
 	if err := errors.Join(write(w), w.Close()); err != nil {
 		return err
 	}

@@ -31,7 +31,6 @@ func (s *Store) verifyPlan(ctx context.Context, p *plan, id layer.ID, want diges
 	if err != nil {
 		return err
 	}
-	w.LinkImmutable() // as makeDir has it
 	if err := errors.Join(p.src.WriteTo(checkedSink{ctx, w}), w.Close()); err != nil {
 		return fmt.Errorf("verifying layer %s: %w", id, err)
 	}
