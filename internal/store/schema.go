@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,9 +17,9 @@ import (
 // A step that was released is never changed. It may not lock out a process of the version before that
 // runs a container, which is the only use of a store that [Store.Yield] lets go on during an upgrade:
 // what is done to the table of containers, that process must be able to read and write.
-var steps = []func(*sql.Tx) error{toVersion1, toVersion2}
+var steps = []func(*Store, *sql.Tx) error{toVersion1, toVersion2, toVersion3}
 
-func toVersion1(tx *sql.Tx) error {
+func toVersion1(_ *Store, tx *sql.Tx) error {
 	_, err := tx.Exec(`
 CREATE TABLE blobs(digest TEXT PRIMARY KEY, size INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE layers(id TEXT PRIMARY KEY, diff_id TEXT NOT NULL DEFAULT '', dir INTEGER NOT NULL,
@@ -39,12 +40,26 @@ CREATE TABLE containers(id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record T
 }
 
 // toVersion2 gives all stores the sources of blobs, which some of version 1 have.
-func toVersion2(tx *sql.Tx) error {
+func toVersion2(_ *Store, tx *sql.Tx) error {
 	_, err := tx.Exec(`
 CREATE TABLE IF NOT EXISTS blob_sources(digest TEXT NOT NULL, repository TEXT NOT NULL,
   PRIMARY KEY(digest, repository)) WITHOUT ROWID;
 `)
 	return err
+}
+
+// toVersion3 gives the files of layers inodes of their own. Layers of version 2 share those of equal files.
+func toVersion3(s *Store, _ *sql.Tx) error {
+	dirs, err := filepath.Glob(filepath.Join(s.root, "layers", "*", "fs"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := s.unshare(dir); err != nil {
+			return fmt.Errorf("giving files of layer %s inodes of their own: %w", filepath.Base(filepath.Dir(dir)), err)
+		}
+	}
+	return nil
 }
 
 // version reads the version of the store's format; that of an empty one is 0.
@@ -101,7 +116,7 @@ func (s *Store) upgrade() error {
 			return err
 		}
 		for i, step := range steps[v:] {
-			if err := step(tx); err != nil {
+			if err := step(s, tx); err != nil {
 				return fmt.Errorf("upgrading it to version %d: %w", v+i+1, err)
 			}
 		}

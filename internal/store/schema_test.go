@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -123,11 +124,43 @@ func TestOldProcessIsWaitedFor(t *testing.T) {
 	must(t, old.dir.Close())
 }
 
+// Layers of old stores share the inodes of equal files, which a process can see. Names of one file stay that.
+func TestUpgradeUnsharesLayers(t *testing.T) {
+	needRoot(t)
+	root := oldStore(t)
+	at := time.Unix(1e9, 5)
+	a, b := filepath.Join(root, "layers/a/fs"), filepath.Join(root, "layers/b/fs")
+	must(t, errors.Join(os.MkdirAll(filepath.Join(a, "sub"), 0o755), os.MkdirAll(b, 0o755), os.WriteFile(a+"/x", []byte("content"), 0o640), os.Chown(a+"/x", 3, 4)))
+	for _, link := range []string{a + "/sub/y", b + "/z"} {
+		must(t, os.Link(a+"/x", link))
+	}
+	must(t, errors.Join(os.WriteFile(b+"/own", []byte("own"), 0o600), os.Link(b+"/own", b+"/own2")))
+	for _, path := range []string{a + "/x", a + "/sub", b} {
+		must(t, os.Chtimes(path, at, at))
+	}
+	before := listed(t, LayerTree([]string{a}), true) + listed(t, LayerTree([]string{b}), true)
+	own, err := os.Lstat(b + "/own")
+	must(t, err)
+	open(t, root)
+	if got := listed(t, LayerTree([]string{a}), true) + listed(t, LayerTree([]string{b}), true); got != before {
+		t.Errorf("the layers are\n%s\nand were\n%s", got, before)
+	}
+	for path, want := range map[string]uint64{a + "/x": 2, a + "/sub/y": 2, b + "/z": 1, b + "/own": 2} {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil || uint64(st.Nlink) != want {
+			t.Errorf("%s has %d names, %v, want %d", path, st.Nlink, err, want)
+		}
+	}
+	if now, err := os.Lstat(b + "/own"); err != nil || !os.SameFile(own, now) {
+		t.Errorf("a file of one layer was replaced (%v)", err)
+	}
+}
+
 // A step that fails leaves the store as it was.
 func TestUpgradeFails(t *testing.T) {
 	root := oldStore(t)
 	was := steps
-	steps = append(was[:len(was):len(was)], func(tx *sql.Tx) error {
+	steps = append(was[:len(was):len(was)], func(_ *Store, tx *sql.Tx) error {
 		_, err := tx.Exec("CREATE TABLE blobs(a)")
 		return err
 	})
