@@ -46,10 +46,15 @@ func newBundle(dir string, spec *Spec, guarded bool) (*bundle, error) {
 	if err != nil {
 		return b, err
 	}
-	mounts, err := b.resolveMounts(standardMounts(spec, files, b.devices))
+	mounts, err := b.resolveMounts(withoutHidden(standardMounts(spec, files, b.devices), spec.Mounts))
 	if err != nil {
 		return b, err
 	}
+	nodes, err := b.nodeMounts(mounts)
+	if err != nil {
+		return b, err
+	}
+	mounts = append(mounts, nodes...)
 	var points []mountPoint
 	for _, m := range mounts {
 		if within(m.Destination, mounts) == "" {
@@ -83,14 +88,14 @@ func newBundle(dir string, spec *Spec, guarded bool) (*bundle, error) {
 
 // mountScratch makes the place for everything that only this thread and the container need to
 // see. It is in memory, so that the disk has no work with it and a crash leaves nothing; and all
-// other mounts are below it, so that they go with it.
+// other mounts are below it, so that they go with it. It is not nodev: device nodes are bound from it.
 func (b *bundle) mountScratch() error {
 	if err := os.Mkdir(b.scratch, 0o711); err != nil {
 		return fmt.Errorf("making a scratch directory: %w", err)
 	}
-	err := unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=711,noswap")
+	err := unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID, "mode=711,noswap")
 	if errors.Is(err, unix.EINVAL) { // an older kernel, or a user namespace
-		err = unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=711")
+		err = unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID, "mode=711")
 	}
 	if err != nil {
 		return &os.PathError{Op: "mount tmpfs", Path: b.scratch, Err: err}

@@ -80,12 +80,12 @@ func create(b *bundle) (*libcontainer.Container, error) {
 	}
 	// The thread that starts the first process waits for it: if that is gone, so are we.
 	config.ParentDeathSignal = int(unix.SIGKILL)
-	// Devices are bind mounts. Without rules for them libcontainer leaves devices alone.
+	// Without rules for devices libcontainer leaves them alone.
 	if !b.guarded {
 		config.Cgroups.Resources.Devices = nil
 	}
-	if !b.spec.Insecure {
-		config.Devices = nil
+	if !b.spec.Insecure && (recursiveAttributes() || !b.nodesInDev()) {
+		config.Devices = nil // they are there
 	}
 	if !b.spec.hasCgroup() {
 		// It gets none, see below. With an absolute path libcontainer does not look for our own

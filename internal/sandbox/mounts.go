@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -13,11 +15,6 @@ import (
 
 // defaultShmSize is the size of /dev/shm in bytes when none is given; it is Docker's.
 const defaultShmSize = 64 << 20
-
-// deviceNodes are the devices of a container. They are bind mounts of the host's nodes, so that they
-// can be opened too where the filesystems of a container are mounted nodev: that is what keeps a
-// process from the devices that it makes with its CAP_MKNOD, when there is no guard.
-var deviceNodes = []string{"full", "null", "random", "tty", "urandom", "zero"}
 
 // standardMounts are those of every container.
 func standardMounts(spec *Spec, files generated, devices bool) []specs.Mount {
@@ -47,10 +44,6 @@ func standardMounts(spec *Spec, files generated, devices bool) []specs.Mount {
 		mounts = append(mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
 			Options: append(closed[:3:3], readonly...)})
 	}
-	for _, name := range deviceNodes {
-		path := filepath.Join("/dev", name)
-		mounts = append(mounts, specs.Mount{Destination: path, Type: "bind", Source: path, Options: []string{"bind"}})
-	}
 	type file struct{ dest, source string }
 	own := []file{{"/etc/resolv.conf", files.resolv}, {"/etc/hosts", files.hosts}}
 	if spec.HostnameFile {
@@ -61,6 +54,17 @@ func standardMounts(spec *Spec, files generated, devices bool) []specs.Mount {
 			Options: append(closed[:3:3], "bind", "ro")})
 	}
 	return mounts
+}
+
+// withoutHidden leaves out the standard mounts that the user's own would hide: made below one of those,
+// they would write to a directory of the host. /proc is the runtime's in any case.
+func withoutHidden(standard []specs.Mount, own []Mount) []specs.Mount {
+	return slices.DeleteFunc(standard, func(m specs.Mount) bool {
+		return slices.ContainsFunc(own, func(o Mount) bool {
+			dest := filepath.Clean(o.Dest)
+			return dest != "/proc" && (m.Destination == dest || strings.HasPrefix(m.Destination, dest+"/"))
+		})
+	})
 }
 
 func tmpfsMount(dest string, m Mount, insecure bool) specs.Mount {

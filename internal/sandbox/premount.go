@@ -28,17 +28,19 @@ func (b *bundle) premount(root *os.File, mounts []specs.Mount) (rest []specs.Mou
 			rest = append(rest, m)
 			continue
 		}
-		if err := mountBelow(root, m); err != nil {
+		if err := b.mountBelow(root, m); err != nil {
 			return nil, fmt.Errorf("mounting %s: %w", m.Destination, err)
 		}
 	}
 	return rest, nil
 }
 
-// inContainer reports whether a mount shows something of a container's namespaces.
+// inContainer reports whether a mount is the runtime's: it shows something of a container's namespaces.
 func (b *bundle) inContainer(m specs.Mount) bool {
 	switch m.Type {
-	case "bind", "tmpfs", "devpts":
+	case "bind":
+		return m.Destination == "/dev" // which the runtime must know, it leaves such a /dev alone
+	case "tmpfs", "devpts":
 		return false
 	case "sysfs":
 		return b.spec.Network != NetworkHost // it shows the network interfaces
@@ -49,7 +51,7 @@ func (b *bundle) inContainer(m specs.Mount) bool {
 }
 
 // mountBelow makes one mount.
-func mountBelow(root *os.File, m specs.Mount) error {
+func (b *bundle) mountBelow(root *os.File, m specs.Mount) error {
 	dest, err := mountTarget(root, m)
 	if err != nil {
 		return err
@@ -67,6 +69,11 @@ func mountBelow(root *os.File, m specs.Mount) error {
 	}
 	if err != nil {
 		return err
+	}
+	if isDev(m) && b.nodesInDev() {
+		if err := makeNodes(mnt); err != nil {
+			return errors.Join(err, unix.Close(mnt))
+		}
 	}
 	return attach(mnt, dest)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -169,7 +170,7 @@ echo x > /dev/null
 echo x > /dev/full 2>/dev/null || echo full
 ls /dev`
 	opened := "opened /tmp/zero\nopened /dev/zero2\nopened /mnt/zero\n"
-	if devicesCgroup() == "" {
+	if l.unguarded || devicesCgroup() == "" {
 		opened = ""
 	}
 	for name, r := range map[string]Resources{"": {}, "limits": {Pids: 50}} {
@@ -184,6 +185,88 @@ ls /dev`
 	}
 	if left, err := filepath.Glob(filepath.Join(devicesCgroup(), guardPrefix+"slipway-test-*")); err != nil || len(left) > 0 {
 		l.t.Errorf("cgroups of devices after the runs: %v, %v", left, err)
+	}
+}
+
+// hostNodes are the host's nodes of the devices that a container has, as they are now. What a test does to
+// them is undone.
+func hostNodes(t testing.TB) string {
+	t.Helper()
+	var b strings.Builder
+	for _, name := range []string{"full", "null", "random", "tty", "urandom", "zero"} {
+		path := filepath.Join("/dev", name)
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "%s %o %d:%d %v\n", path, st.Mode, st.Uid, st.Gid, st.Mtim)
+		t.Cleanup(func() {
+			var now unix.Stat_t
+			if err := unix.Stat(path, &now); err != nil || now.Mode == st.Mode && now.Uid == st.Uid && now.Gid == st.Gid && now.Mtim == st.Mtim {
+				return
+			}
+			err := errors.Join(unix.Chown(path, int(st.Uid), int(st.Gid)), unix.Chmod(path, st.Mode&0o7777),
+				unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{st.Atim, st.Mtim}, 0))
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return b.String()
+}
+
+// testOwnDevices: nodes of devices, and what masks files, are the container's own.
+func testOwnDevices(l *lab) {
+	before := hostNodes(l.t)
+	const script = `for f in full null random tty urandom zero; do stat -c '%n %a %u:%g %t:%T' /dev/$f; done
+chmod 0640 /dev/full /dev/random /proc/keys; chown 5:6 /dev/full /dev/random /proc/keys; touch -d '2001-01-01 00:00:00' /dev/full /proc/keys
+stat -c '%a %u:%g' /dev/full`
+	want := "/dev/full 666 0:0 1:7\n/dev/null 666 0:0 1:3\n/dev/random 666 0:0 1:8\n/dev/tty 666 0:0 5:0\n/dev/urandom 666 0:0 1:9\n/dev/zero 666 0:0 1:5\n640 5:6"
+	for _, insecure := range []bool{false, true} {
+		spec := l.spec(script)
+		spec.Insecure = insecure
+		if got := l.run(spec); got != want && !insecure { // it has no masks
+			l.t.Errorf("got %q, want %q", got, want)
+		}
+		if after := hostNodes(l.t); after != before {
+			l.t.Errorf("insecure %v: the host's nodes were:\n%sare:\n%s", insecure, before, after)
+		}
+		l.wantUpper("devices", spec)
+	}
+}
+
+// testMountedDev: a filesystem of the user's at /dev has the nodes, a directory of the host is left alone.
+func testMountedDev(l *lab) {
+	spec := l.spec("ls /dev; echo x > /dev/null && head -c 1 /dev/zero | wc -c; : < /proc/keys && echo masked")
+	spec.Mounts = []Mount{{Dest: "/dev/", Tmpfs: &Tmpfs{}}}
+	if got, want := l.run(spec), "fd\nfull\nnull\nptmx\nrandom\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n1\nmasked"; strings.Replace(got, "core\n", "", 1) != want {
+		l.t.Errorf("a tmpfs: got %q, want %q", got, want)
+	}
+	dir := l.t.TempDir()
+	write(l.t, filepath.Join(dir, "ptmx"), "")
+	if err := unix.Mknod(filepath.Join(dir, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+		l.t.Fatal(err)
+	}
+	spec = l.spec("ls /dev")
+	spec.Mounts = []Mount{{Dest: "/dev", Bind: dir}}
+	if got, want := l.run(spec), "null\nptmx"; got != want {
+		l.t.Errorf("a directory of the host: got %q, want %q", got, want)
+	}
+	if got, want := tree(l.t, dir), []string{"D null", "- ptmx"}; !slices.Equal(got, want) {
+		l.t.Errorf("the host's directory: got %q, want %q", got, want)
+	}
+	// Nor are standard mounts made below another one of the user's.
+	dir = l.t.TempDir()
+	for _, network := range []Network{NetworkHost, NetworkNone} {
+		spec = l.spec("ls /sys /etc; test -d /proc/self")
+		spec.Network = network
+		spec.Mounts = []Mount{{Dest: "/sys", Bind: dir}, {Dest: "/etc", Bind: dir}}
+		if got, want := l.run(spec), "/etc:\n\n/sys:"; got != want {
+			l.t.Errorf("empty directories of the host, network %s: got %q, want %q", network, got, want)
+		}
+		if got := tree(l.t, dir); len(got) > 0 {
+			l.t.Errorf("the host's empty directory: got %q", got)
+		}
 	}
 }
 

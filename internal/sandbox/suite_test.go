@@ -73,9 +73,11 @@ type lab struct {
 	t      testing.TB
 	runner Runner
 	linked bool // the runner is libcontainer in this process
-	state  string
-	image  string
-	dir    string
+	// unguarded: no cgroup guards devices, as on a machine with cgroups of version 2 alone.
+	unguarded bool
+	state     string
+	image     string
+	dir       string
 }
 
 // newLab prepares a test; the state directory must be empty at its end.
@@ -108,7 +110,7 @@ func hostState(t testing.TB) string {
 	var b strings.Builder
 	for line := range strings.Lines(string(mounts)) {
 		// Other tests may be mounting things at the same time.
-		for _, ours := range []string{"slipway-test-", "TestLibcontainer", "TestRuntimeBinary", "BenchmarkRun"} {
+		for _, ours := range []string{"slipway-test-", "TestLibcontainer", "TestRuntimeBinary", "TestUnguarded", "BenchmarkRun"} {
 			if strings.Contains(line, ours) {
 				b.WriteString(line)
 				break
@@ -202,6 +204,26 @@ func TestLibcontainer(t *testing.T) {
 	}, true)
 }
 
+// TestUnguarded has what depends on the guard of devices run without it.
+func TestUnguarded(t *testing.T) {
+	for name, test := range map[string]func(*lab){
+		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Terminal": testTerminal, "Tmpfs": testTmpfs,
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, func(t testing.TB, state string) Runner {
+				r, err := New(Options{StateDir: state})
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.(*runner).guard = func(*Spec) (func() error, bool) { return func() error { return nil }, false }
+				return r
+			})
+			l.linked, l.unguarded = true, true
+			test(l)
+		})
+	}
+}
+
 func TestRuntimeBinary(t *testing.T) {
 	if _, err := exec.LookPath("runc"); err != nil {
 		t.Skip("no runc on this machine")
@@ -226,7 +248,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,
 		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
 		"File": testFile, "Socket": testSocket,
-		"Devices": testDevices, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "Limits": testLimits, "MemoryLimit": testMemoryLimit, "LimitErrors": testLimitErrors,
+		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "Limits": testLimits, "MemoryLimit": testMemoryLimit, "LimitErrors": testLimitErrors,
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, newRunner)
