@@ -49,7 +49,7 @@ type Set struct {
 	Records []Record
 	// Memos are digests of selections of files, by the key of the selection.
 	Memos map[string]digest.Digest
-	// Bases are the layers of images that the build stands on, by diffID.
+	// Bases are the blobs of layers of images that the build stands on.
 	Bases map[digest.Digest]ocispec.Descriptor
 }
 

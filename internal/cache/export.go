@@ -162,10 +162,16 @@ func (x *exporting) blob(ctx context.Context, id layer.ID) (blob, error) {
 	if err != nil {
 		return b, err
 	}
-	if desc, ok := x.set.Bases[info.DiffID]; ok && info.DiffID != "" {
-		b.desc, b.diffID, b.base = desc, info.DiffID, true
-		b.desc.MediaType = ociTypes(desc.MediaType)
-		return b, nil
+	known, err := x.store.Blobs(ctx, id)
+	if err != nil {
+		return b, err
+	}
+	for _, k := range known {
+		if desc, ok := x.set.Bases[k.Digest]; ok {
+			b.desc, b.diffID, b.base = desc, info.DiffID, true
+			b.desc.MediaType = ociTypes(desc.MediaType)
+			return b, nil
+		}
 	}
 	b.created = info.Created.UTC()
 	absent := false

@@ -215,6 +215,13 @@ func (i *Import) Lines(ctx context.Context, place string) []string {
 	return c.lines[place].lines
 }
 
+// Drop forgets the results that have a layer by this blob.
+func (i *Import) Drop(blob digest.Digest) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.dropped[blob] = true
+}
+
 // Used counts a result that was used.
 func (i *Import) Used() {
 	i.mu.Lock()

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -113,7 +114,9 @@ func printImages(ctx context.Context, w io.Writer, s *store.Store, opts *imageLs
 		return err
 	}
 	for _, row := range rows {
-		if err := row.(*imageRow).err; err != nil {
+		// An image of which a layer is gone, or is nothing that can be read, must not hide the others.
+		var bad *store.LayerError
+		if err := row.(*imageRow).err; err != nil && !errors.Is(err, store.ErrNotFound) && (!errors.As(err, &bad) || ctx.Err() != nil) {
 			return err
 		}
 	}

@@ -14,9 +14,11 @@ import (
 	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+	"github.com/opencontainers/go-digest"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/slipway-build/slipway/internal/registry/registrytest"
@@ -30,6 +32,8 @@ import (
 //	registry break N    the next N downloads of blobs end in the middle
 //	registry damage     blobs have other bytes than they should
 //	registry push DIR NAME   the image of an OCI layout
+//	registry forge NAME OF   an image with a file /foreign, whose config names the diffIDs of OF, an image of $REGISTRY
+//	registry copy NAME OF    OF itself
 //	registry stop
 //	registry asked RE [N]   it was asked for "METHOD /path" since the last time, so many times; `!`: it was not
 func ownRegistry(ts *testscript.TestScript, neg bool, args []string) {
@@ -61,6 +65,13 @@ func ownRegistry(ts *testscript.TestScript, neg bool, args []string) {
 		r.Use(damage)
 	case "push":
 		r.pushLayout(ts, ts.MkAbs(args[1]), args[2])
+	case "forge":
+		r.forge(ts, args[1], fetchImage(ts, ts.Getenv("REGISTRY")+"/"+args[2]))
+	case "copy":
+		img := fetchImage(ts, ts.Getenv("REGISTRY")+"/"+args[2])
+		to, err := name.ParseReference(r.Host + "/" + args[1])
+		ts.Check(err)
+		ts.Check(remote.Write(to, img))
 	case "stop":
 		r.Close()
 	case "asked":
@@ -126,6 +137,26 @@ func (r *scriptRegistry) pushLayout(ts *testscript.TestScript, dir, ref string) 
 	to, err := name.ParseReference(r.Host + "/" + ref)
 	ts.Check(err)
 	ts.Check(remote.Write(to, img))
+}
+
+// forge pushes an image of as many layers as another one has, whose config claims that they are those.
+func (r *scriptRegistry) forge(ts *testscript.TestScript, ref string, of v1.Image) {
+	config, err := of.ConfigFile()
+	ts.Check(err)
+	var forged registrytest.Image
+	for i, id := range config.RootFS.DiffIDs {
+		forged.DiffIDs = append(forged.DiffIDs, digest.Digest(id.String()))
+		forged.Layers = append(forged.Layers, registrytest.Layer{"foreign": fmt.Sprintln("layer", i)})
+	}
+	r.PushImage(ref, forged)
+}
+
+func fetchImage(ts *testscript.TestScript, ref string) v1.Image {
+	parsed, err := name.ParseReference(ref)
+	ts.Check(err)
+	img, err := remote.Image(parsed)
+	ts.Check(err)
+	return img
 }
 
 // cut ends the next n downloads of blobs in the middle.

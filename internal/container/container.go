@@ -147,7 +147,7 @@ func (m *Manager) work(id string) string  { return filepath.Join(m.Store.Contain
 func (m *Manager) tree(ctx context.Context, c store.Container) (layer.Tree, error) {
 	dirs, err := m.Store.Dirs(ctx, c.Snapshot)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("image %s: %w", c.Image, err)
 	}
 	var trees []layer.Tree
 	for _, dir := range dirs {

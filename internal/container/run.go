@@ -63,7 +63,7 @@ func (m *Manager) Run(ctx context.Context, c store.Container, streams sandbox.IO
 func (m *Manager) prepare(ctx context.Context, c store.Container, config *Config) (*sandbox.Spec, error) {
 	lower, err := m.Store.Dirs(ctx, c.Snapshot)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("image %s: %w", c.Image, err)
 	}
 	// overlayfs wants its scratch directory empty.
 	if err := errors.Join(os.RemoveAll(m.work(c.ID)), os.Mkdir(m.work(c.ID), 0o755)); err != nil {

@@ -28,8 +28,8 @@ func (r *Run) Cacheable(edges ...graph.Edge) (cache.Set, error) {
 			if err != nil {
 				return set, err
 			}
-			for i, d := range img.DiffIDs {
-				set.Bases[d] = img.Manifest.Layers[i]
+			for _, l := range img.Manifest.Layers {
+				set.Bases[l.Digest] = l
 			}
 			continue
 		case src != nil && !isRecorded(src):
@@ -97,6 +97,14 @@ func (r *Run) cacheable(n *node, id identity, final bool) (store.Result, bool, e
 
 // below lists all nodes of graphs, inputs before what they are inputs of.
 func (r *Run) below(edges []graph.Edge) []*node {
+	var roots []*node
+	for _, e := range edges {
+		roots = append(roots, r.node(e.Vertex))
+	}
+	return r.nodesBelow(roots...)
+}
+
+func (r *Run) nodesBelow(roots ...*node) []*node {
 	seen := map[*node]bool{}
 	var all []*node
 	var walk func(n *node)
@@ -110,8 +118,8 @@ func (r *Run) below(edges []graph.Edge) []*node {
 		}
 		all = append(all, n)
 	}
-	for _, e := range edges {
-		walk(r.node(e.Vertex))
+	for _, n := range roots {
+		walk(n)
 	}
 	return all
 }

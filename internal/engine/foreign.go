@@ -30,6 +30,9 @@ type Foreign interface {
 	// Fetch brings the blob of a layer that it holds into the store. An error that is
 	// store.ErrDamaged says that results with the layer are not there any more.
 	Fetch(ctx context.Context, s *store.Store, l cache.Layer, progress func(current, total int64)) error
+	// Drop tells that a blob turned out not to be the layer that it is said to be: results with it are not
+	// there any more.
+	Drop(blob digest.Digest)
 	// Used is told of a result that was used.
 	Used()
 }

@@ -32,6 +32,16 @@ func isLocal(n *node) bool {
 }
 
 func (r *Run) resolve(n *node, src *pb.SourceOp) (*imagesource.Image, error) {
+	img, err := r.resolveImage(n, src)
+	if err == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.images[n] = img
+	}
+	return img, err
+}
+
+func (r *Run) resolveImage(n *node, src *pb.SourceOp) (*imagesource.Image, error) {
 	if ref, ok := strings.CutPrefix(src.Identifier, schemeLayout); ok {
 		return r.ResolveLayout(ref, src.Attrs[pb.AttrOCILayoutStoreID], r.platform(n.v.Op.Platform))
 	}

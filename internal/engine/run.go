@@ -16,6 +16,7 @@ import (
 	"github.com/slipway-build/slipway/internal/progress"
 	gitsource "github.com/slipway-build/slipway/internal/source/git"
 	httpsource "github.com/slipway-build/slipway/internal/source/http"
+	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -38,6 +39,7 @@ type Run struct {
 	pending []pendingResult
 	planIDs []layer.ID // layers that the store can make only while the run is not over
 	clamped map[string]layer.ID
+	images  map[*node]*imagesource.Image // what references were resolved to
 	atEnd   []func()
 	// httpFiles and gitCommits are what servers said.
 	httpFiles  map[string]func() (*httpsource.File, error)
@@ -91,7 +93,7 @@ func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
 	if opt.Sink == nil {
 		opt.Sink = progress.Discard
 	}
-	r := &Run{Engine: e, opt: opt, nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, clamped: map[string]layer.ID{},
+	r := &Run{Engine: e, opt: opt, nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, clamped: map[string]layer.ID{}, images: map[*node]*imagesource.Image{},
 		httpFiles: map[string]func() (*httpsource.File, error){}, gitCommits: map[gitsource.Request]func() (*gitsource.Commit, error){}}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	return r
@@ -309,6 +311,7 @@ func (r *Run) fail(n *node, err error) error {
 	if r.ctx.Err() != nil {
 		return context.Cause(r.ctx)
 	}
+	n, err = r.blame(n, err)
 	for ; n != nil; n = n.user {
 		if len(n.v.Sources) > 0 {
 			break

@@ -47,7 +47,7 @@ func importImage(ctx context.Context, s *store.Store, r io.Reader, opts ImportOp
 	if err != nil {
 		return img, err
 	}
-	if err := s.SetSize(ctx, id, size); err != nil {
+	if err := s.Verified(ctx, id, size); err != nil {
 		return img, err
 	}
 	p := platforms.DefaultSpec()

@@ -176,7 +176,7 @@ func (l *loading) record(ctx context.Context, f found) (store.Image, error) {
 			if err != nil {
 				return img, err
 			}
-			if err := l.store.SetSize(ctx, id, l.verified[diffID]); err != nil {
+			if err := l.store.Verified(ctx, id, l.verified[diffID]); err != nil {
 				return img, err
 			}
 			snap = append(snap, id)

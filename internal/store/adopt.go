@@ -2,14 +2,11 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // AdoptBlob makes a file below [Store.TempDir], whose content the caller has verified to be what desc says,
@@ -29,12 +26,4 @@ func (s *Store) AdoptBlob(ctx context.Context, path string, desc ocispec.Descrip
 		return fmt.Errorf("keeping blob %s: %w", desc.Digest, err)
 	}
 	return s.recordBlob(ctx, desc.Digest, desc.Size)
-}
-
-// SetSize records how many bytes the regular files of a layer have, for whoever has read it already.
-func (s *Store) SetSize(ctx context.Context, id layer.ID, bytes int64) error {
-	return s.update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec("UPDATE layers SET size=? WHERE id=?", bytes, string(id))
-		return err
-	})
 }

@@ -24,7 +24,7 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 		return context.Cause(ctx)
 	}
 	defer s.unpacking.Release(1)
-	blobs, err := s.layerBlobs(ctx, info.DiffID)
+	blobs, err := s.layerBlobs(ctx, info)
 	if err != nil {
 		return err
 	}
@@ -51,12 +51,12 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 		err = s.makeDir(ctx, info.ID, unpack)
 	}
 	if err != nil {
-		return fmt.Errorf("unpacking layer %s: %w", info.DiffID, err)
+		return fmt.Errorf("unpacking layer %s: %w", info.DiffID, s.settle(ctx, info, err))
 	}
 	if err := s.putImplied(info.ID, x); err != nil {
 		return err
 	}
-	info.Dir, info.Size = true, x.Size()
+	info.Dir, info.Size, info.Claimed = true, x.Size(), false
 	return s.update(ctx, func(tx *sql.Tx) error { return s.putLayer(tx, info) })
 }
 
@@ -112,8 +112,12 @@ func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.
 	if _, err := io.Copy(io.Discard, r); err != nil { // what follows the compressed stream
 		return err
 	}
-	if got := hash.Digest(); got != diffID {
-		return fmt.Errorf("uncompressed content is %s, want diffID %s", got, diffID)
+	return haveDiffID(hash.Digest(), diffID)
+}
+
+func haveDiffID(got, want digest.Digest) error {
+	if got != want {
+		return fmt.Errorf("uncompressed content is %s, want diffID %s: %w", got, want, ErrFalse)
 	}
 	return nil
 }
@@ -152,8 +156,12 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) 
 		desc ocispec.Descriptor
 		diff digest.Digest
 	}
+	info, err := s.Layer(ctx, id)
+	if err != nil {
+		return ocispec.Descriptor{}, "", err
+	}
 	v, err := s.once(ctx, fmt.Sprintf("blob:%s:%v", id, encoding), func() (any, error) {
-		info, err := s.Layer(ctx, id)
+		info, err := s.Layer(ctx, id) // another call may have made it in the meantime
 		if err != nil {
 			return nil, err
 		}
@@ -169,7 +177,7 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) 
 		}
 		if !encoding.Force { // compressed as it was pulled, whatever others have made of it since
 			for _, b := range blobs {
-				if b.level == pulledLevel && b.MediaType != ocispec.MediaTypeImageLayer {
+				if b.Digest == info.Blob.Digest && b.MediaType != ocispec.MediaTypeImageLayer {
 					return answer{b.Descriptor, info.DiffID}, nil
 				}
 			}
@@ -190,13 +198,13 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) 
 			if err != nil || want == desc.MediaType {
 				return answer{desc, desc.Digest}, err
 			}
-			info.DiffID, blobs = desc.Digest, []layerBlob{{Descriptor: desc}}
+			info, blobs = LayerInfo{ID: id, DiffID: desc.Digest}, []layerBlob{{Descriptor: desc}}
 		}
-		desc, err := s.compress(ctx, blobs[0].Descriptor, info.DiffID, encoding)
+		desc, err := s.compress(ctx, blobs[0].Descriptor, info, encoding)
 		return answer{desc, info.DiffID}, err
 	})
 	if err != nil {
-		return ocispec.Descriptor{}, "", err
+		return ocispec.Descriptor{}, "", ofLayer(info, err)
 	}
 	a := v.(answer)
 	return a.desc, a.diff, nil
@@ -220,7 +228,7 @@ func (s *Store) MissingBlobs(ctx context.Context, snap layer.Snapshot) (bool, er
 		if info.DiffID == "" {
 			continue
 		}
-		if blobs, err := s.layerBlobs(ctx, info.DiffID); err != nil || len(blobs) == 0 {
+		if blobs, err := s.layerBlobs(ctx, info); err != nil || len(blobs) == 0 {
 			return err == nil, err
 		}
 	}
@@ -248,38 +256,62 @@ func compressionOf(mediaType string) layer.Compression {
 	return layer.Uncompressed
 }
 
-// compress makes a blob of another one, of whatever compression that is.
-func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, diffID digest.Digest, e layer.Encoding) (ocispec.Descriptor, error) {
+// compress makes a blob of a layer out of another one, of whatever compression that is.
+func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, info LayerInfo, e layer.Encoding) (ocispec.Descriptor, error) {
 	desc := ocispec.Descriptor{MediaType: layerMediaType(e.Compression)}
-	blob, err := s.OpenBlob(ctx, from.Digest)
-	if err != nil {
-		return desc, err
-	}
-	defer blob.Close()
-	r, err := layer.Decompress(blob)
-	if err != nil {
-		return desc, fmt.Errorf("reading layer %s: %w", diffID, err)
-	}
-	defer r.Close()
 	w, err := s.NewBlob(digest.Canonical)
 	if err != nil {
 		return desc, err
 	}
 	defer w.Abort()
-	cw, err := layer.Compress(w, e)
-	if err != nil {
-		return desc, fmt.Errorf("compressing layer: %w", err)
-	}
-	_, err = io.Copy(cw, layer.ContextReader(ctx, r))
-	err = damageIn(ctx, blob, err)
-	if err := errors.Join(err, cw.Close()); err != nil {
-		return desc, fmt.Errorf("compressing layer %s: %w", diffID, err)
+	if err := s.settle(ctx, info, s.recompress(ctx, from, info, w, e)); err != nil {
+		return desc, fmt.Errorf("compressing layer %s: %w", info.DiffID, err)
 	}
 	if desc.Digest, err = w.Commit(ctx); err != nil {
 		return desc, err
 	}
 	desc.Size = w.Size()
-	return desc, s.update(ctx, func(tx *sql.Tx) error { return putLayerBlob(tx, diffID, desc, e.Level) })
+	return desc, s.update(ctx, func(tx *sql.Tx) error { return putLayerBlob(tx, info.DiffID, desc, e.Level) })
+}
+
+// recompress writes the content of a layer's blob to w. The blob's digest is verified, and the diffID
+// where it is only said that the layer has it.
+func (s *Store) recompress(ctx context.Context, from ocispec.Descriptor, info LayerInfo, w io.Writer, e layer.Encoding) error {
+	blob, err := s.OpenBlob(ctx, from.Digest)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	r, err := layer.Decompress(blob)
+	if err != nil {
+		return damageIn(ctx, blob, err)
+	}
+	defer r.Close()
+	cw, err := layer.Compress(w, e)
+	if err != nil {
+		return err
+	}
+	plain, verify := io.Reader(r), func() error { return nil }
+	if info.Claimed {
+		hash := newAsyncHash(digest.Canonical)
+		defer hash.Digest() // ends its goroutine
+		plain, verify = io.TeeReader(r, hash), func() error { return haveDiffID(hash.Digest(), info.DiffID) }
+	}
+	_, err = io.Copy(cw, layer.ContextReader(ctx, plain))
+	if err = errors.Join(err, cw.Close()); err == nil {
+		_, err = io.Copy(io.Discard, blob) // what follows the compressed stream
+	}
+	if err == nil {
+		err = verify()
+	}
+	return damageIn(ctx, blob, err)
+}
+
+// putLayerBlob records a blob that was made here of what has the diffID.
+func putLayerBlob(tx *sql.Tx, diffID digest.Digest, desc ocispec.Descriptor, level int) error {
+	_, err := tx.Exec("INSERT INTO layer_blobs(diff_id,digest,media_type,size,level) VALUES(?,?,?,?,?) ON CONFLICT DO NOTHING",
+		diffID.String(), desc.Digest.String(), desc.MediaType, desc.Size, level)
+	return err
 }
 
 // pack makes the plain tar of a layer, and its index on the way: of its plan while there is one,
@@ -381,10 +413,10 @@ func (s *Store) Size(ctx context.Context, id layer.ID) (int64, error) {
 		if len(blobs) == 0 {
 			return -1, fmt.Errorf("measuring layer %s: %w", info.DiffID, ErrNotFound)
 		}
-		err = s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, count)
+		err = s.settle(ctx, info, s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, count))
 	}
 	if err != nil {
-		return -1, fmt.Errorf("measuring layer %s: %w", id, err)
+		return -1, ofLayer(info, fmt.Errorf("measuring layer %s: %w", id, err))
 	}
 	return count.bytes, s.update(ctx, func(tx *sql.Tx) error {
 		_, err := tx.Exec("UPDATE layers SET size=? WHERE id=?", count.bytes, string(id))

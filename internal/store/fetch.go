@@ -101,7 +101,7 @@ func (s *Store) fetchOne(ctx context.Context, id layer.ID) (forgotten bool, err 
 // presentBlobs returns the blobs of a layer that are here, and fetches one when there are none and
 // somebody knows how.
 func (s *Store) presentBlobs(ctx context.Context, info LayerInfo) ([]layerBlob, error) {
-	blobs, err := s.layerBlobs(ctx, info.DiffID)
+	blobs, err := s.layerBlobs(ctx, info)
 	if err != nil || len(blobs) > 0 {
 		return blobs, err
 	}
@@ -111,21 +111,21 @@ func (s *Store) presentBlobs(ctx context.Context, info LayerInfo) ([]layerBlob, 
 	if err := s.fetch(ctx, info.ID); err != nil {
 		return nil, err
 	}
-	return s.layerBlobs(ctx, info.DiffID)
+	return s.layerBlobs(ctx, info)
 }
 
-// Elsewhere returns the only known blob of a layer that is not here, but could be fetched, and its
+// Elsewhere returns the blob of a layer of which nothing is here, but which could be fetched, and its
 // diffID; found is false for any other layer.
 func (s *Store) Elsewhere(ctx context.Context, id layer.ID) (blob ocispec.Descriptor, diffID digest.Digest, found bool, err error) {
 	info, err := s.Layer(ctx, id)
 	if err != nil || info.DiffID == "" || !s.fetchable(id) {
 		return blob, "", false, err
 	}
-	known, err := s.knownBlobs(ctx, info.DiffID)
-	if err != nil || len(known) != 1 || s.HasBlob(known[0].Digest) {
+	known, err := s.knownBlobs(ctx, info)
+	if err != nil || len(known) == 0 || slices.ContainsFunc(known, func(b layerBlob) bool { return s.HasBlob(b.Digest) }) {
 		return blob, "", false, err
 	}
-	return known[0].Descriptor, info.DiffID, true, nil
+	return known[0].Descriptor, info.DiffID, info.Blob.Digest != "" || len(known) == 1, nil
 }
 
 // errTap says that the blob is here, but that reading it while it came went wrong.
@@ -135,8 +135,8 @@ var errTap = errors.New("reading the layer while it was fetched")
 // was fetching the blob already, or had it: then it is there now, to be unpacked as any other.
 // The same holds after errTap, but the sink cannot be used again.
 func (s *Store) unpackFetched(ctx context.Context, info LayerInfo, sink layer.Sink) (bool, error) {
-	known, err := s.knownBlobs(ctx, info.DiffID)
-	if err != nil || len(known) != 1 || !s.fetchable(info.ID) {
+	known, err := s.knownBlobs(ctx, info)
+	if err != nil || len(known) == 0 || info.Blob.Digest == "" && len(known) > 1 || !s.fetchable(info.ID) {
 		return false, err
 	}
 	pr, pw := io.Pipe()
@@ -194,6 +194,9 @@ func (s *Store) tapped(d digest.Digest, w io.Writer) io.Writer {
 	return w
 }
 
+// pulledLevel is the level of blobs that were made elsewhere.
+const pulledLevel = -1
+
 // layerBlob is a blob that is a form of a layer, with the level that it was compressed at here, or
 // pulledLevel.
 type layerBlob struct {
@@ -201,43 +204,52 @@ type layerBlob struct {
 	level int
 }
 
-// knownBlobs returns the descriptors of a layer's blobs, whether or not they are here.
-func (s *Store) knownBlobs(ctx context.Context, diffID digest.Digest) ([]layerBlob, error) {
-	if diffID == "" {
-		return nil, nil
+// knownBlobs returns the descriptors of a layer's blobs, whether or not they are here: the one that it came
+// as, which is what can be fetched, then those that were made of it here. What was made of a layer whose
+// content is known is no form of one of which the same is only said.
+func (s *Store) knownBlobs(ctx context.Context, info LayerInfo) ([]layerBlob, error) {
+	var all []layerBlob
+	if info.Blob.Digest != "" {
+		all = append(all, layerBlob{info.Blob, pulledLevel})
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT digest,media_type,size,level FROM layer_blobs WHERE diff_id=? ORDER BY digest", diffID.String())
+	if info.DiffID == "" || info.Claimed {
+		return all, nil
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT digest,media_type,size,level FROM layer_blobs WHERE diff_id=? AND digest!=? ORDER BY digest",
+		info.DiffID.String(), info.Blob.Digest.String())
 	if err != nil {
-		return nil, fmt.Errorf("looking for blobs of %s: %w", diffID, err)
+		return nil, fmt.Errorf("looking for blobs of %s: %w", info.DiffID, err)
 	}
 	defer rows.Close()
-	var all []layerBlob
 	for rows.Next() {
-		var d string
-		var desc layerBlob
-		if err := rows.Scan(&d, &desc.MediaType, &desc.Size, &desc.level); err != nil {
-			return nil, fmt.Errorf("looking for blobs of %s: %w", diffID, err)
+		var b layerBlob
+		if err := rows.Scan(&b.Digest, &b.MediaType, &b.Size, &b.level); err != nil {
+			return nil, fmt.Errorf("looking for blobs of %s: %w", info.DiffID, err)
 		}
-		desc.Digest = digest.Digest(d)
-		all = append(all, desc)
+		all = append(all, b)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("looking for blobs of %s: %w", diffID, err)
+		return nil, fmt.Errorf("looking for blobs of %s: %w", info.DiffID, err)
 	}
 	return all, nil
 }
 
-// layerBlobs returns the known blobs with the diffID that are in the store.
-func (s *Store) layerBlobs(ctx context.Context, diffID digest.Digest) ([]layerBlob, error) {
-	all, err := s.knownBlobs(ctx, diffID)
+// Blobs describes all known blobs of a layer, whether or not they are here.
+func (s *Store) Blobs(ctx context.Context, id layer.ID) ([]ocispec.Descriptor, error) {
+	info, err := s.Layer(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	have := all[:0]
-	for _, desc := range all {
-		if s.HasBlob(desc.Digest) {
-			have = append(have, desc)
-		}
+	known, err := s.knownBlobs(ctx, info)
+	all := make([]ocispec.Descriptor, len(known))
+	for i, b := range known {
+		all[i] = b.Descriptor
 	}
-	return have, nil
+	return all, err
+}
+
+// layerBlobs returns the known blobs of a layer that are in the store.
+func (s *Store) layerBlobs(ctx context.Context, info LayerInfo) ([]layerBlob, error) {
+	all, err := s.knownBlobs(ctx, info)
+	return slices.DeleteFunc(all, func(b layerBlob) bool { return !s.HasBlob(b.Digest) }), err
 }

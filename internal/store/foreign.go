@@ -38,7 +38,7 @@ func (s *Store) AbsentBlob(ctx context.Context, id layer.ID) (desc ocispec.Descr
 	if err != nil {
 		return desc, "", false, err
 	}
-	blobs, err := s.knownBlobs(ctx, info.DiffID)
+	blobs, err := s.knownBlobs(ctx, info)
 	if err != nil || len(blobs) == 0 {
 		return desc, "", false, err
 	}

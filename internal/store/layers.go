@@ -90,65 +90,16 @@ func (d *Draft) Abort() {
 	}
 }
 
-// BlobLayer returns the layer whose content has the given diffID and makes one, in blob form
-// only, when there is none. The blob itself may still be missing; it must be here when a form of
-// the layer is asked for.
-func (s *Store) BlobLayer(ctx context.Context, diffID digest.Digest, blob ocispec.Descriptor) (layer.ID, error) {
-	return s.BlobLayerOf(ctx, diffID, blob, time.Time{})
-}
-
-// BlobLayerOf is [Store.BlobLayer] for a layer that was made at a time: it takes no layer for it that
-// was made at another one, since images tell the times of their layers. The zero time is any.
-func (s *Store) BlobLayerOf(ctx context.Context, diffID digest.Digest, blob ocispec.Descriptor, created time.Time) (layer.ID, error) {
-	at := int64(0)
-	if !created.IsZero() {
-		at = created.UnixNano()
-	}
-	var id string
-	err := s.db.QueryRowContext(ctx, "SELECT l.id FROM layers l JOIN layer_blobs b ON b.diff_id=l.diff_id AND b.digest=?2"+
-		" WHERE l.diff_id=?1 AND (?3=0 OR l.created=?3) ORDER BY l.dir DESC LIMIT 1", diffID.String(), blob.Digest.String(), at).Scan(&id)
-	if err == nil || !errors.Is(err, sql.ErrNoRows) {
-		if err != nil {
-			err = fmt.Errorf("looking for layer %s: %w", diffID, err)
-		}
-		return layer.ID(id), err
-	}
-	l, err := s.current()
-	if err != nil {
-		return "", err
-	}
-	if created.IsZero() {
-		created = time.Now()
-	}
-	err = s.update(ctx, func(tx *sql.Tx) error {
-		if err := putLayerBlob(tx, diffID, blob, pulledLevel); err != nil {
-			return err
-		}
-		err := tx.QueryRow("SELECT id FROM layers WHERE diff_id=?1 AND (?2=0 OR created=?2) ORDER BY dir DESC LIMIT 1", diffID.String(), at).Scan(&id)
-		if !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		id = l.name()
-		return s.putLayer(tx, LayerInfo{ID: layer.ID(id), DiffID: diffID, Size: -1, Created: created})
-	})
-	return layer.ID(id), err
-}
-
-// pulledLevel is the level of blobs that were made elsewhere.
-const pulledLevel = -1
-
-func putLayerBlob(tx *sql.Tx, diffID digest.Digest, desc ocispec.Descriptor, level int) error {
-	_, err := tx.Exec("INSERT INTO layer_blobs(diff_id,digest,media_type,size,level) VALUES(?,?,?,?,?) ON CONFLICT DO NOTHING",
-		diffID.String(), desc.Digest.String(), desc.MediaType, desc.Size, level)
-	return err
-}
-
 // LayerInfo is what the store knows of a layer.
 type LayerInfo struct {
-	ID      layer.ID
-	DiffID  digest.Digest // empty until a blob was made or pulled
-	Dir     bool          // the directory form is here
-	Size    int64         // bytes of the regular files' content; -1 when not known
+	ID     layer.ID
+	DiffID digest.Digest // empty until a blob was made or pulled
+	// Blob is the one from elsewhere that the layer is the content of; it is zero for a layer that was made here.
+	Blob ocispec.Descriptor
+	// Claimed says that nobody has seen yet that the blob's content has the diffID: it is what came with it.
+	Claimed bool
+	Dir     bool  // the directory form is here
+	Size    int64 // bytes of the regular files' content; -1 when not known
 	Created time.Time
 }
 
@@ -165,8 +116,8 @@ func (s *Store) recordedLayer(ctx context.Context, id layer.ID) (LayerInfo, erro
 	var diff string
 	var created int64
 	info := LayerInfo{ID: id}
-	err := s.db.QueryRowContext(ctx, "SELECT diff_id,dir,size,created FROM layers WHERE id=?", string(id)).
-		Scan(&diff, &info.Dir, &info.Size, &created)
+	err := s.db.QueryRowContext(ctx, "SELECT diff_id,blob,media_type,blob_size,claimed,dir,size,created FROM layers WHERE id=?", string(id)).
+		Scan(&diff, &info.Blob.Digest, &info.Blob.MediaType, &info.Blob.Size, &info.Claimed, &info.Dir, &info.Size, &created)
 	if errors.Is(err, sql.ErrNoRows) {
 		return info, fmt.Errorf("layer %s: %w", id, ErrNotFound)
 	}
@@ -193,7 +144,7 @@ func (s *Store) Check(ctx context.Context, snap layer.Snapshot) error {
 				continue
 			}
 		}
-		blobs, err := s.layerBlobs(ctx, info.DiffID)
+		blobs, err := s.layerBlobs(ctx, info)
 		if err != nil {
 			return err
 		}
@@ -230,7 +181,7 @@ func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
 		}
 		return nil, s.unpack(ctx, info)
 	})
-	return fs, err
+	return fs, ofLayer(info, err)
 }
 
 // Dirs returns the directories that show a snapshot when they are stacked, base first: the directory form of each

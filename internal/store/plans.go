@@ -100,15 +100,14 @@ func (s *Store) Recorded(ctx context.Context, snap layer.Snapshot) (bool, error)
 	return true, nil
 }
 
-// putLayer records a layer, or what became known of it. Fields that are not known stay as they are.
+// putLayer records a layer, or what became known of it. Fields that are not known stay as they are. A layer
+// that was packed here, and has another tar now, is no longer the content of the blob that it came as.
 func (s *Store) putLayer(tx *sql.Tx, info LayerInfo) error {
-	dir := 0
-	if info.Dir {
-		dir = 1
-	}
-	_, err := tx.Exec("INSERT INTO layers(id,diff_id,dir,size,created,boot) VALUES(?1,?2,?3,?4,?5,?6) ON CONFLICT(id) DO UPDATE SET"+
-		" diff_id=iif(?2='',diff_id,?2), dir=max(dir,?3), size=iif(?4<0,size,?4), boot=?6",
-		string(info.ID), info.DiffID.String(), dir, info.Size, info.Created.UnixNano(), s.boot)
+	_, err := tx.Exec("INSERT INTO layers(id,diff_id,dir,size,created,boot,blob,media_type,blob_size,claimed) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)"+
+		" ON CONFLICT(id) DO UPDATE SET blob=iif(?2 IN ('',diff_id),blob,''), diff_id=iif(?2='',diff_id,?2), dir=max(dir,?3),"+
+		" size=iif(?4<0,size,?4), claimed=min(claimed,?10), boot=?6",
+		string(info.ID), info.DiffID.String(), info.Dir, info.Size, info.Created.UnixNano(), s.boot,
+		info.Blob.Digest.String(), info.Blob.MediaType, info.Blob.Size, info.Claimed)
 	return err
 }
 

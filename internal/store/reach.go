@@ -166,7 +166,8 @@ func (r *reach) addMemos(ctx context.Context) error {
 
 // close adds the layers that the blobs are forms of, and all blobs that the layers are held as.
 func (r *reach) close(ctx context.Context) error {
-	rows, err := r.s.db.QueryContext(ctx, "SELECT l.id, b.digest FROM layers l JOIN layer_blobs b ON b.diff_id=l.diff_id")
+	rows, err := r.s.db.QueryContext(ctx, "SELECT id, blob FROM layers WHERE blob!=''"+
+		" UNION SELECT l.id, b.digest FROM layers l JOIN layer_blobs b ON b.diff_id=l.diff_id WHERE NOT l.claimed")
 	if err != nil {
 		return fmt.Errorf("reading layers: %w", err)
 	}

@@ -17,7 +17,7 @@ import (
 // A step that was released is never changed. It may not lock out a process of the version before that
 // runs a container, which is the only use of a store that [Store.Yield] lets go on during an upgrade:
 // what is done to the table of containers, that process must be able to read and write.
-var steps = []func(*Store, *sql.Tx) error{toVersion1, toVersion2, toVersion3}
+var steps = []func(*Store, *sql.Tx) error{toVersion1, toVersion2, toVersion3, toVersion4}
 
 func toVersion1(_ *Store, tx *sql.Tx) error {
 	_, err := tx.Exec(`
@@ -60,6 +60,34 @@ func toVersion3(s *Store, _ *sql.Tx) error {
 		}
 	}
 	return nil
+}
+
+// toVersion4 has layer_blobs hold what was made here alone, and layers know the blob that they came as.
+// Versions before took each blob for a form of each layer with the diffID that was said of it. Where several
+// blobs were said to have one diffID nobody knows which of them it is true of: what stands on such layers is
+// built again.
+func toVersion4(_ *Store, tx *sql.Tx) error {
+	_, err := tx.Exec(`
+ALTER TABLE layers ADD COLUMN blob TEXT NOT NULL DEFAULT '';
+ALTER TABLE layers ADD COLUMN media_type TEXT NOT NULL DEFAULT '';
+ALTER TABLE layers ADD COLUMN blob_size INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN claimed INTEGER NOT NULL DEFAULT 0;
+CREATE TEMP TABLE said AS SELECT diff_id, count(*) AS blobs, max(digest) AS digest, max(size) AS size, max(media_type) AS media_type,
+  EXISTS(SELECT 1 FROM layer_blobs m WHERE m.diff_id=b.diff_id AND m.digest=b.diff_id AND m.level>=0) AS made
+  FROM layer_blobs b WHERE level<0 GROUP BY diff_id;
+UPDATE said SET media_type=CASE media_type
+  WHEN 'application/vnd.docker.image.rootfs.diff.tar' THEN 'application/vnd.oci.image.layer.v1.tar'
+  WHEN 'application/vnd.docker.image.rootfs.diff.tar.gzip' THEN 'application/vnd.oci.image.layer.v1.tar+gzip'
+  WHEN 'application/vnd.docker.image.rootfs.diff.tar.zstd' THEN 'application/vnd.oci.image.layer.v1.tar+zstd' ELSE media_type END;
+UPDATE layers SET blob=digest, media_type=said.media_type, blob_size=said.size, claimed=(dir=0)
+  FROM said WHERE said.diff_id=layers.diff_id AND said.blobs=1 AND NOT said.made;
+DELETE FROM results WHERE EXISTS(SELECT 1 FROM layers l JOIN said s ON s.diff_id=l.diff_id
+  WHERE l.blob='' AND NOT s.made AND instr(results.record, '"'||l.id||'"'));
+DELETE FROM layers WHERE blob='' AND dir=0 AND diff_id IN (SELECT diff_id FROM said WHERE NOT made);
+DELETE FROM layer_blobs WHERE level<0 OR digest!=diff_id;
+DROP TABLE said;
+`)
+	return err
 }
 
 // version reads the version of the store's format; that of an empty one is 0.

@@ -41,11 +41,12 @@ func (s *Store) Tree(ctx context.Context, snap layer.Snapshot, need Need) (layer
 	return layer.Merged(trees), nil
 }
 
-func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (layer.Tree, error) {
+func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (_ layer.Tree, err error) {
 	info, err := s.Layer(ctx, id)
 	if err != nil {
 		return nil, err
 	}
+	defer func() { err = ofLayer(info, err) }()
 	if info.Dir {
 		if _, err := os.Lstat(s.layerFS(id)); err == nil {
 			return s.unpackedTree(ctx, info)
@@ -113,7 +114,7 @@ func (s *Store) indexPath(id layer.ID) string {
 // cannot be read from the blob where they are.
 func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.Index, error) {
 	if need == NeedContent && s.fetchable(info.ID) {
-		if blobs, err := s.layerBlobs(ctx, info.DiffID); err != nil || len(blobs) == 0 {
+		if blobs, err := s.layerBlobs(ctx, info); err != nil || len(blobs) == 0 {
 			return nil, err // it is unpacked while it is fetched
 		}
 	}
@@ -133,7 +134,8 @@ func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.In
 	}
 	v, err := s.once(ctx, "index:"+string(info.ID), func() (any, error) {
 		x := layer.NewIndex()
-		if err := s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, x); err != nil {
+		err := s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, x)
+		if err := s.settle(ctx, info, err); err != nil {
 			return nil, fmt.Errorf("indexing layer %s: %w", info.DiffID, err)
 		}
 		return x, s.putIndex(info.ID, x)

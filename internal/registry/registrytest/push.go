@@ -28,6 +28,8 @@ type Image struct {
 	Config   ocispec.ImageConfig
 	Platform ocispec.Platform // zero: linux/amd64
 	Docker   bool             // Docker's media types in place of OCI's
+	// DiffIDs, unless nil, are what the config says of the layers, in place of what is true.
+	DiffIDs []digest.Digest
 }
 
 // Pushed is an image as the registry has it.
@@ -59,6 +61,9 @@ func (r *Registry) PushImage(ref string, img Image) Pushed {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(plain))
 		config.History = append(config.History, ocispec.History{CreatedBy: "registrytest"})
 		m.Layers = append(m.Layers, r.PushBlob(repo, layerType, zip(plain)))
+	}
+	if img.DiffIDs != nil {
+		config.RootFS.DiffIDs = img.DiffIDs
 	}
 	raw := mustJSON(config)
 	m.Config = r.PushBlob(repo, configType, raw)
