@@ -19,6 +19,7 @@ import (
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/frontend"
 	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/outbound"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/sandbox"
@@ -187,12 +188,16 @@ func (b *building) deliver(ctx context.Context, out *gw.Result, res *Result) err
 
 // warn keeps a finding of the linter and shows it.
 func (b *building) warn(res *Result, vertex digest.Digest, message string, opt gw.WarnOpts) {
+	message = outbound.Redact(message)
 	w := Warning{Message: message, URL: opt.URL}
-	for _, d := range opt.Detail {
-		w.Detail = append(w.Detail, string(d))
+	for i, d := range opt.Detail {
+		opt.Detail[i] = []byte(outbound.Redact(string(d)))
+		w.Detail = append(w.Detail, string(opt.Detail[i]))
 	}
 	if opt.SourceInfo != nil {
 		w.File = opt.SourceInfo.Filename
+		opt.SourceInfo = opt.SourceInfo.CloneVT()
+		opt.SourceInfo.Data = []byte(outbound.Redact(string(opt.SourceInfo.Data)))
 	}
 	if len(opt.Range) > 0 {
 		w.Line = int(opt.Range[0].Start.GetLine())

@@ -23,6 +23,7 @@ import (
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/frontend"
 	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/outbound"
 	gitsource "github.com/slipway-build/slipway/internal/source/git"
 )
 
@@ -75,6 +76,11 @@ func (b *building) provenance(ctx context.Context, p *product, attrs map[string]
 			if _, err := provenance.AddBuildConfig(ctx, pr, capture, definition{def: p.ref.Definition()}, false); err != nil {
 				return a, fmt.Errorf("making provenance: %w", err)
 			}
+			if src := meta.BuildKitMetadata.Source; src != nil {
+				for i := range src.Infos { // Dockerfiles, which are base64 in JSON
+					src.Infos[i].Data = []byte(outbound.Redact(string(src.Infos[i].Data)))
+				}
+			}
 		}
 	default:
 		return a, fmt.Errorf("invalid mode %q", attrs["mode"])
@@ -86,6 +92,8 @@ func (b *building) provenance(ctx context.Context, p *product, attrs map[string]
 	if a.Predicate, err = json.MarshalIndent(predicate, "", "  "); err != nil {
 		return a, fmt.Errorf("making provenance: %w", err)
 	}
+	// The definition and the arguments have passwords of URLs; what they are for is told without.
+	a.Predicate = []byte(outbound.Redact(string(a.Predicate)))
 	return a, nil
 }
 

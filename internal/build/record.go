@@ -14,6 +14,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/outbound"
 	"github.com/slipway-build/slipway/internal/progress"
 )
 
@@ -76,7 +77,8 @@ func (r *record) finish(run *engine.Run, res *Result, failure error) error {
 	err := errors.Join(r.log.Close(), r.file.Close())
 	data, jerr := json.MarshalIndent(r, "", "  ")
 	if jerr == nil {
-		jerr = os.WriteFile(filepath.Join(r.dir, "record.json"), append(data, '\n'), 0o600)
+		// Passwords in URLs of the command line, of steps and errors stay out of it.
+		jerr = os.WriteFile(filepath.Join(r.dir, "record.json"), []byte(outbound.Redact(string(data))+"\n"), 0o600)
 	}
 	if err := errors.Join(err, jerr); err != nil {
 		return fmt.Errorf("writing build record: %w", err)

@@ -9,6 +9,8 @@ import (
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 // codeError is an error with an exit code of its own. Without an error nothing is printed.
@@ -63,13 +65,16 @@ func (a *app) report(ctx context.Context, err error) int {
 		return 128 + int(unix.SIGPIPE)
 	}
 	for _, src := range errdefs.Sources(err) {
+		if src.Info != nil {
+			src.Info.Data = []byte(outbound.Redact(string(src.Info.Data)))
+		}
 		src.Print(a.stderr) // a terminal that is gone cannot be told
 	}
 	format := "ERROR: %v\n"
 	if a.debug {
 		format = "ERROR: %+v\n"
 	}
-	fmt.Fprintf(a.stderr, format, err)
+	fmt.Fprint(a.stderr, outbound.Redact(fmt.Sprintf(format, err)))
 	var usage *usageError
 	switch {
 	case errors.As(err, &usage):

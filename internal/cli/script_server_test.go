@@ -30,7 +30,7 @@ import (
 // What begins the path changes how it answers for the rest of it: /etag/ gives an ETag and no
 // Last-Modified, /bare/ gives neither, /named/ has Content-Disposition "named.txt", /redirect/ sends to
 // the rest, /loop/ to itself, /flaky/ fails the first two times, /token/ wants the bearer or the git
-// token "s3cret".
+// token "s3cret", /password/ the name "me" with the password "hunter2".
 func serve(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 2 && args[0] == "start" && !neg {
 		s := &scriptServer{dir: ts.MkAbs(args[1]), failures: map[string]int{}}
@@ -119,6 +119,12 @@ func (s *scriptServer) answer(w http.ResponseWriter, req *http.Request) {
 	case "token":
 		_, password, _ := req.BasicAuth()
 		if req.Header.Get("Authorization") != "Bearer s3cret" && password != "s3cret" {
+			w.Header().Set("WWW-Authenticate", "Basic")
+			http.Error(w, "who are you", http.StatusUnauthorized)
+			return
+		}
+	case "password":
+		if name, password, _ := req.BasicAuth(); name != "me" || password != "hunter2" {
 			w.Header().Set("WWW-Authenticate", "Basic")
 			http.Error(w, "who are you", http.StatusUnauthorized)
 			return

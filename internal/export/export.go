@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/outbound"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -333,6 +334,7 @@ func history(entries []ocispec.History, forms []layerForm) []ocispec.History {
 		out = append(out, h)
 	}
 	for _, h := range entries {
+		h.CreatedBy = outbound.Redact(h.CreatedBy) // of an ADD
 		switch {
 		case h.EmptyLayer:
 			out = append(out, h)

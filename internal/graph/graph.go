@@ -13,6 +13,8 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 // Vertex is one operation with its inputs.
@@ -31,8 +33,10 @@ type Edge struct {
 	Index  int
 }
 
-// Name returns what a display calls the vertex.
-func (v *Vertex) Name() string {
+// Name returns what a display calls the vertex. It has no passwords of URLs.
+func (v *Vertex) Name() string { return outbound.Redact(v.name()) }
+
+func (v *Vertex) name() string {
 	if n := v.Meta.GetDescription()["llb.customname"]; n != "" {
 		return n
 	}

@@ -11,6 +11,8 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 // statusInterval is how often one status line of a step is told at most, as long as it is not
@@ -26,7 +28,7 @@ type Vertex struct {
 }
 
 func (v Vertex) event() *client.Vertex {
-	return &client.Vertex{Digest: v.Digest, Name: v.Name, Inputs: v.Inputs, ProgressGroup: v.Group}
+	return &client.Vertex{Digest: v.Digest, Name: outbound.Redact(v.Name), Inputs: v.Inputs, ProgressGroup: v.Group}
 }
 
 // Step is a vertex that has started. It is safe for concurrent use. Done must be called.
@@ -136,7 +138,7 @@ func (s *Step) Done(err error) {
 	case errors.Is(err, context.Canceled):
 		s.state.Error = context.Canceled.Error()
 	case err != nil:
-		s.state.Error = err.Error()
+		s.state.Error = outbound.Redact(err.Error())
 	}
 	s.tell()
 }

@@ -100,13 +100,14 @@ func (p *repository) clone(ctx context.Context, tree, gitDir string) error {
 	if err != nil {
 		return err
 	}
+	local := context.WithValue(ctx, protocolsKey{}, "file") // nothing else is fetched here
 	for _, args := range [][]string{
 		{"fetch", "-u", "--depth=1", "--", "origin", ref},
 		{"checkout", "FETCH_HEAD"},
 		{"remote", "set-url", "origin", p.r.String()},
 		{"reflog", "expire", "--all", "--expire=now"},
 	} {
-		if _, err := git.Run(ctx, args...); err != nil {
+		if _, err := git.Run(local, args...); err != nil {
 			return fmt.Errorf("failed to checkout remote %s: %w", p.r, err)
 		}
 	}

@@ -19,23 +19,25 @@ type repository struct {
 	r     *Request
 	c     *Commit
 	dir   string
+
+	remote string // see session
 }
 
 // use calls fn with the remote's repository, in which the commit is. A repository that was kept and
 // is no good any more, or in which references changed in a way that git refuses to follow, is made
 // anew, and fn called again.
 func (s *Source) use(ctx context.Context, r *Request, c *Commit, env Env, fn func(*repository) error) error {
-	git, err := begin(ctx, r, env)
+	git, err := s.begin(ctx, r, env)
 	if err != nil {
 		return err
 	}
 	defer git.close()
-	dir, release, err := s.open(ctx, r.Remote)
+	dir, release, err := s.open(ctx, r.plain())
 	if err != nil {
 		return err
 	}
 	defer release()
-	repo := &repository{GitCLI: git.New(gitutil.WithGitDir(dir)), r: r, c: c, dir: dir}
+	repo := &repository{GitCLI: git.New(gitutil.WithGitDir(dir)), r: r, c: c, dir: dir, remote: git.remote}
 	repo.quiet = repo.New(gitutil.WithStreams(nil))
 	kept, err := repo.prepare(ctx)
 	if err != nil {
@@ -64,7 +66,7 @@ func (s *Source) use(ctx context.Context, r *Request, c *Commit, env Env, fn fun
 func (p *repository) prepare(ctx context.Context) (kept bool, err error) {
 	if _, err := os.Lstat(filepath.Join(p.dir, "HEAD")); err == nil {
 		url, err := p.quiet.Run(ctx, "config", "--get", "remote.origin.url") // the last thing that was made
-		if err == nil && strings.TrimSuffix(string(url), "\n") == p.r.Remote {
+		if err == nil && strings.TrimSuffix(string(url), "\n") == p.remote {
 			return true, nil
 		}
 	}
@@ -79,13 +81,7 @@ func (p *repository) prepare(ctx context.Context) (kept bool, err error) {
 	if _, err := p.quiet.Run(ctx, args...); err != nil {
 		return false, fmt.Errorf("failed to init repo at %s: %w", p.dir, err)
 	}
-	// Nothing is to work in the repository when slipway has given it up.
-	for _, key := range []string{"gc.autoDetach", "maintenance.autoDetach"} {
-		if _, err := p.quiet.Run(ctx, "config", key, "false"); err != nil {
-			return false, fmt.Errorf("failed to init repo at %s: %w", p.dir, err)
-		}
-	}
-	if _, err := p.quiet.Run(ctx, "remote", "add", "origin", p.r.Remote); err != nil {
+	if _, err := p.quiet.Run(ctx, "remote", "add", "origin", p.remote); err != nil {
 		return false, fmt.Errorf("failed add origin repo at %s: %w", p.dir, err)
 	}
 	return false, nil

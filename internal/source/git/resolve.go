@@ -10,14 +10,17 @@ import (
 )
 
 // Source evaluates git sources. It is safe for concurrent use.
-type Source struct{ open OpenFunc }
+type Source struct {
+	open OpenFunc
+	idle idle
+}
 
 // OpenFunc opens the directory that is kept for a remote, empty when it is new. Nobody else, in this
 // process or in another one, has it until release is called.
 type OpenFunc func(ctx context.Context, remote string) (dir string, release func(), err error)
 
 // New returns a source that keeps repositories where open says.
-func New(open OpenFunc) *Source { return &Source{open: open} }
+func New(open OpenFunc) *Source { return &Source{open: open, idle: defaultIdle} }
 
 // Commit is what a request names.
 type Commit struct {
@@ -55,7 +58,7 @@ func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*Commit, err
 		return &Commit{Ref: ref, Object: r.Checksum, asked: ref}, nil
 	}
 	env.Log = nil
-	git, err := begin(ctx, r, env)
+	git, err := s.begin(ctx, r, env)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +69,7 @@ func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*Commit, err
 			return nil, err
 		}
 	}
-	out, err := git.Run(ctx, "ls-remote", "--", r.Remote, asked, asked+"^{}")
+	out, err := git.Run(ctx, "ls-remote", "--", git.remote, asked, asked+"^{}")
 	if err != nil {
 		return nil, fmt.Errorf("failed to fetch remote %s: %w", r, err)
 	}
@@ -76,7 +79,7 @@ func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*Commit, err
 var defaultBranchLine = regexp.MustCompile(`refs/heads/(\S+)`)
 
 func defaultBranch(ctx context.Context, git *session, r *Request) (string, error) {
-	out, err := git.Run(ctx, "ls-remote", "--symref", "--", r.Remote, "HEAD")
+	out, err := git.Run(ctx, "ls-remote", "--symref", "--", git.remote, "HEAD")
 	if err != nil {
 		return "", fmt.Errorf("error fetching default branch for repository %s: %w", r, err)
 	}

@@ -128,20 +128,21 @@ func TestAuthorization(t *testing.T) {
 		{"of the host", map[string]string{"H": "Bearer b", "T.h:80": "t"}, "https://h:80/a.git", "basic eC1hY2Nlc3MtdG9rZW46dA=="},
 		{"of another host", map[string]string{"T.other": "t"}, "https://h/a.git", ""},
 		{"ssh", map[string]string{"T": "t"}, "git@h:a.git", ""},
+		{"in the URL", map[string]string{"T": "t"}, "https://me:p4ss@h/a.git", "Basic bWU6cDRzcw=="},
+		{"a token in the URL", nil, "https://p4ss@h/a.git", "Basic cDRzczo="},
+		{"a password for ssh", nil, "ssh://git:p4ss@h/a.git", ""},
 	}
 	for _, tt := range tests {
 		r := &Request{Remote: tt.remote, AuthHeaderSecret: "H", AuthTokenSecret: "T"}
-		env, err := r.authorization(t.Context(), Env{Secret: func(_ context.Context, id string) ([]byte, error) {
+		a, err := r.authorize(t.Context(), Env{Secret: func(_ context.Context, id string) ([]byte, error) {
 			if v, ok := tt.secrets[id]; ok {
 				return []byte(v), nil
 			}
 			return nil, errdefs.ErrNotFound
 		}})
-		got := ""
-		for _, e := range env {
-			if v, ok := strings.CutPrefix(e, "GIT_CONFIG_VALUE_0=Authorization: "); ok {
-				got = v
-			}
+		got := a.header
+		if strings.Contains(a.remote, "p4ss") || strings.HasPrefix(a.remote, "https://") && strings.Contains(a.remote, "@") {
+			t.Errorf("%s: the remote is %s", tt.name, a.remote)
 		}
 		if err != nil || got != tt.want {
 			t.Errorf("%s: got %q, %v, want %q", tt.name, got, err, tt.want)
@@ -167,6 +168,7 @@ func git(t *testing.T, dir string, args ...string) string {
 type remote struct {
 	work, url string
 	old       bool // the server speaks the oldest protocol
+	serve     http.HandlerFunc
 }
 
 func newRemote(t *testing.T) *remote {
@@ -182,12 +184,13 @@ func newRemote(t *testing.T) *remote {
 	git(t, root, "clone", "-q", "--bare", "work", "repo.git")
 	backend := &cgi.Handler{Path: program, Args: []string{"http-backend"}, Stderr: io.Discard,
 		Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "HOME=/dev/null"}}
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	r.serve = func(w http.ResponseWriter, req *http.Request) {
 		if r.old {
 			req.Header.Del("Git-Protocol") // by version 0, references alone can be asked for
 		}
 		backend.ServeHTTP(w, req)
-	}))
+	}
+	srv := httptest.NewServer(r.serve)
 	t.Cleanup(srv.Close)
 	r.url = srv.URL + "/repo.git"
 	return r
