@@ -143,6 +143,11 @@ func (m *Manager) stop(ctx context.Context, id string, s State) error {
 func (m *Manager) upper(id string) string { return filepath.Join(m.Store.ContainerDir(id), "fs") }
 func (m *Manager) work(id string) string  { return filepath.Join(m.Store.ContainerDir(id), "work") }
 
+// upperTree is the writable layer alone. A process may run in it.
+func (m *Manager) upperTree(c store.Container) layer.Tree {
+	return layer.OpenDir(m.upper(c.ID), layer.DirOptions{Overlay: true, Live: true})
+}
+
 // tree is the root filesystem as the container would see it.
 func (m *Manager) tree(ctx context.Context, c store.Container) (layer.Tree, error) {
 	dirs, err := m.Store.Dirs(ctx, c.Snapshot)
@@ -153,6 +158,6 @@ func (m *Manager) tree(ctx context.Context, c store.Container) (layer.Tree, erro
 	for _, dir := range dirs {
 		trees = append(trees, layer.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true}))
 	}
-	trees = append(trees, layer.OpenDir(m.upper(c.ID), layer.DirOptions{Overlay: true}))
+	trees = append(trees, m.upperTree(c))
 	return layer.Merged(trees), nil
 }

@@ -112,6 +112,7 @@ func (m *Manager) writeInto(ctx context.Context, c store.Container, dst string, 
 	if in.DirWriter, err = layer.NewDirWriter(in.upper); err != nil {
 		return fmt.Errorf("copying to container: %w", err)
 	}
+	in.DirWriter.KeepDirs()
 	err = fn(in)
 	if err := errors.Join(err, in.DirWriter.Close()); err != nil {
 		return fmt.Errorf("copying to container: %w", err)
@@ -138,7 +139,7 @@ func (m *Manager) open(ctx context.Context, c store.Container, in *inbound) (rel
 		}
 		if root != nil {
 			in.live, in.upper = true, pathOf(root)
-			in.tree = layer.OpenDir(in.upper, layer.DirOptions{})
+			in.tree = layer.OpenDir(in.upper, layer.DirOptions{Live: true})
 			return root.Close, nil
 		}
 	}

@@ -48,6 +48,7 @@ func copyToHost(ctx context.Context, s *source, dst string, opts CopyOptions) (C
 	if err != nil {
 		return Copied{}, err
 	}
+	w.KeepDirs()
 	count := &counter{Sink: &hostSink{DirWriter: w, root: root, ctx: ctx, keepOwner: opts.Archive}}
 	err = s.write(target, count)
 	if s.entry.IsDir() {

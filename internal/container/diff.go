@@ -36,7 +36,7 @@ func (m *Manager) Diff(ctx context.Context, c store.Container) ([]Change, error)
 		return nil, fmt.Errorf("comparing container %s: %w", c.Name, err)
 	}
 	d := &differ{lower: lower, listed: map[string]bool{".": true}}
-	upper := layer.OpenDir(m.upper(c.ID), layer.DirOptions{Overlay: true})
+	upper := m.upperTree(c)
 	err = layer.Walk(upper, ".", func(e *layer.Entry) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

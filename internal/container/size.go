@@ -3,10 +3,8 @@ package container
 import (
 	"context"
 	"fmt"
-	"io/fs"
-	"path/filepath"
-	"syscall"
 
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -15,22 +13,18 @@ func (m *Manager) Size(c store.Container) (int64, error) {
 	type inode struct{ dev, ino uint64 }
 	seen := map[inode]bool{}
 	var sum int64
-	err := filepath.WalkDir(m.upper(c.ID), func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
+	err := layer.Walk(m.upperTree(c), ".", func(e *layer.Entry) error {
+		if !e.IsRegular() {
+			return nil
 		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
-			id := inode{st.Dev, st.Ino}
+		if e.Nlink > 1 {
+			id := inode{e.Dev, e.Inode}
 			if seen[id] {
 				return nil
 			}
 			seen[id] = true
 		}
-		sum += info.Size()
+		sum += e.Size
 		return nil
 	})
 	if err != nil {

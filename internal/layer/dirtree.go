@@ -25,6 +25,9 @@ type DirOptions struct {
 	Owner *Owner
 	// Immutable: nobody writes to the files any more (a layer of the store).
 	Immutable bool
+	// Live: processes that are not trusted write to it meanwhile. No device that they put in a file's place is
+	// opened.
+	Live bool
 	// NoXattrs: extended attributes are not read (and those of an overlay are not known).
 	NoXattrs bool
 	// Memory knows files of the directory from before; nil: none. It is used concurrently.
@@ -182,7 +185,11 @@ func (f *hostFile) open() (int, error) {
 		return -1, err
 	}
 	// O_NONBLOCK: should a pipe stand there by now, opening it must not wait for a writer.
-	fd, err := openBeneath(root, f.path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	flags := unix.O_RDONLY | unix.O_NONBLOCK
+	if f.tree.opt.Live {
+		flags = unix.O_PATH
+	}
+	fd, err := openBeneath(root, f.path, flags, 0)
 	if err != nil {
 		return -1, pathError("open", f.HostPath(), err)
 	}
@@ -192,6 +199,11 @@ func (f *hostFile) open() (int, error) {
 			unix.Close(fd)
 			return -1, pathError("open", f.HostPath(), ErrChanged)
 		}
+	}
+	if f.tree.opt.Live {
+		real, err := unix.Open(procPath(fd, ""), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		unix.Close(fd)
+		return real, pathError("open", f.HostPath(), err)
 	}
 	return fd, nil
 }

@@ -13,9 +13,12 @@ import (
 )
 
 // DirWriter is the [Sink] that makes the overlay-native directory form of a layer: whiteouts are
-// character devices 0:0, opaque directories carry trusted.overlay.opaque=y. No symbolic link in
-// the directory is ever followed. Files are cloned (FICLONE) where the filesystem can, copied in
-// the kernel otherwise.
+// character devices 0:0, opaque directories carry trusted.overlay.opaque=y. Files are cloned (FICLONE)
+// where the filesystem can, copied in the kernel otherwise.
+//
+// The directory may belong to somebody who changes it meanwhile, as the root of a container that runs:
+// no symbolic link in it is ever followed, and an object gets its attributes through a descriptor of the
+// object, whatever has its name by then.
 //
 // Beyond what a Sink must do, a path may come again: a directory then gets the new attributes
 // and keeps its entries, anything else is replaced. So tar streams can be written as they come.
@@ -23,10 +26,11 @@ import (
 // Every file gets an inode of its own, unless the entries make it a hard link: a process sees by
 // inode numbers and counts of links which files are one.
 type DirWriter struct {
-	dir     *os.File
-	noClone bool
-	dirs    map[string]time.Time // modification times, set at the end
-	size    int64
+	dir      *os.File
+	noClone  bool
+	keepDirs bool
+	dirs     map[string]time.Time // modification times, set at the end
+	size     int64
 
 	parent   string // path of the directory that parentFD holds open
 	parentFD int    // -1: none
@@ -42,6 +46,9 @@ func NewDirWriter(root string) (*DirWriter, error) {
 	}
 	return &DirWriter{dir: dir, dirs: map[string]time.Time{}, parentFD: -1, ownerFD: -1}, nil
 }
+
+// KeepDirs makes it an error to replace a directory by something else.
+func (w *DirWriter) KeepDirs() { w.keepDirs = true }
 
 // Size is the number of bytes of content that were written.
 func (w *DirWriter) Size() int64 { return w.size }
@@ -60,7 +67,7 @@ func (w *DirWriter) add(e *Entry) error {
 			return errors.New("the root is no directory")
 		}
 		w.dirs["."] = e.ModTime
-		return w.attributes(int(w.dir.Fd()), ".", e)
+		return w.attributes(int(w.dir.Fd()), e)
 	}
 	parent, base := split(e.Path)
 	fd, err := w.open(parent)
@@ -69,21 +76,37 @@ func (w *DirWriter) add(e *Entry) error {
 	}
 	err = w.create(fd, base, e)
 	if err == unix.EEXIST {
-		if done, err := w.replace(fd, base, e); err != nil || done {
-			return err
+		var done bool
+		if done, err = w.replace(fd, base, e); err == nil && !done {
+			err = w.create(fd, base, e)
 		}
-		err = w.create(fd, base, e)
 	}
-	if err != nil || e.Whiteout || e.Hardlink {
+	if err != nil || e.Whiteout || e.Hardlink || e.IsRegular() {
+		return err // a regular file has its attributes since it was made
+	}
+	return w.finish(fd, base, e)
+}
+
+// finish gives attributes to an object that is no regular file. A directory is kept open, as it comes before
+// what is in it.
+func (w *DirWriter) finish(fd int, base string, e *Entry) error {
+	flags := unix.O_PATH
+	if e.IsDir() {
+		flags = unix.O_RDONLY | unix.O_DIRECTORY
+	}
+	obj, err := unix.Openat(fd, base, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return err
 	}
-	if e.IsDir() {
-		w.dirs[e.Path] = e.ModTime
+	err = w.attributes(obj, e)
+	if err != nil || !e.IsDir() {
+		unix.Close(obj)
+		return err
 	}
-	if e.IsRegular() {
-		return nil // create has set the attributes by descriptor
-	}
-	return w.attributes(fd, base, e)
+	w.dirs[e.Path] = e.ModTime
+	w.closeParent()
+	w.parent, w.parentFD = e.Path, obj
+	return nil
 }
 
 // open gives the descriptor of a directory in the layer, which stays open until the next call.
@@ -110,24 +133,22 @@ func (w *DirWriter) closeParent() {
 	w.parentFD, w.ownerFD = -1, -1
 }
 
-// replace makes room for an entry whose name is taken. done: both are directories, and the
-// attributes have been brought up to date.
+// replace makes room for an entry whose name is taken. done: both are directories, and there is nothing to
+// make.
 func (w *DirWriter) replace(fd int, base string, e *Entry) (done bool, _ error) {
-	var st unix.Stat_t
-	if err := unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return false, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return false, unix.Unlinkat(fd, base, 0)
-	}
-	if e.IsDir() {
-		w.dirs[e.Path] = e.ModTime
-		return true, w.attributes(fd, base, e)
+	err := unix.Unlinkat(fd, base, 0)
+	switch {
+	case err != unix.EISDIR:
+		return false, absent(err)
+	case e.IsDir():
+		return true, nil
+	case w.keepDirs:
+		return false, errors.New("cannot overwrite directory with non-directory")
 	}
 	if fd != w.parentFD {
 		w.closeParent() // it may lie in what goes away
 	}
-	return false, os.RemoveAll(procPath(fd, base))
+	return false, removeAt(fd, base)
 }
 
 // create makes the object; attributes of anything but a regular file are left to the caller.
@@ -140,7 +161,7 @@ func (w *DirWriter) create(fd int, base string, e *Entry) error {
 	}
 	switch e.Type() {
 	case unix.S_IFDIR:
-		return unix.Mkdirat(fd, base, 0o700)
+		return unix.Mkdirat(fd, base, 0o700) // until it has its attributes
 	case unix.S_IFREG:
 		return w.file(fd, base, e)
 	case unix.S_IFLNK:
@@ -281,35 +302,45 @@ func copyRange(dst, src int, size int64) (done int64) {
 	return done
 }
 
-// attributes sets owner, mode, extended attributes and times of what is no regular file. Chown
-// comes first: it clears set-ID bits and capabilities.
-func (w *DirWriter) attributes(fd int, base string, e *Entry) error {
+// attributes sets owner, mode, extended attributes and times of an open object that is no regular file.
+// Chown comes first: it clears set-ID bits and capabilities.
+func (w *DirWriter) attributes(fd int, e *Entry) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != e.Type() {
+		return ErrChanged // by somebody who puts another object in its place
+	}
 	if e.IsDir() {
 		w.ownerFD = -1 // it may be that directory
 	}
-	if err := unix.Fchownat(fd, base, int(e.UID), int(e.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("setting owner: %w", err)
+	if st.Uid != e.UID || st.Gid != e.GID {
+		if err := unix.Fchownat(fd, "", int(e.UID), int(e.GID), unix.AT_EMPTY_PATH); err != nil {
+			return fmt.Errorf("setting owner: %w", err)
+		}
 	}
-	name := procPath(fd, base)
+	// What is no directory has a descriptor that can only be named: chmod and setxattr reach it by this name.
+	name := procPath(fd, "")
 	if !e.IsSymlink() {
-		if err := unix.Fchmodat(fd, base, e.Perm(), 0); err != nil {
+		if err := unix.Fchmodat(unix.AT_FDCWD, name, e.Perm(), 0); err != nil {
 			return fmt.Errorf("setting mode: %w", err)
 		}
 	}
 	for _, k := range sortedKeys(e.Xattrs) {
-		if err := unix.Lsetxattr(name, k, []byte(e.Xattrs[k]), 0); err != nil {
+		if err := unix.Setxattr(name, k, []byte(e.Xattrs[k]), 0); err != nil {
 			return fmt.Errorf("setting extended attribute %q: %w", k, err)
 		}
 	}
-	if e.IsDir() {
-		if e.Opaque {
-			if err := unix.Lsetxattr(name, overlayOpaque, []byte("y"), 0); err != nil {
-				return fmt.Errorf("marking directory opaque: %w", err)
-			}
-		}
-		return nil // times are set at the end
+	if !e.IsDir() {
+		return setTimes(fd, e.ModTime)
 	}
-	return setTimes(name, e.ModTime, unix.AT_SYMLINK_NOFOLLOW)
+	if e.Opaque {
+		if err := unix.Fsetxattr(fd, overlayOpaque, []byte("y"), 0); err != nil {
+			return fmt.Errorf("marking directory opaque: %w", err)
+		}
+	}
+	return nil // times are set at the end
 }
 
 // setTimesOf is futimens(3): utimensat(2) with no path.
@@ -326,12 +357,17 @@ func setTimesOf(fd int, t time.Time) error {
 	return nil
 }
 
-func setTimes(name string, t time.Time, flags int) error {
+// setTimes is setTimesOf for a descriptor that was opened with O_PATH.
+func setTimes(fd int, t time.Time) error {
 	ts, err := unix.TimeToTimespec(t)
 	if err != nil {
 		return fmt.Errorf("setting times: %w", err)
 	}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, name, []unix.Timespec{ts, ts}, flags); err != nil {
+	times := []unix.Timespec{ts, ts}
+	if err = unix.UtimesNanoAt(fd, "", times, unix.AT_EMPTY_PATH); err == unix.EINVAL { // before Linux 5.8
+		err = unix.UtimesNanoAt(unix.AT_FDCWD, procPath(fd, ""), times, 0)
+	}
+	if err != nil {
 		return fmt.Errorf("setting times: %w", err)
 	}
 	return nil

@@ -62,21 +62,6 @@ type xattrs struct {
 	opaque bool              // overlay's mark of a directory
 }
 
-// readXattrs reads the attributes of a file by a path whose last component is not followed. The
-// buffer is grown when needed and handed back for the next file. opaque is overlay's mark of a
-// directory.
-func readXattrs(name string, buf []byte) (attrs map[string]string, opaque bool, _ []byte, err error) {
-	n, err := growing(&buf, func(b []byte) (int, error) { return unix.Llistxattr(name, b) })
-	if err == unix.ENOTSUP || (err == nil && n == 0) {
-		return nil, false, buf, nil
-	}
-	if err != nil {
-		return nil, false, buf, err
-	}
-	x, buf, err := readNamed(name, buf, n)
-	return x.attrs, x.opaque, buf, err
-}
-
 // readNamed reads the attributes whose names are the first n bytes of the buffer.
 func readNamed(name string, buf []byte, n int) (x xattrs, _ []byte, err error) {
 	for _, key := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
