@@ -17,15 +17,15 @@ import (
 )
 
 // Import unpacks a tar stream, which may be hostile, into the directory dst of a container. Symbolic
-// links that the container has on the way to an entry are followed, inside of its root, as a process
-// in the container would; those that the stream brings are not.
+// links on the way to an entry, of the container as of the stream, are followed inside of its root, as a
+// process in the container would.
 func (m *Manager) Import(ctx context.Context, c store.Container, r io.Reader, dst string, opts CopyOptions) error {
 	return m.writeInto(ctx, c, dst, func(in *inbound) error {
 		if !in.dest.isDir {
 			return fmt.Errorf("destination \"%s:%s\" must be a directory", c.Name, dst)
 		}
 		b := &below{inbound: in, dir: in.path, root: !opts.Archive, places: map[string]string{".": in.path}, made: map[string]bool{}}
-		return layer.ReadTar(r, layer.TarOptions{NoWhiteouts: true, SkipImplied: true}, b)
+		return layer.ReadArchive(r, layer.TarOptions{}, b)
 	})
 }
 
@@ -56,6 +56,10 @@ func (b *below) Add(e *layer.Entry) (err error) {
 	}
 	if e.IsDir() {
 		b.made[e.Path] = true
+	}
+	if e.IsSymlink() { // it may take the place of one that leads elsewhere
+		clear(b.places)
+		b.places["."] = b.dir
 	}
 	return b.inbound.Add(e)
 }

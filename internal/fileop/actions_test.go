@@ -341,7 +341,7 @@ func archive(t testing.TB) []byte {
 	for _, h := range []tar.Header{
 		{Typeflag: tar.TypeDir, Name: "./", Mode: 0o700},
 		{Typeflag: tar.TypeReg, Name: "bin/tool", Mode: 0o755, Uid: 3, Gid: 4, Size: 4},
-		{Typeflag: tar.TypeLink, Name: "bin/same", Linkname: "bin/tool"},
+		{Typeflag: tar.TypeLink, Name: "bin/same", Linkname: "bin/tool", Mode: 0o755, Uid: 3, Gid: 4},
 		{Typeflag: tar.TypeDir, Name: "wdir/", Mode: 0o711},
 		{Typeflag: tar.TypeSymlink, Name: "s", Linkname: "bin/tool", Mode: 0o777},
 		{Typeflag: tar.TypeReg, Name: "file", Mode: 0o600, Size: 4},
@@ -429,5 +429,55 @@ func TestUnpackLeavesNoFiles(t *testing.T) {
 	}
 	if err := p.WriteTo(&lines{}); err == nil {
 		t.Error("the content can be read after Close")
+	}
+}
+
+// Names and links of an archive stay below the destination, and links on the way are followed there.
+func TestUnpackLinks(t *testing.T) {
+	file := func(name string) tar.Header { return tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644} }
+	sym := func(name, to string) tar.Header {
+		return tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: to, Mode: 0o777}
+	}
+	hard := func(name, to string) tar.Header {
+		return tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: to, Mode: 0o644}
+	}
+	for _, tt := range []struct {
+		name    string
+		base    []string
+		headers []tar.Header
+		want    string
+	}{
+		{"dot dot", nil, []tar.Header{file("../../x"), file("a/../../y")}, "n/@755:0:0 n/x@644:0:0= n/y@644:0:0="},
+		{"empty name", nil, []tar.Header{{Typeflag: tar.TypeDir, Format: tar.FormatPAX}, file("a")}, "n/@755:0:0 n/a@644:0:0="},
+		{"link of the archive", nil, []tar.Header{sym("l", "d"), file("l/a")}, "n/@755:0:0 n/d/@755:0:0 n/d/a@644:0:0= n/l@777:0:0->d"},
+		{"absolute link", []string{"d/x=x"}, []tar.Header{sym("l", "/d"), file("l/a")}, "n/@755:0:0 n/d/@755:0:0 n/d/a@644:0:0= n/l@777:0:0->/d"},
+		{"link that climbs", []string{"d/x=x"}, []tar.Header{sym("l", "../../d"), file("l/a")}, "n/@755:0:0 n/d/@755:0:0 n/d/a@644:0:0= n/l@777:0:0->../../d"},
+		{"absolute link of the image", []string{"n/l->/d", "n/d/x=x", "d/x=x"}, []tar.Header{file("l/a")}, "n/@755:0:0 n/d/@755:0:0 n/d/a@644:0:0="},
+		{"loop", nil, []tar.Header{sym("a", "b"), sym("b", "a"), file("a/x")}, "too many links"},
+		{"below a file", nil, []tar.Header{file("a"), file("a/x")}, "not a directory"},
+		{"link to a file of the image", []string{"n/low=data"}, []tar.Header{hard("h", "low")}, "n/@755:0:0 n/h@644:0:0=data n/low@644:0:0 same as n/h"},
+		{"link through a link", []string{"n/d/low=data"}, []tar.Header{sym("l", "d"), hard("h", "l/low")}, "n/@755:0:0 n/d/@755:0:0 n/d/low@644:0:0=data n/h@644:0:0 same as n/d/low n/l@777:0:0->d"},
+		{"link out of the destination", []string{"etc/passwd=data"}, []tar.Header{hard("h", "../../etc/passwd")}, `"/n/etc/passwd": not found`},
+		{"link to a directory", []string{"n/d/x=x"}, []tar.Header{hard("h", "d")}, `"/n/d": not found`},
+		{"link in place of its directory", nil, []tar.Header{file("d/a"), hard("d", "d/a")}, `"/n/d/a": not found`},
+	} {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, h := range tt.headers {
+			if err := w.WriteHeader(&h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := act(t, memory(t, tt.base...), memory(t, "a.tar="+b.String()), cp("a.tar", "/n/", add))
+		s := strings.Join(got, " ")
+		if err != nil {
+			s = err.Error()
+		}
+		if s != tt.want && (err == nil || !strings.Contains(s, tt.want)) {
+			t.Errorf("%s: got  %s\nwant %s", tt.name, s, tt.want)
+		}
 	}
 }

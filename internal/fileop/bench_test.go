@@ -110,7 +110,7 @@ func BenchmarkManyFiles(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if err := layer.ReadTar(bytes.NewReader(archive.Bytes()), layer.TarOptions{}, w); err != nil {
+			if _, err := layer.ReadTar(bytes.NewReader(archive.Bytes()), layer.TarOptions{}, w); err != nil {
 				b.Fatal(err)
 			}
 			if err := w.Close(); err != nil {

@@ -32,8 +32,9 @@ type node struct {
 
 // linkSet is the identity of a file that has several names in a plan.
 type linkSet struct {
-	id    uint64
-	names int
+	id      uint64
+	names   int
+	changed bool // the base has no one file with these names
 }
 
 var lastLinkSet atomic.Uint64

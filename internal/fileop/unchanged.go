@@ -1,7 +1,10 @@
 package fileop
 
 import (
+	"errors"
 	"fmt"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -10,14 +13,47 @@ import (
 // themselves makes no layer larger. BuildKit compares in the same way ([layer.Same]) when it makes
 // a layer.
 func (p *Plan) dropUnchanged() error {
+	if err := p.compareLinks(p.root, ".", map[*linkSet]linked{}); err != nil {
+		return err
+	}
 	return p.dropBelow(p.root, ".")
+}
+
+// linked is what all names of a file are names of in the base.
+type linked struct{ dev, inode uint64 }
+
+// compareLinks notes which files with several names the base has not as such.
+func (p *Plan) compareLinks(n *node, dir string, base map[*linkSet]linked) error {
+	for name, c := range n.children {
+		path := joinName(dir, name)
+		if err := p.compareLinks(c, path, base); err != nil {
+			return err
+		}
+		if c.links == nil || c.links.names < 2 {
+			continue
+		}
+		below, err := p.base.Lstat(path)
+		if err != nil && !missing(err) && !errors.Is(err, unix.ENOTDIR) {
+			return err
+		}
+		if err != nil || below.Nlink < 2 {
+			c.links.changed = true
+			continue
+		}
+		id := linked{below.Dev, below.Inode}
+		if first, ok := base[c.links]; ok && first != id {
+			c.links.changed = true
+		}
+		base[c.links] = id
+	}
+	return nil
 }
 
 // dropBelow looks at what is below a directory that the base has too.
 func (p *Plan) dropBelow(n *node, dir string) error {
 	for name, c := range n.children {
-		if c.entry == nil || c.entry.IsDir() && c.noBase {
-			continue // removed, or made anew with all that is below
+		if c.entry == nil || c.entry.IsDir() && c.noBase || c.links != nil && c.links.changed {
+			continue // removed, made anew with all that is below, or with more names than before
 		}
 		path := joinName(dir, name)
 		if c.entry.IsDir() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/slipway-build/slipway/internal/layer"
@@ -43,7 +44,7 @@ func (c *copier) unpack(src match) (done bool, err error) {
 	defer r.Close()
 	sink := &unpacker{c: c, dest: dest, now: at}
 	defer func() { err = errors.Join(err, sink.Close()) }()
-	return true, layer.ReadTar(r, layer.TarOptions{NoWhiteouts: true, SkipImplied: true}, sink)
+	return true, layer.ReadArchive(r, layer.TarOptions{}, sink)
 }
 
 // isArchive reports whether a file begins as a tar archive does, compressed or not.
@@ -81,16 +82,14 @@ func (u *unpacker) Add(src *layer.Entry) error {
 	if src.Path == "." {
 		return nil // the destination is there
 	}
-	// Symbolic links that the image has on the way are followed, as in a chroot.
-	dir, base := splitPath(joinPath(u.dest, src.Path))
-	dir, err := layer.Resolve(u.c.plan, dir, true)
+	to, err := u.place(src.Path)
 	if err != nil {
 		return err
 	}
+	dir, _ := splitPath(to)
 	if err := u.c.plan.mkdirs(dir, 0o755, nil, u.now); err != nil {
 		return err
 	}
-	to := joinPath(dir, base)
 	e := *src
 	e.Opaque = false
 	if u.c.owner != nil {
@@ -124,29 +123,68 @@ func (u *unpacker) Add(src *layer.Entry) error {
 	return u.c.plan.put(to, e, nil)
 }
 
-// link gives a file that was unpacked before another name.
+// place is the path in the image of a path in the archive. Symbolic links on the way are followed, those of the
+// image as those of the archive, as by a process that has the destination as its root: that is how BuildKit
+// unpacks.
+func (u *unpacker) place(name string) (string, error) {
+	dir, base := splitPath(name)
+	dir, err := layer.Resolve(below{u.c.plan, u.dest}, dir, true)
+	if err != nil {
+		return "", err
+	}
+	return joinPath(joinPath(u.dest, dir), base), nil
+}
+
+// below is the tree of a directory of another tree.
+type below struct {
+	layer.Tree
+	dir string
+}
+
+func (b below) Lstat(path string) (*layer.Entry, error) { return b.Tree.Lstat(joinPath(b.dir, path)) }
+
+// link gives a file another name. One of the image becomes part of the layer, as it does when a process makes
+// the link in an overlay.
 func (u *unpacker) link(e *layer.Entry, to string) error {
-	dir, base := splitPath(joinPath(u.dest, e.Link))
-	dir, err := layer.Resolve(u.c.plan, dir, true)
+	target, err := u.place(e.Link)
 	if err != nil {
 		return err
 	}
-	target := joinPath(dir, base)
 	if target == to {
 		return nil
 	}
-	n, _ := u.c.plan.find(target)
-	if n == nil || n.entry == nil || n.entry.IsDir() {
+	from, err := u.c.plan.Lstat(target)
+	if err != nil && !missing(err) {
+		return err
+	}
+	if err != nil || from.IsDir() || strings.HasPrefix(target, to+"/") {
 		return fmt.Errorf("linking %q: %w", abs(to), &NotFoundError{Path: abs(target)})
+	}
+	n, _ := u.c.plan.find(target)
+	if n == nil {
+		if err := u.c.plan.put(target, *from, nil); err != nil {
+			return err
+		}
+		n, _ = u.c.plan.find(target)
 	}
 	if n.links == nil {
 		n.links = &linkSet{id: lastLinkSet.Add(1), names: 1}
 	}
-	copied := *n.entry
 	if err := u.c.plan.remove(to); err != nil {
 		return err
 	}
-	return u.c.plan.put(to, copied, n.links)
+	if err := u.c.plan.put(to, *n.entry, n.links); err != nil {
+		return err
+	}
+	if n.entry.IsSymlink() {
+		n.entry.UID, n.entry.GID = e.UID, e.GID
+	} else { // the link's header tells of the file as well
+		n.entry.UID, n.entry.GID, n.entry.Mode, n.entry.ModTime = e.UID, e.GID, n.entry.Type()|e.Perm(), e.ModTime
+		n.entry.Xattrs = mergeXattrs(n.entry.Xattrs, e.Xattrs)
+	}
+	other, _ := u.c.plan.find(to)
+	other.entry = n.entry
+	return nil
 }
 
 // keep spools an entry's content.

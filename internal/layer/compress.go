@@ -64,11 +64,12 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	}
 	switch c := DetectCompression(head); c {
 	case Gzip:
-		zr, err := pgzip.NewReaderN(br, gzipBlock, 4) // decompresses ahead of its reader
+		r := &memberReader{Reader: br}
+		zr, err := pgzip.NewReaderN(r, gzipBlock, 4) // decompresses ahead of its reader
 		if err != nil {
 			return nil, fmt.Errorf("reading gzip stream: %w", err)
 		}
-		return zr, nil
+		return &gzipReader{Reader: zr, r: r}, nil
 	case Zstd:
 		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(min(4, runtime.GOMAXPROCS(0))))
 		if err != nil {
@@ -81,6 +82,76 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 		return decompressXz(br)
 	}
 	return io.NopCloser(br), nil
+}
+
+// gzipReader reads a gzip stream. As with gzip(1), zeros may follow a member, as they do in what was padded to
+// whole blocks.
+type gzipReader struct {
+	*pgzip.Reader
+	r *memberReader
+}
+
+func (g *gzipReader) Read(p []byte) (int, error) {
+	for {
+		n, err := g.Reader.Read(p)
+		if n > 0 || err == nil || !g.r.zeros(err) {
+			return n, err
+		}
+		if err := skipZeros(g.r.Reader); err != nil {
+			return 0, err
+		}
+		if err := g.Reader.Reset(g.r); err != nil {
+			return 0, fmt.Errorf("reading gzip stream: %w", noEOF(err))
+		}
+	}
+}
+
+// WriteTo is not that of the embedded reader, which knows no zeros.
+func (g *gzipReader) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{g})
+}
+
+// memberReader is the input of a gzip reader. It remembers what was read last in place of a member's header.
+type memberReader struct {
+	*bufio.Reader
+	head [10]byte // as long as the header is
+	n    int
+}
+
+func (m *memberReader) Read(p []byte) (int, error) {
+	n, err := m.Reader.Read(p)
+	if len(p) == len(m.head) {
+		m.n = 0
+	}
+	m.n += copy(m.head[m.n:], p[:n])
+	return n, err
+}
+
+// zeros reports whether an error of reading a header comes from zeros.
+func (m *memberReader) zeros(err error) bool {
+	return (err == pgzip.ErrHeader || err == io.ErrUnexpectedEOF) && m.n > 0 && len(bytes.TrimLeft(m.head[:m.n], "\x00")) == 0
+}
+
+func skipZeros(r *bufio.Reader) error {
+	for {
+		if _, err := r.Peek(1); err != nil {
+			return err
+		}
+		head, _ := r.Peek(r.Buffered())
+		rest := bytes.TrimLeft(head, "\x00")
+		r.Discard(len(head) - len(rest)) // they are there
+		if len(rest) > 0 {
+			return nil
+		}
+	}
+}
+
+// noEOF tells an end in the middle from one.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // xzReader is the output of an xz process.

@@ -177,3 +177,48 @@ func TestCompressLevels(t *testing.T) {
 		}
 	}
 }
+
+// A gzip stream may have several members, with zeros after each.
+func TestDecompressMembers(t *testing.T) {
+	member := func(s string) []byte {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		io.WriteString(w, s)
+		w.Close()
+		return b.Bytes()
+	}
+	zeros := make([]byte, 300<<10) // more than a buffer
+	var many, text bytes.Buffer
+	for i := range 3000 {
+		many.Write(member(fmt.Sprintln(i)))
+		fmt.Fprintln(&text, i)
+	}
+	for name, tt := range map[string]struct {
+		data []byte
+		want string
+		bad  bool
+	}{
+		"two":                 {append(member("a"), member("b")...), "ab", false},
+		"zeros":               {append(member("a"), zeros[:512]...), "a", false},
+		"one zero":            {append(member("a"), 0), "a", false},
+		"many zeros":          {append(member("a"), zeros...), "a", false},
+		"zeros between":       {append(append(member("a"), zeros...), member("b")...), "ab", false},
+		"an empty member":     {append(member(""), member("b")...), "b", false},
+		"many members":        {many.Bytes(), text.String(), false},
+		"garbage":             {append(member("a"), "garbage that is long enough"...), "a", true},
+		"garbage after zeros": {append(append(member("a"), zeros...), 7), "a", true},
+		"half a member":       {append(member("a"), member("b")[:8]...), "a", true},
+	} {
+		r, err := Decompress(bytes.NewReader(tt.data))
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		got, err := io.ReadAll(r)
+		if string(got) != tt.want || (err != nil) != tt.bad {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+		if err := r.Close(); err != nil && !tt.bad {
+			t.Error(name, err)
+		}
+	}
+}

@@ -74,6 +74,13 @@ func (w *DirWriter) add(e *Entry) error {
 	if err != nil {
 		return err
 	}
+	if e.Below {
+		_, err := w.replace(fd, base, e)
+		if err == unix.ENOENT {
+			return nil
+		}
+		return err
+	}
 	err = w.create(fd, base, e)
 	if err == unix.EEXIST {
 		var done bool

@@ -41,7 +41,7 @@ func TestDuplicateNames(t *testing.T) {
 		}
 		stream := makeTar(t, headers...)
 		x := NewIndex()
-		if err := ReadTar(bytes.NewReader(stream), TarOptions{}, x); err != nil {
+		if _, err := ReadTar(bytes.NewReader(stream), TarOptions{}, x); err != nil {
 			refused++
 			continue
 		}
@@ -50,7 +50,7 @@ func TestDuplicateNames(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := ReadTar(bytes.NewReader(stream), TarOptions{}, w); err != nil {
+		if _, err := ReadTar(bytes.NewReader(stream), TarOptions{}, w); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		if err := w.Close(); err != nil {

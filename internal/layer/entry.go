@@ -53,6 +53,7 @@ type Entry struct {
 	ModTime    time.Time         // nanosecond resolution
 	Link       string            // symbolic link: target as stored; hard link: Path of an earlier entry
 	Hardlink   bool              // another name of the regular file (or special file) at Link
+	Below      bool              // hard link: Link is a path of the layers below, not of this one
 	Major      uint32            // device number, for character and block devices
 	Minor      uint32            //
 	Xattrs     map[string]string // extended attributes by full name; never overlay's own
@@ -97,7 +98,8 @@ type HostFile interface {
 }
 
 // Sink takes the entries of one layer, parents before children, each path once, hard links
-// after their targets. Close finishes the form: its error must not be dropped. A sink that
+// after their targets. A hard link that is Below stands for nothing but the place that it will take when the
+// layer is stacked. Close finishes the form: its error must not be dropped. A sink that
 // returned an error is only good for Close.
 type Sink interface {
 	Add(*Entry) error

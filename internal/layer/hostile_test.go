@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sort"
 	"strconv"
 	"strings"
 	"testing"
@@ -52,21 +53,11 @@ func TestReadTarHostile(t *testing.T) {
 		name    string
 		headers []tar.Header
 	}{
-		{"dot dot", []tar.Header{fileHeader("../x")}},
-		{"dot dot in the middle", []tar.Header{fileHeader("a/../../x")}},
-		{"dot dot alone", []tar.Header{dirHeader("..")}},
-		{"whiteout outside", []tar.Header{fileHeader("../.wh.x")}},
 		{"whiteout of dot dot", []tar.Header{fileHeader("a/.wh...")}},
 		{"whiteout of dot", []tar.Header{fileHeader("a/.wh..")}},
 		{"whiteout of nothing", []tar.Header{fileHeader("a/.wh.")}},
 		{"below whiteout", []tar.Header{fileHeader("a/.wh.b/c")}},
-		{"below symlink", []tar.Header{symHeader("a", "/"), fileHeader("a/x")}},
-		{"below symlink with parents", []tar.Header{symHeader("a", "/tmp"), fileHeader("a/b/c/x")}},
 		{"below file", []tar.Header{fileHeader("a"), fileHeader("a/x")}},
-		{"link outside", []tar.Header{linkHeader("a", "../x")}},
-		{"link absolute", []tar.Header{linkHeader("a", "/etc/passwd")}},
-		{"link through symlink", []tar.Header{symHeader("s", "/etc"), linkHeader("a", "s/passwd")}},
-		{"link to what comes later", []tar.Header{linkHeader("a", "b"), fileHeader("b")}},
 		{"link to directory", []tar.Header{dirHeader("d"), linkHeader("a", "d")}},
 		{"link to replaced", []tar.Header{fileHeader("d/f"), fileHeader("d"), linkHeader("a", "d/f")}},
 		{"link replaces its directory", []tar.Header{fileHeader("d/f"), linkHeader("d", "d/f")}},
@@ -75,13 +66,22 @@ func TestReadTarHostile(t *testing.T) {
 		{"symlink without target", []tar.Header{symHeader("a", "")}},
 		{"whiteout device", []tar.Header{{Typeflag: tar.TypeChar, Name: "a"}}},
 		{"device number", []tar.Header{{Typeflag: tar.TypeBlock, Name: "a", Devmajor: 1 << 20}}},
-		{"root is a file", []tar.Header{fileHeader(".")}},
-		{"root is a symlink", []tar.Header{symHeader("./", "/etc")}},
 		{"owner", []tar.Header{{Typeflag: tar.TypeDir, Name: "a", Uid: 1<<32 - 1, Format: tar.FormatPAX}}},
 		{"long component", []tar.Header{fileHeader(strings.Repeat("n", 256))}},
 		{"long path", []tar.Header{fileHeader(strings.Repeat("n/", 3000) + "x")}},
-		{"empty name", []tar.Header{{Typeflag: tar.TypeReg, Format: tar.FormatPAX}}},
+		{"below a loop", []tar.Header{symHeader("a", "b"), symHeader("b", "a"), fileHeader("a/x")}},
+		{"below a link to itself", []tar.Header{symHeader("a", "a/b"), fileHeader("a/x")}},
+		{"below a link to a file", []tar.Header{fileHeader("f"), symHeader("a", "f"), fileHeader("a/x")}},
+		{"below a link to a whiteout's name", []tar.Header{symHeader("a", ".wh.f"), fileHeader("a/x")}},
+		{"below a link to below a whiteout's name", []tar.Header{symHeader("a", ".wh.f/g"), fileHeader("a/x")}},
+		{"long path behind links", []tar.Header{dirHeader(strings.Repeat("n/", 1500)), symHeader("a", strings.Repeat("n/", 1500)), symHeader("a/b", strings.Repeat("n/", 1500)), fileHeader("a/b/x")}},
+		{"link below a link to a file", []tar.Header{fileHeader("f"), symHeader("a", "f"), linkHeader("x", "a/f")}},
 		{"too many", make100("f")},
+		{"one name, many directories", []tar.Header{fileHeader(strings.Repeat("n/", 2000) + "x")}},
+		{"many behind a link", []tar.Header{symHeader("a", strings.Repeat("n/", 1900)), fileHeader("a/x")}},
+		{"long names", []tar.Header{fileHeader(strings.Repeat(strings.Repeat("n", 200)+"/", 20) + "x"), fileHeader(strings.Repeat(strings.Repeat("n", 200)+"/", 20) + "y")}},
+		{"long links", []tar.Header{symHeader("a", strings.Repeat("n", 4000)), symHeader("b", strings.Repeat("n", 4000)), symHeader("c", strings.Repeat("n", 4000)), symHeader("d", strings.Repeat("n", 4000))}},
+		{"xattrs of several", withXattrs(200, 90)},
 		{"too large", []tar.Header{{Typeflag: tar.TypeReg, Name: "a", Size: 600}, {Typeflag: tar.TypeReg, Name: "b", Size: 600}}},
 		{"xattrs", []tar.Header{{Typeflag: tar.TypeReg, Name: "a", Format: tar.FormatPAX, PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("v", 200)}}}},
 	}
@@ -96,7 +96,7 @@ func TestReadTarHostile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = ReadTar(bytes.NewReader(makeTar(t, tt.headers...)), TarOptions{MaxEntries: 50, MaxSize: 1000, MaxXattrs: 100}, w)
+			_, err = ReadTar(bytes.NewReader(makeTar(t, tt.headers...)), TarOptions{MaxSize: 1000, MaxXattrs: 100, MaxMemory: 16 << 10}, w)
 			if !errors.Is(err, ErrHostile) {
 				t.Errorf("error %v, want ErrHostile", err)
 			}
@@ -106,6 +106,17 @@ func TestReadTarHostile(t *testing.T) {
 			}
 		})
 	}
+}
+
+// withXattrs are n files with an attribute of a size each.
+func withXattrs(n, size int) []tar.Header {
+	var out []tar.Header
+	for i := range n {
+		h := fileHeader("f" + strconv.Itoa(i))
+		h.Format, h.PAXRecords = tar.FormatPAX, map[string]string{"SCHILY.xattr.user.a": strings.Repeat("v", size)}
+		out = append(out, h)
+	}
+	return out
 }
 
 func make100(prefix string) []tar.Header {
@@ -130,7 +141,7 @@ func TestReadTarSparse(t *testing.T) {
 	b.Write(rawHeader(t, '0', "huge", 1))
 	b.WriteString("x" + strings.Repeat("\x00", 511+1024))
 	var c collect
-	if err := ReadTar(&b, TarOptions{}, &c); !errors.Is(err, ErrHostile) {
+	if _, err := ReadTar(&b, TarOptions{}, &c); !errors.Is(err, ErrHostile) {
 		t.Errorf("error %v, want ErrHostile", err)
 	}
 }
@@ -185,6 +196,32 @@ func TestReadTarOdd(t *testing.T) {
 		{"aufs", []tar.Header{fileHeader(".wh..wh.aufs"), fileHeader(".wh..wh.plnk/1.2"), fileHeader("a")}, "a"},
 		{"link to itself", []tar.Header{fileHeader("a"), linkHeader("a", "./a")}, "a"},
 		{"link", []tar.Header{fileHeader("x/a"), linkHeader("b", "/x/a")}, "b x/ x/a=b"},
+		{"dot dot", []tar.Header{fileHeader("../a")}, "a"},
+		{"dot dot in the middle", []tar.Header{fileHeader("a/../../b")}, "b"},
+		{"dot dot alone", []tar.Header{dirHeader(".."), fileHeader("a")}, "a"},
+		{"whiteout outside", []tar.Header{fileHeader("../.wh.x")}, "x!"},
+		{"empty name", []tar.Header{{Typeflag: tar.TypeDir, Format: tar.FormatPAX}, fileHeader("a")}, "a"},
+		{"root is a file", []tar.Header{fileHeader("."), fileHeader("a")}, "a"},
+		{"root is a symlink", []tar.Header{symHeader("./", "/etc"), fileHeader("a")}, "a"},
+		{"below symlink", []tar.Header{dirHeader("d"), symHeader("l", "d"), fileHeader("l/a")}, "d/ d/a l"},
+		{"below symlink to the root", []tar.Header{symHeader("l", "/"), fileHeader("l/a")}, "a l"},
+		{"below symlink that climbs", []tar.Header{dirHeader("d"), symHeader("d/l", "../../../x"), fileHeader("d/l/a")}, "d/ d/l x/ x/a"},
+		{"below symlink to what is not there", []tar.Header{symHeader("d/l", "/x/y"), fileHeader("d/l/z/a")}, "d/ d/l x/ x/y/ x/y/z/ x/y/z/a"},
+		{"below symlink in the middle", []tar.Header{symHeader("l", "d/e"), symHeader("d/e", "../f"), dirHeader("l/g")}, "d/ d/e f/ f/g/ l"},
+		{"symlink becomes directory", []tar.Header{symHeader("l", "d"), dirHeader("l"), fileHeader("l/a")}, "l/ l/a"},
+		{"directory becomes symlink", []tar.Header{fileHeader("l/a"), symHeader("l", "d"), fileHeader("l/b")}, "d/ d/b l"},
+		{"below a hard link to a symlink", []tar.Header{symHeader("l", "d"), linkHeader("m", "l"), fileHeader("m/a")}, "d/ d/a l m=l"},
+		{"whiteout below symlink", []tar.Header{dirHeader("d"), symHeader("l", "d"), fileHeader("l/.wh.a")}, "d/ d/a! l"},
+		{"opaque below symlink", []tar.Header{dirHeader("d"), symHeader("l", "d"), fileHeader("l/.wh..wh..opq")}, "d/* l"},
+		{"below symlink to a whiteout", []tar.Header{fileHeader(".wh.d"), symHeader("l", "d"), fileHeader("l/a")}, "d/* d/a l"},
+		{"link through symlink", []tar.Header{symHeader("l", "/d"), fileHeader("d/a"), linkHeader("b", "l/a")}, "b d/ d/a=b l"},
+		{"link below", []tar.Header{linkHeader("a", "etc/passwd"), linkHeader("b", "../x")}, "a<etc/passwd b<x"},
+		{"link below through symlink", []tar.Header{symHeader("l", "x/../../etc"), linkHeader("a", "l/passwd")}, "a<etc/passwd l"},
+		{"link to link below", []tar.Header{linkHeader("a", "x"), linkHeader("b", "a")}, "a<x b<x"},
+		{"link below replaces", []tar.Header{fileHeader("d/a"), linkHeader("d", "x")}, "d<x"},
+		{"link below replaced", []tar.Header{linkHeader("d", "x"), fileHeader("d/../d"), fileHeader("x")}, "d x"},
+		{"link to what comes later", []tar.Header{linkHeader("a", "b"), fileHeader("b")}, "a<b b"},
+		{"link below to itself", []tar.Header{linkHeader("a", "a"), fileHeader("b")}, "b"},
 		{"link to symlink", []tar.Header{symHeader("s", "/etc/passwd"), linkHeader("t", "s")}, "s t=s"},
 		{"link over file", []tar.Header{fileHeader("a"), fileHeader("b"), linkHeader("b", "a")}, "a b=a"},
 		{"global header", []tar.Header{{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}}, fileHeader("a")}, "a"},
@@ -204,11 +241,16 @@ func TestReadTarOdd(t *testing.T) {
 					tt.headers[i].ModTime = at
 				}
 			}
-			if err := ReadTar(bytes.NewReader(makeTar(t, tt.headers...)), TarOptions{}, w); err != nil {
+			x := NewIndex()
+			stacking, err := ReadTar(bytes.NewReader(makeTar(t, tt.headers...)), TarOptions{}, both{w, x})
+			if err != nil {
 				t.Fatal(err)
 			}
 			if err := w.Close(); err != nil {
 				t.Fatal(err)
+			}
+			if dir, index := walked(t, dir), walkedIndex(t, x); dir != index {
+				t.Errorf("the directory has\n%s\nand the index\n%s", dir, index)
 			}
 			var c collect
 			if err := WalkLayer(dir, &c); err != nil {
@@ -235,11 +277,41 @@ func TestReadTarOdd(t *testing.T) {
 				}
 				got = append(got, s)
 			}
+			for name, target := range stacking.Links {
+				got = append(got, name+"<"+target)
+			}
+			sort.Strings(got)
 			if s := strings.Join(got, " "); s != tt.want {
 				t.Errorf("got %s, want %s", s, tt.want)
 			}
 		})
 	}
+}
+
+// both hands entries to two sinks, of which one does not read their content.
+type both struct {
+	Sink
+	index *Index
+}
+
+func (b both) Add(e *Entry) error {
+	if err := b.Sink.Add(e); err != nil {
+		return err
+	}
+	return b.index.Add(e)
+}
+
+// walkedIndex is what the index of a layer says of it, but for contents.
+func walkedIndex(t *testing.T, x *Index) string {
+	t.Helper()
+	var c collect
+	tree := x.Tree(func(e *IndexEntry) (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader(strings.Repeat("x", int(e.Size)))), nil
+	})
+	if err := WriteTree(tree, &c); err != nil {
+		t.Fatal(err)
+	}
+	return c.describe()
 }
 
 // Implied directories take after what lies below the layer.
@@ -252,7 +324,7 @@ func TestReadTarLower(t *testing.T) {
 		t.Fatal(err)
 	}
 	var c collect
-	if err := ReadTar(bytes.NewReader(makeTar(t, fileHeader("tmp/a"))), TarOptions{Lower: OpenDir(lower, DirOptions{})}, &c); err != nil {
+	if _, err := ReadTar(bytes.NewReader(makeTar(t, fileHeader("tmp/a"))), TarOptions{Lower: OpenDir(lower, DirOptions{})}, &c); err != nil {
 		t.Fatal(err)
 	}
 	if len(c.entries) != 2 || c.entries[0].Perm() != 0o1777 {
@@ -264,7 +336,7 @@ func TestReadTarLower(t *testing.T) {
 func TestStreamedContentOnce(t *testing.T) {
 	var kept []Content
 	sink := sinkFunc(func(e *Entry) error { kept = append(kept, e.Content); return nil })
-	if err := ReadTar(bytes.NewReader(makeTar(t, fileHeader("a"), fileHeader("b"))), TarOptions{}, sink); err != nil {
+	if _, err := ReadTar(bytes.NewReader(makeTar(t, fileHeader("a"), fileHeader("b"))), TarOptions{}, sink); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := kept[0].Open(); err == nil {
@@ -282,6 +354,10 @@ func FuzzReadTar(f *testing.F) {
 	f.Add(makeTar(f, fileHeader("a/b"), linkHeader("c", "a/b"), symHeader("d", ".."), fileHeader("a/.wh.x")))
 	f.Add(makeTar(f, dirHeader("a"), fileHeader("a/.wh..wh..opq"), fileHeader("../x")))
 	f.Add(makeTar(f, symHeader("a", "/"), fileHeader("a/x")))
+	f.Add(makeTar(f, dirHeader("d"), symHeader("l", "../d/./e"), fileHeader("l/x/y"), linkHeader("z", "l/x/y"), dirHeader("l")))
+	f.Add(makeTar(f, symHeader("a", "b"), symHeader("b", "a"), fileHeader("a/x")))
+	f.Add(makeTar(f, linkHeader("a", "../etc/passwd"), linkHeader("b", "a"), fileHeader("a"), fileHeader(".wh.a")))
+	f.Add(makeTar(f, symHeader("l", ".wh.x/y"), fileHeader("l/.wh..wh..opq"), dirHeader("l/../l/z")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dirs := map[string]bool{".": true}
 		sink := sinkFunc(func(e *Entry) error {
@@ -314,6 +390,23 @@ func FuzzReadTar(f *testing.F) {
 			}
 			return nil
 		})
-		ReadTar(bytes.NewReader(data), TarOptions{MaxSize: 1 << 20, MaxSparse: 1 << 20}, sink)
+		opt := TarOptions{MaxSize: 1 << 20, MaxSparse: 1 << 20, MaxMemory: 1 << 20}
+		stacking, _ := ReadTar(bytes.NewReader(data), opt, sink)
+		for _, dir := range stacking.Dirs {
+			if !dirs[dir] {
+				t.Errorf("%q is no directory that was handed on", dir)
+			}
+		}
+		for name := range stacking.Links {
+			if isDir, ok := dirs[name]; !ok || isDir {
+				t.Errorf("%q is no link that was handed on", name)
+			}
+		}
+		ReadArchive(bytes.NewReader(data), opt, sinkFunc(func(e *Entry) error {
+			if e.Path != Clean(e.Path) || e.Hardlink && e.Link != Clean(e.Link) {
+				t.Errorf("%q or %q is not clean", e.Path, e.Link)
+			}
+			return nil
+		}))
 	})
 }

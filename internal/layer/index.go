@@ -46,6 +46,10 @@ func (x *Index) Add(e *Entry) error { return x.add(e, -1) }
 func (x *Index) Close() error { return nil }
 
 func (x *Index) add(e *Entry, offset int64) error {
+	if e.Below {
+		x.remove(e.Path)
+		return nil
+	}
 	c := &IndexEntry{Entry: *e, Offset: offset}
 	c.Content, c.Inode, c.Dev, c.Nlink = nil, 0, 0, 0
 	c.ModTime = time.Unix(e.ModTime.Unix(), 0) // as the tar has it
@@ -139,17 +143,6 @@ func (x *Index) Located() bool {
 		}
 	}
 	return true
-}
-
-// Implied returns the paths of directories that the layer does not speak of, parents first.
-func (x *Index) Implied() []string {
-	var paths []string
-	for _, e := range x.entries {
-		if e != nil && e.Implied {
-			paths = append(paths, e.Path)
-		}
-	}
-	return paths
 }
 
 // Encode returns the index as bytes, as [IndexWriter.Encode] does.

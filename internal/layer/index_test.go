@@ -120,7 +120,7 @@ func TestImpliedDirectories(t *testing.T) {
 	base := NewIndex()
 	base.Add(&Entry{Path: "tmp", Mode: unix.S_IFDIR | 0o1777, UID: 7})
 	upper := NewIndex()
-	if err := ReadTar(bytes.NewReader(makeTar(t, fileHeader("tmp/file"), fileHeader("new/file"))), TarOptions{}, upper); err != nil {
+	if _, err := ReadTar(bytes.NewReader(makeTar(t, fileHeader("tmp/file"), fileHeader("new/file"))), TarOptions{}, upper); err != nil {
 		t.Fatal(err)
 	}
 	none := func(*IndexEntry) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("")), nil }

@@ -126,7 +126,10 @@ func (m *merged) stack(name string) ([]Tree, error) {
 
 // lookup finds a path in layers whose directories all contribute to the merged parent. With all
 // it also gives the layers that contribute to the directory at the path.
+//
+// A directory that is there because of what is in it takes its metadata from the layers below, also where it is opaque.
 func lookup(layers []Tree, name string, all bool) (found *Entry, stack []Tree, err error) {
+	opaque := false
 	for _, l := range layers {
 		e, err := l.Lstat(name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -144,8 +147,10 @@ func lookup(layers []Tree, name string, all bool) (found *Entry, stack []Tree, e
 		if !e.IsDir() || (!all && !found.Implied) {
 			break
 		}
-		stack = append(stack, l)
-		if e.Opaque {
+		if !opaque {
+			stack = append(stack, l)
+		}
+		if opaque = opaque || e.Opaque; opaque && !found.Implied {
 			break
 		}
 	}

@@ -43,7 +43,7 @@ func TestRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := ReadTar(bytes.NewReader(first), TarOptions{}, w); err != nil {
+		if _, err := ReadTar(bytes.NewReader(first), TarOptions{}, w); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.Close(); err != nil {

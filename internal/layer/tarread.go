@@ -8,49 +8,64 @@ import (
 	"math"
 	"path"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// TarOptions bounds what [ReadTar] accepts. Zero fields take the defaults given.
+// TarOptions bounds what [ReadTar] and [ReadArchive] accept. Zero fields take the defaults given.
 type TarOptions struct {
-	MaxEntries int   // headers; 10 million
-	MaxSize    int64 // bytes of content in all; 1 TiB
-	MaxSparse  int64 // bytes of content in all that come from sparse files, whose holes cost nothing to send; 16 GiB
-	MaxXattrs  int   // bytes of the extended attributes of one entry; 1 MiB
+	MaxMemory int64 // bytes that the entries' names, links and attributes take, with what each entry needs besides; 1 GiB
+	MaxSize   int64 // bytes of content in all; 1 TiB
+	MaxSparse int64 // bytes of content in all that come from sparse files, whose holes cost nothing to send; 16 GiB
+	MaxXattrs int   // bytes of the extended attributes of one entry; 1 MiB
 	// Lower is what lies below the layer, if known: parent directories that the archive does not
 	// mention take their attributes from there. Otherwise they belong to root with mode 0755.
 	Lower Tree
-	// SkipImplied: parent directories that the archive does not mention are not handed on; the sink
-	// knows better what to do about them.
-	SkipImplied bool
-	// NoWhiteouts: the archive is no layer; ".wh." names are names like any others.
-	NoWhiteouts bool
 }
 
 const (
 	maxName = 255  // NAME_MAX
 	maxPath = 4095 // PATH_MAX without its NUL
+
+	// entryMemory is what is counted for an entry besides its strings: whoever reads an archive keeps
+	// a record of each, the index of a layer the largest.
+	entryMemory = 256
 )
 
-// ReadTar reads an uncompressed tar stream, which may be hostile, and hands it to a sink, which it
-// does not close. It reads r to its end, so that a digest over r is of the whole blob.
+// ReadArchive reads an uncompressed tar stream that is no layer, and which may be hostile, to its end and
+// hands it to a sink, which it does not close. Names and the targets of hard links are relative, clean and
+// inside of the root; that is all that is promised. Where a name leads through symbolic links, which
+// parents are missing and whether the target of a hard link is there only the sink can tell, who knows
+// what the archive is unpacked onto. ".wh." names are names like any others.
 //
-// Entries come in the order of the stream. Names are made relative and clean; a name that leaves
-// the root, an entry below something that the same stream made a file or a symbolic link, a hard
-// link to what the stream has not shown yet, an invalid ".wh." name or too much of anything gives
-// an error that is [ErrHostile]. Missing parents are added. A whiteout only acts on the layers
-// below, wherever in the stream it stands: beside a directory of the same name it makes that
-// opaque. Extended attributes that no layer keeps are dropped.
-//
-// # Caveats
-//
-// A name that comes twice is handed on twice, the second replaces the first; a directory comes
-// again when it turns out to be opaque. The Content of an entry can be opened once, until Add
-// returns.
-func ReadTar(r io.Reader, opt TarOptions, sink Sink) error {
-	t := &tarReader{tr: tar.NewReader(r), opt: opt.withDefaults(), sink: sink, root: &seen{dir: true}}
+// Too much of anything is [ErrHostile]. The Content of an entry can be opened once, until Add returns.
+func ReadArchive(r io.Reader, opt TarOptions, sink Sink) error {
+	return newTarReader(r, opt).read(r, func(t *tarReader, h *tar.Header, name string) error {
+		e, err := t.entry(h, name)
+		if err != nil || name == "." && !e.IsDir() { // the root stays what it is, as in containerd
+			return err
+		}
+		if e.Hardlink && e.Link == name {
+			return nil
+		}
+		return sink.Add(e)
+	})
+}
+
+// tarReader reads headers within its bounds.
+type tarReader struct {
+	tr                   *tar.Reader
+	opt                  TarOptions
+	current              int // number of the header
+	size, sparse, memory int64
+}
+
+func newTarReader(r io.Reader, opt TarOptions) *tarReader {
+	return &tarReader{tr: tar.NewReader(r), opt: opt.withDefaults()}
+}
+
+// read calls fn for each header, with its clean name, and reads r to its end.
+func (t *tarReader) read(r io.Reader, fn func(*tarReader, *tar.Header, string) error) error {
 	for {
 		h, err := t.tr.Next()
 		if err == io.EOF {
@@ -60,11 +75,18 @@ func ReadTar(r io.Reader, opt TarOptions, sink Sink) error {
 			return fmt.Errorf("reading tar header: %w", err)
 		}
 		t.current++
-		if t.current > t.opt.MaxEntries {
-			return fmt.Errorf("%w: more than %d entries", ErrHostile, t.opt.MaxEntries)
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue
 		}
-		if err := t.header(h); err != nil {
-			return fmt.Errorf("tar entry %q: %w", h.Name, err)
+		name, err := cleanName(h.Name)
+		if err == nil {
+			err = t.use(len(name) + len(h.Linkname))
+		}
+		if err == nil {
+			err = fn(t, h, name)
+		}
+		if err != nil {
+			return fmt.Errorf("tar entry %q: %w", shorten(h.Name), err)
 		}
 	}
 	if _, err := io.Copy(io.Discard, r); err != nil {
@@ -73,9 +95,25 @@ func ReadTar(r io.Reader, opt TarOptions, sink Sink) error {
 	return nil
 }
 
+// use counts the memory of one more entry, whose strings have n bytes.
+func (t *tarReader) use(n int) error {
+	if t.memory += int64(n) + entryMemory; t.memory > t.opt.MaxMemory {
+		return hostile("names and attributes of the entries take more than %d bytes", t.opt.MaxMemory)
+	}
+	return nil
+}
+
+// shorten keeps a name that an error tells from filling the screen.
+func shorten(name string) string {
+	if len(name) > maxPath {
+		return name[:maxPath] + "..."
+	}
+	return name
+}
+
 func (o TarOptions) withDefaults() TarOptions {
-	if o.MaxEntries == 0 {
-		o.MaxEntries = 10_000_000
+	if o.MaxMemory == 0 {
+		o.MaxMemory = 1 << 30
 	}
 	if o.MaxSize == 0 {
 		o.MaxSize = 1 << 40
@@ -89,202 +127,26 @@ func (o TarOptions) withDefaults() TarOptions {
 	return o
 }
 
-// seen is what a stream has said of one path so far.
-type seen struct {
-	children map[string]*seen
-	dir      bool
-	gone     bool   // a whiteout
-	entry    *Entry // of a directory, as it was handed on last
-}
-
-type tarReader struct {
-	tr           *tar.Reader
-	opt          TarOptions
-	sink         Sink
-	root         *seen
-	current      int
-	size, sparse int64
-}
-
 func hostile(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrHostile, fmt.Sprintf(format, args...))
 }
 
-// cleanName brings a name of the archive into the form of Entry.Path.
+// cleanName brings a name of the archive into the form of Entry.Path. As with containerd and BuildKit,
+// ".." does not lead out of the root, and no name is that of the root.
 func cleanName(name string) (string, error) {
-	if name == "" {
-		return "", hostile("empty name")
-	}
-	c := path.Clean(name)
-	if c == ".." || strings.HasPrefix(c, "../") {
-		return "", hostile("%q is outside of the root", name)
-	}
-	if c = strings.TrimLeft(c, "/"); c == "" {
+	c := strings.TrimPrefix(path.Clean("/"+name), "/")
+	if c == "" {
 		return ".", nil
 	}
 	if len(c) > maxPath {
 		return "", hostile("name of %d bytes", len(c))
 	}
-	for _, part := range strings.Split(c, "/") {
+	for part := range strings.SplitSeq(c, "/") {
 		if len(strings.TrimPrefix(part, whiteoutPrefix)) > maxName {
 			return "", hostile("name component of %d bytes", len(part))
 		}
 	}
 	return c, nil
-}
-
-func (t *tarReader) header(h *tar.Header) error {
-	if h.Typeflag == tar.TypeXGlobalHeader {
-		return nil
-	}
-	name, err := cleanName(h.Name)
-	if err != nil {
-		return err
-	}
-	if !t.opt.NoWhiteouts && strings.Contains(name, whiteoutPrefix) {
-		if done, err := t.whiteout(name); done || err != nil {
-			return err
-		}
-	}
-	e, err := t.entry(h, name)
-	if err != nil {
-		return err
-	}
-	if name == "." {
-		if !e.IsDir() {
-			return hostile("the root is no directory")
-		}
-		t.root.entry = e
-		return t.sink.Add(e)
-	}
-	dir, base := split(name)
-	parent, err := t.directory(dir)
-	if err != nil {
-		return err
-	}
-	old := parent.children[base]
-	if e.Hardlink {
-		if e.Link == name {
-			return nil // the file itself; it is there, or entry would have refused
-		}
-		if old != nil && old.dir && strings.HasPrefix(e.Link, name+"/") {
-			return hostile("hard link replaces the directory of its target")
-		}
-	}
-	next := &seen{dir: e.IsDir()}
-	if next.dir {
-		next.entry = e
-		if old != nil && old.dir {
-			next.children = old.children
-			e.Opaque = old.entry.Opaque
-		}
-		e.Opaque = e.Opaque || (old != nil && old.gone)
-	}
-	parent.set(base, next)
-	return t.sink.Add(e)
-}
-
-func (s *seen) set(base string, child *seen) {
-	if s.children == nil {
-		s.children = map[string]*seen{}
-	}
-	s.children[base] = child
-}
-
-// directory finds the node of a directory, adding what the stream left out.
-func (t *tarReader) directory(name string) (*seen, error) {
-	cur := t.root
-	if name == "." {
-		return cur, nil
-	}
-	at := 0
-	for _, part := range strings.Split(name, "/") {
-		at += len(part)
-		next := cur.children[part]
-		switch {
-		case next == nil || next.gone:
-			e := t.implied(name[:at])
-			e.Opaque = next != nil
-			e.Implied = !e.Opaque
-			if !t.opt.SkipImplied {
-				if err := t.sink.Add(e); err != nil {
-					return nil, err
-				}
-			}
-			next = &seen{dir: true, entry: e}
-			cur.set(part, next)
-		case !next.dir:
-			return nil, hostile("%q is below %q, which is no directory", name, name[:at])
-		}
-		cur = next
-		at++
-	}
-	return cur, nil
-}
-
-// implied makes the entry of a directory that the stream does not mention.
-func (t *tarReader) implied(name string) *Entry {
-	if t.opt.Lower != nil {
-		if e, err := t.opt.Lower.Lstat(name); err == nil && e.IsDir() {
-			c := *e
-			c.Opaque = false
-			return &c
-		}
-	}
-	return &Entry{Path: name, Mode: unix.S_IFDIR | 0o755, ModTime: time.Unix(0, 0)}
-}
-
-// whiteout deals with the names that a layer gives a meaning. done: it was one.
-func (t *tarReader) whiteout(name string) (done bool, _ error) {
-	dir, base := split(name)
-	for _, part := range strings.Split(dir, "/") {
-		if strings.HasPrefix(part, whiteoutMeta) {
-			return true, nil // below .wh..wh.plnk and other bookkeeping of aufs
-		}
-		if strings.HasPrefix(part, whiteoutPrefix) {
-			return false, hostile("entry below the whiteout %q", part)
-		}
-	}
-	if !strings.HasPrefix(base, whiteoutPrefix) {
-		return false, nil
-	}
-	if base == opaqueMarker {
-		return true, t.opaque(dir)
-	}
-	if strings.HasPrefix(base, whiteoutMeta) {
-		return true, nil
-	}
-	target := base[len(whiteoutPrefix):]
-	if target == "" || target == "." || target == ".." {
-		return false, hostile("invalid whiteout name")
-	}
-	parent, err := t.directory(dir)
-	if err != nil {
-		return false, err
-	}
-	switch old := parent.children[target]; {
-	case old == nil:
-		parent.set(target, &seen{gone: true})
-		return true, t.sink.Add(&Entry{Path: join(dir, target), Whiteout: true})
-	case old.dir:
-		return true, t.opaque(join(dir, target))
-	}
-	return true, nil
-}
-
-// opaque hands a directory on once more, now opaque.
-func (t *tarReader) opaque(dir string) error {
-	node, err := t.directory(dir)
-	if err != nil {
-		return err
-	}
-	if node.entry == nil { // the root, not mentioned so far
-		node.entry = t.implied(".")
-	}
-	e := *node.entry
-	e.Opaque = true
-	node.entry = &e
-	return t.sink.Add(&e)
 }
 
 // entry makes an Entry of a header.
@@ -348,25 +210,14 @@ func (t *tarReader) content(h *tar.Header, e *Entry) error {
 	return nil
 }
 
-// hardlink checks that the target came before and is no directory. Its parents are directories
-// of this stream then, so that nothing on the way is a symbolic link.
-func (t *tarReader) hardlink(h *tar.Header, e *Entry) error {
-	target, err := cleanName(h.Linkname)
-	if err != nil {
-		return err
-	}
-	node := t.root
-	for _, part := range strings.Split(target, "/") {
-		if node = node.children[part]; node == nil {
-			return hostile("hard link to %q, which is not in the layer", h.Linkname)
-		}
-	}
-	if node.dir || node.gone {
-		return hostile("hard link to %q, which is no file", h.Linkname)
+func (t *tarReader) hardlink(h *tar.Header, e *Entry) (err error) {
+	if h.Linkname == "" {
+		return hostile("hard link without a target")
 	}
 	e.Mode |= unix.S_IFREG
-	e.Hardlink, e.Link = true, target
-	return nil
+	e.Hardlink = true
+	e.Link, err = cleanName(h.Linkname)
+	return err
 }
 
 func device(h *tar.Header, e *Entry) error {
@@ -403,6 +254,9 @@ func (t *tarReader) xattrs(h *tar.Header) (map[string]string, error) {
 			attrs = map[string]string{}
 		}
 		attrs[key] = v
+	}
+	if t.memory += int64(size); t.memory > t.opt.MaxMemory {
+		return nil, hostile("names and attributes of the entries take more than %d bytes", t.opt.MaxMemory)
 	}
 	return attrs, nil
 }

@@ -193,7 +193,7 @@ func TestBadLayouts(t *testing.T) {
 				m.Layers[0] = l.blob(ocispec.MediaTypeImageLayer, string(tarOf(entry{"other", ""})))
 			})
 		},
-		"outside of the root": func(l *layout) {
+		"which is no directory": func(l *layout) {
 			l.index.Manifests[0] = evil(l)
 		},
 	} {
@@ -232,7 +232,7 @@ func deep(l *layout, n int) ocispec.Descriptor {
 }
 
 func evil(l *layout) ocispec.Descriptor {
-	layer := l.blob(ocispec.MediaTypeImageLayer, string(tarOf(entry{"../../etc/evil", "x"})))
+	layer := l.blob(ocispec.MediaTypeImageLayer, string(tarOf(entry{"etc", "x"}, entry{"etc/evil", "x"})))
 	config := l.blob(ocispec.MediaTypeImageConfig, asJSON(ocispec.Image{
 		Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}, RootFS: ocispec.RootFS{DiffIDs: []digest.Digest{layer.Digest}},
 	}))

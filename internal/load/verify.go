@@ -132,7 +132,7 @@ func readLayer(r io.Reader, alg digest.Algorithm) (int64, digest.Digest, error) 
 // files have.
 func readTar(r io.Reader) (int64, error) {
 	count := &counter{}
-	if err := layer.ReadTar(r, layer.TarOptions{SkipImplied: true}, count); err != nil {
+	if _, err := layer.ReadTar(r, layer.TarOptions{}, count); err != nil {
 		return 0, err
 	}
 	if _, err := io.Copy(io.Discard, r); err != nil {

@@ -28,10 +28,13 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 	if err != nil {
 		return err
 	}
-	x, tap := layer.NewIndex(), len(blobs) == 0
-	unpack := func(sink layer.Sink) error {
+	var stacking layer.Stacking
+	count, tap := &countingSink{}, len(blobs) == 0
+	unpack := func(sink layer.Sink) (err error) {
+		*count = countingSink{Sink: sink}
 		if tap {
-			if done, err := s.unpackFetched(ctx, info, bothSinks{sink, x}); err != nil || done {
+			var done bool
+			if stacking, done, err = s.unpackFetched(ctx, info, count); err != nil || done {
 				return err
 			}
 		}
@@ -43,45 +46,34 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 		if len(blobs) == 0 {
 			return fmt.Errorf("no blob of it is in the store: %w", ErrNotFound)
 		}
-		return s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, bothSinks{sink, x})
+		stacking, err = s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, count)
+		return err
 	}
 	err = s.makeDir(ctx, info.ID, unpack)
 	if errors.Is(err, errTap) && ctx.Err() == nil { // the blob itself says what is wrong, if anything is
-		x, tap = layer.NewIndex(), false
+		tap = false
 		err = s.makeDir(ctx, info.ID, unpack)
 	}
 	if err != nil {
 		return fmt.Errorf("unpacking layer %s: %w", info.DiffID, s.settle(ctx, info, err))
 	}
-	if err := s.putImplied(info.ID, x); err != nil {
+	if err := s.putStacking(info.ID, stacking); err != nil {
 		return err
 	}
-	info.Dir, info.Size, info.Claimed = true, x.Size(), false
+	info.Dir, info.Size, info.Claimed = true, count.bytes, false
 	return s.update(ctx, func(tx *sql.Tx) error { return s.putLayer(tx, info) })
-}
-
-// bothSinks hands entries to one sink and then to an index, which does not read their content.
-type bothSinks struct {
-	layer.Sink
-	index *layer.Index
-}
-
-func (b bothSinks) Add(e *layer.Entry) error {
-	if err := b.Sink.Add(e); err != nil {
-		return err
-	}
-	return b.index.Add(e)
 }
 
 // readLayerBlob hands the entries of a blob to sink. Both the blob's digest and the diffID of
 // the uncompressed stream are verified before it returns nil.
-func (s *Store) readLayerBlob(ctx context.Context, blob ocispec.Descriptor, diffID digest.Digest, sink layer.Sink) error {
+func (s *Store) readLayerBlob(ctx context.Context, blob ocispec.Descriptor, diffID digest.Digest, sink layer.Sink) (layer.Stacking, error) {
 	r, err := s.OpenBlob(ctx, blob.Digest)
 	if err != nil {
-		return err
+		return layer.Stacking{}, err
 	}
 	defer r.Close()
-	return damageIn(ctx, r, s.readLayerStream(ctx, r, diffID, sink))
+	stacking, err := s.readLayerStream(ctx, r, diffID, sink)
+	return stacking, damageIn(ctx, r, err)
 }
 
 // damageIn returns ErrDamaged in place of an error of reading a blob that comes from damage, which
@@ -97,22 +89,23 @@ func damageIn(ctx context.Context, blob io.Reader, err error) error {
 }
 
 // readLayerStream is readLayerBlob for a stream, which it reads to its end.
-func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.Digest, sink layer.Sink) error {
+func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.Digest, sink layer.Sink) (layer.Stacking, error) {
 	plain, err := layer.Decompress(bufio.NewReaderSize(layer.ContextReader(ctx, r), 1<<20))
 	if err != nil {
-		return err
+		return layer.Stacking{}, err
 	}
 	defer plain.Close()
 	hash := newAsyncHash(digest.Canonical)
 	defer hash.Digest() // ends its goroutine
 	tee := io.TeeReader(plain, hash)
-	if err := layer.ReadTar(tee, layer.TarOptions{}, sink); err != nil {
-		return err
+	stacking, err := layer.ReadTar(tee, layer.TarOptions{}, sink)
+	if err != nil {
+		return stacking, err
 	}
 	if _, err := io.Copy(io.Discard, r); err != nil { // what follows the compressed stream
-		return err
+		return stacking, err
 	}
-	return haveDiffID(hash.Digest(), diffID)
+	return stacking, haveDiffID(hash.Digest(), diffID)
 }
 
 func haveDiffID(got, want digest.Digest) error {
@@ -413,7 +406,8 @@ func (s *Store) Size(ctx context.Context, id layer.ID) (int64, error) {
 		if len(blobs) == 0 {
 			return -1, fmt.Errorf("measuring layer %s: %w", info.DiffID, ErrNotFound)
 		}
-		err = s.settle(ctx, info, s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, count))
+		_, err = s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, count)
+		err = s.settle(ctx, info, err)
 	}
 	if err != nil {
 		return -1, ofLayer(info, fmt.Errorf("measuring layer %s: %w", id, err))

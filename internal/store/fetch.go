@@ -134,16 +134,16 @@ var errTap = errors.New("reading the layer while it was fetched")
 // unpackFetched unpacks a layer while it is being fetched. It reports false when somebody else
 // was fetching the blob already, or had it: then it is there now, to be unpacked as any other.
 // The same holds after errTap, but the sink cannot be used again.
-func (s *Store) unpackFetched(ctx context.Context, info LayerInfo, sink layer.Sink) (bool, error) {
+func (s *Store) unpackFetched(ctx context.Context, info LayerInfo, sink layer.Sink) (stacking layer.Stacking, done bool, _ error) {
 	known, err := s.knownBlobs(ctx, info)
 	if err != nil || len(known) == 0 || info.Blob.Digest == "" && len(known) > 1 || !s.fetchable(info.ID) {
-		return false, err
+		return stacking, false, err
 	}
 	pr, pw := io.Pipe()
 	defer pr.Close()
 	t := &tap{w: pw}
 	if _, taken := s.taps.LoadOrStore(known[0].Digest, t); taken {
-		return false, s.fetch(ctx, info.ID)
+		return stacking, false, s.fetch(ctx, info.ID)
 	}
 	defer s.taps.CompareAndDelete(known[0].Digest, t)
 	fetched := make(chan error, 1)
@@ -152,18 +152,18 @@ func (s *Store) unpackFetched(ctx context.Context, info LayerInfo, sink layer.Si
 		pw.CloseWithError(err) // nil is the regular end
 		fetched <- err
 	}()
-	rerr := s.readLayerStream(ctx, pr, info.DiffID, sink)
+	stacking, rerr := s.readLayerStream(ctx, pr, info.DiffID, sink)
 	pr.Close() // a reader that gave up must not keep the blob from being written
 	if err := <-fetched; err != nil {
-		return false, err
+		return stacking, false, err
 	}
 	if t.bytes.Load() == 0 {
-		return false, nil
+		return stacking, false, nil
 	}
 	if rerr != nil {
-		return false, fmt.Errorf("%w: %w", errTap, rerr)
+		return stacking, false, fmt.Errorf("%w: %w", errTap, rerr)
 	}
-	return true, nil
+	return stacking, true, nil
 }
 
 // tap is somebody who reads a blob along while it is written.

@@ -443,7 +443,7 @@ func TestUnsafeLayerWhileFetching(t *testing.T) {
 	s := newStore(t)
 	b := make([]byte, remoteSize)
 	rand.New(rand.NewSource(1)).Read(b)
-	plain := tarOf(map[string]string{"../escape": "x", "noise": string(b)})
+	plain := tarOf(map[string]string{"escape": "x", "escape/y": "y", "noise": string(b)})
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(plain), Size: int64(len(plain))}
 	id, err := s.BlobLayer(context.Background(), desc.Digest, desc)
 	must(t, err)

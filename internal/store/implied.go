@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -13,88 +14,162 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
-// Some layers have files without the directories above them: "tmp/x" and no "tmp". In a directory
-// form there has to be a "tmp", and stacked on other layers it would give /tmp its own attributes
-// in place of theirs. So the paths of such directories are kept beside the layer, and where the
-// attributes differ, a directory form of nothing but these directories, with the attributes of the
-// layers below, is stacked on top of it. Few layers need it.
+// Some layers are not the same on whatever they are stacked ([layer.Stacking]). They have files without the
+// directories above them: "tmp/x" and no "tmp". In a directory form there has to be a "tmp", and stacked on
+// other layers it would give /tmp its own attributes in place of theirs. Or they have hard links to files of
+// layers below, of which a directory form has nothing. So what depends on the layers below is kept beside the layer,
+// and a directory form of nothing but that is stacked on top of it: the directories with the attributes of the
+// layers below, and the files that are linked to under both names, as overlayfs copies them up when a process makes
+// such a link. Few layers need it.
 
-func (s *Store) impliedFile(id layer.ID) string {
+func (s *Store) stackingFile(id layer.ID) string {
 	return filepath.Join(s.root, "layers", string(id), "implied")
 }
 
-// putImplied keeps the implied directories of a layer that is being unpacked, if it has any, and
-// its index then, which is what trees of it are made of.
-func (s *Store) putImplied(id layer.ID, x *layer.Index) error {
-	paths := x.Implied()
-	if len(paths) == 0 {
+// putStacking keeps what a layer that was read takes of those below it.
+func (s *Store) putStacking(id layer.ID, st layer.Stacking) error {
+	if st.Empty() {
 		return nil
 	}
-	if err := s.putIndex(id, x); err != nil {
-		return err
-	}
-	data, err := json.Marshal(paths)
+	data, err := json.Marshal(st)
 	if err != nil {
 		return fmt.Errorf("unpacking layer: %w", err)
 	}
-	return s.putBeside(s.impliedFile(id), data)
+	return s.putBeside(s.stackingFile(id), data)
 }
 
-func (s *Store) impliedPaths(id layer.ID) ([]string, error) {
-	data, err := os.ReadFile(s.impliedFile(id))
+func (s *Store) stacking(id layer.ID) (st layer.Stacking, err error) {
+	data, err := os.ReadFile(s.stackingFile(id))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return st, nil
 	}
-	var paths []string
-	if err == nil {
-		err = json.Unmarshal(data, &paths)
+	switch {
+	case err != nil:
+	case bytes.HasPrefix(data, []byte("[")): // as written before layers could have links
+		err = json.Unmarshal(data, &st.Dirs)
+	default:
+		err = json.Unmarshal(data, &st)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading implied directories of layer %s: %w", id, err)
+		return st, fmt.Errorf("reading what layer %s takes of those below it: %w", id, err)
 	}
-	return paths, nil
+	return st, nil
 }
 
-// impliedOver returns the directory to stack on that of a layer, own, which itself is stacked on lower; "" when
-// the layer implies no directory that looks different there.
-func (s *Store) impliedOver(id layer.ID, lower []string, own string) (string, error) {
-	paths, err := s.impliedPaths(id)
-	if err != nil || len(paths) == 0 || len(lower) == 0 {
+// over returns the directory to stack on that of a layer, own, which itself is stacked on lower; "" when the
+// layer takes nothing of those.
+func (s *Store) over(id layer.ID, lower []string, own string) (string, error) {
+	st, err := s.stacking(id)
+	if err != nil || st.Empty() {
 		return "", err
 	}
-	below, tree := LayerTree(lower), dirTree(own)
-	take := map[string]*layer.Entry{}
+	o := &over{below: LayerTree(lower), own: dirTree(own), both: LayerTree(append(slices.Clone(lower), own)),
+		dirs: map[string]*layer.Entry{}, placed: map[string]string{}}
+	hash, err := o.collect(st)
+	if err != nil {
+		return "", fmt.Errorf("stacking layer %s: %w", id, err)
+	}
+	if len(o.dirs) == 0 && len(o.files) == 0 {
+		return "", nil
+	}
+	dir := filepath.Join(filepath.Dir(own), "over-"+hash)
+	if _, err := os.Lstat(dir); err == nil {
+		return dir, nil
+	}
+	if err := s.makeOver(o, dir); err != nil {
+		return "", fmt.Errorf("stacking layer %s: %w", id, err)
+	}
+	return dir, nil
+}
+
+// over is what is stacked on a layer.
+type over struct {
+	below, own, both layer.Tree
+	dirs             map[string]*layer.Entry // with attributes other than the layer's own
+	files            []*layer.Entry          // in the order in which they are written
+	placed           map[string]string       // which of the files below are among files, and under which name first
+}
+
+// collect finds out what is needed, and returns a hash of that.
+func (o *over) collect(st layer.Stacking) (string, error) {
 	h := sha256.New()
-	for _, p := range paths {
-		want, err := below.Lstat(p)
+	for _, p := range st.Dirs {
+		want, err := o.below.Lstat(p)
 		if err != nil || !want.IsDir() {
 			continue // nothing there to take attributes from
 		}
-		have, err := tree.Lstat(p)
+		have, err := o.own.Lstat(p)
 		if err != nil {
-			return "", fmt.Errorf("stacking layer %s: %w", id, err)
+			return "", err
 		}
 		if line := attributeLine(want); line != attributeLine(have) {
-			take[p] = want
+			o.dirs[p] = want
 			fmt.Fprintln(h, line)
 		}
 	}
-	if len(take) == 0 {
-		return "", nil
+	for _, name := range slices.Sorted(maps.Keys(st.Links)) {
+		if err := o.link(name, st.Links[name]); err != nil {
+			return "", fmt.Errorf("hard link %q to %q: %w", "/"+name, "/"+st.Links[name], err)
+		}
 	}
-	over := filepath.Join(filepath.Dir(own), "over-"+hex.EncodeToString(h.Sum(nil)[:8]))
-	if _, err := os.Lstat(over); err == nil {
-		return over, nil
+	for _, e := range o.files {
+		sum, err := digest.Digest(""), error(nil)
+		if e.Content != nil {
+			if sum, err = layer.HashContent(e); err != nil {
+				return "", err
+			}
+		}
+		fmt.Fprintf(h, "%s %q %v %d:%d %s\n", attributeLine(e), e.Link, e.Hardlink, e.Major, e.Minor, sum)
 	}
-	if err := s.makeOver(tree, over, take); err != nil {
-		return "", fmt.Errorf("stacking layer %s: %w", id, err)
+	return hex.EncodeToString(h.Sum(nil)[:8]), nil
+}
+
+// link adds a hard link to a file of the layers below, and the file too where it still shows.
+func (o *over) link(name, target string) error {
+	target, err := layer.Resolve(o.below, target, false)
+	if err != nil {
+		return err
 	}
-	return over, nil
+	e, err := o.below.Lstat(target)
+	if err != nil {
+		return err
+	}
+	if e.IsDir() {
+		return errors.New("is a directory")
+	}
+	c := *e
+	c.Dev, c.Inode, c.Nlink = 0, 0, 0
+	first, ok := o.placed[target]
+	if !ok {
+		if first = name; o.shows(target) {
+			first = target
+		}
+		o.placed[target] = first
+		c.Path = first
+		o.files = append(o.files, &c)
+	}
+	if first == name {
+		return nil
+	}
+	l := c
+	l.Path, l.Hardlink, l.Link, l.Size, l.Content = name, true, first, 0, nil
+	o.files = append(o.files, &l)
+	return nil
+}
+
+// shows reports whether a file of the layers below is one with the layer on top, too.
+func (o *over) shows(path string) bool {
+	if _, err := o.own.Lstat(path); err == nil {
+		return false
+	}
+	_, err := o.both.Lstat(path)
+	return err == nil
 }
 
 func attributeLine(e *layer.Entry) string {
@@ -102,9 +177,8 @@ func attributeLine(e *layer.Entry) string {
 	return fmt.Sprintf("%q %o %d:%d %d %s", e.Path, e.Mode, e.UID, e.GID, e.ModTime.UnixNano(), xattrs)
 }
 
-// makeOver makes the directory over of the directories take and those above them, which are as the layer own
-// has them.
-func (s *Store) makeOver(own layer.Tree, over string, take map[string]*layer.Entry) error {
+// makeOver makes the directory at dir.
+func (s *Store) makeOver(o *over, dir string) error {
 	tmp, err := s.TempDir()
 	if err != nil {
 		return err
@@ -118,34 +192,46 @@ func (s *Store) makeOver(own layer.Tree, over string, take map[string]*layer.Ent
 	if err != nil {
 		return err
 	}
-	err = writeDirs(w, own, take)
+	err = o.write(w)
 	if err := errors.Join(err, w.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(root, over); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+	if err := os.Rename(root, dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	return nil
 }
 
-func writeDirs(w *layer.DirWriter, own layer.Tree, take map[string]*layer.Entry) error {
+// write hands on the directories, those above them and above the files, and the files.
+func (o *over) write(w *layer.DirWriter) error {
 	all := map[string]bool{".": true}
-	for p := range take {
+	add := func(p string) {
 		for ; p != "."; p = path.Dir(p) {
 			all[p] = true
 		}
 	}
+	for p := range o.dirs {
+		add(p)
+	}
+	for _, e := range o.files {
+		add(path.Dir(e.Path))
+	}
 	for _, p := range slices.Sorted(maps.Keys(all)) { // parents come first
-		e := take[p]
+		e := o.dirs[p]
 		if e == nil {
 			var err error
-			if e, err = own.Lstat(p); err != nil {
+			if e, err = o.both.Lstat(p); err != nil {
 				return err
 			}
 		}
 		bare := *e
 		bare.Opaque = false // what is below is opaque, or is not
 		if err := w.Add(&bare); err != nil {
+			return err
+		}
+	}
+	for _, e := range o.files {
+		if err := w.Add(e); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
@@ -233,5 +235,112 @@ func TestImpliedAtOnce(t *testing.T) {
 		}()
 	}
 	wg.Wait()
+	wantClean(t, s)
+}
+
+// linkLayer is an archive with a file, and with hard links to files of layers below.
+func linkLayer(t *testing.T, s *Store, c layer.Compression, links ...[2]string) layer.ID {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, l := range links {
+		h := tar.Header{Typeflag: tar.TypeLink, Name: l[0], Linkname: l[1], Mode: 0o644}
+		if l[1] == "" {
+			h.Typeflag = tar.TypeReg
+		}
+		must(t, w.WriteHeader(&h))
+	}
+	must(t, w.Close())
+	desc, err := s.PutBlob(context.Background(), layerMediaType(c), packed(t, b.Bytes(), c))
+	must(t, err)
+	id, err := s.BlobLayer(context.Background(), digest.FromBytes(b.Bytes()), desc)
+	must(t, err)
+	return id
+}
+
+// A hard link to a file of a layer below is made: mounted and as a tree both are names of one file, which
+// is the one of the layers that lie below there.
+func TestHardLinkBelow(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	base := func(content string) []*layer.Entry {
+		at := time.Unix(1_111_111_111, 0)
+		return []*layer.Entry{
+			{Path: "d", Mode: unix.S_IFDIR | 0o711, GID: 5, ModTime: at},
+			{Path: "d/e", Mode: unix.S_IFDIR | 0o700, UID: 6, ModTime: at},
+			regular("d/e/low", content),
+			regular("gone", "gone"),
+			{Path: "l", Mode: unix.S_IFLNK | 0o777, Link: "/d/e", ModTime: at},
+			regular("new", "old content of new"),
+			{Path: "s", Mode: unix.S_IFLNK | 0o777, Link: "nowhere", ModTime: at},
+		}
+	}
+	links := [][2]string{{"up", "d/e/low"}, {"up2", "l/low"}, {"up3", "up"}, {"x/y/s", "s"}, {"was", "gone"}, {".wh.gone", ""}, {"old", "new"}, {"new", ""}}
+	for _, form := range []layer.Compression{layer.Gzip, layer.Uncompressed} {
+		for _, content := range []string{"one", "another"} {
+			s := newStore(t)
+			top := linkLayer(t, s, form, links...)
+			snap := layer.Snapshot{asDir(t, s, base(content)), asDir(t, s, []*layer.Entry{regular("between", "x")}), top, asDir(t, s, []*layer.Entry{regular("above", "x")})}
+			var first string
+			for _, need := range []Need{NeedMetadata, NeedContent} {
+				tree, err := s.Tree(ctx, snap, need)
+				must(t, err)
+				got := listed(t, tree, true)
+				if first == "" {
+					first = got
+				}
+				if got != first {
+					t.Errorf("the trees differ:\n%s\n%s", got, first)
+				}
+			}
+			dirs, err := s.Dirs(ctx, snap)
+			must(t, err)
+			if got := listed(t, LayerTree(dirs), true); got != first {
+				t.Errorf("stacked the layers give\n%s\nand as a tree\n%s", got, first)
+			}
+			mounted(t, dirs, func(root string) {
+				for name, want := range map[string]string{"up": content, "up2": content, "up3": content, "d/e/low": content, "was": "gone", "old": "old content of new", "new": ""} {
+					if got, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(got) != want {
+						t.Errorf("%s is %q, %v, want %q", name, got, err, want)
+					}
+				}
+				if _, err := os.Lstat(root + "/gone"); !os.IsNotExist(err) {
+					t.Errorf("what was removed is there again: %v", err)
+				}
+				if to, err := os.Readlink(root + "/x/y/s"); to != "nowhere" {
+					t.Errorf("the link leads to %q, %v", to, err)
+				}
+				for _, pair := range [][2]string{{"up", "d/e/low"}, {"up2", "up"}, {"up3", "up"}, {"x/y/s", "s"}} {
+					a, err := os.Lstat(filepath.Join(root, pair[0]))
+					b, berr := os.Lstat(filepath.Join(root, pair[1]))
+					if err != nil || berr != nil || !os.SameFile(a, b) {
+						t.Errorf("%s and %s are not the same file: %v, %v", pair[0], pair[1], err, berr)
+					}
+				}
+				if got, want := look(t, root+"/d/e"), "40700 6:0 1111111111 "; got != want {
+					t.Errorf("a directory of the layer below is %s, want %s", got, want)
+				}
+			})
+			wantClean(t, s)
+		}
+	}
+}
+
+// One to nothing, or to a directory, is an error that names both.
+func TestHardLinkToNothingBelow(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	s := newStore(t)
+	base := asDir(t, s, baseWith(0o755, 0))
+	for _, target := range []string{"nowhere", "../../etc/shadow", "tmp", "tmp/old/x"} {
+		snap := layer.Snapshot{base, linkLayer(t, s, layer.Gzip, [2]string{"h", target})}
+		_, err := s.Dirs(ctx, snap)
+		_, terr := s.Tree(ctx, snap, NeedMetadata)
+		for _, err := range []error{err, terr} {
+			if err == nil || !strings.Contains(err.Error(), `hard link "/h" to "`) {
+				t.Errorf("a link to %s: %v", target, err)
+			}
+		}
+	}
 	wantClean(t, s)
 }

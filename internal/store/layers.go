@@ -201,7 +201,7 @@ func (s *Store) Dirs(ctx context.Context, snap layer.Snapshot) ([]string, error)
 	}
 	dirs := make([]string, 0, len(forms))
 	for i, id := range snap {
-		over, err := s.impliedOver(id, dirs, forms[i])
+		over, err := s.over(id, dirs, forms[i])
 		if err != nil {
 			return nil, err
 		}

@@ -163,7 +163,7 @@ func TestUnpack(t *testing.T) {
 
 func TestUnpackRefusesWrongContent(t *testing.T) {
 	data := tarOf(map[string]string{"a": "hello"})
-	evil := tarOf(map[string]string{"../../escape": "x"})
+	evil := tarOf(map[string]string{"escape": "x", "escape/y": "y"})
 	tests := []struct {
 		name string
 		blob []byte

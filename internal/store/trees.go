@@ -38,7 +38,23 @@ func (s *Store) Tree(ctx context.Context, snap layer.Snapshot, need Need) (layer
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return layer.Merged(trees), nil
+	stack := make([]layer.Tree, 0, len(snap))
+	for i, id := range snap {
+		stack = append(stack, trees[i])
+		st, err := s.stacking(id)
+		if err != nil {
+			return nil, err
+		}
+		if len(st.Links) == 0 {
+			continue // trees know implied directories themselves
+		}
+		dirs, err := s.Dirs(ctx, snap[:i+1])
+		if err != nil {
+			return nil, err
+		}
+		stack = append(stack, dirTree(dirs[len(dirs)-1]))
+	}
+	return layer.Merged(stack), nil
 }
 
 func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (_ layer.Tree, err error) {
@@ -75,8 +91,8 @@ func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (_ layer.
 // unpackedTree is the tree of a layer whose directory is here. Where the directory has parents
 // that the layer does not speak of, the index tells which they are.
 func (s *Store) unpackedTree(ctx context.Context, info LayerInfo) (layer.Tree, error) {
-	paths, err := s.impliedPaths(info.ID)
-	if err != nil || len(paths) == 0 {
+	st, err := s.stacking(info.ID)
+	if err != nil || len(st.Dirs) == 0 {
 		return dirTree(s.layerFS(info.ID)), err
 	}
 	x := s.keptIndex(info.ID)
@@ -134,11 +150,11 @@ func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.In
 	}
 	v, err := s.once(ctx, "index:"+string(info.ID), func() (any, error) {
 		x := layer.NewIndex()
-		err := s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, x)
+		st, err := s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, x)
 		if err := s.settle(ctx, info, err); err != nil {
 			return nil, fmt.Errorf("indexing layer %s: %w", info.DiffID, err)
 		}
-		return x, s.putIndex(info.ID, x)
+		return x, errors.Join(s.putStacking(info.ID, st), s.putIndex(info.ID, x))
 	})
 	if err != nil {
 		return nil, err
