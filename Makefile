@@ -6,13 +6,15 @@ LDFLAGS := -s -w -extldflags -static -X github.com/slipway-build/slipway/interna
 BASES   := build/tools/bases
 # Pinned: a new release must not turn an old commit red.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+GOVULNDB    ?= https://vuln.go.dev
 
 # libseccomp is a C library, so cgo is on; -buildvcs=false because the version is set above.
 export CGO_ENABLED := 1
 GOBUILD := $(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test check fmt vet lint layering race reproducible docs bench conformance clean
+.PHONY: help build deps bases demo examples test check fmt vet lint vuln layering race reproducible docs bench conformance clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -49,7 +51,7 @@ test: ## install what the tests need and run them
 	$(GO) test -buildvcs=false -tags "$(TAGS)" -timeout 9m ./...
 	cd examples/operator && CGO_ENABLED=0 $(GO) test -buildvcs=false ./...
 
-check: fmt vet lint layering race reproducible ## format, vet, staticcheck, layering, race tests, reproducible build
+check: fmt vet lint vuln layering race reproducible ## format, vet, staticcheck, govulncheck, layering, race tests, reproducible build
 
 fmt:
 	@files=$$(gofmt -l $$(git ls-files '*.go')); \
@@ -62,6 +64,9 @@ vet:
 
 lint:
 	$(GO) run $(STATICCHECK) -tags "$(TAGS)" ./...
+
+vuln: ## look for known vulnerabilities in the code that slipway calls
+	@$(GO) run -buildvcs=false ./hack/vuln hack/vuln/exceptions.txt $(GO) run $(GOVULNCHECK) -format json -db "$(GOVULNDB)" -tags "$(TAGS)" ./cmd/... ./internal/...
 
 layering: ## check that imports point downward
 	$(GO) test -count=1 -tags "$(TAGS)" ./hack/layering

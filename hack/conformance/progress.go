@@ -99,7 +99,7 @@ var (
 		re *regexp.Regexp
 		to string
 	}{
-		{regexp.MustCompile(`^failed to load LLB: |rpc error: code = Unknown desc = `), ""},
+		{regexp.MustCompile(`^failed to load LLB: |^failed to load cache key: |rpc error: code = Unknown desc = `), ""},
 		{regexp.MustCompile(`failed to compute cache key: failed to calculate checksum of ref [a-z0-9]+::[a-z0-9]+: `), ""},
 		{regexp.MustCompile(`/\S*/cachemounts/buildkit\d+`), ""},
 		{regexp.MustCompile(`/dev/shm/\S*(case-\d+)/(context|dockerfiles)`), "$2"},

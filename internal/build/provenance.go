@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	slsa02 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v0.2"
 	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
@@ -120,7 +121,7 @@ func incompleteMaterials(c *provenance.Capture) error {
 
 // capture walks the graph of a product, and what the frontend read, for their sources.
 func (b *building) capture(p *product) (*provenance.Capture, error) {
-	c := &provenance.Capture{}
+	c := &provenance.Capture{TargetPlatform: platforms.FormatAll(p.Platform)}
 	seen := map[digest.Digest]bool{}
 	var walk func(v *graph.Vertex) error
 	walk = func(v *graph.Vertex) error {

@@ -31,7 +31,7 @@ func Usage(op *pb.FileOp, inputs int) ([]InputUsage, error) {
 		whole(a.Input)
 		for _, name := range names(a) {
 			if name.Input < 0 { // BuildKit's words come first
-				return nil, fmt.Errorf("invalid user index: %d: there is no image to look up %q in (use a numeric ID)", name.Input, name.Name)
+				return nil, fmt.Errorf("invalid user index %d: there is no image to look up %q in (use a numeric ID)", name.Input, name.Name)
 			}
 			if name.Input >= limit {
 				return nil, fmt.Errorf("reading file operation: action %d looks up %q in input %d of %d", n, name.Name, name.Input, limit)

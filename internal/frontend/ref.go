@@ -110,16 +110,21 @@ func (r *Ref) ReadFile(ctx context.Context, req gw.ReadRequest) (_ []byte, err e
 // isDockerfile tells whether the frontend reads the Dockerfile: by its name, or whole as the only
 // file of a context from a URL.
 func (r *Ref) isDockerfile(req gw.ReadRequest) bool {
-	return req.Range == nil && (req.Filename == r.client.attrs["filename"] || req.Filename == urlContext && r.edge.Vertex.Op.GetSource() != nil)
+	whole := req.Range == nil || req.Range.Offset == 0 && req.Range.Length > head // up to what the frontend takes
+	return whole && (req.Filename == r.client.attrs["filename"] || req.Filename == urlContext && r.edge.Vertex.Op.GetSource() != nil)
 }
 
-// urlContext is what the frontend calls the file of a context from a URL.
-const urlContext = "context"
+// urlContext is what the frontend calls the file of a context from a URL; head is how much of it the
+// frontend reads to see whether it is an archive.
+const (
+	urlContext = "context"
+	head       = 1024
+)
 
-// headLength is how much of a file the frontend gets. It tells an archive by its first 1024 bytes,
-// which do not suffice for one that begins with an extended header, as `tar --format=posix` makes it.
+// headLength is how much of a file the frontend gets. The head does not suffice for an archive that begins
+// with an extended header, as `tar --format=posix` makes it.
 func (r *Ref) headLength(req gw.ReadRequest) int {
-	const head, enough = 1024, 64 << 10
+	const enough = 64 << 10
 	if req.Filename == urlContext && req.Range.Offset == 0 && req.Range.Length == head && r.edge.Vertex.Op.GetSource() != nil {
 		return enough
 	}

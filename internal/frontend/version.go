@@ -9,9 +9,9 @@ import (
 
 // buildkitRelease is the release of BuildKit that is linked, as go.mod has it. BuildKit's own builds
 // are told by their linker.
-const buildkitRelease = "v0.33.0"
+const buildkitRelease = "v0.34.2"
 
-// Version is that of the Dockerfile frontend, "1.27.0".
+// Version is that of the Dockerfile frontend, "1.28.0".
 var Version = sync.OnceValue(func() string {
 	version.Version = buildkitRelease
 	return dockerfile.Version()

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -82,6 +83,8 @@ func (d *download) read(p []byte) (int, error) {
 		switch {
 		case d.off > d.desc.Size:
 			return 0, &sizeError{got: d.off, want: d.desc.Size}
+		case errdefs.IsFailedPrecondition(err): // containerd's reader read past the size, and keeps it to itself
+			return 0, &sizeError{got: d.desc.Size + 1, want: d.desc.Size}
 		case err == nil && n > 0:
 			d.fails = 0
 			return n, nil

@@ -33,20 +33,21 @@ func withoutCgroup(c *libcontainer.Container, config *cgroups.Cgroup) bool {
 // noCgroup is the manager of a container that stays in its parent's cgroup.
 type noCgroup struct{ config *cgroups.Cgroup }
 
-func (noCgroup) Apply(int) error                                { return nil }
-func (noCgroup) AddPid(string, int) error                       { return nil }
-func (noCgroup) GetPids() ([]int, error)                        { return nil, nil }
-func (noCgroup) GetAllPids() ([]int, error)                     { return nil, nil }
-func (noCgroup) GetStats() (*cgroups.Stats, error)              { return cgroups.NewStats(), nil }
-func (noCgroup) Freeze(cgroups.FreezerState) error              { return nil }
-func (noCgroup) Destroy() error                                 { return nil }
-func (noCgroup) Path(string) string                             { return "" }
-func (noCgroup) Set(*cgroups.Resources) error                   { return nil }
-func (noCgroup) GetPaths() map[string]string                    { return nil }
-func (n noCgroup) GetCgroups() (*cgroups.Cgroup, error)         { return n.config, nil }
-func (noCgroup) GetFreezerState() (cgroups.FreezerState, error) { return cgroups.Undefined, nil }
-func (noCgroup) Exists() bool                                   { return false }
-func (noCgroup) OOMKillCount() (uint64, error)                  { return 0, nil }
+func (noCgroup) Apply(int) error                                     { return nil }
+func (noCgroup) AddPid(string, int) error                            { return nil }
+func (noCgroup) GetPids() ([]int, error)                             { return nil, nil }
+func (noCgroup) GetAllPids() ([]int, error)                          { return nil, nil }
+func (noCgroup) GetStats() (*cgroups.Stats, error)                   { return cgroups.NewStats(), nil }
+func (noCgroup) Stats(*cgroups.StatsOptions) (*cgroups.Stats, error) { return cgroups.NewStats(), nil }
+func (noCgroup) Freeze(cgroups.FreezerState) error                   { return nil }
+func (noCgroup) Destroy() error                                      { return nil }
+func (noCgroup) Path(string) string                                  { return "" }
+func (noCgroup) Set(*cgroups.Resources) error                        { return nil }
+func (noCgroup) GetPaths() map[string]string                         { return nil }
+func (n noCgroup) GetCgroups() (*cgroups.Cgroup, error)              { return n.config, nil }
+func (noCgroup) GetFreezerState() (cgroups.FreezerState, error)      { return cgroups.Undefined, nil }
+func (noCgroup) Exists() bool                                        { return false }
+func (noCgroup) OOMKillCount() (uint64, error)                       { return 0, nil }
 
 // oomKills counts the processes of a container that the kernel killed for memory. It is 0 when
 // the container has no memory cgroup.
