@@ -58,7 +58,7 @@ func resultRecord(r Record, outputs [][]int) record {
 	created := r.Result.Created.UTC()
 	rec := record{Own: &own{
 		Outputs: outputs, Planned: r.Result.Planned, Created: &created, Took: r.Result.Took,
-		Place: r.Place, Lines: r.Result.Lines,
+		Place: r.Place, Lines: store.WithoutValues(r.Result.Lines...),
 	}}
 	rec.Digest = keyDigest(r.Key)
 	if len(outputs) > 0 && len(outputs[0]) > 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -155,12 +156,31 @@ func keyValues(args []string, lookup func(string) (string, bool)) map[string]str
 	return m
 }
 
+// withoutValues is a command line without the values of build arguments.
+func withoutValues(args []string) []string {
+	out := slices.Clone(args)
+	for i, arg := range out {
+		flag, isFlag := strings.CutPrefix(arg, "--build-arg=")
+		switch {
+		case isFlag:
+		case i > 0 && out[i-1] == "--build-arg":
+			flag = arg
+		default:
+			continue
+		}
+		if name, _, ok := strings.Cut(flag, "="); ok {
+			out[i] = strings.TrimSuffix(arg, flag) + name + "=..."
+		}
+	}
+	return out
+}
+
 func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string) error {
 	req, err := opts.request(a, contextArg)
 	if err != nil {
 		return err
 	}
-	req.Command = os.Args
+	req.Command = withoutValues(os.Args)
 	if opts.iidFile != "" { // an old one must not be taken for this build's
 		if err := os.Remove(opts.iidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("removing the old --iidfile: %w", err)

@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // keyVersion changes whenever the same lines would no longer mean the same result.
@@ -151,8 +153,11 @@ func selectionLine(c *pb.FileActionCopy) string {
 		c.Owner == nil, c.ModeStr != "" || c.Mode == -1)
 }
 
+// optionChanged is the reason when nothing but the line of the whole definition differs.
+const optionChanged = "an option of the instruction changed"
+
 // explain says why a vertex was not found: the first line in which its key differs from the one
-// that the same place of the Dockerfile had last time. The line of the whole definition differs
+// that the same place of the Dockerfile had last time, both as they are recorded. The line of the whole definition differs
 // whenever any other does, so it only tells something when it is alone.
 func explain(last, now []string) string {
 	if len(last) == 0 {
@@ -164,15 +169,15 @@ func explain(last, now []string) string {
 			option = true
 			continue
 		}
-		return "changed: " + l
+		return "changed: " + store.WithoutValues(l)[0]
 	}
 	for _, l := range missing(now, last) {
 		if !strings.HasPrefix(l, "definition ") {
-			return "no longer there: " + l
+			return "no longer there: " + store.WithoutValues(l)[0]
 		}
 	}
 	if option {
-		return "an option of the instruction changed"
+		return optionChanged
 	}
 	return "its result is no longer in the store"
 }

@@ -191,14 +191,9 @@ func (r *Run) evaluate(n *node) (*outcome, error) {
 				return out, err
 			}
 			if reason = why; reason == "" {
-				last, err := r.Engine.opt.Store.LastLines(r.ctx, r.slot(n))
-				if err != nil {
+				if reason, err = r.why(n, id); err != nil {
 					return nil, r.fail(n, err)
 				}
-				if last == nil {
-					last = r.foreignLines(n)
-				}
-				reason = explain(last, id.lines)
 			}
 		}
 		return r.execute(n, id, reason)
@@ -207,6 +202,23 @@ func (r *Run) evaluate(n *node) (*outcome, error) {
 		return nil, err
 	}
 	return v.(*outcome), nil
+}
+
+// why says why a vertex was not found.
+func (r *Run) why(n *node, id identity) (string, error) {
+	last, err := r.Engine.opt.Store.LastLines(r.ctx, r.slot(n))
+	if err != nil {
+		return "", err
+	}
+	if last == nil { // others tell no values
+		reason := explain(r.foreignLines(n), store.WithoutValues(id.lines...))
+		if reason == optionChanged {
+			reason = "a value of the environment or an option of the instruction changed"
+		}
+		return reason, nil
+	}
+	now, err := r.Engine.opt.Store.Masked(id.lines)
+	return explain(last, now), err
 }
 
 // execute runs a node and records the result.

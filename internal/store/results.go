@@ -25,7 +25,8 @@ type Result struct {
 	Created time.Time `json:"created"`
 	// Took is how long it took to make.
 	Took time.Duration `json:"took"`
-	// Lines are the labelled lines of the key, from which a later miss is explained.
+	// Lines are the labelled lines of the key, from which a later miss is explained; what is recorded of
+	// them is [Store.Masked].
 	Lines []string `json:"lines"`
 }
 
@@ -58,6 +59,10 @@ func (s *Store) Result(ctx context.Context, key string) (r Result, found bool, r
 // PutResult records a result; slot is the place in the Dockerfile that made it, by which
 // [Store.LastLines] finds the one before. A result that is there already is replaced.
 func (s *Store) PutResult(ctx context.Context, key, slot string, r Result) error {
+	var err error
+	if r.Lines, err = s.Masked(r.Lines); err != nil {
+		return fmt.Errorf("recording result: %w", err)
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("recording result: %w", err)
@@ -70,7 +75,7 @@ func (s *Store) PutResult(ctx context.Context, key, slot string, r Result) error
 	})
 }
 
-// LastLines returns the key lines of the newest result of a slot, or nil.
+// LastLines returns the masked key lines of the newest result of a slot, or nil.
 func (s *Store) LastLines(ctx context.Context, slot string) ([]string, error) {
 	var record string
 	err := s.db.QueryRowContext(ctx, "SELECT record FROM results WHERE slot=? ORDER BY created DESC LIMIT 1", slot).Scan(&record)

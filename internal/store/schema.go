@@ -17,7 +17,7 @@ import (
 // A step that was released is never changed. It may not lock out a process of the version before that
 // runs a container, which is the only use of a store that [Store.Yield] lets go on during an upgrade:
 // what is done to the table of containers, that process must be able to read and write.
-var steps = []func(*Store, *sql.Tx) error{toVersion1, toVersion2, toVersion3, toVersion4}
+var steps = []func(*Store, *sql.Tx) error{toVersion1, toVersion2, toVersion3, toVersion4, toVersion5}
 
 func toVersion1(_ *Store, tx *sql.Tx) error {
 	_, err := tx.Exec(`
@@ -90,6 +90,17 @@ DROP TABLE said;
 	return err
 }
 
+// toVersion5 takes the values of arguments and environments out of what is recorded of keys.
+func toVersion5(s *Store, tx *sql.Tx) error {
+	if err := s.maskResults(tx); err != nil {
+		return fmt.Errorf("taking values out of its results: %w", err)
+	}
+	if err := s.maskBuilds(); err != nil {
+		return fmt.Errorf("taking values out of its builds: %w", err)
+	}
+	return nil
+}
+
 // version reads the version of the store's format; that of an empty one is 0.
 func (s *Store) version(q interface {
 	QueryRow(query string, args ...any) *sql.Row
@@ -109,6 +120,9 @@ func (s *Store) bringUpToDate() error {
 			return fmt.Errorf("its format is version %d, this program knows version %d: use another --root, or remove it", v, len(steps))
 		}
 		done, err := s.upgradeAlone()
+		if done && err == nil && v > 0 {
+			s.dropOldPages()
+		}
 		if err != nil || done {
 			return err
 		}
@@ -151,4 +165,12 @@ func (s *Store) upgrade() error {
 		_, err = tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", len(steps)))
 		return err
 	})
+}
+
+// dropOldPages takes what was overwritten and deleted out of the database's files. Where there is no space
+// for it, that stays until it is overwritten.
+func (s *Store) dropOldPages() {
+	for _, q := range []string{"VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"} {
+		_, _ = s.db.Exec(q)
+	}
 }

@@ -76,6 +76,8 @@ type Store struct {
 	boot string
 	work singleflight.Group // conversions between forms, by layer and form
 
+	maskKey func() ([]byte, error) // what values in records are masked with; read once
+
 	plans   sync.Map // layer.ID -> *plan: layers that only this process knows
 	taps    sync.Map // digest.Digest -> *tap: who reads a blob while it is written
 	fetches fetchers // how to get layers that are not here
@@ -100,6 +102,7 @@ func Open(root string, opts ...Option) (*Store, error) {
 		return nil, fmt.Errorf("opening store: reading boot id: %w", err)
 	}
 	s := &Store{root: root, boot: strings.TrimSpace(string(boot)), unpacking: semaphore.NewWeighted(maxUnpacking)}
+	s.maskKey = sync.OnceValues(s.readMaskKey)
 	for _, o := range opts {
 		o(s)
 	}

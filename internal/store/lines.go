@@ -1,0 +1,106 @@
+package store
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// environment begins the lines of a key that have values in them: build arguments and the environment of
+// processes. A record of such a line has the name, and instead of the value a code that tells whether
+// another one is the same. The code is made with a key of the store's own: without it nobody can try
+// what the value may have been.
+const environment = "environment "
+
+var coded = regexp.MustCompile(`^environment (.*) ~[0-9a-f]{16}$`)
+
+// Masked returns the lines of a key as they are recorded, without the values in them. Lines that were
+// masked stay as they are.
+func (s *Store) Masked(lines []string) ([]string, error) {
+	var out []string
+	for _, line := range lines {
+		name, value, ok := valued(line)
+		if !ok {
+			out = append(out, line)
+			continue
+		}
+		key, err := s.maskKey()
+		if err != nil {
+			return nil, fmt.Errorf("reading the store's key: %w", err)
+		}
+		mac := hmac.New(sha256.New, key)
+		fmt.Fprintf(mac, "%s=%s", name, value)
+		out = append(out, fmt.Sprintf("%s%s ~%s", environment, name, hex.EncodeToString(mac.Sum(nil)[:8])))
+	}
+	return out, nil
+}
+
+// valued splits a line that has a value.
+func valued(line string) (name, value string, ok bool) {
+	if line, ok = strings.CutPrefix(line, environment); !ok {
+		return "", "", false
+	}
+	name, value, ok = strings.Cut(line, "=")
+	return strings.TrimPrefix(name, `"`), value, ok
+}
+
+// WithoutValues returns lines of a key with names alone: what the user is shown, and what other machines
+// are given. The lines may be masked.
+func WithoutValues(lines ...string) []string {
+	var out []string
+	for _, line := range lines {
+		if name, _, ok := valued(line); ok {
+			line = environment + name
+		} else if m := coded.FindStringSubmatch(line); m != nil {
+			line = environment + m[1]
+		}
+		out = append(out, line)
+	}
+	return out
+}
+
+// readMaskKey reads the key that values are masked with, and makes it where it is missing.
+func (s *Store) readMaskKey() ([]byte, error) {
+	path := filepath.Join(s.root, "mask")
+	key, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := s.makeMaskKey(path); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		key, err = os.ReadFile(path)
+	}
+	if err == nil && len(key) != sha256.Size {
+		err = fmt.Errorf("%s has %d bytes, want %d: remove it", path, len(key), sha256.Size)
+	}
+	return key, err
+}
+
+// makeMaskKey makes a key, unless another process is quicker.
+func (s *Store) makeMaskKey(path string) (err error) {
+	l, err := s.current()
+	if err != nil {
+		return err
+	}
+	key := make([]byte, sha256.Size)
+	if _, err := rand.Read(key); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(l.dir, l.name()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(key)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil { // after a crash it is whole or missing
+		return err
+	}
+	return os.Link(f.Name(), path)
+}
