@@ -181,9 +181,9 @@ func (b *building) deliver(ctx context.Context, out *gw.Result, res *Result) err
 		return err
 	}
 	if err := b.export(ctx, products, res); err != nil {
-		return err
+		return b.run.Blame(err)
 	}
-	return b.exportCaches(ctx, products, res)
+	return b.run.Blame(b.exportCaches(ctx, products, res))
 }
 
 // warn keeps a finding of the linter and shows it.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,6 +65,15 @@ func (f *From) Name() string {
 		return f.Ref
 	}
 	return f.Type + ":" + f.Src
+}
+
+// where is what [Import.Origin] tells.
+func (f *From) where() string {
+	src := f.Src
+	if abs, err := filepath.Abs(src); err == nil && src != "" {
+		src = abs
+	}
+	return fmt.Sprintf("%s %q %q %q %q %t", f.Type, f.Ref, src, f.Tag, f.Digest, f.Insecure)
 }
 
 // elsewhere are the types that BuildKit has and that are not there.

@@ -31,6 +31,7 @@ const (
 // Import is a cache that is imported. It is safe for concurrent use: lookups wait for Load.
 type Import struct {
 	name      string
+	where     string // for Origin
 	from      origin
 	platforms platforms.MatchComparer
 	slots     *semaphore.Weighted
@@ -49,7 +50,7 @@ type Import struct {
 // ones are read. client may be nil for a directory.
 func (f *From) Open(client *registry.Client, wanted ...ocispec.Platform) *Import {
 	i := &Import{
-		name: f.Name(), platforms: platforms.Any(wanted...), slots: semaphore.NewWeighted(maxFetches),
+		name: f.Name(), where: f.where(), platforms: platforms.Any(wanted...), slots: semaphore.NewWeighted(maxFetches),
 		loaded: make(chan struct{}), dropped: map[digest.Digest]bool{},
 	}
 	if f.Type == TypeLocal {
@@ -65,6 +66,9 @@ func (f *From) Open(client *registry.Client, wanted ...ocispec.Platform) *Import
 
 // Name is how messages call the cache.
 func (i *Import) Name() string { return i.name }
+
+// Origin says where the cache is, wherever the build runs.
+func (i *Import) Origin() string { return i.where }
 
 // Load reads the cache's manifest and config; it is called once. When it fails, all lookups miss.
 // tell is given what was found out, for a display.

@@ -7,8 +7,17 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
+// Blame is for errors that came out when values of the run were used: about a layer it adds what errors of
+// the run itself say.
+func (r *Run) Blame(err error) error {
+	if !errors.As(err, new(*store.LayerError)) {
+		return err
+	}
+	return r.fail(nil, err)
+}
+
 // blame says where a layer came from of which no form could be had, and finds the node that an error about
-// it belongs to: the image, among those that n stands on or copies from, or else n.
+// it belongs to: the image, or else n, which was in need of it and may be nil.
 //
 // A layer that no image has is one of a result: of another machine's, whose claim about it may be false.
 // The result is not used again, and the build goes on without it.
@@ -17,13 +26,9 @@ func (r *Run) blame(n *node, err error) (*node, error) {
 	if !errors.As(err, &about) {
 		return n, err
 	}
-	for _, in := range r.nodesBelow(n) {
-		r.mu.Lock()
-		img := r.images[in]
-		r.mu.Unlock()
-		if img == nil {
-			continue
-		}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for in, img := range r.images {
 		for i, l := range img.Manifest.Layers {
 			if l.Digest == about.Blob && img.DiffIDs[i] == about.DiffID {
 				return in, fmt.Errorf("image %s: layer %d of %d: %w", img.Ref, i+1, len(img.Manifest.Layers), err)

@@ -78,7 +78,7 @@ func (r *Run) cacheable(n *node, id identity, final bool) (store.Result, bool, e
 		res.Planned, res.Outputs = true, nil
 		return res, !pending.exec, nil
 	}
-	own, found, _, err := r.Engine.opt.Store.Result(r.ctx, string(id.key))
+	own, found, _, err := r.recall(id.key)
 	if err != nil || found && !own.Planned {
 		return own, found, err
 	}
@@ -97,14 +97,6 @@ func (r *Run) cacheable(n *node, id identity, final bool) (store.Result, bool, e
 
 // below lists all nodes of graphs, inputs before what they are inputs of.
 func (r *Run) below(edges []graph.Edge) []*node {
-	var roots []*node
-	for _, e := range edges {
-		roots = append(roots, r.node(e.Vertex))
-	}
-	return r.nodesBelow(roots...)
-}
-
-func (r *Run) nodesBelow(roots ...*node) []*node {
 	seen := map[*node]bool{}
 	var all []*node
 	var walk func(n *node)
@@ -118,8 +110,8 @@ func (r *Run) nodesBelow(roots ...*node) []*node {
 		}
 		all = append(all, n)
 	}
-	for _, n := range roots {
-		walk(n)
+	for _, e := range edges {
+		walk(r.node(e.Vertex))
 	}
 	return all
 }

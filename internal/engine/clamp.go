@@ -36,7 +36,7 @@ func (r *Run) clampLayer(id layer.ID, epoch time.Time) (layer.ID, error) {
 		if ok {
 			return have, nil
 		}
-		known, ok, err := s.Memo(r.ctx, key)
+		known, ok, err := r.recallMemo(key)
 		if err != nil {
 			return nil, err
 		}
@@ -92,7 +92,7 @@ func (r *Run) keepClamped(ctx context.Context) error {
 		if !ok {
 			continue
 		}
-		if err := r.Engine.opt.Store.PutMemo(ctx, key, string(id)); err != nil {
+		if err := r.putMemo(ctx, key, string(id)); err != nil {
 			return err
 		}
 	}

@@ -18,8 +18,10 @@ import (
 // Foreign holds results that another store gave out; [cache.Import] is one. Keys mean the same on
 // every machine. It is asked after the store, from many goroutines.
 type Foreign interface {
-	// Name is how messages and records call it.
+	// Name is how messages and records call it. Origin says where it is, so that two of the same origin are
+	// written by the same people.
 	Name() string
+	Origin() string
 	// Result looks a result up.
 	Result(ctx context.Context, key string) (*cache.Found, bool)
 	// Memo looks a digest of a selection of files up.
@@ -82,9 +84,10 @@ func (r *Run) foreign(n *node, id identity) (*outcome, bool, error) {
 func (r *Run) adopt(n *node, id identity) (*adoption, error) {
 	for _, f := range r.opt.Foreign {
 		found, ok := f.Result(r.ctx, string(id.key))
-		if !ok {
+		if !ok || !r.hasBases(n, found) {
 			continue
 		}
+		r.borrowed.Store(true)
 		a := &adoption{from: f, key: id.key, slot: r.slot(n), result: found.Result}
 		a.result.Lines = id.lines
 		for _, layers := range found.Outputs {
@@ -101,6 +104,32 @@ func (r *Run) adopt(n *node, id identity) (*adoption, error) {
 		return a, nil
 	}
 	return nil, nil
+}
+
+// hasBases reports whether the layers that the cache of a result does not hold are those of the images that
+// the node stands on. A cache that names others would have the store give away what it does not have itself.
+func (r *Run) hasBases(n *node, found *cache.Found) bool {
+	type pair struct{ diffID, blob digest.Digest }
+	bases := map[pair]bool{}
+	for _, in := range r.standsOn(n, map[*node]bool{}) {
+		r.mu.Lock()
+		img := r.images[in]
+		r.mu.Unlock()
+		if img == nil {
+			continue
+		}
+		for i, l := range img.Manifest.Layers {
+			bases[pair{img.DiffIDs[i], l.Digest}] = true
+		}
+	}
+	for _, layers := range found.Outputs {
+		for _, l := range layers {
+			if !l.Held && !bases[pair{l.DiffID, l.Blob.Digest}] {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func (e *elsewhere) add(a *adoption) {
@@ -257,7 +286,8 @@ func isRecorded(src *pb.SourceOp) bool {
 func (r *Run) foreignMemo(memo string) (digest.Digest, bool, error) {
 	for _, f := range r.opt.Foreign {
 		if d, ok := f.Memo(r.ctx, memo); ok {
-			return d, true, r.Engine.opt.Store.PutMemo(r.ctx, memo, d.String())
+			r.borrowed.Store(true)
+			return d, true, r.putMemo(r.ctx, memo, d.String())
 		}
 	}
 	return "", false, nil
@@ -289,7 +319,7 @@ func (r *Run) keepForeign(ctx context.Context) error {
 		if !here {
 			continue
 		}
-		if err := r.Engine.opt.Store.PutResult(ctx, string(a.key), a.slot, a.result); err != nil {
+		if err := r.putResult(ctx, a.key, a.slot, a.result); err != nil {
 			return err
 		}
 	}

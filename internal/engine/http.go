@@ -55,7 +55,7 @@ func (r *Run) httpValue(n *node, op *pb.SourceOp) (Value, error) {
 	if err != nil {
 		return Value{}, err
 	}
-	res, found, _, err := r.Engine.opt.Store.Result(r.ctx, string(id.key))
+	res, found, _, err := r.recall(id.key)
 	if err != nil {
 		return Value{}, err
 	}

@@ -112,7 +112,7 @@ func (r *Run) digest(user *node, in edge, copies []*pb.FileActionCopy, missing f
 	}
 	memo := contentMemoKey(id.key, in.index, copies)
 	if !id.fresh {
-		v, ok, err := r.Engine.opt.Store.Memo(r.ctx, memo)
+		v, ok, err := r.recallMemo(memo)
 		if err != nil {
 			return "", r.fail(user, err)
 		}
@@ -140,5 +140,5 @@ func (r *Run) digest(user *node, in edge, copies []*pb.FileActionCopy, missing f
 	if err != nil {
 		return "", r.fail(user, err)
 	}
-	return r.remember(memo, d), r.fail(user, r.Engine.opt.Store.PutMemo(r.ctx, memo, d.String()))
+	return r.remember(memo, d), r.fail(user, r.putMemo(r.ctx, memo, d.String()))
 }

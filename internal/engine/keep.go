@@ -54,7 +54,7 @@ func (r *Run) keep(ctx context.Context, results ...pendingResult) error {
 			wait = append(wait, p)
 			continue
 		}
-		if err := r.Engine.opt.Store.PutResult(ctx, string(p.key), p.slot, p.result); err != nil {
+		if err := r.putResult(ctx, p.key, p.slot, p.result); err != nil {
 			return err
 		}
 	}
@@ -94,7 +94,7 @@ func (r *Run) keepPlanned(ctx context.Context) error {
 			continue // running a process again is no planning
 		}
 		p.result.Planned, p.result.Outputs = true, nil
-		if err := r.Engine.opt.Store.PutResult(ctx, string(p.key), p.slot, p.result); err != nil {
+		if err := r.putResult(ctx, p.key, p.slot, p.result); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -31,6 +32,8 @@ type Run struct {
 	same   singleflight.Group // executions, by key: vertices of different names may be the same
 
 	elsewhere elsewhere
+	scope     string      // see borrowed.go
+	borrowed  atomic.Bool // something of an imported cache was used
 
 	mu      sync.Mutex
 	nodes   map[digest.Digest]*node
@@ -93,7 +96,7 @@ func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
 	if opt.Sink == nil {
 		opt.Sink = progress.Discard
 	}
-	r := &Run{Engine: e, opt: opt, nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, clamped: map[string]layer.ID{}, images: map[*node]*imagesource.Image{},
+	r := &Run{Engine: e, opt: opt, scope: scopeOf(opt.Foreign), nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, clamped: map[string]layer.ID{}, images: map[*node]*imagesource.Image{},
 		httpFiles: map[string]func() (*httpsource.File, error){}, gitCommits: map[gitsource.Request]func() (*gitsource.Commit, error){}}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	return r
@@ -175,7 +178,7 @@ func (r *Run) evaluate(n *node) (*outcome, error) {
 	v, err, _ := r.same.Do(string(id.key), func() (any, error) {
 		reason := "its cache is ignored"
 		if !id.fresh {
-			res, found, why, err := r.Engine.opt.Store.Result(r.ctx, string(id.key))
+			res, found, why, err := r.recall(id.key)
 			if err != nil {
 				return nil, r.fail(n, err)
 			}

@@ -1,0 +1,81 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// What an imported cache says, that a step with some key gave some layers, or that files have some digest,
+// is believed by a build that imports the cache, and by no other one: nobody can verify it. So as soon as a
+// run has used something of a cache, all that it records from then on, which may stand on that, is recorded
+// for builds that import the same caches. The others neither find it nor lose what they have.
+
+// scopeOf names the caches that a build believes, as a part of keys; it is "" for none.
+func scopeOf(caches []Foreign) string {
+	var origins []string
+	for _, f := range caches {
+		origins = append(origins, f.Origin())
+	}
+	if len(origins) == 0 {
+		return ""
+	}
+	slices.Sort(origins)
+	return "@" + digest.FromString(strings.Join(slices.Compact(origins), "\n")).Encoded()
+}
+
+// recordKey is the key that something is recorded under now.
+func (r *Run) recordKey(key string) string {
+	if r.borrowed.Load() {
+		return key + r.scope
+	}
+	return key
+}
+
+// lookUp asks the store for something by its key: for what holds for every build first, then for what holds
+// for this one's caches. ask reports whether it is there.
+func (r *Run) lookUp(key string, ask func(key string) (bool, error)) error {
+	found, err := ask(key)
+	if found || err != nil || r.scope == "" {
+		return err
+	}
+	if found, err = ask(key + r.scope); found {
+		r.borrowed.Store(true)
+	}
+	return err
+}
+
+// recall looks a result up in the store. Where there is none, reason says why, unless nothing is known of it.
+func (r *Run) recall(key Key) (res store.Result, found bool, reason string, err error) {
+	err = r.lookUp(string(key), func(key string) (bool, error) {
+		var why string
+		var err error
+		if res, found, why, err = r.Engine.opt.Store.Result(r.ctx, key); why != "" {
+			reason = why
+		}
+		return found, err
+	})
+	return res, found, reason, err
+}
+
+// recallMemo looks a memo up in the store.
+func (r *Run) recallMemo(key string) (value string, found bool, err error) {
+	err = r.lookUp(key, func(key string) (bool, error) {
+		var err error
+		value, found, err = r.Engine.opt.Store.Memo(r.ctx, key)
+		return found, err
+	})
+	return value, found, err
+}
+
+func (r *Run) putResult(ctx context.Context, key Key, slot string, res store.Result) error {
+	return r.Engine.opt.Store.PutResult(ctx, r.recordKey(string(key)), slot, res)
+}
+
+func (r *Run) putMemo(ctx context.Context, key, value string) error {
+	return r.Engine.opt.Store.PutMemo(ctx, r.recordKey(key), value)
+}
