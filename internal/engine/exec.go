@@ -230,6 +230,7 @@ func (x *execution) root(m *pb.Mount) (*sandbox.Root, error) {
 			return nil, fmt.Errorf("mounting %s: a build context cannot be an output", m.Dest)
 		}
 		x.outputs[m.Output] = execOutput{base: v.Snapshot, draft: draft}
+		root.Final = true
 	}
 	return root, nil
 }

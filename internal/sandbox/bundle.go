@@ -32,6 +32,7 @@ type bundle struct {
 	roots   int               // of mounts
 	shared  map[string]string // mounted roots of mounts, by their layers
 	sockets []net.Listener    // of mounts
+	ends    ends              // of the filesystems that are final
 }
 
 // newBundle mounts and resolves everything that spec names. The bundle is to be closed also
@@ -202,7 +203,11 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 	if needed || len(lower) == 0 {
 		lower = append(slices.Clone(lower), stubDir)
 	}
-	return overlay.Mount(target, lower, root.Upper, root.Work, opt)
+	err = overlay.Mount(target, lower, root.Upper, root.Work, opt)
+	if err == nil && root.Final {
+		err = b.ends.watch(target)
+	}
+	return err
 }
 
 // probeLayers are the layers as which root is looked at before it is mounted: with the upper

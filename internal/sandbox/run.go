@@ -49,6 +49,7 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 			}
 		}()
 		b, err := newBundle(dir, spec, guarded)
+		defer func() { err = errors.Join(err, b.ends.close()) }()
 		if err != nil {
 			return errors.Join(fmt.Errorf("preparing the root filesystem: %w", err), b.close())
 		}
@@ -58,6 +59,13 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		}
 		if cerr := b.close(); err == nil {
 			err = cerr
+		}
+		// The caller may take an exit code for a success.
+		var exit *ExitError
+		if err == nil || errors.As(err, &exit) {
+			if werr := b.ends.wait(ctx); werr != nil {
+				err = werr
+			}
 		}
 		return err
 	})

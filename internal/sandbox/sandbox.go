@@ -35,6 +35,9 @@ type Root struct {
 	Upper string
 	// Work is an empty scratch directory of overlayfs beside Upper; the caller removes it.
 	Work string
+	// Final: Upper cannot change any more once Run has returned nil. It fails when something outside
+	// of the container has got hold of the filesystem and keeps it.
+	Final bool
 }
 
 // Mount is one mount besides the root and the standard ones (/proc, /dev, /sys, ...).

@@ -247,7 +247,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,
 		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
-		"File": testFile, "Socket": testSocket,
+		"File": testFile, "Socket": testSocket, "Final": testFinal,
 		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "Limits": testLimits, "MemoryLimit": testMemoryLimit, "LimitErrors": testLimitErrors,
 	} {
 		t.Run(name, func(t *testing.T) {
