@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/layer/layertest"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/registry/registrytest"
 )
@@ -169,7 +170,7 @@ func TestPlannedResultsAreCached(t *testing.T) {
 			t.Errorf("build %d ran %q, cached were %q", n, ev.ran, ev.cached)
 		}
 		h.clean()
-		time.Sleep(1100 * time.Millisecond / 3) // a new time would show in the image
+		nextSecond() // a new time would show in the image
 	}
 	var id string
 	for n := range 3 {
@@ -186,6 +187,13 @@ func TestPlannedResultsAreCached(t *testing.T) {
 	h.clean()
 }
 
+// nextSecond returns in another second than it was called in: images have times of whole seconds.
+func nextSecond() {
+	for was := time.Now().Unix(); time.Now().Unix() == was; {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // The time of the first build is the time of the layer, whatever that build was for.
 func TestPlannedTime(t *testing.T) {
 	h := newHarness(t)
@@ -195,7 +203,7 @@ func TestPlannedTime(t *testing.T) {
 	req, _ := h.local("")
 	h.build(req)
 	after := time.Now()
-	time.Sleep(50 * time.Millisecond)
+	nextSecond()
 	res, _ := h.build(build.Request{Tags: []string{"app"}})
 	var config ocispec.Image
 	data, err := h.store.ReadBlob(context.Background(), res.ImageID)
@@ -310,7 +318,7 @@ func TestCancelledPullDoesNotDisturbOthers(t *testing.T) {
 	go start(ctx, first, h.out("unused"))
 	<-entered
 	go start(context.Background(), second, dest)
-	time.Sleep(100 * time.Millisecond) // the second one waits for the first one's pull, most likely
+	layertest.WaitBlocked(t, "singleflight.(*Group).Do", 2) // the second one waits for the first one's pull
 	cancel(stop)
 	select {
 	case err := <-first:

@@ -117,7 +117,8 @@ func TestDirsAheadIsBounded(t *testing.T) {
 	}
 	a.Close()
 	n := len(tree.read)
-	time.Sleep(5 * time.Millisecond)
+	a.Expect(names)
+	a.wg.Wait()
 	if len(tree.read) != n {
 		t.Error("directories are read after Close")
 	}

@@ -17,6 +17,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -135,14 +137,36 @@ func cut(n int, times int32, reset bool) registrytest.Middleware {
 			next.ServeHTTP(w, req)
 			return
 		}
-		next.ServeHTTP(&cutter{ResponseWriter: w, left: n, reset: reset}, req)
+		next.ServeHTTP(&cutter{ResponseWriter: w, client: req.RemoteAddr, left: n, reset: reset}, req)
 	}
 }
 
 type cutter struct {
 	http.ResponseWriter
-	left  int
-	reset bool
+	client string
+	left   int
+	reset  bool
+}
+
+// waitRead returns when a client on this machine has read what was sent to it: a reset takes away what it has
+// not read.
+func waitRead(client string) {
+	_, port, _ := net.SplitHostPort(client)
+	n, _ := strconv.Atoi(port)
+	// Local address, remote one, state, transmit and receive queue.
+	unread := regexp.MustCompile(fmt.Sprintf(`(?m)^ *\d+: [0-9A-F]+:%04X [0-9A-F]+:[0-9A-F]{4} 01 [0-9A-F]{8}:0*[1-9A-F]`, n))
+	unacknowledged := regexp.MustCompile(fmt.Sprintf(`(?m)^ *\d+: [0-9A-F]+:[0-9A-F]{4} [0-9A-F]+:%04X 01 0*[1-9A-F][0-9A-F]*:`, n))
+	for {
+		var sockets []byte
+		for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+			data, _ := os.ReadFile(name) // without IPv6 there is none
+			sockets = append(sockets, data...)
+		}
+		if !unread.Match(sockets) && !unacknowledged.Match(sockets) {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (c *cutter) Write(p []byte) (int, error) {
@@ -153,7 +177,7 @@ func (c *cutter) Write(p []byte) (int, error) {
 	c.ResponseWriter.Write(p[:c.left])
 	c.ResponseWriter.(http.Flusher).Flush()
 	if c.reset {
-		time.Sleep(5 * time.Millisecond) // let the client have what was sent
+		waitRead(c.client)
 		conn, _, err := c.ResponseWriter.(http.Hijacker).Hijack()
 		if err == nil {
 			conn.(*net.TCPConn).SetLinger(0)

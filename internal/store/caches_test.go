@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,11 +74,11 @@ func TestCacheFill(t *testing.T) {
 	}
 }
 
-// openShared opens a shared cache that takes a while to fill, and holds its directory as a mount
-// does.
-func openShared(s *Store, id string, fill time.Duration) (*os.File, error) {
+// openShared opens a shared cache, which is full when the given group is done, and holds its directory as a
+// mount does.
+func openShared(s *Store, id string, full *sync.WaitGroup) (*os.File, error) {
 	c, err := s.Cache(context.Background(), id, SharingShared, func(string) error {
-		time.Sleep(fill)
+		full.Wait()
 		return nil
 	})
 	if err != nil {
@@ -94,14 +95,16 @@ func TestSharedCacheIsOne(t *testing.T) {
 	stores := []*Store{s, open(t, s.root), open(t, s.root)}
 	for round := range 20 {
 		id := fmt.Sprint(round)
-		var wg, ready sync.WaitGroup
+		var wg, asking, ready sync.WaitGroup
 		const users = 6
 		ready.Add(users)
+		asking.Add(users)
 		for i := range users {
 			wg.Add(1)
 			go func() {
 				defer wg.Done()
-				dir, err := openShared(stores[i%3], id, time.Duration(i)*time.Millisecond)
+				asking.Done()
+				dir, err := openShared(stores[i%3], id, &asking)
 				ready.Done()
 				if err != nil {
 					t.Error(err)
@@ -139,12 +142,14 @@ func TestPrivateCache(t *testing.T) {
 func TestLockedCache(t *testing.T) {
 	s := newStore(t)
 	stores := []*Store{s, open(t, s.root)}
-	var inside, most atomic.Int32
+	var asking, inside, most atomic.Int32
 	var wg sync.WaitGroup
-	for i := range 8 {
+	const users = 8
+	for i := range users {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
+			asking.Add(1)
 			c, err := stores[i%2].Cache(context.Background(), "id", SharingLocked, noFill)
 			if err != nil {
 				t.Error(err)
@@ -153,7 +158,9 @@ func TestLockedCache(t *testing.T) {
 			if n := inside.Add(1); n > most.Load() {
 				most.Store(n)
 			}
-			time.Sleep(5 * time.Millisecond)
+			for asking.Load() < users {
+				runtime.Gosched()
+			}
 			inside.Add(-1)
 			c.Release()
 		}()

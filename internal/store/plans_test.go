@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/layer/layertest"
 )
 
 // planned is a plan of given entries. It counts how often it was written out.
@@ -313,7 +314,7 @@ func TestCancelledCallerDoesNotFailOthers(t *testing.T) {
 	go func() { _, err := s.Dir(ctx, id); first <- err }()
 	<-entered
 	go func() { _, err := s.Dir(context.Background(), id); second <- err }()
-	time.Sleep(20 * time.Millisecond) // the second one waits for the first one, most likely
+	layertest.WaitBlocked(t, "singleflight.(*Group).Do", 2) // the second one waits for the first one
 	cancel(cause)
 	close(release)
 	if err := <-first; !errors.Is(err, cause) {
@@ -393,10 +394,11 @@ func TestPlanThatIsOverForOthers(t *testing.T) {
 		s.EndPlans(id)
 		over.Store(true)
 	}()
+	layertest.WaitBlocked(t, "(*Store).EndPlans", 1)
 	select {
 	case <-ended:
 		t.Error("the plan ended while it was written")
-	case <-time.After(50 * time.Millisecond):
+	default:
 	}
 	close(release)
 	<-ended
@@ -458,8 +460,13 @@ func (r rewritten) Open() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	time.Sleep(20 * time.Millisecond) // a tick of the filesystem's clock
-	_, err = w.WriteAt([]byte("!"), 1)
+	before, err := w.Stat()
+	for now := before; err == nil && now.ModTime().Equal(before.ModTime()); { // until the filesystem's clock ticks
+		_, err = w.WriteAt([]byte("!"), 1)
+		if err == nil {
+			now, err = w.Stat()
+		}
+	}
 	return f, errors.Join(err, w.Close())
 }
 
@@ -470,7 +477,6 @@ func TestPlanOfFileThatIsRewritten(t *testing.T) {
 		for _, form := range []string{"directory", "blob"} {
 			dir, content := shm(t), strings.Repeat("c", size)
 			must(t, os.WriteFile(filepath.Join(dir, "file"), []byte(content), 0o644))
-			time.Sleep(20 * time.Millisecond)
 			e, err := layer.OpenDir(dir, layer.DirOptions{}).Lstat("file")
 			must(t, err)
 			e.Digest = digest.FromString(content)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -45,19 +46,21 @@ func TestFlightLeave(t *testing.T) {
 
 // When the last caller has left, nothing runs on.
 func TestFlightCancel(t *testing.T) {
-	var f flight[int]
-	var ended atomic.Bool
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	_, err := f.do(ctx, "k", func(ctx context.Context) (int, error) {
-		<-ctx.Done()
-		time.Sleep(20 * time.Millisecond)
-		ended.Store(true)
-		return 0, ctx.Err()
+	synctest.Test(t, func(t *testing.T) {
+		var f flight[int]
+		var ended atomic.Bool
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := f.do(ctx, "k", func(ctx context.Context) (int, error) {
+			<-ctx.Done()
+			time.Sleep(time.Minute)
+			ended.Store(true)
+			return 0, ctx.Err()
+		})
+		if !errors.Is(err, context.DeadlineExceeded) || !ended.Load() {
+			t.Errorf("got %v, ended: %v", err, ended.Load())
+		}
 	})
-	if !errors.Is(err, context.DeadlineExceeded) || !ended.Load() {
-		t.Errorf("got %v, ended: %v", err, ended.Load())
-	}
 }
 
 // A result is for those who asked while it was made.
