@@ -161,11 +161,27 @@ func reference(src, dest string, a *pb.FileActionCopy) error {
 		}
 	}
 	for _, s := range srcs {
+		if len(a.IncludePatterns) > 0 && isFile(src, s, a.FollowSymlink) {
+			continue // it copies the file, though the patterns are for what is below it
+		}
 		if err := fscopy.Copy(context.Background(), src, s, dest, cleanPath(a.Dest), opt); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func isFile(root, name string, follow bool) bool {
+	dir, base := filepath.Split(filepath.Clean("/" + name))
+	if follow {
+		dir, base = filepath.Join(dir, base), ""
+	}
+	p, err := fs.RootPath(root, dir)
+	if err != nil {
+		return false
+	}
+	fi, err := os.Lstat(filepath.Join(p, base))
+	return err == nil && !fi.IsDir()
 }
 
 // describe lists a tree without what no copy decides on: times of directories that came about on

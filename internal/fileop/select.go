@@ -19,7 +19,7 @@ type match struct {
 	entry *layer.Entry // where it really is
 }
 
-// matches finds the sources of a copy, in byte order. No match of a wildcard is only an error
+// matches finds the sources of a copy, in byte order: where patterns select from what is below, directories alone. No match of a wildcard is only an error
 // where the copy does not allow it; a path without one must exist.
 func matches(t layer.Tree, c *pb.FileActionCopy) ([]match, error) {
 	names := []string{cleanPath(c.Src)}
@@ -44,6 +44,9 @@ func matches(t layer.Tree, c *pb.FileActionCopy) ([]match, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading source %q: %w", path.Clean(name), err)
+		}
+		if len(c.IncludePatterns) > 0 && !e.IsDir() {
+			continue // patterns select from what is below a match, and nothing is below this one
 		}
 		out = append(out, match{name: name, entry: e})
 	}
