@@ -71,6 +71,9 @@ func New(opt Options) (Runner, error) {
 		return &runner{stateDir: dir, prepare: l.prepare, guard: l.guard, execute: l.run}, nil
 	}
 	path, err := exec.LookPath(opt.RuntimeBinary)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("finding the OCI runtime: %w", err)
 	}

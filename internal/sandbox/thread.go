@@ -34,5 +34,9 @@ func unshareAnd(f func() error) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making all mounts private: %w", err)
 	}
+	// The directory that slipway was started in may be gone, which runtimes do not like; what f needs is at absolute paths.
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("changing to /: %w", err)
+	}
 	return f()
 }

@@ -56,6 +56,9 @@ func (s *Source) begin(ctx context.Context, r *Request, env Env) (_ *session, er
 	opts := []gitutil.Option{
 		gitutil.WithGitAdvice(r.Advice),
 		gitutil.WithExec(func(ctx context.Context, cmd *exec.Cmd) error {
+			if cmd.Dir == "" { // ls-remote: neither a directory that is gone, nor the configuration of a repository that is in it
+				cmd.Dir = "/"
+			}
 			cmd.Env = append(cmd.Env, environment(ctx, a)...)
 			cmd.Stderr = outbound.CleanWriter(cmd.Stderr) // it has what the server said
 			return s.runWithUmask(ctx, cmd)
