@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -32,6 +33,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 0 && filepath.Base(args[0]) == "docker" {
 		name = "docker"
 	}
+	log.SetOutput(io.Discard)          // net/http's, which has what servers send
 	logrus.SetLevel(logrus.ErrorLevel) // libcontainer's warnings: what counts is in its errors
 	ctx, stop := withSignals(context.Background())
 	defer stop()

@@ -34,6 +34,8 @@ import (
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
+
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 // Options configure a Client. The zero value asks the registries that references name, over
@@ -55,8 +57,12 @@ type Client struct {
 	creds *credentials
 	tune  tuning
 
+	reach outbound.Reach
+
 	mu       sync.Mutex
 	hosts    map[string][]docker.RegistryHost // by the host a reference names
+	others   *http.Client                     // for servers that are no registries
+	whole    map[string]bool                  // hosts that take blobs in one request only
 	reached  map[string]bool                  // of them those that have answered a push
 	insecure map[string]bool                  // of them those of AllowInsecure
 }
@@ -66,7 +72,8 @@ type tuning struct {
 	attempts  int                                                                  // tries of one step without progress, the first included
 	base      time.Duration                                                        // pause after the first failure; doubles with each
 	max       time.Duration                                                        // longest pause, and the longest Retry-After that is honoured
-	stall     time.Duration                                                        // a download without a byte for so long is broken off and resumed
+	pace      outbound.Pace                                                        // a download that is slower is broken off and resumed
+	step      int64                                                                // bytes that count as progress between two failures
 	manifests int64                                                                // bytes of the largest manifest
 	dial      func(ctx context.Context, network, address string) (net.Conn, error) // nil: by the address
 }
@@ -75,7 +82,8 @@ var defaultTuning = tuning{
 	attempts:  5,
 	base:      200 * time.Millisecond,
 	max:       30 * time.Second,
-	stall:     30 * time.Second,
+	pace:      outbound.DefaultPace,
+	step:      64 << 10,
 	manifests: MaxManifestSize,
 }
 
@@ -91,7 +99,7 @@ func New(opts Options) *Client {
 		opts:  opts,
 		creds: &credentials{dir: opts.DockerConfigDir},
 		tune:  defaultTuning,
-		hosts: map[string][]docker.RegistryHost{}, reached: map[string]bool{}, insecure: map[string]bool{},
+		hosts: map[string][]docker.RegistryHost{}, whole: map[string]bool{}, reached: map[string]bool{}, insecure: map[string]bool{},
 	}
 }
 
@@ -139,8 +147,8 @@ func (c *Client) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, e
 // minute, is opened again where it left off.
 //
 // Read fails when there are more or fewer bytes than desc.Size (0 or more); the digest is for
-// the caller to verify. desc.URLs are ignored: a manifest does not get to choose which hosts
-// this machine talks to. Errors are as those of [Client.Resolve], and ErrDataLoss for a wrong
+// the caller to verify. desc.URLs are ignored, but for layers that may not be redistributed and that the
+// registry lacks. Errors are as those of [Client.Resolve], and ErrDataLoss for a wrong
 // size. The reader is for one goroutine and must be closed.
 func (c *Client) Fetch(ctx context.Context, ref string, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	named, err := Parse(ref)
@@ -150,9 +158,14 @@ func (c *Client) Fetch(ctx context.Context, ref string, desc ocispec.Descriptor)
 	if err := desc.Digest.Validate(); err != nil || desc.Size < 0 {
 		return nil, fmt.Errorf("fetching from %s: descriptor with digest %q and size %d: %w", named, desc.Digest, desc.Size, errdefs.ErrInvalidArgument)
 	}
+	urls := elsewhere(desc)
 	desc.URLs = nil
 	d := &download{ctx: ctx, client: c, op: newOperation(named, desc), ref: named.String(), desc: desc}
-	if err := d.open(); err != nil {
+	err = d.open()
+	if errdefs.IsNotFound(err) && ctx.Err() == nil {
+		err = d.openElsewhere(urls, err)
+	}
+	if err != nil {
 		return nil, c.explain(ctx, d.op, err)
 	}
 	return d, nil

@@ -248,7 +248,7 @@ func TestFetchResumesAfterStall(t *testing.T) {
 		<-req.Context().Done()
 	})
 	c := newClient(t)
-	c.tune.stall = 50 * time.Millisecond
+	c.tune.pace.Stall = 50 * time.Millisecond
 	mustFetch(t, c, r.Host+"/app", desc, content)
 }
 

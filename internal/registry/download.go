@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"time"
+	"net/url"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,16 +23,18 @@ type download struct {
 	op     *operation
 	ref    string
 	desc   ocispec.Descriptor
+	place  *url.URL // nil: the registry has it
 
 	body   io.ReadCloser           // nil: to be opened at off
 	cancel context.CancelCauseFunc // ends the requests of body
 	off    int64                   // bytes handed out
+	mark   int64                   // off when failures were last forgotten
 	fails  int                     // failures in a row without a byte between them
 	err    error                   // sticky
 }
 
 var (
-	errStalled = errors.New("the connection gives no data")
+	errStalled = errors.New("the connection takes no data")
 	errClosed  = errors.New("reading a closed download")
 )
 
@@ -78,7 +80,7 @@ func (d *download) read(p []byte) (int, error) {
 				return 0, err
 			}
 		}
-		n, err := d.readBody(p)
+		n, err := d.body.Read(p)
 		d.off += int64(n)
 		switch {
 		case d.off > d.desc.Size:
@@ -86,7 +88,7 @@ func (d *download) read(p []byte) (int, error) {
 		case errdefs.IsFailedPrecondition(err): // containerd's reader read past the size, and keeps it to itself
 			return 0, &sizeError{got: d.desc.Size + 1, want: d.desc.Size}
 		case err == nil && n > 0:
-			d.fails = 0
+			d.progress()
 			return n, nil
 		case err == nil:
 			continue
@@ -95,12 +97,21 @@ func (d *download) read(p []byte) (int, error) {
 		}
 		d.drop(err)
 		if n > 0 {
-			d.fails = 0
+			d.progress()
 			return n, nil // the next Read opens again
 		}
 		if err := d.again(err); err != nil {
 			return 0, err
 		}
+	}
+}
+
+// progress forgets what failed, unless too little has come since: a registry that breaks off after
+// each byte would be asked for ever.
+func (d *download) progress() {
+	if d.off-d.mark >= d.client.tune.step {
+		d.fails, d.mark = 0, d.off
+		d.op.forgive()
 	}
 }
 
@@ -131,7 +142,7 @@ func (d *download) open() error {
 		if d.off > 0 && statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
 			// A registry that does not know open-ended ranges: read again what we have.
 			if err = d.openAt(ctx, 0); err == nil {
-				_, err = io.CopyN(io.Discard, readerFunc(d.readBody), d.off)
+				_, err = io.CopyN(io.Discard, d.body, d.off)
 			}
 			if err != nil {
 				d.drop(err)
@@ -142,33 +153,12 @@ func (d *download) open() error {
 }
 
 func (d *download) openAt(ctx context.Context, off int64) error {
-	// A mirror whose downloads break without a byte is not asked first again.
-	resolver, err := d.client.resolver(d.op.host, d.fails)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	body, err := func() (io.ReadCloser, error) {
-		fetcher, err := resolver.Fetcher(ctx, d.ref)
-		if err != nil {
-			return nil, err
-		}
-		body, err := fetcher.Fetch(ctx, d.desc)
-		if err != nil {
-			return nil, err
-		}
-		if seeker, ok := body.(io.Seeker); ok && off > 0 {
-			if _, err := seeker.Seek(off, io.SeekStart); err != nil {
-				return nil, errors.Join(err, body.Close())
-			}
-		}
-		// The request is sent by the first Read; an empty one brings its error here.
-		if _, err := body.Read(nil); err != nil && err != io.EOF {
-			body.Close()
-			return nil, err
-		}
-		return body, nil
-	}()
+	fetch := d.fetch
+	if d.place != nil {
+		fetch = d.getPlace
+	}
+	body, err := fetch(ctx, off)
 	if err != nil {
 		cancel(err)
 		return err
@@ -177,14 +167,32 @@ func (d *download) openAt(ctx context.Context, off int64) error {
 	return nil
 }
 
-// readBody reads from the connection, and breaks it off when nothing comes for long.
-func (d *download) readBody(p []byte) (int, error) {
-	watch := time.AfterFunc(d.client.tune.stall, func() { d.cancel(errStalled) })
-	n, err := d.body.Read(p)
-	if !watch.Stop() && err != nil && d.ctx.Err() == nil {
-		err = errStalled
+// fetch asks the registry for the blob from off on.
+func (d *download) fetch(ctx context.Context, off int64) (io.ReadCloser, error) {
+	// A mirror whose downloads break without a byte is not asked first again.
+	resolver, err := d.client.resolver(d.op.host, d.fails)
+	if err != nil {
+		return nil, err
 	}
-	return n, err
+	fetcher, err := resolver.Fetcher(ctx, d.ref)
+	if err != nil {
+		return nil, err
+	}
+	body, err := fetcher.Fetch(ctx, d.desc)
+	if err != nil {
+		return nil, err
+	}
+	if seeker, ok := body.(io.Seeker); ok && off > 0 {
+		if _, err := seeker.Seek(off, io.SeekStart); err != nil {
+			return nil, errors.Join(err, body.Close())
+		}
+	}
+	// The request is sent by the first Read; an empty one brings its error here.
+	if _, err := body.Read(nil); err != nil && err != io.EOF {
+		body.Close()
+		return nil, err
+	}
+	return body, nil
 }
 
 // drop gives up the current connection.
@@ -195,7 +203,3 @@ func (d *download) drop(cause error) {
 		d.body = nil
 	}
 }
-
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

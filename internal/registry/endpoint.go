@@ -17,6 +17,8 @@ import (
 	dreference "github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 // endpoint is one repository at the host that is pushed to. What containerd's own pusher cannot do,
@@ -166,7 +168,12 @@ func (e *endpoint) once(ctx context.Context, r request) (*http.Response, error) 
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range []http.Header{e.host.Header, r.header} {
+	own := e.host.Header
+	if r.foreign { // what the user has set is for the registry
+		own = nil
+		req = req.WithContext(outbound.Sent(ctx, &url.URL{Scheme: e.host.Scheme, Host: e.host.Host}))
+	}
+	for _, h := range []http.Header{own, r.header} {
 		for k, v := range h {
 			req.Header[http.CanonicalHeaderKey(k)] = slices.Clone(v)
 		}

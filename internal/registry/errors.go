@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
+
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 // Error is a registry's refusal or failure. Its text names the reference, the hosts that were
@@ -59,6 +61,7 @@ func (c *Client) explain(ctx context.Context, op *operation, err error) error {
 		config  *configError
 		size    *sizeError
 		content *contentError
+		token   *tokenError
 	)
 	switch {
 	case errors.As(err, &content):
@@ -67,6 +70,13 @@ func (c *Client) explain(ctx context.Context, op *operation, err error) error {
 		e.Kind, e.Tried = errdefs.ErrFailedPrecondition, nil
 		e.problem = scrub(config.Error())
 		e.hint = "correct that file"
+	case errors.As(err, &token), outbound.IsBeyondReach(err):
+		e.Kind, e.Tried = errdefs.ErrPermissionDenied, nil
+		e.problem = fmt.Sprintf("registry %s is not followed for %s: %s", op.host, subject, scrub(err.Error()))
+		if token != nil {
+			e.problem = fmt.Sprintf("registry %s is not followed for %s: %s", op.host, subject, token)
+		}
+		e.hint = "check that this is the registry that you mean"
 	case errors.As(err, &tooBig):
 		e.Kind, e.Tried = errdefs.ErrOutOfRange, nil
 		e.problem = fmt.Sprintf("registry %s gave %s: %s", op.host, subject, tooBig)
@@ -84,6 +94,17 @@ func (c *Client) explain(ctx context.Context, op *operation, err error) error {
 		default:
 			c.explainAnswer(e, op, err)
 		}
+	case errors.Is(err, errBreaks):
+		e.Kind = errdefs.ErrUnavailable
+		e.problem = fmt.Sprintf("getting %s from registry %s: %s", subject, op.host, errBreaks)
+		e.hint = "check the network and the registry, or name a mirror in " + c.hostsFile(op.host)
+	case errors.Is(err, outbound.ErrSlow):
+		e.Kind = errdefs.ErrUnavailable
+		e.problem = fmt.Sprintf("registry %s is too slow with %s", op.host, subject)
+		if len(e.Tried) == 0 {
+			e.problem += ": " + err.Error()
+		}
+		e.hint = "try again later, or name a mirror in " + c.hostsFile(op.host)
 	case len(e.Tried) > 0 || transient(err):
 		e.Kind = errdefs.ErrUnavailable
 		e.problem = fmt.Sprintf("registry %s cannot be reached for %s", op.host, subject)
@@ -178,7 +199,7 @@ func transient(err error) bool {
 		return false
 	}
 	for _, target := range []error{
-		io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE, errStalled,
+		io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE, errStalled, outbound.ErrSlow,
 		// While our own context is alive, this is somebody else's: containerd shares one
 		// token request between all that wait for it.
 		context.Canceled,
@@ -243,8 +264,8 @@ var (
 	userinfo = regexp.MustCompile(`//[^/@\s"']+@`)
 )
 
-// scrub takes what may be secret out of a text: the queries of addresses, which hold the
-// signatures of redirected downloads, and passwords before an "@".
+// scrub takes what may be secret out of a text, the queries of addresses, which hold the
+// signatures of redirected downloads, and passwords before an "@"; and what commands a terminal.
 func scrub(s string) string {
-	return userinfo.ReplaceAllString(queries.ReplaceAllString(s, "?..."), "//...@")
+	return userinfo.ReplaceAllString(queries.ReplaceAllString(outbound.Clean(s), "?..."), "//...@")
 }

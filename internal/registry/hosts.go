@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -18,6 +19,8 @@ import (
 	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/sirupsen/logrus"
+
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 // hostsOf returns the endpoints of a registry in the order in which they are tried: the
@@ -28,13 +31,29 @@ func (c *Client) hostsOf(host string) ([]docker.RegistryHost, error) {
 	if hosts, ok := c.hosts[host]; ok {
 		return hosts, nil
 	}
-	var failed decodeErrors
 	var own docker.RegistryHost // set before anybody is asked
+	hosts, err := c.configure(host, func(asked string) (string, string, error) { return c.credentialsFor(host, own, asked) })
+	if err != nil {
+		return nil, err
+	}
+	if len(hosts) > 0 {
+		own = hosts[len(hosts)-1]
+	}
+	c.hosts[host] = hosts
+	return hosts, nil
+}
+
+// configure reads the settings of a registry, and makes its endpoints. The caller holds the lock.
+func (c *Client) configure(host string, credentials credentialFunc, opts ...docker.AuthorizerOpt) ([]docker.RegistryHost, error) {
+	var failed decodeErrors
 	ctx := log.WithLogger(context.Background(), failed.logger())
+	bases := map[*http.Client]*http.Transport{} // as the settings have them
 	options := hostconfig.HostOptions{
-		HostDir:      c.hostDir,
-		Credentials:  func(asked string) (string, string, error) { return c.credentialsFor(host, own, asked) },
-		UpdateClient: c.wrap,
+		HostDir: c.hostDir,
+		UpdateClient: func(client *http.Client) error {
+			bases[client], _ = client.Transport.(*http.Transport)
+			return nil
+		},
 	}
 	if c.insecure[host] { // HTTPS first, then HTTP
 		options.DefaultTLS, options.DefaultScheme = &tls.Config{InsecureSkipVerify: true}, "http"
@@ -46,12 +65,45 @@ func (c *Client) hostsOf(host string) ([]docker.RegistryHost, error) {
 	if err != nil {
 		return nil, &configError{fmt.Errorf("reading the settings of registry %s: %w", host, err)}
 	}
-	if len(hosts) > 0 {
-		own = hosts[len(hosts)-1]
+	users := map[*http.Client]int{}
+	for _, h := range hosts {
+		users[h.Client]++
 	}
-	c.hosts[host] = hosts
+	for i := range hosts {
+		h := &hosts[i]
+		base := bases[h.Client]
+		// containerd has put something around the transport of a host that may turn out not to speak
+		// TLS. One that endpoints have in common is that of the registry itself.
+		ambiguous := h.Client.Transport != http.RoundTripper(base) && (users[h.Client] == 1 || h.Host == host)
+		plain := new(atomic.Bool)
+		var rt http.RoundTripper = c.transport(base, docker.IsLocalhost(h.Host))
+		if ambiguous {
+			rt = &fallback{next: rt, host: h.Host, plain: plain}
+		}
+		protect(h, rt, plain, credentials, opts...)
+	}
 	return hosts, nil
 }
+
+// transport puts ours around one that containerd made.
+func (c *Client) transport(base *http.Transport, local bool) *transport {
+	base = base.Clone()
+	base.MaxIdleConnsPerHost = 8 // layers of one image come in parallel
+	if local {
+		base.TLSHandshakeTimeout = localHandshake
+	}
+	if c.tune.dial != nil {
+		base.DialContext = c.tune.dial
+	}
+	outbound.Tune(base)
+	patient := base.Clone()
+	patient.ResponseHeaderTimeout = commitTimeout
+	return &transport{next: c.reach.Guard(base), patient: c.reach.Guard(patient), userAgent: c.opts.UserAgent, tune: c.tune}
+}
+
+// localHandshake is how long a registry on loopback may take for a TLS handshake. One that does not speak
+// TLS may wait for more.
+const localHandshake = 3 * time.Second
 
 // credentialsFor returns the credentials for the host of a request: its own, or, where hosts.toml
 // says that it is the registry of that name, those that the user gave for the name. They are not
@@ -102,25 +154,6 @@ func (c *Client) hostDir(host string) (string, error) {
 		}
 	}
 	return "", errdefs.ErrNotFound
-}
-
-// wrap puts our transport around the one that containerd made.
-func (c *Client) wrap(client *http.Client) error {
-	t := &transport{next: client.Transport, patient: client.Transport, userAgent: c.opts.UserAgent, tune: c.tune}
-	switch next := client.Transport.(type) {
-	case *transport: // an endpoint's client that was copied from a wrapped one
-		return nil
-	case *http.Transport:
-		next.MaxIdleConnsPerHost = 8 // layers of one image come in parallel
-		if c.tune.dial != nil {
-			next.DialContext = c.tune.dial
-		}
-		patient := next.Clone()
-		patient.ResponseHeaderTimeout = commitTimeout
-		t.patient = patient
-	}
-	client.Transport = t
-	return nil
 }
 
 // commitTimeout is how long a registry may take to answer when it has been sent something: it may

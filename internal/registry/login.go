@@ -8,9 +8,7 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
-	hostconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/distribution/reference"
 )
 
@@ -46,16 +44,14 @@ type login struct {
 // attempt asks for the registry's base address with the credentials. They are not those that
 // [Client.hostsOf] knows, and no mirror is asked.
 func (l *login) attempt(ctx context.Context) error {
-	var failed decodeErrors
-	logged := log.WithLogger(ctx, failed.logger())
-	hosts, err := hostconfig.ConfigureHosts(logged, hostconfig.HostOptions{
-		HostDir:        l.client.hostDir,
-		Credentials:    func(string) (string, string, error) { return l.user, l.secret, nil },
-		UpdateClient:   l.client.wrap,
-		AuthorizerOpts: []docker.AuthorizerOpt{docker.WithFetchRefreshToken(l.keep)},
-	})(l.host)
-	if err = errors.Join(err, failed.err()); err != nil || len(hosts) == 0 {
-		return &configError{fmt.Errorf("reading the settings of registry %s: %w", l.host, err)}
+	l.client.mu.Lock()
+	hosts, err := l.client.configure(l.host, func(string) (string, string, error) { return l.user, l.secret, nil }, docker.WithFetchRefreshToken(l.keep))
+	l.client.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if len(hosts) == 0 {
+		return &configError{fmt.Errorf("reading the settings of registry %s: there is no host in them", l.host)}
 	}
 	e := &endpoint{client: l.client, host: hosts[len(hosts)-1], name: l.host}
 	resp, err := e.authorized(ctx, request{method: http.MethodGet, url: e.host.Scheme + "://" + e.host.Host + e.host.Path + "/"})

@@ -126,10 +126,21 @@ func (p *push) run(ctx context.Context) (Pushed, error) {
 	}
 }
 
+// partsError is a registry that does not take blobs in parts. It does not count as a failure.
+type partsError struct{ err error }
+
+func (e *partsError) Error() string { return e.err.Error() }
+func (e *partsError) Unwrap() error { return e.err }
+
 // again decides whether the push is tried again after its fails-th failure in a row.
 func (p *push) again(err error, fails int, stale bool) bool {
 	var content *contentError
 	var over *exhausted
+	var parts *partsError
+	if errors.As(err, &parts) {
+		p.session = nil
+		return true
+	}
 	if errors.As(err, &content) || errors.As(err, &over) {
 		return false
 	}
@@ -269,23 +280,37 @@ func (p *push) begin(ctx context.Context, e *endpoint) (from string, err error) 
 	return "", err
 }
 
-// upload sends what the registry does not have of the blob, and completes it.
+// upload sends what the registry does not have of the blob, and completes it. In one request only, a broken
+// upload begins anew.
 func (p *push) upload(ctx context.Context, e *endpoint) error {
 	s := p.session
 	if s.offset < p.Desc.Size || p.Desc.Size == 0 {
 		body := &uploadBody{push: p, from: s.offset}
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
-		body.watch = time.AfterFunc(p.client.tune.stall, func() { cancel(errStalled) })
+		body.watch = time.AfterFunc(p.client.tune.pace.Stall, func() { cancel(errStalled) })
 		defer body.watch.Stop()
-		err := s.send(ctx, e, body, p.Desc.Size)
+		whole := p.client.takesWhole(e.host.Host, false)
+		var err error
+		if whole {
+			err = s.sendWhole(ctx, e, body, p.Desc.Digest, p.Desc.Size)
+		} else {
+			err = s.send(ctx, e, body, p.Desc.Size)
+		}
 		if berr := body.failure(); berr != nil {
 			return &contentError{berr}
 		}
 		if errors.Is(context.Cause(ctx), errStalled) && err != nil {
 			return errStalled
 		}
-		if err != nil {
+		switch status := statusOf(err); {
+		case err == nil && whole:
+			return nil
+		case err == nil:
+		case !whole && s.offset == 0 && (status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented):
+			p.client.takesWhole(e.host.Host, true)
+			return &partsError{err}
+		default:
 			return err
 		}
 	}

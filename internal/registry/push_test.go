@@ -243,7 +243,7 @@ func TestPushStall(t *testing.T) {
 		next.ServeHTTP(w, req)
 	})
 	c := newClient(t)
-	c.tune.stall = time.Second
+	c.tune.pace.Stall = time.Second
 	content := make([]byte, 16<<20) // more than the buffers on the way
 	mustPush(t, c, r.Host+"/app", blob(content))
 	if stalled.Load() != 2 {
@@ -507,3 +507,7 @@ func TestPushCancel(t *testing.T) {
 		t.Fatalf("got %v after %s", err, time.Since(start))
 	}
 }
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

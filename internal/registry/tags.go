@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/errdefs"
 	dreference "github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 const (
@@ -23,6 +25,8 @@ const (
 	maxTagPages = 1000
 	// maxTagPage is the size in bytes of the largest part of a list.
 	maxTagPage = 8 << 20
+	// maxTags is how many tags a list may have.
+	maxTags = 1_000_000
 )
 
 // Tags lists the tags of a repository in the order in which the registry, or the first of its mirrors
@@ -94,7 +98,9 @@ func (e *endpoint) tags(ctx context.Context) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, page.Tags...)
+		if all = append(all, page.Tags...); len(all) > maxTags {
+			return nil, fmt.Errorf("the list of tags has more than %d", maxTags)
+		}
 		if next = nextPage(resp); next == "" {
 			return all, nil
 		}
@@ -113,7 +119,7 @@ func nextPage(resp *http.Response) string {
 		return ""
 	}
 	u = resp.Request.URL.ResolveReference(u)
-	if u.Host != resp.Request.URL.Host {
+	if outbound.Origin(u) != outbound.Origin(resp.Request.URL) {
 		return ""
 	}
 	return u.String()

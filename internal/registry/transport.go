@@ -37,19 +37,26 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		// decompressed bytes, which a server counts otherwise.
 		req.Header.Set("Accept-Encoding", "identity")
 	}
+	if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/") && op.tooMany() {
+		return nil, errBreaks
+	}
 	next := t.next
 	if req.Method == http.MethodPut || req.Method == http.MethodPatch {
 		next = t.patient
 	}
-	resp, err := next.RoundTrip(req)
+	paced, cancel := context.WithCancelCause(ctx)
+	resp, err := next.RoundTrip(req.WithContext(paced))
 	if err != nil {
+		cancel(err)
 		op.note(req.URL.Host, err.Error())
 		return nil, plainDialError(err)
 	}
+	resp.Body = t.tune.pace.Body(resp.Body, cancel)
 	if resp.StatusCode < 400 {
 		op.note(req.URL.Host, "")
 	} else {
-		times := op.note(req.URL.Host, strings.TrimSpace(resp.Status))
+		// The registry's own words may be anything.
+		times := op.note(req.URL.Host, strings.TrimSpace(fmt.Sprint(resp.StatusCode, " ", http.StatusText(resp.StatusCode))))
 		if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
 			if err := t.obey(ctx, resp, times); err != nil {
 				resp.Body.Close()
@@ -58,11 +65,25 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	if strings.Contains(req.URL.Path, "/manifests/") {
-		if resp.ContentLength > t.tune.manifests {
-			resp.Body.Close()
-			return nil, &tooBigError{limit: t.tune.manifests, size: resp.ContentLength}
-		}
-		resp.Body = &bounded{ReadCloser: resp.Body, left: t.tune.manifests, limit: t.tune.manifests}
+		return t.manifest(req, resp)
+	}
+	return resp, nil
+}
+
+// manifest bounds a manifest, and takes nothing for known that some registries get wrong.
+func (t *transport) manifest(req *http.Request, resp *http.Response) (*http.Response, error) {
+	limit := t.tune.manifests
+	if resp.ContentLength > limit {
+		resp.Body.Close()
+		return nil, &tooBigError{what: "manifest", limit: limit, size: resp.ContentLength}
+	}
+	resp.Body = &bounded{ReadCloser: resp.Body, left: limit, tooBig: &tooBigError{what: "manifest", limit: limit}}
+	if req.Method == http.MethodHead && resp.ContentLength == 0 {
+		resp.ContentLength = -1 // no manifest is empty; containerd's client reads it to know its size
+	}
+	// That client takes text/plain for Docker's schema 1. What a manifest is its content tells.
+	if kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); strings.TrimSpace(kind) == "text/plain" {
+		resp.Header.Set("Content-Type", "application/json")
 	}
 	return resp, nil
 }
@@ -109,26 +130,30 @@ func rateLimited(resp *http.Response, more string) error {
 
 var errRateLimit = errors.New("the registry limits the rate of requests")
 
-// tooBigError stops a manifest that is bigger than any honest one.
-type tooBigError struct{ limit, size int64 }
+// tooBigError stops what is bigger than anything honest.
+type tooBigError struct {
+	what        string
+	limit, size int64
+}
 
 func (e *tooBigError) Error() string {
 	if e.size > 0 {
-		return fmt.Sprintf("manifest of %d bytes is larger than the limit of %d bytes", e.size, e.limit)
+		return fmt.Sprintf("%s of %d bytes is larger than the limit of %d bytes", e.what, e.size, e.limit)
 	}
-	return fmt.Sprintf("manifest is larger than the limit of %d bytes", e.limit)
+	return fmt.Sprintf("%s is larger than the limit of %d bytes", e.what, e.limit)
 }
 
 // bounded fails when more than left bytes are read.
 type bounded struct {
 	io.ReadCloser
-	left, limit int64
+	left   int64
+	tooBig *tooBigError
 }
 
 func (b *bounded) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if b.left -= int64(n); b.left < 0 {
-		return 0, &tooBigError{limit: b.limit}
+		return 0, b.tooBig
 	}
 	return n, err
 }
@@ -158,6 +183,31 @@ type operation struct {
 
 	mu    sync.Mutex
 	tried []*outcome
+	asked int // requests for content since there was progress
+}
+
+// maxAsked is how often content is asked for without getting any further. Attempts are far fewer, but what
+// begins as it should and soon ends is asked for again at once.
+const maxAsked = 64
+
+var errBreaks = errors.New("what the registry sends ends early, again and again")
+
+// tooMany counts a request.
+func (o *operation) tooMany() bool {
+	if o == nil {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.asked++
+	return o.asked > maxAsked
+}
+
+// forgive begins to count anew.
+func (o *operation) forgive() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.asked = 0
 }
 
 // outcome is what a host answered last. A success leaves failure empty.

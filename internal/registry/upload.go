@@ -153,6 +153,29 @@ func (s *session) send(ctx context.Context, e *endpoint, body *uploadBody, size 
 	return s.move(e, resp)
 }
 
+// sendWhole sends the blob and completes the upload in one request.
+func (s *session) sendWhole(ctx context.Context, e *endpoint, body *uploadBody, d digest.Digest, size int64) error {
+	resp, err := e.do(ctx, request{
+		method: http.MethodPut, foreign: s.foreign, size: size, single: true,
+		url:    withQuery(s.location, url.Values{"digest": {d.String()}}),
+		header: http.Header{"Content-Type": {"application/octet-stream"}},
+		body:   func() (io.ReadCloser, error) { return body.open(ctx) },
+	})
+	if err != nil {
+		return err
+	}
+	defer drain(resp)
+	return wantStatus(resp, http.StatusCreated, http.StatusNoContent, http.StatusOK, http.StatusAccepted)
+}
+
+// takesWhole reports whether a host has refused to take a blob in parts, and notes that it did.
+func (c *Client) takesWhole(host string, refused bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.whole[host] = c.whole[host] || refused
+	return c.whole[host]
+}
+
 // complete makes the upload a blob.
 func (s *session) complete(ctx context.Context, e *endpoint, d digest.Digest) error {
 	resp, err := e.do(ctx, request{
@@ -219,7 +242,7 @@ func (b *uploadBody) open(ctx context.Context) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, b.fail(errors.Join(err, r.Close()))
 	}
-	b.watch.Reset(b.push.client.tune.stall)
+	b.watch.Reset(b.push.client.tune.pace.Stall)
 	return &uploadReader{ReadCloser: r, body: b, at: b.from}, nil
 }
 
@@ -232,7 +255,7 @@ type uploadReader struct {
 
 func (r *uploadReader) Read(p []byte) (int, error) {
 	push := r.body.push
-	r.body.watch.Reset(push.client.tune.stall)
+	r.body.watch.Reset(push.client.tune.pace.Stall)
 	n, err := r.ReadCloser.Read(p)
 	r.at += int64(n)
 	switch {
