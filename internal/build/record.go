@@ -18,7 +18,8 @@ import (
 	"github.com/slipway-build/slipway/internal/progress"
 )
 
-// record is what a build leaves in builds/<ID>/: the full log, and record.json.
+// record is what a build leaves in builds/<ID>/: the log, which is long before it is not full, and
+// record.json.
 type record struct {
 	ID        string              `json:"id"`
 	Command   []string            `json:"command,omitempty"`
@@ -34,7 +35,7 @@ type record struct {
 	Error     string              `json:"error,omitempty"`
 
 	dir  string
-	file *os.File
+	file *logFile
 	log  *progress.Log
 }
 
@@ -52,14 +53,11 @@ func (b *Builder) newRecord(req Request, dockerfile string) (*record, error) {
 	if err := os.Mkdir(r.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(r.dir, "log"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := createLog(filepath.Join(r.dir, "log"))
 	if err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
-	r.file = f
-	if r.log, err = progress.NewLog(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting build record: %w", err), f.Close())
-	}
+	r.file, r.log = f, progress.NewLog(f)
 	return r, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -182,9 +183,9 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// A RUN that writes to a copy of a file in place changes no other, and no export presents copies as hard
-// links of one another.
-func TestCopiesAreApart(t *testing.T) {
+// Files that are copied between stages may share their inode in the store. A RUN that writes to one
+// in place changes no other, and no export presents copies as hard links of one another.
+func TestSharedInodes(t *testing.T) {
 	h := newHarness(t)
 	h.write("Dockerfile", `
 FROM busybox AS a
@@ -201,6 +202,15 @@ RUN test "$(cat /file)" = one
 	out := filepath.Join(t.TempDir(), "out.tar")
 	h.build(build.Request{Target: "1", Outputs: []build.Output{{Type: build.OutputTar, Dest: out}, {Type: build.OutputImage}}})
 	h.build(build.Request{Target: "again", NoCache: true})
+
+	shared, err := filepath.Glob(filepath.Join(h.store.Root(), "layers/*/fs/copy2"))
+	if err != nil || len(shared) != 1 {
+		t.Fatalf("layers with /copy2: %q, %v", shared, err)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Lstat(shared[0], &st); err != nil || st.Nlink < 2 {
+		t.Errorf("/copy2 has %d links, %v: the files were not shared", st.Nlink, err)
+	}
 
 	f, err := os.Open(out)
 	if err != nil {

@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/build"
-	"github.com/slipway-build/slipway/internal/progress"
 )
 
 // buildFlags are the flags of a build as they were given.
@@ -176,6 +175,7 @@ func withoutValues(args []string) []string {
 }
 
 func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string) error {
+	endInTime(ctx)
 	req, err := opts.request(a, contextArg)
 	if err != nil {
 		return err
@@ -195,7 +195,7 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 	if opts.quiet {
 		mode = "quiet"
 	}
-	display, err := progress.NewDisplay(mode, a.display())
+	display, err := a.display(ctx, mode)
 	if err != nil {
 		return err
 	}
@@ -335,7 +335,7 @@ func (a *app) printWarnings(warnings []client.VertexWarning) {
 	} else {
 		head += ":"
 	}
-	fmt.Fprintf(a.stderr, "\n %s\n", head)
+	fmt.Fprintf(raw(a.stderr), "\n %s\n", head)
 	for _, w := range warnings {
 		fmt.Fprintf(a.stderr, " - %s\n", w.Short)
 		if !a.debug {

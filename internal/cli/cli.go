@@ -40,8 +40,8 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{
 		name:   name,
 		stdin:  stdin,
-		stdout: newPipeWriter(ctx, stdout),
-		stderr: newPipeWriter(ctx, stderr),
+		stdout: newStream(ctx, stdout),
+		stderr: newStream(ctx, stderr),
 	}
 	root := newRoot(a)
 	if len(args) > 0 {

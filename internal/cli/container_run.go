@@ -82,7 +82,8 @@ func (a *app) runConfig(ctx context.Context, m *container.Manager, c store.Conta
 	if m.Runner, err = a.Runner(); err != nil {
 		return failed(err)
 	}
-	streams := sandbox.IO{Stdout: a.stdout, Stderr: a.stderr, Signals: signals}
+	// What a container prints reaches the terminal as it is, as Docker has it: it may be a program for one.
+	streams := sandbox.IO{Stdout: raw(a.stdout), Stderr: raw(a.stderr), Signals: signals}
 	if sameFile(a.stdout, a.stderr) {
 		streams.Stderr = streams.Stdout // one stream keeps the order of what is written
 	}
@@ -134,7 +135,7 @@ func exitOf(err error) error {
 func (a *app) attachTerminal(config *container.Config, streams *sandbox.IO) (restore func(), err error) {
 	restore = func() {}
 	streams.Stderr = nil // a terminal has one stream
-	out := terminal(a.stdout)
+	out := terminalOf(a.stdout)
 	if config.OpenStdin {
 		in, ok := a.stdin.(*os.File)
 		if !ok || !isTTY(in) {

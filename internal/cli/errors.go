@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/spf13/cobra"
@@ -75,7 +74,6 @@ func (a *app) report(ctx context.Context, err error) int {
 		format = "ERROR: %+v\n"
 	}
 	fmt.Fprint(a.stderr, outbound.Redact(fmt.Sprintf(format, err)))
-	fmt.Fprint(a.stderr, a.noSpace(err))
 	var usage *usageError
 	switch {
 	case errors.As(err, &usage):
@@ -84,23 +82,4 @@ func (a *app) report(ctx context.Context, err error) int {
 		return code.code
 	}
 	return 1
-}
-
-// pipeWriter cancels the context when nobody reads what is written any more.
-type pipeWriter struct {
-	io.Writer
-	broken func()
-}
-
-// newPipeWriter wraps w; ctx comes from withSignals.
-func newPipeWriter(ctx context.Context, w io.Writer) io.Writer {
-	return &pipeWriter{Writer: w, broken: func() { interrupt(ctx, unix.SIGPIPE) }}
-}
-
-func (p *pipeWriter) Write(b []byte) (int, error) {
-	n, err := p.Writer.Write(b)
-	if errors.Is(err, unix.EPIPE) {
-		p.broken()
-	}
-	return n, err
 }

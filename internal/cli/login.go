@@ -152,7 +152,7 @@ func (a *app) askCredentials(ctx context.Context, auth *types.AuthConfig, flags 
 	if flags.user != "" && flags.password != "" {
 		return nil
 	}
-	in := terminal(a.stdin)
+	in := terminalOf(a.stdin)
 	if in == nil {
 		return errors.New("cannot perform an interactive login from a non-TTY device")
 	}

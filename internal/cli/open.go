@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"sync"
 
@@ -153,12 +152,4 @@ func familiar(name string) string {
 		return name
 	}
 	return reference.FamiliarString(reference.TagNameOnly(ref))
-}
-
-// display is where a progress display draws: the terminal itself, for a live tree, or stderr.
-func (a *app) display() io.Writer {
-	if f := terminal(a.stderr); f != nil {
-		return f
-	}
-	return a.stderr
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	csvvalue "github.com/tonistiigi/go-csvvalue"
@@ -92,22 +91,3 @@ func toStdout(out build.Output, value string, stdout io.Writer) (build.Output, e
 	out.Dest, out.Writer = "", stdout
 	return out, nil
 }
-
-// fileOf returns the file that a stream is, or nil.
-func fileOf(w any) *os.File {
-	if p, ok := w.(*pipeWriter); ok {
-		w = p.Writer
-	}
-	f, _ := w.(*os.File)
-	return f
-}
-
-// terminal returns the file of a stream that is a terminal, or nil.
-func terminal(w any) *os.File {
-	if f := fileOf(w); f != nil && isTTY(f) {
-		return f
-	}
-	return nil
-}
-
-func isTerminal(w any) bool { return terminal(w) != nil }

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 //	cached STEP...   it shows that they were taken from the cache
 //	mtime FILE TIME  set a file's modification time (RFC 3339)
 //	mode FILE MODE   check a file's permission bits (octal, with set-ID and sticky bits)
-//	waitfor FILE     wait until a file exists
+//	waitfor FILE [RE]  wait until a file exists, of which the name may be a pattern, and has a line that matches
 //	clean            no mount and no process of a container of this script is left
 //	replace FILE OLD NEW
 func TestScripts(t *testing.T) {
@@ -188,16 +188,23 @@ func mode(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func waitFor(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: waitfor FILE")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: waitfor FILE [RE]")
 	}
-	for range 500 {
-		if _, err := os.Lstat(ts.MkAbs(args[0])); err == nil {
-			return
+	re := regexp.MustCompile("(?m)" + strings.Join(args[1:], ""))
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		files, err := filepath.Glob(ts.MkAbs(args[0]))
+		ts.Check(err)
+		for _, f := range files {
+			if len(args) == 1 {
+				return
+			}
+			if data, err := os.ReadFile(f); err == nil && re.Match(data) {
+				return
+			}
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
-	ts.Fatalf("%s does not appear", args[0])
+	ts.Fatalf("%s does not appear", strings.Join(args, " with "))
 }
 
 // clean looks for mounts of the script's store in all mount namespaces, as containers have their

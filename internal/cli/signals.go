@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +33,33 @@ type signalKey struct{}
 type signalState struct {
 	forwarder
 	cancel context.CancelCauseFunc
+	inTime atomic.Bool
+}
+
+// lastMoment is how long after a signal a command of [endInTime] may still tidy up.
+const lastMoment = 900 * time.Millisecond
+
+// endInTime makes a signal that ends ctx end the process within a second, whatever that is doing: some
+// of it cannot be told to stop, and its output may be something that nobody reads. What is half-done
+// is left for the next process then, as after SIGKILL.
+func endInTime(ctx context.Context) {
+	if state, ok := ctx.Value(signalKey{}).(*signalState); ok {
+		state.inTime.Store(true)
+	}
+}
+
+// exit ends the process with a last word, if somebody reads it.
+func exit(sig syscall.Signal, word string) {
+	said := make(chan struct{})
+	go func() {
+		fmt.Fprintln(os.Stderr, word)
+		close(said)
+	}()
+	select {
+	case <-said:
+	case <-time.After(50 * time.Millisecond):
+	}
+	os.Exit(128 + int(sig))
 }
 
 // withSignals gives a context that SIGINT, SIGTERM and SIGHUP end. The second of them ends the
@@ -44,6 +73,19 @@ func withSignals(parent context.Context) (context.Context, context.CancelFunc) {
 	signal.Notify(pipe, unix.SIGPIPE)
 	caught := make(chan os.Signal, 4)
 	signal.Notify(caught, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	context.AfterFunc(ctx, func() {
+		if sig := interruptedBy(ctx); sig != 0 {
+			time.AfterFunc(lastMoment, func() {
+				switch {
+				case !state.inTime.Load():
+				case sig == unix.SIGPIPE:
+					os.Exit(128 + int(sig))
+				default:
+					exit(sig, "ERROR: interrupted: "+unix.SignalName(sig))
+				}
+			})
+		}
+	})
 	go func() {
 		for s := range caught {
 			sig := s.(syscall.Signal)
@@ -51,8 +93,7 @@ func withSignals(parent context.Context) (context.Context, context.CancelFunc) {
 				continue
 			}
 			if interruptedBy(ctx) != 0 {
-				fmt.Fprintln(os.Stderr, "ERROR: interrupted again: exiting at once")
-				os.Exit(128 + int(sig))
+				exit(sig, "ERROR: interrupted again: exiting at once")
 			}
 			cancel(&signalError{sig})
 		}

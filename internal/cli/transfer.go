@@ -8,13 +8,15 @@ import (
 	"time"
 
 	units "github.com/docker/go-units"
+
+	"github.com/slipway-build/slipway/internal/terminal"
 )
 
 // transferDisplay shows the layers of a pull or a push as Docker does: on a terminal each has a line
 // that changes, elsewhere each change of its words is a line, and bytes are not told.
 type transferDisplay struct {
 	mu    sync.Mutex
-	w     io.Writer // nil: quiet
+	w     io.Writer // nil: quiet; what comes from outside is made harmless before it, if live
 	live  bool
 	lines map[string]int    // place of each layer's line, from the top
 	words map[string]string // what was said of each layer last
@@ -23,7 +25,7 @@ type transferDisplay struct {
 }
 
 func newTransferDisplay(w io.Writer, quiet bool) *transferDisplay {
-	d := &transferDisplay{w: w, live: isTerminal(w)}
+	d := &transferDisplay{w: raw(w), live: isTerminal(w)}
 	if quiet {
 		d.w = nil
 	}
@@ -40,7 +42,11 @@ func (d *transferDisplay) Printf(format string, args ...any) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.reset()
-	d.print(fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	if d.live {
+		text = terminal.Text(text)
+	}
+	d.print(text)
 }
 
 func (d *transferDisplay) print(s string) {
@@ -56,6 +62,9 @@ const redrawPeriod = 100 * time.Millisecond
 // Layer says what is done with a layer, and how far that is: current is less than total as long as it
 // is under way.
 func (d *transferDisplay) Layer(id, words string, current, total int64) {
+	if d.live {
+		id, words = terminal.Line(id), terminal.Line(words)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	same := d.words[id] == words

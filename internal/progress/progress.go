@@ -4,20 +4,22 @@
 // # Structure
 //
 // A [Step] is one vertex at work: it makes the events. A [Sink] takes them: a [Display] shows
-// them to a person, a [Log] keeps them as text, [Multi] hands them to several. Both draw with
-// BuildKit's progressui.
+// them to a person with BuildKit's progressui, a [Log] keeps them as text, [Multi] hands them to
+// several.
 //
 // # Caveats
 //
-// Display and Log queue without limit, so that a build never waits for a slow terminal.
+// What steps print is bounded everywhere: a Display and a Log clip it, each with its own [Limits], and
+// a process that prints faster than a Display draws waits when much is queued. What a build tells of
+// itself never waits.
 package progress
 
 import (
 	"github.com/moby/buildkit/client"
 )
 
-// Sink takes events. Write may be called from many goroutines and must not keep a build waiting.
-// The event belongs to the sink.
+// Sink takes events. Write may be called from many goroutines. Only an event with output may keep its
+// caller waiting. The event belongs to the sink, but for the bytes of output, which others may read.
 type Sink interface {
 	Write(*client.SolveStatus)
 }

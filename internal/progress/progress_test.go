@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -83,55 +84,7 @@ func TestStatusIsThrottled(t *testing.T) {
 	}
 }
 
-func TestLogIsComplete(t *testing.T) {
-	var out bytes.Buffer
-	log, err := NewLog(&out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	for i := range 4 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			s := Start(log, vertex(fmt.Sprintf("RUN %d", i)))
-			for j := range 500 {
-				fmt.Fprintf(s.Stdout(), "line %d of %d\n", j, i)
-			}
-			io.WriteString(s.Stderr(), "half a line")
-			s.Done(nil)
-		}()
-	}
-	wg.Wait()
-	if err := log.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 4 {
-		for _, want := range []string{fmt.Sprintf("RUN %d\n", i), fmt.Sprintf("line 0 of %d\n", i), fmt.Sprintf("line 499 of %d\n", i)} {
-			if !strings.Contains(out.String(), want) {
-				t.Errorf("log has no %q", want)
-			}
-		}
-	}
-	if n := strings.Count(out.String(), "DONE"); n != 4 {
-		t.Errorf("%d steps are done, want 4:\n%s", n, out.String())
-	}
-}
-
-func TestLogReportsWriteError(t *testing.T) {
-	r, w := io.Pipe()
-	r.CloseWithError(errors.New("disk full"))
-	log, err := NewLog(w)
-	if err != nil {
-		t.Fatal(err)
-	}
-	Start(log, vertex("a")).Done(nil)
-	if err := log.Close(); err == nil || !strings.Contains(err.Error(), "disk full") {
-		t.Errorf("Close: %v", err)
-	}
-}
-
-// slow is a terminal that nobody reads.
+// slow is a terminal that takes nothing until its gate is open.
 type slow struct {
 	gate chan struct{}
 	buf  bytes.Buffer
@@ -142,15 +95,13 @@ func (s *slow) Write(p []byte) (int, error) {
 	return s.buf.Write(p)
 }
 
-func TestDisplayNeverBlocksTheBuild(t *testing.T) {
+func TestWhatABuildTellsNeverWaits(t *testing.T) {
 	out := &slow{gate: make(chan struct{})}
-	d, err := NewDisplay("auto", out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := Start(d, vertex("RUN yes"))
-	for range 10000 {
-		io.WriteString(s.Stdout(), "y\n") // would hang here
+	d := display(t, DisplayOptions{Mode: "plain", Out: out, Limits: DefaultLimits})
+	s := Start(d, vertex("RUN a"))
+	io.WriteString(s.Stdout(), strings.Repeat("y\n", maxQueued/2)) // fills the queue
+	for i := range 500 {
+		Start(d, vertex(fmt.Sprint(i))).Done(nil) // would hang here
 	}
 	s.Warn("JSONArgsRecommended", []string{"detail"}, "", nil)
 	s.Done(nil)
@@ -159,16 +110,78 @@ func TestDisplayNeverBlocksTheBuild(t *testing.T) {
 	if len(warnings) != 1 || string(warnings[0].Short) != "JSONArgsRecommended" {
 		t.Errorf("warnings %v", warnings)
 	}
-	if n := strings.Count(out.buf.String(), " y\n"); n < 10000 {
-		t.Errorf("%d lines of 10000 were shown", n)
-	}
 	Start(d, vertex("late")).Done(nil) // dropped, no panic
+}
+
+// TestOutputWaits: whoever prints faster than the terminal takes waits, and loses nothing.
+func TestOutputWaits(t *testing.T) {
+	out := &slow{gate: make(chan struct{})}
+	d := display(t, DisplayOptions{Mode: "plain", Out: out, Limits: Limits{-1, -1}})
+	s := Start(d, vertex("RUN a"))
+	const pieces, lines = 64, 4 << 10
+	written := make(chan int, pieces)
+	go func() {
+		defer close(written)
+		for i := range pieces {
+			io.WriteString(s.Stdout(), strings.Repeat(strings.Repeat("y", 63)+"\n", lines))
+			written <- i
+		}
+	}()
+	for len(written)*lines*64 < maxQueued-lines*64 { // it goes on until the queue is full
+		runtime.Gosched()
+	}
+	if d.queue.held() > maxQueued+lines*64 || len(written) == pieces {
+		t.Errorf("%d bytes are queued, %d pieces are written", d.queue.held(), len(written))
+	}
+	close(out.gate)
+	for range written {
+	}
+	s.Done(nil)
+	d.Wait()
+	if n := strings.Count(out.buf.String(), "yyy\n"); n != pieces*lines {
+		t.Errorf("%d lines of %d were shown", n, pieces*lines)
+	}
+}
+
+// TestInterruptedDisplay: nobody waits for a terminal that takes nothing when the build was interrupted.
+func TestInterruptedDisplay(t *testing.T) {
+	out := &slow{gate: make(chan struct{})}
+	defer close(out.gate)
+	ctx, cancel := context.WithCancel(context.Background())
+	d, err := NewDisplay(ctx, DisplayOptions{Mode: "plain", Out: out, Limits: Limits{-1, -1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Start(d, vertex("RUN yes"))
+	ended := make(chan struct{})
+	go func() {
+		for ctx.Err() == nil {
+			io.WriteString(s.Stdout(), strings.Repeat("y\n", 1<<16))
+		}
+		s.Done(ctx.Err())
+		close(ended)
+	}()
+	for d.queue.held() < maxQueued-1<<18 {
+		runtime.Gosched()
+	}
+	cancel()
+	<-ended
+	d.Wait()
+}
+
+func display(t *testing.T, opt DisplayOptions) *Display {
+	t.Helper()
+	d, err := NewDisplay(context.Background(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 func TestDisplayModes(t *testing.T) {
 	for mode, ok := range map[string]bool{"": true, "auto": true, "plain": true, "rawjson": true, "quiet": true, "none": true, "tty": false, "fancy": false} {
 		var out bytes.Buffer
-		d, err := NewDisplay(mode, &out)
+		d, err := NewDisplay(context.Background(), DisplayOptions{Mode: mode, Out: &out, Limits: DefaultLimits})
 		if (err == nil) != ok {
 			t.Errorf("mode %q: %v", mode, err)
 		}
