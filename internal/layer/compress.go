@@ -71,17 +71,46 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 		}
 		return &gzipReader{Reader: zr, r: r}, nil
 	case Zstd:
-		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(min(4, runtime.GOMAXPROCS(0))))
+		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(min(4, runtime.GOMAXPROCS(0))), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
-			return nil, fmt.Errorf("reading zstd stream: %w", err)
+			return nil, fmt.Errorf("reading zstd stream: %w", windowError(err))
 		}
-		return zr.IOReadCloser(), nil
+		return &zstdReader{zr}, nil
 	case Bzip2:
 		return io.NopCloser(bzip2.NewReader(br)), nil
 	case Xz:
 		return decompressXz(br)
 	}
 	return io.NopCloser(br), nil
+}
+
+// maxWindow is how many bytes a compressed stream may have the decoder remember. It is zstd's own limit: what
+// was compressed with more (--long=28 and above) needs to be told to zstd, too.
+const maxWindow = 128 << 20
+
+// zstdReader explains the error of a stream that wants more.
+type zstdReader struct{ *zstd.Decoder }
+
+func (z *zstdReader) Read(p []byte) (int, error) {
+	n, err := z.Decoder.Read(p)
+	return n, windowError(err)
+}
+
+func (z *zstdReader) WriteTo(w io.Writer) (int64, error) {
+	n, err := z.Decoder.WriteTo(w)
+	return n, windowError(err)
+}
+
+func (z *zstdReader) Close() error {
+	z.Decoder.Close()
+	return nil
+}
+
+func windowError(err error) error {
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		return fmt.Errorf("%w: zstd with a window of more than %d MiB (compress it without --long, or with --long=27)", ErrCompression, maxWindow>>20)
+	}
+	return err
 }
 
 // gzipReader reads a gzip stream. As with gzip(1), zeros may follow a member, as they do in what was padded to
@@ -167,7 +196,7 @@ func decompressXz(r io.Reader) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: xz (install the xz program, or recompress with gzip or zstd)", ErrCompression)
 	}
-	x := &xzReader{cmd: exec.Command(program, "-d", "-c", "-q")}
+	x := &xzReader{cmd: exec.Command(program, "-d", "-c", "-q", "--memlimit-decompress=256MiB")}
 	x.cmd.Stdin, x.cmd.Stderr = r, &x.stderr
 	if x.Reader, err = x.cmd.StdoutPipe(); err != nil {
 		return nil, err

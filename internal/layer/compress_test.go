@@ -3,12 +3,15 @@ package layer
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand"
 	"os/exec"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -220,5 +223,62 @@ func TestDecompressMembers(t *testing.T) {
 		if err := r.Close(); err != nil && !tt.bad {
 			t.Error(name, err)
 		}
+	}
+}
+
+// TestDecompressWindows are streams that would have the decoder remember more than they are worth.
+func TestDecompressWindows(t *testing.T) {
+	// zstd's frame header: magic, descriptor (0: a window follows), window (exponent in the upper five bits), then
+	// one last block of four bytes, raw.
+	frame := func(exponent byte) []byte {
+		return append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, exponent << 3, 1 | 4<<3, 0, 0}, "text"...)
+	}
+	// The same as a single segment, whose window is its size, which has eight bytes.
+	segment := func(size byte) []byte {
+		return append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, size, 0, 0, 0, 0, 1 | 4<<3, 0, 0}, "text"...)
+	}
+	for name, tt := range map[string]struct {
+		data []byte
+		ok   bool
+	}{
+		"zstd --ultra -22": {frame(27 - 10), true}, "--long=28": {frame(28 - 10), false}, "--long=31": {frame(31 - 10), false},
+		"1 TiB": {frame(40 - 10), false}, "a segment of 512 MiB": {segment(32), false}, "a segment of 2 GiB": {segment(128), false},
+	} {
+		for _, read := range []func(io.Reader) error{
+			func(r io.Reader) error { _, err := io.ReadAll(r); return err },
+			func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err },
+		} {
+			var err error
+			r, err := Decompress(bytes.NewReader(tt.data))
+			if err == nil {
+				err = read(r)
+				r.Close()
+			}
+			if tt.ok != (err == nil) || err != nil && !errors.Is(err, ErrCompression) {
+				t.Errorf("%s: error is %v", name, err)
+			}
+		}
+	}
+	// xz with a dictionary of 1 GiB: its stream header, then a block header of LZMA2 with that size.
+	xz := exec.Command("xz", "-c", "--lzma2=preset=0,dict=512KiB")
+	xz.Stdin = bytes.NewReader([]byte("text"))
+	data, err := xz.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := bytes.Index(data, []byte{0x21, 0x01})
+	if i < 12 {
+		t.Fatalf("no filter in %x", data)
+	}
+	data[i+2] = 36 // 1 GiB
+	head := data[12 : 12+(int(data[12])+1)*4]
+	binary.LittleEndian.PutUint32(head[len(head)-4:], crc32.ChecksumIEEE(head[:len(head)-4]))
+	r, err := Decompress(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := io.ReadAll(r); err == nil || !strings.Contains(err.Error(), "Memory usage limit") {
+		t.Errorf("error is %v", err)
 	}
 }

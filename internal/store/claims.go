@@ -78,14 +78,17 @@ func (s *Store) findBlobLayer(q interface {
 	return id, true, nil
 }
 
-// ociMediaType returns the OCI name of a layer's type: images have Docker's for the same blob.
+// ociMediaType returns the OCI name of a layer's type: images have Docker's for the same blob, and others for
+// layers that may not be redistributed. As in BuildKit, what is built on those is a whole image.
 func ociMediaType(mediaType string) string {
 	switch mediaType {
-	case "application/vnd.docker.image.rootfs.diff.tar":
+	case "application/vnd.docker.image.rootfs.diff.tar", "application/vnd.docker.image.rootfs.foreign.diff.tar",
+		"application/vnd.oci.image.layer.nondistributable.v1.tar":
 		return ocispec.MediaTypeImageLayer
-	case "application/vnd.docker.image.rootfs.diff.tar.gzip":
+	case "application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+		"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip":
 		return ocispec.MediaTypeImageLayerGzip
-	case "application/vnd.docker.image.rootfs.diff.tar.zstd":
+	case "application/vnd.docker.image.rootfs.diff.tar.zstd", "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd":
 		return ocispec.MediaTypeImageLayerZstd
 	}
 	return mediaType

@@ -67,6 +67,18 @@ func TestHostileManifests(t *testing.T) {
 		{"layer digest algorithm", func(p *parts) { p.manifest.Layers[0].Digest = "md5:d41d8cd98f00b204e9800998ecf8427e" }, errdefs.ErrDataLoss, "layer 1 with digest"},
 		{"layer size", func(p *parts) { p.manifest.Layers[1].Size = -1 }, errdefs.ErrDataLoss, "layer 2 with digest"},
 		{"layer type", func(p *parts) { p.manifest.Layers[1].MediaType = "application/vnd.acme.zip" }, errdefs.ErrNotImplemented, "layer 2 has type"},
+		{"layer not to be redistributed", func(p *parts) {
+			p.manifest.Layers[1].MediaType = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+		}, nil, ""},
+		{"the same of OCI", func(p *parts) {
+			p.manifest.Layers[1].MediaType = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+		}, nil, ""},
+		{"too many layers", func(p *parts) {
+			for len(p.manifest.Layers) <= maxLayers {
+				p.manifest.Layers = append(p.manifest.Layers, p.manifest.Layers[0])
+				p.config.RootFS.DiffIDs = append(p.config.RootFS.DiffIDs, p.config.RootFS.DiffIDs[0])
+			}
+		}, errdefs.ErrOutOfRange, "1001 layers"},
 		{"layer encrypted", func(p *parts) { p.manifest.Layers[1].MediaType += "+encrypted" }, errdefs.ErrNotImplemented, "layer 2 has type"},
 		{"too few diff ids", func(p *parts) { p.config.RootFS.DiffIDs = p.config.RootFS.DiffIDs[:1] }, errdefs.ErrDataLoss, "1 diff_ids for 2 layers"},
 		{"too many diff ids", func(p *parts) { p.config.RootFS.DiffIDs = append(p.config.RootFS.DiffIDs, sum) }, errdefs.ErrDataLoss, "3 diff_ids for 2 layers"},
@@ -170,6 +182,21 @@ func TestHostileIndexes(t *testing.T) {
 		deep = index(fmt.Sprintf("deep%d", i), deep)
 		deep.Platform = &amd64
 	}
+	// Each entry of each index has to be looked into: 8 of 8.
+	wide := img
+	for i := range 2 {
+		var entries []ocispec.Descriptor
+		for j := range 8 {
+			e := r.PushManifest("app", "", ocispec.MediaTypeImageIndex, asJSON(ocispec.Index{MediaType: ocispec.MediaTypeImageIndex,
+				Annotations: map[string]string{"n": fmt.Sprint(i, j)}, Manifests: []ocispec.Descriptor{wide}}))
+			if i == 0 {
+				e = r.PushManifest("app", "", ocispec.MediaTypeImageIndex, asJSON(ocispec.Index{MediaType: ocispec.MediaTypeImageIndex,
+					Annotations: map[string]string{"n": fmt.Sprint(i, j)}, Manifests: []ocispec.Descriptor{}}))
+			}
+			entries = append(entries, e)
+		}
+		wide = index(fmt.Sprint("wide", i), entries...)
+	}
 	bad := img
 	bad.Size = -1
 	index("bad", bad)
@@ -183,6 +210,7 @@ func TestHostileIndexes(t *testing.T) {
 	}{
 		"deep6": {errdefs.ErrOutOfRange, "nested"},
 		"deep2": {nil, ""},
+		"wide1": {errdefs.ErrOutOfRange, "more than 32 manifests"},
 		"bad":   {errdefs.ErrDataLoss, "and size -1"},
 		"empty": {errdefs.ErrNotFound, "none at all"},
 		"lying": {errdefs.ErrNotFound, lying.Digest.String()},

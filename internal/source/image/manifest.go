@@ -28,6 +28,10 @@ const (
 	maxDepth = 4
 	// maxUnlabelled is how many entries of an index that name no platform are looked into.
 	maxUnlabelled = 8
+	// maxDocuments is how many manifests and indexes are read to find one image.
+	maxDocuments = 32
+	// maxLayers is how many layers an image may have; other engines stop below 200.
+	maxLayers = 1000
 )
 
 // errNotHere marks a blob that the store lacks, or cannot read.
@@ -45,13 +49,17 @@ func (r *resolution) load(ctx context.Context, desc ocispec.Descriptor, online b
 
 type loader struct {
 	*resolution
-	online bool
+	online    bool
+	documents int // that were read
 }
 
 // image loads the manifest at desc, or the one of an index that fits the platform.
 func (l *loader) image(ctx context.Context, desc ocispec.Descriptor, depth int) (*Image, error) {
 	if depth > maxDepth {
 		return nil, fail(errdefs.ErrOutOfRange, "image %q: indexes are nested more than %d deep", l.named, maxDepth)
+	}
+	if l.documents++; l.documents > maxDocuments {
+		return nil, fail(errdefs.ErrOutOfRange, "image %q: more than %d manifests would have to be read to find the one for platform %s: name it by its digest", l.named, maxDocuments, l.platformName())
 	}
 	fetch := desc
 	if !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
@@ -222,6 +230,9 @@ func (l *loader) checkManifest(desc ocispec.Descriptor, m *ocispec.Manifest) err
 	if err := m.Config.Digest.Validate(); err != nil || m.Config.Size < 0 {
 		return l.bad("manifest", desc, "has a config with digest %q and size %d", m.Config.Digest, m.Config.Size)
 	}
+	if len(m.Layers) > maxLayers {
+		return fail(errdefs.ErrOutOfRange, "image %q cannot be used: it has %d layers, more than the limit of %d", l.named, len(m.Layers), maxLayers)
+	}
 	for i, layer := range m.Layers {
 		if err := layer.Digest.Validate(); err != nil || layer.Size < 0 {
 			return l.bad("manifest", desc, "has layer %d with digest %q and size %d", i+1, layer.Digest, layer.Size)
@@ -237,7 +248,11 @@ func (l *loader) checkManifest(desc ocispec.Descriptor, m *ocispec.Manifest) err
 func isLayer(mediaType string) bool {
 	switch mediaType {
 	case ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd,
-		images.MediaTypeDockerSchema2Layer, images.MediaTypeDockerSchema2LayerGzip, images.MediaTypeDockerSchema2LayerZstd:
+		images.MediaTypeDockerSchema2Layer, images.MediaTypeDockerSchema2LayerGzip, images.MediaTypeDockerSchema2LayerZstd,
+		// Those that may not be redistributed: they are in the registry, or where their URLs say.
+		images.MediaTypeDockerSchema2LayerForeign, images.MediaTypeDockerSchema2LayerForeignGzip,
+		"application/vnd.oci.image.layer.nondistributable.v1.tar", "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+		"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd":
 		return true
 	}
 	return false
