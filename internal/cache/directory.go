@@ -16,6 +16,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/registry"
 )
 
 // directory is a cache in an OCI image layout, as BuildKit's client keeps it: the manifest has a tag
@@ -56,7 +59,8 @@ func (d *directory) resolve(context.Context) (ocispec.Descriptor, error) {
 
 // tagged looks the tag up. BuildKit's lock of the index is not waited for, so that is done here.
 func (d *directory) tagged() (*ocispec.Descriptor, error) {
-	if _, err := os.Stat(filepath.Join(d.path, ocispec.ImageIndexFile)); err != nil {
+	// BuildKit's reader of the index waits for pipes, and takes whatever fits into memory.
+	if _, err := layer.ReadRegular(filepath.Join(d.path, ocispec.ImageIndexFile), registry.MaxManifestSize); err != nil {
 		return nil, err
 	}
 	var found *ocispec.Descriptor
@@ -95,7 +99,7 @@ func (d *directory) locked(how int, f func() error) error {
 }
 
 func (d *directory) open(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	return os.Open(d.blobPath(desc.Digest))
+	return layer.OpenRegular(d.blobPath(desc.Digest))
 }
 
 func (d *directory) put(ctx context.Context, desc ocispec.Descriptor, open func(context.Context) (io.ReadCloser, error)) (err error) {

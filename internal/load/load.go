@@ -48,8 +48,12 @@ type loading struct {
 
 	blobs    map[digest.Digest]blob  // to be kept
 	verified map[digest.Digest]int64 // bytes of the files of layers, by diffID
+	layers   map[content]layer.Compression
 	found    []found
 }
+
+// content is a layer's file that was seen to have the diffID.
+type content struct{ file, diffID digest.Digest }
 
 // blob is a verified file of the archive.
 type blob struct {
@@ -72,6 +76,7 @@ type found struct {
 	names     []string // normalised
 	index     *ocispec.Descriptor
 	manifests []manifest
+	read      map[digest.Digest]bool // what the index names, each once
 }
 
 // Options are what Load is told besides the archive.
@@ -98,7 +103,7 @@ func Load(ctx context.Context, s *store.Store, r io.Reader, opts Options) (_ []s
 	if err != nil {
 		return nil, fmt.Errorf("loading images: %w", err)
 	}
-	l := &loading{archive: a, store: s, platforms: opts.Platforms, blobs: map[digest.Digest]blob{}, verified: map[digest.Digest]int64{}}
+	l := &loading{archive: a, store: s, platforms: opts.Platforms, blobs: map[digest.Digest]blob{}, verified: map[digest.Digest]int64{}, layers: map[content]layer.Compression{}}
 	if err := l.read(ctx); err != nil {
 		return nil, fmt.Errorf("loading images: %w", err)
 	}

@@ -3,6 +3,7 @@ package load
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -169,6 +170,43 @@ func TestLayoutIndex(t *testing.T) {
 		t.Errorf("the index is %+v, %v", got, err)
 	}
 	must(t, s.Check(context.Background(), got.Layers))
+}
+
+// However often something is named, it is read once.
+func TestRepetitionsInLayouts(t *testing.T) {
+	s := newStore(t)
+	var l layout
+	many := func(desc ocispec.Descriptor) []ocispec.Descriptor {
+		return slices.Repeat([]ocispec.Descriptor{desc}, 1000)
+	}
+	zeros := string(tarOf(entry{"zeros", strings.Repeat("\x00", 1<<20)}))
+	packed := l.blob(ocispec.MediaTypeImageLayerGzip, gzipped(t, zeros))
+	diffIDs := slices.Repeat([]digest.Digest{digest.FromString(zeros)}, 1000)
+	config := l.blob(ocispec.MediaTypeImageConfig, asJSON(ocispec.Image{
+		Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: diffIDs},
+	}))
+	desc := l.blob(ocispec.MediaTypeImageManifest, asJSON(ocispec.Manifest{Config: config, Layers: many(packed)}))
+	desc.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	for range 4 {
+		desc = l.nest(many(desc)...)
+	}
+	l.add(desc, map[string]string{ocispec.AnnotationRefName: "app:v1"})
+	for range 99 {
+		l.index.Manifests = append(l.index.Manifests, l.index.Manifests[0])
+	}
+	images, err := loadBytes(s, l.tar())
+	if err != nil || names(images) != "docker.io/library/app:v1" {
+		t.Fatalf("names %q, %v", names(images), err)
+	}
+	must(t, s.Check(context.Background(), images[0].Layers))
+}
+
+func gzipped(t *testing.T, data string) string {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, err := io.WriteString(w, data)
+	must(t, errors.Join(err, w.Close()))
+	return b.String()
 }
 
 // What is wrong with an archive is told as the archive's fault, and nothing of it is kept.

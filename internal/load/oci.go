@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/store"
@@ -35,13 +36,17 @@ func (l *loading) readLayout(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	read := map[digest.Digest]found{}
 	for _, desc := range index.Manifests {
 		if desc.Annotations[attestationType] != "" {
 			continue
 		}
-		img, err := l.readTarget(ctx, desc)
-		if err != nil {
-			return err
+		img, ok := read[desc.Digest]
+		if !ok {
+			if img, err = l.readTarget(ctx, desc); err != nil {
+				return err
+			}
+			read[desc.Digest] = img
 		}
 		l.merge(img, layoutName(desc.Annotations))
 	}
@@ -113,7 +118,7 @@ func normalize(name string) string {
 // readTarget reads what a descriptor of index.json names: a manifest, or an index of manifests.
 func (l *loading) readTarget(ctx context.Context, desc ocispec.Descriptor) (found, error) {
 	desc.Annotations = nil
-	out := found{}
+	out := found{read: map[digest.Digest]bool{}}
 	isIndex, err := l.readTree(ctx, desc, &out, 0)
 	if err != nil {
 		return out, err
@@ -155,6 +160,10 @@ func (l *loading) readTree(ctx context.Context, desc ocispec.Descriptor, out *fo
 		return true, err
 	}
 	for _, child := range index.Manifests {
+		if out.read[child.Digest] {
+			continue
+		}
+		out.read[child.Digest] = true
 		switch {
 		case !l.has(child.Digest): // of another platform, which was not saved
 		case child.Annotations[attestationType] != "":

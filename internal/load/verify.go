@@ -90,7 +90,7 @@ func (l *loading) verifyLayer(ctx context.Context, f *file, name string, diffID 
 		return c, err
 	}
 	c = layer.DetectCompression(head)
-	if _, done := l.verified[diffID]; done && f.digest == diffID {
+	if c, done := l.layers[content{f.digest, diffID}]; done {
 		return c, nil
 	}
 	var size int64
@@ -108,7 +108,7 @@ func (l *loading) verifyLayer(ctx context.Context, f *file, name string, diffID 
 	case got != diffID:
 		return c, invalid("the uncompressed content of layer %s is %s, the image's config wants %s", name, got, diffID)
 	}
-	l.verified[diffID] = size
+	l.verified[diffID], l.layers[content{f.digest, diffID}] = size, c
 	return c, nil
 }
 

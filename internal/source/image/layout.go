@@ -1,17 +1,18 @@
 package imagesource
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/registry"
 )
 
@@ -22,7 +23,7 @@ type Layout struct{ Dir string }
 // Find returns the digest of the image that the layout calls ref, or of the only one that it has.
 // The rule is that of docker buildx.
 func (l Layout) Find(ref string) (digest.Digest, error) {
-	data, err := os.ReadFile(filepath.Join(l.Dir, ocispec.ImageIndexFile))
+	data, err := layer.ReadRegular(filepath.Join(l.Dir, ocispec.ImageIndexFile), registry.MaxManifestSize)
 	if err != nil {
 		return "", fmt.Errorf("reading OCI layout: %w", err)
 	}
@@ -55,7 +56,7 @@ func (s *Source) ResolveLayout(ctx context.Context, l Layout, ref string, platfo
 	if !ok {
 		return nil, fmt.Errorf("reading OCI layout %s: %s has no digest", l.Dir, ref)
 	}
-	if err := s.copyDocuments(ctx, l, pinned, 0); err != nil {
+	if err := s.copyDocuments(ctx, l, pinned, map[digest.Digest]bool{}); err != nil {
 		return nil, fmt.Errorf("reading OCI layout %s: %w", l.Dir, err)
 	}
 	img, err := s.Resolve(ctx, ref, platform, ResolveLocal)
@@ -65,11 +66,15 @@ func (s *Source) ResolveLayout(ctx context.Context, l Layout, ref string, platfo
 	return img, nil
 }
 
-// copyDocuments copies an index or a manifest, and those that it names. A layout may lack what
+// copyDocuments copies an index or a manifest, and those that it names, each once. A layout may lack what
 // other platforms need.
-func (s *Source) copyDocuments(ctx context.Context, l Layout, d digest.Digest, depth int) error {
+func (s *Source) copyDocuments(ctx context.Context, l Layout, d digest.Digest, seen map[digest.Digest]bool) error {
+	if seen[d] {
+		return nil
+	}
+	seen[d] = true
 	raw, err := s.copyDocument(ctx, l, d, registry.MaxManifestSize)
-	if err != nil || depth > maxDepth {
+	if err != nil {
 		return err
 	}
 	var doc struct {
@@ -80,7 +85,10 @@ func (s *Source) copyDocuments(ctx context.Context, l Layout, d digest.Digest, d
 		return nil // Resolve says what is wrong
 	}
 	for _, m := range doc.Manifests {
-		if err := s.copyDocuments(ctx, l, m.Digest, depth+1); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := s.copyDocuments(ctx, l, m.Digest, seen); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -94,24 +102,24 @@ func (s *Source) copyDocument(ctx context.Context, l Layout, d digest.Digest, li
 	if err := d.Validate(); err != nil {
 		return nil, fmt.Errorf("digest %q: %w", d, err)
 	}
-	fi, err := os.Stat(l.path(d))
+	data, err := layer.ReadRegular(l.path(d), limit)
 	if err != nil {
 		return nil, err
 	}
-	if fi.Size() > limit {
-		return nil, fmt.Errorf("%s has %d bytes, more than the limit of %d", l.path(d), fi.Size(), limit)
+	if got := d.Algorithm().FromBytes(data); got != d {
+		return nil, fmt.Errorf("the content of %s is %s", l.path(d), got)
 	}
-	if err := s.copyBlob(ctx, l, ocispec.Descriptor{Digest: d, Size: fi.Size()}, nil); err != nil {
-		return nil, err
+	if s.store.HasBlob(d) {
+		return data, nil
 	}
-	return os.ReadFile(l.path(d))
+	return data, s.store.WriteBlob(ctx, ocispec.Descriptor{Digest: d, Size: int64(len(data))}, bytes.NewReader(data))
 }
 
 // PullLayout is PullLayer for an image of a layout.
 func (s *Source) PullLayout(ctx context.Context, l Layout, img *Image, i int, progress Progress) error {
-	layer := img.Manifest.Layers[i]
-	if err := s.copyBlob(ctx, l, layer, progress); err != nil {
-		return fmt.Errorf("copying layer %d of %d (%s) from OCI layout %s: %w", i+1, len(img.Manifest.Layers), layer.Digest, l.Dir, err)
+	desc := img.Manifest.Layers[i]
+	if err := s.copyBlob(ctx, l, desc, progress); err != nil {
+		return fmt.Errorf("copying layer %d of %d (%s) from OCI layout %s: %w", i+1, len(img.Manifest.Layers), desc.Digest, l.Dir, err)
 	}
 	return nil
 }
@@ -124,14 +132,11 @@ func (s *Source) copyBlob(ctx context.Context, l Layout, desc ocispec.Descriptor
 	if err := desc.Digest.Validate(); err != nil {
 		return fmt.Errorf("digest %q: %w", desc.Digest, err)
 	}
-	f, err := os.Open(l.path(desc.Digest))
+	f, err := layer.OpenRegular(l.path(desc.Digest))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if progress == nil {
-		return s.store.WriteBlob(ctx, desc, f)
-	}
 	if err := s.store.WriteBlob(ctx, desc, &meter{r: f, layer: desc, progress: progress}); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/registry"
 )
@@ -97,6 +99,16 @@ func TestFindInLayout(t *testing.T) {
 	if _, err := ref.Find("v3"); err == nil || err.Error() != `the layout has 2 images, none of them named "v3"` {
 		t.Errorf("v3: %v", err)
 	}
+	index := filepath.Join(l.dir, "index.json")
+	if err := errors.Join(os.Remove(index), unix.Mkfifo(index, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ref.Find("latest"); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("a pipe for an index: %v", err)
+	}
+	if err := os.Remove(index); err != nil {
+		t.Fatal(err)
+	}
 	l.index(ocispec.Descriptor{Digest: "sha256:../../etc/passwd"})
 	if _, err := ref.Find("latest"); err == nil {
 		t.Error("a digest that is a path was taken")
@@ -148,6 +160,24 @@ func TestHostileLayouts(t *testing.T) {
 				l.t.Fatal(err)
 			}
 			return d
+		},
+		"a pipe": func(l *testLayout) digest.Digest {
+			d := digest.FromString("wanted")
+			if err := unix.Mkfifo(filepath.Join(l.dir, "blobs/sha256", d.Encoded()), 0o600); err != nil {
+				l.t.Fatal(err)
+			}
+			return d
+		},
+		"indexes of indexes": func(l *testLayout) digest.Digest { // 10^15 ways to the bottom
+			d := l.blob(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: []ocispec.Descriptor{}})
+			for range 5 {
+				var index ocispec.Index
+				for range 1000 {
+					index.Manifests = append(index.Manifests, d)
+				}
+				d = l.blob(ocispec.MediaTypeImageIndex, index)
+			}
+			return d.Digest
 		},
 		"huge": func(l *testLayout) digest.Digest { return l.blob("", big).Digest },
 		"a link to a secret": func(l *testLayout) digest.Digest {
