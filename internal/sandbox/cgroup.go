@@ -87,7 +87,7 @@ var openCgroups = sync.OnceFunc(func() {
 // removeTries and removeWait bound the waiting for a cgroup to become empty: the kernel counts
 // dead processes until they have been reaped.
 const (
-	removeTries = 50
+	removeTries = 500
 	removeWait  = 10 * time.Millisecond
 )
 

@@ -31,6 +31,9 @@ func (r *external) guard(spec *Spec) (leave func() error, ok bool) {
 
 // run implements runner.execute.
 func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
+	if err := plainDev(b.rootfs); err != nil {
+		return err
+	}
 	if b.oci.Linux.CgroupsPath == "" {
 		// Runtimes make a cgroup in any case; this one is found if they leave it.
 		b.oci.Linux.CgroupsPath = "/" + b.spec.ID
@@ -66,6 +69,21 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 	}
 	w.drain(ctx)
 	return r.result(b, werr, killed)
+}
+
+// plainDev refuses a root filesystem in which /dev is a symbolic link: runc before 1.2 makes its links and
+// /dev/ptmx where that leads to on the host.
+func plainDev(rootfs string) error {
+	root, err := openRoot(rootfs)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dev, err := openResolved(root, "dev", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return fmt.Errorf("the root filesystem's /dev is not a directory, which an OCI runtime may follow out of it: %w", err)
+	}
+	return dev.Close()
 }
 
 // args are the arguments for any call of the runtime.

@@ -319,6 +319,21 @@ func testCancel(l *lab) {
 }
 
 // testCancelAnyTime ends the context while a container is being prepared or started.
+// testLeftovers: what a process left running ends with it, however it was started.
+func testLeftovers(l *lab) {
+	mark := fmt.Sprintf("7%d.%d", os.Getpid(), ids.Add(1))
+	spec := l.spec(`(busybox setsid sh -c 'trap "" HUP INT TERM QUIT; echo ready > /ready; sleep ` + mark + `; sleep ` + mark + `' > /dev/null 2>&1 &)
+sh -c 'sleep ` + mark + ` & exit 0' > /dev/null 2>&1
+until test -e /ready; do :; done; exit 3`)
+	var exit *ExitError
+	if out, err := l.try(spec); !errors.As(err, &exit) || exit.Code != 3 {
+		l.t.Fatalf("got %v, want exit code 3; output: %s", err, out)
+	}
+	if n := processes(l.t, mark); n > 0 {
+		l.t.Errorf("%d processes are left", n)
+	}
+}
+
 func testCancelAnyTime(l *lab) {
 	mark := fmt.Sprintf("7%d.%d", os.Getpid(), ids.Add(1))
 	for i := range 25 {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -97,6 +98,59 @@ func testHiddenStubs(l *lab) {
 	l.again(spec)
 	l.run(spec)
 	l.wantUpper("mount points of another run", spec, want...)
+}
+
+// testOddRoots: links of an image in the place of what the sandbox mounts on lead nowhere but into its own
+// root. Whether such a container can be started is not the question.
+func testOddRoots(l *lab) {
+	victim := l.t.TempDir()
+	for _, dir := range []string{"pts", "shm", "sub"} {
+		mkdir(l.t, filepath.Join(victim, dir))
+	}
+	for _, file := range []string{"ptmx", "null", "console", "hosts", "resolv.conf", "full"} {
+		write(l.t, filepath.Join(victim, file), "host's")
+	}
+	before := contents(l.t, victim)
+	up := strings.Repeat("../", 30)
+	for _, link := range []string{
+		"dev", "proc", "sys", "etc", "dev/pts", "dev/shm", "dev/null", "dev/ptmx", "dev/console", "dev/full", "etc/hosts", "etc/resolv.conf", "sys/fs", "place", "proc/self",
+	} {
+		for i, to := range []string{victim, up + victim[1:], victim + "/hosts", "/proc/self/root" + victim, "/proc/self/fd/5"} {
+			image := filepath.Join(l.t.TempDir(), "odd")
+			mkdir(l.t, filepath.Dir(filepath.Join(image, link)))
+			if err := os.Symlink(to, filepath.Join(image, link)); err != nil {
+				l.t.Fatal(err)
+			}
+			spec := l.spec("chmod 0 /dev/* /etc/* /place; echo written | tee /dev/null /dev/full /etc/hosts /place/hosts /place; true")
+			spec.Root.Lower = append(spec.Root.Lower, image)
+			spec.Cwd, spec.Terminal = "/place/dir", i%2 == 0
+			spec.Mounts = []Mount{{Dest: "/place/tmp", Tmpfs: &Tmpfs{}}}
+			out, err := l.try(spec)
+			if after := contents(l.t, victim); !slices.Equal(after, before) {
+				l.t.Fatalf("/%s is a link to %s: the host's directory was %q, is %q; the container: %v, %s", link, to, before, after, err, out)
+			}
+		}
+	}
+}
+
+// contents lists a directory with modes, times and what files hold.
+func contents(t testing.TB, dir string) (lines []string) {
+	t.Helper()
+	for _, line := range append(tree(t, dir), "d .") {
+		path := filepath.Join(dir, line[2:])
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var data []byte
+		if info.Mode().IsRegular() {
+			if data, err = os.ReadFile(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lines = append(lines, fmt.Sprintf("%s %v %d %q", line, info.Mode(), info.ModTime().UnixNano(), data))
+	}
+	return lines
 }
 
 // again lets a spec be run again on what its process left.
