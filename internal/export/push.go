@@ -120,8 +120,8 @@ func (p *pusher) collect(ctx context.Context, desc ocispec.Descriptor) error {
 	if p.seen == nil {
 		p.seen = map[digest.Digest]bool{}
 	}
-	if p.seen[desc.Digest] || images.IsNonDistributable(desc.MediaType) {
-		return nil
+	if p.seen[desc.Digest] || images.IsNonDistributable(desc.MediaType) && len(desc.URLs) > 0 {
+		return nil // known, or somewhere else
 	}
 	p.seen[desc.Digest] = true
 	var doc struct {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
@@ -135,6 +136,31 @@ func TestPush(t *testing.T) {
 }
 
 // Compressed layers stay as they are, and an image of nothing else keeps its digest.
+// A layer that may not be redistributed is left where it is, if it says where that is.
+func TestPushForeign(t *testing.T) {
+	for _, urls := range [][]string{nil, {"https://example.com/layer"}} {
+		r := registrytest.Start(t)
+		s := newStore(t)
+		desc := compressed(t, s, plainImage(t, s))
+		raw, err := s.ReadBlob(t.Context(), desc.Digest)
+		must(t, err)
+		var m ocispec.Manifest
+		must(t, json.Unmarshal(raw, &m))
+		m.Layers[0].MediaType, m.Layers[0].URLs = images.MediaTypeDockerSchema2LayerForeignGzip, urls
+		raw, err = json.Marshal(m)
+		must(t, err)
+		out, err := s.PutBlob(t.Context(), m.MediaType, raw)
+		must(t, err)
+		r.PushBlob("app", "application/octet-stream", []byte("the repository is there"))
+		r.Requests()
+		must(t, Push(t.Context(), s, newClient(t), out, []string{r.Host + "/app:v1"}, PushOptions{}))
+		there := slices.Contains(r.Requests(), "HEAD /v2/app/blobs/"+m.Layers[0].Digest.String())
+		if there != (urls == nil) {
+			t.Errorf("with the addresses %v it was pushed: %t", urls, there)
+		}
+	}
+}
+
 func TestPushableKeeps(t *testing.T) {
 	s := newStore(t)
 	for _, c := range []layer.Compression{layer.Gzip, layer.Zstd} {
