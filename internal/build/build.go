@@ -122,15 +122,16 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 	res := &Result{ID: b.record.ID, Names: b.names}
 	b.read = nil
 	opt := engine.RunOptions{
-		Uploads:  b.in.uploads,
-		Layouts:  b.in.layouts,
-		Sink:     b.sink,
-		Platform: host,
-		Network:  sandbox.NetworkHost,
-		Pull:     b.req.Pull,
-		NoCache:  b.req.NoCache,
-		Slot:     b.in.file,
-		Foreign:  b.caches.foreign(),
+		Uploads:      b.in.uploads,
+		Layouts:      b.in.layouts,
+		Sink:         b.sink,
+		Platform:     host,
+		Network:      sandbox.NetworkHost,
+		MaxProcesses: b.req.MaxProcesses,
+		Pull:         b.req.Pull,
+		NoCache:      b.req.NoCache,
+		Slot:         b.in.file,
+		Foreign:      b.caches.foreign(),
 	}
 	if err := b.req.allow(&opt); err != nil {
 		return nil, err
@@ -215,6 +216,9 @@ func (r *Request) check() error {
 	case "", "default", "host", "none":
 	default:
 		return fmt.Errorf("network mode %q is not supported: use host or none", r.Network)
+	}
+	if r.MaxProcesses < -1 {
+		return fmt.Errorf("limit %d of processes is negative", r.MaxProcesses)
 	}
 	for _, p := range r.Platforms {
 		if _, err := platforms.Parse(p); err != nil {

@@ -40,6 +40,8 @@ type Request struct {
 	// Network is what RUN sees unless it says otherwise: "" or "default" and "host" are the
 	// host's network, "none" is none.
 	Network string
+	// MaxProcesses bounds the processes and threads of each RUN; 0 is a default, -1 no limit.
+	MaxProcesses int64
 	// Platforms are the target platforms as in --platform; none is this machine's. The result for
 	// several is an index.
 	Platforms []string

@@ -80,16 +80,17 @@ func newBuildCmd(a *app) *cobra.Command {
 // request turns flags into what the builder takes.
 func (o *buildFlags) request(a *app, contextArg string) (req build.Request, err error) {
 	req = build.Request{
-		Context:    contextArg,
-		Dockerfile: o.file,
-		Target:     o.target,
-		NoCache:    o.noCache,
-		Pull:       o.pull,
-		Network:    o.network,
-		Tags:       o.tags,
-		Labels:     keyValues(o.labels, nil),
-		BuildArgs:  withEpoch(withProxies(keyValues(o.buildArgs, os.LookupEnv))),
-		Attrs:      map[string]string{},
+		Context:      contextArg,
+		Dockerfile:   o.file,
+		Target:       o.target,
+		NoCache:      o.noCache,
+		Pull:         o.pull,
+		Network:      o.network,
+		MaxProcesses: o.pids,
+		Tags:         o.tags,
+		Labels:       keyValues(o.labels, nil),
+		BuildArgs:    withEpoch(withProxies(keyValues(o.buildArgs, os.LookupEnv))),
+		Attrs:        map[string]string{},
 	}
 	switch o.network {
 	case "default", "host", "none", "":

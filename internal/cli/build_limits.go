@@ -12,7 +12,7 @@ import (
 // limitFlags are the flags that limit each step of a build.
 type limitFlags struct {
 	memory, memorySwap, cpusetCpus, cpusetMems string
-	cpuPeriod, cpuQuota, cpuShares             int64
+	cpuPeriod, cpuQuota, cpuShares, pids       int64
 }
 
 func (o *limitFlags) add(f *pflag.FlagSet) {
@@ -22,6 +22,7 @@ func (o *limitFlags) add(f *pflag.FlagSet) {
 	f.Int64Var(&o.cpuQuota, "cpu-quota", 0, "Limit the CPU CFS (Completely Fair Scheduler) quota, in microseconds")
 	f.Int64VarP(&o.cpuShares, "cpu-shares", "c", 0, "CPU shares (relative weight)")
 	f.StringVar(&o.cpusetCpus, "cpuset-cpus", "", "CPUs in which to allow execution (0-3, 0,1)")
+	f.Int64Var(&o.pids, "pids-limit", 0, `Limit of processes and threads of each "RUN" (default 16384, -1 for unlimited)`)
 	f.StringVar(&o.cpusetMems, "cpuset-mems", "", "MEMs in which to allow execution (0-3, 0,1)")
 }
 

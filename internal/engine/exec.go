@@ -70,17 +70,18 @@ func (x *execution) prepare(n *node) error {
 	// A process ID would not do for the name of a run: in a pod it is the same every time, and one
 	// process may run the same vertex for two builds.
 	x.spec = sandbox.Spec{
-		ID:         "slipway-" + n.v.Digest.Encoded()[:12] + "-" + strings.ToLower(rand.Text()[:10]),
-		Args:       meta.Args,
-		Env:        meta.Env,
-		Cwd:        meta.Cwd,
-		User:       meta.User,
-		Hostname:   meta.Hostname,
-		Network:    x.network(),
-		CgroupPath: meta.CgroupParent,
-		Insecure:   x.op.Security == pb.SecurityMode_INSECURE,
-		KeepCaps:   x.op.Security == pb.SecurityMode_INSECURE,
-		Resources:  resources(n.v.Meta.GetLinuxResources()),
+		ID:           "slipway-" + n.v.Digest.Encoded()[:12] + "-" + strings.ToLower(rand.Text()[:10]),
+		Args:         meta.Args,
+		Env:          meta.Env,
+		Cwd:          meta.Cwd,
+		User:         meta.User,
+		Hostname:     meta.Hostname,
+		Network:      x.network(),
+		CgroupPath:   meta.CgroupParent,
+		Insecure:     x.op.Security == pb.SecurityMode_INSECURE,
+		KeepCaps:     x.op.Security == pb.SecurityMode_INSECURE,
+		Resources:    resources(n.v.Meta.GetLinuxResources()),
+		MaxProcesses: x.r.maxProcesses(),
 	}
 	for _, h := range meta.ExtraHosts {
 		x.spec.ExtraHosts = append(x.spec.ExtraHosts, sandbox.HostEntry{Host: h.Host, IP: h.IP})
@@ -104,6 +105,16 @@ func (x *execution) prepare(n *node) error {
 		return strings.Count(filepath.Clean(a.Dest), "/") - strings.Count(filepath.Clean(b.Dest), "/")
 	})
 	return nil
+}
+
+// defaultMaxProcesses is enough for the largest compilation, and not enough to use up a machine.
+const defaultMaxProcesses = 16384
+
+func (r *Run) maxProcesses() int64 {
+	if r.opt.MaxProcesses == 0 {
+		return defaultMaxProcesses
+	}
+	return max(r.opt.MaxProcesses, 0)
 }
 
 // resources are a step's limits. They are in no key, as in BuildKit.

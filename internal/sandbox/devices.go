@@ -3,13 +3,9 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -40,94 +36,6 @@ func allowDevice(major, minor int64) specs.LinuxDeviceCgroup {
 		rule.Minor = &minor
 	}
 	return rule
-}
-
-// devicesCgroup is the directory of this process's own cgroup in the v1 hierarchy of devices; ""
-// when there is none. In cgroup v2 rules for devices are BPF programs, and joining a cgroup takes
-// longer than all else in a run: there, filesystems are mounted nodev.
-func devicesCgroup() string {
-	for _, c := range ownCgroups() {
-		if c.name == "devices" || slices.Contains(c.aliases, "devices") {
-			return c.path
-		}
-	}
-	return ""
-}
-
-// guardPrefix begins the names of guards' cgroups.
-const guardPrefix = "slipway-devices-"
-
-// guard is a cgroup that guards the devices of one run.
-type guard struct{ dir, parent string }
-
-// guardTries bounds how often a guard is made when another process takes it for a dead one's.
-const guardTries = 5
-
-// guardDevices takes the calling thread, and with it the processes that it starts, into a new
-// cgroup with the rules for devices. It moves a thread, not a process: that takes microseconds,
-// where moving a process takes milliseconds.
-func guardDevices(id string) (*guard, error) {
-	parent := devicesCgroup()
-	if parent == "" {
-		return nil, errors.New("guarding devices: no cgroups (version 1) for devices")
-	}
-	sweepGuards()
-	g := &guard{dir: filepath.Join(parent, guardPrefix+id), parent: parent}
-	var err error
-	for range guardTries {
-		err = os.Mkdir(g.dir, 0o755)
-		if err == nil {
-			err = writeDeviceRules(g.dir, deviceRules)
-		}
-		if err == nil {
-			err = moveThread(g.dir)
-		}
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
-			break
-		}
-	}
-	if err != nil {
-		_ = os.Remove(g.dir) // it may not be there
-		return nil, fmt.Errorf("guarding devices: %w", err)
-	}
-	return g, nil
-}
-
-// leave moves the thread back and removes the cgroup, in which all processes have ended.
-func (g *guard) leave() error {
-	if err := moveThread(g.parent); err != nil {
-		return fmt.Errorf("leaving the cgroup of devices: %w", err)
-	}
-	err := unix.Rmdir(g.dir)
-	for try := 0; errors.Is(err, unix.EBUSY) && try < removeTries; try++ {
-		time.Sleep(removeWait)
-		err = unix.Rmdir(g.dir)
-	}
-	if err != nil && !errors.Is(err, unix.ENOENT) { // another process may have swept it meanwhile
-		return &os.PathError{Op: "removing cgroup", Path: g.dir, Err: err}
-	}
-	return nil
-}
-
-// sweepGuards removes the guards that killed processes have left. One in use cannot be removed; one
-// that is being made can, and is made again; one that is being left is to be removed anyway.
-var sweepGuards = sync.OnceFunc(func() {
-	left, _ := filepath.Glob(filepath.Join(devicesCgroup(), guardPrefix+"*")) // the pattern is fine
-	for _, dir := range left {
-		_ = unix.Rmdir(dir)
-	}
-})
-
-// moveThread moves the calling thread into a cgroup of version 1.
-func moveThread(dir string) error { return writeCgroup(filepath.Join(dir, "tasks"), "0") }
-
-func writeCgroup(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
 }
 
 // writeDeviceRules gives a cgroup of version 1 rules, the first of which denies everything. What

@@ -36,20 +36,16 @@ func (l *linked) prepare() (wait func()) {
 	return all.Wait
 }
 
-// guard implements runner.guard. A container with a cgroup gets its rules from libcontainer.
+// guard implements runner.guard. A container with a cgroup gets its rules and limits from libcontainer.
 func (*linked) guard(spec *Spec) (leave func() error, ok bool) {
-	nothing := func() error { return nil }
-	switch {
-	case spec.Insecure:
-		return nothing, false
-	case spec.hasCgroup():
-		return nothing, devicesCgroup() != ""
+	if spec.hasCgroup() {
+		return func() error { return nil }, !spec.Insecure && devicesCgroup() != ""
 	}
-	g, err := guardDevices(spec.ID)
-	if err != nil {
-		return nothing, false
+	g := &guard{id: spec.ID}
+	if spec.MaxProcesses > 0 {
+		_ = g.guardProcesses(spec.MaxProcesses) // not everybody may make cgroups
 	}
-	return g.leave, true
+	return g.leave, !spec.Insecure && g.guardDevices() == nil
 }
 
 // run executes a bundle.

@@ -344,7 +344,7 @@ func testCancelAnyTime(l *lab) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			l.t.Errorf("cancelled after %d ms: got %v", i, err)
 		}
-		if took := time.Since(start); took > 2*time.Second {
+		if took := time.Since(start); took > time.Minute {
 			l.t.Errorf("cancelled after %d ms: took %v", i, took)
 		}
 		if n := processes(l.t, mark); n != 0 {
@@ -419,8 +419,10 @@ func testKilledParent(l *lab) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if err := removeCgroups("/killed"); err != nil { // a killed runc leaves it, empty
-		l.t.Error(err)
+	for _, cgroup := range []string{"/killed", "/" + guardPrefix + "killed"} { // what is killed leaves them, empty
+		if err := removeCgroups(cgroup); err != nil {
+			l.t.Error(err)
+		}
 	}
 }
 

@@ -11,7 +11,7 @@ func (s *Spec) hasCgroup() bool { return s.CgroupPath != "" || s.Resources != Re
 
 // oci are the limits in the words of the runtime specification, with the rules for devices that a
 // container's cgroup has in Docker.
-func (r Resources) oci(insecure bool) *specs.LinuxResources {
+func (r Resources) oci(insecure bool, maxProcesses int64) *specs.LinuxResources {
 	o := &specs.LinuxResources{Devices: deviceRules}
 	if insecure {
 		o.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Type: "c", Access: "rwm"}, {Allow: true, Type: "b", Access: "rwm"}}
@@ -22,6 +22,9 @@ func (r Resources) oci(insecure bool) *specs.LinuxResources {
 	cpu := specs.LinuxCPU{Shares: given(r.CPUShares), Period: given(r.CPUPeriod), Quota: given(r.CPUQuota), Cpus: r.CpusetCpus, Mems: r.CpusetMems}
 	if cpu != (specs.LinuxCPU{}) {
 		o.CPU = &cpu
+	}
+	if r.Pids == 0 {
+		r.Pids = maxProcesses
 	}
 	if r.Pids != 0 {
 		o.Pids = &specs.LinuxPids{Limit: &r.Pids}

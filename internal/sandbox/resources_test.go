@@ -37,6 +37,31 @@ func testLimits(l *lab) {
 	}
 }
 
+// testMaxProcesses: the limit that everybody has, with and without others, and one that is asked for.
+func testMaxProcesses(l *lab) {
+	if ownCgroupOf("pids") == "" && unifiedCgroup() == "" {
+		l.t.Skip("no cgroups for processes")
+	}
+	const many = "for i in $(seq 40); do sleep 60 & done 2>&1; jobs -p | wc -l; kill $(jobs -p)"
+	for _, r := range []Resources{{}, {CPUShares: 512}} {
+		spec := l.spec(many)
+		spec.MaxProcesses, spec.Resources = 10, r
+		if out, err := l.try(spec); !strings.Contains(out, "fork") {
+			l.t.Errorf("with %+v more processes than allowed: got %q, %v", r, out, err)
+		}
+	}
+	spec := l.spec(many)
+	spec.MaxProcesses, spec.Resources.Pids = 10, 100
+	if out, err := l.try(spec); err != nil || out != "40" {
+		l.t.Errorf("fewer than the limit that was asked for: got %q, %v", out, err)
+	}
+	// The next one has its own.
+	spec = l.spec(many)
+	if out, err := l.try(spec); err != nil || out != "40" {
+		l.t.Errorf("without a limit: got %q, %v", out, err)
+	}
+}
+
 func testMemoryLimit(l *lab) {
 	const hungry = `busybox awk 'BEGIN { s = "0123456789abcdef"; while (1) s = s s }'`
 	for script, want := range map[string]string{

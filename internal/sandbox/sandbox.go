@@ -114,6 +114,9 @@ type Spec struct {
 	Terminal        bool   // allocate a pseudo-terminal and join it to Stdin/Stdout
 	CgroupPath      string // parent cgroup; "" is the default
 	Resources       Resources
+	// MaxProcesses bounds the processes and threads of a container for which Resources sets no limit of them;
+	// 0 does not. Unlike those it costs nothing, and where cgroups cannot be made it is left out.
+	MaxProcesses int64
 }
 
 // Resources limit all processes of a container together. A zero field is no limit. A process with

@@ -277,11 +277,11 @@ func TestGuardDevices(t *testing.T) {
 	id := fmt.Sprintf("slipway-test-%d-guard", os.Getpid())
 	// The main thread's cgroup is the process's own.
 	err := inMountNamespace(func() error {
-		g, err := guardDevices(id)
-		if err != nil {
+		g := &guard{id: id}
+		if err := g.guardDevices(); err != nil {
 			return err
 		}
-		list, err := os.ReadFile(filepath.Join(g.dir, "devices.list"))
+		list, err := os.ReadFile(filepath.Join(g.joined[0].dir, "devices.list"))
 		if err != nil {
 			return err
 		}
@@ -301,7 +301,7 @@ func TestGuardDevices(t *testing.T) {
 			t.Errorf("cgroups of the thread %q, of the process %q", thread, process)
 		}
 		// Somebody who sweeps does not take away what is in use.
-		if err := unix.Rmdir(g.dir); !errors.Is(err, unix.EBUSY) {
+		if err := unix.Rmdir(g.joined[0].dir); !errors.Is(err, unix.EBUSY) {
 			t.Errorf("removing a guard in use: %v", err)
 		}
 		return g.leave()

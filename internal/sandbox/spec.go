@@ -59,7 +59,7 @@ func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) 
 		Linux: &specs.Linux{
 			Namespaces:  namespaces(spec.Network),
 			CgroupsPath: cgroupsPath(spec),
-			Resources:   spec.Resources.oci(spec.Insecure),
+			Resources:   spec.Resources.oci(spec.Insecure, spec.MaxProcesses),
 		},
 	}
 	if spec.Insecure {

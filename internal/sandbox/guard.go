@@ -1,0 +1,177 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
+)
+
+// A guard is cgroups of one run that cost next to nothing: the calling thread is moved, and with it the
+// processes that it starts. To move a process takes milliseconds, as the kernel then waits for all others that
+// fork; a thread takes microseconds. It can be done for what needs no more than the thread's cgroup at the time
+// of the fork: the rules for devices of version 1, and the number of processes, in version 2 by a threaded
+// cgroup.
+type guard struct {
+	id     string
+	joined []joined
+}
+
+// joined is a cgroup that the thread was moved into, and that from which it came.
+type joined struct{ dir, parent string }
+
+// guardPrefix begins the names of guards' cgroups.
+const guardPrefix = "slipway-guard-"
+
+// guardTries bounds how often a guard is made when another process takes it for a dead one's.
+const guardTries = 5
+
+// devicesCgroup is the directory of this process's own cgroup in the v1 hierarchy of devices; ""
+// when there is none. In cgroup v2 rules for devices are BPF programs, which belong to cgroups of processes: there,
+// filesystems are mounted nodev.
+func devicesCgroup() string { return ownCgroupOf("devices") }
+
+// ownCgroupOf is the directory of this process's own cgroup in the v1 hierarchy of a controller, or "".
+func ownCgroupOf(controller string) string {
+	for _, c := range ownCgroups() {
+		if c.name == controller || slices.Contains(c.aliases, controller) {
+			return c.path
+		}
+	}
+	return ""
+}
+
+// unifiedCgroup is the directory of this process's own cgroup where there is only version 2, or "".
+var unifiedCgroup = sync.OnceValue(func() string {
+	paths, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	if err != nil || !cgroups.IsCgroup2UnifiedMode() {
+		return ""
+	}
+	return filepath.Join("/sys/fs/cgroup", paths[""])
+})
+
+// guardDevices keeps what the thread starts from opening devices but harmless ones.
+func (g *guard) guardDevices() error {
+	parent := devicesCgroup()
+	if parent == "" {
+		return errors.New("guarding devices: no cgroups (version 1) for devices")
+	}
+	err := g.join(parent, "tasks", func(dir string) error { return writeDeviceRules(dir, deviceRules) })
+	if err != nil {
+		return fmt.Errorf("guarding devices: %w", err)
+	}
+	return nil
+}
+
+// guardProcesses bounds how many processes and threads what the thread starts may have.
+func (g *guard) guardProcesses(limit int64) error {
+	text := strconv.FormatInt(limit, 10)
+	err := errors.New("no cgroups for processes")
+	if parent := ownCgroupOf("pids"); parent != "" {
+		err = g.join(parent, "tasks", func(dir string) error { return writeCgroup(filepath.Join(dir, "pids.max"), text) })
+	} else if parent := unifiedCgroup(); parent != "" {
+		err = g.join(parent, "cgroup.threads", func(dir string) error {
+			if err := writeCgroup(filepath.Join(dir, "cgroup.type"), "threaded"); err != nil {
+				return err
+			}
+			if err := writeCgroup(filepath.Join(parent, "cgroup.subtree_control"), "+pids"); err != nil {
+				return err
+			}
+			return writeCgroup(filepath.Join(dir, "pids.max"), text)
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("limiting processes: %w", err)
+	}
+	return nil
+}
+
+// join makes a cgroup below parent and moves the thread there, by the file that takes threads.
+func (g *guard) join(parent, threads string, limit func(dir string) error) error {
+	sweepGuards(parent)
+	j := joined{dir: filepath.Join(parent, guardPrefix+g.id), parent: parent}
+	var err error
+	for range guardTries {
+		err = os.Mkdir(j.dir, 0o755)
+		if err == nil {
+			err = limit(j.dir)
+		}
+		if err == nil {
+			err = writeCgroup(filepath.Join(j.dir, threads), "0")
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+			break
+		}
+	}
+	if err != nil {
+		_ = os.Remove(j.dir) // it may not be there
+		return err
+	}
+	g.joined = append(g.joined, j)
+	return nil
+}
+
+// leave moves the thread back and removes the cgroups, in which all processes have ended.
+func (g *guard) leave() error {
+	var errs []error
+	for _, j := range g.joined {
+		errs = append(errs, j.leave())
+	}
+	return errors.Join(errs...)
+}
+
+func (j joined) leave() error {
+	threads := "tasks"
+	if j.parent == unifiedCgroup() {
+		threads = "cgroup.threads"
+	}
+	if err := writeCgroup(filepath.Join(j.parent, threads), "0"); err != nil {
+		return fmt.Errorf("leaving a cgroup: %w", err)
+	}
+	err := unix.Rmdir(j.dir)
+	for try := 0; errors.Is(err, unix.EBUSY) && try < removeTries; try++ {
+		time.Sleep(removeWait)
+		err = unix.Rmdir(j.dir)
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) { // another process may have swept it meanwhile
+		return &os.PathError{Op: "removing cgroup", Path: j.dir, Err: err}
+	}
+	return nil
+}
+
+var swept sync.Map // cgroup -> *sync.Once
+
+// sweepGuards removes the guards that killed processes have left in a cgroup. One in use cannot be removed; one
+// that is being made can, and is made again; one that is being left is to be removed anyway.
+func sweepGuards(parent string) {
+	once, _ := swept.LoadOrStore(parent, &sync.Once{})
+	once.(*sync.Once).Do(func() {
+		left, _ := filepath.Glob(filepath.Join(escapeGlob(parent), guardPrefix+"*")) // the pattern is fine
+		for _, dir := range left {
+			_ = unix.Rmdir(dir)
+		}
+	})
+}
+
+// escapeGlob makes a pattern that a path alone matches.
+func escapeGlob(path string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
+}
+
+func writeCgroup(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
