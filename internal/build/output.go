@@ -376,8 +376,9 @@ func (o *Output) write(fn func(io.Writer) error) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	buf := bufio.NewWriterSize(f, 1<<20)
-	if err := errors.Join(fn(buf), buf.Flush(), f.Close()); err != nil {
+	out := layer.NewSparseWriter(f)
+	buf := bufio.NewWriterSize(out, 1<<20)
+	if err := errors.Join(fn(buf), buf.Flush(), out.Flush(), f.Close()); err != nil {
 		return fmt.Errorf("writing output: %w", err)
 	}
 	if err := os.Rename(f.Name(), o.Dest); err != nil {

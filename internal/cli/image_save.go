@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/export"
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -163,7 +164,13 @@ func writeOutput(path string, fn func(io.Writer) error) (err error) {
 		return err
 	}
 	temporary := f.Name() != path
-	if err = errors.Join(buffered(f, fn), f.Close()); err == nil && temporary {
+	if temporary {
+		out := layer.NewSparseWriter(f)
+		err = errors.Join(buffered(out, fn), out.Flush())
+	} else {
+		err = buffered(f, fn)
+	}
+	if err = errors.Join(err, f.Close()); err == nil && temporary {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil && temporary {

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -48,7 +49,7 @@ func (p dirPlace) file(name string, _ int64, r io.Reader) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	_, err = io.Copy(f, r)
+	_, err = layer.CopySparse(f, r)
 	return err
 }
 

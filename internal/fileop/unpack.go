@@ -205,7 +205,7 @@ func (u *unpacker) keep(e *layer.Entry) (layer.Content, error) {
 		return nil, err
 	}
 	defer r.Close()
-	n, err := io.Copy(u.spool, r)
+	n, err := layer.CopySparse(u.spool, r)
 	if err != nil {
 		return nil, fmt.Errorf("keeping the archive's content: %w", err)
 	}

@@ -29,7 +29,7 @@ func HashContent(e *Entry) (digest.Digest, error) {
 	buf := hashBuffers.Get().(*[]byte)
 	defer hashBuffers.Put(buf)
 	// Only the bare Read makes io.CopyBuffer use the buffer.
-	n, err := io.CopyBuffer(h, struct{ io.Reader }{r}, *buf)
+	n, err := io.CopyBuffer(h, struct{ io.Reader }{SkipHoles(r, e.Size)}, *buf)
 	if err != nil {
 		return "", err
 	}

@@ -272,8 +272,6 @@ func (w *DirWriter) content(f int, e *Entry) error {
 // copy writes what r has, which should be size bytes, to the new file f, and tells how much that was. A small
 // file takes one read and one write; a large one stays in the kernel.
 func (w *DirWriter) copy(f int, r io.Reader, size int64) (int64, error) {
-	buf := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(buf)
 	src, isFile := r.(fdReader)
 	if isFile && !w.noClone {
 		err := unix.IoctlFileClone(f, int(src))
@@ -285,12 +283,53 @@ func (w *DirWriter) copy(f int, r io.Reader, size int64) (int64, error) {
 		w.noClone = true // EXDEV and EOPNOTSUPP hold for the next file as well
 	}
 	var n int64
-	if isFile && size > int64(len(*buf)) {
-		n = copyRange(f, int(src), size)
+	if isFile && size > copyBuffer {
+		n = copyFile(f, int(src), size)
 	}
 	// One byte more than there should be tells that there is more.
-	rest, err := io.CopyBuffer(fdWriter(f), io.LimitReader(r, size-n+1), *buf)
+	rest, err := CopySparse(fdWriter(f), io.LimitReader(r, size-n+1))
 	return n + rest, err
+}
+
+// copyFile copies size bytes in the kernel, or fewer where that cannot be done or fails, with the holes that there
+// are: both files then stand where it ended, and reading and writing the rest tells why.
+func copyFile(dst, src int, size int64) (done int64) {
+	if _, sparse := holes(src); !sparse {
+		return copyRange(dst, src, size)
+	}
+	for done < size {
+		hole, end, err := extent(src, done, size)
+		if err != nil {
+			break
+		}
+		from := done
+		if hole {
+			from = end
+		}
+		if _, err := unix.Seek(src, from, io.SeekStart); err != nil {
+			break
+		}
+		if hole {
+			if unix.Ftruncate(dst, end) != nil {
+				break
+			}
+			if _, err := unix.Seek(dst, end, io.SeekStart); err != nil {
+				break
+			}
+			done = end
+			continue
+		}
+		n := copyRange(dst, src, end-done)
+		if done += n; done < end {
+			break
+		}
+	}
+	// After an error the files may stand elsewhere.
+	if _, err := unix.Seek(src, done, io.SeekStart); err != nil {
+		return done
+	}
+	unix.Seek(dst, done, io.SeekStart) // as the one before, it cannot fail on a regular file
+	return done
 }
 
 // copyRange copies size bytes in the kernel, or fewer where that cannot be done or fails: reading and writing

@@ -23,7 +23,9 @@ const (
 )
 
 // copyBuffers are shared by everything here that moves content through user space.
-var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }}
+
+const copyBuffer = 256 << 10
 
 // TarWriter is the [Sink] that makes the one tar form of a layer: the same entries always give
 // the same bytes. Times are whole seconds (rounded down) as in Docker's layers, names of owners
@@ -194,7 +196,7 @@ func (t *TarWriter) content(e *Entry, w io.Writer) error {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	// The bare Read keeps io.CopyBuffer from going around the buffer.
-	n, err := io.CopyBuffer(w, struct{ io.Reader }{io.LimitReader(r, e.Size)}, *buf)
+	n, err := io.CopyBuffer(w, struct{ io.Reader }{io.LimitReader(SkipHoles(r, e.Size), e.Size)}, *buf)
 	if err != nil {
 		return err
 	}

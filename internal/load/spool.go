@@ -145,7 +145,8 @@ func writeFile(path string, r io.Reader, buf []byte) (_ *file, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	hash, disk := sha256.New(), &failing{w: f}
+	hash, out := sha256.New(), layer.NewSparseWriter(f)
+	disk := &failing{w: out}
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(hash, disk)}, struct{ io.Reader }{r}, buf)
 	switch {
 	case disk.err != nil:
@@ -154,6 +155,9 @@ func writeFile(path string, r io.Reader, buf []byte) (_ *file, err error) {
 		return nil, invalid("the archive ends in the middle: %w", err)
 	case err != nil:
 		return nil, invalid("%w", err)
+	}
+	if err := out.Flush(); err != nil {
+		return nil, err
 	}
 	return &file{path: path, size: n, digest: digest.NewDigest(digest.SHA256, hash)}, nil
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/layer"
 )
 
 func (s *Store) blobPath(d digest.Digest) string {
@@ -44,7 +46,11 @@ func (s *Store) OpenBlob(_ context.Context, d digest.Digest) (io.ReadCloser, err
 	if err != nil {
 		return nil, fmt.Errorf("opening blob: %w", err)
 	}
-	return verified(f, f, d, func(got digest.Digest) error {
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening blob: %w", err), f.Close())
+	}
+	return verified(layer.SkipHoles(f, fi.Size()), f, d, func(got digest.Digest) error {
 		return errors.Join(fmt.Errorf("reading blob: content is %s, want %s: %w", got, d, ErrDamaged), s.dropBlob(d))
 	}), nil
 }
@@ -135,6 +141,7 @@ func atLeast(got, want int64) string {
 type BlobWriter struct {
 	s    *Store
 	f    *os.File
+	out  *layer.SparseWriter // to f
 	alg  digest.Algorithm
 	hash *asyncHash
 	size int64
@@ -151,13 +158,13 @@ func (s *Store) NewBlob(alg digest.Algorithm) (*BlobWriter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing blob: %w", err)
 	}
-	return &BlobWriter{s: s, f: f, alg: alg, hash: newAsyncHash(alg)}, nil
+	return &BlobWriter{s: s, f: f, out: layer.NewSparseWriter(f), alg: alg, hash: newAsyncHash(alg)}, nil
 }
 
 // Write adds bytes to the blob.
 func (w *BlobWriter) Write(p []byte) (int, error) {
 	w.hash.Write(p)
-	n, err := w.f.Write(p)
+	n, err := w.out.Write(p)
 	w.size += int64(n)
 	return n, err
 }
@@ -171,7 +178,7 @@ func (w *BlobWriter) Digest() digest.Digest { return w.hash.Digest() }
 // Commit puts the blob into its place and records it.
 func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
 	d := w.Digest()
-	if err := w.f.Close(); err != nil {
+	if err := errors.Join(w.out.Flush(), w.f.Close()); err != nil {
 		return "", fmt.Errorf("writing blob %s: %w", d, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(w.s.blobPath(d)), 0o700); err != nil {

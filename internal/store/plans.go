@@ -207,7 +207,7 @@ func (c checkedContent) Open() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return verified(layer.ContextReader(c.ctx, r), r, c.e.Digest, func(got digest.Digest) error {
+	return verified(layer.ContextReader(c.ctx, layer.SkipHoles(r, c.e.Size)), r, c.e.Digest, func(got digest.Digest) error {
 		return fmt.Errorf("file changed while being read: its digest was %s and is %s now", c.e.Digest, got)
 	}), nil
 }
