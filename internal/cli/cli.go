@@ -78,7 +78,7 @@ func newRoot(a *app) *cobra.Command {
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageErrorf(cmd, 1, "unknown command: %s", strings.Join(append([]string{a.name}, args[0]), " "))
+				return unknownCommand(cmd, args[0])
 			}
 			if v, err := cmd.Flags().GetBool("version"); v || err != nil {
 				return errors.Join(err, a.printVersion())
@@ -88,9 +88,8 @@ func newRoot(a *app) *cobra.Command {
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: a.name},
 	}
 	root.TraverseChildren = true
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageErrorf(cmd, 125, "%s", err)
-	})
+	root.Flags().SetInterspersed(false) // a command that is not there has flags of its own
+	root.SetFlagErrorFunc(wrongFlag)
 	a.globalFlags(root)
 
 	image := group("image", "Manage images", newBuildCmd(a), newImageLsCmd(a, "ls"), newImageRmCmd(a, "rm"), newImageInspectCmd(a),
@@ -192,11 +191,12 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 		Args:  cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageErrorf(cmd, 1, "unknown command: %s %s", cmd.CommandPath(), args[0])
+				return unknownCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		},
 	}
+	cmd.Flags().SetInterspersed(false)
 	cmd.AddCommand(children...)
 	return cmd
 }
