@@ -192,7 +192,8 @@ func (l *loader) sources(d digest.Digest) []*errdefs.Source {
 	}
 	var all []*errdefs.Source
 	for _, loc := range src.Locations[d.String()].Locations {
-		if int(loc.SourceIndex) < 0 || int(loc.SourceIndex) >= len(src.Infos) {
+		// The images of "--mount=from=" have a location without a line.
+		if int(loc.SourceIndex) < 0 || int(loc.SourceIndex) >= len(src.Infos) || len(loc.Ranges) == 0 {
 			continue
 		}
 		all = append(all, &errdefs.Source{Info: src.Infos[loc.SourceIndex], Ranges: loc.Ranges})

@@ -203,6 +203,9 @@ func (s *Store) Dirs(ctx context.Context, snap layer.Snapshot) ([]string, error)
 	for i, id := range snap {
 		over, err := s.over(id, dirs, forms[i])
 		if err != nil {
+			if info, ierr := s.Layer(ctx, id); ierr == nil {
+				err = ofLayer(info, err)
+			}
 			return nil, err
 		}
 		dirs = append(dirs, forms[i])
