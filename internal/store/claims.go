@@ -29,6 +29,9 @@ func (s *Store) BlobLayer(ctx context.Context, diffID digest.Digest, blob ocispe
 // BlobLayerOf is [Store.BlobLayer] for a layer that was made at a time: it takes no layer for it that
 // was made at another one, since images tell the times of their layers. The zero time is any.
 func (s *Store) BlobLayerOf(ctx context.Context, diffID digest.Digest, blob ocispec.Descriptor, created time.Time) (layer.ID, error) {
+	if err := errors.Join(diffID.Validate(), blob.Digest.Validate()); err != nil {
+		return "", fmt.Errorf("layer of diffID %q in blob %q: %w", diffID, blob.Digest, err)
+	}
 	info := LayerInfo{DiffID: diffID, Size: -1, Created: created,
 		Blob: ocispec.Descriptor{MediaType: ociMediaType(blob.MediaType), Digest: blob.Digest, Size: blob.Size}}
 	id, found, err := s.findBlobLayer(s.db, info)

@@ -234,6 +234,34 @@ func TestOldClaimsAreSeparated(t *testing.T) {
 	}
 }
 
+// Any algorithm that can be verified will do; what is no digest is refused before it is anything.
+func TestDigestsOfClaims(t *testing.T) {
+	plain := tarOf(map[string]string{"a": "1"})
+	for name, use := range uses {
+		s := newStore(t)
+		id, _ := claim(t, s, plain, layer.Gzip, digest.SHA512.FromBytes(plain))
+		if err := use(s, id); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if info, err := s.Layer(context.Background(), id); err != nil || info.Claimed {
+			t.Errorf("%s: the layer is %+v, %v", name, info, err)
+		}
+		bad, _ := claim(t, s, plain, layer.Gzip, digest.SHA512.FromString("x"))
+		if err := use(s, bad); !errors.Is(err, ErrFalse) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s := newStore(t)
+	for _, d := range []digest.Digest{"", "x", "sha256:x", "md5:00000000000000000000000000000000"} {
+		if _, err := s.BlobLayer(context.Background(), d, ocispec.Descriptor{Digest: digest.FromString("x")}); err == nil {
+			t.Errorf("diffID %q was taken", d)
+		}
+		if _, err := s.BlobLayer(context.Background(), digest.FromString("x"), ocispec.Descriptor{Digest: d}); err == nil {
+			t.Errorf("blob %q was taken", d)
+		}
+	}
+}
+
 // Times tell layers of one blob apart; that of each is seen by itself.
 func TestClaimsAtTimes(t *testing.T) {
 	s := newStore(t)

@@ -95,7 +95,7 @@ func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.
 		return layer.Stacking{}, err
 	}
 	defer plain.Close()
-	hash := newAsyncHash(digest.Canonical)
+	hash := newAsyncHash(diffID.Algorithm())
 	defer hash.Digest() // ends its goroutine
 	tee := io.TeeReader(plain, hash)
 	stacking, err := layer.ReadTar(tee, layer.TarOptions{}, sink)
@@ -286,7 +286,7 @@ func (s *Store) recompress(ctx context.Context, from ocispec.Descriptor, info La
 	}
 	plain, verify := io.Reader(r), func() error { return nil }
 	if info.Claimed {
-		hash := newAsyncHash(digest.Canonical)
+		hash := newAsyncHash(info.DiffID.Algorithm())
 		defer hash.Digest() // ends its goroutine
 		plain, verify = io.TeeReader(r, hash), func() error { return haveDiffID(hash.Digest(), info.DiffID) }
 	}
