@@ -212,6 +212,18 @@ func TestDockerCertificates(t *testing.T) {
 	}
 }
 
+// A tag that nobody can write is none.
+func TestOddTags(t *testing.T) {
+	r := registrytest.Start(t)
+	r.Use(func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
+		io.WriteString(w, `{"tags":["v1","\u001b[2J","a b","../x","","v2"]}`)
+	})
+	got, err := newClient(t).Tags(t.Context(), r.Host+"/app")
+	if err != nil || !slices.Equal(got, []string{"v1", "v2"}) {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
 func TestTags(t *testing.T) {
 	r, mirror := registrytest.Start(t), registrytest.Start(t)
 	for _, tag := range []string{"v1", "v2", "latest"} {

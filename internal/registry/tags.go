@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -28,6 +29,8 @@ const (
 	// maxTags is how many tags a list may have.
 	maxTags = 1_000_000
 )
+
+var anchoredTag = regexp.MustCompile("^" + dreference.TagRegexp.String() + "$")
 
 // Tags lists the tags of a repository in the order in which the registry, or the first of its mirrors
 // that answers, has them. Errors are those of [Client.Resolve].
@@ -98,7 +101,12 @@ func (e *endpoint) tags(ctx context.Context) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if all = append(all, page.Tags...); len(all) > maxTags {
+		for _, tag := range page.Tags {
+			if anchoredTag.MatchString(tag) { // nobody can use another
+				all = append(all, tag)
+			}
+		}
+		if len(all) > maxTags {
 			return nil, fmt.Errorf("the list of tags has more than %d", maxTags)
 		}
 		if next = nextPage(resp); next == "" {

@@ -2,6 +2,7 @@ package gitsource
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -236,6 +237,22 @@ func TestIdle(t *testing.T) {
 	_, err = s.Resolve(t.Context(), &Request{Remote: "git://" + l.Addr().String() + "/x.git"}, Env{})
 	if err == nil || !strings.Contains(err.Error(), "the server has sent less than") {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// TestEndlessOutput has a server with more references than anybody would want.
+func TestEndlessOutput(t *testing.T) {
+	bin := t.TempDir()
+	for name, script := range map[string]string{"references": "exec yes refs/heads/main", "messages": "exec yes remote: main >&2"} {
+		if err := os.WriteFile(filepath.Join(bin, "git"), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+		s, _ := newTestSource(t)
+		_, err := s.Resolve(t.Context(), &Request{Remote: "git://127.0.0.1/x.git", Ref: "main"}, Env{})
+		if !errors.Is(err, errOutput) || len(err.Error()) > maxMessages+1000 {
+			t.Errorf("%s: error is %.200v", name, err)
+		}
 	}
 }
 

@@ -60,8 +60,14 @@ func (s *Source) begin(ctx context.Context, r *Request, env Env) (_ *session, er
 				cmd.Dir = "/"
 			}
 			cmd.Env = append(cmd.Env, environment(ctx, a)...)
-			cmd.Stderr = outbound.CleanWriter(cmd.Stderr) // it has what the server said
-			return s.runWithUmask(ctx, cmd)
+			out := &limited{w: cmd.Stdout, left: maxOutput}
+			messages := &limited{w: outbound.CleanWriter(cmd.Stderr), left: maxMessages} // they have what the server said
+			cmd.Stdout, cmd.Stderr = out, messages
+			err := s.runWithUmask(ctx, cmd)
+			if out.left < 0 || messages.left < 0 { // git has ended of it in its own way
+				return errOutput
+			}
+			return err
 		}),
 	}
 	if env.Log != nil {
@@ -101,6 +107,28 @@ func knownHosts(text string) (file string, release func(), err error) {
 		return "", nil, fmt.Errorf("writing known hosts: %w", err)
 	}
 	return f.Name(), release, nil
+}
+
+// How many bytes git may print of what a server sent it.
+const (
+	maxOutput   = 64 << 20 // the list of a repository's references, a commit
+	maxMessages = 4 << 20
+)
+
+var errOutput = fmt.Errorf("the server sends more references or messages than are read (%d MiB and %d MiB)", maxOutput>>20, maxMessages>>20)
+
+// limited fails when more is written.
+type limited struct {
+	w    io.Writer
+	left int
+}
+
+// Write implements io.Writer.
+func (l *limited) Write(p []byte) (int, error) {
+	if l.left -= len(p); l.left < 0 {
+		return 0, errOutput
+	}
+	return l.w.Write(p)
 }
 
 type writer struct{ io.Writer }

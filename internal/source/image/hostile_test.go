@@ -201,6 +201,9 @@ func TestHostileIndexes(t *testing.T) {
 	bad.Size = -1
 	index("bad", bad)
 	index("empty")
+	escape := img
+	escape.Platform = &ocispec.Platform{OS: "\x1b[2J", Architecture: "\x07"}
+	index("escape", escape)
 	lying := r.PushBlob("app", ocispec.MediaTypeImageManifest, []byte("not there"))
 	lying.Platform, lying.MediaType = &amd64, "application/vnd.acme"
 	index("lying", lying)
@@ -208,12 +211,13 @@ func TestHostileIndexes(t *testing.T) {
 		kind error
 		text string
 	}{
-		"deep6": {errdefs.ErrOutOfRange, "nested"},
-		"deep2": {nil, ""},
-		"wide1": {errdefs.ErrOutOfRange, "more than 32 manifests"},
-		"bad":   {errdefs.ErrDataLoss, "and size -1"},
-		"empty": {errdefs.ErrNotFound, "none at all"},
-		"lying": {errdefs.ErrNotFound, lying.Digest.String()},
+		"deep6":  {errdefs.ErrOutOfRange, "nested"},
+		"deep2":  {nil, ""},
+		"wide1":  {errdefs.ErrOutOfRange, "more than 32 manifests"},
+		"bad":    {errdefs.ErrDataLoss, "and size -1"},
+		"empty":  {errdefs.ErrNotFound, "none at all"},
+		"escape": {errdefs.ErrNotFound, "only for [2j/"},
+		"lying":  {errdefs.ErrNotFound, lying.Digest.String()},
 	} {
 		s, _ := newSource(t)
 		_, err := s.Resolve(t.Context(), r.Host+"/app:"+tag, amd64, ResolveDefault)

@@ -26,6 +26,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/slipway-build/slipway/internal/outbound"
 	"github.com/slipway-build/slipway/internal/registry"
 )
 
@@ -222,5 +223,6 @@ func (f *failure) Error() string { return f.text }
 func (f *failure) Unwrap() error { return f.kind }
 
 func fail(kind error, format string, args ...any) error {
-	return &failure{text: fmt.Sprintf(format, args...), kind: kind}
+	// An index's platforms and a manifest's types are somebody else's words.
+	return &failure{text: outbound.Clean(fmt.Sprintf(format, args...)), kind: kind}
 }
