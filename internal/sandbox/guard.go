@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,7 +42,7 @@ func devicesCgroup() string { return ownCgroupOf("devices") }
 // ownCgroupOf is the directory of this process's own cgroup in the v1 hierarchy of a controller, or "".
 func ownCgroupOf(controller string) string {
 	for _, c := range ownCgroups() {
-		if c.name == controller || slices.Contains(c.aliases, controller) {
+		if c.has(controller) {
 			return c.path
 		}
 	}

@@ -70,6 +70,10 @@ func create(b *bundle) (*libcontainer.Container, error) {
 	// The seccomp filter comes through a gate.
 	spec, linux := *b.oci, *b.oci.Linux
 	spec.Linux, linux.Seccomp = &linux, nil
+	if ownView() && recursiveAttributes() && !cgroupNamespaces() && !b.spec.hasCgroup() {
+		// Its cgroups are mounted already, where a namespace makes it see no more than what is there.
+		linux.Namespaces = append(slices.Clone(linux.Namespaces), specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: b.spec.ID, Spec: &spec})
 	if err != nil {
 		return nil, fmt.Errorf("configuring container: %w", err)

@@ -116,13 +116,16 @@ var recursiveAttributes = sync.OnceValue(func() bool {
 	return !errors.Is(err, unix.ENOSYS)
 })
 
-// cgroupNamespaces reports whether containers get a cgroup namespace: on a host with cgroup v2
-// alone, as in Docker. With v1 hierarchies the namespace can not be mounted everywhere.
+// cgroupNamespaces reports whether the runtime mounts cgroups in a namespace of the container: on a
+// host with cgroup v2 alone, as in Docker. With v1 hierarchies that can not be mounted everywhere.
 var cgroupNamespaces = sync.OnceValue(func() bool {
-	for _, path := range []string{"/proc/self/ns/cgroup", "/sys/fs/cgroup/cgroup.controllers"} {
-		if _, err := os.Stat(path); err != nil {
-			return false
-		}
-	}
-	return true
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil && ownView()
+})
+
+// ownView reports whether the kernel has cgroup namespaces, in which a process sees its cgroups as the
+// top ones, without the names of those above.
+var ownView = sync.OnceValue(func() bool {
+	_, err := os.Stat("/proc/self/ns/cgroup")
+	return err == nil
 })

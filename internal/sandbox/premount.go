@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -59,7 +60,7 @@ func (b *bundle) mountBelow(root *os.File, m specs.Mount) error {
 	defer dest.Close()
 	o := parseOptions(m.Options)
 	if m.Type == "cgroup" {
-		return mountCgroups(dest, o)
+		return b.mountCgroups(dest, o)
 	}
 	var mnt int
 	if m.Type == "bind" {
@@ -191,7 +192,7 @@ func attach(mnt int, dest *os.File) error {
 }
 
 // mountCgroups shows the own cgroup of each v1 hierarchy below dest, as runc does.
-func mountCgroups(dest *os.File, o mountOptions) error {
+func (b *bundle) mountCgroups(dest *os.File, o mountOptions) error {
 	readOnly := o.attrs & unix.MOUNT_ATTR_RDONLY
 	top, err := newFilesystem("tmpfs", mountOptions{attrs: o.attrs &^ unix.MOUNT_ATTR_RDONLY, data: []string{"mode=755"}})
 	if err != nil {
@@ -213,7 +214,14 @@ func mountCgroups(dest *os.File, o mountOptions) error {
 		return fmt.Errorf("move_mount: %w", err)
 	}
 	for _, c := range ownCgroups() {
-		mnt, err := cloneTree(c.path, mountOptions{attrs: o.attrs})
+		path := c.path
+		if c.has("devices") || c.has("pids") {
+			guard := filepath.Join(path, guardPrefix+b.spec.ID) // this thread's
+			if _, err := os.Lstat(guard); err == nil {
+				path = guard
+			}
+		}
+		mnt, err := cloneTree(path, mountOptions{attrs: o.attrs})
 		if err != nil {
 			return err
 		}
@@ -233,6 +241,11 @@ type ownCgroup struct {
 	name    string   // of the hierarchy's directory, such as "cpu,cpuacct"
 	aliases []string // of it: "cpu", "cpuacct"
 	path    string   // on the host
+}
+
+// has reports whether the hierarchy is that of a controller.
+func (c *ownCgroup) has(controller string) bool {
+	return c.name == controller || slices.Contains(c.aliases, controller)
 }
 
 // ownCgroups are those of all v1 hierarchies below /sys/fs/cgroup; empty if there are none, or

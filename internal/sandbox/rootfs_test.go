@@ -133,6 +133,44 @@ func testOddRoots(l *lab) {
 	}
 }
 
+// testRacingLinks has another process exchange a directory of a shared mount for a link to the host, over and
+// over, while mount points and a working directory are made below it.
+func testRacingLinks(l *lab) {
+	victim, shared := l.t.TempDir(), l.t.TempDir()
+	dir, link := filepath.Join(shared, "dir"), filepath.Join(shared, "link")
+	mkdir(l.t, dir)
+	if err := os.Symlink(victim, link); err != nil {
+		l.t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	file := filepath.Join(l.image, "etc/passwd")
+	for range 20 {
+		spec := l.command("true")
+		spec.Mounts = []Mount{
+			{Dest: "/shared", Bind: shared}, {Dest: "/shared/dir/new/mount", Tmpfs: &Tmpfs{}}, {Dest: "/shared/dir/file", Bind: file}, {Dest: "/shared/link/other", Tmpfs: &Tmpfs{}},
+		}
+		spec.Cwd = "/shared/dir/where"
+		_, _ = l.try(spec) // what is lost to the race is an error
+		if got := tree(l.t, victim); len(got) > 0 {
+			l.t.Errorf("the host's directory: got %q", got)
+			break
+		}
+	}
+	close(stop)
+	<-stopped
+}
+
 // contents lists a directory with modes, times and what files hold.
 func contents(t testing.TB, dir string) (lines []string) {
 	t.Helper()

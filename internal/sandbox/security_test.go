@@ -366,6 +366,27 @@ func testKeepCaps(l *lab) {
 	}
 }
 
+// testCgroupView: a process sees its cgroups as the top ones.
+func testCgroupView(l *lab) {
+	if !l.linked && !cgroupNamespaces() {
+		return // the runtime's cgroups are not those that are shown
+	}
+	spec := l.command("cat", "/proc/self/cgroup")
+	spec.MaxProcesses = 100
+	for line := range strings.Lines(l.run(spec)) {
+		if _, path, _ := strings.Cut(strings.TrimSpace(line), ":/"); path != "" {
+			l.t.Errorf("a name of the host's: %s", line)
+		}
+	}
+	spec = l.spec("grep ' /sys/fs/cgroup/' /proc/self/mountinfo")
+	spec.MaxProcesses = 100
+	for line := range strings.Lines(l.run(spec)) {
+		if f := strings.Fields(line); len(f) > 3 && f[3] != "/" {
+			l.t.Errorf("a mount of the host's: %s", line)
+		}
+	}
+}
+
 // testCgroup runs in a cgroup below one with a memory limit.
 func testCgroup(l *lab) {
 	parent, limit := "/sys/fs/cgroup/memory/slipway-test-parent", "memory.limit_in_bytes"
