@@ -6,10 +6,11 @@ import (
 
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/solver/pb"
+	srctypes "github.com/moby/buildkit/source/types"
 )
 
 // ResolveSourceMetadata implements the gateway client: it tells what a source is now, without its
-// files.
+// files. Of a directory there is nothing to tell.
 func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
 	scheme, ref, _ := strings.Cut(op.Identifier, "://")
 	res := &sourceresolver.MetaResponse{Op: op.CloneVT()}
@@ -19,7 +20,7 @@ func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt
 		res.Git, err = c.opt.Run.GitMetadata(op, opt.GitOpt != nil && opt.GitOpt.ReturnObject)
 	case "http", "https":
 		res.HTTP, err = c.opt.Run.HTTPMetadata(op, opt.HTTPOpt)
-	default:
+	case srctypes.DockerImageScheme, srctypes.OCIScheme:
 		// The frontend pins the reference to the digest, so that what was resolved is what is used.
 		img, ierr := c.resolve(ctx, ref, opt)
 		if ierr != nil {
