@@ -43,6 +43,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		stdout: newStream(ctx, stdout),
 		stderr: newStream(ctx, stderr),
 	}
+	logrus.SetOutput(a.stderr)
 	root := newRoot(a)
 	if len(args) > 0 {
 		root.SetArgs(args[1:])

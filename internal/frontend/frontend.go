@@ -54,6 +54,7 @@ type Client struct {
 	resolved   map[string]*imagesource.Image
 	dockerfile []byte // as it was read
 	unresolved string // the first image that could not be resolved
+	refused    error  // what the Dockerfile was not given to the frontend for
 }
 
 var _ gw.Client = (*Client)(nil)
@@ -69,8 +70,10 @@ func Build(ctx context.Context, opt Options) (*gw.Result, error) {
 		c.last = &n
 		delete(c.attrs, "target") // stages' names do not begin with a digit
 	}
-	res, err := builder.Build(ctx, c)
-	return res, c.placed(err)
+	return guarded(ctx, maxMemory, func() (*gw.Result, error) {
+		res, err := builder.Build(ctx, c)
+		return res, c.placed(err)
+	})
 }
 
 // BuildOpts implements the gateway client: this engine can do whatever LLB has.

@@ -15,6 +15,12 @@ import (
 // placed adds the place to an error that BuildKit's frontend gives none: an image that cannot be
 // resolved, of `RUN --mount=from=IMAGE`. Other errors stay as they are.
 func (c *Client) placed(err error) error {
+	c.mu.Lock()
+	refused := c.refused
+	c.mu.Unlock()
+	if err != nil && refused != nil {
+		return refused
+	}
 	if err == nil || slices.ContainsFunc(errdefs.Sources(err), func(s *errdefs.Source) bool { return len(s.Ranges) > 0 }) {
 		return err
 	}

@@ -100,9 +100,13 @@ func (r *Ref) ReadFile(ctx context.Context, req gw.ReadRequest) (_ []byte, err e
 				return nil, err
 			}
 		}
+		err := checkGrowth(r.client.attrs["filename"], data, r.client.attrs)
 		r.client.mu.Lock()
-		r.client.dockerfile = data
+		r.client.dockerfile, r.client.refused = data, err
 		r.client.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
 	}
 	return data, nil
 }

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -58,8 +59,23 @@ type matched struct {
 	none bool // no pattern matches it or a directory above it
 }
 
+// What a list of patterns may be: each becomes a regular expression, which takes some kilobytes, for
+// each core.
+const (
+	maxPatterns    = 50_000
+	maxPatternText = 1 << 20
+)
+
 // newPatterns gives nil when there are no patterns.
 func newPatterns(texts []string) (*patterns, error) {
+	size := 0
+	for _, t := range texts {
+		size += len(t)
+	}
+	if len(texts) > maxPatterns || size > maxPatternText {
+		return nil, fmt.Errorf("%d patterns of %d bytes together: there may be %d of %d bytes (in .dockerignore, or of --exclude)",
+			len(texts), size, maxPatterns, maxPatternText)
+	}
 	pm, err := patternmatcher.New(texts)
 	if err != nil || len(pm.Patterns()) == 0 {
 		return nil, err

@@ -3,6 +3,8 @@ package layer
 import (
 	"fmt"
 	"math/rand"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/moby/patternmatcher"
@@ -85,5 +87,20 @@ func TestPatternsAreShort(t *testing.T) {
 		if p, err = newPatterns([]string{text, "!src"}); err != nil || p.marks != nil {
 			t.Errorf("%s: %v, %v", text, p.marks, err)
 		}
+	}
+}
+
+// TestPatternsAreBounded: a list of patterns takes memory that whoever wrote a .dockerignore chooses.
+func TestPatternsAreBounded(t *testing.T) {
+	for name, texts := range map[string][]string{
+		"many": slices.Repeat([]string{"a*b"}, maxPatterns+1),
+		"long": slices.Repeat([]string{strings.Repeat("x", 1<<10)}, maxPatternText>>10+1),
+	} {
+		if _, err := Filter(nil, FilterOpt{Exclude: texts}); err == nil || !strings.Contains(err.Error(), "there may be 50000 of 1048576 bytes") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := newPatterns(slices.Repeat([]string{"ab"}, maxPatterns)); err != nil {
+		t.Error(err)
 	}
 }

@@ -1,0 +1,67 @@
+package frontend
+
+import (
+	"context"
+	"fmt"
+	"runtime/metrics"
+	"time"
+
+	"github.com/docker/go-units"
+)
+
+// maxMemory is how much more memory the process may use while a Dockerfile is read. One of 6,000
+// instructions takes 50 MB; one that doubles a variable in each line would take all there is.
+const maxMemory = 512 << 20
+
+const (
+	// lookPeriod is the time between two looks at the memory.
+	lookPeriod = 5 * time.Millisecond
+	// parting is how long a frontend has to notice that its context has ended.
+	parting = 200 * time.Millisecond
+)
+
+// guarded runs what reads a Dockerfile, which is the work of BuildKit's frontend: it has no bound of its
+// own for what variables grow to, and does not look at the context while it works. When the context
+// ends or the memory is used up, guarded returns and f is left to itself: a caller whose process goes
+// on living must know that it may work on for as long.
+func guarded[T any](ctx context.Context, limit uint64, f func() (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	done := make(chan answer, 1)
+	before := memoryInUse()
+	go func() {
+		v, err := f()
+		done <- answer{v, err}
+	}()
+	look := time.NewTicker(lookPeriod)
+	defer look.Stop()
+	ended := ctx.Done()
+	var late <-chan time.Time
+	for {
+		var none T
+		select {
+		case a := <-done:
+			return a.value, a.err
+		case <-ended:
+			ended, late = nil, time.After(parting)
+		case <-late:
+			return none, context.Cause(ctx)
+		case <-look.C:
+			if memoryInUse() > before+limit {
+				return none, fmt.Errorf("reading the Dockerfile takes more than %s of memory: do its variables grow, or those of its base image's ONBUILD?", units.BytesSize(float64(limit)))
+			}
+		}
+	}
+}
+
+// memoryInUse is what objects and stacks of this process take.
+func memoryInUse() (n uint64) {
+	samples := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
+	metrics.Read(samples)
+	for _, s := range samples {
+		n += s.Value.Uint64()
+	}
+	return n
+}
