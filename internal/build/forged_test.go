@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -81,8 +82,12 @@ func (f *forged) change(change func(layers []layerOf, held func(digest.Digest) b
 const forgedDockerfile = `FROM busybox
 RUN echo made > /made
 RUN cat /made > /copy
+FROM busybox
+RUN echo more > /more
+RUN cat /more > /less
 FROM scratch
 COPY --from=0 /copy /copy
+COPY --from=1 /less /less
 `
 
 // What a cache says of its layers is not believed where it can be seen, and gives nothing away of what
@@ -147,7 +152,16 @@ func TestForgedCache(t *testing.T) {
 			for _, entries := range [][]cache.Entry{imports, nil} {
 				req, out := h.local("")
 				req.CacheFrom = entries
-				h.build(req)
+				_, ev := h.build(req)
+				told := 0
+				for _, step := range ev.ran {
+					if strings.HasPrefix(step, "importing cache layer ") {
+						told++
+					}
+				}
+				if told > 1 || entries == nil && told > 0 {
+					t.Errorf("the cache was believed again after it was wrong: %q", ev.ran)
+				}
 				wantFile(t, filepath.Join(out, "copy"), "made\n")
 			}
 			// Nothing of it stays: the base image is what it was.

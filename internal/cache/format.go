@@ -140,6 +140,18 @@ func (c *contents) add(key string, o *own, layers []*Layer) {
 	}
 }
 
+// names reports whether a result has a layer by this blob.
+func (c *contents) names(blob digest.Digest) bool {
+	for _, f := range c.results {
+		for _, out := range f.Outputs {
+			if slices.ContainsFunc(out, func(l Layer) bool { return l.Blob.Digest == blob }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // heldBy notes which repository has the layers that the cache holds.
 func (c *contents) heldBy(repository string) {
 	for _, f := range c.results {

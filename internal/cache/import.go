@@ -219,11 +219,17 @@ func (i *Import) Lines(ctx context.Context, place string) []string {
 	return c.lines[place].lines
 }
 
-// Drop forgets the results that have a layer by this blob.
-func (i *Import) Drop(blob digest.Digest) {
+// Distrust is told why a layer is not what it is said to be. If the cache says it, it is asked nothing more,
+// which is reported: another layer is as likely wrong, and each may take another attempt of the build.
+func (i *Import) Distrust(ctx context.Context, blob digest.Digest, why error) bool {
+	c := i.get(ctx)
+	if c == nil || !c.names(blob) {
+		return false
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.dropped[blob] = true
+	i.broken = why
+	return true
 }
 
 // Used counts a result that was used.

@@ -313,7 +313,8 @@ func makeBindSources(mounts []sandbox.Mount) error {
 	return nil
 }
 
-// parseHost reads HOST:IP or HOST=IP. The IP "host-gateway" is this machine.
+// parseHost reads HOST:IP or HOST=IP. The IP "host-gateway" is this machine, whose network the
+// container shares.
 func parseHost(v string) (sandbox.HostEntry, error) {
 	host, ip, ok := strings.Cut(v, "=")
 	if !ok {
@@ -326,7 +327,7 @@ func parseHost(v string) (sandbox.HostEntry, error) {
 		ip = ip[1 : len(ip)-1]
 	}
 	if ip == "host-gateway" {
-		ip = sandbox.HostGateway
+		ip = "127.0.0.1"
 	}
 	if net.ParseIP(ip) == nil {
 		return sandbox.HostEntry{}, fmt.Errorf("invalid IP address in add-host: %q", ip)

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -20,15 +21,16 @@ func (r *Run) Blame(err error) error {
 // it belongs to: the image, or else n, which was in need of it and may be nil.
 //
 // A layer that no image has is one of a result: of another machine's, whose claim about it may be false.
-// The result is not used again, and the build goes on without it.
+// Nothing of that cache is used any more, and the build begins again.
 func (r *Run) blame(n *node, err error) (*node, error) {
 	var about *store.LayerError
 	if !errors.As(err, &about) {
 		return n, err
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	for in, img := range r.images {
+	images := maps.Clone(r.images)
+	r.mu.Unlock()
+	for in, img := range images {
 		for i, l := range img.Manifest.Layers {
 			if l.Digest == about.Blob && img.DiffIDs[i] == about.DiffID {
 				return in, fmt.Errorf("image %s: layer %d of %d: %w", img.Ref, i+1, len(img.Manifest.Layers), err)
@@ -39,7 +41,9 @@ func (r *Run) blame(n *node, err error) (*node, error) {
 		return n, err
 	}
 	for _, f := range r.opt.Foreign {
-		f.Drop(about.Blob)
+		if f.Distrust(r.ctx, about.Blob, err) {
+			r.tellForeign(f, about.Blob, err)
+		}
 	}
 	return n, fmt.Errorf("%w: %w", err, store.ErrDamaged)
 }

@@ -46,9 +46,7 @@ func (r *Run) exec(n *node, op *pb.ExecOp, inputs []Value, step *progress.Step) 
 	}
 	stdout, flushOut := redact(step.Stdout(), x.hidden)
 	stderr, flushErr := redact(step.Stderr(), x.hidden)
-	err := r.Engine.opt.Runner.Run(r.ctx, &x.spec, sandbox.IO{Stdout: stdout, Stderr: stderr, Notice: func(text string) {
-		r.notices.Do(func() { fmt.Fprintf(stderr, "WARNING: %s\n", text) })
-	}})
+	err := r.Engine.opt.Runner.Run(r.ctx, &x.spec, sandbox.IO{Stdout: stdout, Stderr: stderr})
 	flushOut()
 	flushErr()
 	if err := x.accept(err); err != nil {
@@ -135,7 +133,10 @@ func (x *execution) network() sandbox.Network {
 	case pb.NetMode_NONE:
 		return sandbox.NetworkNone
 	}
-	return sandbox.NetworkBridge
+	if x.r.opt.Network != "" {
+		return x.r.opt.Network
+	}
+	return sandbox.NetworkHost
 }
 
 func proxyEnv(p *pb.ProxyEnv) []string {
@@ -348,9 +349,6 @@ func (x *execution) accept(err error) error {
 	}
 	if err == nil {
 		err = fmt.Errorf("exit code: %d", code)
-	}
-	if full := x.r.Engine.opt.Store.Full(); full != nil { // which is likely why
-		err = fmt.Errorf("%w: %w", err, full)
 	}
 	return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(x.op.Meta.Args, " "), err)
 }

@@ -32,9 +32,9 @@ type Foreign interface {
 	// Fetch brings the blob of a layer that it holds into the store. An error that is
 	// store.ErrDamaged says that results with the layer are not there any more.
 	Fetch(ctx context.Context, s *store.Store, l cache.Layer, progress func(current, total int64)) error
-	// Drop tells that a blob turned out not to be the layer that it is said to be: results with it are not
-	// there any more.
-	Drop(blob digest.Digest)
+	// Distrust tells that a blob turned out not to be the layer that it is said to be. It reports whether it
+	// was Foreign that said it, which has no results any more then.
+	Distrust(ctx context.Context, blob digest.Digest, why error) bool
 	// Used is told of a result that was used.
 	Used()
 }
@@ -198,9 +198,14 @@ func (r *Run) fetchForeign(ctx context.Context, n *node, from Foreign, l cache.L
 		step.Status(id, got, got, true) // a display does not show the end of a step with one that is open
 	}
 	n.fetches.end(context.Canceled) // it will run, in the next attempt
-	name := "importing cache layer " + id + " from " + from.Name()
-	progress.Start(r.opt.Sink, progress.Vertex{Digest: digest.FromString(name), Name: name}).Done(err)
+	r.tellForeign(from, l.Blob.Digest, err)
 	return r.fail(n, err)
+}
+
+// tellForeign shows what is wrong with a layer of a cache.
+func (r *Run) tellForeign(from Foreign, blob digest.Digest, err error) {
+	name := "importing cache layer " + blob.String() + " from " + from.Name()
+	progress.Start(r.opt.Sink, progress.Vertex{Digest: digest.FromString(name), Name: name}).Done(err)
 }
 
 // sharedStep is the step of a cached node whose layers are fetched, as long as they overlap.
