@@ -17,6 +17,7 @@ import (
 	csvvalue "github.com/tonistiigi/go-csvvalue"
 
 	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/outbound"
 )
 
 // callMethod is a value of --call: what is asked of the Dockerfile instead of a build.
@@ -82,7 +83,17 @@ func (m callMethod) request() string {
 
 // print shows what the frontend answered, as buildx does, on standard output. A check of a
 // Dockerfile that cannot be built ends in an error; so does an answer that asks for an exit code.
+// It has the Dockerfile's lines, but no passwords of URLs.
 func (m callMethod) print(w io.Writer, answer build.Answer) error {
+	var text bytes.Buffer
+	err := m.printTo(&text, answer)
+	if _, werr := io.WriteString(w, outbound.Redact(text.String())); err == nil {
+		err = werr
+	}
+	return err
+}
+
+func (m callMethod) printTo(w io.Writer, answer build.Answer) error {
 	var err error
 	data := answer["result.json"]
 	switch req := m.request(); {
