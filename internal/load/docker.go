@@ -30,7 +30,7 @@ func (l *loading) readDocker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	data, err := f.json(name)
+	data, err := l.json(f, name)
 	if err != nil {
 		return err
 	}
@@ -53,6 +53,12 @@ func (l *loading) readDocker(ctx context.Context) error {
 }
 
 func (l *loading) readDockerImage(ctx context.Context, e dockerImage) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if l.tags += len(e.RepoTags); l.tags > maxTags {
+		return invalid("manifest.json gives more than %d names", maxTags)
+	}
 	var names []string
 	for _, tag := range e.RepoTags {
 		full, err := store.NormalizeName(tag)
@@ -105,33 +111,35 @@ func (l *loading) named(name string) (*file, error) {
 // assemble verifies an image and makes the manifest that the archive has not.
 func (l *loading) assemble(ctx context.Context, e dockerImage, f *file) (manifest, error) {
 	var m manifest
-	data, err := f.json(e.Config)
+	data, err := l.json(f, e.Config)
 	if err != nil {
 		return m, err
 	}
-	if m.config, m.platform, err = parseConfig(e.Config, data); err != nil {
+	config, platform, err := parseConfig(e.Config, data)
+	if err != nil {
 		return m, err
 	}
+	m.diffIDs, m.created, m.platform = config.RootFS.DiffIDs, config.Created, platform
 	if !l.wants(m.platform) {
 		return m, l.unwanted("the image")
 	}
 	// Docker's words.
-	if got, want := len(e.Layers), len(m.config.RootFS.DiffIDs); got != want {
+	if got, want := len(e.Layers), len(m.diffIDs); got != want {
 		return m, invalid("invalid manifest, layers length mismatch: expected %d, got %d", want, got)
 	}
 	m.id = f.digest
 	m.layers = []ocispec.Descriptor{}
 	for i, name := range e.Layers {
-		desc, err := l.dockerLayer(ctx, name, m.config.RootFS.DiffIDs[i])
+		desc, err := l.dockerLayer(ctx, name, m.diffIDs[i])
 		if err != nil {
 			return m, err
 		}
 		m.layers = append(m.layers, desc)
 	}
-	config := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: f.digest, Size: f.size}
-	l.blobs[f.digest] = blob{path: f.path, desc: config}
+	configDesc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: f.digest, Size: f.size}
+	l.blobs[f.digest] = blob{path: f.path, desc: configDesc}
 	out, err := json.Marshal(ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: m.layers,
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: configDesc, Layers: m.layers,
 	})
 	if err != nil {
 		return m, err

@@ -19,6 +19,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -50,6 +51,7 @@ type loading struct {
 	verified map[digest.Digest]int64 // bytes of the files of layers, by diffID
 	layers   map[content]layer.Compression
 	found    []found
+	tags     int // names that manifest.json gives
 }
 
 // content is a layer's file that was seen to have the diffID.
@@ -65,7 +67,8 @@ type blob struct {
 // manifest is a verified image manifest.
 type manifest struct {
 	desc     ocispec.Descriptor
-	config   ocispec.Image
+	diffIDs  []digest.Digest
+	created  *time.Time
 	id       digest.Digest
 	layers   []ocispec.Descriptor
 	platform ocispec.Platform
@@ -176,7 +179,7 @@ func (l *loading) record(ctx context.Context, f found) (store.Image, error) {
 	for i, m := range f.manifests {
 		var snap layer.Snapshot
 		for j, desc := range m.layers {
-			diffID := m.config.RootFS.DiffIDs[j]
+			diffID := m.diffIDs[j]
 			id, err := l.store.BlobLayer(ctx, diffID, desc)
 			if err != nil {
 				return img, err
@@ -191,8 +194,8 @@ func (l *loading) record(ctx context.Context, f found) (store.Image, error) {
 		}
 		img = store.Image{Manifest: m.desc, Index: f.index, ID: m.id, Layers: snap, Size: -1}
 		img.Manifest.Platform = &m.platform
-		if m.config.Created != nil {
-			img.Created = *m.config.Created
+		if m.created != nil {
+			img.Created = *m.created
 		}
 	}
 	return img, nil

@@ -17,6 +17,9 @@ const (
 	maxDepth = 4
 	// maxManifests is how many manifests an index may name.
 	maxManifests = 1000
+	// maxTags is how many names manifest.json may give, and maxLayers how many layers an image may have.
+	maxTags   = 10_000
+	maxLayers = 1000
 
 	attestationType = "vnd.docker.reference.type"
 	imageName       = "io.containerd.image.name"
@@ -28,7 +31,7 @@ func (l *loading) readLayout(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	data, err := f.json(ocispec.ImageIndexFile)
+	data, err := l.json(f, ocispec.ImageIndexFile)
 	if err != nil {
 		return err
 	}
@@ -137,14 +140,17 @@ func (l *loading) readTarget(ctx context.Context, desc ocispec.Descriptor) (foun
 
 // readTree adds the manifests below a descriptor, and reports whether it is an index.
 func (l *loading) readTree(ctx context.Context, desc ocispec.Descriptor, out *found, depth int) (isIndex bool, err error) {
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
 	if depth > maxDepth {
 		return false, invalid("indexes are nested more than %d deep", maxDepth)
 	}
-	f, err := l.blobFile(desc)
+	f, err := l.blobFile(ctx, desc)
 	if err != nil {
 		return false, err
 	}
-	data, err := f.json(desc.Digest.String())
+	data, err := l.json(f, desc.Digest.String())
 	if err != nil {
 		return false, err
 	}
@@ -167,7 +173,7 @@ func (l *loading) readTree(ctx context.Context, desc ocispec.Descriptor, out *fo
 		switch {
 		case !l.has(child.Digest): // of another platform, which was not saved
 		case child.Annotations[attestationType] != "":
-			err = l.readAttestation(child)
+			err = l.readAttestation(ctx, child)
 		case child.Platform == nil || l.wants(*child.Platform):
 			_, err = l.readTree(ctx, child, out, depth+1)
 		}
@@ -206,11 +212,11 @@ func (l *loading) readManifest(ctx context.Context, desc ocispec.Descriptor, dat
 	if err != nil {
 		return err
 	}
-	f, err := l.blobFile(m.Config)
+	f, err := l.blobFile(ctx, m.Config)
 	if err != nil {
 		return err
 	}
-	raw, err := f.json(m.Config.Digest.String())
+	raw, err := l.json(f, m.Config.Digest.String())
 	if err != nil {
 		return err
 	}
@@ -225,7 +231,7 @@ func (l *loading) readManifest(ctx context.Context, desc ocispec.Descriptor, dat
 		return invalid("manifest %s has %d layers, its config %d diff_ids", desc.Digest, len(m.Layers), len(config.RootFS.DiffIDs))
 	}
 	for i, desc := range m.Layers {
-		f, err := l.blobFile(desc)
+		f, err := l.blobFile(ctx, desc)
 		if err != nil {
 			return err
 		}
@@ -233,17 +239,17 @@ func (l *loading) readManifest(ctx context.Context, desc ocispec.Descriptor, dat
 			return err
 		}
 	}
-	out.manifests = append(out.manifests, manifest{desc: desc, config: config, id: m.Config.Digest, layers: m.Layers, platform: platform})
+	out.manifests = append(out.manifests, manifest{desc: desc, diffIDs: config.RootFS.DiffIDs, created: config.Created, id: m.Config.Digest, layers: m.Layers, platform: platform})
 	return nil
 }
 
 // readAttestation adds the blobs of an attestation, which is no filesystem.
-func (l *loading) readAttestation(desc ocispec.Descriptor) error {
-	f, err := l.blobFile(desc)
+func (l *loading) readAttestation(ctx context.Context, desc ocispec.Descriptor) error {
+	f, err := l.blobFile(ctx, desc)
 	if err != nil {
 		return err
 	}
-	data, err := f.json(desc.Digest.String())
+	data, err := l.json(f, desc.Digest.String())
 	if err != nil {
 		return err
 	}
@@ -252,7 +258,7 @@ func (l *loading) readAttestation(desc ocispec.Descriptor) error {
 		return err
 	}
 	for _, part := range append(m.Layers, m.Config) {
-		if _, err := l.blobFile(part); err != nil {
+		if _, err := l.blobFile(ctx, part); err != nil {
 			return err
 		}
 	}

@@ -24,6 +24,8 @@ const (
 	maxFiles = 100_000
 	// maxJSON is how long a manifest, an index or a config may be.
 	maxJSON = 16 << 20
+	// maxDocuments is how long all of them may be, each as often as it is read.
+	maxDocuments = 64 << 20
 	// maxLinks is how many links may lead from one to another.
 	maxLinks = 8
 )
@@ -34,7 +36,8 @@ type archive struct {
 	files map[string]*file
 	links map[string]string // to other names
 
-	progress func(name string, current, total int64)
+	documents int64 // bytes of manifests, indexes and configs
+	progress  func(name string, current, total int64)
 }
 
 // minShown is how long a file is of which progress is told.
@@ -43,7 +46,8 @@ const minShown = 64 << 10
 type file struct {
 	path   string
 	size   int64
-	digest digest.Digest // SHA-256
+	digest digest.Digest                      // SHA-256
+	others map[digest.Algorithm]digest.Digest // as far as they were asked for
 }
 
 // spool reads an archive to its end and puts its files into dir.
@@ -181,10 +185,13 @@ func (a *archive) file(name string) (*file, error) {
 	return nil, invalid("%s in the archive is a link to a link without end", name)
 }
 
-// json reads a small file.
-func (f *file) json(name string) ([]byte, error) {
+// json reads a small file. What is made of it may be kept: all of them are bounded, too.
+func (a *archive) json(f *file, name string) ([]byte, error) {
 	if f.size > maxJSON {
 		return nil, invalid("%s has %d bytes, more than %d", name, f.size, maxJSON)
+	}
+	if a.documents += f.size; a.documents > maxDocuments {
+		return nil, invalid("the manifests and configs that the archive names have more than %d bytes", maxDocuments)
 	}
 	return os.ReadFile(f.path)
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // blobFile finds the file of a blob, and checks its digest and size.
-func (l *loading) blobFile(desc ocispec.Descriptor) (*file, error) {
+func (l *loading) blobFile(ctx context.Context, desc ocispec.Descriptor) (*file, error) {
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, invalid("digest %q: %w", desc.Digest, err)
 	}
@@ -27,7 +27,7 @@ func (l *loading) blobFile(desc ocispec.Descriptor) (*file, error) {
 	}
 	got := f.digest
 	if desc.Digest.Algorithm() != digest.SHA256 {
-		if got, err = digestOf(f, desc.Digest.Algorithm()); err != nil {
+		if got, err = digestOf(ctx, f, desc.Digest.Algorithm()); err != nil {
 			return nil, err
 		}
 	}
@@ -50,13 +50,25 @@ func (l *loading) has(d digest.Digest) bool {
 	return err == nil
 }
 
-func digestOf(f *file, a digest.Algorithm) (digest.Digest, error) {
+// digestOf is a digest of a file by another algorithm, which is computed once.
+func digestOf(ctx context.Context, f *file, a digest.Algorithm) (digest.Digest, error) {
+	if d, ok := f.others[a]; ok {
+		return d, nil
+	}
 	r, err := os.Open(f.path)
 	if err != nil {
 		return "", err
 	}
 	defer r.Close()
-	return a.FromReader(r)
+	d, err := a.FromReader(layer.ContextReader(ctx, r))
+	if err != nil {
+		return "", err
+	}
+	if f.others == nil {
+		f.others = map[digest.Algorithm]digest.Digest{}
+	}
+	f.others[a] = d
+	return d, nil
 }
 
 // parseConfig reads an image's config.
@@ -67,6 +79,9 @@ func parseConfig(what string, data []byte) (ocispec.Image, ocispec.Platform, err
 	}
 	if config.OS == "" || config.Architecture == "" {
 		return config, ocispec.Platform{}, invalid("%s is no config of an image: it names no os or no architecture", what)
+	}
+	if n := len(config.RootFS.DiffIDs); n > maxLayers {
+		return config, ocispec.Platform{}, invalid("%s has %d layers, more than %d", what, n, maxLayers)
 	}
 	for _, d := range config.RootFS.DiffIDs {
 		if err := d.Validate(); err != nil {
