@@ -128,11 +128,13 @@ func (l *layerReader) header(h *tar.Header, name string) error {
 		return l.sink.Add(e)
 	}
 	dir, base := split(name)
-	parent, dir, err := l.directory(dir)
+	parent, real, err := l.walk(dir, true)
 	if err != nil {
 		return err
 	}
-	e.Path = join(dir, base)
+	if real != dir {
+		e.Path = join(real, base)
+	}
 	next := &seen{}
 	if e.Hardlink {
 		if next, err = l.target(e); err != nil {
@@ -161,9 +163,9 @@ func (l *layerReader) header(h *tar.Header, name string) error {
 }
 
 // walk goes down a name from the root as far as the stream has made directories, following its
-// symbolic links inside of the root, and calls missing for each name that is not there; that gives the
-// directory to go on with, or nil to end. It returns where the walk has ended, and the path of that.
-func (l *layerReader) walk(name string, missing func(dir *seen, base, path string) (*seen, error)) (*seen, string, error) {
+// symbolic links inside of the root. With add it makes those that are not there; without, what it returns is nil
+// where the first of them is missing. The path that it returns is that of the whole name, with no links on the way.
+func (l *layerReader) walk(name string, add bool) (*seen, string, error) {
 	l.way = l.way[:0]
 	cur, at, links := l.root, "", 0
 	for rest := name; rest != ""; {
@@ -176,14 +178,23 @@ func (l *layerReader) walk(name string, missing func(dir *seen, base, path strin
 			cur, at = l.up(at)
 			continue
 		}
-		next, path := cur.children[part], join(at, part)
+		var path string
+		if links > 0 {
+			path = join(at, part)
+		} else if path = part; at != "" {
+			path = name[:len(at)+1+len(part)] // which is join without its cost
+		}
 		if len(path) > maxPath {
 			return nil, "", hostile("name of %d bytes behind symbolic links", len(path))
 		}
+		next := cur.children[part]
 		if next == nil || next.kind == seenGone {
+			if !add {
+				return nil, Clean(join(path, rest)), nil
+			}
 			var err error
-			if next, err = missing(cur, part, path); err != nil || next == nil {
-				return nil, Clean(join(path, rest)), err
+			if next, err = l.imply(cur, part, path); err != nil {
+				return nil, "", err
 			}
 		}
 		switch {
@@ -220,25 +231,23 @@ func (l *layerReader) up(at string) (*seen, string) {
 	return l.way[len(l.way)-1], dir
 }
 
-// directory finds a directory, whose path it returns too, adding what the stream left out.
-func (l *layerReader) directory(name string) (*seen, string, error) {
-	return l.walk(name, func(dir *seen, base, path string) (*seen, error) {
-		if strings.HasPrefix(base, whiteoutPrefix) {
-			return nil, hostile("entry below the whiteout %q", path)
-		}
-		if err := l.use(len(path)); err != nil { // one name makes many of them
-			return nil, err
-		}
-		e := l.implied(path)
-		next := &seen{kind: seenImplied, entry: e}
-		if dir.children[base] != nil { // a whiteout
-			e.Opaque, next.kind = true, seenDir
-		}
-		e.Implied = !e.Opaque
-		l.depends = l.depends || e.Implied
-		dir.set(base, next)
-		return next, l.sink.Add(e)
-	})
+// imply makes a directory that the stream leaves out, or for a whiteout one that takes its place.
+func (l *layerReader) imply(dir *seen, base, path string) (*seen, error) {
+	if strings.HasPrefix(base, whiteoutPrefix) {
+		return nil, hostile("entry below the whiteout %q", path)
+	}
+	if err := l.use(len(path)); err != nil { // one name makes many of them
+		return nil, err
+	}
+	e := l.implied(path)
+	next := &seen{kind: seenImplied, entry: e}
+	if dir.children[base] != nil { // a whiteout
+		e.Opaque, next.kind = true, seenDir
+	}
+	e.Implied = !e.Opaque
+	l.depends = l.depends || e.Implied
+	dir.set(base, next)
+	return next, l.sink.Add(e)
 }
 
 // implied makes the entry of a directory that the stream does not mention.
@@ -257,7 +266,7 @@ func (l *layerReader) implied(name string) *Entry {
 // the link's own name is then.
 func (l *layerReader) target(e *Entry) (*seen, error) {
 	dir, base := split(e.Link)
-	parent, dir, err := l.walk(dir, func(*seen, string, string) (*seen, error) { return nil, nil })
+	parent, dir, err := l.walk(dir, false)
 	if err != nil {
 		return nil, err
 	}
@@ -302,7 +311,7 @@ func (l *layerReader) whiteout(name string) (done bool, _ error) {
 	if target == "" || target == "." || target == ".." {
 		return false, hostile("invalid whiteout name")
 	}
-	parent, dir, err := l.directory(dir)
+	parent, dir, err := l.walk(dir, true)
 	if err != nil {
 		return false, err
 	}
@@ -318,7 +327,7 @@ func (l *layerReader) whiteout(name string) (done bool, _ error) {
 
 // opaque hands a directory on once more, now opaque.
 func (l *layerReader) opaque(dir string) error {
-	node, _, err := l.directory(dir)
+	node, _, err := l.walk(dir, true)
 	if err != nil {
 		return err
 	}

@@ -141,7 +141,8 @@ func cleanName(name string) (string, error) {
 	if len(c) > maxPath {
 		return "", hostile("name of %d bytes", len(c))
 	}
-	for part := range strings.SplitSeq(c, "/") {
+	for part, rest := "", c; rest != ""; {
+		part, rest, _ = strings.Cut(rest, "/")
 		if len(strings.TrimPrefix(part, whiteoutPrefix)) > maxName {
 			return "", hostile("name component of %d bytes", len(part))
 		}
