@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,6 +70,18 @@ func oomKills(c *libcontainer.Container) uint64 {
 	}
 	return n
 }
+
+// canMakeCgroups reports whether this process may make cgroups in all hierarchies.
+var canMakeCgroups = sync.OnceValue(func() bool {
+	var dirs []string
+	for _, c := range ownCgroups() {
+		dirs = append(dirs, c.path)
+	}
+	if own := unifiedCgroup(); own != "" {
+		dirs = append(dirs, own)
+	}
+	return len(dirs) > 0 && !slices.ContainsFunc(dirs, func(dir string) bool { return unix.Access(dir, unix.W_OK) != nil })
+})
 
 // hostHasCgroups reports whether there is a cgroup filesystem to show to a container.
 func hostHasCgroups() bool {

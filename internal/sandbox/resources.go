@@ -6,8 +6,11 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// hasCgroup reports whether a container gets a cgroup of its own.
-func (s *Spec) hasCgroup() bool { return s.CgroupPath != "" || s.Resources != Resources{} }
+// hasCgroup reports whether a container gets a cgroup of its own. An insecure one may make cgroups, which
+// are to end with it.
+func (s *Spec) hasCgroup() bool {
+	return s.CgroupPath != "" || s.Resources != Resources{} || s.Insecure && canMakeCgroups()
+}
 
 // oci are the limits in the words of the runtime specification, with the rules for devices that a
 // container's cgroup has in Docker.

@@ -355,6 +355,19 @@ func testInsecureDevices(l *lab) {
 	l.wantUpper("insecure devices", spec)
 }
 
+// testInsecureCgroups: an insecure process may make cgroups, below its own, and they end with it.
+func testInsecureCgroups(l *lab) {
+	name := fmt.Sprintf("slipway-test-left-%d-%d", os.Getpid(), ids.Add(1))
+	spec := l.spec("d=/sys/fs/cgroup; test -d $d/memory && d=$d/memory; mkdir $d/" + name + " && echo made; find $d -name 'slipway-test-*' | grep -v " + name + "; true")
+	spec.Insecure = true
+	if got := l.run(spec); canMakeCgroups() && got != "made" {
+		l.t.Errorf("making a cgroup, and others that are seen: got %q, want none", got)
+	}
+	if left := hostState(l.t); strings.Contains(left, name) {
+		l.t.Errorf("on the host is left: %s", left)
+	}
+}
+
 func testKeepCaps(l *lab) {
 	all := fmt.Sprintf("%016x", ownCaps(l.t))
 	for keep, want := range map[bool]string{true: all, false: fmt.Sprintf("%016x", 0)} {
