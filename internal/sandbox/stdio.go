@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -135,7 +136,7 @@ func (w *wires) started(ok bool) {
 	if w.socket == nil || !ok {
 		return
 	}
-	master, err := utils.RecvFile(w.socket)
+	master, err := receiveFile(w.socket)
 	if err != nil {
 		return
 	}
@@ -144,6 +145,36 @@ func (w *wires) started(ok bool) {
 		return
 	}
 	w.attach(w.console)
+}
+
+// receiveFile takes the one descriptor that is sent through a socket.
+func receiveFile(socket *os.File) (*os.File, error) {
+	conn, err := net.FileConn(socket)
+	if err != nil {
+		return nil, fmt.Errorf("receiving a file: %w", err)
+	}
+	defer conn.Close()
+	control := make([]byte, unix.CmsgSpace(4))
+	n, err := 0, errors.ErrUnsupported
+	if c, ok := conn.(*net.UnixConn); ok {
+		_, n, _, _, err = c.ReadMsgUnix(make([]byte, unix.PathMax), control)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("receiving a file: %w", err)
+	}
+	var fds []int
+	messages, err := unix.ParseSocketControlMessage(control[:n])
+	for i := range messages {
+		got, rerr := unix.ParseUnixRights(&messages[i])
+		fds, err = append(fds, got...), errors.Join(err, rerr)
+	}
+	if err == nil && len(fds) == 1 {
+		return os.NewFile(uintptr(fds[0]), "terminal"), nil
+	}
+	for _, fd := range fds {
+		err = errors.Join(err, unix.Close(fd))
+	}
+	return nil, fmt.Errorf("receiving a file: got %d: %w", len(fds), errors.Join(err, unix.EBADMSG))
 }
 
 // attach joins a terminal's master end to the streams.
