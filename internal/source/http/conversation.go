@@ -36,6 +36,7 @@ func (s *Source) client(u *url.URL) *http.Client {
 	origin := outbound.Origin(u)
 	if s.clients[origin] == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.ResponseHeaderTimeout = headerTimeout
 		outbound.Tune(t)
 		s.clients[origin] = &http.Client{Transport: new(outbound.Reach).Guard(t), CheckRedirect: outbound.Redirect}
 	}

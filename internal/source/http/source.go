@@ -79,11 +79,16 @@ type tuning struct {
 	pace      outbound.Pace
 }
 
+// Servers of files may have to make them first.
+const headerTimeout = 5 * time.Minute
+
+var pace = outbound.Pace{Stall: 2 * time.Minute, Rate: 1000, Window: 2 * time.Minute}
+
 // New returns a source that keeps files in store.
 func New(store Store) *Source {
 	return &Source{
 		store: store, clients: map[string]*http.Client{},
-		tune: tuning{attempts: 4, base: 300 * time.Millisecond, max: 5 * time.Second, pace: outbound.DefaultPace},
+		tune: tuning{attempts: 4, base: 300 * time.Millisecond, max: 5 * time.Second, pace: pace},
 	}
 }
 
