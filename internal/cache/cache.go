@@ -68,6 +68,7 @@ type Layer struct {
 // Found is an imported result.
 type Found struct {
 	// Result has no outputs: Outputs are those, each a list of layers, base first.
-	Result  store.Result
-	Outputs [][]Layer
+	Result store.Result
+	// They may be those of other results, and are not changed.
+	Outputs [][]*Layer
 }

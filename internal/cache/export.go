@@ -109,16 +109,16 @@ func (x *exporting) prepare(ctx context.Context) error {
 		if !x.wanted(r) {
 			continue
 		}
-		outputs := make([][]int, len(r.Result.Outputs))
+		outputs := make([][]int32, len(r.Result.Outputs))
 		for i, snap := range r.Result.Outputs {
-			outputs[i] = []int{}
+			outputs[i] = []int32{}
 			for _, id := range snap {
 				n, ok := index[id]
 				if !ok {
 					n = len(ids)
 					index[id], ids = n, append(ids, id)
 				}
-				outputs[i] = append(outputs[i], n)
+				outputs[i] = append(outputs[i], int32(n))
 			}
 		}
 		x.config.Records = append(x.config.Records, resultRecord(r, outputs))

@@ -39,7 +39,7 @@ type record struct {
 
 // own is what slipway adds to a record: a result, or with Content a memo.
 type own struct {
-	Outputs [][]int       `json:"outputs,omitempty"` // indexes of layers, base first, per output
+	Outputs [][]int32     `json:"outputs,omitempty"` // indexes of layers, base first, per output
 	Planned bool          `json:"planned,omitempty"`
 	Created *time.Time    `json:"created,omitempty"`
 	Took    time.Duration `json:"took,omitempty"`
@@ -54,7 +54,7 @@ func keyDigest(key string) digest.Digest {
 }
 
 // resultRecord makes a record of a result whose layers have the given indexes.
-func resultRecord(r Record, outputs [][]int) record {
+func resultRecord(r Record, outputs [][]int32) record {
 	created := r.Result.Created.UTC()
 	rec := record{Own: &own{
 		Outputs: outputs, Planned: r.Result.Planned, Created: &created, Took: r.Result.Took,
@@ -62,9 +62,17 @@ func resultRecord(r Record, outputs [][]int) record {
 	}}
 	rec.Digest = keyDigest(r.Key)
 	if len(outputs) > 0 && len(outputs[0]) > 0 {
-		rec.ChainedResults = []cacheimporttypes.ChainedResult{{LayerIndexes: outputs[0], CreatedAt: created}}
+		rec.ChainedResults = []cacheimporttypes.ChainedResult{{LayerIndexes: ints(outputs[0]), CreatedAt: created}}
 	}
 	return rec
+}
+
+func ints(all []int32) []int {
+	out := make([]int, len(all))
+	for i, v := range all {
+		out[i] = int(v)
+	}
+	return out
 }
 
 // memoRecords makes records of memos, in a fixed order.
@@ -85,7 +93,15 @@ type contents struct {
 	memos   map[string]digest.Digest
 	lines   map[string]placed // by place
 	foreign int               // records of others
+	named   int               // layers of all outputs: records are small beside them
 }
+
+const (
+	// maxStack is how many layers an output may have: more than can be stacked.
+	maxStack = 4096
+	// maxNamed is how many layers all outputs of a cache may name. It bounds the memory that they take.
+	maxNamed = 1 << 22
+)
 
 type placed struct {
 	lines   []string
@@ -121,12 +137,15 @@ func decode(records []record, layers []*Layer) *contents {
 func (c *contents) add(key string, o *own, layers []*Layer) {
 	f := &Found{Result: store.Result{Planned: o.Planned, Took: o.Took, Lines: o.Lines}}
 	for _, indexes := range o.Outputs {
-		var out []Layer
+		if c.named += len(indexes); len(indexes) > maxStack || c.named > maxNamed {
+			return
+		}
+		var out []*Layer
 		for _, i := range indexes {
-			if i < 0 || i >= len(layers) || layers[i] == nil {
+			if i < 0 || int(i) >= len(layers) || layers[i] == nil {
 				return
 			}
-			out = append(out, *layers[i])
+			out = append(out, layers[i])
 		}
 		f.Outputs = append(f.Outputs, out)
 	}
@@ -144,7 +163,7 @@ func (c *contents) add(key string, o *own, layers []*Layer) {
 func (c *contents) names(blob digest.Digest) bool {
 	for _, f := range c.results {
 		for _, out := range f.Outputs {
-			if slices.ContainsFunc(out, func(l Layer) bool { return l.Blob.Digest == blob }) {
+			if slices.ContainsFunc(out, func(l *Layer) bool { return l.Blob.Digest == blob }) {
 				return true
 			}
 		}
@@ -156,9 +175,9 @@ func (c *contents) names(blob digest.Digest) bool {
 func (c *contents) heldBy(repository string) {
 	for _, f := range c.results {
 		for _, out := range f.Outputs {
-			for i := range out {
-				if out[i].Held {
-					out[i].Repository = repository
+			for _, l := range out {
+				if l.Held {
+					l.Repository = repository
 				}
 			}
 		}

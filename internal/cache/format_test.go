@@ -2,7 +2,9 @@ package cache
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -49,7 +51,7 @@ func TestConfigRoundTrip(t *testing.T) {
 	planned := Record{Key: key("planned"), Place: "[b 2/2]", Result: store.Result{Planned: true, Created: then, Lines: []string{"operation file"}}}
 	cfg := config{
 		Layers:  []cacheimporttypes.CacheLayer{configLayer("base"), configLayer("run"), configLayer("mount")},
-		Records: []record{resultRecord(in, [][]int{{0, 1}, {}, {2}}), resultRecord(planned, nil)},
+		Records: []record{resultRecord(in, [][]int32{{0, 1}, {}, {2}}), resultRecord(planned, nil)},
 	}
 	memos := map[string]digest.Digest{key("m2"): dgst("c2"), key("m1"): dgst("c1")}
 	cfg.Records = append(cfg.Records, memoRecords(memos)...)
@@ -58,12 +60,12 @@ func TestConfigRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := func(name string, held bool) Layer {
-		return Layer{DiffID: dgst("diff " + name), Blob: heldLayer(name), Created: then, Held: held}
+	l := func(name string, held bool) *Layer {
+		return &Layer{DiffID: dgst("diff " + name), Blob: heldLayer(name), Created: then, Held: held}
 	}
 	want := &Found{
 		Result:  store.Result{Created: then, Took: 5 * time.Second, Lines: in.Result.Lines},
-		Outputs: [][]Layer{{l("base", false), l("run", true)}, nil, {l("mount", true)}},
+		Outputs: [][]*Layer{{l("base", false), l("run", true)}, nil, {l("mount", true)}},
 	}
 	if got := c.results[in.Key]; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
@@ -81,7 +83,7 @@ func TestConfigRoundTrip(t *testing.T) {
 
 // To BuildKit a record is a key with the layers of its first output.
 func TestConfigIsBuildKits(t *testing.T) {
-	r := resultRecord(Record{Key: key("k"), Result: store.Result{Created: then}}, [][]int{{0, 1}, {2}})
+	r := resultRecord(Record{Key: key("k"), Result: store.Result{Created: then}}, [][]int32{{0, 1}, {2}})
 	var got cacheimporttypes.CacheConfig
 	if err := json.Unmarshal(encode(t, config{Layers: []cacheimporttypes.CacheLayer{configLayer("a")}, Records: []record{r}}), &got); err != nil {
 		t.Fatal(err)
@@ -123,6 +125,31 @@ func TestDamagedRecords(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a cache says often takes no memory often, and no result has more layers than can be used.
+func TestRepetitionsInConfig(t *testing.T) {
+	zeros := "[" + strings.TrimSuffix(strings.Repeat("0,", 4000), ",") + "]"
+	var doc strings.Builder
+	doc.WriteString(`{"layers":[` + string(encode(t, configLayer("a"))) + `],"records":[`)
+	for i := range 2000 {
+		fmt.Fprintf(&doc, `{"digest":%q,"slipway.v1":{"outputs":[%s]}},`, dgst(fmt.Sprint(i)), zeros)
+	}
+	fmt.Fprintf(&doc, `{"digest":%q,"slipway.v1":{"outputs":[[%s0]]}}]}`, dgst("too many"), strings.Repeat("0,", 4096))
+	data := []byte(doc.String())
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	c, err := decodeConfig(data, []ocispec.Descriptor{heldLayer("a")})
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if err != nil || len(c.results) == 0 || c.results[key("too many")] != nil {
+		t.Fatalf("%d results, %v", len(c.results), err)
+	}
+	if held := int64(after.HeapAlloc) - int64(before.HeapAlloc); held > 200<<20 {
+		t.Errorf("%d MB of memory are held for a config of %d", held>>20, len(data)>>20)
+	}
+	runtime.KeepAlive(c)
 }
 
 // An inline cache names layers by their places in the image, and tells no times.

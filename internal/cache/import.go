@@ -270,7 +270,7 @@ func (i *Import) Report() Report {
 // Fetch brings the blob of a layer that the cache holds into the store. When that fails, results
 // with the layer, or all, are not there any more, and the error is store.ErrDamaged: whoever asks
 // again gets along without them. progress may be nil.
-func (i *Import) Fetch(ctx context.Context, s *store.Store, l Layer, progress func(current, total int64)) error {
+func (i *Import) Fetch(ctx context.Context, s *store.Store, l *Layer, progress func(current, total int64)) error {
 	if s.HasBlob(l.Blob.Digest) {
 		return nil
 	}

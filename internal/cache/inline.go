@@ -25,13 +25,13 @@ func Inline(set Set, image layer.Snapshot) (json.RawMessage, error) {
 		if !r.Final || r.Result.Planned {
 			continue
 		}
-		outputs := make([][]int, len(r.Result.Outputs))
+		outputs := make([][]int32, len(r.Result.Outputs))
 		all := true
 		for i, snap := range r.Result.Outputs {
 			for _, id := range snap {
 				n := slices.Index(image, id)
 				all = all && n >= 0
-				outputs[i] = append(outputs[i], n)
+				outputs[i] = append(outputs[i], int32(n))
 			}
 		}
 		if !all {

@@ -31,7 +31,7 @@ type Foreign interface {
 	Lines(ctx context.Context, place string) []string
 	// Fetch brings the blob of a layer that it holds into the store. An error that is
 	// store.ErrDamaged says that results with the layer are not there any more.
-	Fetch(ctx context.Context, s *store.Store, l cache.Layer, progress func(current, total int64)) error
+	Fetch(ctx context.Context, s *store.Store, l *cache.Layer, progress func(current, total int64)) error
 	// Distrust tells that a blob turned out not to be the layer that it is said to be. It reports whether it
 	// was Foreign that said it, which has no results any more then.
 	Distrust(ctx context.Context, blob digest.Digest, why error) bool
@@ -155,7 +155,7 @@ func (e *elsewhere) once(id layer.ID, set func()) {
 }
 
 // adoptLayer names a layer of a result in the store and says how it is fetched.
-func (r *Run) adoptLayer(n *node, a *adoption, l cache.Layer) (layer.ID, error) {
+func (r *Run) adoptLayer(n *node, a *adoption, l *cache.Layer) (layer.ID, error) {
 	s := r.Engine.opt.Store
 	id, err := s.BlobLayerOf(r.ctx, l.DiffID, l.Blob, l.Created)
 	if err != nil {
@@ -183,7 +183,7 @@ func (r *Run) adoptLayer(n *node, a *adoption, l cache.Layer) (layer.ID, error) 
 
 // fetchForeign fetches a layer as part of a step that is shown as cached all the same. An error
 // ends the run: the build tries again without what turned out to be gone.
-func (r *Run) fetchForeign(ctx context.Context, n *node, from Foreign, l cache.Layer) error {
+func (r *Run) fetchForeign(ctx context.Context, n *node, from Foreign, l *cache.Layer) error {
 	step, id := n.fetches.begin(r, n), l.Blob.Digest.String()
 	var got int64
 	err := from.Fetch(ctx, r.Engine.opt.Store, l, func(current, total int64) {
