@@ -19,7 +19,7 @@ const module = "github.com/slipway-build/slipway/"
 // tiers are slipway's packages from the bottom up, a name standing for the packages below it
 // too. A package imports only from tiers below its own, or from below its own name.
 var tiers = [][]string{
-	{"internal/tools", "internal/overlay", "internal/secrets", "internal/terminal", "internal/outbound"},
+	{"internal/tools", "internal/overlay", "internal/secrets", "internal/terminal", "internal/outbound", "internal/network"},
 	{"internal/layer", "internal/graph", "internal/progress", "internal/registry"},
 	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source"},
 	{"internal/cache"},
@@ -38,6 +38,8 @@ var owners = []struct {
 }{
 	{"modernc.org/sqlite", []string{"internal/store"}, "the database's format is the store's own affair"},
 	{"github.com/opencontainers/runc", []string{"internal/sandbox"}, "any OCI runtime must be able to take libcontainer's place"},
+	{"gvisor.dev/gvisor", []string{"internal/network"}, "how a process gets out is the network's own affair"},
+	{"github.com/vishvananda/netlink", []string{"internal/network"}, "nothing else sets interfaces up"},
 	{"github.com/spf13/cobra", []string{"internal/cli", "cmd/slipway"}, "flags end in cli: an API server drives the same packages"},
 	{"github.com/moby/buildkit/frontend/dockerfile/builder", []string{"internal/frontend"}, "nothing else knows of Dockerfiles"},
 }

@@ -126,7 +126,6 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 		Layouts:      b.in.layouts,
 		Sink:         b.sink,
 		Platform:     host,
-		Network:      sandbox.NetworkHost,
 		MaxProcesses: b.req.MaxProcesses,
 		Pull:         b.req.Pull,
 		NoCache:      b.req.NoCache,

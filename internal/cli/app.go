@@ -20,10 +20,11 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 
-	root    string
-	certs   []string
-	runtime string
-	debug   bool
+	root      string
+	certs     []string
+	runtime   string
+	workerNet string
+	debug     bool
 
 	openStore    *store.Store
 	openRegistry *registry.Client
@@ -35,6 +36,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.StringVar(&a.root, "root", "", "Directory of the store (SLIPWAY_ROOT)")
 	f.StringArrayVar(&a.certs, "certs-dir", nil, "Directory of <host>/hosts.toml with mirrors and certificates (SLIPWAY_CERTS_DIR)")
 	f.StringVar(&a.runtime, "runtime", "", "OCI runtime binary that runs containers instead of the built-in one")
+	f.StringVar(&a.workerNet, "worker-net", os.Getenv("SLIPWAY_WORKER_NET"), `Network of a RUN or container that has no other one: its own ("bridge"), the host's ("host"), or what can be had ("auto") (SLIPWAY_WORKER_NET)`)
 	f.BoolVarP(&a.debug, "debug", "D", false, "Show more of warnings and errors")
 	// No shorthand: `run -h` names a host. A lone -h is help all the same.
 	f.Bool("help", false, "Print usage")

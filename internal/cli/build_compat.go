@@ -9,6 +9,8 @@ import (
 
 	"github.com/docker/cli/cli/config"
 	"github.com/spf13/cobra"
+
+	"github.com/slipway-build/slipway/internal/sandbox"
 )
 
 // ignored are flags of Docker's build that change nothing, with the warning that buildx gives.
@@ -56,9 +58,6 @@ func (a *app) checkCompat(cmd *cobra.Command, opts *buildFlags) error {
 	return nil
 }
 
-// hostGateway is what Docker's name for the host's address stands for: RUN has the host's network.
-const hostGateway = "127.0.0.1"
-
 // extraHosts checks the values of --add-host as buildx does, HOST=IP or HOST:IP with an address in
 // brackets if that is wanted, and replaces the address host-gateway.
 func extraHosts(values []string) ([]string, error) {
@@ -75,7 +74,7 @@ func extraHosts(values []string) ([]string, error) {
 			ip = ip[1 : len(ip)-1]
 		}
 		if ip == "host-gateway" {
-			ip = hostGateway
+			ip = sandbox.HostGateway
 		}
 		if net.ParseIP(ip) == nil {
 			return nil, fmt.Errorf("invalid host %s", v)

@@ -313,8 +313,7 @@ func makeBindSources(mounts []sandbox.Mount) error {
 	return nil
 }
 
-// parseHost reads HOST:IP or HOST=IP. The IP "host-gateway" is this machine, whose network the
-// container shares.
+// parseHost reads HOST:IP or HOST=IP. The IP "host-gateway" is this machine.
 func parseHost(v string) (sandbox.HostEntry, error) {
 	host, ip, ok := strings.Cut(v, "=")
 	if !ok {
@@ -327,7 +326,7 @@ func parseHost(v string) (sandbox.HostEntry, error) {
 		ip = ip[1 : len(ip)-1]
 	}
 	if ip == "host-gateway" {
-		ip = "127.0.0.1"
+		ip = sandbox.HostGateway
 	}
 	if net.ParseIP(ip) == nil {
 		return sandbox.HostEntry{}, fmt.Errorf("invalid IP address in add-host: %q", ip)

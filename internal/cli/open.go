@@ -29,7 +29,7 @@ func (a *app) Runner() (sandbox.Runner, error) {
 			return nil, err
 		}
 		return sandbox.New(sandbox.Options{
-			StateDir: dir, RuntimeBinary: a.runtime,
+			StateDir: dir, RuntimeBinary: a.runtime, Network: sandbox.WorkerNetwork(a.workerNet),
 			FilterFile: filepath.Join(s.Root(), "seccomp"), KeepDir: filepath.Join(s.Root(), "init"),
 		})
 	})}, nil

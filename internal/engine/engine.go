@@ -74,8 +74,6 @@ type RunOptions struct {
 	Sink progress.Sink
 	// Platform is what steps run on unless they say otherwise.
 	Platform ocispec.Platform
-	// Network is what a step sees that does not choose.
-	Network sandbox.Network
 	// MaxProcesses bounds the processes and threads of a step; 0 is a default, -1 no limit.
 	MaxProcesses int64
 	// Pull asks registries again for images that are here.

@@ -46,7 +46,9 @@ func (r *Run) exec(n *node, op *pb.ExecOp, inputs []Value, step *progress.Step) 
 	}
 	stdout, flushOut := redact(step.Stdout(), x.hidden)
 	stderr, flushErr := redact(step.Stderr(), x.hidden)
-	err := r.Engine.opt.Runner.Run(r.ctx, &x.spec, sandbox.IO{Stdout: stdout, Stderr: stderr})
+	err := r.Engine.opt.Runner.Run(r.ctx, &x.spec, sandbox.IO{Stdout: stdout, Stderr: stderr, Notice: func(text string) {
+		r.notices.Do(func() { fmt.Fprintf(stderr, "WARNING: %s\n", text) })
+	}})
 	flushOut()
 	flushErr()
 	if err := x.accept(err); err != nil {
@@ -133,10 +135,7 @@ func (x *execution) network() sandbox.Network {
 	case pb.NetMode_NONE:
 		return sandbox.NetworkNone
 	}
-	if x.r.opt.Network != "" {
-		return x.r.opt.Network
-	}
-	return sandbox.NetworkHost
+	return sandbox.NetworkBridge
 }
 
 func proxyEnv(p *pb.ProxyEnv) []string {

@@ -29,7 +29,9 @@ type Run struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	bg     sync.WaitGroup
-	same   singleflight.Group // executions, by key: vertices of different names may be the same
+	// notices tells what the sandbox has to say once: it says the same of each step.
+	notices sync.Once
+	same    singleflight.Group // executions, by key: vertices of different names may be the same
 
 	elsewhere elsewhere
 	scope     string      // see borrowed.go

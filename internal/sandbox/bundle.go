@@ -37,13 +37,13 @@ type bundle struct {
 
 // newBundle mounts and resolves everything that spec names. The bundle is to be closed also
 // after an error.
-func newBundle(dir string, spec *Spec, guarded bool) (*bundle, error) {
+func newBundle(dir string, spec *Spec, conn *connection, guarded bool) (*bundle, error) {
 	b := &bundle{dir: dir, spec: spec, guarded: guarded, devices: guarded || spec.Insecure, scratch: filepath.Join(dir, "scratch"), shared: map[string]string{}}
 	b.rootfs = filepath.Join(b.scratch, "rootfs")
 	if err := b.mountScratch(); err != nil {
 		return b, err
 	}
-	files, err := writeFiles(b.scratch, spec)
+	files, err := makeFiles(b.scratch)
 	if err != nil {
 		return b, err
 	}
@@ -80,10 +80,19 @@ func newBundle(dir string, spec *Spec, guarded bool) (*bundle, error) {
 	if err := b.makeCwd(root, mounts, user); err != nil {
 		return b, err
 	}
+	// From here on the thread is in the container's network, which was made meanwhile.
+	there, err := conn.enter(spec)
+	if err != nil {
+		return b, err
+	}
+	b.spec = there
+	if err := files.write(b.spec, conn.resolv); err != nil {
+		return b, err
+	}
 	if mounts, err = b.premount(root, mounts); err != nil {
 		return b, err
 	}
-	b.oci, err = ociSpec(b.rootfs, spec, user, mounts)
+	b.oci, err = ociSpec(b.rootfs, b.spec, user, mounts)
 	return b, err
 }
 

@@ -38,8 +38,14 @@ func (s *Spec) tweaked() bool { return !s.Insecure && len(s.CapAdd)+len(s.CapDro
 // those to add is all but the dropped ones, ALL among those to drop leaves just the added ones.
 func capabilitySet(spec *Spec) ([]string, error) {
 	base, err := capabilities(spec.Insecure)
-	if err != nil || !spec.tweaked() {
+	if err != nil || spec.Insecure {
 		return base, err
+	}
+	if spec.sharesNetwork {
+		base = slices.DeleteFunc(base, func(c string) bool { return slices.Contains(sharedNetworkDrops, c) })
+	}
+	if !spec.tweaked() {
+		return base, nil
 	}
 	all, err := capabilities(true) // that this process may give
 	if err != nil {

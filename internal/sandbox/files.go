@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/slipway-build/slipway/internal/network"
 )
 
 // defaultHostname is the name of a container that was given none. It is the same for all, so
@@ -16,27 +19,30 @@ const defaultHostname = "buildkitsandbox"
 // generated are the host's answers to a container's questions, as files to mount.
 type generated struct{ resolv, hosts, hostname string }
 
-// writeFiles makes the generated files in dir.
-func writeFiles(dir string, spec *Spec) (g generated, err error) {
+// makeFiles makes the generated files in dir, empty so far, to be mounted.
+func makeFiles(dir string) (g generated, err error) {
 	g = generated{filepath.Join(dir, "resolv.conf"), filepath.Join(dir, "hosts"), filepath.Join(dir, "hostname")}
-	resolv, err := resolvConf(spec.Network)
-	if err != nil {
-		return g, err
-	}
-	for path, text := range map[string]string{
-		g.resolv:   resolv,
-		g.hosts:    hostsFile(hostname(spec), spec.ExtraHosts),
-		g.hostname: hostname(spec) + "\n",
-	} {
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			return g, fmt.Errorf("writing the container's %s: %w", filepath.Base(path), err)
-		}
+	for _, path := range []string{g.resolv, g.hosts, g.hostname} {
 		// The umask must not hide the file from the container's users.
-		if err := os.Chmod(path, 0o644); err != nil {
-			return g, fmt.Errorf("writing the container's %s: %w", filepath.Base(path), err)
+		if err := errors.Join(os.WriteFile(path, nil, 0o644), os.Chmod(path, 0o644)); err != nil {
+			return g, fmt.Errorf("making the container's %s: %w", filepath.Base(path), err)
 		}
 	}
 	return g, nil
+}
+
+// write fills the files.
+func (g generated) write(spec *Spec, host resolvers) error {
+	resolv, err := host.conf(spec.Network)
+	if err != nil {
+		return err
+	}
+	for path, text := range map[string]string{g.resolv: resolv, g.hosts: hostsFile(spec), g.hostname: hostname(spec) + "\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return fmt.Errorf("writing the container's %s: %w", filepath.Base(path), err)
+		}
+	}
+	return nil
 }
 
 func hostname(spec *Spec) string {
@@ -46,12 +52,16 @@ func hostname(spec *Spec) string {
 	return defaultHostname
 }
 
-func hostsFile(name string, extra []HostEntry) string {
+func hostsFile(spec *Spec) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n", name)
+	fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n", hostname(spec))
 	b.WriteString("::1\tlocalhost ip6-localhost ip6-loopback\n")
-	for _, e := range extra {
-		fmt.Fprintf(&b, "%s\t%s\n", e.IP, e.Host)
+	for _, e := range spec.ExtraHosts {
+		ip := e.IP
+		if ip == HostGateway && spec.Network == NetworkHost {
+			ip = "127.0.0.1"
+		}
+		fmt.Fprintf(&b, "%s\t%s\n", ip, e.Host)
 	}
 	return b.String()
 }
@@ -63,27 +73,63 @@ var (
 	resolvedResolvConf = "/run/systemd/resolve/resolv.conf"
 )
 
-// resolvConf is the content of the container's /etc/resolv.conf: the host's own where the
-// container shares its network. In another network the stub that systemd-resolved runs on the
-// host's loopback is out of reach, so the real servers are named.
-func resolvConf(network Network) (string, error) {
-	text, err := readOptional(hostResolvConf)
-	if err != nil || network == NetworkHost {
-		return text, err
-	}
-	if servers := nameservers(text); len(servers) == 1 && servers[0] == "127.0.0.53" {
-		return readOptional(resolvedResolvConf)
-	}
-	return text, nil
+// resolvers is the host's resolver configuration.
+type resolvers struct {
+	text    string
+	servers []netip.AddrPort // in text; the loopback if there is none, as resolv.conf(5) has it
 }
 
-func nameservers(resolv string) (servers []string) {
-	for line := range strings.Lines(resolv) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "nameserver" {
-			servers = append(servers, f[1])
+func hostResolvers() (r resolvers, err error) {
+	if r.text, err = readOptional(hostResolvConf); err != nil {
+		return r, err
+	}
+	for line := range strings.Lines(r.text) {
+		if server, ok := nameserver(line); ok {
+			r.servers = append(r.servers, netip.AddrPortFrom(server, 53))
 		}
 	}
-	return servers
+	if len(r.servers) == 0 {
+		r.servers = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}
+	}
+	return r, nil
+}
+
+// nameserver is the server that a line of a resolv.conf names.
+func nameserver(line string) (server netip.Addr, ok bool) {
+	f := strings.Fields(line)
+	if len(f) < 2 || f[0] != "nameserver" {
+		return server, false
+	}
+	server, err := netip.ParseAddr(f[1])
+	return server, err == nil
+}
+
+// conf is the content of a container's /etc/resolv.conf. Where the container shares the host's network it
+// is the host's own. In a network of its own the servers are at addresses there, wherever they are:
+// the host's loopback is out of reach otherwise. Without a network it names the real servers where
+// the host's names the stub of systemd-resolved.
+func (r resolvers) conf(n Network) (string, error) {
+	switch {
+	case n == NetworkBridge:
+		return r.translated(), nil
+	case n == NetworkNone && len(r.servers) == 1 && r.servers[0].Addr().String() == "127.0.0.53":
+		return readOptional(resolvedResolvConf)
+	}
+	return r.text, nil
+}
+
+// translated is the text with the servers' addresses in a network of its own.
+func (r resolvers) translated() string {
+	var b strings.Builder
+	for line := range strings.Lines(r.text) {
+		if f := strings.Fields(line); len(f) == 0 || f[0] != "nameserver" {
+			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
+		}
+	}
+	for _, server := range network.Resolvers(len(r.servers)) {
+		fmt.Fprintf(&b, "nameserver %s\n", server)
+	}
+	return b.String()
 }
 
 func readOptional(path string) (string, error) {

@@ -20,6 +20,8 @@ type Options struct {
 	// libcontainer linked into this program. If this program is killed with SIGKILL, a runtime
 	// binary's containers die too, but their empty cgroups stay.
 	RuntimeBinary string
+	// Network is what [NetworkBridge] is; "" is [WorkerAuto].
+	Network WorkerNetwork
 	// FilterFile is where the linked-in libcontainer keeps the compiled seccomp filter for later
 	// processes. Only who may write to the layers may write to its directory. "" is nowhere.
 	FilterFile string
@@ -47,6 +49,14 @@ func New(opt Options) (Runner, error) {
 	if opt.StateDir == "" {
 		return nil, errors.New("making a sandbox: no state directory given")
 	}
+	switch opt.Network {
+	case "":
+		opt.Network = WorkerAuto
+	case WorkerAuto, WorkerBridge, WorkerHost:
+	default:
+		return nil, fmt.Errorf("making a sandbox: unknown network type %q: want %s, %s or %s", opt.Network, WorkerAuto, WorkerBridge, WorkerHost)
+	}
+	nets := &networks{kind: opt.Network}
 	if err := os.MkdirAll(opt.StateDir, 0o711); err != nil {
 		return nil, fmt.Errorf("making the sandbox's state directory: %w", err)
 	}
@@ -68,7 +78,7 @@ func New(opt Options) (Runner, error) {
 			return nil, fmt.Errorf("making a sandbox: %w", err)
 		}
 		l := &linked{newFilter(opt.FilterFile), newCover(opt.KeepDir)}
-		return &runner{stateDir: dir, prepare: l.prepare, guard: l.guard, execute: l.run}, nil
+		return &runner{stateDir: dir, prepare: l.prepare, guard: l.guard, execute: l.run, networks: nets}, nil
 	}
 	path, err := exec.LookPath(opt.RuntimeBinary)
 	if err == nil {
@@ -77,7 +87,7 @@ func New(opt Options) (Runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the OCI runtime: %w", err)
 	}
-	return &runner{stateDir: dir, prepare: func() func() { return func() {} }, guard: (&external{path}).guard, execute: (&external{path}).run}, nil
+	return &runner{stateDir: dir, prepare: func() func() { return func() {} }, guard: (&external{path}).guard, execute: (&external{path}).run, networks: nets}, nil
 }
 
 // oneProcessor has Go use one thread in the first process of each container, to which

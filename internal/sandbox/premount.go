@@ -41,10 +41,8 @@ func (b *bundle) inContainer(m specs.Mount) bool {
 	switch m.Type {
 	case "bind":
 		return m.Destination == "/dev" // which the runtime must know, it leaves such a /dev alone
-	case "tmpfs", "devpts":
+	case "tmpfs", "devpts", "sysfs": // sysfs shows the network, where this thread is
 		return false
-	case "sysfs":
-		return b.spec.Network != NetworkHost // it shows the network interfaces
 	case "cgroup":
 		return cgroupNamespaces() || b.spec.hasCgroup() || len(ownCgroups()) == 0
 	}

@@ -52,7 +52,7 @@ func testCommandErrors(l *lab) {
 		"id":      func(s *Spec) { s.ID = "../x" },
 		"args":    func(s *Spec) { s.Args = nil },
 		"cwd":     func(s *Spec) { s.Cwd = "relative" },
-		"network": func(s *Spec) { s.Network = "bridge" },
+		"network": func(s *Spec) { s.Network = "moon" },
 		"work":    func(s *Spec) { s.Root.Work = "" },
 	} {
 		spec := *noExec

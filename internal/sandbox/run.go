@@ -18,7 +18,8 @@ type runner struct {
 	// and reports whether it does; if not, filesystems are to be mounted nodev. leave ends it.
 	guard func(*Spec) (leave func() error, ok bool)
 	// execute runs a prepared bundle on the calling thread, whose children see its mounts.
-	execute func(context.Context, *bundle, IO) error
+	execute  func(context.Context, *bundle, IO) error
+	networks *networks
 }
 
 // Run implements [Runner].
@@ -30,6 +31,15 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		return context.Cause(ctx)
 	}
 	defer r.prepare()()
+	conn, err := r.networks.begin(spec)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := conn.close(); err == nil {
+			err = cerr
+		}
+	}()
 	dir := filepath.Join(r.stateDir, spec.ID)
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return fmt.Errorf("making the directory of run %s: %w", spec.ID, err)
@@ -48,10 +58,13 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 				err = lerr
 			}
 		}()
-		b, err := newBundle(dir, spec, guarded)
+		b, err := newBundle(dir, spec, conn, guarded)
 		defer func() { err = errors.Join(err, b.ends.close()) }()
 		if err != nil {
 			return errors.Join(fmt.Errorf("preparing the root filesystem: %w", err), b.close())
+		}
+		if notice := r.networks.notice(); b.spec.sharesNetwork && notice != "" && streams.Notice != nil {
+			streams.Notice(notice)
 		}
 		err = r.execute(ctx, b, streams)
 		if ctx.Err() != nil {
@@ -80,8 +93,8 @@ func check(spec *Spec) error {
 		return errors.New("no command given")
 	case spec.Cwd != "" && !filepath.IsAbs(spec.Cwd):
 		return fmt.Errorf("working directory %q is not absolute", spec.Cwd)
-	case spec.Network != NetworkHost && spec.Network != NetworkNone:
-		return fmt.Errorf("unknown network %q: want %s or %s", spec.Network, NetworkHost, NetworkNone)
+	case spec.Network != NetworkBridge && spec.Network != NetworkHost && spec.Network != NetworkNone:
+		return fmt.Errorf("unknown network %q: want %s, %s or %s", spec.Network, NetworkBridge, NetworkHost, NetworkNone)
 	case spec.Root.Upper != "" && spec.Root.Work == "":
 		return errors.New("root has an upper directory but no work directory")
 	}

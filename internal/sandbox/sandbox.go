@@ -15,14 +15,17 @@ import (
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/network"
 )
 
 // Network is the network a process sees.
 type Network string
 
 const (
-	NetworkHost Network = "host" // the host's own
-	NetworkNone Network = "none" // loopback only
+	NetworkBridge Network = "bridge" // one of its own with a way out: Docker's default
+	NetworkHost   Network = "host"   // the host's own
+	NetworkNone   Network = "none"   // loopback only
 )
 
 // Root is a root filesystem, or the source of a bind mount, made of layer directories.
@@ -79,6 +82,9 @@ type Socket struct {
 	UID, GID int
 }
 
+// HostGateway is the IP of a [HostEntry] that stands for the host, whatever the network.
+var HostGateway = network.Gateway.String()
+
 // HostEntry is a line added to /etc/hosts.
 type HostEntry struct{ Host, IP string }
 
@@ -117,6 +123,9 @@ type Spec struct {
 	// MaxProcesses bounds the processes and threads of a container for which Resources sets no limit of them;
 	// 0 does not. Unlike those it costs nothing, and where cgroups cannot be made it is left out.
 	MaxProcesses int64
+
+	// sharesNetwork: the network is the host's though another one was asked for.
+	sharesNetwork bool
 }
 
 // Resources limit all processes of a container together. A zero field is no limit. A process with
@@ -138,6 +147,9 @@ type IO struct {
 	Stdout, Stderr io.Writer
 	// Resize delivers terminal sizes when Spec.Terminal is set; may be nil.
 	Resize <-chan WinSize
+	// Notice is told what the user should know of how the process is run, in one line, before it
+	// runs; may be nil.
+	Notice func(string)
 	// Signals are delivered to the process; may be nil.
 	Signals <-chan int
 }

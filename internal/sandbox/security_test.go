@@ -65,21 +65,38 @@ func TestResolvConf(t *testing.T) {
 	const stub, real = "nameserver 127.0.0.53\noptions edns0\n", "nameserver 9.9.9.9\n"
 	write(t, hostResolvConf, stub)
 	write(t, resolvedResolvConf, real)
-	for network, want := range map[Network]string{NetworkHost: stub, NetworkNone: real} {
-		if got, err := resolvConf(network); err != nil || got != want {
-			t.Errorf("network %s with systemd-resolved: got %q, %v; want %q", network, got, err, want)
+	check := func(what string, servers []string, want map[Network]string) {
+		t.Helper()
+		r, err := hostResolvers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, s := range r.servers {
+			got = append(got, s.String())
+		}
+		if !slices.Equal(got, servers) {
+			t.Errorf("%s: got servers %q, want %q", what, got, servers)
+		}
+		for network, want := range want {
+			if got, err := r.conf(network); err != nil || got != want {
+				t.Errorf("%s, network %s: got %q, %v; want %q", what, network, got, err, want)
+			}
 		}
 	}
+	const own = "options edns0\nnameserver 192.0.0.3\n"
+	check("systemd-resolved", []string{"127.0.0.53:53"}, map[Network]string{NetworkHost: stub, NetworkNone: real, NetworkBridge: own})
 	write(t, hostResolvConf, stub+real)
-	if got, err := resolvConf(NetworkNone); err != nil || got != stub+real {
-		t.Errorf("with another server: got %q, %v", got, err)
-	}
+	check("another server", []string{"127.0.0.53:53", "9.9.9.9:53"},
+		map[Network]string{NetworkHost: stub + real, NetworkNone: stub + real, NetworkBridge: own + "nameserver 192.0.0.4\n"})
+	const many = "search example.com\nnameserver fe80::1%eth0\nnameserver nonsense\nnameserver ::1 # comment\nnameserver 192.0.2.9\nnameserver 192.0.2.10"
+	write(t, hostResolvConf, many)
+	check("more than there may be", []string{"[fe80::1%eth0]:53", "[::1]:53", "192.0.2.9:53", "192.0.2.10:53"}, map[Network]string{
+		NetworkHost: many, NetworkBridge: "search example.com\nnameserver 192.0.0.3\nnameserver 192.0.0.4\nnameserver 192.0.0.5\n"})
 	if err := os.Remove(hostResolvConf); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := resolvConf(NetworkHost); err != nil || got != "" {
-		t.Errorf("without a file: got %q, %v", got, err)
-	}
+	check("no file", []string{"127.0.0.1:53"}, map[Network]string{NetworkHost: "", NetworkBridge: "nameserver 192.0.0.3\n"})
 }
 
 // status gives the fields of /proc/self/status of a process.

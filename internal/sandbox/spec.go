@@ -57,7 +57,7 @@ func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) 
 			Rlimits:      limits,
 		},
 		Linux: &specs.Linux{
-			Namespaces:  namespaces(spec.Network),
+			Namespaces:  namespaces(),
 			CgroupsPath: cgroupsPath(spec),
 			Resources:   spec.Resources.oci(spec.Insecure, spec.MaxProcesses),
 		},
@@ -88,16 +88,14 @@ var seccompProfile = sync.OnceValues(func() (*specs.LinuxSeccomp, error) {
 	return seccompFor(caps)
 })
 
-// namespaces are those that a container has of its own.
-func namespaces(network Network) []specs.LinuxNamespace {
+// namespaces are those that a container gets from its runtime. The network's is that of the thread
+// that starts the runtime.
+func namespaces() []specs.LinuxNamespace {
 	ns := []specs.LinuxNamespace{
 		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
 	}
 	if cgroupNamespaces() {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.CgroupNamespace})
-	}
-	if network == NetworkNone {
-		ns = append(ns, specs.LinuxNamespace{Type: specs.NetworkNamespace})
 	}
 	return ns
 }

@@ -19,7 +19,7 @@ const busybox = "/bin/busybox"
 // applets are the commands of the test image.
 var applets = []string{
 	"sh", "true", "false", "cat", "ls", "echo", "env", "id", "pwd", "rm", "mkdir", "touch", "stat", "hostname", "kill", "sleep",
-	"mount", "umount", "unshare", "mknod", "ip", "head", "grep", "tty", "stty", "ln", "chmod", "find", "readlink", "wc", "yes", "mv", "printf", "test", "seq", "tr", "date", "dd", "su",
+	"mount", "umount", "unshare", "mknod", "ip", "head", "grep", "tty", "stty", "ln", "chmod", "find", "readlink", "wc", "yes", "nc", "mv", "printf", "test", "seq", "tr", "date", "dd", "su",
 }
 
 // image makes a root filesystem with busybox, as one layer directory.
@@ -246,7 +246,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"Cwd": testCwd, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "SwappedMountPoint": testSwappedMountPoint, "OddRoots": testOddRoots, "NoTrace": testNoTrace, "Scratch": testScratch,
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,
-		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
+		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
 		"File": testFile, "Socket": testSocket, "Final": testFinal,
 		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "InsecureCgroups": testInsecureCgroups, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "CgroupView": testCgroupView, "Limits": testLimits, "MaxProcesses": testMaxProcesses, "MemoryLimit": testMemoryLimit, "LimitErrors": testLimitErrors,
 	} {

@@ -1,0 +1,209 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Options are what a namespace is to have.
+type Options struct {
+	// Isolated: there is nothing but the loopback, and no way out.
+	Isolated bool
+	// Servers are the host's name servers, which are reached at [Resolvers]. They may be on its
+	// loopback.
+	Servers []netip.AddrPort
+}
+
+// Namespace is a network namespace. The kernel drops it when it is closed and the processes in
+// it are gone, also after a crash.
+type Namespace struct {
+	ns  *os.File
+	out *outlet // nil: there is no way out
+}
+
+// New makes a namespace. It needs CAP_SYS_ADMIN and CAP_NET_ADMIN, and /dev/net/tun unless it is
+// isolated.
+func New(opt Options) (*Namespace, error) {
+	n := &Namespace{}
+	_, out6 := outward("udp6", "[2001:db8::1]:9")
+	var tun int
+	var wait sync.WaitGroup
+	var err error
+	wait.Go(func() {
+		runtime.LockOSThread() // never unlocked, so that Go ends the thread
+		n.ns, tun, err = enter(!opt.Isolated, out6)
+	})
+	wait.Wait()
+	if err != nil {
+		return nil, fmt.Errorf("making a network namespace: %w", err)
+	}
+	if !opt.Isolated {
+		n.out = open(tun, &policy{opt.Servers})
+	}
+	return n, nil
+}
+
+// Enter moves the calling thread, to which the goroutine is locked, into the namespace.
+func (n *Namespace) Enter() error {
+	if err := unix.Setns(int(n.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("entering a network namespace: %w", err)
+	}
+	return nil
+}
+
+// Close ends the way out and all connections that take it.
+func (n *Namespace) Close() error {
+	err := n.ns.Close()
+	if n.out != nil {
+		err = errors.Join(err, n.out.close())
+	}
+	return err
+}
+
+// enter makes a namespace and has the calling thread in it.
+func enter(wayOut, ipv6 bool) (ns *os.File, tun int, err error) {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return nil, -1, os.NewSyscallError("unshare", err)
+	}
+	ns, err = os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, -1, err
+	}
+	tun = -1
+	if wayOut {
+		tun, err = openTun()
+	}
+	if err == nil {
+		err = configure(wayOut, ipv6)
+	}
+	if err != nil {
+		err = errors.Join(err, ns.Close())
+		if tun >= 0 {
+			err = errors.Join(err, unix.Close(tun))
+		}
+		return nil, -1, err
+	}
+	return ns, tun, nil
+}
+
+const (
+	tunDevice     = "/dev/net/tun"
+	interfaceName = "eth0" // as in Docker's containers
+)
+
+// openTun makes the interface. It stays until its namespace goes, which the kernel does by itself
+// and not while somebody waits: closing the descriptor of one that does not stay takes tens of
+// milliseconds.
+func openTun() (int, error) {
+	tun, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: tunDevice, Err: err}
+	}
+	req, err := unix.NewIfreq(interfaceName)
+	if err == nil {
+		req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+		err = os.NewSyscallError("TUNSETIFF", unix.IoctlIfreq(tun, unix.TUNSETIFF, req))
+	}
+	if err == nil {
+		err = os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(tun, unix.TUNSETPERSIST, 1))
+	}
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(tun))
+	}
+	return tun, nil
+}
+
+// configure gives the interfaces of the thread's namespace their addresses and routes.
+func configure(wayOut, ipv6 bool) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("opening a netlink socket: %w", err)
+	}
+	defer h.Close()
+	if err := h.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}); err != nil {
+		return fmt.Errorf("setting the loopback up: %w", err)
+	}
+	if !wayOut {
+		return nil
+	}
+	index, err := interfaceIndex()
+	if err != nil {
+		return fmt.Errorf("finding %s: %w", interfaceName, err)
+	}
+	unprivilegedPorts()
+	return setUp(h, &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}, ipv6)
+}
+
+// interfaceIndex asks for no more than that: a whole description of the interface takes longer to read.
+func interfaceIndex() (int, error) {
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(socket)
+	req, err := unix.NewIfreq(interfaceName)
+	if err != nil {
+		return 0, err
+	}
+	err = unix.IoctlIfreq(socket, unix.SIOCGIFINDEX, req)
+	return int(req.Uint32()), err
+}
+
+func setUp(h *netlink.Handle, link netlink.Link, ipv6 bool) error {
+	if err := h.LinkSetMTU(link, mtu); err != nil {
+		return fmt.Errorf("setting the MTU: %w", err)
+	}
+	// It has just the addresses that it gets here; with others the kernel would ask for routers.
+	// Without IPv6 in the kernel there is nothing to be set.
+	_ = h.LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE)
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("setting %s up: %w", interfaceName, err)
+	}
+	if err := addAddress(h, link, address, Gateway); err != nil || !ipv6 {
+		return err
+	}
+	if err := addAddress(h, link, address6, netip.Addr{}); err != nil {
+		return err
+	}
+	// The kernel does this by itself, but later, and drops what comes before.
+	local := &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Dst: ipNet(netip.PrefixFrom(address6, 128))}
+	if err := h.RouteAdd(local); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("adding the local route of %s: %w", address6, err)
+	}
+	return nil
+}
+
+// addAddress gives the interface an address, and all that is outside to it.
+func addAddress(h *netlink.Handle, link netlink.Link, own, gateway netip.Addr) error {
+	addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(own, own.BitLen())), Flags: unix.IFA_F_NODAD}
+	if err := h.AddrAdd(link, addr); err != nil {
+		return fmt.Errorf("adding address %s: %w", own, err)
+	}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: &net.IPNet{IP: make(net.IP, own.BitLen()/8), Mask: net.CIDRMask(0, own.BitLen())}}
+	if gateway.IsValid() {
+		route.Gw, route.Flags = gateway.AsSlice(), int(netlink.FLAG_ONLINK)
+	}
+	if err := h.RouteAdd(route); err != nil {
+		return fmt.Errorf("adding the default route of %s: %w", own, err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// unprivilegedPorts lets all users listen on all ports, as in Docker's containers. Old kernels
+// cannot, and in some containers nobody may.
+func unprivilegedPorts() {
+	_ = os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
+}

@@ -1,0 +1,419 @@
+package network
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// soon ends what waits for something that never comes.
+func soon() time.Time { return time.Now().Add(30 * time.Second) }
+
+func TestReachesOutside(t *testing.T) {
+	n := namespace(t, Options{})
+	for _, listen := range []string{hostAddr.String(), otherAddr.String(), "[" + hostAddr6.String() + "]"} {
+		addr := serve(t, listen+":0", hello)
+		c, err := dial(t, n, "tcp", addr.String())
+		if err != nil {
+			t.Errorf("connecting to %s: %v", addr, err)
+			continue
+		}
+		if text, err := io.ReadAll(c); err != nil || string(text) != "hello" {
+			t.Errorf("reading from %s: got %q, %v", addr, text, err)
+		}
+	}
+}
+
+func TestGateway(t *testing.T) {
+	n := namespace(t, Options{})
+	for listen, reached := range map[string]bool{"0.0.0.0": true, hostAddr.String(): true, "127.0.0.1": false, otherAddr.String(): false} {
+		addr := serve(t, listen+":0", hello)
+		c, err := dial(t, n, "tcp", netip.AddrPortFrom(Gateway, addr.Port()).String())
+		if (err == nil) != reached {
+			t.Errorf("the gateway for what listens on %s: got error %v; reached should be %v", addr, err, reached)
+		}
+		if err == nil {
+			if text, err := io.ReadAll(c); err != nil || string(text) != "hello" {
+				t.Errorf("reading from %s: got %q, %v", addr, text, err)
+			}
+		}
+	}
+}
+
+// What breaks looks broken, on both sides; what ends looks ended.
+func TestEnds(t *testing.T) {
+	n := namespace(t, Options{})
+	addr := serve(t, hostAddr.String()+":0", func(c *net.TCPConn) {
+		text, err := io.ReadAll(c) // until the process has ended its side
+		if err == nil {
+			_, err = c.Write(append([]byte("got "), text...))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		_ = c.Close()
+	})
+	c, err := dial(t, n, "tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, "half"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := io.ReadAll(c); err != nil || string(text) != "got half" {
+		t.Errorf("after half of a connection ended: got %q, %v", text, err)
+	}
+
+	broken := serve(t, hostAddr.String()+":0", func(c *net.TCPConn) {
+		_, _ = io.WriteString(c, "part")
+		_, _ = io.ReadFull(c, make([]byte, 4)) // they have it
+		_ = c.SetLinger(0)
+		_ = c.Close()
+	})
+	if c, err = dial(t, n, "tcp", broken.String()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, "more"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(c); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("after the server broke the connection: got %v, want a reset", err)
+	}
+
+	told := make(chan error, 1)
+	addr = serve(t, hostAddr.String()+":0", func(c *net.TCPConn) {
+		_, _ = io.WriteString(c, "go")
+		_, err := io.ReadAll(c)
+		told <- err
+	})
+	if c, err = dial(t, n, "tcp", addr.String()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.(*net.TCPConn).SetLinger(0), c.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-told; !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("after the process broke the connection: the server got %v, want a reset", err)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	n := namespace(t, Options{})
+	l, err := net.Listen("tcp", hostAddr.String()+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dial(t, n, "tcp", addr); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("connecting to nobody: got %v, want it refused", err)
+	}
+}
+
+// answerUDP sends back what comes.
+func answerUDP(t *testing.T, addr string) netip.AddrPort {
+	t.Helper()
+	c, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	go func() {
+		buf := make([]byte, maxDatagram)
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteTo(buf[:n], from)
+		}
+	}()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
+func exchange(t *testing.T, n *Namespace, addr string, question []byte) error {
+	t.Helper()
+	c, err := dial(t, n, "udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetDeadline(soon()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(question); err != nil {
+		return err
+	}
+	buf := make([]byte, maxDatagram)
+	got, err := c.Read(buf)
+	if err == nil && !bytes.Equal(buf[:got], question) {
+		err = errors.New("got something else than what was sent")
+	}
+	return err
+}
+
+func TestDatagrams(t *testing.T) {
+	n := namespace(t, Options{})
+	for _, listen := range []string{hostAddr.String(), "[" + hostAddr6.String() + "]"} {
+		addr := answerUDP(t, listen+":0")
+		for _, size := range []int{1, 1400, 60000} {
+			if err := exchange(t, n, addr.String(), bytes.Repeat([]byte{'u'}, size)); err != nil {
+				t.Errorf("%d bytes to %s: %v", size, addr, err)
+			}
+		}
+	}
+}
+
+// The host's name servers are reached wherever they are, and nothing else beside them.
+func TestResolvers(t *testing.T) {
+	loop := answerUDP(t, "127.0.0.53:53")
+	local := answerUDP(t, "127.0.0.1:5353")
+	n := namespace(t, Options{Servers: []netip.AddrPort{loop, netip.AddrPortFrom(hostAddr, 53)}})
+	at := Resolvers(2)
+	if err := exchange(t, n, netip.AddrPortFrom(at[0], 53).String(), []byte("question")); err != nil {
+		t.Errorf("asking the name server on the loopback: %v", err)
+	}
+	if err := exchange(t, n, netip.AddrPortFrom(at[0], local.Port()).String(), []byte("question")); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("another port of the name server's address: got %v, want it refused", err)
+	}
+	if got := Resolvers(9); len(got) != 3 {
+		t.Errorf("got %d addresses of name servers, want as many as resolv.conf may have", len(got))
+	}
+}
+
+func TestTargets(t *testing.T) {
+	p := &policy{servers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.53:53")}}
+	for want, to := range map[string]string{
+		"198.51.100.7:80": "198.51.100.7:80", "169.254.169.254:80": "169.254.169.254:80", "[2001:db8:1::7]:80": "[2001:db8:1::7]:80",
+		"10.0.0.1:22": "10.0.0.1:22", "192.0.0.3:53": "127.0.0.53:53", "192.0.0.1:80": hostAddr.String() + ":80",
+		"127.0.0.1:80": "", "127.9.9.9:80": "", "0.0.0.0:80": "", "0.1.2.3:80": "", "255.255.255.255:80": "", "224.0.0.1:80": "",
+		"[::]:80": "", "[::1]:80": "", "[::ffff:127.0.0.1]:80": "", "[::ffff:198.51.100.7]:80": "", "[ff02::1]:80": "", "[fe80::1]:80": "",
+		"192.0.0.2:80": "", "[fd73:6c69:7077::2]:80": "", "192.0.0.3:80": "",
+	} {
+		got, ok := p.target(netip.MustParseAddrPort(want))
+		if ok != (to != "") || ok && got.String() != to {
+			t.Errorf("%s: got %s, %v; want %q", want, got, ok, to)
+		}
+	}
+}
+
+// ipv4UDP is a packet as a process with CAP_NET_RAW can make it.
+func ipv4UDP(to netip.AddrPort) []byte {
+	p := make([]byte, 28, 32)
+	p[0], p[8], p[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(p[2:], uint16(cap(p)))
+	copy(p[12:], address.AsSlice())
+	copy(p[16:], to.Addr().AsSlice())
+	sum := uint32(0)
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(p[i:]))
+	}
+	sum = sum>>16 + sum&0xffff
+	binary.BigEndian.PutUint16(p[10:], ^uint16(sum+sum>>16))
+	binary.BigEndian.PutUint16(p[20:], 4242)
+	binary.BigEndian.PutUint16(p[22:], to.Port())
+	binary.BigEndian.PutUint16(p[24:], 12) // no checksum, which UDP allows
+	return append(p, "evil"...)
+}
+
+func TestForgedPacketsDoNotReachTheLoopback(t *testing.T) {
+	n := namespace(t, Options{})
+	victim, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer victim.Close()
+	witness, err := net.ListenPacket("udp", hostAddr.String()+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer witness.Close()
+	port := victim.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	err = in(t, n, func() error {
+		index, err := interfaceIndex()
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		for _, to := range []netip.AddrPort{
+			netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), netip.AddrPortFrom(netip.IPv4Unspecified(), port),
+			witness.LocalAddr().(*net.UDPAddr).AddrPort(),
+		} {
+			sa := &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: index} // IPv4, big endian
+			if err := unix.Sendto(fd, ipv4UDP(to), 0, sa); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The last packet has arrived, so the others have.
+	buf := make([]byte, 100)
+	if err := witness.SetReadDeadline(soon()); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := witness.ReadFrom(buf); err != nil || string(buf[:n]) != "evil" {
+		t.Fatalf("the packet that may pass: got %q, %v", buf[:n], err)
+	}
+	if err := victim.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := peek(victim); err != nil || got > 0 {
+		t.Errorf("what listens on the host's loopback got %d bytes, %v", got, err)
+	}
+}
+
+// peek is the size of what has arrived.
+func peek(c net.PacketConn) (n int, err error) {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	cerr := raw.Control(func(fd uintptr) {
+		n, _, err = unix.Recvfrom(int(fd), make([]byte, 100), unix.MSG_DONTWAIT|unix.MSG_PEEK)
+	})
+	if errors.Is(err, unix.EAGAIN) {
+		return 0, cerr
+	}
+	return n, errors.Join(err, cerr)
+}
+
+func TestIsolated(t *testing.T) {
+	n := namespace(t, Options{Isolated: true})
+	addr := serve(t, hostAddr.String()+":0", hello)
+	for _, to := range []string{addr.String(), netip.AddrPortFrom(Gateway, addr.Port()).String()} {
+		if _, err := dial(t, n, "tcp", to); !errors.Is(err, unix.ENETUNREACH) {
+			t.Errorf("connecting to %s: got %v, want no way there", to, err)
+		}
+	}
+}
+
+func TestFlowsAreBounded(t *testing.T) {
+	n := namespace(t, Options{})
+	n.out.tcpFlows.max = 2
+	var release []func()
+	addr := serve(t, hostAddr.String()+":0", func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c); _ = c.Close() })
+	for range 2 {
+		c, err := dial(t, n, "tcp", addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		release = append(release, func() { _ = c.Close() })
+	}
+	if _, err := dial(t, n, "tcp", addr.String()); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("the third connection of two: got %v, want it refused", err)
+	}
+	release[0]()
+	for {
+		c, err := dial(t, n, "tcp", addr.String())
+		if err == nil {
+			_ = c.Close()
+			break
+		}
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A process that sends nothing costs no stack, also when the kernel would like to say something.
+func TestSilence(t *testing.T) {
+	n, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n.out.started.Load() {
+		t.Error("something was sent through a namespace that nobody used")
+	}
+}
+
+func TestCloseBreaksConnections(t *testing.T) {
+	n, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan error, 1)
+	addr := serve(t, hostAddr.String()+":0", func(c *net.TCPConn) {
+		_, err := io.ReadAll(c)
+		told <- err
+	})
+	if _, err := dial(t, n, "tcp", addr.String()); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-told; !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the server got %v, want a reset", err)
+	}
+}
+
+// hostState is what of the host could be changed.
+func hostState(t *testing.T) []string {
+	t.Helper()
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state []string
+	for _, l := range links {
+		state = append(state, l.Attrs().Name)
+	}
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		state = append(state, r.String())
+	}
+	for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/ip_unprivileged_port_start"} {
+		value, err := os.ReadFile("/proc/sys/net/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state = append(state, name+" "+string(value))
+	}
+	return state
+}
+
+func TestHostIsUnchanged(t *testing.T) {
+	before := hostState(t)
+	n := namespace(t, Options{})
+	addr := serve(t, hostAddr.String()+":0", hello)
+	if _, err := dial(t, n, "tcp", addr.String()); err != nil {
+		t.Fatal(err)
+	}
+	if during := hostState(t); !slices.Equal(before, during) {
+		t.Errorf("interfaces, routes and settings of the host: before %q, now %q", before, during)
+	}
+}

@@ -1,0 +1,137 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/network"
+)
+
+// WorkerNetwork says what [NetworkBridge] is; the words are those of buildkitd's --oci-worker-net.
+type WorkerNetwork string
+
+const (
+	// WorkerAuto is a network of its own for each process, or the host's where that cannot be had.
+	WorkerAuto WorkerNetwork = "auto"
+	// WorkerBridge is a network of its own, or an error.
+	WorkerBridge WorkerNetwork = "bridge"
+	// WorkerHost is the host's network.
+	WorkerHost WorkerNetwork = "host"
+)
+
+// sharedNetworkDrops are the capabilities that a process does not get that has the host's network without
+// having asked for it: with the first one it sees what others send, with the second one it can
+// pass for a service of the host.
+var sharedNetworkDrops = []string{"CAP_NET_RAW", "CAP_NET_BIND_SERVICE"}
+
+var newNamespace = network.New // tests have it fail
+
+// networks make the networks of a runner's processes.
+type networks struct {
+	kind WorkerNetwork
+
+	mu sync.Mutex
+	// The first attempt to make a network decides for all of this process's life: later ones happen
+	// beside processes that could make them fail on purpose, to get the host's.
+	decided bool
+	shared  error // why processes get the host's; nil: they do not
+}
+
+// connection is the network of one run while it is made on another thread.
+type connection struct {
+	resolv resolvers // of the host
+	done   chan struct{}
+	ns     *network.Namespace // nil: the run shares the host's
+	err    error
+}
+
+// begin makes what spec asks for.
+func (n *networks) begin(spec *Spec) (*connection, error) {
+	resolv, err := hostResolvers()
+	if err != nil {
+		return nil, err
+	}
+	c := &connection{resolv: resolv, done: make(chan struct{})}
+	go func() {
+		defer close(c.done)
+		switch spec.Network {
+		case NetworkNone:
+			c.ns, c.err = newNamespace(network.Options{Isolated: true})
+		case NetworkBridge:
+			c.ns, c.err = n.bridge(network.Options{Servers: resolv.servers})
+		}
+	}()
+	return c, nil
+}
+
+// bridge returns nil when the process is to share the host's network.
+func (n *networks) bridge(opt network.Options) (*network.Namespace, error) {
+	if n.kind == WorkerHost {
+		return nil, nil
+	}
+	n.mu.Lock()
+	if n.decided {
+		shared := n.shared
+		n.mu.Unlock()
+		if shared != nil {
+			return nil, nil
+		}
+		return newNamespace(opt)
+	}
+	defer n.mu.Unlock()
+	ns, err := newNamespace(opt)
+	switch {
+	case err == nil:
+		n.decided = true
+	case n.kind == WorkerAuto && !exhausted(err):
+		n.decided, n.shared = true, err
+		return nil, nil
+	}
+	return ns, err
+}
+
+// exhausted reports whether something failed that may work at another time.
+func exhausted(err error) bool {
+	return slices.ContainsFunc([]error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EAGAIN, unix.EINTR}, func(e error) bool { return errors.Is(err, e) })
+}
+
+// notice is what the user should know of the network of what runs; "" is nothing.
+func (n *networks) notice() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.shared == nil {
+		return ""
+	}
+	return fmt.Sprintf("no network of its own can be made, so this has the host's, without CAP_NET_RAW and CAP_NET_BIND_SERVICE: %v", n.shared)
+}
+
+// enter waits for the network, moves the calling thread there, and returns spec as it is there.
+func (c *connection) enter(spec *Spec) (*Spec, error) {
+	<-c.done
+	switch {
+	case c.err != nil && spec.Network == NetworkBridge:
+		return nil, fmt.Errorf("%w (--worker-net=host does without)", c.err)
+	case c.err != nil:
+		return nil, c.err
+	case c.ns != nil:
+		return spec, c.ns.Enter()
+	case spec.Network == NetworkBridge:
+		shared := *spec
+		shared.Network, shared.sharesNetwork = NetworkHost, true
+		return &shared, nil
+	}
+	return spec, nil
+}
+
+// close ends what begin began; also when enter was not called.
+func (c *connection) close() error {
+	<-c.done
+	if c.ns == nil {
+		return nil
+	}
+	return c.ns.Close()
+}
