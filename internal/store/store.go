@@ -141,7 +141,7 @@ func (s *Store) openDB(path string) error {
 	// To open a connection is to read the schema, which takes longer than all queries of a step: the
 	// ones that work at the same time stay open.
 	db.SetMaxIdleConns(maxIdle)
-	s.db = &database{DB: db}
+	s.db = &database{DB: db, asking: make(chan struct{}, maxIdle)}
 	return nil
 }
 
