@@ -14,7 +14,7 @@ import (
 
 // TarOptions bounds what [ReadTar] and [ReadArchive] accept. Zero fields take the defaults given.
 type TarOptions struct {
-	MaxMemory int64 // bytes that the entries' names, links and attributes take, with what each entry needs besides; 1 GiB
+	MaxMemory int64 // bytes that the entries' names, links and attributes take, with what each entry needs besides; 768 MiB
 	MaxSize   int64 // bytes of content in all; 1 TiB
 	MaxSparse int64 // bytes of content in all that come from sparse files, whose holes cost nothing to send; 16 GiB
 	MaxXattrs int   // bytes of the extended attributes of one entry; 1 MiB
@@ -113,7 +113,7 @@ func shorten(name string) string {
 
 func (o TarOptions) withDefaults() TarOptions {
 	if o.MaxMemory == 0 {
-		o.MaxMemory = 1 << 30
+		o.MaxMemory = 768 << 20
 	}
 	if o.MaxSize == 0 {
 		o.MaxSize = 1 << 40
@@ -174,7 +174,7 @@ func (t *tarReader) entry(h *tar.Header, name string) (*Entry, error) {
 		e.Mode |= unix.S_IFDIR
 	case tar.TypeSymlink:
 		e.Mode = unix.S_IFLNK | 0o777 // what every symbolic link on Linux has
-		if e.Link = h.Linkname; e.Link == "" || len(e.Link) > maxPath {
+		if e.Link = strings.Clone(h.Linkname); e.Link == "" || len(e.Link) > maxPath {
 			return nil, hostile("symbolic link target of %d bytes", len(e.Link))
 		}
 	case tar.TypeLink:
@@ -254,7 +254,7 @@ func (t *tarReader) xattrs(h *tar.Header) (map[string]string, error) {
 		if attrs == nil {
 			attrs = map[string]string{}
 		}
-		attrs[key] = v
+		attrs[strings.Clone(key)] = strings.Clone(v) // of h they would keep all of the header
 	}
 	if t.memory += int64(size); t.memory > t.opt.MaxMemory {
 		return nil, hostile("names and attributes of the entries take more than %d bytes", t.opt.MaxMemory)

@@ -386,3 +386,17 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// Names take memory, and are bounded: each, and all of them.
+func TestLoadOfLongNames(t *testing.T) {
+	s := newStore(t)
+	long := strings.Repeat("d/", 1999)
+	for name, data := range map[string][]byte{
+		"a name in the archive has":     tarOf(entry{long + long + "x", ""}),
+		"the names in the archive have": tarOf(slices.Repeat([]entry{{long + "x", ""}}, 9000)...),
+	} {
+		if _, err := loadBytes(s, data); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), name) {
+			t.Errorf("error is %v, want %q", err, name)
+		}
+	}
+}

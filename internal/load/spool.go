@@ -26,6 +26,9 @@ const (
 	maxJSON = 16 << 20
 	// maxDocuments is how long all of them may be, each as often as it is read.
 	maxDocuments = 64 << 20
+	// maxNames is how many bytes the names and links of an archive's entries may have, and maxName one of them.
+	maxNames = 32 << 20
+	maxName  = 4096
 	// maxLinks is how many links may lead from one to another.
 	maxLinks = 8
 )
@@ -36,6 +39,7 @@ type archive struct {
 	files map[string]*file
 	links map[string]string // to other names
 
+	names     int   // bytes of them
 	documents int64 // bytes of manifests, indexes and configs
 	progress  func(name string, current, total int64)
 }
@@ -85,6 +89,12 @@ func spool(ctx context.Context, dir string, r io.Reader, progress func(name stri
 
 // add takes an entry; a file's content goes to path.
 func (a *archive) add(hdr *tar.Header, content io.Reader, path string, buf []byte) error {
+	if len(hdr.Name) > maxName || len(hdr.Linkname) > maxName {
+		return invalid("a name in the archive has more than %d bytes", maxName)
+	}
+	if a.names += len(hdr.Name) + len(hdr.Linkname); a.names > maxNames {
+		return invalid("the names in the archive have more than %d bytes", maxNames)
+	}
 	name, err := clean(hdr.Name)
 	if err != nil {
 		return err
@@ -126,7 +136,7 @@ func joinLink(name, target string) string {
 
 // clean makes a name relative and clean. One that leads out of the archive is an error.
 func clean(name string) (string, error) {
-	c := strings.TrimPrefix(path.Clean(name), "/")
+	c := strings.TrimPrefix(path.Clean(strings.Clone(name)), "/") // of a header it would keep all of that
 	if c == ".." || strings.HasPrefix(c, "../") {
 		return "", invalid("the name %q leads out of the archive", name)
 	}
