@@ -76,6 +76,7 @@ for_test() {
 	need script bsdutils "gives the tests a terminal"
 	need docker-registry docker-registry "is the registry that images are pushed to and pulled from"
 	need umoci umoci "checks the image layouts that are written"
+	need mkfs.ext4 e2fsprogs "makes the small filesystems that tests fill"
 }
 
 if ! command -v go >/dev/null 2>&1; then

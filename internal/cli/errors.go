@@ -74,6 +74,7 @@ func (a *app) report(ctx context.Context, err error) int {
 		format = "ERROR: %+v\n"
 	}
 	fmt.Fprint(a.stderr, outbound.Redact(fmt.Sprintf(format, err)))
+	fmt.Fprint(a.stderr, a.noSpace(err))
 	var usage *usageError
 	switch {
 	case errors.As(err, &usage):

@@ -349,6 +349,9 @@ func (x *execution) accept(err error) error {
 	if err == nil {
 		err = fmt.Errorf("exit code: %d", code)
 	}
+	if full := x.r.Engine.opt.Store.Full(); full != nil { // which is likely why
+		err = fmt.Errorf("%w: %w", err, full)
+	}
 	return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(x.op.Meta.Args, " "), err)
 }
 

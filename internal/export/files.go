@@ -40,7 +40,7 @@ func Local(all []Files, split bool, dir string) error {
 		return fmt.Errorf("writing files: %w", err)
 	}
 	if err := errors.Join(writeFiles(all, split, ownedBy{w, uint32(os.Getuid()), uint32(os.Getgid())}), w.Close()); err != nil {
-		return fmt.Errorf("writing files to %s: %w", dir, err)
+		return &os.PathError{Op: "writing files to", Path: dir, Err: err}
 	}
 	return nil
 }

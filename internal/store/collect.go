@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 // RemoveImages forgets names. The files stay until [Store.Collect], and what results of builds need
 // stays with them: as in BuildKit, removing an image makes no step run again.
 func (s *Store) RemoveImages(ctx context.Context, names ...string) error {
+	defer s.makeRoom()()
 	err := s.update(ctx, func(tx *sql.Tx) error {
 		for _, name := range names {
 			// A base image that was removed is asked for again, as any that is not here.
@@ -41,6 +43,7 @@ func (s *Store) RemoveImages(ctx context.Context, names ...string) error {
 // builds go that are nothing but steps of that image, those whose layers are all layers of it, and not all
 // layers of what stays.
 func (s *Store) PruneImages(ctx context.Context, names ...string) error {
+	defer s.makeRoom()()
 	images, err := s.Images(ctx)
 	if err != nil {
 		return err
@@ -90,12 +93,22 @@ func (s *Store) dropSteps(ctx context.Context, gone []Image) error {
 		}
 		return !unneeded(named)
 	})
-	return s.update(ctx, func(tx *sql.Tx) error {
-		if err := deleteRows(tx, "results", "key", slices.Collect(maps.Keys(results))); err != nil {
-			return err
+	return s.forgetCache(ctx, results, memos)
+}
+
+// forgetCache deletes results and memos, a few at a time: what SQLite needs for that is less than the
+// reserve, however many they are.
+func (s *Store) forgetCache(ctx context.Context, results map[string]Result, memos map[string]string) error {
+	const part = 250
+	for table, keys := range map[string]iter.Seq[string]{"results": maps.Keys(results), "memo": maps.Keys(memos)} {
+		for some := range slices.Chunk(slices.Sorted(keys), part) {
+			if err := s.update(ctx, func(tx *sql.Tx) error { return deleteRows(tx, table, "key", some) }); err != nil {
+				return err
+			}
+			_, _ = s.db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)") // the next part may use the space of this one
 		}
-		return deleteRows(tx, "memo", "key", slices.Collect(maps.Keys(memos)))
-	})
+	}
+	return nil
 }
 
 // deleteRows deletes the rows whose key is one of keys.
@@ -119,6 +132,7 @@ type Collected struct {
 // what no record names yet, nothing is deleted: whoever collects next does it. The caller must not be using
 // layers or blobs either.
 func (s *Store) Collect(ctx context.Context) (Collected, error) {
+	defer s.makeRoom()()
 	if _, err := s.current(); err != nil { // sweeps, too
 		return Collected{}, err
 	}

@@ -143,6 +143,7 @@ func (s *Store) Container(ctx context.Context, nameOrID string) (Container, erro
 
 // RemoveContainer forgets a container and deletes its writable layer.
 func (s *Store) RemoveContainer(ctx context.Context, id string) error {
+	defer s.makeRoom()()
 	err := s.update(ctx, func(tx *sql.Tx) error {
 		_, err := tx.Exec("DELETE FROM containers WHERE id=?", id)
 		return err

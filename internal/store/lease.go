@@ -35,10 +35,14 @@ func (s *Store) current() (*lease, error) {
 		return s.lease, nil
 	}
 	l, err := newLease(filepath.Join(s.root, "tmp"))
+	if errors.Is(err, unix.EROFS) {
+		err = s.readOnlyError()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("taking lease: %w", err)
 	}
 	s.lease = l
+	s.keepReserve()
 	s.sweep()
 	return l, nil
 }

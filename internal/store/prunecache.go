@@ -29,6 +29,7 @@ type CachePrune struct {
 // results needed go with the next [Store.Collect]; images and containers stay whole. While other
 // processes use the store nothing is done. Bytes are those of the cache mounts.
 func (s *Store) PruneCache(ctx context.Context, p CachePrune) (Collected, error) {
+	defer s.makeRoom()()
 	if _, err := s.current(); err != nil {
 		return Collected{}, err
 	}
@@ -79,16 +80,10 @@ func (s *Store) pruneResults(ctx context.Context, p CachePrune) error {
 			return err
 		}
 	}
+	if err := s.forgetCache(ctx, results, memos); err != nil || !p.All || !p.Before.IsZero() {
+		return err
+	}
 	return s.update(ctx, func(tx *sql.Tx) error {
-		if err := deleteRows(tx, "results", "key", slices.Collect(maps.Keys(results))); err != nil {
-			return err
-		}
-		if err := deleteRows(tx, "memo", "key", slices.Collect(maps.Keys(memos))); err != nil {
-			return err
-		}
-		if !p.All || !p.Before.IsZero() {
-			return nil
-		}
 		_, err := tx.Exec("DELETE FROM refs") // base images that have no name here are cache
 		return err
 	})

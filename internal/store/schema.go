@@ -119,6 +119,9 @@ func (s *Store) bringUpToDate() error {
 		case v > len(steps):
 			return fmt.Errorf("its format is version %d, this program knows version %d: use another --root, or remove it", v, len(steps))
 		}
+		if s.readOnly != "" {
+			return fmt.Errorf("its format is version %d, this program's is %d, and it cannot be upgraded: %w", v, len(steps), s.readOnlyError())
+		}
 		done, err := s.upgradeAlone()
 		if done && err == nil && v > 0 {
 			s.dropOldPages()

@@ -55,12 +55,6 @@ import (
 // maxUnpacking is how many layers are unpacked at the same time at most. Each takes up to 10 MB.
 const maxUnpacking = 8
 
-// busy is SQLite's error code for a locked database.
-const busy = 5
-
-// maxIdle is how many connections to the database are kept for the next who asks.
-const maxIdle = 8
-
 // ErrNotFound marks a name, digest or id that the store does not have.
 var ErrNotFound = errors.New("not found")
 
@@ -74,7 +68,9 @@ type Store struct {
 	root string
 	db   *database
 	boot string
-	work singleflight.Group // conversions between forms, by layer and form
+	// readOnly is the directory of a copy of the records, where nothing can be written in the store.
+	readOnly string
+	work     singleflight.Group // conversions between forms, by layer and form
 
 	maskKey func() ([]byte, error) // what values in records are masked with; read once
 
@@ -119,30 +115,43 @@ func (s *Store) open() (err error) {
 	if s.use, err = useStore(s.root); err != nil {
 		return err
 	}
-	if err = s.openDB(filepath.Join(s.root, "meta.db")); err != nil {
-		return errors.Join(err, s.use.dir.Close())
-	}
-	if err = s.bringUpToDate(); err == nil {
-		err = s.dropUnsynced()
+	for {
+		err = s.openRecords()
+		if !isFull(err) || !s.letGo(openSize) {
+			break
+		}
 	}
 	if err != nil {
-		return errors.Join(err, s.db.Close(), s.use.dir.Close())
+		return errors.Join(err, s.use.dir.Close())
 	}
 	return nil
 }
 
-func (s *Store) openDB(path string) error {
-	dsn := "file:" + strings.NewReplacer("?", "%3f", "#", "%23", "%", "%25").Replace(path) +
-		fmt.Sprintf("?_txlock=immediate&_pragma=busy_timeout(%d)&_pragma=synchronous(normal)", patience.Milliseconds())
-	db, err := sql.Open("sqlite", dsn)
-	if err != nil {
+// openRecords opens the database and brings it up to date.
+func (s *Store) openRecords() (err error) {
+	if s.readOnly, err = s.copyReadOnly(); err != nil {
 		return err
 	}
-	// To open a connection is to read the schema, which takes longer than all queries of a step: the
-	// ones that work at the same time stay open.
-	db.SetMaxIdleConns(maxIdle)
-	s.db = &database{DB: db, asking: make(chan struct{}, maxIdle)}
+	path := s.root
+	if s.readOnly != "" {
+		path = s.readOnly
+	}
+	s.db = s.openDatabase(filepath.Join(path, "meta.db"))
+	if err = s.bringUpToDate(); err == nil && s.readOnly == "" {
+		err = s.dropUnsynced()
+	}
+	if err != nil {
+		return errors.Join(err, s.closeRecords())
+	}
 	return nil
+}
+
+func (s *Store) closeRecords() error {
+	err := s.db.Close()
+	if s.readOnly != "" {
+		err = errors.Join(err, os.RemoveAll(s.readOnly))
+	}
+	return err
 }
 
 // makeDirs creates the directories, the marker file of the OCI layout, and an empty database, whose mode
@@ -173,7 +182,7 @@ func patiently(f func() error) error {
 	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		err := f()
 		var failed *sqlite.Error
-		if !errors.As(err, &failed) || failed.Code()&0xff != busy || time.Now().After(end) {
+		if !errors.As(err, &failed) || failed.Code()&0xff != codeBusy || time.Now().After(end) {
 			return err
 		}
 	}
@@ -311,7 +320,7 @@ func (s *Store) Close() error {
 	if l != nil {
 		err = l.release()
 	}
-	return errors.Join(err, s.db.Close(), s.use.dir.Close())
+	return errors.Join(err, s.closeRecords(), s.use.dir.Close())
 }
 
 // cancelled is an error of somebody whose context has ended.
@@ -344,6 +353,9 @@ func (s *Store) once(ctx context.Context, key string, fn func() (any, error)) (a
 
 // update runs fn in one write transaction.
 func (s *Store) update(ctx context.Context, fn func(*sql.Tx) error) error {
+	if s.readOnly != "" {
+		return fmt.Errorf("writing record: %w", s.readOnlyError())
+	}
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("writing record: %w", err)
