@@ -69,7 +69,7 @@ type idle struct {
 	bytes  int64
 }
 
-var defaultIdle = idle{window: 2 * time.Minute, bytes: 120}
+var defaultIdle = idle{window: 5 * time.Minute, bytes: 60}
 
 type idleError struct{ idle }
 
