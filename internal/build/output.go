@@ -38,8 +38,8 @@ var outputAttrs = map[OutputType][]attribute{
 	OutputImage:     append([]attribute{"push", "push-by-digest", "registry.insecure", "unpack", "store"}, imageAttrs...),
 	OutputOCI:       append([]attribute{"tar"}, imageAttrs...),
 	OutputDocker:    append([]attribute{"tar"}, imageAttrs...),
-	OutputLocal:     {"platform-split", "attestation-prefix", "source-date-epoch"},
-	OutputTar:       {"platform-split", "attestation-prefix", "source-date-epoch"},
+	OutputLocal:     {"src", "platform-split", "attestation-prefix", "source-date-epoch"},
+	OutputTar:       {"src", "platform-split", "attestation-prefix", "source-date-epoch"},
 	OutputCacheOnly: {},
 }
 
@@ -68,6 +68,9 @@ func (o *Output) check() error {
 				return fmt.Errorf("non-bool value specified for %s: %q", key, value)
 			}
 		}
+	}
+	if src, ok := o.Attrs["src"]; ok && src == "" {
+		return errors.New("empty value for src; omit it to export the entire filesystem")
 	}
 	if _, err := o.encoding(); err != nil {
 		return err
@@ -305,7 +308,7 @@ func (b *building) assemble(ctx context.Context, o *Output, names []string, prod
 }
 
 // exportFiles writes the files of the products, each platform's into a directory of its own when
-// there are several, unless the output says otherwise. The rules are those of BuildKit's local and
+// there are several, unless the output says otherwise; with src only those below that path. The rules are those of BuildKit's local and
 // tar exporters.
 func (b *building) exportFiles(ctx context.Context, o *Output, products []*product) error {
 	split := o.is("platform-split", b.byPlatform)
@@ -314,6 +317,9 @@ func (b *building) exportFiles(ctx context.Context, o *Output, products []*produ
 		tree, err := b.run.Tree(ctx, p.value, store.NeedContent)
 		if err != nil {
 			return err
+		}
+		if tree, err = layer.Below(tree, o.Attrs["src"]); err != nil {
+			return fmt.Errorf("src=%s: %w", o.Attrs["src"], err)
 		}
 		f := export.Files{Tree: tree, Platform: p.id, Attestations: p.Attestations, Prefix: o.Attrs["attestation-prefix"]}
 		if f.Epoch, err = o.epoch(p.Epoch); err != nil {
