@@ -58,7 +58,7 @@ func (d *Draft) Commit(ctx context.Context) (layer.ID, error) {
 		return d.s.putLayer(tx, LayerInfo{ID: d.id, Dir: true, Size: -1, Created: time.Now()})
 	})
 	if err != nil { // nobody knows the directory, and this process's lease ends in order
-		return "", errors.Join(fmt.Errorf("committing layer: %w", err), os.RemoveAll(filepath.Dir(d.s.layerFS(d.id))))
+		return "", errors.Join(fmt.Errorf("committing layer: %w", err), layer.RemoveAll(filepath.Dir(d.s.layerFS(d.id))))
 	}
 	return d.id, nil
 }
@@ -86,7 +86,7 @@ var errExists = errors.New("layer is there already")
 func (d *Draft) Abort() {
 	if !d.done {
 		d.done = true
-		os.RemoveAll(d.dir)
+		layer.RemoveAll(d.dir)
 	}
 }
 

@@ -49,7 +49,7 @@ func (s *Store) copyNames(dir string, e *layer.Entry, names []string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer layer.RemoveAll(tmp)
 	w, err := layer.NewDirWriter(tmp)
 	if err != nil {
 		return err

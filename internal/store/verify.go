@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/opencontainers/go-digest"
 
@@ -26,7 +25,7 @@ func (s *Store) verifyPlan(ctx context.Context, p *plan, id layer.ID, want diges
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer layer.RemoveAll(dir)
 	w, err := layer.NewDirWriter(dir)
 	if err != nil {
 		return err
