@@ -24,6 +24,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/slipway-build/slipway/internal/sandbox"
 )
 
 // Main runs the command line args, of which the first is the program's name, and returns the exit
@@ -58,6 +60,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if cerr := a.close(); err == nil {
 		err = cerr
 	}
+	sandbox.Close()
 	return a.report(ctx, err)
 }
 

@@ -114,6 +114,14 @@ func writeProgram(path string, from io.Reader) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
+// program is a program that does what this one does for containers: the small one, if it is there.
+func (c *cover) program() string {
+	if c == nil || c.make() != nil {
+		return "/proc/self/exe"
+	}
+	return filepath.Join(c.dir, filepath.Base(c.self))
+}
+
 // mount covers the program in the namespace of the calling thread and reports whether it did.
 func (c *cover) mount(b *bundle) bool {
 	if c == nil || c.make() != nil {

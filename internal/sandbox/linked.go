@@ -30,9 +30,10 @@ type linked struct {
 func (l *linked) prepare() (wait func()) {
 	var all sync.WaitGroup
 	all.Go(func() { _, _ = l.filter() }) // whoever needs it gets the error
-	if l.cover != nil {
-		all.Go(func() { _ = l.cover.make() }) // containers start without it too
-	}
+	all.Go(func() {
+		startWatchdog(l.cover.program())
+		watchdog.Unlock()
+	})
 	return all.Wait
 }
 
@@ -160,7 +161,7 @@ func (l *linked) start(container *libcontainer.Container, p *libcontainer.Proces
 		}
 	}
 	if err == nil {
-		err = execute(b, p)
+		err = execute(b, p, l.cover.program())
 	}
 	if err != nil {
 		_ = p.Signal(unix.SIGKILL) // it may be dead already, which is the error then
@@ -172,7 +173,7 @@ func (l *linked) start(container *libcontainer.Container, p *libcontainer.Proces
 // execute lets a started container go: its first process waits until somebody reads from a
 // named pipe in its state directory. libcontainer's own Exec does that on any thread, but only
 // this one sees the directory.
-func execute(b *bundle, p *libcontainer.Process) error {
+func execute(b *bundle, p *libcontainer.Process, program string) error {
 	path := filepath.Join(b.stateDir(), b.spec.ID, "exec.fifo")
 	fifo, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -188,6 +189,9 @@ func execute(b *bundle, p *libcontainer.Process) error {
 		return fmt.Errorf("watching the container's process: %w", os.NewSyscallError("pidfd_open", err))
 	}
 	defer unix.Close(process)
+	if err := watched(process, program); err != nil {
+		return err
+	}
 	for {
 		fds := []unix.PollFd{{Fd: int32(fifo), Events: unix.POLLIN}, {Fd: int32(process), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {

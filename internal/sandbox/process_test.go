@@ -389,13 +389,21 @@ func TestHelper(t *testing.T) {
 }
 
 func testKilledParent(l *lab) {
+	l.killParent("sleep MARK & (sleep MARK &); echo ready; sleep MARK; true")
+	// Without the signal that the kernel has for that: it is gone with a change of the user.
+	l.killParent("exec su user -c 'sleep MARK & echo ready; sleep MARK; true'")
+}
+
+// killParent kills the parent of a container whose script is ready when it says so.
+func (l *lab) killParent(script string) {
+	l.t.Helper()
 	mark := fmt.Sprintf("8%d.%d", os.Getpid(), ids.Add(1))
 	dir := l.t.TempDir()
 	state := filepath.Join(dir, "state")
 	mkdir(l.t, filepath.Join(dir, "u"), filepath.Join(dir, "w"))
 	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestHelper$")
 	cmd.Env = append(os.Environ(), "SLIPWAY_TEST_HELPER="+state, "SLIPWAY_TEST_IMAGE="+l.image, "SLIPWAY_TEST_DIR="+dir,
-		"SLIPWAY_TEST_SCRIPT=sleep "+mark+" & (sleep "+mark+" &); echo ready; sleep "+mark+"; true")
+		"SLIPWAY_TEST_SCRIPT="+strings.ReplaceAll(script, "MARK", mark))
 	if !l.linked {
 		cmd.Env = append(cmd.Env, "SLIPWAY_TEST_RUNTIME=runc")
 	}

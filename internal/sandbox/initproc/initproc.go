@@ -33,6 +33,10 @@ func Run() {
 	if len(os.Args) < 2 || os.Args[1] != "init" {
 		return
 	}
+	if os.Getenv(watchdogVariable) != "" {
+		watch(3)
+		os.Exit(0)
+	}
 	if path := os.Getenv(runtimeVariable); path != "" {
 		fmt.Fprintln(os.Stderr, becomeRuntime(path, os.Args[2:]))
 		os.Exit(255)
