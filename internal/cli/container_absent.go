@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -74,8 +75,8 @@ func (o *containerFlags) check(cmd *cobra.Command, stderr io.Writer) error {
 		return fmt.Errorf("--%s %s: %s", name, v, notYet)
 	}
 	for _, v := range o.securityOpts {
-		switch v {
-		case "apparmor=unconfined", "apparmor:unconfined", "label=disable", "label:disable": // so it is
+		switch name, _, _ := strings.Cut(strings.Replace(v, ":", "=", 1), "="); {
+		case name == "apparmor", v == "label=disable", v == "label:disable": // so it is
 		default:
 			return fmt.Errorf("--security-opt %s: %s: --privileged drops all restrictions", v, notYet)
 		}

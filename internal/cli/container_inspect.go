@@ -173,7 +173,8 @@ func inspectContainer(ctx context.Context, s *store.Store, name string, size boo
 	out := &inspectedContainer{
 		ID: c.ID, Created: rfc3339(c.Created), Args: []string{}, State: inspectState(m, c), Image: c.ImageID.String(), Name: "/" + c.Name,
 		Driver: "overlay", Platform: "linux", HostConfig: inspectHostConfig(config), Mounts: inspectMounts(config.Mounts),
-		Config: inspectConfig(c, config),
+		Config:          inspectConfig(c, config),
+		AppArmorProfile: config.AppArmor,
 		GraphDriver: inspectedDriver{Name: "overlay", Data: map[string]string{
 			"UpperDir": filepath.Join(s.ContainerDir(c.ID), "fs"), "WorkDir": filepath.Join(s.ContainerDir(c.ID), "work"),
 		}},

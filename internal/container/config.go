@@ -87,13 +87,15 @@ type Options struct {
 	Labels     map[string]string
 	// CapAdd and CapDrop are CAP_NAME or ALL.
 	CapAdd, CapDrop []string
-	Groups          []string // additional ones of the user
-	ReadOnly        bool     // the root filesystem
-	CgroupParent    string
-	Resources       sandbox.Resources
-	StopSignal      string // "" is the image's
-	StopTimeout     *int   // seconds
-	AutoRemove      bool   // it is removed when it ends, by whoever runs it
+	// AppArmor is as in [sandbox.Spec].
+	AppArmor     string
+	Groups       []string // additional ones of the user
+	ReadOnly     bool     // the root filesystem
+	CgroupParent string
+	Resources    sandbox.Resources
+	StopSignal   string // "" is the image's
+	StopTimeout  *int   // seconds
+	AutoRemove   bool   // it is removed when it ends, by whoever runs it
 }
 
 // Config is what a container runs; it is kept with the container's record.
@@ -116,6 +118,7 @@ type Config struct {
 	Labels     map[string]string   `json:"labels,omitempty"`
 
 	CapAdd       []string `json:"capAdd,omitempty"`
+	AppArmor     string   `json:"appArmor,omitempty"`
 	CapDrop      []string `json:"capDrop,omitempty"`
 	Groups       []string `json:"groups,omitempty"`
 	ReadOnly     bool     `json:"readOnly,omitempty"`
@@ -140,7 +143,7 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 		Cwd: ic.WorkingDir, User: ic.User, Hostname: o.Hostname, Network: o.Network, Mounts: o.Mounts,
 		ExtraHosts: o.ExtraHosts, Ulimits: o.Ulimits, ShmSize: o.ShmSize, Terminal: o.Terminal,
 		OpenStdin: o.OpenStdin, Privileged: o.Privileged, StopSignal: ic.StopSignal, Labels: map[string]string{},
-		CapAdd: o.CapAdd, CapDrop: o.CapDrop, Groups: o.Groups, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,
+		CapAdd: o.CapAdd, CapDrop: o.CapDrop, AppArmor: o.AppArmor, Groups: o.Groups, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,
 		AutoRemove: o.AutoRemove, Resources: o.Resources,
 	}
 	if o.StopSignal != "" {

@@ -114,6 +114,9 @@ type Spec struct {
 	// Insecure is all capabilities, no seccomp, no masked or read-only paths, more devices, of which
 	// all may be opened. With KeepCaps, a user that is not root has the capabilities too.
 	Insecure, KeepCaps bool
+	// AppArmor is a profile that the kernel knows, or AppArmorUnconfined; "" is Docker's default profile where
+	// that can be loaded, and none with Insecure.
+	AppArmor string
 	// CapAdd and CapDrop change the capabilities, CAP_NAME or [AllCapabilities]; Insecure has all
 	// anyway.
 	CapAdd, CapDrop []string

@@ -62,6 +62,9 @@ func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) 
 			Resources:   spec.Resources.oci(spec.Insecure, spec.MaxProcesses),
 		},
 	}
+	if s.Process.ApparmorProfile, err = appArmor(spec); err != nil {
+		return nil, err
+	}
 	if spec.Insecure {
 		s.Linux.Devices = insecureDevices()
 		if spec.KeepCaps {

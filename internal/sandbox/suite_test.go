@@ -248,7 +248,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,
 		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
 		"File": testFile, "Socket": testSocket, "Final": testFinal,
-		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "InsecureCgroups": testInsecureCgroups, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "CgroupView": testCgroupView, "Limits": testLimits, "MaxProcesses": testMaxProcesses, "MemoryLimit": testMemoryLimit, "LimitErrors": testLimitErrors,
+		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "InsecureCgroups": testInsecureCgroups, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "CgroupView": testCgroupView, "Limits": testLimits, "AppArmor": testAppArmor, "MaxProcesses": testMaxProcesses, "MemoryLimit": testMemoryLimit, "LimitErrors": testLimitErrors,
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, newRunner)
