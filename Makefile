@@ -14,7 +14,7 @@ export CGO_ENABLED := 1
 GOBUILD := $(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test check fmt vet lint vuln layering race reproducible docs bench conformance clean
+.PHONY: help build deps bases demo examples test vm check fmt vet lint vuln layering race reproducible docs bench conformance clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,6 +50,10 @@ test: ## install what the tests need and run them
 	@hack/deps.sh test
 	$(GO) test -buildvcs=false -tags "$(TAGS)" -timeout 9m ./...
 	cd examples/operator && CGO_ENABLED=0 $(GO) test -buildvcs=false ./...
+
+vm: ## run the sandbox's tests in a virtual machine with cgroups of version 2 alone and AppArmor
+	@hack/deps.sh vm
+	GO="$(GO)" hack/vm.sh
 
 check: fmt vet lint vuln layering race reproducible ## format, vet, staticcheck, govulncheck, layering, race tests, reproducible build
 

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what is missing for a purpose: build, demo, bases, test or all. On Debian and Ubuntu,
+# Installs what is missing for a purpose: build, demo, bases, test, vm or all. On Debian and Ubuntu,
 # as root, by apt-get; anywhere else it says in a sentence what is missing.
 set -eu
 
-purpose=${1:?usage: hack/deps.sh build|demo|bases|test|all}
+purpose=${1:?usage: hack/deps.sh build|demo|bases|test|vm|all}
 packages=
 sentences=
 
@@ -79,6 +79,15 @@ for_test() {
 	need mkfs.ext4 e2fsprogs "makes the small filesystems that tests fill"
 }
 
+for_vm() {
+	for_build
+	for_demo
+	need qemu-system-x86_64 qemu-system-x86 "is the machine"
+	need cpio cpio "makes its first filesystem"
+	need depmod kmod "lists its modules"
+	need apparmor_parser apparmor "loads profiles there"
+}
+
 if ! command -v go >/dev/null 2>&1; then
 	echo "slipway: go is missing: install Go from https://go.dev/dl/ and put its bin directory into PATH." >&2
 	exit 1
@@ -93,6 +102,7 @@ build) for_build ;;
 demo) for_demo ;;
 bases) for_bases ;;
 test) for_test ;;
+vm) for_vm ;;
 all) for_test; for_bases ;;
 *) echo "hack/deps.sh: unknown purpose $purpose" >&2; exit 2 ;;
 esac

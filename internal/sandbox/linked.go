@@ -225,7 +225,8 @@ func initProcess(p *specs.Process) *libcontainer.Process {
 	lp := &libcontainer.Process{
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd, Init: true,
 		UID: int(p.User.UID), GID: int(p.User.GID),
-		LogLevel: "2", // errors only; they become part of the returned error
+		AppArmorProfile: p.ApparmorProfile,
+		LogLevel:        "2", // errors only; they become part of the returned error
 	}
 	for _, gid := range p.User.AdditionalGids {
 		lp.AdditionalGroups = append(lp.AdditionalGroups, int(gid))

@@ -1,0 +1,57 @@
+#!/bin/sh
+# Runs the tests of the sandbox on another machine than this one: Debian's kernel in QEMU, with cgroups of version 2
+# alone and with AppArmor. hack/vm.sh [-test.FLAG...]; without hardware virtualization it takes some minutes.
+set -eu
+cd "$(dirname "$0")/.."
+dir=build/vm
+root=$dir/root
+rm -rf "$root"
+mkdir -p "$root/bin" "$root/dev" "$root/proc" "$root/sys" "$root/tmp" "$root/test" "$root/root" "$root/run" "$root/lib/x86_64-linux-gnu" "$root/lib64" "$root/etc"
+
+# The kernel of this Debian for clouds: small, with its modules.
+if ! ls "$dir"/kernel/boot/vmlinuz-* >/dev/null 2>&1; then
+	image=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p' | head -n 1)
+	(cd "$dir" && apt-get download -qq "$image" && dpkg-deb -x "$image"_*.deb kernel)
+fi
+release=$(basename "$dir"/kernel/boot/vmlinuz-* | cut -d- -f2-)
+cp -r "$dir/kernel/lib/modules" "$root/lib/"
+depmod -b "$root" "$release"
+
+CGO_ENABLED=1 ${GO:-go} test -c -buildvcs=false -tags "seccomp netgo osusergo" -ldflags "-extldflags -static" -o "$root/test/sandbox.test" ./internal/sandbox
+cp "$(command -v busybox)" "$root/bin/busybox"
+for name in sh mount cp cat grep modprobe ip mkdir poweroff switch_root find; do ln -s busybox "$root/bin/$name"; done
+cp "$(command -v apparmor_parser)" "$root/bin/"
+cp -L /lib/x86_64-linux-gnu/libc.so.6 "$root/lib/x86_64-linux-gnu/"
+cp -L /lib64/ld-linux-x86-64.so.2 "$root/lib64/"
+cp -r /etc/apparmor.d "$root/etc/"
+printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
+printf 'root:x:0:\n' >"$root/etc/group"
+printf 'nameserver 192.0.2.1\n' >"$root/etc/resolv.conf"
+
+# The kernel's first root cannot be pivoted away from, so the system runs in another one.
+cat >"$root/init" <<'INIT'
+#!/bin/sh
+export PATH=/bin
+mkdir -p /new && mount -t tmpfs -o mode=755,size=80% root /new
+for d in bin dev proc sys tmp test etc root run lib lib64 second; do cp -a /$d /new/; done
+exec switch_root /new /second
+INIT
+cat >"$root/second" <<INIT
+#!/bin/sh
+export PATH=/bin HOME=/root TMPDIR=/tmp
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mkdir -p /dev/shm /dev/pts
+mount -t tmpfs shm /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs tmp /tmp
+mount -t securityfs security /sys/kernel/security; mount -t cgroup2 cgroup /sys/fs/cgroup
+# As a service manager does: nobody is in the root's cgroup.
+mkdir /sys/fs/cgroup/user; echo 1 >/sys/fs/cgroup/user/cgroup.procs; echo "+memory +pids +cpu +cpuset" >/sys/fs/cgroup/cgroup.subtree_control
+modprobe overlay; modprobe tun; ip link set lo up
+cd /test && ./sandbox.test -test.v $* 2>&1 && echo "the virtual machine's tests passed"
+poweroff -f
+INIT
+chmod +x "$root/init" "$root/second"
+(cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$dir/initrd"
+log=$dir/log
+qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3000 -nographic -no-reboot -kernel "$dir"/kernel/boot/vmlinuz-* -initrd "$dir/initrd" \
+	-append "console=ttyS0 panic=-1 quiet security=apparmor apparmor=1" </dev/null >"$log" 2>&1
+grep -a -E '^ *--- |_test\.go:|^(PASS|FAIL)|tests passed' "$log" || true
+grep -q -a "the virtual machine's tests passed" "$log"
