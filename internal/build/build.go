@@ -127,6 +127,7 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 		Sink:         b.sink,
 		Platform:     host,
 		MaxProcesses: b.req.MaxProcesses,
+		AppArmor:     b.req.AppArmor,
 		Pull:         b.req.Pull,
 		NoCache:      b.req.NoCache,
 		Slot:         b.in.file,

@@ -42,6 +42,8 @@ type Request struct {
 	Network string
 	// MaxProcesses bounds the processes and threads of each RUN; 0 is a default, -1 no limit.
 	MaxProcesses int64
+	// AppArmor is the profile of each RUN, as in [sandbox.Spec].
+	AppArmor string
 	// Platforms are the target platforms as in --platform; none is this machine's. The result for
 	// several is an index.
 	Platforms []string

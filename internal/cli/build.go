@@ -21,11 +21,11 @@ import (
 
 // buildFlags are the flags of a build as they were given.
 type buildFlags struct {
-	tags, buildArgs, labels, addHosts, ulimits             []string
-	file, target, network, iidFile, metadataFile, progress string
-	cgroupParent                                           string
-	noCache, pull, quiet                                   bool
-	shmSize, dumpKeys                                      string
+	tags, buildArgs, labels, addHosts, ulimits, securityOpts []string
+	file, target, network, iidFile, metadataFile, progress   string
+	cgroupParent                                             string
+	noCache, pull, quiet                                     bool
+	shmSize, dumpKeys                                        string
 	secretFlags
 	contextFlags
 	outputFlags
@@ -87,6 +87,7 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, err 
 		Pull:         o.pull,
 		Network:      o.network,
 		MaxProcesses: o.pids,
+		AppArmor:     appArmorOf(o.securityOpts),
 		Tags:         o.tags,
 		Labels:       keyValues(o.labels, nil),
 		BuildArgs:    withEpoch(withProxies(keyValues(o.buildArgs, os.LookupEnv))),

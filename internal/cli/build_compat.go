@@ -28,10 +28,9 @@ func addCompatFlags(cmd *cobra.Command, opts *buildFlags) {
 	for _, name := range []string{"rm", "force-rm", "compress"} {
 		f.Bool(name, true, "Accepted for Docker's sake: it is so anyway")
 	}
-	for _, flag := range ignored {
-		f.StringArray(flag.name, nil, "Accepted for Docker's sake, with a warning: it has no effect")
-	}
-	for _, name := range []string{"squash", "builder", "rm", "force-rm", "compress", "isolation", "security-opt"} {
+	f.StringArray("isolation", nil, "Accepted for Docker's sake, with a warning: it has no effect")
+	f.StringArrayVar(&opts.securityOpts, "security-opt", nil, `Security options of each "RUN": apparmor=PROFILE, of which docker-default is loaded`)
+	for _, name := range []string{"squash", "builder", "rm", "force-rm", "compress", "isolation"} {
 		f.Lookup(name).Hidden = true
 	}
 }
@@ -51,7 +50,7 @@ func (a *app) checkCompat(cmd *cobra.Command, opts *buildFlags) error {
 		return fmt.Errorf("progress=%s and quiet cannot be used together", opts.progress)
 	}
 	for _, flag := range ignored {
-		if cmd.Flags().Changed(flag.name) {
+		if cmd.Flags().Changed(flag.name) && (flag.name != "security-opt" || appArmorOf(opts.securityOpts) == "") {
 			fmt.Fprintf(a.stderr, "WARNING: %s\n", flag.warning)
 		}
 	}

@@ -91,3 +91,13 @@ func (o *containerFlags) check(cmd *cobra.Command, stderr io.Writer) error {
 	}
 	return nil
 }
+
+// appArmorOf is the profile that values of --security-opt name, or "".
+func appArmorOf(securityOpts []string) (profile string) {
+	for _, v := range securityOpts {
+		if name, ok := strings.CutPrefix(strings.Replace(v, ":", "=", 1), "apparmor="); ok {
+			profile = name
+		}
+	}
+	return profile
+}

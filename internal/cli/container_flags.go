@@ -139,11 +139,7 @@ func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts contai
 	if opts.Mounts, err = o.allMounts(); err != nil {
 		return opts, err
 	}
-	for _, v := range o.securityOpts {
-		if profile, ok := strings.CutPrefix(strings.Replace(v, ":", "=", 1), "apparmor="); ok {
-			opts.AppArmor = profile
-		}
-	}
+	opts.AppArmor = appArmorOf(o.securityOpts)
 	if opts.CapAdd, err = capabilities("CapAdd", o.capAdd); err != nil {
 		return opts, err
 	}

@@ -76,6 +76,8 @@ type RunOptions struct {
 	Platform ocispec.Platform
 	// MaxProcesses bounds the processes and threads of a step; 0 is a default, -1 no limit.
 	MaxProcesses int64
+	// AppArmor is the profile of steps that are not insecure, as in [sandbox.Spec].
+	AppArmor string
 	// Pull asks registries again for images that are here.
 	Pull bool
 	// NoCache runs every vertex. (The frontend marks the instructions of a Dockerfile itself, but

@@ -85,6 +85,9 @@ func (x *execution) prepare(n *node) error {
 		Resources:    resources(n.v.Meta.GetLinuxResources()),
 		MaxProcesses: x.r.maxProcesses(),
 	}
+	if !x.spec.Insecure {
+		x.spec.AppArmor = x.r.opt.AppArmor
+	}
 	for _, h := range meta.ExtraHosts {
 		x.spec.ExtraHosts = append(x.spec.ExtraHosts, sandbox.HostEntry{Host: h.Host, IP: h.IP})
 	}

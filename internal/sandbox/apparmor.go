@@ -2,42 +2,36 @@ package sandbox
 
 import (
 	"fmt"
-	"sync"
 
 	profile "github.com/moby/profiles/apparmor"
 	"github.com/opencontainers/runc/libcontainer/apparmor"
 )
 
-// AppArmorUnconfined is the name of no AppArmor profile.
-const AppArmorUnconfined = "unconfined"
+// AppArmorUnconfined is the name of no AppArmor profile, AppArmorDefault that of Docker's.
+const (
+	AppArmorUnconfined = "unconfined"
+	AppArmorDefault    = "docker-default"
+)
 
-// appArmorProfile is the name of Docker's default profile as slipway loads it.
+// appArmorProfile is the name under which slipway loads Docker's profile: one that Docker loaded allows signals of
+// Docker alone.
 const appArmorProfile = "slipway-default"
 
-// appArmor is the profile of a container that names one, or nothing, where the kernel has AppArmor.
+// appArmor is the profile of a container, or nothing.
 func appArmor(spec *Spec) (string, error) {
 	switch {
-	case spec.AppArmor == AppArmorUnconfined || spec.AppArmor == "" && spec.Insecure:
+	case spec.AppArmor == AppArmorUnconfined || spec.AppArmor == "":
 		return "", nil
-	case spec.AppArmor == "":
-		return defaultAppArmor(), nil
 	case !apparmor.IsEnabled():
 		return "", fmt.Errorf("AppArmor profile %s: this kernel has no AppArmor, or it is not enabled", spec.AppArmor)
-	}
-	return spec.AppArmor, nil
-}
-
-// defaultAppArmor loads the default profile. It is "" where that cannot be done: without AppArmor, without
-// apparmor_parser, which compiles profiles, or where nobody may load one.
-var defaultAppArmor = sync.OnceValue(func() string {
-	if !apparmor.IsEnabled() {
-		return ""
+	case spec.AppArmor != AppArmorDefault:
+		return spec.AppArmor, nil
 	}
 	if loaded, err := profile.IsLoaded(appArmorProfile); err == nil && loaded {
-		return appArmorProfile
+		return appArmorProfile, nil
 	}
-	if profile.InstallDefault(appArmorProfile) != nil {
-		return ""
+	if err := profile.InstallDefault(appArmorProfile); err != nil {
+		return "", fmt.Errorf("loading the AppArmor profile %s: %w", spec.AppArmor, err)
 	}
-	return appArmorProfile
-})
+	return appArmorProfile, nil
+}
