@@ -21,7 +21,7 @@ var byPath = map[string]string{
 	"internal/layer.NewDirWriter":            "the root itself, which the caller names",
 	"internal/layer.dirTree.fd":              "the root itself, which the caller names",
 	"internal/layer.DropUnchanged":           "the root itself, which the caller names",
-	"internal/layer.RemoveEach":              "the parent directory, which the caller names",
+	"internal/layer.RemoveAll":               "the parent directory, which the caller names",
 	"internal/layer.hostFile.open":           "a descriptor's name in /proc",
 	"internal/layer.OpenRegular":             "a file that the caller names",
 	"internal/layer.readNamed":               "a name below a descriptor's in /proc, whose last part is not followed",

@@ -66,7 +66,7 @@ func (m *Manager) prepare(ctx context.Context, c store.Container, config *Config
 		return nil, fmt.Errorf("image %s: %w", c.Image, err)
 	}
 	// overlayfs wants its scratch directory empty.
-	if err := errors.Join(layer.RemoveAll(m.work(c.ID)), os.Mkdir(m.work(c.ID), 0o755)); err != nil {
+	if err := errors.Join(os.RemoveAll(m.work(c.ID)), os.Mkdir(m.work(c.ID), 0o755)); err != nil {
 		return nil, err
 	}
 	root := sandbox.Root{Lower: lower, Upper: m.upper(c.ID), Work: m.work(c.ID)}

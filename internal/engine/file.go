@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -41,7 +42,7 @@ func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time) ([
 	}
 	outs, err := fileop.Make(r.ctx, op, trees, fileop.Options{TempDir: tmp})
 	if err != nil {
-		return nil, errors.Join(err, layer.RemoveAll(tmp))
+		return nil, errors.Join(err, os.RemoveAll(tmp))
 	}
 	r.keepPlans(outs, tmp)
 	layers, err := r.planLayers(outs, created)
@@ -110,7 +111,7 @@ func (r *Run) keepPlans(outs []fileop.Output, tmp string) {
 				p.Close() //nolint:errcheck // temporary files, in the directory that goes away
 			}
 		}
-		layer.RemoveAll(tmp) // what stays is swept with the lease
+		os.RemoveAll(tmp) // what stays is swept with the lease
 	})
 }
 

@@ -11,10 +11,7 @@ import (
 // RemoveAll removes the object at a path, and everything below it, if it is there. Unlike os.RemoveAll it holds
 // two descriptors however deep the tree is, and it does not leave the filesystem that the object is on: a mount
 // point in the tree is an error. No symbolic link is followed, also when the tree changes meanwhile.
-func RemoveAll(name string) error { return RemoveEach(name, nil) }
-
-// RemoveEach is [RemoveAll] that shows what there is to be removed before it goes; show may be nil.
-func RemoveEach(name string, show func(*unix.Stat_t)) error {
+func RemoveAll(name string) error {
 	parent, base := filepath.Split(filepath.Clean(name))
 	if base == "" || base == "." || base == ".." {
 		return &os.PathError{Op: "remove", Path: name, Err: unix.EINVAL}
@@ -24,7 +21,7 @@ func RemoveEach(name string, show func(*unix.Stat_t)) error {
 		return nil
 	}
 	if err == nil {
-		err = removeEachAt(fd, base, show)
+		err = removeAt(fd, base)
 		unix.Close(fd)
 	}
 	if err != nil {
@@ -41,14 +38,12 @@ type level struct {
 }
 
 // removeAt is RemoveAll for an entry of an open directory.
-func removeAt(dirfd int, base string) error { return removeEachAt(dirfd, base, nil) }
-
-func removeEachAt(dirfd int, base string, show func(*unix.Stat_t)) error {
-	if err := unlink(dirfd, base, show); err != unix.EISDIR {
+func removeAt(dirfd int, base string) error {
+	if err := unix.Unlinkat(dirfd, base, 0); err != unix.EISDIR {
 		return absent(err)
 	}
 	var way []level
-	fd, err := descend(dirfd, base, &way, show)
+	fd, err := descend(dirfd, base, &way)
 	if err != nil {
 		return absent(err)
 	}
@@ -57,10 +52,10 @@ func removeEachAt(dirfd int, base string, show func(*unix.Stat_t)) error {
 		if n := len(at.names); n > 0 {
 			name := at.names[n-1]
 			at.names = at.names[:n-1]
-			err := unlink(fd, name, show)
+			err := unix.Unlinkat(fd, name, 0)
 			if err == unix.EISDIR {
 				var next int
-				if next, err = descend(fd, name, &way, show); err == nil {
+				if next, err = descend(fd, name, &way); err == nil {
 					unix.Close(fd)
 					fd = next
 				}
@@ -89,24 +84,8 @@ func removeEachAt(dirfd int, base string, show func(*unix.Stat_t)) error {
 	}
 }
 
-// unlink removes an object that is no directory; one that is, is EISDIR.
-func unlink(dirfd int, name string, show func(*unix.Stat_t)) error {
-	if show != nil {
-		var st unix.Stat_t
-		err := unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-		if err != nil {
-			return err
-		}
-		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			return unix.EISDIR
-		}
-		show(&st)
-	}
-	return unix.Unlinkat(dirfd, name, 0)
-}
-
 // descend opens a directory, reads what is in it, and appends it to the way.
-func descend(dirfd int, name string, way *[]level, show func(*unix.Stat_t)) (int, error) {
+func descend(dirfd int, name string, way *[]level) (int, error) {
 	fd, err := unix.Openat(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
@@ -122,9 +101,6 @@ func descend(dirfd int, name string, way *[]level, show func(*unix.Stat_t)) (int
 	if err != nil {
 		unix.Close(fd)
 		return -1, err
-	}
-	if show != nil {
-		show(&st)
 	}
 	*way = append(*way, level{name, st.Dev, st.Ino, names})
 	return fd, nil

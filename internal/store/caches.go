@@ -10,8 +10,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
-
-	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // Sharing says who may use a cache mount at the same time, as in the Dockerfile reference.
@@ -85,7 +83,7 @@ func (s *Store) makeCache(dir string, fill func(dir string) error) error {
 	if err != nil {
 		return err
 	}
-	defer layer.RemoveAll(tmp)
+	defer os.RemoveAll(tmp)
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}

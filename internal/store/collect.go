@@ -5,14 +5,15 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -203,13 +204,33 @@ func moveOthers(dir, to string, keep func(name string) bool) error {
 // deleteTree deletes a directory and returns how many bytes of the disk that frees: files that have names
 // elsewhere too stay.
 func deleteTree(dir string) (int64, error) {
+	type links struct{ left, bytes int64 }
 	var freed int64
-	err := layer.RemoveEach(dir, func(st *unix.Stat_t) { // of several names in the tree, the last one to go finds itself alone
-		if st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Nlink == 1 {
-			freed += st.Blocks * 512
+	shared := map[uint64]links{}
+	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
 		}
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		st := fi.Sys().(*syscall.Stat_t)
+		if e.IsDir() || st.Nlink == 1 {
+			freed += st.Blocks * 512
+			return nil
+		}
+		l, ok := shared[st.Ino]
+		if !ok {
+			l = links{int64(st.Nlink), st.Blocks * 512}
+		}
+		if l.left--; l.left == 0 {
+			freed += l.bytes
+		}
+		shared[st.Ino] = l
+		return nil
 	})
-	if err != nil {
+	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
 		return 0, fmt.Errorf("deleting what is not needed: %w", err)
 	}
 	return freed, nil

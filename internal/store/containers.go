@@ -77,7 +77,7 @@ func (s *Store) AddContainer(ctx context.Context, c Container) error {
 		return err
 	})
 	if err != nil {
-		return errors.Join(err, layer.RemoveAll(s.ContainerDir(c.ID)))
+		return errors.Join(err, os.RemoveAll(s.ContainerDir(c.ID)))
 	}
 	return nil
 }
@@ -151,7 +151,7 @@ func (s *Store) RemoveContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := layer.RemoveAll(s.ContainerDir(id)); err != nil {
+	if err := os.RemoveAll(s.ContainerDir(id)); err != nil {
 		return fmt.Errorf("removing container: %w", err)
 	}
 	return nil

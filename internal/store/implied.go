@@ -183,7 +183,7 @@ func (s *Store) makeOver(o *over, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer layer.RemoveAll(tmp)
+	defer os.RemoveAll(tmp)
 	root := filepath.Join(tmp, "fs")
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return err

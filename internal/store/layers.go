@@ -58,7 +58,7 @@ func (d *Draft) Commit(ctx context.Context) (layer.ID, error) {
 		return d.s.putLayer(tx, LayerInfo{ID: d.id, Dir: true, Size: -1, Created: time.Now()})
 	})
 	if err != nil { // nobody knows the directory, and this process's lease ends in order
-		return "", errors.Join(fmt.Errorf("committing layer: %w", err), layer.RemoveAll(filepath.Dir(d.s.layerFS(d.id))))
+		return "", errors.Join(fmt.Errorf("committing layer: %w", err), os.RemoveAll(filepath.Dir(d.s.layerFS(d.id))))
 	}
 	return d.id, nil
 }
@@ -86,7 +86,7 @@ var errExists = errors.New("layer is there already")
 func (d *Draft) Abort() {
 	if !d.done {
 		d.done = true
-		layer.RemoveAll(d.dir)
+		os.RemoveAll(d.dir)
 	}
 }
 
@@ -119,7 +119,9 @@ func (s *Store) recordedLayer(ctx context.Context, id layer.ID) (LayerInfo, erro
 	err := s.db.QueryRowContext(ctx, "SELECT diff_id,blob,media_type,blob_size,claimed,dir,size,created FROM layers WHERE id=?", string(id)).
 		Scan(&diff, &info.Blob.Digest, &info.Blob.MediaType, &info.Blob.Size, &info.Claimed, &info.Dir, &info.Size, &created)
 	if errors.Is(err, sql.ErrNoRows) {
-		return info, fmt.Errorf("layer %s: %w", id, ErrNotFound)
+		// It was collected, or it turned out not to be what its image had said of it: another process may
+		// have found that out while this one had its id.
+		return info, fmt.Errorf("layer %s is not in the store any more, pull or build what it belongs to again: %w", id, ErrNotFound)
 	}
 	if err != nil {
 		return info, fmt.Errorf("reading layer %s: %w", id, err)

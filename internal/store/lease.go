@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // lease marks a process that writes to the store: the directory tmp/<id>, held by a flock on
@@ -89,7 +87,7 @@ func tryLease(tmp string) (*lease, error) {
 func (l *lease) name() string { return fmt.Sprintf("%s-%d", l.id, l.next.Add(1)) }
 
 func (l *lease) release() error {
-	err := layer.RemoveAll(l.dir)
+	err := os.RemoveAll(l.dir)
 	return errors.Join(err, os.Remove(l.dir+".lock"), l.lock.Close())
 }
 
@@ -134,10 +132,10 @@ func (s *Store) sweepLease(id, path string) {
 		var n int
 		err := s.db.QueryRowContext(context.Background(), "SELECT count(*) FROM layers WHERE id=?", filepath.Base(dir)).Scan(&n)
 		if err == nil && n == 0 {
-			layer.RemoveAll(dir)
+			os.RemoveAll(dir)
 		}
 	}
-	if layer.RemoveAll(strings.TrimSuffix(path, ".lock")) == nil {
+	if os.RemoveAll(strings.TrimSuffix(path, ".lock")) == nil {
 		os.Remove(path)
 	}
 }

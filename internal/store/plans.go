@@ -124,7 +124,7 @@ func (s *Store) writePlan(ctx context.Context, p *plan, info LayerInfo) error {
 	info.Dir, info.Size = true, count.bytes
 	err = s.update(ctx, func(tx *sql.Tx) error { return s.putLayer(tx, info) })
 	if err != nil { // no sweep finds the directory as long as this process lives
-		return errors.Join(err, layer.RemoveAll(s.layerFS(info.ID)), removeEmpty(filepath.Dir(s.layerFS(info.ID))))
+		return errors.Join(err, os.RemoveAll(s.layerFS(info.ID)), removeEmpty(filepath.Dir(s.layerFS(info.ID))))
 	}
 	return nil
 }

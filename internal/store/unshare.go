@@ -49,7 +49,7 @@ func (s *Store) copyNames(dir string, e *layer.Entry, names []string) error {
 	if err != nil {
 		return err
 	}
-	defer layer.RemoveAll(tmp)
+	defer os.RemoveAll(tmp)
 	w, err := layer.NewDirWriter(tmp)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/opencontainers/go-digest"
 
@@ -25,7 +26,7 @@ func (s *Store) verifyPlan(ctx context.Context, p *plan, id layer.ID, want diges
 	if err != nil {
 		return err
 	}
-	defer layer.RemoveAll(dir)
+	defer os.RemoveAll(dir)
 	w, err := layer.NewDirWriter(dir)
 	if err != nil {
 		return err
