@@ -63,13 +63,13 @@ func (s *Source) runGroup(ctx context.Context, cmd *exec.Cmd) error {
 }
 
 // idle is how little git may do before it is given up: less than bytes read, and no time on a processor,
-// in a whole window. Servers that prepare much send a few bytes every five seconds meanwhile.
+// between two looks, a window apart. Servers that prepare much send a few bytes every five seconds meanwhile.
 type idle struct {
 	window time.Duration
 	bytes  int64
 }
 
-var defaultIdle = idle{window: 5 * time.Minute, bytes: 60}
+var defaultIdle = idle{window: 3 * time.Minute, bytes: 60}
 
 type idleError struct{ idle }
 
@@ -81,7 +81,7 @@ func (e *idleError) Error() string {
 func (s *Source) watch(group int, over <-chan struct{}, give context.CancelCauseFunc) {
 	tick := time.NewTicker(s.idle.window)
 	defer tick.Stop()
-	before := activity(group)
+	var before doings // looking costs more than a short command of git's takes, so nothing is looked at before a window is over
 	for {
 		select {
 		case <-over:
