@@ -163,8 +163,12 @@ func TestReadTarMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	peak := regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
+	asArchive := map[string]bool{"short names": true, "links": true, "attributes": true}
 	for name := range hostileStreams {
 		for _, kind := range []string{"", "+archive"} {
+			if kind != "" && !asArchive[name] {
+				continue
+			}
 			cmd := exec.Command(exe, "-test.run=^TestReadTarMemory$")
 			cmd.Env = append(os.Environ(), "SLIPWAY_TEST_STREAM="+name+kind)
 			out, err := cmd.CombinedOutput()
