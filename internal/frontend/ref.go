@@ -9,10 +9,12 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/frontend/dockerui"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	fstypes "github.com/tonistiigi/fsutil/types"
@@ -115,7 +117,9 @@ func (r *Ref) ReadFile(ctx context.Context, req gw.ReadRequest) (_ []byte, err e
 // file of a context from a URL.
 func (r *Ref) isDockerfile(req gw.ReadRequest) bool {
 	whole := req.Range == nil || req.Range.Offset == 0 && req.Range.Length > head // up to what the frontend takes
-	return whole && (req.Filename == r.client.attrs["filename"] || req.Filename == urlContext && r.edge.Vertex.Op.GetSource() != nil)
+	name := r.client.attrs["filename"]
+	named := req.Filename == name || path.Base(name) == dockerui.DefaultDockerfileName && req.Filename == path.Join(path.Dir(name), strings.ToLower(dockerui.DefaultDockerfileName))
+	return whole && (named || req.Filename == urlContext && r.edge.Vertex.Op.GetSource() != nil)
 }
 
 // urlContext is what the frontend calls the file of a context from a URL; head is how much of it the
