@@ -71,16 +71,11 @@ func oomKills(c *libcontainer.Container) uint64 {
 	return n
 }
 
-// canMakeCgroups reports whether this process may make cgroups in all hierarchies.
+// canMakeCgroups reports whether this process may make cgroups in all hierarchies of version 1. In one of version 2
+// that holds processes, as this one's does, there is little that can be made.
 var canMakeCgroups = sync.OnceValue(func() bool {
-	var dirs []string
-	for _, c := range ownCgroups() {
-		dirs = append(dirs, c.path)
-	}
-	if own := unifiedCgroup(); own != "" {
-		dirs = append(dirs, own)
-	}
-	return len(dirs) > 0 && !slices.ContainsFunc(dirs, func(dir string) bool { return unix.Access(dir, unix.W_OK) != nil })
+	readOnly := func(c ownCgroup) bool { return unix.Access(c.path, unix.W_OK) != nil }
+	return ownCgroupOf("pids") != "" && !slices.ContainsFunc(ownCgroups(), readOnly) // the number of processes is bounded
 })
 
 // hostHasCgroups reports whether there is a cgroup filesystem to show to a container.

@@ -374,10 +374,13 @@ func testInsecureDevices(l *lab) {
 
 // testInsecureCgroups: an insecure process may make cgroups, below its own, and they end with it.
 func testInsecureCgroups(l *lab) {
+	if !canMakeCgroups() {
+		return // it has slipway's
+	}
 	name := fmt.Sprintf("slipway-test-left-%d-%d", os.Getpid(), ids.Add(1))
 	spec := l.spec("d=/sys/fs/cgroup; test -d $d/memory && d=$d/memory; mkdir $d/" + name + " && echo made; find $d -name 'slipway-test-*' | grep -v " + name + "; true")
 	spec.Insecure = true
-	if got := l.run(spec); canMakeCgroups() && got != "made" {
+	if got := l.run(spec); got != "made" {
 		l.t.Errorf("making a cgroup, and others that are seen: got %q, want none", got)
 	}
 	if left := hostState(l.t); strings.Contains(left, name) {
