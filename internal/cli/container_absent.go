@@ -10,21 +10,21 @@ import (
 )
 
 const (
-	hostNetwork = "containers use the host's network"
-	noDaemon    = "there is no daemon that"
-	notYet      = "it is not there yet"
+	ownNetwork = "containers have a network of their own"
+	noPorts    = ownNetwork + ": with --network host their ports are reachable as they are"
+	noDaemon   = "there is no daemon that"
+	notYet     = "it is not there yet"
 )
 
 // absentRun are flags of Docker's create and run that cannot be there, with what to do instead.
 var absentRun = []struct{ name, short, advice string }{
-	{"publish", "p", hostNetwork + ": their ports are reachable as they are"},
-	{"publish-all", "P", hostNetwork + ": their ports are reachable as they are"},
+	{"publish", "p", noPorts}, {"publish-all", "P", noPorts},
 	{"detach", "d", noDaemon + " a container could be left to: run it in the foreground, or in the shell's background with &"},
 	{"attach", "a", "the streams are always attached; standard input with -i"},
-	{"ip", "", hostNetwork}, {"ip6", "", hostNetwork}, {"link", "", hostNetwork}, {"link-local-ip", "", hostNetwork},
-	{"mac-address", "", hostNetwork}, {"network-alias", "", hostNetwork}, {"net-alias", "", hostNetwork},
-	{"dns", "", "the host's /etc/resolv.conf is used"}, {"dns-option", "", "the host's /etc/resolv.conf is used"},
-	{"dns-opt", "", "the host's /etc/resolv.conf is used"}, {"dns-search", "", "the host's /etc/resolv.conf is used"},
+	{"ip", "", ownNetwork}, {"ip6", "", ownNetwork}, {"link", "", ownNetwork}, {"link-local-ip", "", ownNetwork},
+	{"mac-address", "", ownNetwork}, {"network-alias", "", ownNetwork}, {"net-alias", "", ownNetwork},
+	{"dns", "", "the host's name servers are used"}, {"dns-option", "", "the host's name servers are used"},
+	{"dns-opt", "", "the host's name servers are used"}, {"dns-search", "", "the host's name servers are used"},
 	{"log-driver", "", "the output goes to where slipway's goes"}, {"log-opt", "", "the output goes to where slipway's goes"},
 	{"health-cmd", "", noDaemon + " would watch a container's health"}, {"health-interval", "", noDaemon + " would watch a container's health"},
 	{"health-retries", "", noDaemon + " would watch a container's health"}, {"health-timeout", "", noDaemon + " would watch a container's health"},

@@ -44,8 +44,8 @@ func containerFlagsOf(cmd *cobra.Command) *containerFlags {
 	f.StringVarP(&o.user, "user", "u", "", "Username or UID (format: <name|uid>[:<group|gid>])")
 	f.StringArrayVar(&o.groups, "group-add", nil, "Add additional groups to join")
 	f.StringVar(&o.entrypoint, "entrypoint", "", "Overwrite the default ENTRYPOINT of the image")
-	f.StringVar(&o.network, "network", "host", `Connect a container to a network: "host" or "none"`)
-	f.StringVar(&o.network, "net", "host", "")
+	f.StringVar(&o.network, "network", "bridge", `Connect a container to a network ("bridge", "host", "none")`)
+	f.StringVar(&o.network, "net", "bridge", "")
 	f.StringVarP(&o.hostname, "hostname", "h", "", "Container host name")
 	f.StringArrayVar(&o.addHosts, "add-host", nil, "Add a custom host-to-IP mapping (host:ip)")
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "Set meta data on a container")
@@ -129,12 +129,14 @@ func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts contai
 		return opts, err
 	}
 	switch o.network {
-	case "host", "bridge", "default", "":
+	case "bridge", "default", "":
+		opts.Network = sandbox.NetworkBridge
+	case "host":
 		opts.Network = sandbox.NetworkHost
 	case "none":
 		opts.Network = sandbox.NetworkNone
 	default:
-		return opts, fmt.Errorf("--network %s: only host and none are there", o.network)
+		return opts, fmt.Errorf("--network %s: only bridge, host and none are there", o.network)
 	}
 	if opts.Mounts, err = o.allMounts(); err != nil {
 		return opts, err

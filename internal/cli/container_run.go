@@ -83,7 +83,9 @@ func (a *app) runConfig(ctx context.Context, m *container.Manager, c store.Conta
 		return failed(err)
 	}
 	// What a container prints reaches the terminal as it is, as Docker has it: it may be a program for one.
-	streams := sandbox.IO{Stdout: raw(a.stdout), Stderr: raw(a.stderr), Signals: signals}
+	streams := sandbox.IO{Stdout: raw(a.stdout), Stderr: raw(a.stderr), Signals: signals, Notice: func(text string) {
+		fmt.Fprintf(a.stderr, "WARNING: %s\n", text)
+	}}
 	if sameFile(a.stdout, a.stderr) {
 		streams.Stderr = streams.Stdout // one stream keeps the order of what is written
 	}

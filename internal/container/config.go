@@ -76,7 +76,7 @@ type Options struct {
 	Env        []string // KEY=VALUE; KEY alone removes it
 	Cwd, User  string
 	Hostname   string
-	Network    sandbox.Network // "" is the host's
+	Network    sandbox.Network // "" is [sandbox.NetworkBridge]
 	Mounts     []sandbox.Mount
 	ExtraHosts []sandbox.HostEntry
 	Ulimits    []sandbox.Ulimit
@@ -177,7 +177,7 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 		c.User = o.User
 	}
 	if c.Network == "" {
-		c.Network = sandbox.NetworkHost
+		c.Network = sandbox.NetworkBridge
 	}
 	c.Env = mergeEnv(ic.Env, o.Env)
 	for _, labels := range []map[string]string{ic.Labels, o.Labels} {

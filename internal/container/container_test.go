@@ -43,7 +43,7 @@ func TestConfigMergesAsDockerDoes(t *testing.T) {
 	if want := []string{"B=3", "C=5"}; err != nil || !reflect.DeepEqual(c.Env, want) {
 		t.Errorf("environment %v, %v, want %v", c.Env, err, want)
 	}
-	if c.Cwd != "/w" || c.User != "u" || c.Network != "host" {
+	if c.Cwd != "/w" || c.User != "u" || c.Network != "bridge" {
 		t.Errorf("config %+v", c)
 	}
 	if c, err = NewConfig(&Image{}, Options{Args: []string{"x"}}); err != nil || c.Cwd != "/" {
