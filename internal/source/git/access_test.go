@@ -24,9 +24,10 @@ type asked struct {
 	plain      atomic.Int32
 }
 
+// No other test has this password: others may run at the same time with theirs in arguments.
 const (
-	secret     = "hunter2"
-	secretSent = "Basic bWU6aHVudGVyMg==" // me:hunter2
+	secret     = "battery-staple"
+	secretSent = "Basic bWU6YmF0dGVyeS1zdGFwbGU=" // me:battery-staple
 )
 
 func newAsked(t *testing.T, h http.HandlerFunc) *asked {
@@ -96,7 +97,7 @@ func TestRedirects(t *testing.T) {
 				return nil, errdefs.ErrNotFound
 			}}
 			if how == "url" {
-				r.Remote = strings.Replace(r.Remote, "//", "//me:hunter2@", 1)
+				r.Remote = strings.Replace(r.Remote, "//", "//me:battery-staple@", 1)
 			}
 			c, err := s.Resolve(t.Context(), r, env)
 			if err != nil {
@@ -197,7 +198,7 @@ func TestSSH(t *testing.T) {
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	s, _ := newTestSource(t)
 	for _, known := range []string{"", "h ssh-ed25519 AAAA"} {
-		if _, err := s.Resolve(t.Context(), &Request{Remote: "ssh://git:hunter2@127.0.0.1/x.git", KnownHosts: known}, Env{}); err == nil || strings.Contains(err.Error(), secret) {
+		if _, err := s.Resolve(t.Context(), &Request{Remote: "ssh://git:battery-staple@127.0.0.1/x.git", KnownHosts: known}, Env{}); err == nil || strings.Contains(err.Error(), secret) {
 			t.Errorf("error is %v", err)
 		}
 		got, err := os.ReadFile(args)
@@ -261,7 +262,7 @@ func TestServersWords(t *testing.T) {
 	srv := newAsked(t, func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(http.StatusForbidden)
-		io.WriteString(w, "go \x1b]0;away\x07\xc2\x9b2J http://me:hunter2@h/\n")
+		io.WriteString(w, "go \x1b]0;away\x07\xc2\x9b2J http://me:battery-staple@h/\n")
 	})
 	s, _ := newTestSource(t)
 	_, err := s.Resolve(t.Context(), &Request{Remote: srv.URL + "/x.git"}, Env{})
