@@ -317,7 +317,9 @@ func TestIsolated(t *testing.T) {
 
 func TestFlowsAreBounded(t *testing.T) {
 	n := namespace(t, Options{})
+	n.out.tcpFlows.mu.Lock()
 	n.out.tcpFlows.max = 2
+	n.out.tcpFlows.mu.Unlock()
 	var release []func()
 	addr := serve(t, hostAddr.String()+":0", func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c); _ = c.Close() })
 	for range 2 {
