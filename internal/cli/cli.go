@@ -56,12 +56,36 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
+	calls.begin()
 	err := root.ExecuteContext(ctx)
 	if cerr := a.close(); err == nil {
 		err = cerr
 	}
-	sandbox.Close()
+	calls.end()
 	return a.report(ctx, err)
+}
+
+// calls are the commands that this process executes: one, but for tests. What runs beside the process
+// ends with the last one, as it would kill the containers of the others.
+var calls callCount
+
+type callCount struct {
+	mu  sync.Mutex
+	now int
+}
+
+func (c *callCount) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now++
+}
+
+func (c *callCount) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.now--; c.now == 0 {
+		sandbox.Close()
+	}
 }
 
 // Commands is the tree of all commands, for what describes them.
