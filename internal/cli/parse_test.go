@@ -102,7 +102,7 @@ func TestParseVolume(t *testing.T) {
 func TestParseHost(t *testing.T) {
 	for in, want := range map[string]sandbox.HostEntry{
 		"db:10.0.0.1": {Host: "db", IP: "10.0.0.1"}, "db=10.0.0.1": {Host: "db", IP: "10.0.0.1"},
-		"v6:::1": {Host: "v6", IP: "::1"}, "v6=[::1]": {Host: "v6", IP: "::1"}, "gw:host-gateway": {Host: "gw", IP: "127.0.0.1"},
+		"v6:::1": {Host: "v6", IP: "::1"}, "v6=[::1]": {Host: "v6", IP: "::1"}, "gw:host-gateway": {Host: "gw", IP: sandbox.HostGateway},
 	} {
 		if got, err := parseHost(in); err != nil || got != want {
 			t.Errorf("parseHost(%q) = %v, %v", in, got, err)
