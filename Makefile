@@ -48,6 +48,8 @@ examples: build bases ## build and run every example, the operator with its down
 
 test: ## install what the tests need and run them
 	@hack/deps.sh test
+	@# The small program of an earlier make build would be put into the tests' binaries.
+	@[ ! -e internal/sandbox/program/bin/init ] || $(GOBUILD) -o internal/sandbox/program/bin/init ./internal/sandbox/initproc/init
 	$(GO) test -buildvcs=false -tags "$(TAGS)" -timeout 9m ./...
 	cd examples/operator && CGO_ENABLED=0 $(GO) test -buildvcs=false ./...
 
