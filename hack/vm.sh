@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 dir=build/vm
 root=$dir/root
 rm -rf "$root"
-mkdir -p "$root/bin" "$root/dev" "$root/proc" "$root/sys" "$root/tmp" "$root/test" "$root/root" "$root/run" "$root/lib/x86_64-linux-gnu" "$root/lib64" "$root/etc"
+mkdir -p "$root/bin" "$root/dev" "$root/proc" "$root/sys" "$root/tmp" "$root/test" "$root/root" "$root/run" "$root/lib/x86_64-linux-gnu" "$root/lib64" "$root/etc" "$root/usr"
 
 # The kernel of this Debian for clouds: small, with its modules.
 if ! ls "$dir"/kernel/boot/vmlinuz-* >/dev/null 2>&1; then
@@ -33,7 +33,7 @@ cat >"$root/init" <<'INIT'
 #!/bin/sh
 export PATH=/bin
 mkdir -p /new && mount -t tmpfs -o mode=755,size=80% root /new
-for d in bin dev proc sys tmp test etc root run lib lib64 second; do cp -a /$d /new/; done
+for d in bin dev proc sys tmp test etc root run lib lib64 usr second; do cp -a /$d /new/; done
 exec switch_root /new /second
 INIT
 cat >"$root/second" <<INIT
@@ -45,6 +45,7 @@ mount -t securityfs security /sys/kernel/security; mount -t cgroup2 cgroup /sys/
 # As a service manager does: nobody is in the root's cgroup.
 mkdir /sys/fs/cgroup/user; echo 1 >/sys/fs/cgroup/user/cgroup.procs; echo "+memory +pids +cpu +cpuset" >/sys/fs/cgroup/cgroup.subtree_control
 modprobe overlay; modprobe tun; ip link set lo up
+modprobe dummy; ip link add out type dummy; ip addr add 198.51.100.2/24 dev out; ip link set out up; ip route add default dev out
 cd /test && ./sandbox.test -test.v $* 2>&1 && echo "the virtual machine's tests passed"
 poweroff -f
 INIT

@@ -29,7 +29,7 @@ func addCompatFlags(cmd *cobra.Command, opts *buildFlags) {
 		f.Bool(name, true, "Accepted for Docker's sake: it is so anyway")
 	}
 	f.StringArray("isolation", nil, "Accepted for Docker's sake, with a warning: it has no effect")
-	f.StringArrayVar(&opts.securityOpts, "security-opt", nil, `Security options of each "RUN": apparmor=PROFILE, of which docker-default is loaded`)
+	f.StringArrayVar(&opts.securityOpts, "security-opt", nil, `Security options of each "RUN": apparmor=PROFILE (default docker-default where there is AppArmor)`)
 	for _, name := range []string{"squash", "builder", "rm", "force-rm", "compress", "isolation"} {
 		f.Lookup(name).Hidden = true
 	}

@@ -19,7 +19,12 @@ func testAppArmor(l *lab) {
 	if !apparmor.IsEnabled() {
 		l.t.Skip("this kernel has no AppArmor")
 	}
-	for profile, want := range map[string]string{"": "unconfined", AppArmorUnconfined: "unconfined", AppArmorDefault: appArmorProfile + " (enforce)"} {
+	spec = l.spec(current)
+	spec.Insecure = true
+	if got := l.run(spec); got != AppArmorUnconfined {
+		l.t.Errorf("an insecure container is %q", got)
+	}
+	for profile, want := range map[string]string{"": appArmorProfile + " (enforce)", AppArmorUnconfined: "unconfined", AppArmorDefault: appArmorProfile + " (enforce)"} {
 		spec := l.spec(current)
 		spec.AppArmor = profile
 		if got := l.run(spec); got != want {

@@ -114,8 +114,8 @@ type Spec struct {
 	// Insecure is all capabilities, no seccomp, no masked or read-only paths, more devices, of which
 	// all may be opened. With KeepCaps, a user that is not root has the capabilities too.
 	Insecure, KeepCaps bool
-	// AppArmor is a profile that the kernel knows, or AppArmorDefault; "" and AppArmorUnconfined are none. A process
-	// that gets a profile outlives slipway's being killed: the kernel takes away the signal that it has for that.
+	// AppArmor is a profile that the kernel knows, AppArmorDefault or AppArmorUnconfined; "" is AppArmorDefault if that
+	// can be loaded, and none with Insecure.
 	AppArmor string
 	// CapAdd and CapDrop change the capabilities, CAP_NAME or [AllCapabilities]; Insecure has all
 	// anyway.

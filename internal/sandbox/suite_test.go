@@ -107,6 +107,7 @@ func hostState(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	mine := fmt.Sprintf("slipway-test-%d", os.Getpid()) // another process may run the same tests
 	var b strings.Builder
 	for line := range strings.Lines(string(mounts)) {
 		// Other tests may be mounting things at the same time.
@@ -118,7 +119,8 @@ func hostState(t testing.TB) string {
 		}
 	}
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(path, "slipway-test") {
+		if err == nil && d.IsDir() && strings.Contains(path, mine) { // and none of another test's
+
 			fmt.Fprintln(&b, path)
 		}
 		return nil
