@@ -245,7 +245,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"ExitCodes": testExitCodes, "CommandErrors": testCommandErrors, "Signals": testSignals, "Output": testOutput,
 		"Stdin": testStdin, "Terminal": testTerminal, "Environment": testEnvironment, "Users": testUsers, "OddUserFiles": testOddUserFiles,
 		"Cancel": testCancel, "Leftovers": testLeftovers, "Parallel": testParallel, "KilledParent": testKilledParent, "Ulimits": testUlimits,
-		"Cwd": testCwd, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "SwappedMountPoint": testSwappedMountPoint, "OddRoots": testOddRoots, "NoTrace": testNoTrace, "Scratch": testScratch,
+		"Cwd": testCwd, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "SwappedMountPoint": testSwappedMountPoint, "OddRoots": testOddRoots, "RacingLinks": testRacingLinks, "NoTrace": testNoTrace, "Scratch": testScratch,
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,
 		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
