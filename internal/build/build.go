@@ -128,6 +128,7 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 		Platform:     host,
 		MaxProcesses: b.req.MaxProcesses,
 		AppArmor:     b.req.AppArmor,
+		UserNS:       b.req.UserNS,
 		Pull:         b.req.Pull,
 		NoCache:      b.req.NoCache,
 		Slot:         b.in.file,

@@ -44,6 +44,8 @@ type Request struct {
 	MaxProcesses int64
 	// AppArmor is the profile of each RUN, as in [sandbox.Spec].
 	AppArmor string
+	// UserNS gives each RUN that is not insecure a user namespace.
+	UserNS bool
 	// Platforms are the target platforms as in --platform; none is this machine's. The result for
 	// several is an index.
 	Platforms []string

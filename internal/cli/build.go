@@ -93,6 +93,9 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, err 
 		BuildArgs:    withEpoch(withProxies(keyValues(o.buildArgs, os.LookupEnv))),
 		Attrs:        map[string]string{},
 	}
+	if req.UserNS, err = userNS(o.userns); err != nil {
+		return req, err
+	}
 	switch o.network {
 	case "default", "host", "none", "":
 	default:

@@ -12,6 +12,7 @@ import (
 // limitFlags are the flags that limit each step of a build.
 type limitFlags struct {
 	memory, memorySwap, cpusetCpus, cpusetMems string
+	userns                                     string
 	cpuPeriod, cpuQuota, cpuShares, pids       int64
 }
 
@@ -23,7 +24,21 @@ func (o *limitFlags) add(f *pflag.FlagSet) {
 	f.Int64VarP(&o.cpuShares, "cpu-shares", "c", 0, "CPU shares (relative weight)")
 	f.StringVar(&o.cpusetCpus, "cpuset-cpus", "", "CPUs in which to allow execution (0-3, 0,1)")
 	f.Int64Var(&o.pids, "pids-limit", 0, `Limit of processes and threads of each "RUN" (default 16384, -1 for unlimited)`)
+	f.StringVar(&o.userns, "userns", "host", usernsUsage)
 	f.StringVar(&o.cpusetMems, "cpuset-mems", "", "MEMs in which to allow execution (0-3, 0,1)")
+}
+
+const usernsUsage = `User namespace: "host", or "auto" for one in which root is not root of the host`
+
+// userNS reports whether the value of --userns asks for a user namespace.
+func userNS(value string) (bool, error) {
+	switch value {
+	case "", "host":
+		return false, nil
+	case "auto":
+		return true, nil
+	}
+	return false, fmt.Errorf("--userns %s: only host and auto are there", value)
 }
 
 // attrs sets the frontend's options. It reads them as BuildKit's does, which then says what is

@@ -199,6 +199,7 @@ func flagValues() map[string][]cobra.Completion {
 		"progress":   {"auto", "plain", "tty", "quiet", "rawjson", "none"},
 		"network":    {"default", "host", "none"},
 		"platform":   platformNames,
+		"userns":     {"host", "auto"},
 		"pull":       {"always", "missing", "never"},
 		"format":     {"json", "table"},
 		"call":       {"build", "check", "outline", "targets"},

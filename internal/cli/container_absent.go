@@ -49,7 +49,6 @@ var onlyValues = map[string][]string{
 	"ipc":       {"", "private", "shareable"},
 	"pid":       {"", "private"},
 	"uts":       {"", "private"},
-	"userns":    {"", "host"},
 	"cgroupns":  {"", "private"},
 	"isolation": {"", "default"},
 }

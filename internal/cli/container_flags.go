@@ -22,7 +22,7 @@ import (
 // containerFlags are the flags that create and run share, as they were given.
 type containerFlags struct {
 	name, cwd, user, entrypoint, network, hostname, shmSize, pull, platform string
-	cidFile, stopSignal, cgroupParent, restart                              string
+	cidFile, stopSignal, cgroupParent, restart, userns                      string
 	env, envFiles, volumes, mounts, addHosts, ulimits, tmpfs                []string
 	labels, labelFiles, capAdd, capDrop, securityOpts, groups               []string
 	interactive, terminal, privileged, readOnly, init, quiet                bool
@@ -81,6 +81,7 @@ func (o *containerFlags) securityFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.capDrop, "cap-drop", nil, "Drop Linux capabilities")
 	f.StringArrayVar(&o.ulimits, "ulimit", nil, "Ulimit options")
 	f.StringVar(&o.cgroupParent, "cgroup-parent", "", "Optional parent cgroup for the container")
+	f.StringVar(&o.userns, "userns", "host", usernsUsage)
 	f.StringArrayVar(&o.securityOpts, "security-opt", nil, "Security Options")
 	f.Lookup("security-opt").Hidden = true
 }
@@ -93,7 +94,7 @@ func (o *containerFlags) otherFlags(f *pflag.FlagSet) {
 	for _, name := range []string{"sig-proxy", "no-healthcheck", "disable-content-trust"} {
 		f.Bool(name, true, "")
 	}
-	for _, name := range []string{"detach-keys", "ipc", "pid", "uts", "userns", "cgroupns", "isolation"} {
+	for _, name := range []string{"detach-keys", "ipc", "pid", "uts", "cgroupns", "isolation"} {
 		f.String(name, "", "")
 	}
 	for _, a := range absentRun {
@@ -105,7 +106,7 @@ func (o *containerFlags) otherFlags(f *pflag.FlagSet) {
 		f.Lookup(a.name).Hidden = true
 	}
 	for _, name := range []string{"init", "restart", "expose", "sig-proxy", "no-healthcheck", "disable-content-trust", "detach-keys",
-		"ipc", "pid", "uts", "userns", "cgroupns", "isolation"} {
+		"ipc", "pid", "uts", "cgroupns", "isolation"} {
 		f.Lookup(name).Hidden = true
 	}
 }
@@ -142,6 +143,12 @@ func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts contai
 		return opts, err
 	}
 	opts.AppArmor = appArmorOf(o.securityOpts)
+	if opts.UserNS, err = userNS(o.userns); err != nil {
+		return opts, err
+	}
+	if opts.UserNS && o.privileged {
+		return opts, errors.New("privileged mode is incompatible with user namespaces: --userns=host is the only one that may have it")
+	}
 	if opts.CapAdd, err = capabilities("CapAdd", o.capAdd); err != nil {
 		return opts, err
 	}

@@ -228,6 +228,9 @@ func inspectHostConfig(config *container.Config) inspectedHostConfig {
 		CPUPeriod: config.Resources.CPUPeriod, CPUQuota: config.Resources.CPUQuota,
 		CpusetCpus: config.Resources.CpusetCpus, CpusetMems: config.Resources.CpusetMems, PidsLimit: config.Resources.Pids,
 	}
+	if config.UserNS {
+		out.UsernsMode = "auto"
+	}
 	if out.ShmSize == 0 {
 		out.ShmSize = 64 << 20
 	}

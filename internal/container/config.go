@@ -88,7 +88,9 @@ type Options struct {
 	// CapAdd and CapDrop are CAP_NAME or ALL.
 	CapAdd, CapDrop []string
 	// AppArmor is as in [sandbox.Spec].
-	AppArmor     string
+	AppArmor string
+	// UserNS gives the container a user namespace.
+	UserNS       bool
 	Groups       []string // additional ones of the user
 	ReadOnly     bool     // the root filesystem
 	CgroupParent string
@@ -119,6 +121,7 @@ type Config struct {
 
 	CapAdd       []string `json:"capAdd,omitempty"`
 	AppArmor     string   `json:"appArmor,omitempty"`
+	UserNS       bool     `json:"userNS,omitempty"`
 	CapDrop      []string `json:"capDrop,omitempty"`
 	Groups       []string `json:"groups,omitempty"`
 	ReadOnly     bool     `json:"readOnly,omitempty"`
@@ -143,7 +146,7 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 		Cwd: ic.WorkingDir, User: ic.User, Hostname: o.Hostname, Network: o.Network, Mounts: o.Mounts,
 		ExtraHosts: o.ExtraHosts, Ulimits: o.Ulimits, ShmSize: o.ShmSize, Terminal: o.Terminal,
 		OpenStdin: o.OpenStdin, Privileged: o.Privileged, StopSignal: ic.StopSignal, Labels: map[string]string{},
-		CapAdd: o.CapAdd, CapDrop: o.CapDrop, AppArmor: o.AppArmor, Groups: o.Groups, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,
+		CapAdd: o.CapAdd, CapDrop: o.CapDrop, AppArmor: o.AppArmor, UserNS: o.UserNS, Groups: o.Groups, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,
 		AutoRemove: o.AutoRemove, Resources: o.Resources,
 	}
 	if o.StopSignal != "" {

@@ -134,6 +134,6 @@ func (c *Config) spec(id string, root sandbox.Root) *sandbox.Spec {
 		ID: id, Root: root, Mounts: c.Mounts, Args: c.Args, Env: env, Cwd: c.Cwd, User: c.User,
 		Hostname: c.Hostname, HostnameFile: true, Network: c.Network, ExtraHosts: c.ExtraHosts, Ulimits: c.Ulimits,
 		ShmSize: c.ShmSize, Insecure: c.Privileged, Terminal: c.Terminal,
-		CapAdd: c.CapAdd, CapDrop: c.CapDrop, AppArmor: c.AppArmor, Groups: c.Groups, CgroupPath: c.CgroupParent, Resources: c.Resources,
+		CapAdd: c.CapAdd, CapDrop: c.CapDrop, AppArmor: c.AppArmor, UserNS: c.UserNS, Groups: c.Groups, CgroupPath: c.CgroupParent, Resources: c.Resources,
 	}
 }

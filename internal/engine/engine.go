@@ -78,6 +78,8 @@ type RunOptions struct {
 	MaxProcesses int64
 	// AppArmor is the profile of steps that are not insecure, as in [sandbox.Spec].
 	AppArmor string
+	// UserNS gives steps that are not insecure a user namespace, as in [sandbox.Spec].
+	UserNS bool
 	// Pull asks registries again for images that are here.
 	Pull bool
 	// NoCache runs every vertex. (The frontend marks the instructions of a Dockerfile itself, but

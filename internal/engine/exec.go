@@ -86,7 +86,7 @@ func (x *execution) prepare(n *node) error {
 		MaxProcesses: x.r.maxProcesses(),
 	}
 	if !x.spec.Insecure {
-		x.spec.AppArmor = x.r.opt.AppArmor
+		x.spec.AppArmor, x.spec.UserNS = x.r.opt.AppArmor, x.r.opt.UserNS
 	}
 	for _, h := range meta.ExtraHosts {
 		x.spec.ExtraHosts = append(x.spec.ExtraHosts, sandbox.HostEntry{Host: h.Host, IP: h.IP})
@@ -300,7 +300,7 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 		x.caches[id] = cache
 		x.undo = append(x.undo, cache.Release)
 	}
-	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), ReadOnly: m.Readonly, Bind: cache.Dir})
+	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), ReadOnly: m.Readonly, Bind: cache.Dir, Mapped: true})
 	return nil
 }
 

@@ -22,6 +22,7 @@ import (
 type bundle struct {
 	dir    string // of this run alone
 	spec   *Spec
+	ids    *idMap // of its user namespace; nil: it has the host's
 	rootfs string
 	oci    *specs.Spec
 	// guarded says that rules guard devices; devices, that filesystems need not be mounted nodev.
@@ -31,15 +32,22 @@ type bundle struct {
 	mounted bool              // scratch is
 	roots   int               // of mounts
 	shared  map[string]string // mounted roots of mounts, by their layers
+	shown   map[string]string // where directories of the host are with the namespace's owners
 	sockets []net.Listener    // of mounts
 	ends    ends              // of the filesystems that are final
 }
 
 // newBundle mounts and resolves everything that spec names. The bundle is to be closed also
 // after an error.
-func newBundle(dir string, spec *Spec, conn *connection, guarded bool) (*bundle, error) {
-	b := &bundle{dir: dir, spec: spec, guarded: guarded, devices: guarded || spec.Insecure, scratch: filepath.Join(dir, "scratch"), shared: map[string]string{}}
+func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, guarded bool) (b *bundle, err error) {
+	b = &bundle{dir: dir, spec: spec, ids: mapping, guarded: guarded, devices: guarded || spec.Insecure, scratch: filepath.Join(dir, "scratch"),
+		shared: map[string]string{}, shown: map[string]string{}}
 	b.rootfs = filepath.Join(b.scratch, "rootfs")
+	back, err := b.ids.become()
+	if err != nil {
+		return b, err
+	}
+	defer func() { err = errors.Join(err, back()) }()
 	if err := b.mountScratch(); err != nil {
 		return b, err
 	}
@@ -92,7 +100,9 @@ func newBundle(dir string, spec *Spec, conn *connection, guarded bool) (*bundle,
 	if mounts, err = b.premount(root, mounts); err != nil {
 		return b, err
 	}
-	b.oci, err = ociSpec(b.rootfs, b.spec, user, mounts)
+	if b.oci, err = ociSpec(b.rootfs, b.spec, user, mounts); err == nil {
+		b.ids.describe(b.oci.Linux)
+	}
 	return b, err
 }
 
@@ -141,6 +151,9 @@ func (b *bundle) resolveMounts(mounts []specs.Mount) ([]specs.Mount, error) {
 			om = own[i]
 		case m.Bind != "":
 			om, err = bindMount(dest, m.Bind, m.ReadOnly, b.devices)
+			if m.Mapped && b.ids != nil {
+				om.UIDMappings, om.GIDMappings = ociMapping(b.ids.UIDMaps), ociMapping(b.ids.GIDMaps)
+			}
 		default:
 			om, err = b.rootMount(dest, m, all)
 		}
@@ -187,6 +200,10 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 	if err := os.Mkdir(target, 0o755); err != nil {
 		return fmt.Errorf("making a mount point: %w", err)
 	}
+	root, err := b.shifted(root)
+	if err != nil {
+		return err
+	}
 	opt := overlay.Options{NoDev: !b.devices}
 	lower := root.Lower
 	stubDir := target + ".stubs"
@@ -213,7 +230,10 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 		lower = append(slices.Clone(lower), stubDir)
 	}
 	err = overlay.Mount(target, lower, root.Upper, root.Work, opt)
-	if err == nil && root.Final {
+	switch {
+	case err != nil && b.ids != nil:
+		err = fmt.Errorf("%w (in a user namespace this needs Linux 5.19: --userns=host does without)", err)
+	case err == nil && root.Final:
 		err = b.ends.watch(target)
 	}
 	return err
@@ -244,7 +264,11 @@ func (b *bundle) makeCwd(root *os.File, mounts []specs.Mount, u *user.ExecUser) 
 		within(cwd, mounts) != "" {
 		return nil
 	}
-	if err := makeOwned(root, cwd, u.Uid, u.Gid); err != nil {
+	uid, gid, err := b.ids.host(u.Uid, u.Gid)
+	if err == nil {
+		err = makeOwned(root, cwd, uid, gid)
+	}
+	if err != nil {
 		return fmt.Errorf("making working directory %s: %w", cwd, err)
 	}
 	return nil

@@ -34,6 +34,9 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 	if err := plainDev(b.rootfs); err != nil {
 		return err
 	}
+	if err := b.uncover(); err != nil {
+		return err
+	}
 	if b.oci.Linux.CgroupsPath == "" {
 		// Runtimes make a cgroup in any case; this one is found if they leave it.
 		b.oci.Linux.CgroupsPath = "/" + b.spec.ID
@@ -51,6 +54,9 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 		return err
 	}
 	defer w.close()
+	if err := w.give(b.ids); err != nil {
+		return err
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the OCI runtime: %w", err)
 	}

@@ -52,6 +52,9 @@ func (*linked) guard(spec *Spec) (leave func() error, ok bool) {
 // run executes a bundle.
 func (l *linked) run(ctx context.Context, b *bundle, streams IO) error {
 	l.cover.mount(b)
+	if err := b.uncover(); err != nil {
+		return err
+	}
 	container, err := create(b)
 	if err != nil {
 		return err
@@ -111,6 +114,9 @@ func (l *linked) runProcess(ctx context.Context, container *libcontainer.Contain
 		return err
 	}
 	defer wires.close()
+	if err := wires.give(b.ids); err != nil {
+		return err
+	}
 	err = l.start(container, p, b, wires)
 	if err != nil {
 		return startError(b.spec, err)

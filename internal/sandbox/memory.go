@@ -18,7 +18,7 @@ func (b *bundle) makeFiles(mounts []specs.Mount) (err error) {
 		options := []string{"bind", "nosuid", "nodev"}
 		switch {
 		case m.File != nil:
-			err = makeFile(path, m.File)
+			err = b.makeFile(path, m.File)
 			options = append(options, "ro")
 			if m.File.Mode&0o111 == 0 {
 				options = append(options, "noexec")
@@ -37,14 +37,18 @@ func (b *bundle) makeFiles(mounts []specs.Mount) (err error) {
 	return nil
 }
 
-func makeFile(path string, f *File) error {
+func (b *bundle) makeFile(path string, f *File) error {
 	if err := os.WriteFile(path, f.Data, 0o600); err != nil {
 		return err
 	}
-	return setOwner(path, f.UID, f.GID, f.Mode)
+	return b.setOwner(path, f.UID, f.GID, f.Mode)
 }
 
-func setOwner(path string, uid, gid int, mode uint32) error {
+func (b *bundle) setOwner(path string, uid, gid int, mode uint32) error {
+	uid, gid, err := b.ids.host(uid, gid)
+	if err != nil {
+		return err
+	}
 	if err := os.Chown(path, uid, gid); err != nil {
 		return err
 	}
@@ -65,7 +69,7 @@ func (b *bundle) listen(path string, s *Socket) error {
 	}
 	l.SetUnlinkOnClose(false) // it goes with the scratch directory
 	b.sockets = append(b.sockets, l)
-	if err := setOwner(path, s.UID, s.GID, s.Mode); err != nil {
+	if err := b.setOwner(path, s.UID, s.GID, s.Mode); err != nil {
 		return err
 	}
 	return s.Serve(l)

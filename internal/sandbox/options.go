@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 
 	"github.com/slipway-build/slipway/internal/sandbox/initproc"
 )
@@ -56,7 +57,7 @@ func New(opt Options) (Runner, error) {
 	default:
 		return nil, fmt.Errorf("making a sandbox: unknown network type %q: want %s, %s or %s", opt.Network, WorkerAuto, WorkerBridge, WorkerHost)
 	}
-	nets := &networks{kind: opt.Network}
+	r := &runner{networks: &networks{kind: opt.Network}, ids: sync.OnceValues(newIDMap)}
 	if err := os.MkdirAll(opt.StateDir, 0o711); err != nil {
 		return nil, fmt.Errorf("making the sandbox's state directory: %w", err)
 	}
@@ -78,7 +79,8 @@ func New(opt Options) (Runner, error) {
 			return nil, fmt.Errorf("making a sandbox: %w", err)
 		}
 		l := &linked{newFilter(opt.FilterFile), newCover(opt.KeepDir)}
-		return &runner{stateDir: dir, prepare: l.prepare, guard: l.guard, execute: l.run, networks: nets}, nil
+		r.stateDir, r.prepare, r.guard, r.execute = dir, l.prepare, l.guard, l.run
+		return r, nil
 	}
 	path, err := exec.LookPath(opt.RuntimeBinary)
 	if err == nil {
@@ -87,7 +89,12 @@ func New(opt Options) (Runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the OCI runtime: %w", err)
 	}
-	return &runner{stateDir: dir, prepare: func() func() { return func() {} }, guard: (&external{path}).guard, execute: (&external{path}).run, networks: nets}, nil
+	e := &external{path}
+	r.ids = func() (*idMap, error) {
+		return nil, errors.New("making a user namespace: only the runtime that is linked in has it: leave --runtime out, or --userns=host does without")
+	}
+	r.stateDir, r.prepare, r.guard, r.execute = dir, func() func() { return func() {} }, e.guard, e.run
+	return r, nil
 }
 
 // oneProcessor has Go use one thread in the first process of each container, to which

@@ -22,7 +22,7 @@ import (
 // mount takes it some hundred system calls, and this is a good part of a container's start.
 func (b *bundle) premount(root *os.File, mounts []specs.Mount) (rest []specs.Mount, err error) {
 	if !recursiveAttributes() {
-		return mounts, nil
+		return mounts, nil // there are no user namespaces then
 	}
 	for _, m := range mounts {
 		if b.inContainer(m) || within(m.Destination, rest) != "" {
@@ -41,7 +41,9 @@ func (b *bundle) inContainer(m specs.Mount) bool {
 	switch m.Type {
 	case "bind":
 		return m.Destination == "/dev" // which the runtime must know, it leaves such a /dev alone
-	case "tmpfs", "devpts", "sysfs": // sysfs shows the network, where this thread is
+	case "devpts": // in a user namespace its owners are those of who mounts it
+		return b.ids != nil
+	case "tmpfs", "sysfs": // sysfs shows the network, where this thread is
 		return false
 	case "cgroup":
 		return cgroupNamespaces() || b.spec.hasCgroup() || len(ownCgroups()) == 0
@@ -62,6 +64,9 @@ func (b *bundle) mountBelow(root *os.File, m specs.Mount) error {
 	}
 	var mnt int
 	if m.Type == "bind" {
+		if len(m.UIDMappings) > 0 {
+			o.ids = b.ids
+		}
 		mnt, err = cloneTree(m.Source, o)
 	} else {
 		mnt, err = newFilesystem(m.Type, o)
@@ -109,6 +114,7 @@ type mountOptions struct {
 	attrs, recursive uint64 // of the mount, and of those below it: MOUNT_ATTR_*
 	rbind            bool
 	data             []string // of the filesystem
+	ids              *idMap   // in which the owners of files are shown; nil: as they are
 }
 
 var attributes = map[string]uint64{
@@ -140,6 +146,9 @@ func cloneTree(source string, o mountOptions) (int, error) {
 	mnt, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
 	if err != nil {
 		return -1, &os.PathError{Op: "open_tree", Path: source, Err: err}
+	}
+	if err := o.ids.shift(mnt, source, o.rbind); err != nil {
+		return -1, errors.Join(err, unix.Close(mnt))
 	}
 	for _, change := range []struct {
 		attrs uint64

@@ -383,7 +383,7 @@ func TestHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := os.Getenv("SLIPWAY_TEST_DIR")
-	spec := &Spec{ID: "killed", Network: NetworkHost, Args: []string{"sh", "-c", os.Getenv("SLIPWAY_TEST_SCRIPT")},
+	spec := &Spec{ID: "killed", Network: NetworkHost, UserNS: os.Getenv("SLIPWAY_TEST_USERNS") != "", Args: []string{"sh", "-c", os.Getenv("SLIPWAY_TEST_SCRIPT")},
 		Root: Root{Lower: []string{os.Getenv("SLIPWAY_TEST_IMAGE")}, Upper: filepath.Join(dir, "u"), Work: filepath.Join(dir, "w")}}
 	_ = r.Run(context.Background(), spec, IO{Stdout: os.Stdout})
 }
@@ -406,6 +406,9 @@ func (l *lab) killParent(script string) {
 		"SLIPWAY_TEST_SCRIPT="+strings.ReplaceAll(script, "MARK", mark))
 	if !l.linked {
 		cmd.Env = append(cmd.Env, "SLIPWAY_TEST_RUNTIME=runc")
+	}
+	if l.userns {
+		cmd.Env = append(cmd.Env, "SLIPWAY_TEST_USERNS=1")
 	}
 	var out lockedBuffer
 	cmd.Stdout = &out

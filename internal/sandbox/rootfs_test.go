@@ -259,7 +259,7 @@ func testCwd(l *lab) {
 	spec = l.command("pwd")
 	spec.Cwd = "/src/sub"
 	dir := l.t.TempDir()
-	spec.Mounts = []Mount{{Dest: "/src", Bind: dir}}
+	spec.Mounts = []Mount{{Dest: "/src", Bind: dir, Mapped: true}}
 	if got := l.run(spec); got != "/src/sub" {
 		l.t.Errorf("in a mount: got %q", got)
 	}
@@ -287,7 +287,7 @@ func testBind(l *lab) {
 	write(l.t, filepath.Join(dir, "file"), "content")
 	spec := l.spec("cat /rw/file /one/file.txt; echo more > /rw/new; touch /ro/x /one/file.txt 2>&1 | grep -c Read-only; ls /ro")
 	spec.Mounts = []Mount{
-		{Dest: "/rw", Bind: dir}, {Dest: "/ro/", Bind: dir, ReadOnly: true},
+		{Dest: "/rw", Bind: dir, Mapped: true}, {Dest: "/ro/", Bind: dir, ReadOnly: true},
 		{Dest: "/one/file.txt", Bind: filepath.Join(dir, "file"), ReadOnly: true},
 	}
 	if got := l.run(spec); got != "contentcontent2\nfile\nnew\nsub" {

@@ -20,6 +20,7 @@ type runner struct {
 	// execute runs a prepared bundle on the calling thread, whose children see its mounts.
 	execute  func(context.Context, *bundle, IO) error
 	networks *networks
+	ids      func() (*idMap, error) // of user namespaces, made once
 }
 
 // Run implements [Runner].
@@ -29,6 +30,12 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	var mapping *idMap
+	if spec.UserNS {
+		if mapping, err = r.ids(); err != nil {
+			return err
+		}
 	}
 	defer r.prepare()()
 	conn, err := r.networks.begin(spec)
@@ -58,7 +65,7 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 				err = lerr
 			}
 		}()
-		b, err := newBundle(dir, spec, conn, guarded)
+		b, err := newBundle(dir, spec, mapping, conn, guarded)
 		defer func() { err = errors.Join(err, b.ends.close()) }()
 		if err != nil {
 			return errors.Join(fmt.Errorf("preparing the root filesystem: %w", err), b.close())
@@ -95,6 +102,8 @@ func check(spec *Spec) error {
 		return fmt.Errorf("working directory %q is not absolute", spec.Cwd)
 	case spec.Network != NetworkBridge && spec.Network != NetworkHost && spec.Network != NetworkNone:
 		return fmt.Errorf("unknown network %q: want %s, %s or %s", spec.Network, NetworkBridge, NetworkHost, NetworkNone)
+	case spec.UserNS && spec.Insecure:
+		return errors.New("privileged mode is incompatible with user namespaces: one of the host only, --userns=host, may have it")
 	case spec.Root.Upper != "" && spec.Root.Work == "":
 		return errors.New("root has an upper directory but no work directory")
 	}

@@ -56,6 +56,9 @@ type Mount struct {
 	// Selector is the path below Root that is shown; "" or "/" is all of it. It is resolved
 	// inside the root, never outside.
 	Selector string
+	// Mapped: a process with a user namespace sees the owners that Bind has on the disk, and makes files
+	// as them. Otherwise these are nobody's for it.
+	Mapped bool `json:",omitempty"`
 }
 
 // Tmpfs is an empty filesystem in memory.
@@ -114,6 +117,8 @@ type Spec struct {
 	// Insecure is all capabilities, no seccomp, no masked or read-only paths, more devices, of which
 	// all may be opened. With KeepCaps, a user that is not root has the capabilities too.
 	Insecure, KeepCaps bool
+	// UserNS gives the process a user namespace: its users, root too, are nobody on the host.
+	UserNS bool
 	// AppArmor is a profile that the kernel knows, AppArmorDefault or AppArmorUnconfined; "" is AppArmorDefault if that
 	// can be loaded, and none with Insecure.
 	AppArmor string

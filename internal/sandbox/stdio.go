@@ -86,6 +86,19 @@ func (w *wires) pipes() (stdin, stdout, stderr *os.File, err error) {
 	return stdin, stdout, stderr, nil
 }
 
+// give gives the process's ends of pipes to the root of its user namespace, which gives them to its user.
+func (w *wires) give(m *idMap) error {
+	if m == nil {
+		return nil
+	}
+	for _, f := range w.theirs {
+		if err := f.Chown(m.uid, m.gid); err != nil {
+			return fmt.Errorf("preparing the process's streams: %w", err)
+		}
+	}
+	return nil
+}
+
 // input copies r to a pipe. Nobody waits for the copying: r may block for ever.
 func (w *wires) input(r io.Reader) (*os.File, error) {
 	read, write, err := os.Pipe()

@@ -75,6 +75,7 @@ type lab struct {
 	linked bool // the runner is libcontainer in this process
 	// unguarded: no cgroup guards devices, as on a machine with cgroups of version 2 alone.
 	unguarded bool
+	userns    bool // the specs have a user namespace
 	state     string
 	image     string
 	dir       string
@@ -111,7 +112,7 @@ func hostState(t testing.TB) string {
 	var b strings.Builder
 	for line := range strings.Lines(string(mounts)) {
 		// Other tests may be mounting things at the same time.
-		for _, ours := range []string{"slipway-test-", "TestLibcontainer", "TestRuntimeBinary", "TestUnguarded", "BenchmarkRun"} {
+		for _, ours := range []string{"slipway-test-", "TestLibcontainer", "TestRuntimeBinary", "TestUnguarded", "TestUserNS", "BenchmarkRun"} {
 			if strings.Contains(line, ours) {
 				b.WriteString(line)
 				break
@@ -140,7 +141,7 @@ func (l *lab) command(args ...string) *Spec {
 	id := fmt.Sprintf("slipway-test-%d-%d", os.Getpid(), ids.Add(1))
 	upper, work := filepath.Join(l.dir, id, "upper"), filepath.Join(l.dir, id, "work")
 	mkdir(l.t, upper, work)
-	return &Spec{ID: id, Root: Root{Lower: []string{l.image}, Upper: upper, Work: work}, Args: args, Network: NetworkHost}
+	return &Spec{ID: id, Root: Root{Lower: []string{l.image}, Upper: upper, Work: work}, Args: args, Network: NetworkHost, UserNS: l.userns}
 }
 
 // run runs a spec that must exit with 0 and returns its output, trimmed.
@@ -209,7 +210,7 @@ func TestLibcontainer(t *testing.T) {
 // TestUnguarded has what depends on the guard of devices run without it.
 func TestUnguarded(t *testing.T) {
 	for name, test := range map[string]func(*lab){
-		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Terminal": testTerminal, "Tmpfs": testTmpfs,
+		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Terminal": testTerminal, "Tmpfs": testTmpfs, "UserNSOwners": testUserNSOwners,
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, func(t testing.TB, state string) Runner {
@@ -249,6 +250,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,
 		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
+		"UserNSOwners": testUserNSOwners, "UserNSUsers": testUserNSUsers, "UserNSRoot": testUserNSRoot, "UserNSErrors": testUserNSErrors, "UserNSCapabilities": testUserNSCapabilities,
 		"File": testFile, "Socket": testSocket, "Final": testFinal,
 		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "InsecureCgroups": testInsecureCgroups, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "CgroupView": testCgroupView, "Limits": testLimits, "AppArmor": testAppArmor, "MaxProcesses": testMaxProcesses, "MemoryLimit": testMemoryLimit, "LimitErrors": testLimitErrors,
 	} {
