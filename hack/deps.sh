@@ -84,6 +84,7 @@ for_vm() {
 	for_demo
 	need qemu-system-x86_64 qemu-system-x86 "is the machine"
 	need cpio cpio "makes its first filesystem"
+	need mkfs.ext4 e2fsprogs "makes its other one"
 	need depmod kmod "lists its modules"
 	need apparmor_parser apparmor "loads profiles there"
 }

@@ -40,7 +40,9 @@ cat >"$root/second" <<INIT
 #!/bin/sh
 export PATH=/bin HOME=/root TMPDIR=/tmp
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mkdir -p /dev/shm /dev/pts
-mount -t tmpfs shm /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs tmp /tmp
+mount -t tmpfs shm /dev/shm; mount -t devpts pts /dev/pts
+# A filesystem whose owners can be mapped, as a tmpfs's cannot before Linux 6.3.
+modprobe virtio_pci; modprobe virtio_blk; modprobe ext4; mount -t ext4 /dev/vda /tmp
 mount -t securityfs security /sys/kernel/security; mount -t cgroup2 cgroup /sys/fs/cgroup
 # As a service manager does: nobody is in the root's cgroup.
 mkdir /sys/fs/cgroup/user; echo 1 >/sys/fs/cgroup/user/cgroup.procs; echo "+memory +pids +cpu +cpuset" >/sys/fs/cgroup/cgroup.subtree_control
@@ -51,8 +53,10 @@ poweroff -f
 INIT
 chmod +x "$root/init" "$root/second"
 (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$dir/initrd"
+truncate -s 2G "$dir/tmp"
+mkfs.ext4 -q -F "$dir/tmp"
 log=$dir/log
-qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3000 -nographic -no-reboot -kernel "$dir"/kernel/boot/vmlinuz-* -initrd "$dir/initrd" \
+qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3000 -nographic -no-reboot -kernel "$dir"/kernel/boot/vmlinuz-* -initrd "$dir/initrd" -drive file="$dir/tmp",if=virtio,format=raw,cache=unsafe \
 	-append "console=ttyS0 panic=-1 quiet security=apparmor apparmor=1" </dev/null >"$log" 2>&1
 grep -a -E '^ *--- |_test\.go:|^(PASS|FAIL)|tests passed' "$log" || true
 grep -q -a "the virtual machine's tests passed" "$log"
