@@ -121,7 +121,6 @@ func hostState(t testing.TB) string {
 	}
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
 		if err == nil && d.IsDir() && strings.Contains(path, mine) { // and none of another test's
-
 			fmt.Fprintln(&b, path)
 		}
 		return nil
