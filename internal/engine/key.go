@@ -14,8 +14,9 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// keyVersion changes whenever the same lines would no longer mean the same result.
-const keyVersion = "slipway key v1"
+// keyVersion changes whenever the same lines would no longer mean the same result. Under those of version 1 there
+// may be what an imported cache said.
+const keyVersion = "slipway key v2"
 
 // Key is the identity of a vertex's result, known before the vertex runs. Equal keys mean equal
 // results, on every machine.

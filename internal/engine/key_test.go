@@ -150,10 +150,10 @@ func TestKeyChanges(t *testing.T) {
 // The format of a key is part of the on-disk format: when this fails, keyVersion must change.
 func TestKeyIsStable(t *testing.T) {
 	for name, want := range map[string]Key{
-		"exec":  "4f70b4af11b8eed3f0cdc7e389251c45999cf35a9240545dd40b4e9a4fcacaa0",
-		"copy":  "dc6cccf106ea784db000406668b78b13b0f5307a7128f96adb31b083655e9205",
-		"image": "9d9b258d4b99b90e72ed020410ccfa56e3d4520f1970f811d9deea6f77b87b01",
-		"local": "2e67def720086eab25b65a341e7ce8659ddbc506a7661deb23b0924d77b61f23",
+		"exec":  "fd744e9f5299e0cb3b0c2dd515127f45427af0a3802e73ab21a975be4b02967e",
+		"copy":  "1556cfb924c7bc689735b56071a798877218184ec46a2050ee85bfab047b0b45",
+		"image": "100378c8eb4af8a46e725536af778b412a1fd8f16f05f0618e4605d24478b7a0",
+		"local": "b8cee2ba98d15fb6fcd9548cf65d923ca29af2312c62f20ac12b036a791acc25",
 	} {
 		lines := map[string]keyLines{
 			"exec": execParts().lines(t), "copy": copyParts().lines(t),

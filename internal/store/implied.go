@@ -92,13 +92,15 @@ func (s *Store) over(id layer.ID, lower []string, own string) (string, error) {
 type over struct {
 	below, own, both layer.Tree
 	dirs             map[string]*layer.Entry // with attributes other than the layer's own
+	way              []*layer.Entry          // all directories that are written, parents first
 	files            []*layer.Entry          // in the order in which they are written
 	placed           map[string]string       // which of the files below are among files, and under which name first
 }
 
-// collect finds out what is needed, and returns a hash of that.
+// collect finds out what is needed, and returns a hash of all that will be written.
 func (o *over) collect(st layer.Stacking) (string, error) {
 	h := sha256.New()
+	fmt.Fprintln(h, "over 2")
 	for _, p := range st.Dirs {
 		want, err := o.below.Lstat(p)
 		if err != nil || !want.IsDir() {
@@ -108,15 +110,20 @@ func (o *over) collect(st layer.Stacking) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if line := attributeLine(want); line != attributeLine(have) {
+		if attributeLine(want) != attributeLine(have) {
 			o.dirs[p] = want
-			fmt.Fprintln(h, line)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(st.Links)) {
 		if err := o.link(name, st.Links[name]); err != nil {
 			return "", fmt.Errorf("hard link %q to %q: %w", "/"+name, "/"+st.Links[name], err)
 		}
+	}
+	if err := o.collectWay(); err != nil {
+		return "", err
+	}
+	for _, e := range o.way {
+		fmt.Fprintln(h, attributeLine(e))
 	}
 	for _, e := range o.files {
 		sum, err := digest.Digest(""), error(nil)
@@ -202,8 +209,8 @@ func (s *Store) makeOver(o *over, dir string) error {
 	return nil
 }
 
-// write hands on the directories, those above them and above the files, and the files.
-func (o *over) write(w *layer.DirWriter) error {
+// collectWay finds the directories, and those above them and above the files, as they are with the layer on top.
+func (o *over) collectWay() error {
 	all := map[string]bool{".": true}
 	add := func(p string) {
 		for ; p != "."; p = path.Dir(p) {
@@ -226,11 +233,14 @@ func (o *over) write(w *layer.DirWriter) error {
 		}
 		bare := *e
 		bare.Opaque = false // what is below is opaque, or is not
-		if err := w.Add(&bare); err != nil {
-			return err
-		}
+		o.way = append(o.way, &bare)
 	}
-	for _, e := range o.files {
+	return nil
+}
+
+// write hands on the directories and the files.
+func (o *over) write(w *layer.DirWriter) error {
+	for _, e := range slices.Concat(o.way, o.files) {
 		if err := w.Add(e); err != nil {
 			return err
 		}

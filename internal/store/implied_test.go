@@ -210,6 +210,30 @@ func TestImpliedInSeveralLayers(t *testing.T) {
 	}
 }
 
+// What is stacked on a layer for a link to a file below has directories of the layers below: another base with other
+// ones gets its own.
+func TestOverIsOfItsBase(t *testing.T) {
+	needRoot(t)
+	s := newStore(t)
+	base := func(mode, uid uint32) layer.ID {
+		return asDir(t, s, []*layer.Entry{{Path: "usr", Mode: unix.S_IFDIR | mode, UID: uid, ModTime: time.Unix(1e9, 0)}, regular("usr/x", "x")})
+	}
+	top := asPulled(layer.Gzip)(t, s, []*layer.Entry{{Path: "link", Mode: unix.S_IFREG | 0o644, Hardlink: true, Link: "usr/x", ModTime: time.Unix(1e9, 0)}})
+	for _, b := range []layer.ID{base(0o777, 1000), base(0o755, 0)} {
+		dirs, err := s.Dirs(context.Background(), layer.Snapshot{b, top})
+		must(t, err)
+		want := look(t, filepath.Join(s.layerFS(b), "usr"))
+		mounted(t, dirs, func(root string) {
+			if got := look(t, root+"/usr"); got != want {
+				t.Errorf("/usr is %s, want %s", got, want)
+			}
+			if _, err := os.Lstat(root + "/link"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // Several that stack the same layer on the same base at once, from several processes too.
 func TestImpliedAtOnce(t *testing.T) {
 	needRoot(t)

@@ -29,7 +29,11 @@ func (s *Store) makePrivate() error {
 		if err := errors.Join(ownPath(s.root), os.MkdirAll(filepath.Dir(s.root), 0o755)); err != nil {
 			return err
 		}
-		if err := os.Mkdir(s.root, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		err := os.Mkdir(s.root, 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			err = noOthers(s.root)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -46,6 +50,24 @@ func (s *Store) makePrivate() error {
 	}
 	if missing {
 		return s.makeDirs()
+	}
+	return nil
+}
+
+// noOthers refuses a directory with something else in it than a store that is being made: it is somebody's by
+// mistake, and would be taken from everybody.
+func noOthers(root string) error {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := e.Name()
+		ours := slices.Contains(dirs, name) || slices.Contains(dirs, name+"/sha256") || strings.HasPrefix(name, "meta.db") ||
+			slices.Contains([]string{"oci-layout", "index.json", "contexts", "init", "mask", "reserve", "run", "seccomp", "lost+found"}, name)
+		if !ours {
+			return fmt.Errorf("it is no store, and there is something else in it (%s): use another --root", name)
+		}
 	}
 	return nil
 }

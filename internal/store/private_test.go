@@ -91,6 +91,8 @@ func TestWhereAStoreMayBe(t *testing.T) {
 		"for all, empty":        {func(b string) string { dir(b+"/s", 0, 0o777); return b + "/s" }, "", ""},
 		"for all, used": {func(b string) string { dir(b+"/s", 0, 0o777); dir(b+"/s/layers", other, 0o755); return b + "/s" }, "",
 			"layers: it belongs to user 10001"},
+		"with something else in it": {func(b string) string { dir(b+"/s", 0, 0o755); dir(b+"/s/home", 0, 0o755); return b + "/s" }, "",
+			"it is no store, and there is something else in it (home)"},
 		"by a link": {func(b string) string {
 			dir(b+"/s", 0, 0o755)
 			must(t, os.Symlink("s", b+"/link"))

@@ -48,14 +48,19 @@ CREATE TABLE IF NOT EXISTS blob_sources(digest TEXT NOT NULL, repository TEXT NO
 	return err
 }
 
-// toVersion3 gives the files of layers inodes of their own. Layers of version 2 share those of equal files.
+// toVersion3 gives the files of layers inodes of their own. Layers of version 2 share those of equal files, and go
+// on with it where there is no space for copies: a store on a full disk is to be opened, to be pruned.
 func toVersion3(s *Store, _ *sql.Tx) error {
 	dirs, err := filepath.Glob(filepath.Join(s.root, "layers", "*", "fs"))
 	if err != nil {
 		return err
 	}
 	for _, dir := range dirs {
-		if err := s.unshare(dir); err != nil {
+		err := s.unshare(dir)
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			return nil
+		}
+		if err != nil {
 			return fmt.Errorf("giving files of layer %s inodes of their own: %w", filepath.Base(filepath.Dir(dir)), err)
 		}
 	}
@@ -111,11 +116,18 @@ func (s *Store) version(q interface {
 
 // bringUpToDate makes the store one of this program's version. A newer one is refused.
 func (s *Store) bringUpToDate() error {
+	held := true // the shared lock
 	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		v, err := s.version(s.db)
 		switch {
-		case err != nil || v == len(steps):
+		case err != nil || v == len(steps) && held:
 			return err
+		case v == len(steps): // another process has upgraded it
+			if err := s.use.lock(unix.LOCK_SH); err != nil {
+				return err
+			}
+			held = true
+			continue
 		case v > len(steps):
 			return fmt.Errorf("its format is version %d, this program knows version %d: use another --root, or remove it", v, len(steps))
 		}
@@ -129,6 +141,7 @@ func (s *Store) bringUpToDate() error {
 		if err != nil || done {
 			return err
 		}
+		held = false
 		if time.Now().After(end) {
 			return fmt.Errorf("it was made by an older slipway (its format is version %d, this program's is %d), which still uses it: "+
 				"the store is upgraded when that one has ended", v, len(steps))
@@ -163,6 +176,11 @@ func (s *Store) upgrade() error {
 		for i, step := range steps[v:] {
 			if err := step(s, tx); err != nil {
 				return fmt.Errorf("upgrading it to version %d: %w", v+i+1, err)
+			}
+		}
+		if v > 0 { // what the steps did to files is not done again
+			if err := syncfs(s.root); err != nil {
+				return fmt.Errorf("syncing the store: %w", err)
 			}
 		}
 		_, err = tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", len(steps)))

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -153,6 +155,36 @@ func TestUpgradeUnsharesLayers(t *testing.T) {
 	}
 	if now, err := os.Lstat(b + "/own"); err != nil || !os.SameFile(own, now) {
 		t.Errorf("a file of one layer was replaced (%v)", err)
+	}
+}
+
+// Whichever of several processes upgrades a store or makes it, all of them hold its lock afterwards.
+func TestOpenedTogetherIsLocked(t *testing.T) {
+	for _, root := range []string{oldStore(t), filepath.Join(shm(t), "new")} {
+		stores := make([]*Store, 8)
+		var wg sync.WaitGroup
+		for i := range stores {
+			wg.Go(func() {
+				s, err := Open(root)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				stores[i] = s
+			})
+		}
+		wg.Wait()
+		for _, s := range stores {
+			if s == nil {
+				t.Fatal("a store was not opened")
+			}
+		}
+		for i, s := range stores {
+			if info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", s.use.dir.Fd())); err != nil || !strings.Contains(string(info), "FLOCK  ADVISORY  READ") {
+				t.Errorf("store %d is open without its lock: %v\n%s", i, err, info)
+			}
+			must(t, s.Close())
+		}
 	}
 }
 
