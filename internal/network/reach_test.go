@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 // soon ends what waits for something that never comes.
@@ -288,6 +290,61 @@ func TestForgedPacketsDoNotReachTheLoopback(t *testing.T) {
 	if got, err := peek(victim); err != nil || got > 0 {
 		t.Errorf("what listens on the host's loopback got %d bytes, %v", got, err)
 	}
+}
+
+// A connection from an address that nobody has never comes about. It does not hold up the end of the network.
+func TestForgedConnectionHoldsNobodyUp(t *testing.T) {
+	n, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", hostAddr.String()+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	err = in(t, n, func() error {
+		index, err := interfaceIndex()
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Sendto(fd, ipv4SYN(l.Addr().(*net.TCPAddr).AddrPort()), 0, &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: index})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept() // slipway has connected, and answers the address that nobody has
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	closed := make(chan error, 1)
+	go func() { closed <- n.Close() }()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the network does not end")
+	}
+}
+
+// ipv4SYN asks for a connection from an address of somebody else.
+func ipv4SYN(to netip.AddrPort) []byte {
+	b := make([]byte, header.IPv4MinimumSize+header.TCPMinimumSize)
+	ip := header.IPv4(b)
+	ip.Encode(&header.IPv4Fields{TotalLength: uint16(len(b)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber),
+		SrcAddr: tcpip.AddrFrom4([4]byte{10, 9, 9, 9}), DstAddr: tcpip.AddrFrom4(to.Addr().As4())})
+	ip.SetChecksum(^ip.CalculateChecksum())
+	header.TCP(b[header.IPv4MinimumSize:]).Encode(&header.TCPFields{SrcPort: 4444, DstPort: to.Port(), SeqNum: 1,
+		DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagSyn, WindowSize: 1000})
+	return b
 }
 
 // peek is the size of what has arrived.

@@ -82,9 +82,13 @@ func (o *outlet) run() {
 		return
 	}
 	<-o.ctx.Done()
-	// All connections break off before the stack does: it would end them like any other.
+	// All connections break off before the stack does: it would end them like any other. Those that are not
+	// there yet it has to end: a process that hides its address never answers.
 	o.tcpFlows.stop()
+	s.Close()
+	o.tcpFlows.all.Wait()
 	o.udpFlows.stop()
+	o.udpFlows.all.Wait()
 	s.Destroy()
 }
 
@@ -161,6 +165,7 @@ type flows struct {
 	now     int
 	stopped bool
 	all     sync.WaitGroup
+	joined  sync.WaitGroup // those of all that are established
 }
 
 // begin reports whether there may be one more.
@@ -182,10 +187,21 @@ func (f *flows) end() {
 	f.all.Done()
 }
 
-// stop waits for all; there will be no more.
+// join reports whether a flow that was established may go on; leave ends it then.
+func (f *flows) join() (leave func(), ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopped {
+		return nil, false
+	}
+	f.joined.Add(1)
+	return f.joined.Done, true
+}
+
+// stop waits for those that are established; there will be no more.
 func (f *flows) stop() {
 	f.mu.Lock()
 	f.stopped = true
 	f.mu.Unlock()
-	f.all.Wait()
+	f.joined.Wait()
 }

@@ -33,10 +33,17 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 	ep, terr := r.CreateEndpoint(&queue)
 	r.Complete(terr != nil)
 	if terr != nil {
-		_ = outer.Close() // nothing was sent
+		_ = outer.SetLinger(0) // the process may think that it is connected
+		_ = outer.Close()
 		return
 	}
-	in := &inner{gonet.NewTCPConn(&queue, ep), ep}
+	in := &inner{TCPConn: gonet.NewTCPConn(&queue, ep), ep: ep}
+	leave, ok := o.tcpFlows.join()
+	if !ok {
+		breakOff(in, outer)
+		return
+	}
+	defer leave()
 	stop := context.AfterFunc(o.ctx, func() { breakOff(in, outer) })
 	defer stop()
 	join(in, outer)
