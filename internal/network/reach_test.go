@@ -253,25 +253,11 @@ func TestForgedPacketsDoNotReachTheLoopback(t *testing.T) {
 	defer witness.Close()
 	port := victim.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 	err = in(t, n, func() error {
-		index, err := interfaceIndex()
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		for _, to := range []netip.AddrPort{
-			netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), netip.AddrPortFrom(netip.IPv4Unspecified(), port),
-			witness.LocalAddr().(*net.UDPAddr).AddrPort(),
-		} {
-			sa := &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: index} // IPv4, big endian
-			if err := unix.Sendto(fd, ipv4UDP(to), 0, sa); err != nil {
-				return err
-			}
-		}
-		return nil
+		return sendPackets(
+			ipv4UDP(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)),
+			ipv4UDP(netip.AddrPortFrom(netip.IPv4Unspecified(), port)),
+			ipv4UDP(witness.LocalAddr().(*net.UDPAddr).AddrPort()),
+		)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -304,16 +290,7 @@ func TestForgedConnectionHoldsNobodyUp(t *testing.T) {
 	}
 	defer l.Close()
 	err = in(t, n, func() error {
-		index, err := interfaceIndex()
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		return unix.Sendto(fd, ipv4SYN(l.Addr().(*net.TCPAddr).AddrPort()), 0, &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: index})
+		return sendPackets(ipv4SYN(l.Addr().(*net.TCPAddr).AddrPort()))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -333,6 +310,26 @@ func TestForgedConnectionHoldsNobodyUp(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("the network does not end")
 	}
+}
+
+// sendPackets sends IPv4 packets as they are from the namespace of the calling thread.
+func sendPackets(packets ...[]byte) error {
+	index, err := interfaceIndex()
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for _, p := range packets {
+		sa := &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: index} // IPv4, big endian
+		if err := unix.Sendto(fd, p, 0, sa); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ipv4SYN asks for a connection from an address of somebody else.

@@ -154,16 +154,13 @@ var swept sync.Map // cgroup -> *sync.Once
 func sweepGuards(parent string) {
 	once, _ := swept.LoadOrStore(parent, &sync.Once{})
 	once.(*sync.Once).Do(func() {
-		left, _ := filepath.Glob(filepath.Join(escapeGlob(parent), guardPrefix+"*")) // the pattern is fine
-		for _, dir := range left {
-			_ = unix.Rmdir(dir)
+		entries, _ := os.ReadDir(parent) // making one says what is wrong
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), guardPrefix) {
+				_ = unix.Rmdir(filepath.Join(parent, e.Name()))
+			}
 		}
 	})
-}
-
-// escapeGlob makes a pattern that a path alone matches.
-func escapeGlob(path string) string {
-	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
 }
 
 func writeCgroup(path, text string) error {
