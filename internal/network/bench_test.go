@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"io"
 	"net"
 	"testing"
@@ -66,7 +67,7 @@ func BenchmarkNew(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := n.Close(); err != nil {
+		if err := n.Close(context.Background()); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -60,13 +61,15 @@ func (n *Namespace) Enter() error {
 	return nil
 }
 
-// Close ends the way out and all connections that take it.
-func (n *Namespace) Close() error {
-	err := n.ns.Close()
-	if n.out != nil {
-		err = errors.Join(err, n.out.close())
+// Close ends the way out and all connections that take it, when the processes in the namespace have ended.
+// Unless ctx is done, what they sent and ended reaches the other side, if that takes it within some seconds;
+// connections that one of them left open break.
+func (n *Namespace) Close(ctx context.Context) error {
+	if n.out == nil {
+		return n.ns.Close()
 	}
-	return err
+	n.settle(ctx)
+	return errors.Join(n.out.close(), n.ns.Close())
 }
 
 // enter makes a namespace and has the calling thread in it.

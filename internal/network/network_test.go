@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -97,7 +98,7 @@ func namespace(t testing.TB, opt Options) *Namespace {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
+		if err := n.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -148,6 +149,28 @@ func serve(t testing.TB, addr string, f func(*net.TCPConn)) netip.AddrPort {
 		}
 	}()
 	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// smallReceiveBuffer has a socket take little that nobody has read yet.
+func smallReceiveBuffer(_, _ string, c syscall.RawConn) (err error) {
+	cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<10) })
+	return errors.Join(cerr, err)
+}
+
+// waitUntil waits for what nobody tells of.
+func waitUntil(t *testing.T, f func() bool) {
+	t.Helper()
+	for end := soon(); !f(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatal("it does not come about")
+		}
+	}
+}
+
+func isFull(f *flows) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.full
 }
 
 func hello(c *net.TCPConn) {

@@ -2,6 +2,7 @@ package network
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -301,7 +302,7 @@ func TestForgedConnectionHoldsNobodyUp(t *testing.T) {
 	}
 	defer conn.Close()
 	closed := make(chan error, 1)
-	go func() { closed <- n.Close() }()
+	go func() { closed <- n.Close(context.Background()) }()
 	select {
 	case err := <-closed:
 		if err != nil {
@@ -405,7 +406,7 @@ func TestSilence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Close(); err != nil {
+	if err := n.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if n.out.started.Load() {
@@ -426,7 +427,7 @@ func TestCloseBreaksConnections(t *testing.T) {
 	if _, err := dial(t, n, "tcp", addr.String()); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Close(); err != nil {
+	if err := n.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-told; !errors.Is(err, unix.ECONNRESET) {

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -55,6 +53,7 @@ func open(tun int, policy *policy) *outlet {
 	return o
 }
 
+// close breaks off what is left.
 func (o *outlet) close() error {
 	o.cancel()
 	err := o.tun.SetReadDeadline(time.Unix(1, 0)) // run may be waiting for the first packet
@@ -150,58 +149,3 @@ func (l *waitingLink) Attach(d stack.NetworkDispatcher) {
 }
 
 func (l *waitingLink) begin() { l.LinkEndpoint.Attach(l.dispatcher) }
-
-// wanted is where a process sends something to.
-func wanted(id stack.TransportEndpointID) netip.AddrPort {
-	addr, _ := netip.AddrFromSlice(id.LocalAddress.AsSlice())
-	return netip.AddrPortFrom(addr, id.LocalPort)
-}
-
-// flows are connections, of which there may be so many.
-type flows struct {
-	max int
-
-	mu      sync.Mutex
-	now     int
-	stopped bool
-	all     sync.WaitGroup
-	joined  sync.WaitGroup // those of all that are established
-}
-
-// begin reports whether there may be one more.
-func (f *flows) begin() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.stopped || f.now == f.max {
-		return false
-	}
-	f.now++
-	f.all.Add(1)
-	return true
-}
-
-func (f *flows) end() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.now--
-	f.all.Done()
-}
-
-// join reports whether a flow that was established may go on; leave ends it then.
-func (f *flows) join() (leave func(), ok bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.stopped {
-		return nil, false
-	}
-	f.joined.Add(1)
-	return f.joined.Done, true
-}
-
-// stop waits for those that are established; there will be no more.
-func (f *flows) stop() {
-	f.mu.Lock()
-	f.stopped = true
-	f.mu.Unlock()
-	f.joined.Wait()
-}

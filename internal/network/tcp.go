@@ -16,12 +16,18 @@ import (
 // tcp connects a process's connection to the outside. The process sees its connection once the
 // other one is there, or refused if that is.
 func (o *outlet) tcp(r *tcp.ForwarderRequest) {
-	target, ok := o.policy.target(wanted(r.ID()))
-	if !ok || !o.tcpFlows.begin() {
+	ends := endsOf(r.ID())
+	target, ok := o.policy.target(ends.wanted)
+	if !ok {
 		r.Complete(true)
 		return
 	}
-	defer o.tcpFlows.end()
+	f := o.tcpFlows.begin(ends)
+	if f == nil {
+		r.Complete(true)
+		return
+	}
+	defer o.tcpFlows.end(f)
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(o.ctx, "tcp", target.String())
 	if err != nil {
@@ -38,15 +44,15 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 		return
 	}
 	in := &inner{TCPConn: gonet.NewTCPConn(&queue, ep), ep: ep}
-	leave, ok := o.tcpFlows.join()
+	leave, ok := o.tcpFlows.join(f)
 	if !ok {
 		breakOff(in, outer)
 		return
 	}
 	defer leave()
-	stop := context.AfterFunc(o.ctx, func() { breakOff(in, outer) })
+	stop := context.AfterFunc(o.ctx, func() { f.stop(in, outer) })
 	defer stop()
-	join(in, outer)
+	f.join(in, outer)
 }
 
 // inner is a process's connection.
@@ -57,12 +63,13 @@ type inner struct {
 
 // join copies both ways until both have ended. What breaks on one side breaks on the other: an end
 // that was none would look like a complete answer.
-func join(in *inner, out *net.TCPConn) {
+func (f *flow) join(in *inner, out *net.TCPConn) {
 	var both sync.WaitGroup
 	both.Go(func() {
 		if err := carry(out, in); err != nil || out.CloseWrite() != nil {
 			breakOff(in, out)
 		}
+		f.setSent()
 	})
 	both.Go(func() {
 		if err := carry(in, out); err != nil || in.CloseWrite() != nil {
@@ -72,6 +79,14 @@ func join(in *inner, out *net.TCPConn) {
 	both.Wait()
 	_ = in.Close()
 	_ = out.Close()
+}
+
+// stop ends a connection at once. What the process has sent in full stays with the host's kernel.
+func (f *flow) stop(in *inner, out *net.TCPConn) {
+	if f.isSent() {
+		_ = out.Close()
+	}
+	breakOff(in, out)
 }
 
 // breakOff ends a connection so that both sides see that it broke.

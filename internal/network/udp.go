@@ -28,27 +28,28 @@ const maxDatagram = 64 << 10
 
 // udp passes datagrams between a process's address and port and those of somebody outside.
 func (o *outlet) udp(r *udp.ForwarderRequest) (handled bool) {
-	want := wanted(r.ID())
-	target, ok := o.policy.target(want)
+	ends := endsOf(r.ID())
+	target, ok := o.policy.target(ends.wanted)
 	if !ok {
 		return false // the process is told that nobody is there
 	}
-	if !o.udpFlows.begin() {
+	f := o.udpFlows.begin(ends)
+	if f == nil {
 		return true // it is lost, as datagrams may be
 	}
 	var queue waiter.Queue
 	ep, err := r.CreateEndpoint(&queue)
 	if err != nil {
-		o.udpFlows.end()
+		o.udpFlows.end(f)
 		return false
 	}
 	in := gonet.NewUDPConn(&queue, ep)
 	idle := udpIdle
-	if want.Port() == dnsPort {
+	if ends.wanted.Port() == dnsPort {
 		idle = dnsIdle
 	}
 	go func() {
-		defer o.udpFlows.end()
+		defer o.udpFlows.end(f)
 		dialer := net.Dialer{Control: noBroadcast}
 		out, err := dialer.DialContext(o.ctx, "udp", target.String())
 		if err != nil {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -127,11 +128,12 @@ func (c *connection) enter(spec *Spec) (*Spec, error) {
 	return spec, nil
 }
 
-// close ends what begin began; also when enter was not called.
-func (c *connection) close() error {
+// close ends what begin began; also when enter was not called. What is on its way goes on for a
+// while unless ctx is done.
+func (c *connection) close(ctx context.Context) error {
 	<-c.done
 	if c.ns == nil {
 		return nil
 	}
-	return c.ns.Close()
+	return c.ns.Close(ctx)
 }

@@ -141,7 +141,7 @@ func TestSharedNetworkIsDecidedOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := ns.Close(); err != nil {
+	if err := ns.Close(context.Background()); err != nil {
 		t.Error(err)
 	}
 	fails(unix.EPERM)

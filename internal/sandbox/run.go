@@ -43,7 +43,7 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		return err
 	}
 	defer func() {
-		if cerr := conn.close(); err == nil {
+		if cerr := conn.close(ctx); err == nil {
 			err = cerr
 		}
 	}()

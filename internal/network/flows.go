@@ -1,0 +1,106 @@
+package network
+
+import (
+	"net/netip"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// ends are the address and port of a process, and those that it wants to reach.
+type ends struct{ process, wanted netip.AddrPort }
+
+func endsOf(id stack.TransportEndpointID) ends {
+	process, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
+	wanted, _ := netip.AddrFromSlice(id.LocalAddress.AsSlice())
+	return ends{netip.AddrPortFrom(process, id.RemotePort), netip.AddrPortFrom(wanted, id.LocalPort)}
+}
+
+// flow is a connection, or an attempt at one.
+type flow struct {
+	ends ends
+	// sent is closed when all that the process sent, and that it ended, is with the host's kernel, and
+	// when the flow is over.
+	sent     chan struct{}
+	sentOnce sync.Once
+	joined   bool // it is established; flows.mu
+}
+
+func (f *flow) setSent() { f.sentOnce.Do(func() { close(f.sent) }) }
+
+func (f *flow) isSent() bool {
+	select {
+	case <-f.sent:
+		return true
+	default:
+		return false
+	}
+}
+
+// flows are connections, of which there may be so many.
+type flows struct {
+	max int
+
+	mu      sync.Mutex
+	now     map[*flow]struct{}
+	full    bool // there will be no more
+	stopped bool // none of them goes on
+	all     sync.WaitGroup
+	joined  sync.WaitGroup // those of all that are established
+}
+
+// begin returns nil when there may not be one more.
+func (f *flows) begin(e ends) *flow {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.full || len(f.now) >= f.max {
+		return nil
+	}
+	if f.now == nil {
+		f.now = map[*flow]struct{}{}
+	}
+	one := &flow{ends: e, sent: make(chan struct{})}
+	f.now[one] = struct{}{}
+	f.all.Add(1)
+	return one
+}
+
+func (f *flows) end(one *flow) {
+	one.setSent()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.now, one)
+	f.all.Done()
+}
+
+// join reports whether a flow that was established may go on; leave ends it then.
+func (f *flows) join(one *flow) (leave func(), ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopped {
+		return nil, false
+	}
+	one.joined = true
+	f.joined.Add(1)
+	return f.joined.Done, true
+}
+
+// last lets no more begin. It returns those that there are, and whether each is established.
+func (f *flows) last() map[*flow]bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.full = true
+	all := make(map[*flow]bool, len(f.now))
+	for one := range f.now {
+		all[one] = one.joined
+	}
+	return all
+}
+
+// stop waits for those that are established; there will be no more.
+func (f *flows) stop() {
+	f.mu.Lock()
+	f.full, f.stopped = true, true
+	f.mu.Unlock()
+	f.joined.Wait()
+}
