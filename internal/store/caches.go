@@ -90,6 +90,15 @@ func (s *Store) makeCache(dir string, fill func(dir string) error) error {
 	if err := fill(tmp); err != nil {
 		return err
 	}
+	filled, err := os.ReadDir(tmp)
+	if err != nil {
+		return err
+	}
+	if len(filled) > 0 { // no record knows of caches: one that is there is whole, also after a crash of the machine
+		if err := syncfs(tmp); err != nil {
+			return err
+		}
+	}
 	// Without NOREPLACE an empty directory that somebody uses already could be replaced.
 	err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EEXIST) {

@@ -49,19 +49,20 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 		stacking, err = s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, count)
 		return err
 	}
-	err = s.makeDir(ctx, info.ID, unpack)
+	d, err := s.fillDraft(info.ID, unpack)
 	if errors.Is(err, errTap) && ctx.Err() == nil { // the blob itself says what is wrong, if anything is
 		tap = false
-		err = s.makeDir(ctx, info.ID, unpack)
+		d, err = s.fillDraft(info.ID, unpack)
 	}
 	if err != nil {
 		return fmt.Errorf("unpacking layer %s: %w", info.DiffID, s.settle(ctx, info, err))
 	}
+	defer d.Abort()
 	if err := s.putStacking(info.ID, stacking); err != nil {
 		return err
 	}
 	info.Dir, info.Size, info.Claimed = true, count.bytes, false
-	return s.update(ctx, func(tx *sql.Tx) error { return s.putLayer(tx, info) })
+	return d.record(ctx, info)
 }
 
 // readLayerBlob hands the entries of a blob to sink. Both the blob's digest and the diffID of
@@ -345,7 +346,7 @@ func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocis
 		return desc, err
 	}
 	desc = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: d, Size: w.Size()}
-	info.DiffID, info.Size = d, x.Size()
+	info.DiffID, info.Size, info.Dir = d, x.Size(), false // no directory was made
 	if err := s.putIndex(id, x); err != nil {
 		return desc, err
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -12,7 +13,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -32,7 +35,8 @@ func (s *Store) stackingFile(id layer.ID) string {
 	return filepath.Join(s.root, "layers", string(id), "implied")
 }
 
-// putStacking keeps what a layer that was read takes of those below it.
+// putStacking keeps what a layer that was read takes of those below it. A layer without the file takes nothing, so
+// the file is on the disk before there is an index or a directory form: after a crash none of these is there alone.
 func (s *Store) putStacking(id layer.ID, st layer.Stacking) error {
 	if st.Empty() {
 		return nil
@@ -41,31 +45,60 @@ func (s *Store) putStacking(id layer.ID, st layer.Stacking) error {
 	if err != nil {
 		return fmt.Errorf("unpacking layer: %w", err)
 	}
-	return s.putBeside(s.stackingFile(id), data)
+	return s.putBeside(s.stackingFile(id), data, durable)
 }
 
-func (s *Store) stacking(id layer.ID) (st layer.Stacking, err error) {
-	data, err := os.ReadFile(s.stackingFile(id))
-	if errors.Is(err, fs.ErrNotExist) {
+// stacking tells what a layer takes of those below it. Where that was damaged, the layer is read once more.
+func (s *Store) stacking(ctx context.Context, id layer.ID) (layer.Stacking, error) {
+	st, err := s.keptStacking(id)
+	if err == nil {
 		return st, nil
 	}
+	v, err := s.once(ctx, "stacking:"+string(id), func() (any, error) {
+		info, err := s.Layer(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		blobs, err := s.presentBlobs(ctx, info)
+		if err != nil {
+			return nil, err
+		}
+		if len(blobs) == 0 {
+			return nil, fmt.Errorf("no blob of it is in the store: %w", ErrNotFound)
+		}
+		st, err := s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, discardSink{})
+		if err := s.settle(ctx, info, err); err != nil {
+			return nil, err
+		}
+		if st.Empty() {
+			return st, os.Remove(s.stackingFile(id))
+		}
+		return st, s.putStacking(id, st)
+	})
+	if err != nil {
+		return st, fmt.Errorf("reading what layer %s takes of those below it: %w", id, err)
+	}
+	return v.(layer.Stacking), nil
+}
+
+func (s *Store) keptStacking(id layer.ID) (st layer.Stacking, err error) {
+	data, err := os.ReadFile(s.stackingFile(id))
 	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return st, nil
 	case err != nil:
 	case bytes.HasPrefix(data, []byte("[")): // as written before layers could have links
 		err = json.Unmarshal(data, &st.Dirs)
 	default:
 		err = json.Unmarshal(data, &st)
 	}
-	if err != nil {
-		return st, fmt.Errorf("reading what layer %s takes of those below it: %w", id, err)
-	}
-	return st, nil
+	return st, err
 }
 
 // over returns the directory to stack on that of a layer, own, which itself is stacked on lower; "" when the
 // layer takes nothing of those.
-func (s *Store) over(id layer.ID, lower []string, own string) (string, error) {
-	st, err := s.stacking(id)
+func (s *Store) over(ctx context.Context, id layer.ID, lower []string, own string) (string, error) {
+	st, err := s.stacking(ctx, id)
 	if err != nil || st.Empty() {
 		return "", err
 	}
@@ -78,7 +111,7 @@ func (s *Store) over(id layer.ID, lower []string, own string) (string, error) {
 	if len(o.dirs) == 0 && len(o.files) == 0 {
 		return "", nil
 	}
-	dir := filepath.Join(filepath.Dir(own), "over-"+hash)
+	dir := filepath.Join(filepath.Dir(own), s.overPrefix()+hash)
 	if _, err := os.Lstat(dir); err == nil {
 		return dir, nil
 	}
@@ -86,6 +119,24 @@ func (s *Store) over(id layer.ID, lower []string, own string) (string, error) {
 		return "", fmt.Errorf("stacking layer %s: %w", id, err)
 	}
 	return dir, nil
+}
+
+// overPrefix begins the names of what is stacked on layers. It tells the boot: no record knows of these directories,
+// so one of an earlier boot may not be whole, and is made again.
+func (s *Store) overPrefix() string { return "over-" + digest.FromString(s.boot).Encoded()[:8] + "-" }
+
+// overName is the name of a directory that is stacked on a layer. Those of slipways that did not tell the boot are
+// left alone, as a container may have them.
+var overName = regexp.MustCompile("^over-[0-9a-f]{8}-[0-9a-f]{16}$")
+
+// dropOldOvers removes what was stacked on a layer before this boot.
+func (s *Store) dropOldOvers(home string) {
+	entries, _ := os.ReadDir(home)
+	for _, e := range entries {
+		if overName.MatchString(e.Name()) && !strings.HasPrefix(e.Name(), s.overPrefix()) {
+			_ = os.RemoveAll(filepath.Join(home, e.Name())) // what stays is tried again
+		}
+	}
 }
 
 // over is what is stacked on a layer.
@@ -203,6 +254,7 @@ func (s *Store) makeOver(o *over, dir string) error {
 	if err := errors.Join(err, w.Close()); err != nil {
 		return err
 	}
+	s.dropOldOvers(filepath.Dir(dir))
 	if err := os.Rename(root, dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 		return err
 	}

@@ -51,36 +51,76 @@ func (s *Store) draft(l *lease, id layer.ID) (*Draft, error) {
 
 // Commit makes the layer part of the store. Nobody may write to it afterwards.
 func (d *Draft) Commit(ctx context.Context) (layer.ID, error) {
-	if err := d.place(); err != nil {
+	if err := d.record(ctx, LayerInfo{ID: d.id, Dir: true, Size: -1, Created: time.Now()}); err != nil {
 		return "", fmt.Errorf("committing layer: %w", err)
-	}
-	err := d.s.update(ctx, func(tx *sql.Tx) error {
-		return d.s.putLayer(tx, LayerInfo{ID: d.id, Dir: true, Size: -1, Created: time.Now()})
-	})
-	if err != nil { // nobody knows the directory, and this process's lease ends in order
-		return "", errors.Join(fmt.Errorf("committing layer: %w", err), os.RemoveAll(filepath.Dir(d.s.layerFS(d.id))))
 	}
 	return d.id, nil
 }
 
-// place renames the directory to where the layer's directory form is looked for.
-func (d *Draft) place() error {
-	home := filepath.Join(d.s.root, "layers", string(d.id))
-	if err := os.Mkdir(home, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+// record makes the directory the layer's directory form, and records it with what is known of the layer. Both
+// happen in one transaction, so that of several processes that make the same form one places it, and the record
+// alone tells whether it is whole: a directory without one is what a crash left.
+func (d *Draft) record(ctx context.Context, info LayerInfo) error {
+	defer d.Abort() // of what is left in it
+	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	switch err := os.Rename(d.FS, filepath.Join(home, "fs")); {
-	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
-		return errExists
-	case err != nil:
-		return err
+	// A context that ends would end the transaction, and with it the lock, while the directory is placed.
+	ctx = context.WithoutCancel(ctx)
+	var placed bool
+	err := d.s.update(ctx, func(tx *sql.Tx) (err error) {
+		if placed, err = d.place(tx); err != nil {
+			return err
+		}
+		return d.s.putLayer(tx, info)
+	})
+	if err != nil && placed {
+		err = errors.Join(err, d.s.update(ctx, d.takeBack))
 	}
-	d.Abort()
-	return nil
+	return err
 }
 
-// errExists says that another process made the same form first.
-var errExists = errors.New("layer is there already")
+// place renames the directory to where the layer's directory form is looked for, unless one is recorded.
+func (d *Draft) place(tx *sql.Tx) (placed bool, err error) {
+	fs := d.s.layerFS(d.id)
+	if err := os.Mkdir(filepath.Dir(fs), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return false, err
+	}
+	err = os.Rename(d.FS, fs)
+	if errors.Is(err, os.ErrExist) {
+		if recorded, err := dirRecorded(tx, d.id); err != nil || recorded {
+			return false, err
+		}
+		err = os.Rename(fs, filepath.Join(d.dir, "unrecorded"))
+		if err == nil {
+			err = os.Rename(d.FS, fs)
+		}
+	}
+	return err == nil, err
+}
+
+// takeBack undoes place when nothing was recorded: no sweep finds the directory as long as this process lives.
+func (d *Draft) takeBack(tx *sql.Tx) error {
+	if recorded, err := dirRecorded(tx, d.id); err != nil || recorded {
+		return err // another process has replaced it by its own
+	}
+	fs := d.s.layerFS(d.id)
+	return errors.Join(os.Rename(fs, d.FS), removeEmpty(filepath.Dir(fs)))
+}
+
+// dirRecorded reports whether the directory form of a layer is recorded.
+func dirRecorded(tx *sql.Tx, id layer.ID) (recorded bool, err error) {
+	err = tx.QueryRow("SELECT EXISTS(SELECT 1 FROM layers WHERE id=? AND dir=1)", string(id)).Scan(&recorded)
+	return recorded, err
+}
+
+// removeEmpty removes a directory unless there is something in it.
+func removeEmpty(dir string) error {
+	if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	return nil
+}
 
 // Abort drops the layer.
 func (d *Draft) Abort() {
@@ -203,7 +243,7 @@ func (s *Store) Dirs(ctx context.Context, snap layer.Snapshot) ([]string, error)
 	}
 	dirs := make([]string, 0, len(forms))
 	for i, id := range snap {
-		over, err := s.over(id, dirs, forms[i])
+		over, err := s.over(ctx, id, dirs, forms[i])
 		if err != nil {
 			if info, ierr := s.Layer(ctx, id); ierr == nil {
 				err = ofLayer(info, err)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,9 +48,10 @@ func childStopsHalfway(root string) error {
 	if err := os.WriteFile(filepath.Join(unrecorded.FS, "file"), nil, 0o600); err != nil {
 		return err
 	}
-	if err := unrecorded.place(); err != nil {
+	if err := s.update(context.Background(), func(tx *sql.Tx) error { _, err := unrecorded.place(tx); return err }); err != nil {
 		return err
 	}
+	unrecorded.Abort()
 	done, err := s.NewLayer()
 	if err != nil {
 		return err

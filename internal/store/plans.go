@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -101,11 +98,12 @@ func (s *Store) Recorded(ctx context.Context, snap layer.Snapshot) (bool, error)
 }
 
 // putLayer records a layer, or what became known of it. Fields that are not known stay as they are. A layer
-// that was packed here, and has another tar now, is no longer the content of the blob that it came as.
+// that was packed here, and has another tar now, is no longer the content of the blob that it came as. What is on
+// the disk is still there when more is known of it: info.Dir says that the directory was made just now.
 func (s *Store) putLayer(tx *sql.Tx, info LayerInfo) error {
 	_, err := tx.Exec("INSERT INTO layers(id,diff_id,dir,size,created,boot,blob,media_type,blob_size,claimed) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)"+
 		" ON CONFLICT(id) DO UPDATE SET blob=iif(?2 IN ('',diff_id),blob,''), diff_id=iif(?2='',diff_id,?2), dir=max(dir,?3),"+
-		" size=iif(?4<0,size,?4), claimed=min(claimed,?10), boot=?6",
+		" size=iif(?4<0,size,?4), claimed=min(claimed,?10), boot=iif(boot='' AND NOT ?3,boot,?6)",
 		string(info.ID), info.DiffID.String(), info.Dir, info.Size, info.Created.UnixNano(), s.boot,
 		info.Blob.Digest.String(), info.Blob.MediaType, info.Blob.Size, info.Claimed)
 	return err
@@ -114,7 +112,7 @@ func (s *Store) putLayer(tx *sql.Tx, info LayerInfo) error {
 // writePlan makes the directory form of a planned layer.
 func (s *Store) writePlan(ctx context.Context, p *plan, info LayerInfo) error {
 	count := &countingSink{}
-	err := s.makeDir(ctx, info.ID, func(sink layer.Sink) error {
+	d, err := s.fillDraft(info.ID, func(sink layer.Sink) error {
 		count.Sink = sink
 		return p.src.WriteTo(checkedSink{ctx, count})
 	})
@@ -122,46 +120,28 @@ func (s *Store) writePlan(ctx context.Context, p *plan, info LayerInfo) error {
 		return fmt.Errorf("writing layer: %w", err)
 	}
 	info.Dir, info.Size = true, count.bytes
-	err = s.update(ctx, func(tx *sql.Tx) error { return s.putLayer(tx, info) })
-	if err != nil { // no sweep finds the directory as long as this process lives
-		return errors.Join(err, os.RemoveAll(s.layerFS(info.ID)), removeEmpty(filepath.Dir(s.layerFS(info.ID))))
-	}
-	return nil
+	return d.record(ctx, info)
 }
 
-// removeEmpty removes a directory unless there is something in it.
-func removeEmpty(dir string) error {
-	if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
-		return err
-	}
-	return nil
-}
-
-// makeDir makes the directory form of a layer of the entries that write gives.
-func (s *Store) makeDir(ctx context.Context, id layer.ID, write func(layer.Sink) error) error {
+// fillDraft starts the directory form of a layer with the entries that write gives.
+func (s *Store) fillDraft(id layer.ID, write func(layer.Sink) error) (*Draft, error) {
 	l, err := s.current()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d, err := s.draft(l, id)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer d.Abort()
 	w, err := layer.NewDirWriter(d.FS)
+	if err == nil {
+		err = errors.Join(write(w), w.Close())
+	}
 	if err != nil {
-		return err
+		d.Abort()
+		return nil, err
 	}
-	if err := errors.Join(write(w), w.Close()); err != nil {
-		return err
-	}
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	if err := d.place(); err != nil && !errors.Is(err, errExists) {
-		return err
-	}
-	return nil
+	return d, nil
 }
 
 // ctxSink fails when its context ends, so that long writes can be cancelled.

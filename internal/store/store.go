@@ -21,6 +21,9 @@
 // one transaction. A process that dies anywhere leaves only files below its own lease, which the
 // next process that writes deletes.
 //
+// A directory form of a layer is there when its record says so, never because a directory is: it is renamed
+// and recorded in one transaction, and one that is there without a record is replaced by whoever makes it again.
+//
 // Many processes may use one store at once. Records are SQLite transactions; a running process is
 // known by the flock on its lease.
 //
@@ -239,8 +242,10 @@ func (s *Store) setAside(tx *sql.Tx) error {
 }
 
 // column returns the values of a query's only column.
-func column(tx *sql.Tx, query string, args ...any) ([]string, error) {
-	rows, err := tx.Query(query, args...)
+func column(q interface {
+	Query(query string, args ...any) (*sql.Rows, error)
+}, query string, args ...any) ([]string, error) {
+	rows, err := q.Query(query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -258,22 +263,17 @@ func column(tx *sql.Tx, query string, args ...any) ([]string, error) {
 
 // Sync writes everything that was recorded so far to the disk and marks it as durable.
 func (s *Store) Sync(ctx context.Context) error {
-	pending := map[string][]string{}
-	for table, key := range map[string]string{"blobs": "digest", "layers": "id", "results": "key", "memo": "key"} {
-		rows, err := s.db.QueryContext(ctx, "SELECT "+key+" FROM "+table+" WHERE boot != ''")
+	pending := map[string][]string{} // keys, by the statement that marks one
+	for _, of := range []struct{ table, key, where string }{
+		{"blobs", "digest", ""}, {"results", "key", ""}, {"memo", "key", ""},
+		{"layers", "id", " AND dir=0"}, {"layers", "id", " AND dir=1"}, // a directory that is made meanwhile is not on the disk
+	} {
+		keys, err := column(s.db, "SELECT "+of.key+" FROM "+of.table+" WHERE boot != ''"+of.where)
 		if err != nil {
 			return fmt.Errorf("syncing store: %w", err)
 		}
-		for rows.Next() {
-			var k string
-			if err := rows.Scan(&k); err != nil {
-				rows.Close()
-				return fmt.Errorf("syncing store: %w", err)
-			}
-			pending[table+" WHERE "+key] = append(pending[table+" WHERE "+key], k)
-		}
-		if err := rows.Close(); err != nil {
-			return fmt.Errorf("syncing store: %w", err)
+		if len(keys) > 0 {
+			pending["UPDATE "+of.table+" SET boot='' WHERE "+of.key+"=?"+of.where] = keys
 		}
 	}
 	if len(pending) == 0 {
@@ -283,10 +283,9 @@ func (s *Store) Sync(ctx context.Context) error {
 		return fmt.Errorf("syncing store: %w", err)
 	}
 	return s.update(ctx, func(tx *sql.Tx) error {
-		for where, keys := range pending {
-			table, cond, _ := strings.Cut(where, " ")
+		for mark, keys := range pending {
 			for _, k := range keys {
-				if _, err := tx.Exec("UPDATE "+table+" SET boot='' "+cond+"=?", k); err != nil {
+				if _, err := tx.Exec(mark, k); err != nil {
 					return err
 				}
 			}
@@ -295,7 +294,8 @@ func (s *Store) Sync(ctx context.Context) error {
 	})
 }
 
-func syncfs(path string) error {
+// syncfs writes what is on a filesystem to the disk. Tests do something at the same time.
+var syncfs = func(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err

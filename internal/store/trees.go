@@ -41,7 +41,7 @@ func (s *Store) Tree(ctx context.Context, snap layer.Snapshot, need Need) (layer
 	stack := make([]layer.Tree, 0, len(snap))
 	for i, id := range snap {
 		stack = append(stack, trees[i])
-		st, err := s.stacking(id)
+		st, err := s.stacking(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -91,7 +91,7 @@ func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (_ layer.
 // unpackedTree is the tree of a layer whose directory is here. Where the directory has parents
 // that the layer does not speak of, the index tells which they are.
 func (s *Store) unpackedTree(ctx context.Context, info LayerInfo) (layer.Tree, error) {
-	st, err := s.stacking(info.ID)
+	st, err := s.stacking(ctx, info.ID)
 	if err != nil || len(st.Dirs) == 0 {
 		return dirTree(s.layerFS(info.ID)), err
 	}
@@ -182,28 +182,55 @@ func (s *Store) putIndex(id layer.ID, x interface{ Encode() ([]byte, error) }) e
 	if err != nil {
 		return err
 	}
-	return s.putBeside(s.indexPath(id), data)
+	return s.putBeside(s.indexPath(id), data, remade)
 }
+
+// Whether a file beside a layer outlives a crash of the machine.
+const (
+	remade  = false // it may be lost or damaged, which whoever reads it finds out
+	durable = true
+)
 
 // putBeside writes a file beside the forms of a layer. Others, who may write the same, see the old or
 // the new one.
-func (s *Store) putBeside(path string, data []byte) error {
-	what := filepath.Base(path)
+func (s *Store) putBeside(path string, data []byte, durable bool) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("writing %s of layer: %w", filepath.Base(path), err)
+		}
+	}()
 	l, err := s.current()
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("writing %s of layer: %w", what, err)
+	home := filepath.Dir(path)
+	if err := os.Mkdir(home, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
 	}
 	tmp := filepath.Join(l.dir, l.name())
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return fmt.Errorf("writing %s of layer: %w", what, err)
+	err = os.WriteFile(tmp, data, 0o600)
+	if err == nil && durable {
+		err = fsync(tmp)
 	}
-	if err := os.Rename(tmp, path); err != nil {
-		return errors.Join(fmt.Errorf("writing %s of layer: %w", what, err), os.Remove(tmp))
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	if durable {
+		return fsync(home)
 	}
 	return nil
+}
+
+// fsync has a file or a directory written to the disk.
+func fsync(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // plainBlob returns the digest of the uncompressed one of a layer's blobs, or "".

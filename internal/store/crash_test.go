@@ -1,0 +1,264 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// What a crash of the machine leaves has no record, or one that is older: the tests write it.
+
+// anotherBoot is a store as it is opened after a crash of the machine.
+func anotherBoot(t *testing.T, s *Store) *Store {
+	t.Helper()
+	for _, table := range bootTables {
+		_, err := s.db.Exec("UPDATE " + table + " SET boot='another-boot' WHERE boot != ''")
+		must(t, err)
+	}
+	must(t, s.Close())
+	return open(t, s.root)
+}
+
+// A directory that was renamed into place while its record was lost is nobody's, whoever makes the form again.
+func TestTornDirectory(t *testing.T) {
+	ctx := context.Background()
+	for name, make := range map[string]func(s *Store) layer.ID{
+		"pulled": func(s *Store) layer.ID {
+			id, _, _ := pulled(t, s, map[string]string{"a": "hello", "b": "world"})
+			return id
+		},
+		"planned": func(s *Store) layer.ID {
+			id, err := s.Plan(&planned{entries: []*layer.Entry{regular("a", "hello"), regular("b", "world")}}, planTime)
+			must(t, err)
+			_, _, err = s.Blob(ctx, id, layer.Encoding{})
+			must(t, err)
+			t.Cleanup(func() { s.EndPlans(id) })
+			return id
+		},
+	} {
+		for _, torn := range []map[string]string{{"a": "", "of another": ""}, nil} {
+			s := newStore(t)
+			id := make(s)
+			must(t, s.Sync(ctx))
+			must(t, os.MkdirAll(s.layerFS(id), 0o755))
+			for name, content := range torn {
+				must(t, os.WriteFile(filepath.Join(s.layerFS(id), name), []byte(content), 0o600))
+			}
+			dir, err := s.Dir(ctx, id)
+			must(t, err)
+			for file, want := range map[string]string{"a": "hello", "b": "world"} {
+				if got, err := os.ReadFile(filepath.Join(dir, file)); err != nil || string(got) != want {
+					t.Errorf("%s: %s is %q, %v, want %q", name, file, got, err, want)
+				}
+			}
+			if _, err := os.Lstat(dir + "/of another"); err == nil {
+				t.Errorf("%s: what the crash left is in the layer", name)
+			}
+			if info, err := s.Layer(ctx, id); err != nil || !info.Dir {
+				t.Errorf("%s: the layer is %+v, %v", name, info, err)
+			}
+			wantClean(t, s)
+		}
+	}
+}
+
+// Of several processes that make the same form, the first that records it has it, and others may use it from then on.
+func TestRecordedDirectoryStays(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	other := open(t, s.root)
+	id, _, _ := pulled(t, s, map[string]string{"a": "hello"})
+	info, err := s.Layer(ctx, id)
+	must(t, err)
+	info.Dir = true
+	fill := func(s *Store) *Draft {
+		d, err := s.fillDraft(id, func(sink layer.Sink) error { return sink.Add(regular("a", "hello")) })
+		must(t, err)
+		return d
+	}
+	first, second, third := fill(s), fill(other), fill(other)
+	must(t, first.record(ctx, info))
+	was, err := os.Lstat(s.layerFS(id))
+	must(t, err)
+	must(t, second.record(ctx, info))
+	if now, err := os.Lstat(s.layerFS(id)); err != nil || !os.SameFile(was, now) {
+		t.Errorf("a directory that others may use was replaced: %v", err)
+	}
+	// Whoever placed one, and could not record it, takes back only what is not recorded.
+	must(t, third.s.update(ctx, third.takeBack))
+	if now, err := os.Lstat(s.layerFS(id)); err != nil || !os.SameFile(was, now) {
+		t.Errorf("a directory that others may use was taken away: %v", err)
+	}
+	third.Abort()
+	wantClean(t, s)
+}
+
+// What is stacked on a layer has no record: it is that of a boot.
+func TestTornOver(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	s := newStore(t)
+	base := asDir(t, s, []*layer.Entry{regular("x", "content")})
+	top := linkLayer(t, s, layer.Gzip, [2]string{"link", "x"})
+	snap := layer.Snapshot{base, top}
+	dirs, err := s.Dirs(ctx, snap)
+	must(t, err)
+	must(t, s.Sync(ctx))
+	torn := filepath.Join(dirs[2], "link")
+	must(t, os.Truncate(torn, 0))
+	old := filepath.Join(filepath.Dir(dirs[2]), "over-0123456789abcdef") // as it was named once: a container may have it
+	must(t, os.Mkdir(old, 0o755))
+
+	s = anotherBoot(t, s)
+	s.boot = "another"
+	dirs, err = s.Dirs(ctx, snap)
+	must(t, err)
+	if got, err := os.ReadFile(filepath.Join(dirs[2], "link")); err != nil || string(got) != "content" {
+		t.Errorf("the link is %q, %v", got, err)
+	}
+	if _, err := os.Lstat(torn); err == nil {
+		t.Error("what was stacked before the crash is still there")
+	}
+	if _, err := os.Lstat(old); err != nil {
+		t.Error(err)
+	}
+	again, err := s.Dirs(ctx, snap)
+	must(t, err)
+	if again[2] != dirs[2] {
+		t.Errorf("it is made again in the same boot: %s, %s", dirs[2], again[2])
+	}
+	wantClean(t, s)
+}
+
+// What a layer takes of those below is read again where it was damaged.
+func TestDamagedStacking(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	for _, damage := range []string{"", "{", `{"Dirs":["a"`, "\x00\x00\x00", "[", `"x"`} {
+		for _, need := range []Need{NeedMetadata, NeedContent} {
+			s := newStore(t)
+			base := asDir(t, s, []*layer.Entry{regular("x", "content")})
+			top := linkLayer(t, s, layer.Gzip, [2]string{"link", "x"})
+			snap := layer.Snapshot{base, top}
+			tree, err := s.Tree(ctx, snap, need)
+			must(t, err)
+			want := listed(t, tree, true)
+			must(t, os.WriteFile(s.stackingFile(top), []byte(damage), 0o600))
+			tree, err = s.Tree(ctx, snap, need)
+			must(t, err)
+			if got := listed(t, tree, true); got != want {
+				t.Errorf("with %q, the tree is\n%s\nwant\n%s", damage, got, want)
+			}
+			if _, err := s.keptStacking(top); err != nil {
+				t.Errorf("the damage is still there: %v", err)
+			}
+			wantClean(t, s)
+		}
+	}
+}
+
+// Where nothing tells any more what a layer takes of those below, it is not taken for one that takes nothing.
+func TestLostStacking(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	s := newStore(t)
+	top := linkLayer(t, s, layer.Gzip, [2]string{"link", "x"})
+	snap := layer.Snapshot{asDir(t, s, []*layer.Entry{regular("x", "content")}), top}
+	_, err := s.Dirs(ctx, snap)
+	must(t, err)
+	must(t, os.WriteFile(s.stackingFile(top), nil, 0o600))
+	info, err := s.Layer(ctx, top)
+	must(t, err)
+	must(t, s.dropBlob(info.Blob.Digest))
+	if _, err = s.Dirs(ctx, snap); !errors.Is(err, ErrNotFound) {
+		t.Errorf("stacking it gives %v, want ErrNotFound", err)
+	}
+}
+
+// What is made while others are synced is not taken for synced.
+func TestUnpackedWhileSyncing(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	id, _, _ := pulled(t, s, map[string]string{"a": "hello"})
+	was := syncfs
+	t.Cleanup(func() { syncfs = was })
+	syncfs = func(path string) error {
+		_, err := open(t, s.root).Dir(ctx, id)
+		return err
+	}
+	must(t, s.Sync(ctx))
+	syncfs = was
+	s = anotherBoot(t, s)
+	if info, err := s.Layer(ctx, id); err != nil || info.Dir {
+		t.Errorf("the layer is %+v, %v, want it without its directory", info, err)
+	}
+	// It is the other way round with one that was there before.
+	_, err := s.Dir(ctx, id)
+	must(t, err)
+	must(t, s.Sync(ctx))
+	s = anotherBoot(t, s)
+	if info, err := s.Layer(ctx, id); err != nil || !info.Dir {
+		t.Errorf("the layer is %+v, %v, want its directory", info, err)
+	}
+}
+
+// A directory that is on the disk is not given up because the layer was packed just before the crash.
+func TestPackedJustBeforeCrash(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	id := made(t, s, map[string]string{"a": "hello"})
+	must(t, s.Sync(ctx))
+	_, diff, err := s.Blob(ctx, id, layer.Encoding{})
+	must(t, err)
+	s = anotherBoot(t, s)
+	if s.HasBlob(diff) {
+		t.Error("a blob that was not synced is still there")
+	}
+	must(t, s.Check(ctx, layer.Snapshot{id}))
+	if _, again, err := s.Blob(ctx, id, layer.Encoding{}); err != nil || again != diff {
+		t.Errorf("packed again it is %s, %v, want %s", again, err, diff)
+	}
+	// One that was made again is not on the disk, though one before it was.
+	id, _, _ = pulled(t, s, map[string]string{"a": "hello"})
+	dir, err := s.Dir(ctx, id)
+	must(t, err)
+	must(t, s.Sync(ctx))
+	must(t, os.RemoveAll(dir))
+	_, err = s.Dir(ctx, id)
+	must(t, err)
+	s = anotherBoot(t, s)
+	if info, err := s.Layer(ctx, id); err != nil || info.Dir {
+		t.Errorf("the layer is %+v, %v, want it without its directory", info, err)
+	}
+}
+
+// The first files of a cache are on the disk before the cache is there; without any there is nothing to wait for.
+func TestFilledCacheIsSynced(t *testing.T) {
+	s := newStore(t)
+	was := syncfs
+	t.Cleanup(func() { syncfs = was })
+	synced := 0
+	syncfs = func(path string) error {
+		synced++
+		if found, _ := filepath.Glob(filepath.Join(s.root, "caches", "*[^k]")); len(found) > 0 { // no locks
+			t.Errorf("before it is synced there is %q", found)
+		}
+		return was(path)
+	}
+	for _, fill := range []func(dir string) error{func(dir string) error { return os.WriteFile(filepath.Join(dir, "a"), []byte("a"), 0o600) }, noFill} {
+		for range 2 {
+			c, err := s.Cache(t.Context(), "filled", SharingShared, fill)
+			must(t, err)
+			c.Release()
+		}
+		if synced != 1 {
+			t.Errorf("it was synced %d times, want once", synced)
+		}
+		must(t, os.RemoveAll(filepath.Join(s.root, "caches")))
+		must(t, os.Mkdir(filepath.Join(s.root, "caches"), 0o700))
+	}
+}
