@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ import (
 // app is what the commands share: streams, global flags, and what they open.
 type app struct {
 	name           string
+	words          []string // the arguments; nil makes all commands as whole as if each were called
 	stdin          io.Reader
 	stdout, stderr io.Writer
 
@@ -49,6 +51,12 @@ func (a *app) globalFlags(root *cobra.Command) {
 	})
 	l.String("log-level", "", "Accepted for Docker's sake")
 	l.Lookup("log-level").Hidden = true
+}
+
+// calls reports whether the arguments may call a command: one of them is its name. Only such a
+// command needs its flags. Those of all commands took longer to make than most commands to run.
+func (a *app) calls(cmd *cobra.Command) bool {
+	return a.words == nil || slices.ContainsFunc(a.words, func(word string) bool { return word == cmd.Name() || cmd.HasAlias(word) })
 }
 
 // storeRoot is where the store is: --root, SLIPWAY_ROOT, or the place for this user.

@@ -49,6 +49,9 @@ func newBuildCmd(a *app) *cobra.Command {
 			return a.runBuild(cmd.Context(), &opts, args[0])
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	opts.secretFlags.add(f)
 	opts.contextFlags.add(f)

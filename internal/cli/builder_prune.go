@@ -46,6 +46,9 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 			return a.printReclaimed(freed)
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.BoolVarP(&all, "all", "a", false, "Remove all build cache, not just what no image shares")
 	f.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
@@ -113,6 +116,9 @@ func newSystemPruneCmd(a *app) *cobra.Command {
 			}
 			return a.pruneSystem(cmd.Context(), all, filters)
 		},
+	}
+	if !a.calls(cmd) {
+		return cmd
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&all, "all", "a", false, "Remove all unused images and all build cache, not just dangling ones")

@@ -46,6 +46,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		stderr: newStream(ctx, stderr),
 	}
 	logrus.SetOutput(a.stderr)
+	if len(args) > 0 {
+		a.words = args[1:]
+	}
 	root := newRoot(a)
 	if len(args) > 0 {
 		root.SetArgs(args[1:])
@@ -58,6 +61,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetErr(a.stderr)
 	calls.begin()
 	err := root.ExecuteContext(ctx)
+	if err != nil {
+		catchSignals(ctx) // the exit code is the error's, also where nobody reads the message
+	}
 	if cerr := a.close(); err == nil {
 		err = cerr
 	}
@@ -114,6 +120,11 @@ func newRoot(a *app) *cobra.Command {
 			return cmd.Help()
 		},
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: a.name},
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			if cmd.HasParent() && cmd.Annotations[printsOnly] == "" {
+				catchSignals(cmd.Context())
+			}
+		},
 	}
 	root.TraverseChildren = true
 	root.Flags().SetInterspersed(false) // a command that is not there has flags of its own
@@ -122,7 +133,7 @@ func newRoot(a *app) *cobra.Command {
 
 	image := group("image", "Manage images", newBuildCmd(a), newImageLsCmd(a, "ls"), newImageRmCmd(a, "rm"), newImageInspectCmd(a),
 		newImagePruneCmd(a), newHistoryCmd(a), newSaveCmd(a), newLoadCmd(a), newImportCmd(a), newTagCmd(a), newPullCmd(a), newPushCmd(a))
-	container := group("container", "Manage containers", newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ls"),
+	container := group("container", "Manage containers", newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a, "remove"), newContainerLsCmd(a, "ls"),
 		newContainerPruneCmd(a), newStartCmd(a), newRunCmd(a), newContainerInspectCmd(a))
 	root.AddCommand(
 		newBuildCmd(a), newImageLsCmd(a, "images"), newImageRmCmd(a, "rmi"), newTagCmd(a), newHistoryCmd(a), newSaveCmd(a), newLoadCmd(a), newImportCmd(a), newInspectCmd(a),
@@ -134,7 +145,6 @@ func newRoot(a *app) *cobra.Command {
 		newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)
 	root.AddCommand(newLoginCmd(a), newLogoutCmd(a))
-	aliased(container, "rm", "remove")
 	addAbsent(root, container)
 	for _, parent := range []*cobra.Command{root, container} {
 		parent.AddCommand(newExportCmd(a), newCommitCmd(a), newDiffCmd(a), newRenameCmd(a), newKillCmd(a), newStopCmd(a), newWaitCmd(a))
@@ -145,6 +155,9 @@ func newRoot(a *app) *cobra.Command {
 	bareUsage(root)
 	return root
 }
+
+// printsOnly is the annotation of a command that prints what the program knows, and that no signal finds at work.
+const printsOnly = "prints only"
 
 // templateFuncs adds the functions of the templates, once: cobra keeps them for the whole process.
 var templateFuncs = sync.OnceFunc(func() { cobra.AddTemplateFunc("flagUsages", flagUsages) })
@@ -227,15 +240,6 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	cmd.Flags().SetInterspersed(false)
 	cmd.AddCommand(children...)
 	return cmd
-}
-
-// aliased gives a command of a group more names.
-func aliased(group *cobra.Command, name string, aliases ...string) {
-	for _, c := range group.Commands() {
-		if c.Name() == name {
-			c.Aliases = append(c.Aliases, aliases...)
-		}
-	}
 }
 
 func hidden(cmd *cobra.Command) *cobra.Command {

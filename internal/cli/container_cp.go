@@ -32,6 +32,9 @@ container source to stdout.`,
 			return a.copyFiles(cmd.Context(), args[0], args[1], opts, quiet)
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.BoolVarP(&opts.FollowLink, "follow-link", "L", false, "Always follow symlinks in SRC_PATH")
 	f.BoolVarP(&opts.Archive, "archive", "a", false, "Archive mode (copy all uid/gid information)")

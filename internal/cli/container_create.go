@@ -13,21 +13,26 @@ import (
 )
 
 func newCreateCmd(a *app) *cobra.Command {
+	var opts containerFlags
 	cmd := &cobra.Command{
 		Use:   "create [OPTIONS] IMAGE [COMMAND] [ARG...]",
 		Short: "Create a new container",
 		Args:  minArgs(1),
-	}
-	opts := containerFlagsOf(cmd)
-	cmd.Flags().Lookup("pull").Usage = `Pull image before creating ("always", "missing", "never")`
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.createContainer(cmd, opts, args)
-		if err != nil {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.createContainer(cmd, &opts, args)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(a.stdout, c.ID)
 			return err
-		}
-		_, err = fmt.Fprintln(a.stdout, c.ID)
-		return err
+		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
+	f := cmd.Flags()
+	opts.add(f)
+	f.Lookup("pull").Usage = `Pull image before creating ("always", "missing", "never")`
 	return cmd
 }
 

@@ -38,6 +38,9 @@ func newExportCmd(a *app) *cobra.Command {
 			return nil
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "Write to a file, instead of STDOUT")
 	return cmd
 }
@@ -95,6 +98,9 @@ func newCommitCmd(a *app) *cobra.Command {
 			_, err = fmt.Fprintln(a.stdout, img.ID)
 			return err
 		},
+	}
+	if !a.calls(cmd) {
+		return cmd
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)

@@ -31,11 +31,9 @@ type containerFlags struct {
 	resourceFlags
 }
 
-// containerFlagsOf adds the flags to a command; what follows the image's name is not read. Names and
+// add adds the flags to those of a command; what follows the image's name is not read. Names and
 // texts are Docker's (docker/cli, cli/command/container/opts.go).
-func containerFlagsOf(cmd *cobra.Command) *containerFlags {
-	var o containerFlags
-	f := cmd.Flags()
+func (o *containerFlags) add(f *pflag.FlagSet) {
 	f.SetInterspersed(false)
 	f.StringVar(&o.name, "name", "", "Assign a name to the container")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "Set environment variables")
@@ -64,7 +62,6 @@ func containerFlagsOf(cmd *cobra.Command) *containerFlags {
 	o.resourceFlags.add(f)
 	o.otherFlags(f)
 	f.Lookup("net").Hidden = true
-	return &o
 }
 
 func (o *containerFlags) filesystemFlags(f *pflag.FlagSet) {

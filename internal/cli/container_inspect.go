@@ -28,6 +28,9 @@ func newContainerInspectCmd(a *app) *cobra.Command {
 			return inspectAll(a.stdout, format, args, func(name string) (any, error) { return inspectContainer(cmd.Context(), s, name, size) })
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", inspectFormatHelp)
 	cmd.Flags().BoolVarP(&size, "size", "s", false, "Display total file sizes")
 	return cmd

@@ -41,6 +41,9 @@ func newContainerLsCmd(a *app, use string) *cobra.Command {
 	if use == "ls" {
 		cmd.Aliases = []string{"ps", "list"}
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.BoolVarP(&opts.quiet, "quiet", "q", false, "Only display container IDs")
 	f.BoolVarP(&opts.size, "size", "s", false, "Display total file sizes")

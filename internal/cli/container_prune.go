@@ -37,6 +37,9 @@ func newContainerPruneCmd(a *app) *cobra.Command {
 			return errors.Join(err, a.printReclaimed(freed))
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
 	f.StringArrayVar(&values, "filter", nil, `Provide filter values (e.g. "until=<timestamp>", "label=<key>[=<value>]", "label!=<key>")`)

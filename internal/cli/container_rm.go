@@ -9,18 +9,22 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func newContainerRmCmd(a *app) *cobra.Command {
+func newContainerRmCmd(a *app, aliases ...string) *cobra.Command {
 	var force, volumes, link bool
 	cmd := &cobra.Command{
-		Use:   "rm [OPTIONS] CONTAINER [CONTAINER...]",
-		Short: "Remove one or more containers",
-		Args:  minArgs(1),
+		Use:     "rm [OPTIONS] CONTAINER [CONTAINER...]",
+		Aliases: aliases,
+		Short:   "Remove one or more containers",
+		Args:    minArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if link {
 				return errors.New("--link: containers are not linked to one another here")
 			}
 			return a.removeContainers(cmd.Context(), args, force)
 		},
+	}
+	if !a.calls(cmd) {
+		return cmd
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&force, "force", "f", false, "Force the removal of a running container")

@@ -25,18 +25,21 @@ const (
 )
 
 func newRunCmd(a *app) *cobra.Command {
+	var opts containerFlags
 	cmd := &cobra.Command{
 		Use:   "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
 		Short: "Create and run a new container from an image, in the foreground",
 		Args:  minArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.createContainer(cmd, &opts, args)
+			if err != nil {
+				return failed(err)
+			}
+			return a.runContainer(cmd.Context(), c, true)
+		},
 	}
-	opts := containerFlagsOf(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.createContainer(cmd, opts, args)
-		if err != nil {
-			return failed(err)
-		}
-		return a.runContainer(cmd.Context(), c, true)
+	if a.calls(cmd) {
+		opts.add(cmd.Flags())
 	}
 	return cmd
 }

@@ -29,6 +29,9 @@ func newStartCmd(a *app) *cobra.Command {
 			return a.startAll(cmd.Context(), args)
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.BoolVarP(&attach, "attach", "a", false, "Attach STDOUT/STDERR and forward signals (it is always done)")
 	f.BoolVarP(&interactive, "interactive", "i", false, "Attach container's STDIN")

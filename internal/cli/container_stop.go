@@ -30,6 +30,9 @@ func newKillCmd(a *app) *cobra.Command {
 			})
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	cmd.Flags().StringVarP(&sig, "signal", "s", "", "Signal to send to the container")
 	return cmd
 }
@@ -76,6 +79,9 @@ func newStopCmd(a *app) *cobra.Command {
 				return "", m.Stop(cmd.Context(), c, s, time.Duration(seconds)*time.Second)
 			})
 		},
+	}
+	if !a.calls(cmd) {
+		return cmd
 	}
 	f := cmd.Flags()
 	f.StringVarP(&sig, "signal", "s", "", "Signal to send to the container")

@@ -32,6 +32,9 @@ func newHistoryCmd(a *app) *cobra.Command {
 			return a.showHistory(cmd.Context(), s, args[0], &opts)
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.BoolVarP(&opts.human, "human", "H", true, "Print sizes and dates in human readable format")
 	f.BoolVarP(&opts.quiet, "quiet", "q", false, "Only show image IDs")

@@ -40,6 +40,9 @@ func newImportCmd(a *app) *cobra.Command {
 			return a.importImage(cmd.Context(), args[0], opts)
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.StringArrayVarP(&changes, "change", "c", nil, "Apply Dockerfile instruction to the created image")
 	f.StringVarP(&message, "message", "m", "", "Set commit message for imported image")

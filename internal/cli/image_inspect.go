@@ -32,6 +32,9 @@ func newImageInspectCmd(a *app) *cobra.Command {
 			return inspectAll(a.stdout, format, args, func(name string) (any, error) { return inspectImage(cmd.Context(), s, name, p) })
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", inspectFormatHelp)
 	cmd.Flags().StringVar(&platform, "platform", "", `Inspect a specific platform of the multi-platform image, such as "linux/amd64"`)
 	return cmd

@@ -32,6 +32,9 @@ func newLoadCmd(a *app) *cobra.Command {
 			return a.loadImages(cmd.Context(), r, platforms, quiet)
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.StringVarP(&input, "input", "i", "", "Read from tar archive file, instead of STDIN")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Suppress the load output")

@@ -41,6 +41,9 @@ func newImageLsCmd(a *app, use string) *cobra.Command {
 	if use == "ls" {
 		cmd.Aliases = []string{"list"}
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.BoolVarP(&opts.quiet, "quiet", "q", false, "Only show image IDs")
 	f.BoolVarP(&opts.all, "all", "a", false, "Show all images (default hides dangling images)")

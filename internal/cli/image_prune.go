@@ -49,6 +49,9 @@ func newImagePruneCmd(a *app) *cobra.Command {
 			return a.printReclaimed(freed)
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.BoolVarP(&all, "all", "a", false, "Remove all unused images, not just dangling ones")
 	f.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")

@@ -28,6 +28,9 @@ func newImageRmCmd(a *app, use string) *cobra.Command {
 	if use == "rm" {
 		cmd.Aliases = []string{"rmi", "remove"}
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force removal of the image")
 	cmd.Flags().BoolVar(&noPrune, "no-prune", false, "Do not delete untagged parents (there are none)")
 	return cmd

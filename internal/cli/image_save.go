@@ -52,6 +52,9 @@ func newSaveCmd(a *app) *cobra.Command {
 			return nil
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "Write to a file, instead of STDOUT")
 	cmd.Flags().StringSliceVar(&platforms, "platform", nil, `Save only the given platform(s), such as "linux/amd64,linux/arm64/v8"`)
 	return cmd

@@ -37,6 +37,9 @@ func newInspectCmd(a *app) *cobra.Command {
 			return inspectAll(a.stdout, format, args, func(name string) (any, error) { return a.inspectAny(cmd.Context(), s, name, kind, size) })
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", inspectFormatHelp)
 	cmd.Flags().StringVar(&kind, "type", "", "Only inspect objects of the given type")
 	cmd.Flags().BoolVarP(&size, "size", "s", false, "Display total file sizes if the type is container")

@@ -44,6 +44,9 @@ func newLoginCmd(a *app) *cobra.Command {
 			return a.login(cmd.Context(), server(args), flags)
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.StringVarP(&flags.user, "username", "u", "", "Username")
 	f.StringVarP(&flags.password, "password", "p", "", `Password or Personal Access Token (PAT), or "-" to read from stdin`)

@@ -31,6 +31,9 @@ func newPullCmd(a *app) *cobra.Command {
 			return a.pull(cmd.Context(), args[0], flags)
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.BoolVarP(&flags.all, "all-tags", "a", false, "Download all tagged images in the repository")
 	f.StringVar(&flags.platform, "platform", os.Getenv("DOCKER_DEFAULT_PLATFORM"), "Platform of the image, such as linux/amd64")

@@ -30,6 +30,9 @@ func newPushCmd(a *app) *cobra.Command {
 			return a.push(cmd.Context(), args[0], flags)
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
 	f := cmd.Flags()
 	f.BoolVarP(&flags.all, "all-tags", "a", false, "Push all tags of an image to the repository")
 	f.BoolVarP(&flags.quiet, "quiet", "q", false, "Suppress verbose output")

@@ -34,6 +34,7 @@ type signalState struct {
 	forwarder
 	cancel context.CancelCauseFunc
 	inTime atomic.Bool
+	once   sync.Once
 }
 
 // lastMoment is how long after a signal a command of [endInTime] may still tidy up.
@@ -62,13 +63,28 @@ func exit(sig syscall.Signal, word string) {
 	os.Exit(128 + int(sig))
 }
 
-// withSignals gives a context that SIGINT, SIGTERM and SIGHUP end. The second of them ends the
-// process at once. SIGPIPE is turned into the EPIPE of a write; it is caught and not ignored, as
-// processes would inherit that.
+// withSignals gives a context that signals end, from [catchSignals] on.
 func withSignals(parent context.Context) (context.Context, context.CancelFunc) {
 	state := &signalState{}
 	ctx, cancel := context.WithCancelCause(context.WithValue(parent, signalKey{}, state))
 	state.cancel = cancel
+	return ctx, func() { cancel(nil) }
+}
+
+// catchSignals makes SIGINT, SIGTERM and SIGHUP end a context from withSignals. The second of them ends the
+// process at once. SIGPIPE is turned into the EPIPE of a write; it is caught and not ignored, as
+// processes would inherit that.
+//
+// Go's runtime passes each signal that is to be caught, or no longer, to a thread and back, which takes longer
+// than what `slipway version` has to do: it is not done for what only prints what the program knows, and not
+// taken back before the process ends.
+func catchSignals(ctx context.Context) {
+	if state, ok := ctx.Value(signalKey{}).(*signalState); ok {
+		state.once.Do(func() { state.catch(ctx) })
+	}
+}
+
+func (state *signalState) catch(ctx context.Context) {
 	pipe := make(chan os.Signal, 1)
 	signal.Notify(pipe, unix.SIGPIPE)
 	caught := make(chan os.Signal, 4)
@@ -92,16 +108,15 @@ func withSignals(parent context.Context) (context.Context, context.CancelFunc) {
 			if state.forward(sig) {
 				continue
 			}
-			if interruptedBy(ctx) != 0 {
+			switch {
+			case interruptedBy(ctx) != 0:
 				exit(sig, "ERROR: interrupted again: exiting at once")
+			case ctx.Err() != nil: // the command has come to its end
+				os.Exit(128 + int(sig))
 			}
-			cancel(&signalError{sig})
+			state.cancel(&signalError{sig})
 		}
 	}()
-	return ctx, func() {
-		signal.Stop(caught)
-		cancel(nil)
-	}
 }
 
 // forward hands a signal to the process in the foreground. SIGHUP is not handed on: without a

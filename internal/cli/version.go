@@ -13,10 +13,11 @@ var Version = ""
 
 func newVersionCmd(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "version",
-		Short: "Show the version information",
-		Args:  exactArgs(0),
-		RunE:  func(*cobra.Command, []string) error { return a.printVersion() },
+		Use:         "version",
+		Short:       "Show the version information",
+		Args:        exactArgs(0),
+		Annotations: map[string]string{printsOnly: "true"},
+		RunE:        func(*cobra.Command, []string) error { return a.printVersion() },
 	}
 }
 
