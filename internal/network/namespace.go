@@ -47,8 +47,11 @@ func New(opt Options) (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a network namespace: %w", err)
 	}
-	if !opt.Isolated {
-		n.out = open(tun, &policy{opt.Servers})
+	if opt.Isolated {
+		return n, nil
+	}
+	if n.out, err = open(tun, &policy{opt.Servers}); err != nil {
+		return nil, fmt.Errorf("making a network namespace: %w", errors.Join(err, n.ns.Close()))
 	}
 	return n, nil
 }
@@ -63,7 +66,7 @@ func (n *Namespace) Enter() error {
 
 // Close ends the way out and all connections that take it, when the processes in the namespace have ended.
 // Unless ctx is done, what they sent and ended reaches the other side, if that takes it within some seconds;
-// connections that one of them left open break.
+// connections that one of them left open break. The error may be that there was no way out.
 func (n *Namespace) Close(ctx context.Context) error {
 	if n.out == nil {
 		return n.ns.Close()
@@ -142,7 +145,9 @@ func configure(wayOut, ipv6 bool) error {
 	if err != nil {
 		return fmt.Errorf("finding %s: %w", interfaceName, err)
 	}
-	unprivilegedPorts()
+	if err := unprivilegedPorts(); err != nil {
+		return err
+	}
 	return setUp(h, &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}, ipv6)
 }
 
@@ -174,6 +179,14 @@ func setUp(h *netlink.Handle, link netlink.Link, ipv6 bool) error {
 	if err := addAddress(h, link, address, Gateway); err != nil || !ipv6 {
 		return err
 	}
+	err := addIPv6(h, link)
+	if Unavailable(err) || errors.Is(err, unix.EAFNOSUPPORT) { // the host has it, but not for new namespaces
+		return nil
+	}
+	return err
+}
+
+func addIPv6(h *netlink.Handle, link netlink.Link) error {
 	if err := addAddress(h, link, address6, netip.Addr{}); err != nil {
 		return err
 	}
@@ -207,6 +220,22 @@ func ipNet(p netip.Prefix) *net.IPNet {
 
 // unprivilegedPorts lets all users listen on all ports, as in Docker's containers. Old kernels
 // cannot, and in some containers nobody may.
-func unprivilegedPorts() {
-	_ = os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
+func unprivilegedPorts() error {
+	err := os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
+	if Unavailable(err) {
+		return nil
+	}
+	return err
+}
+
+// Unavailable reports whether err says that something cannot be had here, at any time: the kernel lacks it, or
+// forbids it. What may have been used up, by a process that wanted just that, is no such error.
+func Unavailable(err error) bool {
+	for _, e := range []error{unix.EPERM, unix.EACCES, unix.EROFS, unix.ENOENT, unix.ENXIO, unix.ENODEV, unix.ENOSYS, unix.EOPNOTSUPP} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	var call *os.SyscallError // of a kernel that does not know what it is asked for
+	return errors.As(err, &call) && call.Syscall == "unshare" && errors.Is(call.Err, unix.EINVAL)
 }

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -29,8 +31,9 @@ type outlet struct {
 	tcpFlows, udpFlows flows
 	ctx                context.Context // ends all
 	cancel             context.CancelFunc
-	ended              chan struct{}
-	started            atomic.Bool // there is a stack
+	ended              chan struct{} // then there is err
+	err                error         // why there was no way out
+	started            atomic.Bool   // there is a stack
 }
 
 // maxFlows is the number of connections of one namespace at a time, attempts included, and as much
@@ -45,41 +48,46 @@ const (
 )
 
 // open begins to read from tun, which it closes in the end.
-func open(tun int, policy *policy) *outlet {
+func open(tun int, policy *policy) (*outlet, error) {
 	o := &outlet{policy: policy, tun: os.NewFile(uintptr(tun), tunDevice), ended: make(chan struct{})}
+	if err := o.tun.SetReadDeadline(time.Time{}); err != nil { // Go was refused to wait for it, and keeps the reason to itself
+		return nil, errors.Join(fmt.Errorf("waiting for packets of %s: %w (is the limit fs.epoll.max_user_watches reached?)", tunDevice, err), o.tun.Close())
+	}
 	o.tcpFlows.max, o.udpFlows.max = maxFlows, maxFlows
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	go o.run()
-	return o
+	return o, nil
 }
 
 // close breaks off what is left.
 func (o *outlet) close() error {
 	o.cancel()
-	err := o.tun.SetReadDeadline(time.Unix(1, 0)) // run may be waiting for the first packet
 	<-o.ended
-	return errors.Join(err, o.tun.Close())
+	if o.err != nil {
+		o.err = fmt.Errorf("passing on packets of a network namespace: %w", o.err)
+	}
+	return errors.Join(o.err, o.tun.Close())
 }
 
 // run makes the stack when the first packet comes: many processes never send one.
 func (o *outlet) run() {
 	defer close(o.ended)
-	raw, err := o.tun.SyscallConn()
-	if err != nil {
-		return
-	}
-	err = raw.Read(func(tun uintptr) bool {
-		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(tun), Events: unix.POLLIN}}, 0)
-		return n > 0
-	})
-	if err != nil || o.ctx.Err() != nil {
+	stop := context.AfterFunc(o.ctx, o.stopReading)
+	packet := make([]byte, mtu)
+	n, err := o.tun.Read(packet)
+	if !stop() || err != nil {
+		o.err = o.readError(err)
 		return
 	}
 	o.started.Store(true)
-	var s *stack.Stack
-	if cerr := raw.Control(func(tun uintptr) { s, err = o.newStack(int(tun)) }); cerr != nil || err != nil {
+	s, link, err := o.newStack()
+	if err != nil {
+		s.Destroy()
+		o.err = err
 		return
 	}
+	var reader sync.WaitGroup
+	reader.Go(func() { o.err = o.read(link, packet, n) })
 	<-o.ctx.Done()
 	// All connections break off before the stack does: it would end them like any other. Those that are not
 	// there yet it has to end: a process that hides its address never answers.
@@ -88,7 +96,50 @@ func (o *outlet) run() {
 	o.tcpFlows.all.Wait()
 	o.udpFlows.stop()
 	o.udpFlows.all.Wait()
+	o.stopReading()
+	reader.Wait()
 	s.Destroy()
+}
+
+// stopReading cannot fail where open's deadline could be set.
+func (o *outlet) stopReading() { _ = o.tun.SetReadDeadline(time.Unix(1, 0)) }
+
+// read hands packets to the stack, the first one being that in packet.
+func (o *outlet) read(link *fdbased.InjectableEndpoint, packet []byte, n int) (err error) {
+	for err == nil {
+		inject(link, packet[:n])
+		n, err = o.tun.Read(packet)
+	}
+	return o.readError(err)
+}
+
+func inject(link *fdbased.InjectableEndpoint, packet []byte) {
+	protocol := header.IPv4ProtocolNumber
+	if header.IPVersion(packet) == header.IPv6Version {
+		protocol = header.IPv6ProtocolNumber
+	}
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
+	defer p.DecRef()
+	link.InjectInbound(protocol, p)
+}
+
+// readError is what of an end of reading is an error. That the interface is gone is none: a process
+// that may delete it did.
+func (o *outlet) readError(err error) error {
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	raw, rerr := o.tun.SyscallConn()
+	if rerr != nil {
+		return err
+	}
+	cerr := raw.Control(func(tun uintptr) {
+		req, _ := unix.NewIfreq(interfaceName)
+		if errors.Is(unix.IoctlIfreq(int(tun), unix.TUNGETIFF, req), unix.EBADFD) {
+			err = nil
+		}
+	})
+	return errors.Join(err, cerr)
 }
 
 // gVisor logs packets that it does not like, which are no news to the user. It has loggers that keep the
@@ -100,16 +151,17 @@ func init() {
 
 const nic = 1
 
-func (o *outlet) newStack(tun int) (*stack.Stack, error) {
+// newStack returns what there is of a stack with an error, too.
+func (o *outlet) newStack() (*stack.Stack, *fdbased.InjectableEndpoint, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
-	device, err := fdbased.New(&fdbased.Options{FDs: []int{tun}, MTU: mtu, RXChecksumOffload: true})
+	// gVisor's own reader takes a descriptor for each stack, which it never closes.
+	link, err := newLink(o.tun)
 	if err != nil {
-		return nil, fmt.Errorf("reading from %s: %w", tunDevice, err)
+		return s, nil, fmt.Errorf("writing to %s: %w", tunDevice, err)
 	}
-	link := &waitingLink{LinkEndpoint: device}
 	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
@@ -124,28 +176,21 @@ func (o *outlet) newStack(tun int) (*stack.Stack, error) {
 		s.SetSpoofing(nic, true),
 	} {
 		if err != nil {
-			return nil, fmt.Errorf("setting the network up: %s", err)
+			return s, nil, fmt.Errorf("setting the network up: %s", err)
 		}
 	}
 	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}, {Destination: header.IPv6EmptySubnet, NIC: nic}})
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, 0, maxFlows, o.tcp).HandlePacket)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, o.udp).HandlePacket)
-	link.begin()
-	return s, nil
+	return s, link, nil
 }
 
-// waitingLink delivers nothing before begin: what arrives when the stack is half made is lost, and
-// the process sends it again only after a second.
-type waitingLink struct {
-	stack.LinkEndpoint
-	dispatcher stack.NetworkDispatcher
-}
-
-func (l *waitingLink) Attach(d stack.NetworkDispatcher) {
-	if d == nil {
-		l.LinkEndpoint.Attach(nil)
+// newLink makes what writes packets to tun; a variable for tests.
+var newLink = func(tun *os.File) (link *fdbased.InjectableEndpoint, err error) {
+	raw, err := tun.SyscallConn()
+	if err != nil {
+		return nil, err
 	}
-	l.dispatcher = d
+	cerr := raw.Control(func(fd uintptr) { link, err = fdbased.NewInjectable(int(fd), mtu, stack.CapabilityRXChecksumOffload) })
+	return link, errors.Join(cerr, err)
 }
-
-func (l *waitingLink) begin() { l.LinkEndpoint.Attach(l.dispatcher) }

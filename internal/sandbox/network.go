@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/network"
 )
@@ -29,7 +26,20 @@ const (
 // pass for a service of the host.
 var sharedNetworkDrops = []string{"CAP_NET_RAW", "CAP_NET_BIND_SERVICE"}
 
-var newNamespace = network.New // tests have it fail
+// namespace is a [network.Namespace].
+type namespace interface {
+	Enter() error
+	Close(context.Context) error
+}
+
+// newNamespace makes one; a variable for tests.
+var newNamespace = func(opt network.Options) (namespace, error) {
+	ns, err := network.New(opt)
+	if err != nil {
+		return nil, err
+	}
+	return ns, nil
+}
 
 // networks make the networks of a runner's processes.
 type networks struct {
@@ -46,7 +56,7 @@ type networks struct {
 type connection struct {
 	resolv resolvers // of the host
 	done   chan struct{}
-	ns     *network.Namespace // nil: the run shares the host's
+	ns     namespace // nil: the run shares the host's
 	err    error
 }
 
@@ -70,7 +80,7 @@ func (n *networks) begin(spec *Spec) (*connection, error) {
 }
 
 // bridge returns nil when the process is to share the host's network.
-func (n *networks) bridge(opt network.Options) (*network.Namespace, error) {
+func (n *networks) bridge(opt network.Options) (namespace, error) {
 	if n.kind == WorkerHost {
 		return nil, nil
 	}
@@ -88,16 +98,11 @@ func (n *networks) bridge(opt network.Options) (*network.Namespace, error) {
 	switch {
 	case err == nil:
 		n.decided = true
-	case n.kind == WorkerAuto && !exhausted(err):
+	case n.kind == WorkerAuto && network.Unavailable(err):
 		n.decided, n.shared = true, err
 		return nil, nil
 	}
 	return ns, err
-}
-
-// exhausted reports whether something failed that may work at another time.
-func exhausted(err error) bool {
-	return slices.ContainsFunc([]error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EAGAIN, unix.EINTR}, func(e error) bool { return errors.Is(err, e) })
 }
 
 // notice is what the user should know of the network of what runs; "" is nothing.
@@ -129,11 +134,22 @@ func (c *connection) enter(spec *Spec) (*Spec, error) {
 }
 
 // close ends what begin began; also when enter was not called. What is on its way goes on for a
-// while unless ctx is done.
-func (c *connection) close(ctx context.Context) error {
+// while unless ctx is done. It returns err, how the run ended, with why there was no network although
+// there should have been.
+func (c *connection) close(ctx context.Context, err error) error {
 	<-c.done
 	if c.ns == nil {
-		return nil
+		return err
 	}
-	return c.ns.Close(ctx)
+	cerr := c.ns.Close(ctx)
+	var exit *ExitError
+	switch {
+	case cerr == nil:
+		return err
+	case err == nil:
+		return cerr
+	case errors.As(err, &exit): // the caller may take an exit code for a success
+		return fmt.Errorf("%s: %w", err.Error(), cerr)
+	}
+	return fmt.Errorf("%w: %w", err, cerr)
 }

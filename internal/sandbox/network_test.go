@@ -118,11 +118,10 @@ func testSharedNetwork(l *lab) {
 // The first network decides whether later ones may be the host's: a process must not get it by
 // making them fail.
 func TestSharedNetworkIsDecidedOnce(t *testing.T) {
-	fails := func(err error) func() {
-		newNamespace = func(network.Options) (*network.Namespace, error) { return nil, err }
-		return func() { newNamespace = network.New }
-	}
-	t.Cleanup(fails(unix.EPERM))
+	good := newNamespace
+	t.Cleanup(func() { newNamespace = good })
+	fails := func(err error) { newNamespace = func(network.Options) (namespace, error) { return nil, err } }
+	fails(unix.EPERM)
 	auto := &networks{kind: WorkerAuto}
 	for range 2 {
 		if ns, err := auto.bridge(network.Options{}); ns != nil || err != nil {
@@ -135,7 +134,7 @@ func TestSharedNetworkIsDecidedOnce(t *testing.T) {
 	if _, err := (&networks{kind: WorkerBridge}).bridge(network.Options{}); !errors.Is(err, unix.EPERM) {
 		t.Errorf("where it must be there: got %v", err)
 	}
-	newNamespace = network.New
+	newNamespace = good
 	auto = &networks{kind: WorkerAuto}
 	ns, err := auto.bridge(network.Options{})
 	if err != nil {
@@ -148,15 +147,83 @@ func TestSharedNetworkIsDecidedOnce(t *testing.T) {
 	if _, err := auto.bridge(network.Options{}); !errors.Is(err, unix.EPERM) {
 		t.Errorf("when it fails after it could be had: got %v, want the error", err)
 	}
-	fails(unix.EMFILE)
-	if _, err := (&networks{kind: WorkerAuto}).bridge(network.Options{}); !errors.Is(err, unix.EMFILE) {
-		t.Errorf("when there are too many open files: got %v, want the error", err)
+}
+
+// Only what cannot be had at any time makes a process share the host's network: the rest may have been used up.
+func TestSharedNetworkIsForGood(t *testing.T) {
+	good := newNamespace
+	t.Cleanup(func() { newNamespace = good })
+	for _, c := range []struct {
+		err    error
+		shared bool
+	}{
+		{unix.EPERM, true}, {unix.EACCES, true}, {unix.EROFS, true}, {unix.ENOENT, true}, {unix.ENXIO, true}, {unix.ENODEV, true},
+		{unix.ENOSYS, true}, {unix.EOPNOTSUPP, true}, {os.NewSyscallError("unshare", unix.EINVAL), true},
+		{unix.EINVAL, false}, {os.NewSyscallError("TUNSETIFF", unix.EINVAL), false}, {os.NewSyscallError("unshare", unix.ENOSPC), false},
+		{unix.EMFILE, false}, {unix.ENFILE, false}, {unix.ENOMEM, false}, {unix.ENOBUFS, false}, {unix.EAGAIN, false}, {unix.EINTR, false},
+		{unix.EUSERS, false}, {unix.EBUSY, false}, {unix.EIO, false}, {os.ErrNoDeadline, false}, {io.ErrShortWrite, false},
+	} {
+		newNamespace = func(network.Options) (namespace, error) {
+			return nil, fmt.Errorf("making a network namespace: %w", c.err)
+		}
+		n := &networks{kind: WorkerAuto}
+		ns, err := n.bridge(network.Options{})
+		if ns != nil || (err == nil) != c.shared || (n.notice() != "") != c.shared {
+			t.Errorf("%v: got %v, %v and notice %q; shared should be %v", c.err, ns, err, n.notice(), c.shared)
+		}
+	}
+}
+
+// failing has no way out, which is known in the end.
+type failing struct{ namespace }
+
+var errNoWayOut = errors.New("no way out")
+
+func (f failing) Close(ctx context.Context) error {
+	return errors.Join(errNoWayOut, f.namespace.Close(ctx))
+}
+
+// That a process had no network is told however it ended, and is never taken for an exit code.
+func TestNetworkThatFailed(t *testing.T) {
+	good := newNamespace
+	t.Cleanup(func() { newNamespace = good })
+	newNamespace = func(opt network.Options) (namespace, error) {
+		ns, err := good(opt)
+		return failing{ns}, err
+	}
+	l := newLab(t, func(t testing.TB, state string) Runner {
+		r, err := New(Options{StateDir: state})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	})
+	for command, ended := range map[string]string{"true": "", "exit 7": "exit code: 7", "\xff/no": "exit code: 127"} {
+		spec := l.spec(command)
+		spec.Network = NetworkBridge
+		err := l.runner.Run(context.Background(), spec, IO{})
+		var exit *ExitError
+		if !errors.Is(err, errNoWayOut) || errors.As(err, &exit) || !strings.Contains(err.Error(), ended) {
+			t.Errorf("%s: got %v, want that there was no way out", command, err)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(io.ErrUnexpectedEOF)
+	spec := l.command("true")
+	spec.Network = NetworkBridge
+	conn, err := l.runner.(*runner).networks.begin(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.close(ctx, context.Cause(ctx)); !errors.Is(err, io.ErrUnexpectedEOF) || !errors.Is(err, errNoWayOut) {
+		t.Errorf("after an interrupt: got %v", err)
 	}
 }
 
 func TestNotice(t *testing.T) {
-	newNamespace = func(network.Options) (*network.Namespace, error) { return nil, unix.EPERM }
-	t.Cleanup(func() { newNamespace = network.New })
+	good := newNamespace
+	t.Cleanup(func() { newNamespace = good })
+	newNamespace = func(network.Options) (namespace, error) { return nil, unix.EPERM }
 	l := newLab(t, func(t testing.TB, state string) Runner {
 		r, err := New(Options{StateDir: state})
 		if err != nil {

@@ -42,11 +42,7 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if cerr := conn.close(ctx); err == nil {
-			err = cerr
-		}
-	}()
+	defer func() { err = conn.close(ctx, err) }()
 	dir := filepath.Join(r.stateDir, spec.ID)
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return fmt.Errorf("making the directory of run %s: %w", spec.ID, err)
