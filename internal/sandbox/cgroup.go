@@ -106,14 +106,22 @@ func removeCgroups(path string) error {
 		return fmt.Errorf("listing cgroups: %w", err)
 	}
 	for _, dir := range append(dirs, "/sys/fs/cgroup"+path) {
-		err := unix.Rmdir(dir)
-		for try := 0; errors.Is(err, unix.EBUSY) && try < removeTries; try++ {
-			time.Sleep(removeWait)
-			err = unix.Rmdir(dir)
+		if err := removeCgroup(dir); err != nil {
+			return err
 		}
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return &os.PathError{Op: "removing cgroup", Path: dir, Err: err}
-		}
+	}
+	return nil
+}
+
+// removeCgroup removes one directory of a cgroup, which holds no live process; another process may have done it.
+func removeCgroup(dir string) error {
+	err := unix.Rmdir(dir)
+	for try := 0; errors.Is(err, unix.EBUSY) && try < removeTries; try++ {
+		time.Sleep(removeWait)
+		err = unix.Rmdir(dir)
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "removing cgroup", Path: dir, Err: err}
 	}
 	return nil
 }

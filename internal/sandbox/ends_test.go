@@ -117,17 +117,9 @@ func (l *lab) kept(ctx context.Context, keep func(string) (func() error, error))
 // shellOf finds the shell that was given mark as its name.
 func shellOf(t testing.TB, mark string) int {
 	t.Helper()
-	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range paths {
-		var pid int
-		line, err := os.ReadFile(path)
-		if err == nil && strings.HasPrefix(string(line), "sh\x00") && strings.Contains(string(line), mark) {
-			if _, err := fmt.Sscanf(path, "/proc/%d/", &pid); err != nil {
-				t.Fatal(err)
-			}
+	for _, pid := range processesOf(t, mark) {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && strings.HasPrefix(string(line), "sh\x00") {
 			return pid
 		}
 	}

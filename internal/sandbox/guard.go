@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
@@ -136,15 +135,7 @@ func (j joined) leave() error {
 	if err := writeCgroup(filepath.Join(j.parent, threads), "0"); err != nil {
 		return fmt.Errorf("leaving a cgroup: %w", err)
 	}
-	err := unix.Rmdir(j.dir)
-	for try := 0; errors.Is(err, unix.EBUSY) && try < removeTries; try++ {
-		time.Sleep(removeWait)
-		err = unix.Rmdir(j.dir)
-	}
-	if err != nil && !errors.Is(err, unix.ENOENT) { // another process may have swept it meanwhile
-		return &os.PathError{Op: "removing cgroup", Path: j.dir, Err: err}
-	}
-	return nil
+	return removeCgroup(j.dir)
 }
 
 var swept sync.Map // cgroup -> *sync.Once

@@ -30,10 +30,7 @@ type linked struct {
 func (l *linked) prepare() (wait func()) {
 	var all sync.WaitGroup
 	all.Go(func() { _, _ = l.filter() }) // whoever needs it gets the error
-	all.Go(func() {
-		startWatchdog(l.cover.program())
-		watchdog.Unlock()
-	})
+	all.Go(func() { _ = watchdog.start(l.cover.program()) })
 	return all.Wait
 }
 
@@ -195,7 +192,7 @@ func execute(b *bundle, p *libcontainer.Process, program string) error {
 		return fmt.Errorf("watching the container's process: %w", os.NewSyscallError("pidfd_open", err))
 	}
 	defer unix.Close(process)
-	if err := watched(process, program); err != nil {
+	if err := watchdog.watch(process, program); err != nil {
 		return err
 	}
 	for {

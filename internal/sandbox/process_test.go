@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -270,7 +270,9 @@ func testOddUserFiles(l *lab) {
 }
 
 // processes counts the processes on the host whose command line has text.
-func processes(t testing.TB, text string) (n int) {
+func processes(t testing.TB, text string) int { return len(processesOf(t, text)) }
+
+func processesOf(t testing.TB, text string) (pids []int) {
 	t.Helper()
 	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -278,10 +280,14 @@ func processes(t testing.TB, text string) (n int) {
 	}
 	for _, path := range paths {
 		if line, err := os.ReadFile(path); err == nil && bytes.Contains(line, []byte(text)) {
-			n++
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, pid)
 		}
 	}
-	return n
+	return pids
 }
 
 func testCancel(l *lab) {
@@ -370,71 +376,6 @@ func testParallel(l *lab) {
 		})
 	}
 	wg.Wait()
-}
-
-// TestHelper is the program that testKilledParent kills.
-func TestHelper(t *testing.T) {
-	state := os.Getenv("SLIPWAY_TEST_HELPER")
-	if state == "" {
-		t.Skip("run by another test only")
-	}
-	r, err := New(Options{StateDir: state, RuntimeBinary: os.Getenv("SLIPWAY_TEST_RUNTIME")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := os.Getenv("SLIPWAY_TEST_DIR")
-	spec := &Spec{ID: "killed", Network: NetworkHost, UserNS: os.Getenv("SLIPWAY_TEST_USERNS") != "", Args: []string{"sh", "-c", os.Getenv("SLIPWAY_TEST_SCRIPT")},
-		Root: Root{Lower: []string{os.Getenv("SLIPWAY_TEST_IMAGE")}, Upper: filepath.Join(dir, "u"), Work: filepath.Join(dir, "w")}}
-	_ = r.Run(context.Background(), spec, IO{Stdout: os.Stdout})
-}
-
-func testKilledParent(l *lab) {
-	l.killParent("sleep MARK & (sleep MARK &); echo ready; sleep MARK; true")
-	// Without the signal that the kernel has for that: it is gone with a change of the user.
-	l.killParent("exec su user -c 'sleep MARK & echo ready; sleep MARK; true'")
-}
-
-// killParent kills the parent of a container whose script is ready when it says so.
-func (l *lab) killParent(script string) {
-	l.t.Helper()
-	mark := fmt.Sprintf("8%d.%d", os.Getpid(), ids.Add(1))
-	dir := l.t.TempDir()
-	state := filepath.Join(dir, "state")
-	mkdir(l.t, filepath.Join(dir, "u"), filepath.Join(dir, "w"))
-	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestHelper$")
-	cmd.Env = append(os.Environ(), "SLIPWAY_TEST_HELPER="+state, "SLIPWAY_TEST_IMAGE="+l.image, "SLIPWAY_TEST_DIR="+dir,
-		"SLIPWAY_TEST_SCRIPT="+strings.ReplaceAll(script, "MARK", mark))
-	if !l.linked {
-		cmd.Env = append(cmd.Env, "SLIPWAY_TEST_RUNTIME=runc")
-	}
-	if l.userns {
-		cmd.Env = append(cmd.Env, "SLIPWAY_TEST_USERNS=1")
-	}
-	var out lockedBuffer
-	cmd.Stdout = &out
-	if err := cmd.Start(); err != nil {
-		l.t.Fatal(err)
-	}
-	waitFor(l, &out, "ready")
-	if processes(l.t, mark) == 0 {
-		l.t.Fatal("the test does not see the processes that it wants to see die")
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		l.t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	deadline := time.Now().Add(time.Minute)
-	for processes(l.t, mark) > 0 {
-		if time.Now().After(deadline) {
-			l.t.Fatalf("%d processes outlive a killed parent", processes(l.t, mark))
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	for _, cgroup := range []string{"/killed", "/" + guardPrefix + "killed"} { // what is killed leaves them, empty
-		if err := removeCgroups(cgroup); err != nil {
-			l.t.Error(err)
-		}
-	}
 }
 
 func testUlimits(l *lab) {

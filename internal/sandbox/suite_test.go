@@ -244,7 +244,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 	for name, test := range map[string]func(*lab){
 		"ExitCodes": testExitCodes, "CommandErrors": testCommandErrors, "Signals": testSignals, "Output": testOutput,
 		"Stdin": testStdin, "Terminal": testTerminal, "Environment": testEnvironment, "Users": testUsers, "OddUserFiles": testOddUserFiles,
-		"Cancel": testCancel, "Leftovers": testLeftovers, "Parallel": testParallel, "KilledParent": testKilledParent, "Ulimits": testUlimits,
+		"Cancel": testCancel, "Leftovers": testLeftovers, "Parallel": testParallel, "KilledParent": testKilledParent, "KilledWatchdog": testKilledWatchdog, "Ulimits": testUlimits,
 		"Cwd": testCwd, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "SwappedMountPoint": testSwappedMountPoint, "OddRoots": testOddRoots, "RacingLinks": testRacingLinks, "NoTrace": testNoTrace, "Scratch": testScratch,
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,

@@ -1,49 +1,132 @@
 package sandbox
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"sync"
 
 	"github.com/slipway-build/slipway/internal/sandbox/initproc"
+	"golang.org/x/sys/unix"
 )
 
 // watchdog is the one of this process, which all runners share.
-var watchdog struct {
-	sync.Mutex
-	*initproc.Watchdog       // nil before it is started
-	err                error // of starting it
+var watchdog keeper
+
+// keeper keeps a watchdog: one that has died, by whomever, is followed by another one, which is given all containers
+// that run.
+type keeper struct {
+	mu      sync.Mutex
+	dog     *initproc.Watchdog // nil before it is started
+	program string             // that it is started from
+	watched []int              // pidfds of the containers that it was given; some have ended
+	// again is how often another one is started before the next container asks for one: something may kill each.
+	again int
 }
 
-// startWatchdog starts the watchdog if there is none, and leaves it locked. It is started on a thread that is in
-// no namespace and no cgroup of a run: what a run has is to end with it.
-func startWatchdog(program string) {
-	watchdog.Lock()
-	if watchdog.Watchdog != nil {
-		return
+// watchdogTries bounds how often a watchdog is started for one container.
+const watchdogTries = 5
+
+// start starts the watchdog if there is none.
+func (k *keeper) start(program string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.program = program
+	return k.replace()
+}
+
+// watch has a process killed when this one dies.
+func (k *keeper) watch(pidfd int, program string) error {
+	own, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("having a container watched: %w", os.NewSyscallError("fcntl", err))
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.program, k.again = program, watchdogTries
+	for range watchdogTries {
+		if err = k.replace(); err == nil {
+			err = k.dog.Watch(own)
+		}
+		if err == nil {
+			k.watched = append(initproc.Living(k.watched), own)
+			return nil
+		}
+		if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+			break
+		}
+		k.stop()
+	}
+	return errors.Join(err, unix.Close(own))
+}
+
+// replace starts a watchdog where there is none, and gives it the containers that run. It is started on a thread that
+// is in no namespace and no cgroup of a run: what a run has is to end with it.
+func (k *keeper) replace() error {
+	if k.dog != nil {
+		return nil
+	}
+	var dog *initproc.Watchdog
+	var err error
 	started := make(chan struct{})
 	go func() {
 		defer close(started)
-		watchdog.Watchdog, watchdog.err = initproc.StartWatchdog(program)
+		dog, err = initproc.StartWatchdog(k.program)
+		if errors.Is(err, fs.ErrNotExist) { // another slipway's small program has taken the place of ours
+			dog, err = initproc.StartWatchdog("/proc/self/exe")
+		}
 	}()
 	<-started
+	if err != nil {
+		return err
+	}
+	k.dog = dog
+	go k.follow(dog)
+	k.watched = initproc.Living(k.watched)
+	for _, pidfd := range k.watched {
+		if err := dog.Watch(pidfd); err != nil {
+			k.stop()
+			return err
+		}
+	}
+	return nil
 }
 
-// watched has a process killed when this one dies.
-func watched(pidfd int, program string) error {
-	startWatchdog(program)
-	defer watchdog.Unlock()
-	if watchdog.err != nil {
-		return watchdog.err
+// follow waits for the end of a watchdog and starts another one if a container runs.
+func (k *keeper) follow(dog *initproc.Watchdog) {
+	dog.Wait()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.dog != dog {
+		return // it was stopped here
 	}
-	return watchdog.Watch(pidfd)
+	k.stop()
+	for k.again > 0 && k.dog == nil && len(k.watched) > 0 {
+		k.again--
+		_ = k.replace() // the next container tries again, and tells
+	}
+}
+
+// stop ends a watchdog that is of no use, and none of the containers that it may know.
+func (k *keeper) stop() {
+	_ = k.dog.Kill() // the error tells how it ended
+	k.dog = nil
+}
+
+// close ends the watchdog and what it watches.
+func (k *keeper) close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.dog == nil {
+		return nil
+	}
+	dog := k.dog
+	k.dog = nil
+	return dog.Close()
 }
 
 // Close ends what runs beside this process, at its end.
 func Close() {
-	watchdog.Lock()
-	defer watchdog.Unlock()
-	if watchdog.Watchdog != nil {
-		_ = watchdog.Watchdog.Close() // nothing runs any more
-		watchdog.Watchdog = nil
-	}
+	_ = watchdog.close() // nothing runs any more
 }

@@ -30,7 +30,11 @@ func StartWatchdog(program string) (*Watchdog, error) {
 	}
 	inner := os.NewFile(uintptr(pair[1]), "watchdog")
 	defer inner.Close()
+	err = unix.SetNonblock(pair[0], true) // so that no thread waits in Wait
 	w := &Watchdog{cmd: exec.Command(program, "init"), socket: os.NewFile(uintptr(pair[0]), "watchdog")}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("making the watchdog's socket: %w", err), w.socket.Close())
+	}
 	w.cmd.Env = []string{watchdogVariable + "=1", "GOMAXPROCS=1"}
 	w.cmd.Dir = "/"
 	w.cmd.ExtraFiles = []*os.File{inner}
@@ -41,18 +45,36 @@ func StartWatchdog(program string) (*Watchdog, error) {
 	return w, nil
 }
 
-// Watch has the process of a pidfd killed when this process dies.
+// Watch has the process of a pidfd killed when this process dies. The error is EPIPE or ECONNRESET if the watchdog is
+// dead.
 func (w *Watchdog) Watch(pidfd int) error {
-	err := unix.Sendmsg(int(w.socket.Fd()), []byte{0}, unix.UnixRights(pidfd), nil, unix.MSG_NOSIGNAL)
+	conn, err := w.socket.SyscallConn()
+	if err == nil {
+		var serr error
+		err = conn.Write(func(fd uintptr) bool {
+			serr = unix.Sendmsg(int(fd), []byte{0}, unix.UnixRights(pidfd), nil, unix.MSG_NOSIGNAL)
+			return !errors.Is(serr, unix.EAGAIN)
+		})
+		err = errors.Join(err, serr)
+	}
 	if err != nil {
 		return fmt.Errorf("having a container watched: %w", err)
 	}
 	return nil
 }
 
+// Wait returns when the watchdog is dead or closed: it sends nothing while it lives.
+func (w *Watchdog) Wait() { _, _ = w.socket.Read(make([]byte, 1)) }
+
 // Close ends the watchdog. Containers that still run are killed.
 func (w *Watchdog) Close() error {
 	return errors.Join(w.socket.Close(), w.cmd.Wait())
+}
+
+// Kill ends the watchdog alone.
+func (w *Watchdog) Kill() error {
+	_ = w.cmd.Process.Kill() // it may be dead
+	return w.Close()
 }
 
 // watch is the watchdog: it takes processes until the socket is closed, and kills them then.
@@ -68,20 +90,24 @@ func watch(socket int) {
 		if err != nil || n == 0 {
 			break
 		}
-		// Those that have ended need no watching.
-		alive := watched[:0]
-		for _, fd := range watched {
-			if unix.PidfdSendSignal(fd, 0, nil, 0) == nil {
-				alive = append(alive, fd)
-			} else {
-				_ = unix.Close(fd)
-			}
-		}
-		watched = append(alive, received(oob[:oobn])...)
+		watched = append(Living(watched), received(oob[:oobn])...)
 	}
 	for _, fd := range watched {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it may have ended
 	}
+}
+
+// Living closes pidfds of processes that have ended, which need no watching, and returns the others.
+func Living(pidfds []int) []int {
+	living := pidfds[:0]
+	for _, fd := range pidfds {
+		if errors.Is(unix.PidfdSendSignal(fd, 0, nil, 0), unix.ESRCH) {
+			_ = unix.Close(fd)
+		} else {
+			living = append(living, fd)
+		}
+	}
+	return living
 }
 
 // received are the descriptors of a message.
