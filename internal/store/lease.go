@@ -91,6 +91,18 @@ func (l *lease) release() error {
 	return errors.Join(err, os.Remove(l.dir+".lock"), l.lock.Close())
 }
 
+// endLease gives up the process's lease, if it has one.
+func (s *Store) endLease() error {
+	s.mu.Lock()
+	l := s.lease
+	s.lease = nil
+	s.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	return l.release()
+}
+
 // TempDir makes an empty directory below the process's lease. Whoever makes it removes it; if
 // the process dies, the next one does.
 func (s *Store) TempDir() (string, error) {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -94,6 +95,27 @@ func (c *child) kill() {
 		c.cmd.Process.Kill()
 		c.cmd.Wait()
 	}
+}
+
+// ownMounts runs the test that calls it again, in a mount namespace of its own, where it reports true: its mounts
+// end with that process.
+func ownMounts(t *testing.T) bool {
+	t.Helper()
+	const env = "SLIPWAY_STORE_TEST_MOUNTS"
+	if os.Getenv(env) != "" {
+		return true
+	}
+	needRoot(t)
+	self, err := os.Executable()
+	must(t, err)
+	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=2m")
+	cmd.Env = append(os.Environ(), env+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // private, says package syscall
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("in a mount namespace: %v\n%s", err, out)
+	}
+	return false
 }
 
 // say tells the parent that the child is where it is wanted, and stays there until the parent

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,23 +49,48 @@ CREATE TABLE IF NOT EXISTS blob_sources(digest TEXT NOT NULL, repository TEXT NO
 	return err
 }
 
-// toVersion3 gives the files of layers inodes of their own. Layers of version 2 share those of equal files, and go
-// on with it where there is no space for copies: a store on a full disk is to be opened, to be pruned.
+// toVersion3 gives the files of layers inodes of their own. Layers of version 2 share those of equal files. What
+// was done when the space does not do for the rest stays done.
 func toVersion3(s *Store, _ *sql.Tx) error {
 	dirs, err := filepath.Glob(filepath.Join(s.root, "layers", "*", "fs"))
 	if err != nil {
 		return err
 	}
-	for _, dir := range dirs {
+	for i, dir := range dirs {
 		err := s.unshare(dir)
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-			return nil
+		if isFull(err) {
+			return &noCopies{fullError{s.root}, sharedBytes(dirs[i:])}
 		}
 		if err != nil {
 			return fmt.Errorf("giving files of layer %s inodes of their own: %w", filepath.Base(filepath.Dir(dir)), err)
 		}
 	}
 	return nil
+}
+
+// noCopies says that there is no space for copies of files that layers share.
+type noCopies struct {
+	fullError
+	bytes int64 // of the files
+}
+
+func (e *noCopies) Error() string {
+	return fmt.Sprintf("%s for copies of files that its layers share, which take %s", &e.fullError, units.HumanSize(float64(e.bytes)))
+}
+
+// sharedBytes is how many bytes the copies take that the directories of layers still need.
+func sharedBytes(dirs []string) (n int64) {
+	names := map[uint64]int{} // by inode
+	for _, dir := range dirs {
+		shared, _ := sharedFiles(dir) // what cannot be read is not counted
+		for _, f := range shared {
+			names[f.entry.Inode] += len(f.names)
+			if names[f.entry.Inode] < int(f.entry.Nlink) { // the last directory keeps the file
+				n += f.entry.Size
+			}
+		}
+	}
+	return n
 }
 
 // toVersion4 has layer_blobs hold what was made here alone, and layers know the blob that they came as.
@@ -163,6 +189,28 @@ func (s *Store) upgradeAlone() (done bool, err error) {
 	return true, errors.Join(patiently(s.upgrade), s.use.lock(unix.LOCK_SH))
 }
 
+// upgradeError says that a step failed. The store has its old version and can be upgraded another time: the records are
+// as they were, and what a step did to files is right for either version and is not done twice.
+type upgradeError struct {
+	to  int
+	err error
+}
+
+func (e *upgradeError) Error() string {
+	return fmt.Sprintf("upgrading it to version %d: %v", e.to, e.err)
+}
+func (e *upgradeError) Unwrap() error { return e.err }
+
+// notUpgraded adds to an error of a store that was not upgraded for want of space what gives some. It is no error
+// of a full disk any more: what gives space back of other stores would have to upgrade this one first.
+func notUpgraded(err error) error {
+	var failed *upgradeError
+	if !errors.As(err, &failed) || !isFull(err) {
+		return err
+	}
+	return fmt.Errorf("%v: make room there and try again, nothing of the store is lost; the slipway that made it can prune it", err)
+}
+
 // upgrade takes the steps that the store has not behind it, in one transaction.
 func (s *Store) upgrade() error {
 	if _, err := s.db.Exec("PRAGMA journal_mode=WAL"); err != nil {
@@ -175,7 +223,7 @@ func (s *Store) upgrade() error {
 		}
 		for i, step := range steps[v:] {
 			if err := step(s, tx); err != nil {
-				return fmt.Errorf("upgrading it to version %d: %w", v+i+1, err)
+				return &upgradeError{v + i + 1, err}
 			}
 		}
 		if v > 0 { // what the steps did to files is not done again

@@ -41,6 +41,12 @@ PRAGMA user_version=1;
 func oldStore(t *testing.T, statements ...string) (root string) {
 	t.Helper()
 	root = filepath.Join(shm(t), "store")
+	makeOldStore(t, root, statements...)
+	return root
+}
+
+func makeOldStore(t *testing.T, root string, statements ...string) {
+	t.Helper()
 	for _, dir := range []string{"blobs/sha256", "layers", "builds", "caches", "containers", "tmp"} {
 		must(t, os.MkdirAll(filepath.Join(root, dir), 0o711))
 	}
@@ -51,7 +57,6 @@ func oldStore(t *testing.T, statements ...string) (root string) {
 		_, err := db.Exec(q)
 		must(t, err)
 	}
-	return root
 }
 
 // patient gives tests another patience.
@@ -155,6 +160,102 @@ func TestUpgradeUnsharesLayers(t *testing.T) {
 	}
 	if now, err := os.Lstat(b + "/own"); err != nil || !os.SameFile(own, now) {
 		t.Errorf("a file of one layer was replaced (%v)", err)
+	}
+}
+
+// Where there is no space for copies, an upgrade ends with what is needed, and goes on when there is: meanwhile the
+// store is what it was.
+func TestUpgradeOnFullDisk(t *testing.T) {
+	if !ownMounts(t) {
+		return
+	}
+	disk := shm(t)
+	must(t, unix.Mount("none", disk, "tmpfs", 0, "size=24m"))
+	t.Cleanup(func() { must(t, unix.Unmount(disk, 0)) })
+	root := filepath.Join(disk, "store")
+	makeOldStore(t, root, "INSERT INTO memo VALUES('kept','yes','')")
+	one, two := bytes.Repeat([]byte("1"), 1<<20), bytes.Repeat([]byte("2"), 4<<20)
+	for name, data := range map[string][]byte{"a/fs/one": one, "b/fs/two": two} {
+		name = filepath.Join(root, "layers", name)
+		must(t, errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, data, 0o644)))
+	}
+	c := filepath.Join(root, "layers/c/fs")
+	must(t, errors.Join(os.MkdirAll(c, 0o755), os.Link(c+"/../../a/fs/one", c+"/one"), os.Link(c+"/../../b/fs/two", c+"/two"), os.Link(c+"/two", c+"/twice")))
+	must(t, os.WriteFile(filepath.Join(root, "reserve"), make([]byte, reserveSize), 0o600))
+	filler, err := os.Create(filepath.Join(disk, "filler"))
+	must(t, err)
+	must(t, unix.Fallocate(int(filler.Fd()), 0, 0, (&Store{root: disk}).free()-3<<20))
+	nlink := func(name string, want uint64) {
+		t.Helper()
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(root, "layers", name), &st); err != nil || uint64(st.Nlink) != want {
+			t.Errorf("%s has %d names, %v, want %d", name, st.Nlink, err, want)
+		}
+	}
+	for range 2 { // trying again changes nothing
+		_, err = Open(root)
+		wantErr(t, err, "opening store "+root+": upgrading it to version 3: no space left on "+root+" for copies of files that its layers share, which take 4.194MB: make room there and try again")
+		if isFull(err) {
+			t.Error("the error has commands suggested that would have to open the store")
+		}
+		nlink("a/fs/one", 1)
+		nlink("b/fs/two", 3)
+		if fi, err := os.Lstat(filepath.Join(root, "reserve")); err != nil || fi.Size() != reserveSize {
+			t.Errorf("of the reserve was given up what helps nobody: %v, %v", fi.Size(), err)
+		}
+		if left, _ := os.ReadDir(filepath.Join(root, "tmp")); len(left) > 0 {
+			t.Errorf("these were left behind: %v", left)
+		}
+		db, err := sql.Open("sqlite", "file:"+filepath.Join(root, "meta.db"))
+		must(t, err)
+		var version, tables int
+		must(t, errors.Join(db.QueryRow("PRAGMA user_version").Scan(&version), db.QueryRow("SELECT count(*) FROM sqlite_schema WHERE name='blob_sources'").Scan(&tables), db.Close()))
+		if version != 1 || tables != 0 {
+			t.Errorf("the store has version %d, and %d of the tables of another one", version, tables)
+		}
+	}
+	must(t, errors.Join(filler.Truncate(0), filler.Close()))
+	s := open(t, root)
+	for name, want := range map[string]uint64{"a/fs/one": 1, "b/fs/two": 1, "c/fs/one": 1, "c/fs/two": 2, "c/fs/twice": 2} {
+		nlink(name, want)
+	}
+	for name, want := range map[string][]byte{"a/fs/one": one, "b/fs/two": two, "c/fs/one": one, "c/fs/twice": two} {
+		if got, err := os.ReadFile(filepath.Join(root, "layers", name)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s has %d bytes, %v, or others than before", name, len(got), err)
+		}
+	}
+	if v, found, err := s.Memo(t.Context(), "kept"); err != nil || !found || v != "yes" {
+		t.Errorf("the memo is %q, %t, %v", v, found, err)
+	}
+	must(t, s.Close())
+}
+
+// The copies of a layer's files are on the disk before one of them is in its place.
+func TestUpgradeSyncsCopies(t *testing.T) {
+	needRoot(t)
+	root := oldStore(t)
+	names := []string{"layers/a/fs/x", "layers/b/fs/x"}
+	for i, name := range names {
+		name = filepath.Join(root, name)
+		must(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		if i == 0 {
+			must(t, os.WriteFile(name, []byte("content"), 0o644))
+		} else {
+			must(t, os.Link(filepath.Join(root, names[0]), name))
+		}
+	}
+	was := syncfs
+	t.Cleanup(func() { syncfs = was })
+	var seen []uint64
+	syncfs = func(path string) error {
+		var st unix.Stat_t
+		must(t, unix.Lstat(filepath.Join(root, names[1]), &st))
+		seen = append(seen, uint64(st.Nlink))
+		return was(path)
+	}
+	open(t, root)
+	if fmt.Sprint(seen) != "[2 1]" { // the copies, and the upgrade
+		t.Errorf("when the store is synced the file has %v names, want 2 and then 1", seen)
 	}
 }
 

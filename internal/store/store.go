@@ -120,12 +120,13 @@ func (s *Store) open() (err error) {
 	}
 	for {
 		err = s.openRecords()
-		if !isFull(err) || !s.letGo(openSize) {
+		var database *databaseError // others are not helped by a little space
+		if !errors.As(err, &database) || !isFull(err) || !s.letGo(openSize) {
 			break
 		}
 	}
 	if err != nil {
-		return errors.Join(err, s.use.dir.Close())
+		return errors.Join(notUpgraded(err), s.endLease(), s.use.dir.Close())
 	}
 	return nil
 }
@@ -312,15 +313,7 @@ func (s *Store) Root() string { return s.root }
 
 // Close ends the use of the store and gives up the lease. What was not committed is deleted.
 func (s *Store) Close() error {
-	s.mu.Lock()
-	l := s.lease
-	s.lease = nil
-	s.mu.Unlock()
-	var err error
-	if l != nil {
-		err = l.release()
-	}
-	return errors.Join(err, s.closeRecords(), s.use.dir.Close())
+	return errors.Join(s.endLease(), s.closeRecords(), s.use.dir.Close())
 }
 
 // cancelled is an error of somebody whose context has ended.
