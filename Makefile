@@ -1,7 +1,7 @@
 # slipway's own build. `make help` lists the targets.
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-TAGS    := seccomp netgo osusergo
+TAGS    := seccomp netgo osusergo grpcnotrace
 LDFLAGS := -s -w -extldflags -static -X github.com/slipway-build/slipway/internal/cli.Version=$(VERSION)
 BASES   := build/tools/bases
 # Pinned: a new release must not turn an old commit red.

@@ -37,7 +37,7 @@ import (
 
 // tags and flags are those of the Makefile's build.
 const (
-	buildTags  = "seccomp netgo osusergo"
+	buildTags  = "seccomp netgo osusergo grpcnotrace"
 	buildFlags = "-s -w -extldflags -static"
 )
 

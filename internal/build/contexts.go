@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/moby/buildkit/client/llb"
@@ -119,11 +118,13 @@ func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	return pr
 }
 
-var httpURL = regexp.MustCompile("^https?://")
+func isHTTP(c string) bool {
+	return strings.HasPrefix(c, "http://") || strings.HasPrefix(c, "https://")
+}
 
 // isRemote reports whether a context is a URL, or a git repository in another form.
 func isRemote(c string) bool {
-	if httpURL.MatchString(c) {
+	if isHTTP(c) {
 		return true
 	}
 	_, isGit, err := dfgitutil.ParseGitRef(c)
@@ -136,7 +137,7 @@ func (in *inputs) dockerfile(path, dir string) {
 	switch {
 	case path == "-":
 		return
-	case httpURL.MatchString(path): // fetched later
+	case isHTTP(path): // fetched later
 		in.file = urlutil.RedactCredentials(path)
 		return
 	case path == "":
@@ -158,7 +159,7 @@ func (in *inputs) remote(r *Request) {
 func (in *inputs) inContext(path, context string) {
 	switch {
 	case path == "-":
-	case httpURL.MatchString(path):
+	case isHTTP(path):
 		in.file = urlutil.RedactCredentials(path)
 	case filepath.IsAbs(path):
 		in.dockerfile(path, "")
@@ -255,7 +256,7 @@ const maxRemoteDockerfile = 512 << 10
 // fetchDockerfile fetches a Dockerfile that -f names by a URL, with the engine.
 func (b *building) fetchDockerfile(ctx context.Context, opt engine.RunOptions) (err error) {
 	url := b.req.Dockerfile
-	if !httpURL.MatchString(url) || b.in.dirs[dockerfileName] != "" {
+	if !isHTTP(url) || b.in.dirs[dockerfileName] != "" {
 		return nil
 	}
 	def, err := llb.HTTP(url, llb.Filename("Dockerfile"), llb.WithCustomNamef("[internal] load %s", urlutil.RedactCredentials(url))).Marshal(ctx)

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
@@ -85,7 +86,7 @@ func pushAll(req *build.Request) {
 	}
 }
 
-var annotationType = regexp.MustCompile(`^([a-z-]+)(?:\[([A-Za-z0-9_/-]+)\])?$`)
+var annotationType = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([a-z-]+)(?:\[([A-Za-z0-9_/-]+)\])?$`) })
 
 // annotate adds the annotations to every output that is an image.
 func (o *outputFlags) annotate(req *build.Request) error {
@@ -118,7 +119,7 @@ func (o *outputFlags) annotate(req *build.Request) error {
 
 // annotationKey is an annotation as an output's attribute, "annotation-manifest[linux/arm64].KEY".
 func annotationKey(place, key string) (string, error) {
-	groups := annotationType.FindStringSubmatch(place)
+	groups := annotationType().FindStringSubmatch(place)
 	if groups == nil {
 		return "", fmt.Errorf("%q is no type with a platform, TYPE[OS/ARCH]", place)
 	}

@@ -4,14 +4,15 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode"
 )
 
 // In addresses of web servers a name alone may be a token; elsewhere it is part of the address. (The user
 // of an address ends at its last "@" before what net/url takes for the end of a host.)
 var (
-	webUser  = regexp.MustCompile(`(https?://)[^/?#\s"<>]*@`)
-	password = regexp.MustCompile(`([a-z][a-z0-9+.-]*://)[^/?#:\s"<>]*:[^/?#\s"<>]*@`)
+	webUser  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(https?://)[^/?#\s"<>]*@`) })
+	password = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`([a-z][a-z0-9+.-]*://)[^/?#:\s"<>]*:[^/?#\s"<>]*@`) })
 )
 
 // Redact takes names and passwords out of the addresses in a text.
@@ -19,14 +20,14 @@ func Redact(s string) string {
 	if !strings.Contains(s, "@") {
 		return s
 	}
-	s = webUser.ReplaceAllStringFunc(s, func(found string) string {
+	s = webUser().ReplaceAllStringFunc(s, func(found string) string {
 		scheme, user, _ := strings.Cut(found, "://")
 		if strings.Contains(user, ":") {
 			return scheme + "://xxxxx:xxxxx@" // BuildKit's mask
 		}
 		return scheme + "://xxxxx@"
 	})
-	return password.ReplaceAllString(s, "${1}xxxxx:xxxxx@")
+	return password().ReplaceAllString(s, "${1}xxxxx:xxxxx@")
 }
 
 // Clean takes out of a text of another machine's what it may have to command a terminal, all

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -260,12 +261,12 @@ func registryMessage(err error) string {
 }
 
 var (
-	queries  = regexp.MustCompile(`\?[^\s"']+`)
-	userinfo = regexp.MustCompile(`//[^/@\s"']+@`)
+	queries  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\?[^\s"']+`) })
+	userinfo = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`//[^/@\s"']+@`) })
 )
 
 // scrub takes what may be secret out of a text, the queries of addresses, which hold the
 // signatures of redirected downloads, and passwords before an "@"; and what commands a terminal.
 func scrub(s string) string {
-	return userinfo.ReplaceAllString(queries.ReplaceAllString(outbound.Clean(s), "?..."), "//...@")
+	return userinfo().ReplaceAllString(queries().ReplaceAllString(outbound.Clean(s), "?..."), "//...@")
 }

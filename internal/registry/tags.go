@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/pkg/reference"
@@ -30,7 +31,8 @@ const (
 	maxTags = 1_000_000
 )
 
-var anchoredTag = regexp.MustCompile("^" + dreference.TagRegexp.String() + "$")
+// validTag is the form that the OCI distribution specification gives a tag.
+var validTag = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$") })
 
 // Tags lists the tags of a repository in the order in which the registry, or the first of its mirrors
 // that answers, has them. Errors are those of [Client.Resolve].
@@ -102,7 +104,7 @@ func (e *endpoint) tags(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		for _, tag := range page.Tags {
-			if anchoredTag.MatchString(tag) { // nobody can use another
+			if validTag().MatchString(tag) { // nobody can use another
 				all = append(all, tag)
 			}
 		}

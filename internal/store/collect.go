@@ -88,7 +88,7 @@ func (s *Store) dropSteps(ctx context.Context, gone []Image) error {
 	maps.DeleteFunc(results, func(_ string, r Result) bool { return !unneeded(slices.Concat(r.Outputs...)) })
 	maps.DeleteFunc(memos, func(_, value string) bool {
 		var named layer.Snapshot
-		for _, id := range layerIn.FindAllString(value, -1) {
+		for _, id := range layerIn().FindAllString(value, -1) {
 			named = append(named, layer.ID(id))
 		}
 		return !unneeded(named)

@@ -89,7 +89,7 @@ func (e *databaseError) Error() string   { return e.text }
 func (e *databaseError) Unwrap() []error { return e.causes }
 
 // codeAtEnd is how the driver ends its messages.
-var codeAtEnd = regexp.MustCompile(`( \(\d+\))+$`)
+var codeAtEnd = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`( \(\d+\))+$`) })
 
 // say makes a sentence of an error of SQLite. What SQLite says of files is the number of an operation that
 // failed: why it did is found out by trying to write a file beside them.
@@ -99,7 +99,7 @@ func (s *Store) say(err error) error {
 		return err
 	}
 	path := filepath.Join(s.root, "meta.db")
-	e := &databaseError{text: "using " + path + ": " + codeAtEnd.ReplaceAllString(failed.Error(), ""), causes: []error{failed}}
+	e := &databaseError{text: "using " + path + ": " + codeAtEnd().ReplaceAllString(failed.Error(), ""), causes: []error{failed}}
 	var why error
 	switch failed.Code() & 0xff {
 	case codeBusy, codeLocked, codeProtocol:

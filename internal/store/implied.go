@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -127,13 +128,13 @@ func (s *Store) overPrefix() string { return "over-" + digest.FromString(s.boot)
 
 // overName is the name of a directory that is stacked on a layer. Those of slipways that did not tell the boot are
 // left alone, as a container may have them.
-var overName = regexp.MustCompile("^over-[0-9a-f]{8}-[0-9a-f]{16}$")
+var overName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("^over-[0-9a-f]{8}-[0-9a-f]{16}$") })
 
 // dropOldOvers removes what was stacked on a layer before this boot.
 func (s *Store) dropOldOvers(home string) {
 	entries, _ := os.ReadDir(home)
 	for _, e := range entries {
-		if overName.MatchString(e.Name()) && !strings.HasPrefix(e.Name(), s.overPrefix()) {
+		if overName().MatchString(e.Name()) && !strings.HasPrefix(e.Name(), s.overPrefix()) {
 			_ = os.RemoveAll(filepath.Join(home, e.Name())) // what stays is tried again
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // environment begins the lines of a key that have values in them: build arguments and the environment of
@@ -20,7 +21,7 @@ import (
 // what the value may have been.
 const environment = "environment "
 
-var coded = regexp.MustCompile(`^environment (.*) ~[0-9a-f]{16}$`)
+var coded = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^environment (.*) ~[0-9a-f]{16}$`) })
 
 // Masked returns the lines of a key as they are recorded, without the values in them. Lines that were
 // masked stay as they are.
@@ -59,7 +60,7 @@ func WithoutValues(lines ...string) []string {
 	for _, line := range lines {
 		if name, _, ok := valued(line); ok {
 			line = environment + name
-		} else if m := coded.FindStringSubmatch(line); m != nil {
+		} else if m := coded().FindStringSubmatch(line); m != nil {
 			line = environment + m[1]
 		}
 		out = append(out, line)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 )
 
 // maskResults masks the lines of all results, which had values in them in version 1. Results whose
@@ -49,8 +50,10 @@ func (s *Store) maskResult(tx *sql.Tx, key string) error {
 
 // What records of builds said about values in version 1: JSON strings, up to their end.
 var (
-	toldValue = regexp.MustCompile(`("(?:changed|no longer there): environment (?:\\")?[^=" ]+)=(?:[^"\\]|\\.)*"`)
-	passedArg = regexp.MustCompile(`("--build-arg(?:=|",\s*")[^=" ]+)=(?:[^"\\]|\\.)*"`)
+	toldValue = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`("(?:changed|no longer there): environment (?:\\")?[^=" ]+)=(?:[^"\\]|\\.)*"`)
+	})
+	passedArg = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`("--build-arg(?:=|",\s*")[^=" ]+)=(?:[^"\\]|\\.)*"`) })
 )
 
 // maskBuilds takes the values of arguments and environments out of the records of builds.
@@ -64,7 +67,7 @@ func (s *Store) maskBuilds() error {
 		if err != nil {
 			return err
 		}
-		masked := passedArg.ReplaceAll(toldValue.ReplaceAll(old, []byte(`$1"`)), []byte(`$1=..."`))
+		masked := passedArg().ReplaceAll(toldValue().ReplaceAll(old, []byte(`$1"`)), []byte(`$1=..."`))
 		if string(masked) == string(old) {
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -143,8 +144,8 @@ func (r *reach) addResults(ctx context.Context) error {
 
 // digests and layers as memos may name them.
 var (
-	digestIn = regexp.MustCompile(`\bsha256:[0-9a-f]{64}\b`)
-	layerIn  = regexp.MustCompile(`\b[0-9a-f]{12}-[0-9]+\b`)
+	digestIn = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\bsha256:[0-9a-f]{64}\b`) })
+	layerIn  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\b[0-9a-f]{12}-[0-9]+\b`) })
 )
 
 // addMemos adds what memos name: a download, or the form of a layer that was made of another one.
@@ -154,10 +155,10 @@ func (r *reach) addMemos(ctx context.Context) error {
 		return err
 	}
 	for _, value := range memos {
-		for _, d := range digestIn.FindAllString(value, -1) {
+		for _, d := range digestIn().FindAllString(value, -1) {
 			r.blobs[digest.Digest(d)] = true
 		}
-		for _, id := range layerIn.FindAllString(value, -1) {
+		for _, id := range layerIn().FindAllString(value, -1) {
 			r.layers[layer.ID(id)] = true
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/gitutil"
@@ -45,7 +46,7 @@ type Request struct {
 	SSHAgent, KnownHosts string
 }
 
-var hexadecimal = regexp.MustCompile("^[a-fA-F0-9]+$")
+var hexadecimal = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("^[a-fA-F0-9]+$") })
 
 // Parse reads an operation.
 func Parse(op *pb.SourceOp) (*Request, error) {
@@ -119,7 +120,7 @@ func (r *Request) check() error {
 		return fmt.Errorf("invalid git ref %q", r.Ref)
 	case strings.HasPrefix(r.Remote, "-"):
 		return fmt.Errorf("invalid git remote %q", r.Remote)
-	case r.Checksum != "" && !hexadecimal.MatchString(r.Checksum):
+	case r.Checksum != "" && !hexadecimal().MatchString(r.Checksum):
 		return fmt.Errorf("invalid checksum %s for Git URL, expected hex commit hash", r.Checksum)
 	case r.FetchByCommit && r.Checksum == "" && !gitutil.IsCommitSHA(r.Ref):
 		return errors.New("fetch-by-commit requires a checksum or a commit SHA ref")

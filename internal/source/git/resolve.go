@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/moby/buildkit/util/gitutil"
 )
@@ -76,14 +77,14 @@ func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*Commit, err
 	return r.choose(asked, string(out))
 }
 
-var defaultBranchLine = regexp.MustCompile(`refs/heads/(\S+)`)
+var defaultBranchLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`refs/heads/(\S+)`) })
 
 func defaultBranch(ctx context.Context, git *session, r *Request) (string, error) {
 	out, err := git.Run(ctx, "ls-remote", "--symref", "--", git.remote, "HEAD")
 	if err != nil {
 		return "", fmt.Errorf("error fetching default branch for repository %s: %w", r, err)
 	}
-	m := defaultBranchLine.FindStringSubmatch(string(out))
+	m := defaultBranchLine().FindStringSubmatch(string(out))
 	if m == nil {
 		return "", fmt.Errorf("could not find default branch for repository: %s", r)
 	}
