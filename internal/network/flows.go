@@ -1,8 +1,12 @@
 package network
 
 import (
+	"context"
+	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
@@ -23,7 +27,13 @@ type flow struct {
 	// when the flow is over.
 	sent     chan struct{}
 	sentOnce sync.Once
+	wide     bool
 	joined   bool // it is established; flows.mu
+	in       *inner
+	out      *net.TCPConn
+
+	last atomic.Int64 // when the last datagram came, in nanoseconds
+	pair *pair        // of addresses that exchange them; flows.mu
 }
 
 func (f *flow) setSent() { f.sentOnce.Do(func() { close(f.sent) }) }
@@ -39,27 +49,77 @@ func (f *flow) isSent() bool {
 
 // flows are connections, of which there may be so many.
 type flows struct {
-	max int
+	max, wide int
 
 	mu      sync.Mutex
 	now     map[*flow]struct{}
-	full    bool // there will be no more
-	stopped bool // none of them goes on
+	waiting int
+	ended   chan struct{} // closed, and replaced, when one that others wait for has ended
+	full    bool          // there will be no more
+	stopped bool          // none of them goes on
 	all     sync.WaitGroup
 	joined  sync.WaitGroup // those of all that are established
 }
 
-// begin returns nil when there may not be one more.
-func (f *flows) begin(e ends) *flow {
+// begin waits until there may be one more. It returns nil when there will be none.
+func (f *flows) begin(ctx context.Context, e ends) *flow {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.full || len(f.now) >= f.max {
+	for !f.full && len(f.now) >= f.max {
+		if f.ended == nil {
+			f.ended = make(chan struct{})
+		}
+		ended := f.ended
+		f.waiting++
+		f.mu.Unlock()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		}
+		f.mu.Lock()
+		f.waiting--
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+	if f.full {
 		return nil
 	}
+	return f.add(e)
+}
+
+// replace is begin for pairs of addresses: a new one ends the one that has been quiet for longest.
+func (f *flows) replace(e ends) *flow {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.now) >= f.max {
+		var oldest *flow
+		for one := range f.now {
+			if one.pair != nil && (oldest == nil || one.last.Load() < oldest.last.Load()) {
+				oldest = one
+			}
+		}
+		if oldest == nil {
+			return nil
+		}
+		delete(f.now, oldest)
+		oldest.pair.close()
+	}
+	if f.full {
+		return nil
+	}
+	return f.add(e)
+}
+
+func (f *flows) add(e ends) *flow {
 	if f.now == nil {
 		f.now = map[*flow]struct{}{}
 	}
-	one := &flow{ends: e, sent: make(chan struct{})}
+	one := &flow{ends: e, sent: make(chan struct{}), wide: f.wide > 0}
+	if one.wide {
+		f.wide--
+	}
+	one.last.Store(time.Now().UnixNano())
 	f.now[one] = struct{}{}
 	f.all.Add(1)
 	return one
@@ -70,17 +130,31 @@ func (f *flows) end(one *flow) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.now, one)
+	if one.wide {
+		f.wide++
+	}
+	if f.ended != nil {
+		close(f.ended)
+		f.ended = nil
+	}
 	f.all.Done()
 }
 
+// use has a pair of addresses go on until it is closed.
+func (f *flows) use(one *flow, p *pair) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	one.pair = p
+}
+
 // join reports whether a flow that was established may go on; leave ends it then.
-func (f *flows) join(one *flow) (leave func(), ok bool) {
+func (f *flows) join(one *flow, in *inner, out *net.TCPConn) (leave func(), ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.stopped {
 		return nil, false
 	}
-	one.joined = true
+	one.joined, one.in, one.out = true, in, out
 	f.joined.Add(1)
 	return f.joined.Done, true
 }

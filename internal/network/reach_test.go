@@ -334,8 +334,8 @@ func sendPackets(packets ...[]byte) error {
 }
 
 // ipv4SYN asks for a connection from an address of somebody else.
-func ipv4SYN(to netip.AddrPort) []byte {
-	b := make([]byte, header.IPv4MinimumSize+header.TCPMinimumSize)
+func ipv4SYN(to netip.AddrPort, data ...byte) []byte {
+	b := append(make([]byte, header.IPv4MinimumSize+header.TCPMinimumSize), data...)
 	ip := header.IPv4(b)
 	ip.Encode(&header.IPv4Fields{TotalLength: uint16(len(b)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber),
 		SrcAddr: tcpip.AddrFrom4([4]byte{10, 9, 9, 9}), DstAddr: tcpip.AddrFrom4(to.Addr().As4())})
@@ -366,36 +366,6 @@ func TestIsolated(t *testing.T) {
 	for _, to := range []string{addr.String(), netip.AddrPortFrom(Gateway, addr.Port()).String()} {
 		if _, err := dial(t, n, "tcp", to); !errors.Is(err, unix.ENETUNREACH) {
 			t.Errorf("connecting to %s: got %v, want no way there", to, err)
-		}
-	}
-}
-
-func TestFlowsAreBounded(t *testing.T) {
-	n := namespace(t, Options{})
-	n.out.tcpFlows.mu.Lock()
-	n.out.tcpFlows.max = 2
-	n.out.tcpFlows.mu.Unlock()
-	var release []func()
-	addr := serve(t, hostAddr.String()+":0", func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c); _ = c.Close() })
-	for range 2 {
-		c, err := dial(t, n, "tcp", addr.String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		release = append(release, func() { _ = c.Close() })
-	}
-	if _, err := dial(t, n, "tcp", addr.String()); !errors.Is(err, unix.ECONNREFUSED) {
-		t.Errorf("the third connection of two: got %v, want it refused", err)
-	}
-	release[0]()
-	for {
-		c, err := dial(t, n, "tcp", addr.String())
-		if err == nil {
-			_ = c.Close()
-			break
-		}
-		if !errors.Is(err, unix.ECONNREFUSED) {
-			t.Fatal(err)
 		}
 	}
 }

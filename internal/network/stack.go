@@ -36,24 +36,13 @@ type outlet struct {
 	started            atomic.Bool   // there is a stack
 }
 
-// maxFlows is the number of connections of one namespace at a time, attempts included, and as much
-// for pairs of addresses that exchange datagrams. Each is a descriptor of this process and has buffers in it.
-const maxFlows = 1024
-
-// The buffers of a connection. What they bridge is the way to the process on this machine.
-const (
-	minBuffer     = 4 << 10
-	defaultBuffer = 256 << 10
-	maxBuffer     = 512 << 10
-)
-
 // open begins to read from tun, which it closes in the end.
 func open(tun int, policy *policy) (*outlet, error) {
 	o := &outlet{policy: policy, tun: os.NewFile(uintptr(tun), tunDevice), ended: make(chan struct{})}
 	if err := o.tun.SetReadDeadline(time.Time{}); err != nil { // Go was refused to wait for it, and keeps the reason to itself
 		return nil, errors.Join(fmt.Errorf("waiting for packets of %s: %w (is the limit fs.epoll.max_user_watches reached?)", tunDevice, err), o.tun.Close())
 	}
-	o.tcpFlows.max, o.udpFlows.max = maxFlows, maxFlows
+	o.tcpFlows.max, o.tcpFlows.wide, o.udpFlows.max = maxConnections, wideConnections, maxPairs
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	go o.run()
 	return o, nil
@@ -162,14 +151,10 @@ func (o *outlet) newStack() (*stack.Stack, *fdbased.InjectableEndpoint, error) {
 	if err != nil {
 		return s, nil, fmt.Errorf("writing to %s: %w", tunDevice, err)
 	}
-	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
+	sack := tcpip.TCPSACKEnabled(true)
 	for _, err := range []tcpip.Error{
 		s.SetTransportProtocolOption(tcp.ProtocolNumber, &sack),
-		s.SetTransportProtocolOption(tcp.ProtocolNumber, &moderate),
-		s.SetTransportProtocolOption(tcp.ProtocolNumber, &receive),
-		s.SetTransportProtocolOption(tcp.ProtocolNumber, &send),
+		setLimits(s),
 		s.CreateNIC(nic, link),
 		// It answers for all addresses there are.
 		s.SetPromiscuousMode(nic, true),
@@ -180,7 +165,7 @@ func (o *outlet) newStack() (*stack.Stack, *fdbased.InjectableEndpoint, error) {
 		}
 	}
 	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}, {Destination: header.IPv6EmptySubnet, NIC: nic}})
-	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, 0, maxFlows, o.tcp).HandlePacket)
+	s.SetTransportProtocolHandler(tcp.ProtocolNumber, o.forwarder(s))
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, o.udp).HandlePacket)
 	return s, link, nil
 }

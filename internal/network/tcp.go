@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -22,13 +24,16 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 		r.Complete(true)
 		return
 	}
-	f := o.tcpFlows.begin(ends)
+	f := o.tcpFlows.begin(o.ctx, ends)
 	if f == nil {
 		r.Complete(true)
 		return
 	}
 	defer o.tcpFlows.end(f)
-	var dialer net.Dialer
+	dialer := net.Dialer{Control: narrowBuffers.set}
+	if f.wide {
+		dialer.Control = wideBuffers.set
+	}
 	conn, err := dialer.DialContext(o.ctx, "tcp", target.String())
 	if err != nil {
 		r.Complete(true)
@@ -43,8 +48,11 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 		_ = outer.Close()
 		return
 	}
-	in := &inner{TCPConn: gonet.NewTCPConn(&queue, ep), ep: ep}
-	leave, ok := o.tcpFlows.join(f)
+	in := &inner{TCPConn: gonet.NewTCPConn(&queue, ep), ep: ep, queue: &queue}
+	if f.wide {
+		widen(ep)
+	}
+	leave, ok := o.tcpFlows.join(f, in, outer)
 	if !ok {
 		breakOff(in, outer)
 		return
@@ -52,33 +60,82 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 	defer leave()
 	stop := context.AfterFunc(o.ctx, func() { f.stop(in, outer) })
 	defer stop()
-	f.join(in, outer)
+	f.join(o.ctx, in, outer)
 }
 
 // inner is a process's connection.
 type inner struct {
 	*gonet.TCPConn
-	ep tcpip.Endpoint
+	ep    tcpip.Endpoint
+	queue *waiter.Queue
+}
+
+// closeAndWait waits until the process has all that was sent to it.
+func (in *inner) closeAndWait(ctx context.Context) {
+	over, changed := waiter.NewChannelEntry(waiter.EventHUp)
+	in.queue.EventRegister(&over)
+	defer in.queue.EventUnregister(&over)
+	_ = in.Close()
+	for {
+		switch tcp.EndpointState(in.ep.State()) {
+		case tcp.StateClose, tcp.StateError, tcp.StateTimeWait:
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// closeAndWait waits until the peer has all that was sent to it, which the kernel tells only who asks.
+func closeAndWait(ctx context.Context, out *net.TCPConn) {
+	defer out.Close()
+	for wait := time.Millisecond; !delivered(out); wait = min(2*wait, time.Second) {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func delivered(out *net.TCPConn) bool {
+	raw, err := out.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var info *unix.TCPInfo
+	cerr := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
+	if cerr != nil || err != nil {
+		return true
+	}
+	switch info.State {
+	case unix.BPF_TCP_FIN_WAIT2, unix.BPF_TCP_TIME_WAIT, unix.BPF_TCP_CLOSE:
+		return true
+	}
+	return false
 }
 
 // join copies both ways until both have ended. What breaks on one side breaks on the other: an end
-// that was none would look like a complete answer.
-func (f *flow) join(in *inner, out *net.TCPConn) {
+// that was none would look like a complete answer. Until both sides have everything, it has buffers.
+func (f *flow) join(ctx context.Context, in *inner, out *net.TCPConn) {
 	var both sync.WaitGroup
 	both.Go(func() {
-		if err := carry(out, in); err != nil || out.CloseWrite() != nil {
+		if err := f.carry(out, in); err != nil || out.CloseWrite() != nil {
 			breakOff(in, out)
 		}
 		f.setSent()
 	})
 	both.Go(func() {
-		if err := carry(in, out); err != nil || in.CloseWrite() != nil {
+		if err := f.carry(in, out); err != nil || in.CloseWrite() != nil {
 			breakOff(in, out)
 		}
 	})
 	both.Wait()
-	_ = in.Close()
-	_ = out.Close()
+	in.closeAndWait(ctx)
+	closeAndWait(ctx, out)
 }
 
 // stop ends a connection at once. What the process has sent in full stays with the host's kernel.
@@ -96,12 +153,20 @@ func breakOff(in *inner, out *net.TCPConn) {
 	in.ep.Abort() // whoever reads from it sees an ordinary end
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+var wideCopies, narrowCopies = copies(wideCopy), copies(narrowCopy)
+
+func copies(size int) *sync.Pool {
+	return &sync.Pool{New: func() any { b := make([]byte, size); return &b }}
+}
 
 // carry copies until the end of src.
-func carry(dst io.Writer, src io.Reader) error {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+func (f *flow) carry(dst io.Writer, src io.Reader) error {
+	pool := narrowCopies
+	if f.wide {
+		pool = wideCopies
+	}
+	buf := pool.Get().(*[]byte)
+	defer pool.Put(buf)
 	for {
 		n, err := src.Read(*buf)
 		if n > 0 {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
@@ -33,7 +34,7 @@ func (o *outlet) udp(r *udp.ForwarderRequest) (handled bool) {
 	if !ok {
 		return false // the process is told that nobody is there
 	}
-	f := o.udpFlows.begin(ends)
+	f := o.udpFlows.replace(ends)
 	if f == nil {
 		return true // it is lost, as datagrams may be
 	}
@@ -43,43 +44,43 @@ func (o *outlet) udp(r *udp.ForwarderRequest) (handled bool) {
 		o.udpFlows.end(f)
 		return false
 	}
-	in := gonet.NewUDPConn(&queue, ep)
+	ep.SocketOptions().SetReceiveBufferSize(pairReceive, true)
+	p := &pair{in: gonet.NewUDPConn(&queue, ep), ep: ep}
 	idle := udpIdle
 	if ends.wanted.Port() == dnsPort {
 		idle = dnsIdle
 	}
 	go func() {
 		defer o.udpFlows.end(f)
-		dialer := net.Dialer{Control: noBroadcast}
+		dialer := net.Dialer{Control: pairSocket}
 		out, err := dialer.DialContext(o.ctx, "udp", target.String())
 		if err != nil {
-			_ = in.Close()
+			_ = p.in.Close()
 			return
 		}
-		o.exchange(in, out, idle)
+		p.out = out.(*net.UDPConn)
+		o.exchange(f, p, idle)
 	}()
 	return true
 }
 
-// noBroadcast takes away what Go allows all sockets for datagrams.
-func noBroadcast(_, _ string, c syscall.RawConn) (err error) {
+// pairSocket bounds buffers, and takes away what Go allows all sockets for datagrams.
+func pairSocket(network, address string, c syscall.RawConn) (err error) {
 	cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0) })
-	if cerr != nil {
-		return cerr
-	}
-	return err
+	return errors.Join(cerr, err, pairBuffers.set(network, address, c))
 }
 
-// exchange copies datagrams both ways until none has come for a while, or one side is gone.
-func (o *outlet) exchange(in, out net.Conn, idle time.Duration) {
-	stop := context.AfterFunc(o.ctx, func() { closeAll(in, out) })
+// exchange copies datagrams both ways until none has come for a while, one side is gone, or another
+// pair takes the place of this one.
+func (o *outlet) exchange(f *flow, p *pair, idle time.Duration) {
+	o.udpFlows.use(f, p)
+	stop := context.AfterFunc(o.ctx, p.close)
 	defer stop()
-	var last atomic.Int64 // when the last one came, in nanoseconds
 	var both sync.WaitGroup
-	for _, way := range [][2]net.Conn{{in, out}, {out, in}} {
+	for _, way := range [][2]net.Conn{{p.in, p.out}, {p.out, p.in}} {
 		both.Go(func() {
-			defer closeAll(in, out)
-			passDatagrams(way[0], way[1], idle, &last)
+			defer p.close()
+			passDatagrams(way[0], way[1], idle, &f.last)
 		})
 	}
 	both.Wait()
@@ -106,8 +107,14 @@ func passDatagrams(from, to net.Conn, idle time.Duration, last *atomic.Int64) {
 	}
 }
 
-func closeAll(conns ...net.Conn) {
-	for _, c := range conns {
-		_ = c.Close() // what was to be sent is sent, or lost
-	}
+// pair is a pair of addresses that exchange datagrams.
+type pair struct {
+	in  *gonet.UDPConn // the process's
+	ep  tcpip.Endpoint
+	out *net.UDPConn
+}
+
+func (p *pair) close() { // what was to be sent is sent, or lost
+	_ = p.in.Close()
+	_ = p.out.Close()
 }
