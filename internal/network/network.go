@@ -93,5 +93,6 @@ func outward(network, to string) (netip.Addr, bool) {
 	}
 	defer conn.Close()
 	local := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
-	return local, outside(local)
+	// The own ones are those of a host that is itself in a network of this package.
+	return local, outside(local) || local == address || local == address6
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 const (
 	inside     = "_NETWORK_TEST"
 	toBeKilled = "_NETWORK_TEST_KILLED"
+	toNest     = "_NETWORK_TEST_NESTED"
 )
 
 var (
@@ -50,6 +52,13 @@ func TestMain(m *testing.M) {
 	}
 	if os.Getenv(toBeKilled) != "" {
 		waitToBeKilled() // on the host of the test that does it
+	}
+	if addrs := strings.Fields(os.Getenv(toNest)); len(addrs) > 0 { // in a network of the test
+		if err := nest(addrs); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	if err := makeHost(); err != nil {
 		fmt.Fprintln(os.Stderr, "making the network of the tests:", err)
