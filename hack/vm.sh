@@ -13,6 +13,8 @@ if ! ls "$dir"/kernel/boot/vmlinuz-* >/dev/null 2>&1; then
 	image=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p' | head -n 1)
 	(cd "$dir" && apt-get download -qq "$image" && dpkg-deb -x "$image"_*.deb kernel)
 fi
+flags=
+for flag; do flags="$flags '$flag'"; done
 release=$(basename "$dir"/kernel/boot/vmlinuz-* | cut -d- -f2-)
 cp -r "$dir/kernel/lib/modules" "$root/lib/"
 depmod -b "$root" "$release"
@@ -48,7 +50,7 @@ mount -t securityfs security /sys/kernel/security; mount -t cgroup2 cgroup /sys/
 mkdir /sys/fs/cgroup/user; echo 1 >/sys/fs/cgroup/user/cgroup.procs; echo "+memory +pids +cpu +cpuset" >/sys/fs/cgroup/cgroup.subtree_control
 modprobe overlay; modprobe tun; ip link set lo up
 modprobe dummy; ip link add out type dummy; ip addr add 198.51.100.2/24 dev out; ip link set out up; ip route add default dev out
-cd /test && ./sandbox.test -test.v $* 2>&1 && echo "the virtual machine's tests passed"
+cd /test && ./sandbox.test -test.v $flags 2>&1 && echo "the virtual machine's tests passed"
 poweroff -f
 INIT
 chmod +x "$root/init" "$root/second"

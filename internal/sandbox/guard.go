@@ -30,8 +30,8 @@ type joined struct{ dir, parent string }
 // guardPrefix begins the names of guards' cgroups.
 const guardPrefix = "slipway-guard-"
 
-// guardTries bounds how often a guard is made when another process takes it for a dead one's.
-const guardTries = 5
+// guardTries bounds how often a guard is made when another process takes it for a dead one's, or what it needs away.
+const guardTries = 100
 
 // devicesCgroup is the directory of this process's own cgroup in the v1 hierarchy of devices; ""
 // when there is none. In cgroup v2 rules for devices are BPF programs, which belong to cgroups of processes: there,
@@ -77,15 +77,7 @@ func (g *guard) guardProcesses(limit int64) error {
 	if parent := ownCgroupOf("pids"); parent != "" {
 		err = g.join(parent, "tasks", func(dir string) error { return writeCgroup(filepath.Join(dir, "pids.max"), text) })
 	} else if parent := unifiedCgroup(); parent != "" {
-		err = g.join(parent, "cgroup.threads", func(dir string) error {
-			if err := writeCgroup(filepath.Join(dir, "cgroup.type"), "threaded"); err != nil {
-				return err
-			}
-			if err := writeCgroup(filepath.Join(parent, "cgroup.subtree_control"), "+pids"); err != nil {
-				return err
-			}
-			return writeCgroup(filepath.Join(dir, "pids.max"), text)
-		})
+		err = g.join(parent, "cgroup.threads", func(dir string) error { return limitThreads(parent, dir, text) })
 	}
 	if err != nil {
 		return fmt.Errorf("limiting processes: %w", err)
@@ -99,23 +91,23 @@ func (g *guard) join(parent, threads string, limit func(dir string) error) error
 	j := joined{dir: filepath.Join(parent, guardPrefix+g.id), parent: parent}
 	var err error
 	for range guardTries {
-		err = os.Mkdir(j.dir, 0o755)
-		if err == nil {
-			err = limit(j.dir)
+		if err := os.Mkdir(j.dir, 0o755); err != nil {
+			return err
 		}
+		err = limit(j.dir)
 		if err == nil {
 			err = writeCgroup(filepath.Join(j.dir, threads), "0")
 		}
+		if err == nil {
+			g.joined = append(g.joined, j)
+			return nil
+		}
+		_ = os.Remove(j.dir) // it may not be there
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			break
 		}
 	}
-	if err != nil {
-		_ = os.Remove(j.dir) // it may not be there
-		return err
-	}
-	g.joined = append(g.joined, j)
-	return nil
+	return err
 }
 
 // leave moves the thread back and removes the cgroups, in which all processes have ended.

@@ -42,6 +42,7 @@ func TestHelper(t *testing.T) {
 		})
 	}
 	all.Wait()
+	Close()
 }
 
 // helper is a process of TestHelper.
@@ -50,6 +51,7 @@ type helper struct {
 	cmd     *exec.Cmd
 	out     lockedBuffer
 	in      io.WriteCloser
+	id      string // of its containers, without their numbers
 	mark    string // an argument of processes of its containers
 	started int
 }
@@ -58,8 +60,8 @@ func (l *lab) helper() *helper {
 	l.t.Helper()
 	n := ids.Add(1)
 	h := &helper{l: l, mark: fmt.Sprintf("8%d.%d", os.Getpid(), n), cmd: exec.Command("/proc/self/exe", "-test.run", "^TestHelper$")}
-	id := fmt.Sprintf("slipway-test-%d-killed-%d-", os.Getpid(), n)
-	h.cmd.Env = append(os.Environ(), "SLIPWAY_TEST_HELPER="+l.t.TempDir(), "SLIPWAY_TEST_IMAGE="+l.image, "SLIPWAY_TEST_ID="+id)
+	h.id = fmt.Sprintf("slipway-test-%d-killed-%d-", os.Getpid(), n)
+	h.cmd.Env = append(os.Environ(), "SLIPWAY_TEST_HELPER="+l.t.TempDir(), "SLIPWAY_TEST_IMAGE="+l.image, "SLIPWAY_TEST_ID="+h.id)
 	if !l.linked {
 		h.cmd.Env = append(h.cmd.Env, "SLIPWAY_TEST_RUNTIME=runc")
 	}
@@ -78,11 +80,11 @@ func (l *lab) helper() *helper {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 		for i := range h.started { // what is killed leaves its cgroups, empty
-			if err := removeCgroups(fmt.Sprint("/", id, i)); err != nil {
+			if err := removeCgroups(fmt.Sprint("/", h.id, i)); err != nil {
 				l.t.Error(err)
 			}
-			for _, parent := range []string{ownCgroupOf("pids"), devicesCgroup(), unifiedCgroup()} {
-				if err := removeCgroup(filepath.Join(parent, fmt.Sprint(guardPrefix, id, i))); parent != "" && err != nil {
+			for _, guard := range h.guards(i) {
+				if err := removeCgroup(guard); err != nil {
 					l.t.Error(err)
 				}
 			}
@@ -107,6 +109,24 @@ func (h *helper) run(script string) {
 		}
 		return strings.Contains(out, ready)
 	})
+}
+
+// guards are the guards' cgroups of a container.
+func (h *helper) guards(container int) (dirs []string) {
+	for _, parent := range []string{ownCgroupOf("pids"), devicesCgroup(), unifiedCgroup()} {
+		if parent != "" {
+			dirs = append(dirs, filepath.Join(parent, fmt.Sprint(guardPrefix, h.id, container)))
+		}
+	}
+	return dirs
+}
+
+// end lets the helper end with its containers.
+func (h *helper) end() {
+	h.l.t.Helper()
+	if err := errors.Join(h.in.Close(), h.cmd.Wait()); err != nil {
+		h.l.t.Error(err)
+	}
 }
 
 func (h *helper) kill() {

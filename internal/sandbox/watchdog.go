@@ -129,4 +129,7 @@ func (k *keeper) close() error {
 // Close ends what runs beside this process, at its end.
 func Close() {
 	_ = watchdog.close() // nothing runs any more
+	if passedOn.Load() {
+		_ = restorePids(unifiedCgroup()) // the next slipway there tries again
+	}
 }
