@@ -93,8 +93,11 @@ func widen(ep tcpip.Endpoint) {
 func (o *outlet) forwarder(s *stack.Stack) func(stack.TransportEndpointID, *stack.PacketBuffer) bool {
 	next := tcp.NewForwarder(s, narrowReceive, 2*maxConnections, o.tcp).HandlePacket
 	return func(id stack.TransportEndpointID, p *stack.PacketBuffer) bool {
-		if p.Data().Size() > 0 && header.TCP(p.TransportHeader().Slice()).Flags().Contains(header.TCPFlagSyn) {
-			return true
+		if h := header.TCP(p.TransportHeader().Slice()); h.Flags().Contains(header.TCPFlagSyn) {
+			if p.Data().Size() > 0 {
+				return true
+			}
+			raiseSegments(h)
 		}
 		return next(id, p)
 	}

@@ -186,3 +186,9 @@ func hello(c *net.TCPConn) {
 	_, _ = io.WriteString(c, "hello")
 	_ = c.Close()
 }
+
+// tinySegments has a socket ask for the least that the kernel allows to ask for.
+func tinySegments(_, _ string, c syscall.RawConn) (err error) {
+	cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 88) })
+	return errors.Join(cerr, err)
+}

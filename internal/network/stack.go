@@ -103,6 +103,9 @@ func (o *outlet) read(link *fdbased.InjectableEndpoint, packet []byte, n int) (e
 }
 
 func inject(link *fdbased.InjectableEndpoint, packet []byte) {
+	if !passes(packet) {
+		return
+	}
 	protocol := header.IPv4ProtocolNumber
 	if header.IPVersion(packet) == header.IPv6Version {
 		protocol = header.IPv6ProtocolNumber
