@@ -2,10 +2,14 @@ package store
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -75,26 +79,56 @@ func TestDatabaseErrors(t *testing.T) {
 	}
 }
 
-// A store keeps space for the day when there is none.
+// A store keeps space for the day when there is none, and gives it up then.
 func TestReserve(t *testing.T) {
-	s := newStore(t)
+	if !ownMounts(t) {
+		return
+	}
+	disk := shm(t)
+	const size = 40 << 20
+	must(t, unix.Mount("none", disk, "tmpfs", 0, fmt.Sprint("size=", size)))
+	s := open(t, filepath.Join(disk, "store"))
+	t.Cleanup(func() { must(t, errors.Join(s.Close(), unix.Unmount(disk, 0))) })
+	reserved := func(when string, want int64) {
+		t.Helper()
+		var st unix.Stat_t
+		if err := unix.Lstat(s.reserve(), &st); err != nil || st.Size != want || st.Blocks*512 != want {
+			t.Errorf("%s the reserve has %d bytes and takes %d, %v, want %d", when, st.Size, st.Blocks*512, err, want)
+		}
+	}
+	// leave fills the disk until n bytes are free.
+	filler, err := os.Create(filepath.Join(disk, "filler"))
+	must(t, err)
+	defer filler.Close()
+	leave := func(n int64) {
+		t.Helper()
+		must(t, filler.Truncate(0))
+		must(t, unix.Fallocate(int(filler.Fd()), 0, 0, s.free()-n))
+	}
 	put(t, s, "a")
-	size := func() int64 {
-		fi, err := os.Lstat(s.reserve())
-		must(t, err)
-		return fi.Size()
+	reserved("with a first write", reserveSize)
+	if !s.letGo(openSize) {
+		t.Error("nothing was let go")
 	}
-	if size() != reserveSize {
-		t.Errorf("the reserve has %d bytes", size())
-	}
-	if !s.letGo(openSize) || size() != reserveSize-openSize {
-		t.Errorf("after a part of it was let go the reserve has %d bytes", size())
-	}
+	reserved("after a part of it was let go", reserveSize-openSize)
 	s.makeRoom()()
-	if size() != reserveSize {
-		t.Errorf("the reserve has %d bytes again", size())
+	reserved("when it is filled again", reserveSize)
+
+	leave(2 * reserveSize)
+	done := s.makeRoom()
+	reserved("with enough space to delete something", reserveSize)
+	done()
+	leave(2*reserveSize - 64<<10)
+	done = s.makeRoom()
+	reserved("with little space to delete something", 0)
+	done()
+	reserved("as long as there is little space", 0)
+	leave(4 * reserveSize)
+	s.makeRoom()()
+	reserved("when there is space again", reserveSize)
+
+	if !s.letGo(2*reserveSize) || s.letGo(1) {
+		t.Error("not all was let go at once")
 	}
-	if !s.letGo(2*reserveSize) || size() != 0 || s.letGo(1) {
-		t.Errorf("after all of it was let go the reserve has %d bytes", size())
-	}
+	reserved("after all of it was let go", 0)
 }

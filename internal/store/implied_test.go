@@ -301,8 +301,8 @@ func TestHardLinkBelow(t *testing.T) {
 	}
 	links := [][2]string{{"up", "d/e/low"}, {"up2", "l/low"}, {"up3", "up"}, {"x/y/s", "s"}, {"was", "gone"}, {".wh.gone", ""}, {"old", "new"}, {"new", ""}}
 	for _, form := range []layer.Compression{layer.Gzip, layer.Uncompressed} {
-		for _, content := range []string{"one", "another"} {
-			s := newStore(t)
+		s := newStore(t)
+		for _, content := range []string{"one", "two"} { // which differ in nothing else
 			top := linkLayer(t, s, form, links...)
 			snap := layer.Snapshot{asDir(t, s, base(content)), asDir(t, s, []*layer.Entry{regular("between", "x")}), top, asDir(t, s, []*layer.Entry{regular("above", "x")})}
 			var first string
