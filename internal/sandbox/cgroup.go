@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -101,16 +100,19 @@ const (
 
 // removeCgroups removes the cgroup path, which holds no live process, from all hierarchies.
 func removeCgroups(path string) error {
-	dirs, err := filepath.Glob("/sys/fs/cgroup/*" + path) // v1
-	if err != nil {
-		return fmt.Errorf("listing cgroups: %w", err)
+	const top = "/sys/fs/cgroup"
+	hierarchies, _ := os.ReadDir(top) // of version 1; there may be none
+	dirs := []string{filepath.Join(top, path)}
+	for _, h := range hierarchies {
+		dirs = append(dirs, filepath.Join(top, h.Name(), path))
 	}
-	for _, dir := range append(dirs, "/sys/fs/cgroup"+path) {
-		if err := removeCgroup(dir); err != nil {
-			return err
+	var errs []error
+	for _, dir := range dirs {
+		if _, err := os.Lstat(dir); err == nil { // what is not there cannot be removed from a read-only filesystem
+			errs = append(errs, removeCgroup(dir))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // removeCgroup removes one directory of a cgroup, which holds no live process; another process may have done it.

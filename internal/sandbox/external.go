@@ -68,13 +68,13 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 	})
 	werr := cmd.Wait()
 	stop()
-	if killed {
-		if err := removeCgroups(b.oci.Linux.CgroupsPath); err != nil {
-			return fmt.Errorf("cleaning up after the OCI runtime: %w", err)
-		}
-	}
 	w.drain(ctx)
-	return r.result(b, werr, killed)
+	// A runtime that is killed leaves the cgroups, and runc those that are not empty after 0.3 s.
+	err = r.result(b, werr, killed)
+	if cerr := removeCgroups(b.oci.Linux.CgroupsPath); err == nil && cerr != nil {
+		err = fmt.Errorf("cleaning up after the OCI runtime: %w", cerr)
+	}
+	return err
 }
 
 // plainDev refuses a root filesystem in which /dev is a symbolic link: runc before 1.2 makes its links and

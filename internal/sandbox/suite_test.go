@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -97,6 +98,11 @@ func newLab(t testing.TB, newRunner func(testing.TB, string) Runner) *lab {
 		if after := hostState(t); after != before {
 			t.Errorf("mounts and cgroups before:\n%s\nafter:\n%s", before, after)
 		}
+		for _, dir := range cgroupsNamed(fmt.Sprintf("slipway-test-%d", os.Getpid())) { // of a test that failed
+			if err := removeCgroup(dir); err != nil {
+				t.Error(err)
+			}
+		}
 	})
 	return l
 }
@@ -119,13 +125,22 @@ func hostState(t testing.TB) string {
 			}
 		}
 	}
+	for _, dir := range cgroupsNamed(mine) {
+		fmt.Fprintln(&b, dir)
+	}
+	return b.String()
+}
+
+// cgroupsNamed are the cgroups with text in their names, those above others last.
+func cgroupsNamed(text string) (dirs []string) {
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(path, mine) { // and none of another test's
-			fmt.Fprintln(&b, path)
+		if err == nil && d.IsDir() && strings.Contains(path, text) { // and none of another test's
+			dirs = append(dirs, path)
 		}
 		return nil
 	})
-	return b.String()
+	slices.Reverse(dirs)
+	return dirs
 }
 
 var ids atomic.Int64
@@ -251,7 +266,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
 		"UserNSOwners": testUserNSOwners, "UserNSUsers": testUserNSUsers, "UserNSRoot": testUserNSRoot, "UserNSErrors": testUserNSErrors, "UserNSCapabilities": testUserNSCapabilities,
 		"File": testFile, "Socket": testSocket, "Final": testFinal,
-		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "InsecureCgroups": testInsecureCgroups, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "CgroupView": testCgroupView, "Limits": testLimits, "AppArmor": testAppArmor, "MaxProcesses": testMaxProcesses, "MemoryLimit": testMemoryLimit, "LimitErrors": testLimitErrors,
+		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "InsecureCgroups": testInsecureCgroups, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "CgroupView": testCgroupView, "Limits": testLimits, "AppArmor": testAppArmor, "MaxProcesses": testMaxProcesses, "MemoryLimit": testMemoryLimit, "BusyCgroup": testBusyCgroup, "LimitErrors": testLimitErrors,
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, newRunner)
