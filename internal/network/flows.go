@@ -5,8 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
@@ -20,7 +18,7 @@ func endsOf(id stack.TransportEndpointID) ends {
 	return ends{netip.AddrPortFrom(process, id.RemotePort), netip.AddrPortFrom(wanted, id.LocalPort)}
 }
 
-// flow is a connection, or an attempt at one.
+// flow is a connection of TCP, or an attempt at one.
 type flow struct {
 	ends ends
 	// sent is closed when all that the process sent, and that it ended, is with the host's kernel, and
@@ -31,9 +29,6 @@ type flow struct {
 	joined   bool // it is established; flows.mu
 	in       *inner
 	out      *net.TCPConn
-
-	last atomic.Int64 // when the last datagram came, in nanoseconds
-	pair *pair        // of addresses that exchange them; flows.mu
 }
 
 func (f *flow) setSent() { f.sentOnce.Do(func() { close(f.sent) }) }
@@ -85,33 +80,6 @@ func (f *flows) begin(ctx context.Context, e ends) *flow {
 	if f.full {
 		return nil
 	}
-	return f.add(e)
-}
-
-// replace is begin for pairs of addresses: a new one ends the one that has been quiet for longest.
-func (f *flows) replace(e ends) *flow {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.now) >= f.max {
-		var oldest *flow
-		for one := range f.now {
-			if one.pair != nil && (oldest == nil || one.last.Load() < oldest.last.Load()) {
-				oldest = one
-			}
-		}
-		if oldest == nil {
-			return nil
-		}
-		delete(f.now, oldest)
-		oldest.pair.close()
-	}
-	if f.full {
-		return nil
-	}
-	return f.add(e)
-}
-
-func (f *flows) add(e ends) *flow {
 	if f.now == nil {
 		f.now = map[*flow]struct{}{}
 	}
@@ -119,7 +87,6 @@ func (f *flows) add(e ends) *flow {
 	if one.wide {
 		f.wide--
 	}
-	one.last.Store(time.Now().UnixNano())
 	f.now[one] = struct{}{}
 	f.all.Add(1)
 	return one
@@ -138,13 +105,6 @@ func (f *flows) end(one *flow) {
 		f.ended = nil
 	}
 	f.all.Done()
-}
-
-// use has a pair of addresses go on until it is closed.
-func (f *flows) use(one *flow, p *pair) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	one.pair = p
 }
 
 // join reports whether a flow that was established may go on; leave ends it then.

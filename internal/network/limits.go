@@ -24,8 +24,7 @@ const (
 	wideConnections = 4
 	// maxPairs are pairs of addresses that exchange datagrams. Another one takes the place of that which has been
 	// quiet for longest.
-	maxPairs    = 64
-	pairReceive = 32 << 10 // and one datagram, in the stack
+	maxPairs = 64
 
 	// The buffers of the stack, and those between it and the host's socket, bridge the way to the process on
 	// this machine.

@@ -168,7 +168,9 @@ func serveSmall(t *testing.T, f func(*net.TCPConn)) string {
 // A new pair of addresses takes the place of the one that was quiet for longest.
 func TestPairsAreReplaced(t *testing.T) {
 	n := namespace(t, Options{})
-	setMax(&n.out.udpFlows, 2)
+	n.out.pairs.mu.Lock()
+	n.out.pairs.max = 2
+	n.out.pairs.mu.Unlock()
 	addr := answerUDP(t, hostAddr.String()+":0").String()
 	ask := func(c net.Conn) {
 		t.Helper()
@@ -190,16 +192,18 @@ func TestPairsAreReplaced(t *testing.T) {
 		if conns = append(conns, c); len(conns) == 2 {
 			ask(conns[0])
 		}
-		if got := count(&n.out.udpFlows); got > 2 {
+		n.out.pairs.mu.Lock()
+		if got := len(n.out.pairs.now); got > 2 {
 			t.Errorf("there are %d pairs of two", got)
 		}
+		n.out.pairs.mu.Unlock()
 	}
 	kept := map[netip.AddrPort]bool{}
-	n.out.udpFlows.mu.Lock()
-	for f := range n.out.udpFlows.now {
-		kept[f.ends.process] = true
+	n.out.pairs.mu.Lock()
+	for e := range n.out.pairs.now {
+		kept[e.process] = true
 	}
-	n.out.udpFlows.mu.Unlock()
+	n.out.pairs.mu.Unlock()
 	for i, want := range []bool{true, false, true} {
 		if got := kept[conns[i].LocalAddr().(*net.UDPAddr).AddrPort()]; got != want {
 			t.Errorf("pair %d: kept is %v, want %v", i, got, want)
@@ -239,13 +243,12 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	connections := len(n.out.tcpFlows.now)
 	n.out.tcpFlows.mu.Unlock()
-	n.out.udpFlows.mu.Lock()
-	for f := range n.out.udpFlows.now {
-		options := f.pair.ep.SocketOptions()
-		sum += int(options.GetReceiveBufferSize()) + mtu + hostMemory(t, f.pair.out) + maxDatagram + 2*maxDatagram
+	n.out.pairs.mu.Lock()
+	for _, p := range n.out.pairs.now {
+		sum += hostMemory(t, p.out) + 3*maxDatagram // one beyond its bound, and what is on its way in either direction
 	}
-	pairs := len(n.out.udpFlows.now)
-	n.out.udpFlows.mu.Unlock()
+	pairs := len(n.out.pairs.now)
+	n.out.pairs.mu.Unlock()
 	t.Logf("%d bytes", sum)
 	if sum > maxMemory || connections != maxConnections || pairs != maxPairs || wide != wideConnections {
 		t.Errorf("%d connections, %d of them wide, and %d pairs may have %d bytes, want at most %d", connections, wide, pairs, sum, maxMemory)

@@ -180,7 +180,7 @@ func TestDatagrams(t *testing.T) {
 	n := namespace(t, Options{})
 	for _, listen := range []string{hostAddr.String(), "[" + hostAddr6.String() + "]"} {
 		addr := answerUDP(t, listen+":0")
-		for _, size := range []int{1, 1400, 60000} {
+		for _, size := range []int{0, 1, 1400, 60000, 65507} {
 			if err := exchange(t, n, addr.String(), bytes.Repeat([]byte{'u'}, size)); err != nil {
 				t.Errorf("%d bytes to %s: %v", size, addr, err)
 			}

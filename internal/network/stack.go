@@ -19,21 +19,21 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
 // outlet takes what a namespace sends and connects it to the outside.
 type outlet struct {
-	policy             *policy
-	tun                *os.File
-	tcpFlows, udpFlows flows
-	ctx                context.Context // ends all
-	cancel             context.CancelFunc
-	ended              chan struct{} // then there is err
-	err                error         // why there was no way out
-	started            atomic.Bool   // there is a stack
+	policy   *policy
+	tun      *os.File
+	tcpFlows flows
+	pairs    pairs
+	ctx      context.Context // ends all
+	cancel   context.CancelFunc
+	ended    chan struct{} // then there is err
+	err      error         // why there was no way out
+	started  atomic.Bool   // there is a stack
 }
 
 // open begins to read from tun, which it closes in the end.
@@ -42,7 +42,7 @@ func open(tun int, policy *policy) (*outlet, error) {
 	if err := o.tun.SetReadDeadline(time.Time{}); err != nil { // Go was refused to wait for it, and keeps the reason to itself
 		return nil, errors.Join(fmt.Errorf("waiting for packets of %s: %w (is the limit fs.epoll.max_user_watches reached?)", tunDevice, err), o.tun.Close())
 	}
-	o.tcpFlows.max, o.tcpFlows.wide, o.udpFlows.max = maxConnections, wideConnections, maxPairs
+	o.tcpFlows.max, o.tcpFlows.wide, o.pairs.max = maxConnections, wideConnections, maxPairs
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	go o.run()
 	return o, nil
@@ -83,8 +83,7 @@ func (o *outlet) run() {
 	o.tcpFlows.stop()
 	s.Close()
 	o.tcpFlows.all.Wait()
-	o.udpFlows.stop()
-	o.udpFlows.all.Wait()
+	o.pairs.stop()
 	o.stopReading()
 	reader.Wait()
 	s.Destroy()
@@ -147,7 +146,7 @@ const nic = 1
 func (o *outlet) newStack() (*stack.Stack, *fdbased.InjectableEndpoint, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
 	})
 	// gVisor's own reader takes a descriptor for each stack, which it never closes.
 	link, err := newLink(o.tun)
@@ -169,7 +168,7 @@ func (o *outlet) newStack() (*stack.Stack, *fdbased.InjectableEndpoint, error) {
 	}
 	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}, {Destination: header.IPv6EmptySubnet, NIC: nic}})
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, o.forwarder(s))
-	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, o.udp).HandlePacket)
+	s.SetTransportProtocolHandler(udp.ProtocolNumber, o.udp)
 	return s, link, nil
 }
 
