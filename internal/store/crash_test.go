@@ -2,9 +2,11 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/slipway-build/slipway/internal/layer"
@@ -260,5 +262,50 @@ func TestFilledCacheIsSynced(t *testing.T) {
 		}
 		must(t, os.RemoveAll(filepath.Join(s.root, "caches")))
 		must(t, os.Mkdir(filepath.Join(s.root, "caches"), 0o700))
+	}
+}
+
+// What is set aside after a crash is swept by others also when it cannot all be set aside, or whoever does it is killed.
+func TestSettingAsideFails(t *testing.T) {
+	s := newStore(t)
+	id := layer.ID(strings.Repeat("z", 300)) // no name of a file
+	must(t, s.update(t.Context(), func(tx *sql.Tx) error { return s.putLayer(tx, LayerInfo{ID: id, Dir: true}) }))
+	torn := made(t, s, map[string]string{"a": "a"})
+	_, err := s.db.Exec("UPDATE layers SET boot='another-boot'")
+	must(t, err)
+	must(t, s.Close())
+	_, err = Open(s.root)
+	wantErr(t, err, "file name too long")
+
+	db := s.openDatabase(filepath.Join(s.root, "meta.db"))
+	_, err = db.Exec("DELETE FROM layers WHERE id=?", string(id))
+	must(t, errors.Join(err, db.Close()))
+	s = open(t, s.root)
+	put(t, s, "writer")
+	wantClean(t, s)
+	if _, err := os.Lstat(s.layerFS(torn)); err == nil {
+		t.Error("the directory of before the crash is still there")
+	}
+	if left, _ := os.ReadDir(filepath.Join(s.root, "tmp")); len(left) != 2 {
+		t.Errorf("there are %v, want the lease of this process", left)
+	}
+}
+
+// An index.json that a crash has damaged is written again when the same image is named again.
+func TestTornIndexIsWritten(t *testing.T) {
+	s := newStore(t)
+	desc, err := s.PutBlob(t.Context(), "", []byte("{}"))
+	must(t, err)
+	img := as(Image{ID: desc.Digest, Manifest: desc}, "docker.io/library/app:latest")
+	path := filepath.Join(s.root, "index.json")
+	must(t, s.SetImages(t.Context(), img))
+	want, err := os.ReadFile(path)
+	must(t, err)
+	for _, torn := range [][]byte{nil, want[:len(want)/2], make([]byte, len(want))} {
+		must(t, os.WriteFile(path, torn, 0o600))
+		must(t, s.SetImages(t.Context(), img))
+		if got, err := os.ReadFile(path); err != nil || string(got) != string(want) {
+			t.Errorf("after %q index.json is %q, %v, want %q", torn, got, err, want)
+		}
 	}
 }

@@ -132,8 +132,8 @@ func (s *Store) sameImages(ctx context.Context, images []Image) bool {
 			return false
 		}
 	}
-	_, err := os.Lstat(filepath.Join(s.root, "index.json"))
-	return err == nil
+	index, err := os.ReadFile(filepath.Join(s.root, "index.json"))
+	return err == nil && json.Valid(index) // a crash may leave a part of it
 }
 
 func setImage(tx *sql.Tx, img Image) error {

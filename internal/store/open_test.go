@@ -172,8 +172,9 @@ func TestRecordsOfAnotherBoot(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(s.root, "layers", string(unsynced))); err == nil {
 		t.Error("the directory of a dropped layer is still there")
 	}
-	if left, _ := filepath.Glob(filepath.Join(s.root, "tmp", "crashed-*")); len(left) > 0 {
-		t.Errorf("the crash leaves %q", left)
+	wantClean(t, s)
+	if locks, _ := filepath.Glob(filepath.Join(s.root, "tmp", "*.lock")); len(locks) != 1 {
+		t.Errorf("there are %q, want the lock of this process", locks)
 	}
 	must(t, s.Sync(context.Background()))
 	must(t, s.Close())

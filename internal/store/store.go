@@ -229,17 +229,17 @@ func (s *Store) setAside(tx *sql.Tx) error {
 	if err != nil || len(ids) == 0 {
 		return err
 	}
-	dir, err := os.MkdirTemp(filepath.Join(s.root, "tmp"), "crashed-")
+	dead, err := newLease(filepath.Join(s.root, "tmp"))
 	if err != nil {
 		return err
 	}
 	for _, id := range ids {
-		err := os.Rename(filepath.Join(s.root, "layers", id), filepath.Join(dir, id))
+		err := os.Rename(filepath.Join(s.root, "layers", id), filepath.Join(dead.dir, id))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
+			return errors.Join(err, dead.lock.Close())
 		}
 	}
-	return os.WriteFile(dir+".lock", nil, 0o600)
+	return dead.lock.Close()
 }
 
 // column returns the values of a query's only column.
