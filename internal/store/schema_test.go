@@ -230,6 +230,32 @@ func TestUpgradeOnFullDisk(t *testing.T) {
 	must(t, s.Close())
 }
 
+// An upgrade that was killed while it moved copies goes on with them: names of one file stay that.
+func TestUpgradeGoesOn(t *testing.T) {
+	needRoot(t)
+	root := oldStore(t)
+	at := func(name string) string { return filepath.Join(root, "layers", name) }
+	must(t, errors.Join(os.MkdirAll(at("a/fs/sub"), 0o755), os.MkdirAll(at("b/fs"), 0o755), os.MkdirAll(at("a/unshared/sub"), 0o700)))
+	for _, name := range []string{"a/fs/x", "b/fs/x"} { // of a, one name is that of the copy already
+		must(t, os.WriteFile(at(name), []byte("content"), 0o644))
+	}
+	must(t, errors.Join(os.Link(at("b/fs/x"), at("a/fs/sub/y")), os.Link(at("a/fs/x"), at("a/unshared/sub/y"))))
+	open(t, root)
+	x, err := os.Lstat(at("a/fs/x"))
+	y, yerr := os.Lstat(at("a/fs/sub/y"))
+	must(t, errors.Join(err, yerr))
+	if !os.SameFile(x, y) {
+		t.Error("the names of one file are two files")
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(at("b/fs/x"), &st); err != nil || st.Nlink != 1 {
+		t.Errorf("the other layer's file has %d names, %v, want 1", st.Nlink, err)
+	}
+	if _, err := os.Lstat(at("a/unshared")); err == nil {
+		t.Error("the directory of the copies is still there")
+	}
+}
+
 // The copies of a layer's files are on the disk before one of them is in its place.
 func TestUpgradeSyncsCopies(t *testing.T) {
 	needRoot(t)

@@ -2,10 +2,11 @@ package store
 
 import (
 	"errors"
-	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -42,51 +43,70 @@ func sharedFiles(dir string) (shared []*sharedFile, err error) {
 // unshare replaces those files of a layer's directory that have names elsewhere by copies: the names in the
 // directory stay names of one file. A container may have the directory mounted, and sees the same files.
 //
-// All copies are on the disk before the first one is put in place, which takes no space: when there is none for
-// them, or the machine crashes, the layer has its files all the same, and what is missing is done another time.
+// All copies are on the disk, in a directory beside the layer's, before the first one is moved to its place, which
+// takes no space. So when there is none for them the layer is as it was, and a process or a machine that ends
+// halfway leaves what is to be moved yet.
 func (s *Store) unshare(dir string) error {
-	shared, err := sharedFiles(dir)
-	if err != nil || len(shared) == 0 {
-		return err
+	copies := filepath.Join(filepath.Dir(dir), "unshared")
+	_, err := os.Lstat(copies)
+	if errors.Is(err, fs.ErrNotExist) {
+		var none bool
+		if none, err = s.makeCopies(dir, copies); none {
+			return err
+		}
 	}
-	tmp, err := s.TempDir()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
-	if err := copyShared(shared, tmp); err != nil {
-		return err
-	}
-	if err := syncfs(tmp); err != nil {
-		return err
-	}
-	for i, f := range shared {
-		for j, name := range f.names {
-			if err := replaceFile(filepath.Join(tmp, copyName(i, j)), filepath.Join(dir, name)); err != nil {
-				return err
-			}
+	err = filepath.WalkDir(copies, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
 		}
-	}
-	return nil
+		return replaceFile(path, filepath.Join(dir, strings.TrimPrefix(path, copies)))
+	})
+	return errors.Join(err, os.RemoveAll(copies))
 }
 
-// copyName is what the copy is called that will be the j-th name of the i-th file.
-func copyName(i, j int) string { return fmt.Sprintf("%d-%d", i, j) }
+// makeCopies makes copies of the files of a layer's directory that have names elsewhere.
+func (s *Store) makeCopies(dir, copies string) (none bool, err error) {
+	shared, err := sharedFiles(dir)
+	if err != nil || len(shared) == 0 {
+		return true, err
+	}
+	tmp, err := s.TempDir()
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(tmp)
+	if err := copyShared(shared, tmp); err != nil {
+		return false, err
+	}
+	if err := syncfs(tmp); err != nil {
+		return false, err
+	}
+	if err := os.Rename(tmp, copies); err != nil {
+		return false, err
+	}
+	return false, fsync(filepath.Dir(copies))
+}
 
-// copyShared copies files to a directory, with as many names as they will have.
+// copyShared copies files to a directory, under all their names.
 func copyShared(shared []*sharedFile, to string) error {
 	w, err := layer.NewDirWriter(to)
 	if err != nil {
 		return err
 	}
-	for i, f := range shared {
-		for j := range f.names {
+	for _, f := range shared {
+		for i, name := range f.names {
 			of := *f.entry
-			of.Path = copyName(i, j)
-			if j > 0 {
-				of.Hardlink, of.Link, of.Size, of.Content = true, copyName(i, 0), 0, nil
+			if of.Path = name; i > 0 {
+				of.Hardlink, of.Link, of.Size, of.Content = true, f.names[0], 0, nil
 			}
-			if err := w.Add(&of); err != nil {
+			err := os.MkdirAll(filepath.Join(to, path.Dir(name)), 0o700)
+			if err == nil {
+				err = w.Add(&of)
+			}
+			if err != nil {
 				return errors.Join(err, w.Close())
 			}
 		}
@@ -96,12 +116,12 @@ func copyShared(shared []*sharedFile, to string) error {
 
 // replaceFile puts a file in the place of another one. The directory keeps its time.
 func replaceFile(by, target string) error {
-	fi, err := os.Stat(path.Dir(target))
+	fi, err := os.Stat(filepath.Dir(target))
 	if err != nil {
 		return err
 	}
 	if err := os.Rename(by, target); err != nil {
 		return err
 	}
-	return os.Chtimes(path.Dir(target), fi.ModTime(), fi.ModTime())
+	return os.Chtimes(filepath.Dir(target), fi.ModTime(), fi.ModTime())
 }
