@@ -40,7 +40,7 @@ func newIDMap() (*idMap, error) {
 	if os.Geteuid() != 0 || userns.RunningInUserNS() {
 		return nil, errors.New("making a user namespace: this needs root of the host: --userns=host does without")
 	}
-	mapping, err := hostIDs(user.LoadIdentityMapping)
+	mapping, err := hostIDs("/etc", user.LoadIdentityMapping)
 	if err != nil {
 		return nil, fmt.Errorf("making a user namespace: %w", err)
 	}
@@ -54,8 +54,8 @@ func newIDMap() (*idMap, error) {
 }
 
 // hostIDs are the IDs that /etc/subuid and /etc/subgid have for the user slipway, or else for root, or a
-// range that nobody has. load is user.LoadIdentityMapping.
-func hostIDs(load func(name string) (user.IdentityMapping, error)) (user.IdentityMapping, error) {
+// range that nobody has. etc is /etc, load is user.LoadIdentityMapping.
+func hostIDs(etc string, load func(name string) (user.IdentityMapping, error)) (user.IdentityMapping, error) {
 	for _, name := range []string{"slipway", "root"} {
 		m, err := load(name)
 		if err != nil {
@@ -67,27 +67,27 @@ func hostIDs(load func(name string) (user.IdentityMapping, error)) (user.Identit
 		return m, nil
 	}
 	all := []user.IDMap{{ID: 0, ParentID: firstID, Count: idCount}}
-	if taken := takenID(); taken != "" {
+	if taken := takenID(etc); taken != "" {
 		return user.IdentityMapping{}, fmt.Errorf("%s is among the %d IDs from %d that it would have: give others to root in /etc/subuid and /etc/subgid", taken, idCount, firstID)
 	}
 	return user.IdentityMapping{UIDMaps: all, GIDMaps: all}, nil
 }
 
-// takenID says who has one of the default IDs; "" is nobody. A file that cannot be read names nobody.
-func takenID() string {
+// takenID says who has one of the default IDs by the files in etc; "" is nobody. A file that cannot be read names nobody.
+func takenID(etc string) string {
 	in := func(first, count int64) bool { return first < firstID+idCount && first+count > firstID }
-	users, err := user.ParsePasswdFileFilter("/etc/passwd", func(u user.User) bool { return in(int64(u.Uid), 1) })
+	users, err := user.ParsePasswdFileFilter(filepath.Join(etc, "passwd"), func(u user.User) bool { return in(int64(u.Uid), 1) })
 	if err == nil && len(users) > 0 {
 		return "user " + users[0].Name
 	}
-	groups, err := user.ParseGroupFileFilter("/etc/group", func(g user.Group) bool { return in(int64(g.Gid), 1) })
+	groups, err := user.ParseGroupFileFilter(filepath.Join(etc, "group"), func(g user.Group) bool { return in(int64(g.Gid), 1) })
 	if err == nil && len(groups) > 0 {
 		return "group " + groups[0].Name
 	}
-	for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
-		ranges, err := user.ParseSubIDFileFilter(file, func(s user.SubID) bool { return in(s.SubID, s.Count) })
+	for _, file := range []string{"subuid", "subgid"} {
+		ranges, err := user.ParseSubIDFileFilter(filepath.Join(etc, file), func(s user.SubID) bool { return in(s.SubID, s.Count) })
 		if err == nil && len(ranges) > 0 {
-			return "a range of " + ranges[0].Name + " in " + file
+			return "a range of " + ranges[0].Name + " in /etc/" + file
 		}
 	}
 	return ""

@@ -312,27 +312,55 @@ func TestHostIDs(t *testing.T) {
 	two := []user.IDMap{{ID: 0, ParentID: 100000, Count: 1000}, {ID: 1000, ParentID: 300000, Count: 64536}}
 	few := []user.IDMap{{ID: 0, ParentID: 100000, Count: 1000}}
 	fixed := []user.IDMap{{ID: 0, ParentID: firstID, Count: idCount}}
+	type ids struct{ users, groups []user.IDMap }
 	for name, c := range map[string]struct {
-		have map[string][]user.IDMap
+		have map[string]ids
 		want []user.IDMap // nil: an error
 	}{
-		"nobody's":      {nil, fixed},
-		"root's":        {map[string][]user.IDMap{"root": two}, two},
-		"slipway first": {map[string][]user.IDMap{"root": few, "slipway": two}, two},
-		"too few":       {map[string][]user.IDMap{"root": few}, nil},
+		"nobody's":       {nil, fixed},
+		"root's":         {map[string]ids{"root": {two, two}}, two},
+		"slipway first":  {map[string]ids{"root": {few, few}, "slipway": {two, two}}, two},
+		"too few":        {map[string]ids{"root": {few, few}}, nil},
+		"too few users":  {map[string]ids{"root": {few, two}}, nil},
+		"too few groups": {map[string]ids{"root": {two, few}}, nil},
 	} {
-		got, err := hostIDs(func(name string) (user.IdentityMapping, error) {
-			maps, ok := c.have[name]
+		got, err := hostIDs(t.TempDir(), func(name string) (user.IdentityMapping, error) {
+			m, ok := c.have[name]
 			if !ok {
 				return user.IdentityMapping{}, errors.New("none")
 			}
-			return user.IdentityMapping{UIDMaps: maps, GIDMaps: maps}, nil
+			return user.IdentityMapping{UIDMaps: m.users, GIDMaps: m.groups}, nil
 		})
 		switch {
-		case c.want == nil && err == nil:
-			t.Errorf("%s: got %v, want an error", name, got)
+		case c.want == nil && (err == nil || !strings.Contains(err.Error(), "less than 65536 IDs for root")):
+			t.Errorf("%s: got %v, %v; want an error", name, got, err)
 		case c.want != nil && (err != nil || !slices.Equal(got.UIDMaps, c.want) || !slices.Equal(got.GIDMaps, c.want)):
 			t.Errorf("%s: got %v, %v; want %v", name, got, err, c.want)
+		}
+	}
+}
+
+// TestTakenIDs: IDs that somebody has are not given to containers.
+func TestTakenIDs(t *testing.T) {
+	last := firstID + idCount - 1
+	for _, c := range []struct{ file, text, want string }{
+		{"passwd", fmt.Sprintf("root:x:0:0::/:\nlow:x:%d:0::/:\nhigh:x:%d:0::/:\n", firstID-1, last+1), ""},
+		{"passwd", fmt.Sprintf("root:x:0:0::/:\nfirst:x:%d:0::/:\n", firstID), "user first"},
+		{"passwd", fmt.Sprintf("last:x:%d:0::/:\n", last), "user last"},
+		{"group", fmt.Sprintf("root:x:0:\nlast:x:%d:\n", last), "group last"},
+		{"subuid", fmt.Sprintf("below:%d:100\nabove:%d:100\n", firstID-100, last+1), ""},
+		{"subuid", fmt.Sprintf("below:%d:101\n", firstID-100), "a range of below in /etc/subuid"},
+		{"subgid", fmt.Sprintf("above:%d:65536\n", last), "a range of above in /etc/subgid"},
+		{"subgid", fmt.Sprintf("around:%d:%d\n", firstID-1, idCount+2), "a range of around in /etc/subgid"},
+	} {
+		etc := t.TempDir()
+		write(t, filepath.Join(etc, c.file), c.text)
+		if got := takenID(etc); got != c.want {
+			t.Errorf("%s with %q: got %q, want %q", c.file, c.text, got, c.want)
+		}
+		_, err := hostIDs(etc, func(string) (user.IdentityMapping, error) { return user.IdentityMapping{}, errors.New("none") })
+		if (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("IDs for containers, %s with %q: got %v, want an error with %q if that is not empty", c.file, c.text, err, c.want)
 		}
 	}
 }
