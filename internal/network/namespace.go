@@ -19,9 +19,9 @@ import (
 type Options struct {
 	// Isolated: there is nothing but the loopback, and no way out.
 	Isolated bool
-	// Servers are the host's name servers, which are reached at [Resolvers]. They may be on its
-	// loopback.
-	Servers []netip.AddrPort
+	// Servers are the host's name servers, which are reached at [Resolvers], whenever one is asked: a host may
+	// move to another network. They may be on its loopback.
+	Servers func() []netip.AddrPort
 }
 
 // Namespace is a network namespace. The kernel drops it when it is closed and the processes in

@@ -21,7 +21,7 @@ import (
 // A network in a network: the host of the inner one is a process of the outer one, and has its addresses.
 func TestNested(t *testing.T) {
 	loop := answerUDP(t, "127.0.0.53:53")
-	n := namespace(t, Options{Servers: []netip.AddrPort{loop}})
+	n := namespace(t, Options{Servers: always(loop)})
 	outside := []string{serve(t, hostAddr.String()+":0", hello).String(), serve(t, "["+hostAddr6.String()+"]:0", hello).String()}
 	everywhere := netip.AddrPortFrom(Gateway, serve(t, "0.0.0.0:0", hello).Port()).String()
 	if err := in(t, n, func() error {
@@ -40,7 +40,7 @@ func TestNested(t *testing.T) {
 
 // nest is a process in a network of this package that makes one itself.
 func nest(addrs []string) error {
-	n, err := New(Options{Servers: []netip.AddrPort{netip.AddrPortFrom(Resolvers(1)[0], dnsPort)}})
+	n, err := New(Options{Servers: always(netip.AddrPortFrom(Resolvers(1)[0], dnsPort))})
 	if err != nil {
 		return err
 	}

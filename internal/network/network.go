@@ -21,6 +21,7 @@ package network
 import (
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // The addresses in a namespace. All are of 192.0.0.0/29, which RFC 7335 sets aside for translation
@@ -52,8 +53,8 @@ const dnsPort = 53
 
 // policy says where connections of a namespace go.
 type policy struct {
-	// servers are the host's name servers, for resolvers.
-	servers []netip.AddrPort
+	// servers are the host's name servers, for resolvers; nil: it has none.
+	servers func() []netip.AddrPort
 }
 
 // target is what to connect to for what a process wanted; !ok: nothing.
@@ -61,16 +62,26 @@ type policy struct {
 // A process may have CAP_NET_RAW and send packets with whatever addresses it likes: this is the only
 // thing between it and the host's loopback.
 func (p *policy) target(want netip.AddrPort) (target netip.AddrPort, ok bool) {
-	for i, server := range p.servers {
-		if i < len(resolvers) && want.Addr() == resolvers[i] {
-			return server, want.Port() == dnsPort
-		}
+	if i := slices.Index(resolvers[:], want.Addr()); i >= 0 {
+		return p.server(i, want.Port())
 	}
 	if want.Addr() == Gateway {
 		host, ok := outward("udp4", "192.0.2.1:9")
 		return netip.AddrPortFrom(host, want.Port()), ok
 	}
 	return want, outside(want.Addr())
+}
+
+// server is what to connect to for a port of the resolver i.
+func (p *policy) server(i int, port uint16) (target netip.AddrPort, ok bool) {
+	if port != dnsPort || p.servers == nil {
+		return target, false
+	}
+	servers := p.servers()
+	if i >= len(servers) {
+		return target, false
+	}
+	return servers[i], true
 }
 
 // outside reports whether an address can be somebody's that a process may talk to. What is neither

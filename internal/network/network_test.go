@@ -31,6 +31,7 @@ var (
 	hostAddr  = netip.MustParseAddr("198.51.100.1")
 	otherAddr = netip.MustParseAddr("203.0.113.1")
 	hostAddr6 = netip.MustParseAddr("2001:db8:1::1")
+	linkAddr6 = netip.MustParseAddr("fe80::1")
 )
 
 func TestMain(m *testing.M) {
@@ -80,7 +81,7 @@ func makeHost() error {
 	if err := netlink.LinkAdd(out); err != nil {
 		return err
 	}
-	for _, a := range []netip.Addr{hostAddr, otherAddr, hostAddr6} {
+	for _, a := range []netip.Addr{hostAddr, otherAddr, hostAddr6, linkAddr6} {
 		addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen()))}
 		if a.Is6() {
 			addr.Flags = unix.IFA_F_NODAD

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -193,11 +194,17 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
+func always(servers ...netip.AddrPort) func() []netip.AddrPort {
+	return func() []netip.AddrPort { return servers }
+}
+
 // The host's name servers are reached wherever they are, and nothing else beside them.
 func TestResolvers(t *testing.T) {
 	loop := answerUDP(t, "127.0.0.53:53")
 	local := answerUDP(t, "127.0.0.1:5353")
-	n := namespace(t, Options{Servers: []netip.AddrPort{loop, netip.AddrPortFrom(hostAddr, 53)}})
+	var servers atomic.Pointer[[]netip.AddrPort]
+	servers.Store(&[]netip.AddrPort{loop, netip.AddrPortFrom(hostAddr, 53)})
+	n := namespace(t, Options{Servers: func() []netip.AddrPort { return *servers.Load() }})
 	at := Resolvers(2)
 	if err := exchange(t, n, netip.AddrPortFrom(at[0], 53).String(), []byte("question")); err != nil {
 		t.Errorf("asking the name server on the loopback: %v", err)
@@ -205,19 +212,29 @@ func TestResolvers(t *testing.T) {
 	if err := exchange(t, n, netip.AddrPortFrom(at[0], local.Port()).String(), []byte("question")); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("another port of the name server's address: got %v, want it refused", err)
 	}
+	for _, moved := range []string{"203.0.113.1", "[fe80::1%out0]"} {
+		servers.Store(&[]netip.AddrPort{loop, answerUDP(t, moved+":53")})
+		if err := exchange(t, n, netip.AddrPortFrom(at[1], 53).String(), []byte("question")); err != nil {
+			t.Errorf("after the host's name server became %s: %v", moved, err)
+		}
+	}
+	servers.Store(&[]netip.AddrPort{loop})
+	if err := exchange(t, n, netip.AddrPortFrom(at[1], 53).String(), []byte("question")); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("the second name server, of which there is none any more: got %v, want it refused", err)
+	}
 	if got := Resolvers(9); len(got) != 3 {
 		t.Errorf("got %d addresses of name servers, want as many as resolv.conf may have", len(got))
 	}
 }
 
 func TestTargets(t *testing.T) {
-	p := &policy{servers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.53:53")}}
+	p := &policy{servers: always(netip.MustParseAddrPort("127.0.0.53:53"))}
 	for want, to := range map[string]string{
 		"198.51.100.7:80": "198.51.100.7:80", "169.254.169.254:80": "169.254.169.254:80", "[2001:db8:1::7]:80": "[2001:db8:1::7]:80",
 		"10.0.0.1:22": "10.0.0.1:22", "192.0.0.3:53": "127.0.0.53:53", "192.0.0.1:80": hostAddr.String() + ":80",
 		"127.0.0.1:80": "", "127.9.9.9:80": "", "0.0.0.0:80": "", "0.1.2.3:80": "", "255.255.255.255:80": "", "224.0.0.1:80": "",
 		"[::]:80": "", "[::1]:80": "", "[::ffff:127.0.0.1]:80": "", "[::ffff:198.51.100.7]:80": "", "[ff02::1]:80": "", "[fe80::1]:80": "",
-		"192.0.0.2:80": "", "[fd73:6c69:7077::2]:80": "", "192.0.0.3:80": "",
+		"192.0.0.2:80": "", "[fd73:6c69:7077::2]:80": "", "192.0.0.3:80": "", "192.0.0.4:53": "",
 	} {
 		got, ok := p.target(netip.MustParseAddrPort(want))
 		if ok != (to != "") || ok && got.String() != to {

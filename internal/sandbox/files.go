@@ -94,6 +94,14 @@ func hostResolvers() (r resolvers, err error) {
 	return r, nil
 }
 
+// now are the servers that the host has by now, as far as that is known.
+func (r resolvers) now() []netip.AddrPort {
+	if now, err := hostResolvers(); err == nil {
+		return now.servers
+	}
+	return r.servers
+}
+
 // nameserver is the server that a line of a resolv.conf names.
 func nameserver(line string) (server netip.Addr, ok bool) {
 	f := strings.Fields(line)

@@ -73,7 +73,7 @@ func (n *networks) begin(spec *Spec) (*connection, error) {
 		case NetworkNone:
 			c.ns, c.err = newNamespace(network.Options{Isolated: true})
 		case NetworkBridge:
-			c.ns, c.err = n.bridge(network.Options{Servers: resolv.servers})
+			c.ns, c.err = n.bridge(network.Options{Servers: resolv.now})
 		}
 	}()
 	return c, nil

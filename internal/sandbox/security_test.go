@@ -86,6 +86,14 @@ func TestResolvConf(t *testing.T) {
 	}
 	const own = "options edns0\nnameserver 192.0.0.3\n"
 	check("systemd-resolved", []string{"127.0.0.53:53"}, map[Network]string{NetworkHost: stub, NetworkNone: real, NetworkBridge: own})
+	before, err := hostResolvers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, hostResolvConf, real)
+	if got := fmt.Sprint(before.now()); got != "[9.9.9.9:53]" {
+		t.Errorf("after the file changed: got servers %s, want the new one", got)
+	}
 	write(t, hostResolvConf, stub+real)
 	check("another server", []string{"127.0.0.53:53", "9.9.9.9:53"},
 		map[Network]string{NetworkHost: stub + real, NetworkNone: stub + real, NetworkBridge: own + "nameserver 192.0.0.4\n"})
