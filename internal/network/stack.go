@@ -62,8 +62,9 @@ func (o *outlet) close() error {
 func (o *outlet) run() {
 	defer close(o.ended)
 	stop := context.AfterFunc(o.ctx, o.stopReading)
-	packet := make([]byte, mtu)
-	n, err := o.tun.Read(packet)
+	packet := packets.Get().(*[mtu]byte)
+	defer packets.Put(packet)
+	n, err := o.tun.Read(packet[:])
 	if !stop() || err != nil {
 		o.err = o.readError(err)
 		return
@@ -76,7 +77,7 @@ func (o *outlet) run() {
 		return
 	}
 	var reader sync.WaitGroup
-	reader.Go(func() { o.err = o.read(link, packet, n) })
+	reader.Go(func() { o.err = o.read(link, packet[:], n) })
 	<-o.ctx.Done()
 	// All connections break off before the stack does: it would end them like any other. Those that are not
 	// there yet it has to end: a process that hides its address never answers.
@@ -88,6 +89,9 @@ func (o *outlet) run() {
 	reader.Wait()
 	s.Destroy()
 }
+
+// packets are what one is read into: networks are made and closed quickly.
+var packets = sync.Pool{New: func() any { return new([mtu]byte) }}
 
 // stopReading cannot fail where open's deadline could be set.
 func (o *outlet) stopReading() { _ = o.tun.SetReadDeadline(time.Unix(1, 0)) }
