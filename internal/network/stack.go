@@ -82,11 +82,12 @@ func (o *outlet) run() {
 	// All connections break off before the stack does: it would end them like any other. Those that are not
 	// there yet it has to end: a process that hides its address never answers.
 	o.tcpFlows.stop()
+	// Nothing arrives in a stack that is closed: a fragment would have it never end.
+	o.stopReading()
+	reader.Wait()
 	s.Close()
 	o.tcpFlows.all.Wait()
 	o.pairs.stop()
-	o.stopReading()
-	reader.Wait()
 	s.Destroy()
 }
 
