@@ -211,7 +211,7 @@ func testKilledWatchdog(l *lab) {
 // watch has a keeper watch a process, which is returned.
 func watch(t *testing.T, k *keeper, program string) (*exec.Cmd, error) {
 	t.Helper()
-	cmd := exec.Command("sleep", "1000")
+	cmd := exec.Command(busybox, "sleep", "1000")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +244,11 @@ func TestWatchdogWithoutProgram(t *testing.T) {
 // A watchdog that dies each time is not started for ever.
 func TestWatchdogThatDies(t *testing.T) {
 	var k keeper
-	_, err := watch(t, &k, "/bin/false")
+	program := filepath.Join(t.TempDir(), "false")
+	if err := os.Symlink(busybox, program); err != nil {
+		t.Fatal(err)
+	}
+	_, err := watch(t, &k, program)
 	l := &lab{t: t}
 	l.until("the last try", func() bool {
 		k.mu.Lock()

@@ -99,7 +99,7 @@ func testBusyCgroup(l *lab) {
 	result := make(chan error, 1)
 	go func() { result <- l.runner.Run(l.t.Context(), spec, IO{Stdin: stdin, Stdout: &out}) }()
 	waitFor(l, &out, "ready")
-	late := exec.Command("sleep", "1")
+	late := exec.Command(busybox, "sleep", "1")
 	if err := late.Start(); err != nil {
 		l.t.Fatal(err)
 	}
