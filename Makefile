@@ -11,7 +11,9 @@ GOVULNDB    ?= https://vuln.go.dev
 
 # libseccomp is a C library, so cgo is on; -buildvcs=false because the version is set above.
 export CGO_ENABLED := 1
-GOBUILD := $(GO) build -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
+# hack/patched.sh writes this go.mod, with the modules that hack/patches changes.
+PATCHED := -modfile=build/patched/go.mod
+GOBUILD := $(GO) build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
 .PHONY: help build deps bases demo examples test vm check fmt vet lint vuln layering race reproducible docs bench conformance clean
@@ -24,6 +26,7 @@ deps: ## install what building, testing and the examples need (Debian or Ubuntu,
 
 build: ## build the static binary, bin/slipway
 	@hack/deps.sh build
+	@hack/patched.sh
 	$(GOBUILD) -o internal/sandbox/program/bin/init ./internal/sandbox/initproc/init
 	$(GOBUILD) -o bin/slipway ./cmd/slipway
 
@@ -48,9 +51,10 @@ examples: build bases ## build and run every example, the operator with its down
 
 test: ## install what the tests need and run them
 	@hack/deps.sh test
+	@hack/patched.sh
 	@# The small program of an earlier make build would be put into the tests' binaries.
 	@[ ! -e internal/sandbox/program/bin/init ] || $(GOBUILD) -o internal/sandbox/program/bin/init ./internal/sandbox/initproc/init
-	$(GO) test -buildvcs=false -tags "$(TAGS)" -timeout 14m ./...
+	$(GO) test $(PATCHED) -buildvcs=false -tags "$(TAGS)" -timeout 14m ./...
 	cd examples/operator && CGO_ENABLED=0 $(GO) test -buildvcs=false ./...
 
 vm: ## run the sandbox's tests in a virtual machine with cgroups of version 2 alone and AppArmor
@@ -79,7 +83,8 @@ layering: ## check that imports point downward
 
 race:
 	@hack/deps.sh test
-	GORACE="suppressions=$(CURDIR)/hack/race.supp" $(GO) test -buildvcs=false -race -tags "$(TAGS)" -timeout 30m ./...
+	@hack/patched.sh
+	GORACE="suppressions=$(CURDIR)/hack/race.supp" $(GO) test $(PATCHED) -buildvcs=false -race -tags "$(TAGS)" -timeout 30m ./...
 
 reproducible: ## build the binary twice, in two places, and compare
 	@hack/deps.sh build
@@ -90,7 +95,7 @@ docs: ## write docs/commands.md from the commands' own help
 
 bench: build ## print how long things take beside the plain commands that bound them
 	@hack/deps.sh all
-	$(GO) run -buildvcs=false -tags "$(TAGS)" ./hack/bench
+	$(GO) run -buildvcs=false -tags "$(TAGS)" ./hack/bench -slipway bin/slipway
 
 conformance: ## compile BuildKit's daemon and record anew what it makes of the cases in hack/conformance
 	@hack/deps.sh test

@@ -40,6 +40,7 @@ static_busybox() {
 
 for_build() {
 	certificates
+	need patch patch "changes modules that would make the start of slipway slow"
 	links_seccomp || missing "gcc libc6-dev libseccomp-dev pkg-config" \
 		"A C compiler that links libseccomp statically is missing (Debian's packages gcc, libc6-dev, libseccomp-dev, pkg-config)."
 }

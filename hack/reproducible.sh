@@ -12,6 +12,7 @@ git ls-files -z --cached --others --exclude-standard | tar --null --ignore-faile
 both() {
 	out=$1
 	shift
+	hack/patched.sh
 	"$@" -o internal/sandbox/program/bin/init ./internal/sandbox/initproc/init
 	"$@" -o "$out" ./cmd/slipway
 }

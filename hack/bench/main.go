@@ -35,12 +35,6 @@ import (
 	"syscall"
 )
 
-// tags and flags are those of the Makefile's build.
-const (
-	buildTags  = "seccomp netgo osusergo grpcnotrace"
-	buildFlags = "-s -w -extldflags -static"
-)
-
 // settings are the flags.
 type settings struct {
 	run      string // regular expression of row names
@@ -178,21 +172,14 @@ func repository(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// buildSlipway builds the binary as the Makefile does, and returns its path.
+// buildSlipway builds the binary and returns its path.
 func buildSlipway(ctx context.Context, repo string) (string, error) {
-	path := filepath.Join(repo, "bin", "slipway")
-	version := "dev"
-	if out, err := exec.CommandContext(ctx, "git", "-C", repo, "describe", "--tags", "--always", "--dirty").Output(); err == nil {
-		version = strings.TrimSpace(string(out))
-	}
-	ldflags := buildFlags + " -X github.com/slipway-build/slipway/internal/cli.Version=" + version
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags", buildTags, "-ldflags", ldflags, "-o", path, "./cmd/slipway")
-	cmd.Dir, cmd.Stderr = repo, os.Stderr
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	cmd := exec.CommandContext(ctx, "make", "-C", repo, "build")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("building slipway: %w", err)
 	}
-	return path, nil
+	return filepath.Join(repo, "bin", "slipway"), nil
 }
 
 // firstLine returns the first line that a command prints, or "" when it cannot be run.

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestMain makes this test binary slipway where the test below runs it.
+func TestMain(m *testing.M) {
+	if os.Getenv("SLIPWAY_TEST_START") != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// initialized is what Go tells of the initialization of a package.
+type initialized struct {
+	name          string
+	bytes, allocs int
+}
+
+// patched reports whether this binary has the modules of hack/patches.
+func patched(t *testing.T) bool {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		t.Fatal("the binary does not know what it was built from")
+	}
+	return slices.ContainsFunc(info.Deps, func(m *debug.Module) bool { return m.Replace != nil })
+}
+
+// TestStartIsSmall bounds what packages allocate before main begins: it is what takes most of the time of
+// `slipway version`, does not depend on the machine, and grows with each expression that is compiled and each table
+// that is made before anybody asks for it. sync.OnceValue makes them when somebody does; see also hack/patches.
+func TestStartIsSmall(t *testing.T) {
+	most := initialized{bytes: 900_000, allocs: 3_800}
+	if !patched(t) { // by `go test`; `make test` has the patches
+		most = initialized{bytes: 1_550_000, allocs: 9_200}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "version")
+	cmd.Env = append(os.Environ(), "SLIPWAY_TEST_START=1", "GODEBUG=inittrace=1")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if out, err := cmd.Output(); err != nil || !bytes.HasPrefix(out, []byte("slipway version ")) {
+		t.Fatalf("slipway version: %v\n%s%s", err, out, &stderr)
+	}
+	var all []initialized
+	var sum initialized
+	for line := range strings.Lines(stderr.String()) {
+		var p initialized
+		var at, took float64
+		if n, _ := fmt.Sscanf(line, "init %s @%f ms, %f ms clock, %d bytes, %d allocs", &p.name, &at, &took, &p.bytes, &p.allocs); n == 5 {
+			all = append(all, p)
+			sum.bytes += p.bytes
+			sum.allocs += p.allocs
+		}
+	}
+	if len(all) < 100 {
+		t.Fatalf("Go told of %d packages only:\n%s", len(all), &stderr)
+	}
+	t.Logf("%d packages, %d bytes in %d allocations", len(all), sum.bytes, sum.allocs)
+	if sum.bytes <= most.bytes && sum.allocs <= most.allocs {
+		return
+	}
+	t.Errorf("packages allocate %d bytes in %d pieces before main, want at most %d in %d. Those with most:", sum.bytes, sum.allocs, most.bytes, most.allocs)
+	slices.SortFunc(all, func(a, b initialized) int { return b.allocs - a.allocs })
+	for _, p := range all[:15] {
+		t.Logf("%7d bytes, %4d allocations: %s", p.bytes, p.allocs, p.name)
+	}
+}
