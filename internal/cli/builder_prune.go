@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -89,11 +88,8 @@ func (a *app) pruneCache(ctx context.Context, s *store.Store, p store.CachePrune
 	if err != nil {
 		return 0, err
 	}
-	if pruned.Busy {
-		return 0, errors.New("another process is using the store: prune the build cache when it has ended")
-	}
 	freed, err := s.Collect(ctx)
-	return pruned.Bytes + freed.Bytes, err
+	return pruned + freed, err
 }
 
 func newSystemPruneCmd(a *app) *cobra.Command {

@@ -105,6 +105,9 @@ func parseUntil(value string, now time.Time) (time.Time, error) {
 // hasLabels reports whether an image's config has each label of has, "key" or "key=value", and none of not.
 func hasLabels(ctx context.Context, s *store.Store, img store.Image, has, not []string) (bool, error) {
 	config, err := imageConfig(ctx, s, img)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil // it was removed meanwhile
+	}
 	if err != nil {
 		return false, err
 	}
@@ -142,8 +145,18 @@ func matchesName(i store.Image, pattern string) bool {
 // findImage is store.Image with a message for people.
 func findImage(ctx context.Context, s *store.Store, name string) (store.Image, error) {
 	img, err := s.Image(ctx, name)
+	return img, noImage(name, err)
+}
+
+// useImage is store.UseImage with a message for people.
+func useImage(ctx context.Context, s *store.Store, name string) (store.Image, error) {
+	img, err := s.UseImage(ctx, name)
+	return img, noImage(name, err)
+}
+
+func noImage(name string, err error) error {
 	if errors.Is(err, store.ErrNotFound) {
-		return img, &notFoundError{"No such image: " + name, err}
+		return &notFoundError{"No such image: " + name, err}
 	}
-	return img, err
+	return err
 }

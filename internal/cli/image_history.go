@@ -49,7 +49,7 @@ func (a *app) showHistory(ctx context.Context, s *store.Store, name string, opts
 	if err != nil {
 		return err
 	}
-	img, err := findImage(ctx, s, name)
+	img, err := useImage(ctx, s, name)
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ type inspectedMetadata struct{ LastTagTime time.Time }
 
 // inspectImage describes an image, or what it is for one platform.
 func inspectImage(ctx context.Context, s *store.Store, name string, platform *ocispec.Platform) (any, error) {
-	img, err := findImage(ctx, s, name)
+	img, err := useImage(ctx, s, name)
 	if err != nil {
 		return nil, err
 	}

@@ -95,10 +95,7 @@ func (a *app) pruneImages(ctx context.Context, s *store.Store, filters map[strin
 	if err != nil {
 		return 0, err
 	}
-	if freed.Busy {
-		fmt.Fprintln(a.stderr, "WARNING: another process is using the store: what only these images needed is deleted by the next prune or rmi")
-	}
-	return freed.Bytes, a.printPruned(remove)
+	return freed, a.printPruned(remove)
 }
 
 // printPruned lists what was removed: names first, and each image once, after its last name.

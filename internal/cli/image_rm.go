@@ -71,7 +71,11 @@ func (a *app) removeImage(ctx context.Context, s *store.Store, arg string, force
 	if err != nil {
 		return false, err
 	}
-	if err := s.RemoveImages(ctx, r.names...); err != nil {
+	remove := func() error { return s.RemoveImages(ctx, r.names...) }
+	if r.bare && !r.keeps {
+		remove = func() error { return s.UntagImage(ctx, r.img) }
+	}
+	if err := remove(); err != nil {
 		return false, err
 	}
 	for _, name := range r.names {
@@ -79,12 +83,8 @@ func (a *app) removeImage(ctx context.Context, s *store.Store, arg string, force
 			fmt.Fprintf(a.stdout, "Untagged: %s\n", familiar(name))
 		}
 	}
-	switch {
-	case r.keeps:
+	if r.keeps || r.bare {
 		return false, nil
-	case r.bare:
-		r.img.Name = r.img.ID.String()
-		return false, s.SetImages(ctx, r.img)
 	}
 	_, err = fmt.Fprintf(a.stdout, "Deleted: %s\n", r.img.ID)
 	return true, err

@@ -96,6 +96,9 @@ func savedImages(ctx context.Context, s *store.Store, args []string, wanted []oc
 				images = slices.DeleteFunc(slices.Clone(all), func(i store.Image) bool { return i.ID != img.ID })
 			}
 		}
+		if err := s.Hold(ctx, images...); err != nil {
+			return nil, err
+		}
 		for _, img := range images {
 			if out, err = addSaved(ctx, s, out, img, wanted); err != nil {
 				return nil, err

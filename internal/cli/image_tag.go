@@ -20,7 +20,7 @@ func newTagCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			img, err := findImage(cmd.Context(), s, args[0])
+			img, err := useImage(cmd.Context(), s, args[0])
 			if err != nil {
 				return err
 			}

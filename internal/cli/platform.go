@@ -33,7 +33,7 @@ func localImage(ctx context.Context, s *store.Store, name, platform string) (sto
 	if err != nil {
 		return store.Image{}, err
 	}
-	img, err := s.Image(ctx, name)
+	img, err := s.UseImage(ctx, name)
 	if err != nil || p == nil {
 		return img, err
 	}

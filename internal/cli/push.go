@@ -85,7 +85,7 @@ func (a *app) push(ctx context.Context, name string, flags pushFlags) error {
 func toPush(ctx context.Context, s *store.Store, ref reference.Named, allTags bool) ([]store.Image, error) {
 	missing := &notFoundError{"An image does not exist locally with the tag: " + reference.FamiliarName(ref), store.ErrNotFound}
 	if !allTags {
-		img, err := s.Image(ctx, ref.String())
+		img, err := s.UseImage(ctx, ref.String())
 		if errors.Is(err, store.ErrNotFound) || err == nil && img.Name != ref.String() {
 			return nil, missing
 		}
@@ -103,7 +103,7 @@ func toPush(ctx context.Context, s *store.Store, ref reference.Named, allTags bo
 		return nil, missing
 	}
 	slices.Reverse(all) // the oldest first
-	return all, nil
+	return all, s.Hold(ctx, all...)
 }
 
 // pushImage pushes one image under its name.

@@ -15,15 +15,14 @@ func (s *Store) AdoptBlob(ctx context.Context, path string, desc ocispec.Descrip
 	if err := desc.Digest.Validate(); err != nil {
 		return fmt.Errorf("keeping blob %q: %w", desc.Digest, err)
 	}
-	to := s.blobPath(desc.Digest)
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(s.blobPath(desc.Digest)), 0o700); err != nil {
 		return fmt.Errorf("keeping blob %s: %w", desc.Digest, err)
 	}
 	if err := os.Chmod(path, 0o644); err != nil {
 		return fmt.Errorf("keeping blob %s: %w", desc.Digest, err)
 	}
-	if err := os.Rename(path, to); err != nil {
+	if err := s.placeBlob(ctx, path, desc.Digest, desc.Size); err != nil {
 		return fmt.Errorf("keeping blob %s: %w", desc.Digest, err)
 	}
-	return s.recordBlob(ctx, desc.Digest, desc.Size)
+	return nil
 }

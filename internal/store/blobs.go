@@ -20,10 +20,13 @@ func (s *Store) blobPath(d digest.Digest) string {
 	return filepath.Join(s.root, "blobs", string(d.Algorithm()), d.Encoded())
 }
 
-// HasBlob reports whether the blob is recorded and its file has the recorded size.
+// HasBlob reports whether the blob is recorded and its file has the recorded size. If so it stays, see hold.go.
 func (s *Store) HasBlob(d digest.Digest) bool {
 	if d.Validate() != nil {
 		return false
+	}
+	if _, err := s.hold(blobLine(d)); err != nil {
+		return false // and whoever writes it instead is told why that cannot be
 	}
 	var size int64
 	if err := s.db.QueryRow("SELECT size FROM blobs WHERE digest=?", d.String()).Scan(&size); err != nil {
@@ -184,14 +187,21 @@ func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
 	if err := os.MkdirAll(filepath.Dir(w.s.blobPath(d)), 0o700); err != nil {
 		return "", fmt.Errorf("writing blob %s: %w", d, err)
 	}
-	if err := os.Rename(w.f.Name(), w.s.blobPath(d)); err != nil {
+	if err := w.s.placeBlob(ctx, w.f.Name(), d, w.size); err != nil {
 		return "", fmt.Errorf("writing blob %s: %w", d, err)
 	}
 	w.done = true
-	return d, w.s.recordBlob(ctx, d, w.size)
+	return d, nil
 }
 
-func (s *Store) recordBlob(ctx context.Context, d digest.Digest, size int64) error {
+// placeBlob renames a file to where its blob is looked for, and records it.
+func (s *Store) placeBlob(ctx context.Context, path string, d digest.Digest, size int64) error {
+	if _, err := s.hold(blobLine(d)); err != nil {
+		return err
+	}
+	if err := os.Rename(path, s.blobPath(d)); err != nil {
+		return err
+	}
 	return s.update(ctx, func(tx *sql.Tx) error {
 		_, err := tx.Exec("INSERT INTO blobs(digest,size,boot) VALUES(?,?,?) ON CONFLICT(digest) DO UPDATE SET size=excluded.size, boot=excluded.boot",
 			d.String(), size, s.boot)

@@ -49,8 +49,15 @@ func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func
 		if err != nil {
 			return nil, fmt.Errorf("opening cache mount %s: %w", id, err)
 		}
-		if unix.Flock(int(lock.Fd()), mode|unix.LOCK_NB) == nil {
+		err = s.gate.pass(func() error { return flock(lock, mode|unix.LOCK_NB) })
+		switch {
+		case err == nil && isAt(lock):
 			return s.openCache(name, lock, fill)
+		case err == nil: // the cache was pruned, and its lock with it
+			lock.Close()
+			continue
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return nil, errors.Join(fmt.Errorf("opening cache mount %s: %w", id, err), lock.Close())
 		}
 		lock.Close()
 		if sharing != SharingLocked {
@@ -63,6 +70,13 @@ func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// isAt reports whether an open file is what its path leads to.
+func isAt(f *os.File) bool {
+	open, err := f.Stat()
+	there, lerr := os.Lstat(f.Name())
+	return err == nil && lerr == nil && os.SameFile(open, there)
 }
 
 func (s *Store) openCache(name string, lock *os.File, fill func(dir string) error) (*Cache, error) {

@@ -34,6 +34,19 @@ func (s *Store) BlobLayerOf(ctx context.Context, diffID digest.Digest, blob ocis
 	}
 	info := LayerInfo{DiffID: diffID, Size: -1, Created: created,
 		Blob: ocispec.Descriptor{MediaType: ociMediaType(blob.MediaType), Digest: blob.Digest, Size: blob.Size}}
+	for {
+		id, err := s.blobLayer(ctx, info)
+		if err != nil {
+			return "", err
+		}
+		if said, err := s.holdLayers(id); err != nil || !said {
+			return id, err
+		}
+	}
+}
+
+// blobLayer finds the layer that info describes, or makes one.
+func (s *Store) blobLayer(ctx context.Context, info LayerInfo) (layer.ID, error) {
 	id, found, err := s.findBlobLayer(s.db, info)
 	if err != nil || found {
 		return id, err
@@ -47,11 +60,11 @@ func (s *Store) BlobLayerOf(ctx context.Context, diffID digest.Digest, blob ocis
 			return err
 		}
 		var made bool
-		err := tx.QueryRow("SELECT EXISTS(SELECT 1 FROM layer_blobs WHERE diff_id=? AND digest=?)", diffID.String(), blob.Digest.String()).Scan(&made)
+		err := tx.QueryRow("SELECT EXISTS(SELECT 1 FROM layer_blobs WHERE diff_id=? AND digest=?)", info.DiffID.String(), info.Blob.Digest.String()).Scan(&made)
 		if err != nil {
-			return fmt.Errorf("looking for layer %s: %w", diffID, err)
+			return fmt.Errorf("looking for layer %s: %w", info.DiffID, err)
 		}
-		if created.IsZero() {
+		if info.Created.IsZero() {
 			info.Created = time.Now()
 		}
 		id = layer.ID(l.name())

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -24,14 +25,37 @@ func (s *Store) RemoveImages(ctx context.Context, names ...string) error {
 	defer s.makeRoom()()
 	err := s.update(ctx, func(tx *sql.Tx) error {
 		for _, name := range names {
-			// A base image that was removed is asked for again, as any that is not here.
-			for _, q := range []string{"DELETE FROM images WHERE name=?", "DELETE FROM refs WHERE ref=?"} {
-				if _, err := tx.Exec(q, name); err != nil {
-					return fmt.Errorf("removing image %s: %w", name, err)
-				}
+			if err := removeName(tx, name); err != nil {
+				return err
 			}
 		}
 		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.writeIndex(ctx)
+}
+
+func removeName(tx *sql.Tx, name string) error {
+	// A base image that was removed is asked for again, as any that is not here.
+	for _, q := range []string{"DELETE FROM images WHERE name=?", "DELETE FROM refs WHERE ref=?"} {
+		if _, err := tx.Exec(q, name); err != nil {
+			return fmt.Errorf("removing image %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// UntagImage takes its name from an image, which stays without one.
+func (s *Store) UntagImage(ctx context.Context, img Image) error {
+	defer s.makeRoom()()
+	err := s.update(ctx, func(tx *sql.Tx) error {
+		if err := removeName(tx, img.Name); err != nil {
+			return err
+		}
+		img.Name = img.ID.String()
+		return setImage(tx, img)
 	})
 	if err != nil {
 		return err
@@ -75,7 +99,14 @@ func (s *Store) dropSteps(ctx context.Context, gone []Image) error {
 	// unneeded: all of it went with the images, and not all of it is needed.
 	unneeded := func(snap layer.Snapshot) bool {
 		foreign := slices.ContainsFunc(snap, func(id layer.ID) bool { return !was.layers[id] })
-		return !foreign && slices.ContainsFunc(snap, func(id layer.ID) bool { return !stays.layers[id] })
+		return !foreign && slices.ContainsFunc(snap, func(id layer.ID) bool { return !stays.hasLayer(id) })
+	}
+	own, err := s.current()
+	if err != nil {
+		return err
+	}
+	if stays.others, err = s.readLeases(own); err != nil {
+		return err
 	}
 	results, err := s.allResults(ctx)
 	if err != nil {
@@ -121,73 +152,84 @@ func deleteRows[T ~string](tx *sql.Tx, table, key string, keys []T) error {
 	return nil
 }
 
-// Collected is what [Store.Collect] did.
-type Collected struct {
-	Bytes int64 // of the disk that are free now
-	Busy  bool  // others use the store, and nothing was collected
-}
-
-// Collect deletes the layers and blobs that no image, no container, no result of a build and no resolved
-// reference needs, and what dead processes left of them. While other processes use the store, which may use
-// what no record names yet, nothing is deleted: whoever collects next does it. The caller must not be using
-// layers or blobs either.
-func (s *Store) Collect(ctx context.Context) (Collected, error) {
+// Collect deletes the layers and blobs that no image, no container, no result of a build, no resolved
+// reference and no other process needs, and what dead processes left of them; freed is in bytes of the disk. The
+// caller must not be using layers or blobs.
+func (s *Store) Collect(ctx context.Context) (freed int64, err error) {
 	defer s.makeRoom()()
-	if _, err := s.current(); err != nil { // sweeps, too
-		return Collected{}, err
-	}
-	release, ok, err := s.use.exclusive()
-	if err != nil || !ok {
-		return Collected{Busy: err == nil}, err
-	}
 	trash, err := s.discard(ctx)
-	// Others go on while files are deleted, which may take long.
-	if err := errors.Join(err, release()); err != nil {
-		return Collected{}, fmt.Errorf("collecting what is not needed: %w", err)
+	if err != nil {
+		return 0, fmt.Errorf("collecting what is not needed: %w", err)
 	}
-	n, err := deleteTree(trash)
-	return Collected{Bytes: n}, err
+	return deleteTree(trash) // which may take long, while others go on
 }
 
-// discard forgets what is not needed, and moves its files to the directory that it returns. It needs the
-// exclusive lock.
+// discard forgets what is not needed, and moves its files to the directory that it returns.
 func (s *Store) discard(ctx context.Context) (trash string, err error) {
-	need := s.newReach()
-	if err := errors.Join(need.addNamed(ctx), need.addResults(ctx), need.addMemos(ctx), need.close(ctx)); err != nil {
-		return "", err
-	}
-	err = s.update(ctx, func(tx *sql.Tx) error {
-		if err := forget(tx, "layers", "id", need.layers); err != nil {
-			return err
-		}
-		if err := forget(tx, "blobs", "digest", need.blobs); err != nil {
-			return err
-		}
-		return forget(tx, "layer_blobs", "digest", need.blobs)
-	})
+	own, err := s.current() // sweeps, too
 	if err != nil {
 		return "", err
 	}
 	if trash, err = s.TempDir(); err != nil {
 		return "", err
 	}
-	err = moveOthers(filepath.Join(s.root, "layers"), trash, func(name string) bool { return need.layers[layer.ID(name)] })
+	keep := s.newReach()
+	if err := keep.addNamed(ctx); err != nil { // reads the manifests, so that nobody waits for that
+		return "", err
+	}
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		err := s.discardShut(ctx, own, keep.again(), trash)
+		if !errors.Is(err, errGate) || time.Now().After(end) || ctx.Err() != nil {
+			return trash, err
+		}
+	}
+}
+
+// discardShut is discard with the gate shut.
+func (s *Store) discardShut(ctx context.Context, own *lease, keep *reach, trash string) (err error) {
+	open := func() error { return nil }
+	defer func() { err = errors.Join(err, open()) }()
+	err = s.update(ctx, func(tx *sql.Tx) error {
+		unlock, err := s.gate.shut()
+		if err != nil {
+			return err
+		}
+		open = unlock
+		// Processes first: what one has recorded that has ended by then is seen in the records.
+		if keep.others, err = s.readLeases(own); err != nil {
+			return err
+		}
+		if err := errors.Join(keep.addNamed(ctx), keep.addResults(ctx), keep.addMemos(ctx), keep.close(ctx)); err != nil {
+			return err
+		}
+		return errors.Join(forget(tx, "layers", "id", keep.hasLayer), forget(tx, "blobs", "digest", keep.hasBlob),
+			forget(tx, "layer_blobs", "digest", keep.hasBlob))
+	})
+	if err != nil {
+		return err
+	}
+	return s.moveAway(keep, trash)
+}
+
+// moveAway moves the files of layers and blobs that are not to be kept.
+func (s *Store) moveAway(keep *reach, trash string) error {
+	err := moveOthers(filepath.Join(s.root, "layers"), trash, func(name string) bool { return keep.hasLayer(layer.ID(name)) })
 	algorithms, rerr := os.ReadDir(filepath.Join(s.root, "blobs"))
 	for _, a := range algorithms {
 		err = errors.Join(err, moveOthers(filepath.Join(s.root, "blobs", a.Name()), trash, func(name string) bool {
-			return need.blobs[digest.NewDigestFromEncoded(digest.Algorithm(a.Name()), name)]
+			return keep.hasBlob(digest.NewDigestFromEncoded(digest.Algorithm(a.Name()), name))
 		}))
 	}
-	return trash, errors.Join(err, rerr)
+	return errors.Join(err, rerr)
 }
 
-// forget deletes the rows of a table whose key is not needed.
-func forget[T ~string](tx *sql.Tx, table, key string, need map[T]bool) error {
+// forget deletes the rows of a table whose key is not to be kept.
+func forget[T ~string](tx *sql.Tx, table, key string, keep func(T) bool) error {
 	have, err := column(tx, "SELECT DISTINCT "+key+" FROM "+table)
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", table, err)
 	}
-	return deleteRows(tx, table, key, slices.DeleteFunc(have, func(k string) bool { return need[T(k)] }))
+	return deleteRows(tx, table, key, slices.DeleteFunc(have, func(k string) bool { return keep(T(k)) }))
 }
 
 // moveOthers moves all that is in a directory, but for what keep names, into another one.

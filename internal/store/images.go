@@ -341,6 +341,6 @@ func (s *Store) SetRef(ctx context.Context, ref, platform string, d digest.Diges
 
 // LocalImage returns the manifest, or the index, of the image with this name, or with this ID.
 func (s *Store) LocalImage(ctx context.Context, ref string) (digest.Digest, bool) {
-	img, err := s.Image(ctx, ref)
+	img, err := s.UseImage(ctx, ref)
 	return img.Target().Digest, err == nil
 }

@@ -152,10 +152,14 @@ func (s *Store) Layer(ctx context.Context, id layer.ID) (LayerInfo, error) {
 	return info, err
 }
 
+// recordedLayer is [Store.Layer] for what others know too. It keeps the layer, see hold.go.
 func (s *Store) recordedLayer(ctx context.Context, id layer.ID) (LayerInfo, error) {
 	var diff string
 	var created int64
 	info := LayerInfo{ID: id}
+	if _, err := s.holdLayers(id); err != nil {
+		return info, err
+	}
 	err := s.db.QueryRowContext(ctx, "SELECT diff_id,blob,media_type,blob_size,claimed,dir,size,created FROM layers WHERE id=?", string(id)).
 		Scan(&diff, &info.Blob.Digest, &info.Blob.MediaType, &info.Blob.Size, &info.Claimed, &info.Dir, &info.Size, &created)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -230,6 +234,9 @@ func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
 // layer, once, and now and then one more on top of it (implied.go). Missing ones are made at the same time.
 func (s *Store) Dirs(ctx context.Context, snap layer.Snapshot) ([]string, error) {
 	snap = snap.Distinct()
+	if _, err := s.holdLayers(snap...); err != nil { // at once
+		return nil, err
+	}
 	forms := make([]string, len(snap))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, id := range snap {

@@ -14,37 +14,73 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lease marks a process that writes to the store: the directory tmp/<id>, held by a flock on
-// tmp/<id>.lock. The kernel drops the lock when the process ends, so a lease whose lock can be
-// taken belongs to nobody and everything below it is rubbish.
+// lease marks a process that uses the store: the file tmp/<id>.lock, held by a flock, in which it says what it
+// uses (hold.go), and for one that writes the directory tmp/<id>. The kernel drops the lock when the process
+// ends, so a lease whose lock can be taken belongs to nobody and everything below it is rubbish.
 //
 // Names that a lease gives out start with its id. So a layer directory that was renamed into
 // place but never recorded is found by its name.
 type lease struct {
 	id   string
-	dir  string
+	dir  string // made when something is written
 	lock *os.File
 	next atomic.Int64
+
+	writes bool            // dir is there; guarded by Store.mu
+	held   map[string]bool // what the lock file says; guarded by Store.mu
 }
 
-// current returns the process's lease, taking it, and sweeping dead ones, on first use.
+// current returns the process's lease for writing, taking it, and sweeping dead ones, on first use.
 func (s *Store) current() (*lease, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.lease != nil {
-		return s.lease, nil
-	}
-	l, err := newLease(filepath.Join(s.root, "tmp"))
-	if errors.Is(err, unix.EROFS) {
-		err = s.readOnlyError()
-	}
+	l, first, err := s.writing()
 	if err != nil {
 		return nil, fmt.Errorf("taking lease: %w", err)
 	}
-	s.lease = l
-	s.keepReserve()
-	s.sweep()
+	if first {
+		s.keepReserve()
+		s.sweep(l)
+	}
 	return l, nil
+}
+
+// writing returns the process's lease with its directory, and whether that is new.
+func (s *Store) writing() (l *lease, first bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l, err = s.takeLease(); err != nil || l.writes {
+		return l, false, err
+	}
+	return l, true, l.makeDir()
+}
+
+func (l *lease) makeDir() error {
+	err := os.Mkdir(l.dir, 0o700)
+	l.writes = err == nil
+	return err
+}
+
+// takeLease returns the process's lease. s.mu is held.
+func (s *Store) takeLease() (*lease, error) {
+	if s.lease != nil {
+		return s.lease, nil
+	}
+	if s.readOnly != "" {
+		return nil, s.readOnlyError()
+	}
+	var l *lease
+	err := s.despiteFull(func() error {
+		return s.gate.pass(func() (err error) {
+			l, err = newLease(filepath.Join(s.root, "tmp"))
+			return err
+		})
+	})
+	if errors.Is(err, unix.EROFS) {
+		err = s.readOnlyError()
+	}
+	if err == nil {
+		s.lease = l
+	}
+	return l, err
 }
 
 func newLease(tmp string) (*lease, error) {
@@ -63,10 +99,10 @@ func tryLease(tmp string) (*lease, error) {
 	if _, err := rand.Read(b[:]); err != nil {
 		return nil, err
 	}
-	l := &lease{id: hex.EncodeToString(b[:])}
+	l := &lease{id: hex.EncodeToString(b[:]), held: map[string]bool{}}
 	l.dir = filepath.Join(tmp, l.id)
 	// The lock comes before the directory, so that no sweep sees the directory without it.
-	f, err := os.OpenFile(l.dir+".lock", os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(l.dir+".lock", os.O_CREATE|os.O_EXCL|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -77,9 +113,6 @@ func tryLease(tmp string) (*lease, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	l.lock = f
-	if err := os.Mkdir(l.dir, 0o700); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
 	return l, nil
 }
 
@@ -118,15 +151,13 @@ func (s *Store) TempDir() (string, error) {
 }
 
 // sweep deletes what dead processes left. Failures are left for the next sweep.
-func (s *Store) sweep() {
+func (s *Store) sweep(own *lease) {
 	tmp := filepath.Join(s.root, "tmp")
-	locks, _ := filepath.Glob(filepath.Join(tmp, "*.lock"))
-	for _, path := range locks {
-		id := strings.TrimSuffix(filepath.Base(path), ".lock")
-		if id == s.lease.id {
-			continue
+	entries, _ := os.ReadDir(tmp)
+	for _, e := range entries {
+		if id, ok := strings.CutSuffix(e.Name(), ".lock"); ok && id != own.id {
+			s.sweepLease(id, filepath.Join(tmp, e.Name()))
 		}
-		s.sweepLease(id, path)
 	}
 }
 
@@ -139,12 +170,15 @@ func (s *Store) sweepLease(id, path string) {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return // alive
 	}
-	orphans, _ := filepath.Glob(filepath.Join(s.root, "layers", id+"-*"))
-	for _, dir := range orphans {
+	layers, _ := os.ReadDir(filepath.Join(s.root, "layers"))
+	for _, e := range layers {
+		if !strings.HasPrefix(e.Name(), id+"-") {
+			continue
+		}
 		var n int
-		err := s.db.QueryRowContext(context.Background(), "SELECT count(*) FROM layers WHERE id=?", filepath.Base(dir)).Scan(&n)
+		err := s.db.QueryRowContext(context.Background(), "SELECT count(*) FROM layers WHERE id=?", e.Name()).Scan(&n)
 		if err == nil && n == 0 {
-			os.RemoveAll(dir)
+			os.RemoveAll(filepath.Join(s.root, "layers", e.Name()))
 		}
 	}
 	if os.RemoveAll(strings.TrimSuffix(path, ".lock")) == nil {

@@ -44,6 +44,7 @@ var children = map[string]func(root string) error{
 	"upgrade": childUpgrades,
 	"halfway": childStopsHalfway,
 	"locked":  childHoldsCache,
+	"user":    childUses,
 }
 
 // child is another process with the test's code. Its first line of output has been read.

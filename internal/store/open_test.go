@@ -74,6 +74,9 @@ func TestManyProcessesCreateStore(t *testing.T) {
 				t.Errorf("process %d: %v: %s", i, err, outs[i].String())
 			}
 		}
+		if left, _ := os.ReadDir(filepath.Join(root, "tmp")); len(left) != 0 {
+			t.Errorf("these are left: %v", left)
+		}
 		s := open(t, root)
 		images, err := s.Images(context.Background())
 		if err != nil || len(images) != processes+1 {
@@ -92,9 +95,6 @@ func TestManyProcessesCreateStore(t *testing.T) {
 			if !s.HasBlob(digest.FromString(me)) {
 				t.Errorf("the blob of process %d is missing", i)
 			}
-		}
-		if left, _ := os.ReadDir(filepath.Join(root, "tmp")); len(left) != 0 {
-			t.Errorf("these are left: %v", left)
 		}
 	}
 }
@@ -156,7 +156,9 @@ func TestRecordsOfAnotherBoot(t *testing.T) {
 	synced := put(t, s, "synced")
 	must(t, s.Sync(context.Background()))
 	unsynced := put(t, s, "unsynced")
-	has(t, open(t, s.root), "unsynced", unsynced, true) // another process, the same boot
+	other := open(t, s.root) // another process, the same boot
+	has(t, other, "unsynced", unsynced, true)
+	must(t, other.Close())
 
 	for _, table := range bootTables {
 		_, err := s.db.Exec("UPDATE " + table + " SET boot='another-boot' WHERE boot != ''")

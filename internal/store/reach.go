@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
 	"regexp"
 	"sync"
 
@@ -20,11 +23,23 @@ type reach struct {
 	s      *Store
 	layers map[layer.ID]bool
 	blobs  map[digest.Digest]bool
+	others others                           // processes that are roots too
+	parts  map[digest.Digest]*manifestParts // what was read of manifests and indexes, which never changes
 }
 
 func (s *Store) newReach() *reach {
-	return &reach{s: s, layers: map[layer.ID]bool{}, blobs: map[digest.Digest]bool{}}
+	return &reach{s: s, layers: map[layer.ID]bool{}, blobs: map[digest.Digest]bool{}, parts: map[digest.Digest]*manifestParts{}}
 }
+
+// again is an empty reach that need not read the manifests that r has read.
+func (r *reach) again() *reach {
+	n := r.s.newReach()
+	n.parts = r.parts
+	return n
+}
+
+func (r *reach) hasLayer(id layer.ID) bool    { return r.layers[id] || r.others.useLayer(id) }
+func (r *reach) hasBlob(d digest.Digest) bool { return r.blobs[d] || r.others.useBlob(d) }
 
 func (r *reach) addSnapshot(snap layer.Snapshot) {
 	for _, id := range snap {
@@ -42,6 +57,9 @@ func (r *reach) addImage(ctx context.Context, img Image) error {
 // maxManifest is how long a manifest may be that is looked into.
 const maxManifest = 8 << 20
 
+// manifestParts are what a manifest or an index names.
+type manifestParts struct{ manifests, blobs []digest.Digest }
+
 // addTree adds a manifest or an index with everything that it names. What is not here, or is damaged, names
 // nothing.
 func (r *reach) addTree(ctx context.Context, d digest.Digest) error {
@@ -49,29 +67,58 @@ func (r *reach) addTree(ctx context.Context, d digest.Digest) error {
 		return nil
 	}
 	r.blobs[d] = true
-	data, err := r.s.ReadBlob(ctx, d)
-	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDamaged) {
-		return nil
+	p := r.parts[d]
+	if p == nil {
+		var err error
+		if p, err = r.s.readParts(d); err != nil || p == nil {
+			return err
+		}
+		r.parts[d] = p
+	}
+	for _, blob := range p.blobs {
+		r.blobs[blob] = true
+	}
+	for _, m := range p.manifests {
+		if err := r.addTree(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readParts reads what a manifest or an index names. It is nil for a blob that is neither, is damaged or is not
+// here. Nothing is made of a damaged one but that, as this may be within a transaction.
+func (s *Store) readParts(d digest.Digest) (*manifestParts, error) {
+	if d.Validate() != nil {
+		return nil, nil
+	}
+	f, err := os.Open(s.blobPath(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("reading manifest: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading manifest: %w", err)
 	}
 	var m struct {
 		Manifests, Layers []ocispec.Descriptor
 		Config            ocispec.Descriptor
 	}
-	if len(data) > maxManifest || json.Unmarshal(data, &m) != nil {
-		return nil
+	if len(data) > maxManifest || d.Algorithm().FromBytes(data) != d || json.Unmarshal(data, &m) != nil {
+		return nil, nil
 	}
+	p := &manifestParts{}
 	for _, l := range append(m.Layers, m.Config) {
-		r.blobs[l.Digest] = true
+		p.blobs = append(p.blobs, l.Digest)
 	}
 	for _, child := range m.Manifests {
-		if err := r.addTree(ctx, child.Digest); err != nil {
-			return err
-		}
+		p.manifests = append(p.manifests, child.Digest)
 	}
-	return nil
+	return p, nil
 }
 
 // addNamed adds what records of users need: images, containers, and the images that references were
@@ -183,12 +230,12 @@ func (r *reach) close(ctx context.Context) error {
 		if err := rows.Scan(&f.id, &f.blob); err != nil {
 			return fmt.Errorf("reading layers: %w", err)
 		}
-		if forms = append(forms, f); r.blobs[f.blob] {
+		if forms = append(forms, f); r.hasBlob(f.blob) {
 			r.layers[f.id] = true
 		}
 	}
 	for _, f := range forms {
-		if r.layers[f.id] {
+		if r.hasLayer(f.id) {
 			r.blobs[f.blob] = true
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -44,6 +45,9 @@ func (s *Store) Result(ctx context.Context, key string) (r Result, found bool, r
 	}
 	if err := json.Unmarshal([]byte(record), &r); err != nil {
 		return r, false, fmt.Sprintf("its record is damaged: %v", err), nil
+	}
+	if _, err := s.holdLayers(slices.Concat(r.Outputs...)...); err != nil { // at once
+		return r, false, "", err
 	}
 	for _, snap := range r.Outputs {
 		if err := s.Check(ctx, snap); err != nil {

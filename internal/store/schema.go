@@ -18,7 +18,7 @@ import (
 // A step that was released is never changed. It may not lock out a process of the version before that
 // runs a container, which is the only use of a store that [Store.Yield] lets go on during an upgrade:
 // what is done to the table of containers, that process must be able to read and write.
-var steps = []func(*Store, *sql.Tx) error{toVersion1, toVersion2, toVersion3, toVersion4, toVersion5}
+var steps = []func(*Store, *sql.Tx) error{toVersion1, toVersion2, toVersion3, toVersion4, toVersion5, toVersion6}
 
 func toVersion1(_ *Store, tx *sql.Tx) error {
 	_, err := tx.Exec(`
@@ -131,6 +131,10 @@ func toVersion5(s *Store, tx *sql.Tx) error {
 	}
 	return nil
 }
+
+// toVersion6 changes nothing: processes of versions before do not say what they use, so none may be at work when
+// somebody collects.
+func toVersion6(*Store, *sql.Tx) error { return nil }
 
 // version reads the version of the store's format; that of an empty one is 0.
 func (s *Store) version(q interface {

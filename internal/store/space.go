@@ -52,6 +52,15 @@ func (s *Store) letGo(n int64) bool {
 	return os.Truncate(s.reserve(), max(fi.Size()-n, 0)) == nil
 }
 
+// despiteFull does something small that a store on a full disk has to do too: again, with a part of the reserve.
+func (s *Store) despiteFull(fn func() error) error {
+	err := fn()
+	if isFull(err) && s.letGo(openSize) {
+		err = fn()
+	}
+	return err
+}
+
 // makeRoom gives up the reserve for an operation that gives space back, where little is left. What it
 // returns reserves the space again.
 func (s *Store) makeRoom() (done func()) {

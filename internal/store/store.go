@@ -13,7 +13,7 @@
 //	<root>/meta.db                                 SQLite, WAL: all records
 //
 // Each concern has a file: blobs.go, layers.go, results.go, images.go, containers.go, caches.go,
-// lease.go.
+// lease.go, hold.go, collect.go.
 //
 // # Invariants
 //
@@ -31,8 +31,7 @@
 // dropped when the store is opened. [Store.Sync] makes them durable, and an image is named only
 // after it.
 //
-// A process that has the store open holds a shared lock on it. What no record needs is deleted by
-// [Store.Collect] alone, while nobody else holds that lock.
+// What neither a record nor a living process needs is deleted by [Store.Collect], at any time (hold.go).
 //
 // A damaged entry is a miss with a reason, never a failed build.
 package store
@@ -85,8 +84,9 @@ type Store struct {
 	unpacking   *semaphore.Weighted // bounds the memory that layers unpacked at the same time take
 
 	use   *usage // held while the store is open
+	gate  gate
 	mu    sync.Mutex
-	lease *lease // nil until something is written
+	lease *lease // nil until something is used
 }
 
 // Open opens the store at root and creates it when it is missing. The directory must be on a
@@ -118,6 +118,9 @@ func (s *Store) open() (err error) {
 	if s.use, err = useStore(s.root); err != nil {
 		return err
 	}
+	if s.gate.dir, err = os.Open(filepath.Join(s.root, "tmp")); err != nil {
+		return errors.Join(err, s.use.dir.Close())
+	}
 	for {
 		err = s.openRecords()
 		var database *databaseError // others are not helped by a little space
@@ -126,7 +129,7 @@ func (s *Store) open() (err error) {
 		}
 	}
 	if err != nil {
-		return errors.Join(notUpgraded(err), s.endLease(), s.use.dir.Close())
+		return errors.Join(notUpgraded(err), s.endLease(), s.use.dir.Close(), s.gate.dir.Close())
 	}
 	return nil
 }
@@ -230,6 +233,9 @@ func (s *Store) setAside(tx *sql.Tx) error {
 		return err
 	}
 	dead, err := newLease(filepath.Join(s.root, "tmp"))
+	if err == nil {
+		err = dead.makeDir()
+	}
 	if err != nil {
 		return err
 	}
@@ -313,7 +319,7 @@ func (s *Store) Root() string { return s.root }
 
 // Close ends the use of the store and gives up the lease. What was not committed is deleted.
 func (s *Store) Close() error {
-	return errors.Join(s.endLease(), s.closeRecords(), s.use.dir.Close())
+	return errors.Join(s.endLease(), s.closeRecords(), s.use.dir.Close(), s.gate.dir.Close())
 }
 
 // cancelled is an error of somebody whose context has ended.
