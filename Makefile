@@ -27,7 +27,6 @@ deps: ## install what building, testing and the examples need (Debian or Ubuntu,
 build: ## build the static binary, bin/slipway
 	@hack/deps.sh build
 	@hack/patched.sh
-	$(GOBUILD) -o internal/sandbox/program/bin/init ./internal/sandbox/initproc/init
 	$(GOBUILD) -o bin/slipway ./cmd/slipway
 
 # The tool is built, not run by "go run", so that a signal reaches it.
@@ -52,8 +51,6 @@ examples: build bases ## build and run every example, the operator with its down
 test: ## install what the tests need and run them
 	@hack/deps.sh test
 	@hack/patched.sh
-	@# The small program of an earlier make build would be put into the tests' binaries.
-	@[ ! -e internal/sandbox/program/bin/init ] || $(GOBUILD) -o internal/sandbox/program/bin/init ./internal/sandbox/initproc/init
 	$(GO) test $(PATCHED) -buildvcs=false -tags "$(TAGS)" -timeout 14m ./...
 	cd examples/operator && CGO_ENABLED=0 $(GO) test -buildvcs=false ./...
 
@@ -104,4 +101,4 @@ conformance: ## compile BuildKit's daemon and record anew what it makes of the c
 	build/tools/record -buildkitd build/tools/buildkitd -buildctl build/tools/buildctl -out hack/conformance/testdata/buildkit hack/conformance/cases
 
 clean: ## remove what the other targets made
-	rm -rf --one-file-system bin build internal/sandbox/program/bin/init
+	rm -rf --one-file-system bin build

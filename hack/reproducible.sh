@@ -1,7 +1,6 @@
 #!/bin/sh
 # Runs a go build command twice, the second time in a copy of the tree elsewhere and without the
-# build cache of the first, and compares the binaries. The small program inside of the binary is
-# built first, as "make build" does.
+# build cache of the first, and compares the binaries.
 set -eu
 cd "$(dirname "$0")/.."
 tmp=$(mktemp -d)
@@ -13,7 +12,6 @@ both() {
 	out=$1
 	shift
 	hack/patched.sh
-	"$@" -o internal/sandbox/program/bin/init ./internal/sandbox/initproc/init
 	"$@" -o "$out" ./cmd/slipway
 }
 both "$tmp/first" "$@"

@@ -37,7 +37,7 @@ var owners = []struct {
 	reason   string
 }{
 	{"modernc.org/sqlite", []string{"internal/store"}, "the database's format is the store's own affair"},
-	{"github.com/opencontainers/runc", []string{"internal/sandbox"}, "any OCI runtime must be able to take libcontainer's place"},
+	{"github.com/opencontainers/runc", []string{"internal/sandbox"}, "any OCI runtime must be able to take the place of what starts containers"},
 	{"gvisor.dev/gvisor", []string{"internal/network"}, "how a process gets out is the network's own affair"},
 	{"github.com/vishvananda/netlink", []string{"internal/network"}, "nothing else sets interfaces up"},
 	{"github.com/spf13/cobra", []string{"internal/cli", "cmd/slipway"}, "flags end in cli: an API server drives the same packages"},

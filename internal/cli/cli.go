@@ -36,7 +36,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		name = "docker"
 	}
 	log.SetOutput(io.Discard)          // net/http's, which has what servers send
-	logrus.SetLevel(logrus.ErrorLevel) // libcontainer's warnings: what counts is in its errors
+	logrus.SetLevel(logrus.ErrorLevel) // libraries' warnings: what counts is in their errors
 	ctx, stop := withSignals(context.Background())
 	defer stop()
 	a := &app{

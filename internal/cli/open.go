@@ -30,7 +30,7 @@ func (a *app) Runner() (sandbox.Runner, error) {
 		}
 		return sandbox.New(sandbox.Options{
 			StateDir: dir, RuntimeBinary: a.runtime, Network: sandbox.WorkerNetwork(a.workerNet),
-			FilterFile: filepath.Join(s.Root(), "seccomp"), KeepDir: filepath.Join(s.Root(), "init"),
+			FilterFile: filepath.Join(s.Root(), "seccomp"),
 		})
 	})}, nil
 }

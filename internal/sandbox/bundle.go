@@ -12,6 +12,7 @@ import (
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/moby/sys/user"
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/slipway-build/slipway/internal/overlay"
 	"golang.org/x/sys/unix"
@@ -28,6 +29,16 @@ type bundle struct {
 	// guarded says that rules guard devices; devices, that filesystems need not be mounted nodev.
 	guarded, devices bool
 
+	foreign bool // an OCI runtime executes it
+	// given are the streams that the process has, null is the path of a null device for the others; ownDev says that
+	// the process sees one of its own at /dev/null.
+	given  [3]bool
+	null   string
+	ownDev bool
+	// cwdInMount: the working directory is to be made when everything is mounted.
+	cwdInMount bool
+	cgroup     cgroups.Manager // nil: there is none but the guard's
+
 	scratch string            // a tmpfs with all that is mounted
 	mounted bool              // scratch is
 	roots   int               // of mounts
@@ -39,8 +50,8 @@ type bundle struct {
 
 // newBundle mounts and resolves everything that spec names. The bundle is to be closed also
 // after an error.
-func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, guarded bool) (b *bundle, err error) {
-	b = &bundle{dir: dir, spec: spec, ids: mapping, guarded: guarded, devices: guarded || spec.Insecure, scratch: filepath.Join(dir, "scratch"),
+func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, guarded, foreign bool) (b *bundle, err error) {
+	b = &bundle{dir: dir, spec: spec, ids: mapping, foreign: foreign, guarded: guarded, devices: guarded || spec.Insecure, scratch: filepath.Join(dir, "scratch"),
 		shared: map[string]string{}, shown: map[string]string{}}
 	b.rootfs = filepath.Join(b.scratch, "rootfs")
 	back, err := b.ids.become()
@@ -63,6 +74,7 @@ func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, guarded
 	if err != nil {
 		return b, err
 	}
+	b.ownDev = slices.ContainsFunc(mounts, isDev) && !slices.ContainsFunc(mounts, func(m specs.Mount) bool { return m.Destination == "/dev/null" })
 	mounts = append(mounts, nodes...)
 	var points []mountPoint
 	for _, m := range mounts {
@@ -256,12 +268,12 @@ func probeLayers(root Root) ([]string, error) {
 	return append(slices.Clone(root.Lower), root.Upper), nil
 }
 
-// makeCwd makes the working directory, owned by the process's user, unless it lies in a mount:
-// there the runtime makes it, because only then it is there.
+// makeCwd makes the working directory, owned by the process's user, unless it lies in a mount: there it is
+// made later, because only then the mount is there.
 func (b *bundle) makeCwd(root *os.File, mounts []specs.Mount, u *user.ExecUser) error {
 	cwd := filepath.Join("/", b.spec.Cwd)
-	if cwd == "/" || slices.ContainsFunc(mounts, func(m specs.Mount) bool { return m.Destination == cwd }) ||
-		within(cwd, mounts) != "" {
+	b.cwdInMount = within(cwd, mounts) != ""
+	if cwd == "/" || slices.ContainsFunc(mounts, func(m specs.Mount) bool { return m.Destination == cwd }) || b.cwdInMount {
 		return nil
 	}
 	uid, gid, err := b.ids.host(u.Uid, u.Gid)

@@ -2,72 +2,105 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/cgroups"
+	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/cgroups/fs"
 	"github.com/opencontainers/cgroups/fs2"
-	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 )
 
-// withoutCgroup takes a container's cgroup away before it is started. A process without limits
-// needs none: its pid namespace finds and kills all of its children, and on a host with cgroup
-// v1 a dozen directories need not be made and removed. libcontainer has no switch for it, so the
-// manager, an interface value, is replaced in place; if a future version hides it elsewhere, the
-// container simply gets a cgroup.
-func withoutCgroup(c *libcontainer.Container, config *cgroups.Cgroup) bool {
-	field := reflect.ValueOf(c).Elem().FieldByName("cgroupManager")
-	if !field.IsValid() || field.Type() != reflect.TypeFor[cgroups.Manager]() {
-		return false
+// makeCgroup makes the container's cgroup, in which nothing is yet. Without limits a process gets none: its pid
+// namespace finds and kills all of its children, and a dozen directories need not be made and removed.
+func (b *bundle) makeCgroup() (err error) {
+	config := &cgroups.Cgroup{Path: b.oci.Linux.CgroupsPath, Resources: b.cgroupResources()}
+	if config.Path == "" {
+		config.Name = b.spec.ID
 	}
-	*(*cgroups.Manager)(field.Addr().UnsafePointer()) = noCgroup{config}
-	return true
+	if cgroups.IsCgroup2UnifiedMode() {
+		b.cgroup, err = fs2.NewManager(config, "")
+	} else {
+		b.cgroup, err = fs.NewManager(config, nil)
+	}
+	if err != nil {
+		return limiting(err)
+	}
+	if err := b.cgroup.Apply(-1); err != nil {
+		return limiting(errors.Join(err, b.cgroup.Destroy()))
+	}
+	if pids, err := b.cgroup.GetAllPids(); err == nil && len(pids) > 0 {
+		b.cgroup = nil // another container's, it seems
+		return limiting(fmt.Errorf("there are processes in the cgroup %s", config.Path))
+	}
+	return nil
 }
 
-// noCgroup is the manager of a container that stays in its parent's cgroup.
-type noCgroup struct{ config *cgroups.Cgroup }
+// enterCgroup has a process be limited.
+func (b *bundle) enterCgroup(pid int) error {
+	err := b.cgroup.Apply(pid)
+	if err == nil {
+		err = b.cgroup.Set(b.cgroupResources())
+	}
+	return limiting(err)
+}
 
-func (noCgroup) Apply(int) error                                     { return nil }
-func (noCgroup) AddPid(string, int) error                            { return nil }
-func (noCgroup) GetPids() ([]int, error)                             { return nil, nil }
-func (noCgroup) GetAllPids() ([]int, error)                          { return nil, nil }
-func (noCgroup) GetStats() (*cgroups.Stats, error)                   { return cgroups.NewStats(), nil }
-func (noCgroup) Stats(*cgroups.StatsOptions) (*cgroups.Stats, error) { return cgroups.NewStats(), nil }
-func (noCgroup) Freeze(cgroups.FreezerState) error                   { return nil }
-func (noCgroup) Destroy() error                                      { return nil }
-func (noCgroup) Path(string) string                                  { return "" }
-func (noCgroup) Set(*cgroups.Resources) error                        { return nil }
-func (noCgroup) GetPaths() map[string]string                         { return nil }
-func (n noCgroup) GetCgroups() (*cgroups.Cgroup, error)              { return n.config, nil }
-func (noCgroup) GetFreezerState() (cgroups.FreezerState, error)      { return cgroups.Undefined, nil }
-func (noCgroup) Exists() bool                                        { return false }
-func (noCgroup) OOMKillCount() (uint64, error)                       { return 0, nil }
+func limiting(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("limiting the container's resources: %w (limits and --cgroup-parent need cgroups that can be written to)", err)
+}
 
-// oomKills counts the processes of a container that the kernel killed for memory. It is 0 when
-// the container has no memory cgroup.
-func oomKills(c *libcontainer.Container) uint64 {
-	state, err := c.State()
-	if err != nil {
-		return 0
+// cgroupResources are the limits in the words of the cgroups library.
+func (b *bundle) cgroupResources() *cgroups.Resources {
+	r := b.spec.Resources
+	res := &cgroups.Resources{
+		Memory: r.Memory, MemorySwap: r.MemorySwap, CpuShares: r.CPUShares, CpuPeriod: r.CPUPeriod, CpuQuota: r.CPUQuota,
+		CpusetCpus: r.CpusetCpus, CpusetMems: r.CpusetMems,
 	}
-	count, path := fs.OOMKillCount, state.CgroupPaths["memory"]
-	if cgroups.IsCgroup2UnifiedMode() {
-		count, path = fs2.OOMKillCount, state.CgroupPaths[""]
+	if b.guarded {
+		res.Devices = []*devices.Rule{{}} // see setDevices
 	}
-	if path == "" {
-		return 0
+	if r.CPUShares != 0 {
+		res.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(r.CPUShares)
 	}
-	n, err := count(path)
-	if err != nil {
-		return 0
+	if pids := b.oci.Linux.Resources.Pids; pids != nil {
+		res.PidsLimit = pids.Limit
 	}
-	return n
+	return res
+}
+
+// cgroupDir is the directory of the cgroup of version 2 that the container is in.
+func (b *bundle) cgroupDir() string {
+	if b.cgroup != nil {
+		return b.cgroup.Path("")
+	}
+	return unifiedCgroup()
+}
+
+// cgroupPath is the directory of the cgroup that the container is in.
+func (b *bundle) cgroupPath(c ownCgroup) string {
+	if b.cgroup != nil {
+		for controller, path := range b.cgroup.GetPaths() {
+			if c.has(strings.TrimPrefix(controller, "name=")) {
+				return path
+			}
+		}
+	}
+	if c.has("devices") || c.has("pids") {
+		guard := filepath.Join(c.path, guardPrefix+b.spec.ID) // this thread's
+		if _, err := os.Lstat(guard); err == nil {
+			return guard
+		}
+	}
+	return c.path
 }
 
 // canMakeCgroups reports whether this process may make cgroups in all hierarchies of version 1. In one of version 2

@@ -68,11 +68,11 @@ func deviceRule(rule specs.LinuxDeviceCgroup) string {
 	return strings.Join([]string{rule.Type, number(rule.Major) + ":" + number(rule.Minor), rule.Access}, " ")
 }
 
-// setDevices lets libcontainer give the cgroup of a container with limits the same rules. Its own
+// setDevices lets the cgroups library give the cgroup of a container with limits the same rules. Its own
 // way is a package that compiles BPF programs too.
 var setDevices = sync.OnceFunc(func() {
 	cgroups.DevicesSetV1 = func(path string, r *cgroups.Resources) error {
-		if r.SkipDevices || len(r.Devices) == 0 {
+		if len(r.Devices) == 0 {
 			return nil
 		}
 		return writeDeviceRules(path, deviceRules)

@@ -10,10 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/containerd/console"
-	"github.com/opencontainers/runc/libcontainer"
 	"github.com/slipway-build/slipway/internal/sandbox/initproc"
 	"golang.org/x/sys/unix"
 )
@@ -60,7 +61,7 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the OCI runtime: %w", err)
 	}
-	w.started(true)
+	w.started()
 	killed := false
 	stop := forward(ctx, streams, w, func(sig unix.Signal) {
 		killed = killed || sig == unix.SIGKILL
@@ -113,7 +114,7 @@ func (r *external) result(b *bundle, err error, killed bool) error {
 		return &ExitError{Code: 128 + int(unix.SIGKILL), Signal: int(unix.SIGKILL)}
 	}
 	if text := r.failure(b); text != "" {
-		return startError(b.spec, errors.New(text))
+		return runtimeError(b.spec, errors.New(text))
 	}
 	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		return fmt.Errorf("running the OCI runtime: it was killed by signal %d", ws.Signal())
@@ -141,12 +142,20 @@ func (r *external) failure(b *bundle) (text string) {
 // controls, and joins the container's own to it.
 func wireCommand(terminal bool, streams IO, cmd *exec.Cmd) (*wires, error) {
 	if !terminal {
-		var p libcontainer.Process
-		w, err := wire(false, streams, &p)
+		w, err := wire(false, streams)
 		if err != nil {
 			return nil, err
 		}
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Stdin, p.Stdout, p.Stderr
+		// A nil *os.File must not become a non-nil interface.
+		if w.ends[0] != nil {
+			cmd.Stdin = w.ends[0]
+		}
+		if w.ends[1] != nil {
+			cmd.Stdout = w.ends[1]
+		}
+		if w.ends[2] != nil {
+			cmd.Stderr = w.ends[2]
+		}
 		return w, nil
 	}
 	w := &wires{streams: streams}
@@ -164,4 +173,37 @@ func wireCommand(terminal bool, streams IO, cmd *exec.Cmd) (*wires, error) {
 	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty = false, true, true
 	w.attach(master)
 	return w, nil
+}
+
+// runtimeError makes one sentence of the reasons of a runtime, which come as text from another
+// process.
+func runtimeError(spec *Spec, err error) error {
+	text, command := err.Error(), spec.Args[0]
+	switch {
+	case spec.hasCgroup() && strings.Contains(text, "cgroup"):
+		return fmt.Errorf("limiting the container's resources: %w (limits and --cgroup-parent need cgroups that can be written to)", errors.New(trimPrefixes(text)))
+	case strings.Contains(text, "executable file not found"),
+		strings.Contains(text, "exec") && strings.Contains(text, "no such file or directory") && !strings.Contains(text, "mount"):
+		return fmt.Errorf("starting %q: %w in the root filesystem", command, ErrCommandNotFound)
+	case strings.Contains(text, "permission denied") && strings.Contains(text, "exec"),
+		strings.Contains(text, "exec format error"), strings.Contains(text, "is a directory"):
+		return fmt.Errorf("starting %q: %w: %s", command, ErrCommandNotExecutable, lastClause(text))
+	}
+	return fmt.Errorf("starting the container: %w", errors.New(trimPrefixes(text)))
+}
+
+// trimPrefixes removes the layers of wrapping that say nothing to a user.
+func trimPrefixes(text string) string {
+	prefixes := []string{"unable to start container process: ", "error during container init: "}
+	for slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(text, p) }) {
+		for _, p := range prefixes {
+			text = strings.TrimPrefix(text, p)
+		}
+	}
+	return text
+}
+
+func lastClause(text string) string {
+	parts := strings.Split(text, ": ")
+	return parts[len(parts)-1]
 }

@@ -227,9 +227,9 @@ func watch(t *testing.T, k *keeper, program string) (*exec.Cmd, error) {
 	return cmd, k.watch(pidfd, program)
 }
 
-func TestWatchdogWithoutProgram(t *testing.T) {
+func TestWatchdog(t *testing.T) {
 	var k keeper
-	cmd, err := watch(t, &k, filepath.Join(t.TempDir(), "gone"))
+	cmd, err := watch(t, &k, self)
 	if err != nil {
 		t.Fatal(err)
 	}

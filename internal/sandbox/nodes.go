@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 
 	"github.com/moby/sys/userns"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -12,8 +14,7 @@ import (
 )
 
 // deviceNodes are the devices of a container. Each container has nodes of its own: what its root may do
-// to them, with chmod or chown, nobody else sees. libcontainer masks files with /dev/null, so that it
-// holds for masks too.
+// to them, with chmod or chown, nobody else sees.
 var deviceNodes = []struct {
 	name         string
 	major, minor uint32
@@ -25,6 +26,59 @@ func makeNodes(dir int) error {
 	for _, d := range deviceNodes {
 		if err := unix.Mknodat(dir, d.name, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))); err != nil {
 			return fmt.Errorf("making device node %s: %w", d.name, err)
+		}
+	}
+	return nil
+}
+
+// deviceLinks are the other names in /dev.
+var deviceLinks = []struct{ name, target string }{
+	{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"}, {"stderr", "/proc/self/fd/2"}, {"ptmx", "pts/ptmx"},
+}
+
+// fillDev makes what is in an empty /dev.
+func (b *bundle) fillDev(dev int) error {
+	links := deviceLinks
+	if kernelMemory() {
+		links = append(links[:len(links):len(links)], struct{ name, target string }{"core", "/proc/kcore"})
+	}
+	for _, l := range links {
+		if err := unix.Symlinkat(l.target, dev, l.name); err != nil {
+			return fmt.Errorf("making the link /dev/%s: %w", l.name, err)
+		}
+	}
+	if !b.nodesInDev() {
+		return nil
+	}
+	if err := makeNodes(dev); err != nil {
+		return err
+	}
+	return b.insecureNodes(dev)
+}
+
+// kernelMemory reports whether the kernel shows its memory.
+var kernelMemory = sync.OnceValue(func() bool {
+	_, err := os.Stat("/proc/kcore")
+	return err == nil
+})
+
+// insecureNodes makes the nodes that an insecure container has besides.
+func (b *bundle) insecureNodes(dev int) error {
+	if !b.spec.Insecure {
+		return nil
+	}
+	defer unix.Umask(unix.Umask(0))
+	if err := unix.Mkdirat(dev, "net", 0o755); err != nil {
+		return fmt.Errorf("making /dev/net: %w", err)
+	}
+	for _, d := range insecureDevices() {
+		kind := uint32(unix.S_IFCHR)
+		if d.Type == "b" {
+			kind = unix.S_IFBLK
+		}
+		name := strings.TrimPrefix(d.Path, "/dev/")
+		if err := unix.Mknodat(dev, name, kind|0o666, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))); err != nil {
+			return fmt.Errorf("making device node %s: %w", d.Path, err)
 		}
 	}
 	return nil
@@ -49,12 +103,20 @@ func (b *bundle) nodeMounts(mounts []specs.Mount) (nodes []specs.Mount, err erro
 			return nil, err
 		}
 	}
-	for _, d := range deviceNodes {
-		dest := filepath.Join("/dev", d.name)
-		if slices.ContainsFunc(mounts, func(m specs.Mount) bool { return m.Destination == dest }) {
-			continue
+	add := func(dest, source string) {
+		if !slices.ContainsFunc(mounts, func(m specs.Mount) bool { return m.Destination == dest }) {
+			nodes = append(nodes, specs.Mount{Destination: dest, Type: "bind", Source: source, Options: []string{"bind"}})
 		}
-		nodes = append(nodes, specs.Mount{Destination: dest, Type: "bind", Source: filepath.Join(source, d.name), Options: []string{"bind"}})
+	}
+	for _, d := range deviceNodes {
+		add(filepath.Join("/dev", d.name), filepath.Join(source, d.name))
+	}
+	if b.spec.Insecure { // in a user namespace: those of the host that there are
+		for _, d := range insecureDevices() {
+			if _, err := os.Stat(d.Path); err == nil {
+				add(d.Path, d.Path)
+			}
+		}
 	}
 	return nodes, nil
 }

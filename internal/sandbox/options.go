@@ -18,22 +18,17 @@ type Options struct {
 	// an empty directory, and may be deleted.
 	StateDir string
 	// RuntimeBinary is an OCI runtime, such as runc, by its path or its name in PATH. "" is
-	// libcontainer linked into this program. If this program is killed with SIGKILL, a runtime
+	// this program itself. If this program is killed with SIGKILL, a runtime
 	// binary's containers die too, but their empty cgroups stay.
 	RuntimeBinary string
 	// Network is what [NetworkBridge] is; "" is [WorkerAuto].
 	Network WorkerNetwork
-	// FilterFile is where the linked-in libcontainer keeps the compiled seccomp filter for later
-	// processes. Only who may write to the layers may write to its directory. "" is nowhere.
+	// FilterFile is where the compiled seccomp filter is kept for later processes. Only who may write to the layers may write to its directory. "" is nowhere.
 	FilterFile string
-	// KeepDir is a directory, made if missing, where the program with which the linked-in
-	// libcontainer starts containers is kept, for other processes too. As for FilterFile, only who
-	// may write to the layers may write there. "" has containers start more slowly.
-	KeepDir string
 }
 
-// Init becomes the container's first process if this process was started by the linked-in
-// libcontainer to be that; otherwise it returns at once. Importing this package is enough, its
+// Init becomes a process that works beside containers if this process was started to be that;
+// otherwise it returns at once. Importing this package is enough, its
 // initialization does the same: the call only makes it visible in main.
 func Init() { initproc.Run() }
 
@@ -75,10 +70,7 @@ func New(opt Options) (Runner, error) {
 		}
 		openCgroups()
 		setDevices()
-		if err := oneProcessor(); err != nil {
-			return nil, fmt.Errorf("making a sandbox: %w", err)
-		}
-		l := &linked{newFilter(opt.FilterFile), newCover(opt.KeepDir)}
+		l := &linked{newFilter(opt.FilterFile)}
 		r.stateDir, r.prepare, r.guard, r.execute = dir, l.prepare, l.guard, l.run
 		return r, nil
 	}
@@ -94,16 +86,6 @@ func New(opt Options) (Runner, error) {
 		return nil, errors.New("making a user namespace: only the runtime that is linked in has it: leave --runtime out, or --userns=host does without")
 	}
 	r.stateDir, r.prepare, r.guard, r.execute = dir, func() func() { return func() {} }, e.guard, e.run
+	r.foreign = true
 	return r, nil
-}
-
-// oneProcessor has Go use one thread in the first process of each container, to which
-// libcontainer passes just this variable. It uses one anyway, but later: until then Go has started
-// threads for all processors, which all have to change their user and to end. The program of the
-// container does not see the variable.
-func oneProcessor() error {
-	if os.Getenv("GOMAXPROCS") != "" {
-		return nil
-	}
-	return os.Setenv("GOMAXPROCS", "1")
 }

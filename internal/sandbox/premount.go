@@ -21,10 +21,10 @@ import (
 // runtime takes along what it finds mounted there. It could mount everything itself, but a
 // mount takes it some hundred system calls, and this is a good part of a container's start.
 func (b *bundle) premount(root *os.File, mounts []specs.Mount) (rest []specs.Mount, err error) {
-	if !recursiveAttributes() {
-		return mounts, nil // there are no user namespaces then
-	}
 	for _, m := range mounts {
+		if err := checkProcMount(m); err != nil {
+			return nil, err
+		}
 		if b.inContainer(m) || within(m.Destination, rest) != "" {
 			rest = append(rest, m)
 			continue
@@ -40,7 +40,7 @@ func (b *bundle) premount(root *os.File, mounts []specs.Mount) (rest []specs.Mou
 func (b *bundle) inContainer(m specs.Mount) bool {
 	switch m.Type {
 	case "bind":
-		return m.Destination == "/dev" // which the runtime must know, it leaves such a /dev alone
+		return m.Destination == "/dev" && b.foreign // a runtime must know of such a /dev, to leave it alone
 	case "devpts": // in a user namespace its owners are those of who mounts it
 		return b.ids != nil
 	case "tmpfs", "sysfs": // sysfs shows the network, where this thread is
@@ -74,12 +74,16 @@ func (b *bundle) mountBelow(root *os.File, m specs.Mount) error {
 	if err != nil {
 		return err
 	}
-	if isDev(m) && b.nodesInDev() {
-		if err := makeNodes(mnt); err != nil {
+	if isDev(m) {
+		if err := b.fillDev(mnt); err != nil {
 			return errors.Join(err, unix.Close(mnt))
 		}
 	}
-	return attach(mnt, dest)
+	err = attach(mnt, int(dest.Fd()), "")
+	if m.Type == "bind" && err == nil {
+		err = o.set(mnt, m.Source)
+	}
+	return errors.Join(err, unix.Close(mnt))
 }
 
 // mountTarget opens the destination inside of root, which is made if missing: this happens in other
@@ -150,6 +154,11 @@ func cloneTree(source string, o mountOptions) (int, error) {
 	if err := o.ids.shift(mnt, source, o.rbind); err != nil {
 		return -1, errors.Join(err, unix.Close(mnt))
 	}
+	return mnt, nil
+}
+
+// set gives an attached bind mount its attributes.
+func (o *mountOptions) set(mnt int, source string) error {
 	for _, change := range []struct {
 		attrs uint64
 		flags uint
@@ -157,11 +166,20 @@ func cloneTree(source string, o mountOptions) (int, error) {
 		if change.attrs == 0 {
 			continue
 		}
-		if err := unix.MountSetattr(mnt, "", change.flags, &unix.MountAttr{Attr_set: change.attrs}); err != nil {
-			return -1, errors.Join(&os.PathError{Op: "mount_setattr", Path: source, Err: err}, unix.Close(mnt))
+		err := setAttributes(mnt, change.flags, change.attrs)
+		if err != nil {
+			return &os.PathError{Op: "setting the attributes of the mount of", Path: source, Err: err}
 		}
 	}
-	return mnt, nil
+	return nil
+}
+
+// setAttributes sets attributes of an attached mount; before Linux 5.12 not of those below it.
+func setAttributes(mnt int, flags uint, attrs uint64) error {
+	if recursiveAttributes() {
+		return unix.MountSetattr(mnt, "", flags, &unix.MountAttr{Attr_set: attrs})
+	}
+	return unix.Mount("", fmt.Sprint("/proc/self/fd/", mnt), "", uintptr(unix.MS_BIND|unix.MS_REMOUNT|flagsOf(attrs)), "")
 }
 
 // newFilesystem is a mount of a fresh filesystem that is not attached yet.
@@ -192,10 +210,13 @@ func newFilesystem(kind string, o mountOptions) (int, error) {
 	return mnt, nil
 }
 
-// attach shows a detached mount at dest and closes its descriptor.
-func attach(mnt int, dest *os.File) error {
-	err := unix.MoveMount(mnt, "", int(dest.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
-	return errors.Join(os.NewSyscallError("move_mount", err), unix.Close(mnt))
+// attach shows a detached mount at a path below dest, or "".
+func attach(mnt, dest int, path string) error {
+	flags := unix.MOVE_MOUNT_F_EMPTY_PATH
+	if path == "" {
+		flags |= unix.MOVE_MOUNT_T_EMPTY_PATH
+	}
+	return os.NewSyscallError("move_mount", unix.MoveMount(mnt, "", dest, path, flags))
 }
 
 // mountCgroups shows the own cgroup of each v1 hierarchy below dest, as runc does.
@@ -217,22 +238,19 @@ func (b *bundle) mountCgroups(dest *os.File, o mountOptions) error {
 		}
 	}
 	// What is mounted below needs a place in a namespace first.
-	if err := unix.MoveMount(top, "", int(dest.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
-		return fmt.Errorf("move_mount: %w", err)
+	if err := attach(top, int(dest.Fd()), ""); err != nil {
+		return err
 	}
 	for _, c := range ownCgroups() {
-		path := c.path
-		if c.has("devices") || c.has("pids") {
-			guard := filepath.Join(path, guardPrefix+b.spec.ID) // this thread's
-			if _, err := os.Lstat(guard); err == nil {
-				path = guard
-			}
-		}
-		mnt, err := cloneTree(path, mountOptions{attrs: o.attrs})
+		path := b.cgroupPath(c)
+		mnt, err := cloneTree(path, mountOptions{})
 		if err != nil {
 			return err
 		}
-		err = unix.MoveMount(mnt, "", top, c.name, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		err = attach(mnt, top, c.name)
+		if err == nil {
+			err = setAttributes(mnt, unix.AT_EMPTY_PATH, o.attrs)
+		}
 		if err = errors.Join(err, unix.Close(mnt)); err != nil {
 			return fmt.Errorf("mounting cgroup %s: %w", c.name, err)
 		}
@@ -240,7 +258,7 @@ func (b *bundle) mountCgroups(dest *os.File, o mountOptions) error {
 	if readOnly == 0 {
 		return nil
 	}
-	return os.NewSyscallError("mount_setattr", unix.MountSetattr(top, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: readOnly}))
+	return os.NewSyscallError("mount_setattr", setAttributes(top, unix.AT_EMPTY_PATH, readOnly))
 }
 
 // ownCgroup is this process's cgroup in one v1 hierarchy.

@@ -407,6 +407,24 @@ func testMountErrors(l *lab) {
 	}
 }
 
+// testProcMounts: nothing but what LXCFS emulates can cover something in /proc.
+func testProcMounts(l *lab) {
+	file := filepath.Join(l.dir, "file")
+	write(l.t, file, "covered\n")
+	for _, m := range []Mount{{Dest: "/proc/sys", Tmpfs: &Tmpfs{}}, {Dest: "/proc/kcore", Bind: file}, {Dest: "/proc/self/attr", Bind: l.dir}} {
+		spec := l.command("true")
+		spec.Mounts = []Mount{m}
+		if _, err := l.try(spec); err == nil || !strings.Contains(err.Error(), "inside /proc") && !strings.Contains(err.Error(), "mountpoint") {
+			l.t.Errorf("%+v: got %v, want an error", m, err)
+		}
+	}
+	spec := l.spec("cat /proc/uptime; echo x 2>/dev/null > /proc/uptime || echo read-only; cat /proc/1/comm")
+	spec.Mounts = []Mount{{Dest: "/proc/uptime", Bind: file, ReadOnly: true}, {Dest: "/proc", Bind: l.dir}}
+	if got := l.run(spec); got != "covered\nread-only\nsh" && got != "covered\nread-only\ncat" {
+		l.t.Errorf("a file over /proc/uptime: got %q", got)
+	}
+}
+
 func testManyLayers(l *lab) {
 	spec := l.spec("cat /top; ls / | wc -l")
 	for i := range 120 {

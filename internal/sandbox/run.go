@@ -18,7 +18,9 @@ type runner struct {
 	// and reports whether it does; if not, filesystems are to be mounted nodev. leave ends it.
 	guard func(*Spec) (leave func() error, ok bool)
 	// execute runs a prepared bundle on the calling thread, whose children see its mounts.
-	execute  func(context.Context, *bundle, IO) error
+	execute func(context.Context, *bundle, IO) error
+	// foreign: execute is an OCI runtime's, which has ways of its own.
+	foreign  bool
 	networks *networks
 	ids      func() (*idMap, error) // of user namespaces, made once
 }
@@ -61,7 +63,7 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 				err = lerr
 			}
 		}()
-		b, err := newBundle(dir, spec, mapping, conn, guarded)
+		b, err := newBundle(dir, spec, mapping, conn, guarded, r.foreign)
 		defer func() { err = errors.Join(err, b.ends.close()) }()
 		if err != nil {
 			return errors.Join(fmt.Errorf("preparing the root filesystem: %w", err), b.close())

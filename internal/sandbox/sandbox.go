@@ -3,8 +3,8 @@
 // # Structure
 //
 // A [Spec] says what to run on which layer directories. It becomes an OCI runtime-spec bundle,
-// and a [Runtime] executes the bundle: runc's libcontainer linked in by default, or any OCI
-// runtime binary.
+// and is executed as such: by this program itself (linked.go; inside.go is what happens in the container), or by
+// any OCI runtime binary (external.go).
 package sandbox
 
 import (

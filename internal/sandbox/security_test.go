@@ -464,3 +464,31 @@ func testCgroup(l *lab) {
 		l.t.Errorf("using too much memory: got %v (%+v)", err, exit)
 	}
 }
+
+// testKeyring: a process does not have the session keyring of who started slipway, whose keys are found by possession.
+func testKeyring(l *lab) {
+	spec := l.spec("/tools/tool -test.run '^TestKeyringHelper$'")
+	spec.Insecure = true // others may not ask
+	spec.Env = []string{"SLIPWAY_TEST_KEYRING=1"}
+	tool, err := filepath.EvalSymlinks("/proc/self/exe")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	spec.Mounts = []Mount{{Dest: "/tools/tool", Bind: tool}, {Dest: "/lib", Bind: "/lib", ReadOnly: true}, {Dest: "/lib64", Bind: "/lib64", ReadOnly: true}, {Dest: "/usr", Bind: "/usr", ReadOnly: true}}
+	own, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+	if err != nil {
+		l.t.Skip("no keys on this machine: ", err)
+	}
+	if got := l.run(spec); !strings.HasPrefix(got, "keyring ") || strings.HasPrefix(got, fmt.Sprintf("keyring %d ", own)) {
+		l.t.Errorf("got %q, and our own is %d", got, own)
+	}
+}
+
+// TestKeyringHelper is the program that testKeyring runs in a container.
+func TestKeyringHelper(t *testing.T) {
+	if os.Getenv("SLIPWAY_TEST_KEYRING") == "" {
+		t.Skip("run by another test only")
+	}
+	id, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+	fmt.Println("keyring", id, err)
+}

@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/containerd/console"
-	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/utils"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,39 +22,23 @@ const drainTime = 500 * time.Millisecond
 // process themselves: it gets the ends of pipes, or of a pseudo-terminal.
 type wires struct {
 	streams IO
-	theirs  []*os.File     // the process's ends, to be closed once it has them
+	ends    [3]*os.File    // the process's, nil where there is no stream
+	theirs  []*os.File     // all of them, to be closed once it has them
 	ours    []io.Closer    // our ends
 	copying sync.WaitGroup // of output
-	socket  *os.File       // on which the terminal arrives
 	console console.Console
 }
 
-// wire makes the ends and gives p its own.
-func wire(terminal bool, streams IO, p *libcontainer.Process) (*wires, error) {
+// wire makes the ends, but not those of a terminal.
+func wire(terminal bool, streams IO) (*wires, error) {
 	w := &wires{streams: streams}
 	if terminal {
-		parent, child, err := utils.NewSockPair("console")
-		if err != nil {
-			return nil, fmt.Errorf("making the terminal's socket: %w", err)
-		}
-		w.socket, p.ConsoleSocket = parent, child
-		w.ours, w.theirs = append(w.ours, parent), append(w.theirs, child)
 		return w, nil
 	}
-	stdin, stdout, stderr, err := w.pipes()
-	if err != nil {
+	var err error
+	if w.ends[0], w.ends[1], w.ends[2], err = w.pipes(); err != nil {
 		w.close()
 		return nil, err
-	}
-	// A nil stream is /dev/null; a nil *os.File must not become a non-nil interface.
-	if stdin != nil {
-		p.Stdin = stdin
-	}
-	if stdout != nil {
-		p.Stdout = stdout
-	}
-	if stderr != nil {
-		p.Stderr = stderr
 	}
 	return w, nil
 }
@@ -140,21 +121,22 @@ func sameWriter(a, b io.Writer) (same bool) {
 	return a != nil && a == b
 }
 
-// started closes the process's ends, which it has or will never get, and fetches the terminal.
-func (w *wires) started(ok bool) {
+// started closes the process's ends, which it has or will never get.
+func (w *wires) started() {
 	for _, f := range w.theirs {
 		_ = f.Close()
 	}
 	w.theirs = nil
-	if w.socket == nil || !ok {
-		return
-	}
-	master, err := receiveFile(w.socket)
+}
+
+// fetch takes the terminal that comes through a socket. If there is none, the process sees it hung up.
+func (w *wires) fetch(socket *os.File) {
+	master, err := receiveFile(socket)
 	if err != nil {
 		return
 	}
 	if w.console, err = console.ConsoleFromFile(master); err != nil {
-		_ = master.Close() // no terminal after all: the process sees it hung up
+		_ = master.Close()
 		return
 	}
 	w.attach(w.console)
@@ -162,15 +144,10 @@ func (w *wires) started(ok bool) {
 
 // receiveFile takes the one descriptor that is sent through a socket.
 func receiveFile(socket *os.File) (*os.File, error) {
-	conn, err := net.FileConn(socket)
-	if err != nil {
-		return nil, fmt.Errorf("receiving a file: %w", err)
-	}
-	defer conn.Close()
-	control := make([]byte, unix.CmsgSpace(4))
-	n, err := 0, errors.ErrUnsupported
-	if c, ok := conn.(*net.UnixConn); ok {
-		_, n, _, _, err = c.ReadMsgUnix(make([]byte, unix.PathMax), control)
+	control, n := make([]byte, unix.CmsgSpace(4)), 0
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) { // no more than one byte: what comes then is for others
+		_, n, _, _, err = unix.Recvmsg(int(socket.Fd()), make([]byte, 1), control, unix.MSG_CMSG_CLOEXEC)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("receiving a file: %w", err)

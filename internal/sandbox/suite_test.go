@@ -73,7 +73,7 @@ func write(t testing.TB, path, text string) {
 type lab struct {
 	t      testing.TB
 	runner Runner
-	linked bool // the runner is libcontainer in this process
+	linked bool // the runner is this process
 	// unguarded: no cgroup guards devices, as on a machine with cgroups of version 2 alone.
 	unguarded bool
 	userns    bool // the specs have a user namespace
@@ -118,7 +118,7 @@ func hostState(t testing.TB) string {
 	var b strings.Builder
 	for line := range strings.Lines(string(mounts)) {
 		// Other tests may be mounting things at the same time.
-		for _, ours := range []string{"slipway-test-", "TestLibcontainer", "TestRuntimeBinary", "TestUnguarded", "TestUserNS", "BenchmarkRun"} {
+		for _, ours := range []string{"slipway-test-", "TestLibcontainer", "TestRuntimeBinary", "TestUnguarded", "TestUserNS", "TestOlderKernel", "BenchmarkRun"} {
 			if strings.Contains(line, ours) {
 				b.WriteString(line)
 				break
@@ -241,6 +241,26 @@ func TestUnguarded(t *testing.T) {
 	}
 }
 
+// TestOlderKernel has what depends on how mounts get their attributes run without mount_setattr(2).
+func TestOlderKernel(t *testing.T) {
+	old := recursiveAttributes
+	recursiveAttributes = func() bool { return false }
+	t.Cleanup(func() { recursiveAttributes = old })
+	for name, test := range map[string]func(*lab){"Bind": testBind, "CgroupView": testCgroupView, "ReadOnlyRoot": testReadOnlyRoot, "Forbidden": testForbidden, "ProcMounts": testProcMounts} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, func(t testing.TB, state string) Runner {
+				r, err := New(Options{StateDir: state})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			})
+			l.linked = true
+			test(l)
+		})
+	}
+}
+
 func TestRuntimeBinary(t *testing.T) {
 	if _, err := exec.LookPath("runc"); err != nil {
 		t.Skip("no runc on this machine")
@@ -262,7 +282,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"Cancel": testCancel, "Leftovers": testLeftovers, "Parallel": testParallel, "KilledParent": testKilledParent, "KilledWatchdog": testKilledWatchdog, "Ulimits": testUlimits,
 		"Cwd": testCwd, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "SwappedMountPoint": testSwappedMountPoint, "OddRoots": testOddRoots, "RacingLinks": testRacingLinks, "NoTrace": testNoTrace, "Scratch": testScratch,
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
-		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ManyLayers": testManyLayers,
+		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ProcMounts": testProcMounts, "Keyring": testKeyring, "ManyLayers": testManyLayers,
 		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
 		"UserNSOwners": testUserNSOwners, "UserNSUsers": testUserNSUsers, "UserNSRoot": testUserNSRoot, "UserNSErrors": testUserNSErrors, "UserNSCapabilities": testUserNSCapabilities,
 		"File": testFile, "Socket": testSocket, "Final": testFinal,

@@ -8,7 +8,7 @@ import (
 )
 
 // The main thread stays with the main goroutine, from the start to the end of the program. We
-// and libcontainer spoil threads (they enter mount namespaces) and let them end with their
+// spoil threads (they enter mount namespaces) and let them end with their
 // goroutines; but the main thread cannot end before the process. Spoilt, it would keep a dead
 // container's mounts alive, and show them in /proc/self.
 func init() { runtime.LockOSThread() }

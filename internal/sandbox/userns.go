@@ -169,6 +169,17 @@ func (m *idMap) describe(linux *specs.Linux) {
 	linux.UIDMappings, linux.GIDMappings = ociMapping(m.UIDMaps), ociMapping(m.GIDMaps)
 }
 
+// write gives the user namespace of a process its IDs.
+func (m *idMap) write(pid int) error {
+	for file, maps := range map[string][]user.IDMap{"uid_map": m.UIDMaps, "gid_map": m.GIDMaps} {
+		text := strings.NewReplacer(":", " ", ",", "\n").Replace(mappingText(maps))
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, file), []byte(text), 0); err != nil {
+			return fmt.Errorf("mapping the IDs of a user namespace: %w", err)
+		}
+	}
+	return nil
+}
+
 func ociMapping(maps []user.IDMap) (all []specs.LinuxIDMapping) {
 	for _, m := range maps {
 		all = append(all, specs.LinuxIDMapping{ContainerID: uint32(m.ID), HostID: uint32(m.ParentID), Size: uint32(m.Count)})

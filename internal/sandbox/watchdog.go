@@ -3,7 +3,6 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"sync"
 
@@ -24,6 +23,9 @@ type keeper struct {
 	// again is how often another one is started before the next container asks for one: something may kill each.
 	again int
 }
+
+// self is this program, which a watchdog is started from.
+const self = "/proc/self/exe"
 
 // watchdogTries bounds how often a watchdog is started for one container.
 const watchdogTries = 5
@@ -73,9 +75,6 @@ func (k *keeper) replace() error {
 	go func() {
 		defer close(started)
 		dog, err = initproc.StartWatchdog(k.program)
-		if errors.Is(err, fs.ErrNotExist) { // another slipway's small program has taken the place of ours
-			dog, err = initproc.StartWatchdog("/proc/self/exe")
-		}
 	}()
 	<-started
 	if err != nil {

@@ -3,12 +3,11 @@
 //
 // # Structure
 //
-// libcontainer starts a container by executing this very binary again, with the argument "init"
-// and file descriptors named in the environment. C code of nsenter then enters the namespaces
-// before Go starts, and [Run] does the rest. An external OCI runtime is started in a similar way,
-// see [RuntimeCommand]. Run is called from this package's init function, so
-// that the many packages of the program that sort after this one need not initialize, at each
-// start of a container.
+// [Start] executes this very binary again, in the container's namespaces. C code (first.c) takes it over before Go
+// starts, and makes the system calls that it is sent ([Calls]): what they are is decided outside, by package sandbox.
+// The watchdog is started in a similar way. An external OCI runtime is, too, see [RuntimeCommand], but by Go: for it
+// Run is called from this package's init function, so that the many packages of the program that sort after this one
+// need not initialize.
 package initproc
 
 import (
@@ -17,8 +16,6 @@ import (
 	"os/exec"
 	"syscall"
 
-	"github.com/opencontainers/runc/libcontainer"
-	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters the namespaces, in C, before Go runs
 	"golang.org/x/sys/unix"
 )
 
@@ -27,32 +24,16 @@ func init() { Run() }
 // runtimeVariable names the environment variable with the OCI runtime that is to be executed.
 const runtimeVariable = "_SLIPWAY_RUNTIME"
 
-// Run becomes the container's process and never returns, if this process was started for that.
+// Run becomes an OCI runtime and never returns, if this process was started for that.
 // Otherwise it does nothing.
 func Run() {
 	if len(os.Args) < 2 || os.Args[1] != "init" {
 		return
 	}
-	if os.Getenv(watchdogVariable) != "" {
-		watch(3)
-		os.Exit(0)
-	}
 	if path := os.Getenv(runtimeVariable); path != "" {
 		fmt.Fprintln(os.Stderr, becomeRuntime(path, os.Args[2:]))
 		os.Exit(255)
 	}
-	if os.Getenv("_LIBCONTAINER_INITPIPE") == "" {
-		return
-	}
-	// nsenter's clones cleared the signal; libcontainer keeps it from here on. The parent is the
-	// thread that waits for the container, so nothing outlives a killed slipway. An error leaves
-	// just that protection away.
-	_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
-	if err := startGate(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(255)
-	}
-	libcontainer.Init()
 }
 
 // RuntimeCommand is a command that executes an OCI runtime as the first process of a pid

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// watchdogVariable is set in the environment of a watchdog.
+// watchdogVariable is set in the environment of a watchdog. It takes processes until the socket is closed, and kills
+// them then: first.c.
 const watchdogVariable = "_SLIPWAY_WATCHDOG"
 
 // Watchdog is a process that kills containers when this one has died in whatever way. The signal that the
@@ -22,7 +22,8 @@ type Watchdog struct {
 	socket *os.File
 }
 
-// StartWatchdog starts one from a program that imports this package.
+// StartWatchdog starts one from a program that imports this package: like the first process of a container it is nothing
+// but C.
 func StartWatchdog(program string) (*Watchdog, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -35,7 +36,7 @@ func StartWatchdog(program string) (*Watchdog, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("making the watchdog's socket: %w", err), w.socket.Close())
 	}
-	w.cmd.Env = []string{watchdogVariable + "=1", "GOMAXPROCS=1"}
+	w.cmd.Env = []string{watchdogVariable + "=1"}
 	w.cmd.Dir = "/"
 	w.cmd.ExtraFiles = []*os.File{inner}
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what kills the whole group does not meet it
@@ -77,26 +78,6 @@ func (w *Watchdog) Kill() error {
 	return w.Close()
 }
 
-// watch is the watchdog: it takes processes until the socket is closed, and kills them then.
-func watch(socket int) {
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
-	var watched []int
-	for {
-		data, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
-		n, oobn, _, _, err := unix.Recvmsg(socket, data, oob, unix.MSG_CMSG_CLOEXEC)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil || n == 0 {
-			break
-		}
-		watched = append(Living(watched), received(oob[:oobn])...)
-	}
-	for _, fd := range watched {
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it may have ended
-	}
-}
-
 // Living closes pidfds of processes that have ended, which need no watching, and returns the others.
 func Living(pidfds []int) []int {
 	living := pidfds[:0]
@@ -108,18 +89,4 @@ func Living(pidfds []int) []int {
 		}
 	}
 	return living
-}
-
-// received are the descriptors of a message.
-func received(oob []byte) (fds []int) {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil
-	}
-	for _, m := range messages {
-		if some, err := unix.ParseUnixRights(&m); err == nil {
-			fds = append(fds, some...)
-		}
-	}
-	return fds
 }

@@ -1,0 +1,108 @@
+package initproc
+
+// #include "first.h"
+import "C"
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+
+	"github.com/opencontainers/runc/libcontainer/exeseal"
+	"golang.org/x/sys/unix"
+)
+
+// First is the first process of a container. It is this program, executed again with nothing but C in it: what runs
+// before Go and main. It makes the system calls that it is sent, the last of which executes the container's program.
+type First struct {
+	PID    int
+	PidFD  int
+	socket *os.File
+}
+
+// sealed is this program as a file that nobody can write to, whatever becomes of the container: its processes can
+// have themselves executed by the path /proc/self/exe, and open what they are then (CVE-2019-5736).
+var sealed = sync.OnceValues(func() (*os.File, error) { return exeseal.CloneSelfExe(os.TempDir()) })
+
+// Prepare makes what all first processes need.
+func Prepare() { _, _ = sealed() } // whoever needs it gets the error
+
+// Start starts a first process with the given files and namespaces (CLONE_NEW*). It is killed when the calling thread
+// ends. With CLONE_NEWUSER it waits for Mapped.
+func Start(files [3]*os.File, namespaces int) (*First, error) {
+	program, err := sealed()
+	if err != nil {
+		return nil, fmt.Errorf("preparing this program to be executed: %w", err)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("making the first process's socket: %w", err)
+	}
+	s := C.struct_start{program: C.int(program.Fd()), flags: C.int(namespaces)}
+	for i, f := range files {
+		s.files[i] = C.int(f.Fd())
+	}
+	s.files[3] = C.int(pair[1])
+	var pidfd C.int = -1
+	pid := C.first_clone(&s, &pidfd)
+	runtime.KeepAlive(files)
+	err = unix.Close(pair[1])
+	f := &First{PID: int(pid), PidFD: int(pidfd), socket: os.NewFile(uintptr(pair[0]), "first process")}
+	if pid < 0 {
+		return nil, errors.Join(fmt.Errorf("starting the first process: %w", unix.Errno(-pid)), f.socket.Close())
+	}
+	return f, err
+}
+
+// Mapped says that the process's user namespace has its IDs.
+func (f *First) Mapped() error {
+	_, err := f.socket.Write([]byte{1})
+	return err
+}
+
+// Send sends the calls.
+func (f *First) Send(message []byte) error {
+	_, err := f.socket.Write(message)
+	return err
+}
+
+// Socket is where the calls can send something, before they end.
+func (f *First) Socket() *os.File { return f.socket }
+
+// Failed is how a call failed.
+type Failed struct {
+	Call  int // its number; -1: the program was not executed
+	Errno unix.Errno
+}
+
+func (f *Failed) Error() string { return fmt.Sprintf("call %d: %v", f.Call, f.Errno) }
+func (f *Failed) Unwrap() error { return f.Errno }
+
+// Executed waits until the container's program is executed. The error is a [*Failed] if a call failed.
+func (f *First) Executed() error {
+	var answer [8]byte
+	n, err := io.ReadFull(f.socket, answer[:])
+	switch {
+	case err == nil:
+		return &Failed{int(int32(binary.NativeEndian.Uint32(answer[:]))), unix.Errno(binary.NativeEndian.Uint32(answer[4:]))}
+	case n == 0 && errors.Is(err, io.EOF):
+		return nil
+	}
+	return fmt.Errorf("waiting for the container: %w", err)
+}
+
+// Wait waits for the end of the process, calls ended, and closes everything. ended returns when nobody uses PidFD any more.
+func (f *First) Wait(ended func()) (ws unix.WaitStatus, err error) {
+	for {
+		_, err = unix.Wait4(f.PID, &ws, 0, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	ended()
+	return ws, errors.Join(os.NewSyscallError("wait4", err), f.socket.Close(), unix.Close(f.PidFD))
+}

@@ -1,0 +1,421 @@
+package sandbox
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
+	"github.com/moby/sys/capability"
+	"github.com/moby/sys/userns"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/slipway-build/slipway/internal/sandbox/initproc"
+	"golang.org/x/sys/unix"
+)
+
+// inside is what the first process of a container does, in its namespaces, before it executes the container's program:
+// a list of system calls. Everything is decided here, outside; and what can be done outside was done (premount).
+type inside struct {
+	initproc.Calls
+	b *bundle
+}
+
+// calls are those for a bundle with what is left to be mounted; filter is the compiled seccomp filter, or nil.
+func (b *bundle) calls(filter []byte) (*inside, error) {
+	in := &inside{b: b}
+	p := b.oci.Process
+	in.Add("starting a session", unix.SYS_SETSID)
+	// Other hierarchies than that of version 2 are mounted, where a namespace makes it see no more than what is there.
+	if cgroupNamespaces() || ownView() && !b.spec.hasCgroup() {
+		in.Add("making a cgroup namespace", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
+	}
+	// Not the session's keys of who started us. The keyring has no name by which another container could join it.
+	in.Add("making a keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, nil).Forgive(unix.ENOSYS)
+	in.enterRoot()
+	if err := in.mounts(); err != nil {
+		return nil, err
+	}
+	in.Add("setting the umask", unix.SYS_UMASK, 0o022)
+	in.streams()
+	in.Add("setting the host name", unix.SYS_SETHOSTNAME, b.oci.Hostname, len(b.oci.Hostname))
+	if p.ApparmorProfile != "" {
+		in.appArmor(p.ApparmorProfile)
+	}
+	in.closePaths()
+	in.Add("unmounting the host's root", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
+	in.Add("changing to /", unix.SYS_CHDIR, "/")
+	return in, in.become(p, filter)
+}
+
+// enterRoot has the container's root be the process's, and the host's its working directory, for what is still needed
+// of it.
+func (in *inside) enterRoot() {
+	root := in.b.rootfs
+	if in.b.ids != nil {
+		// What a user namespace has inherited is locked. This is not, and shows all of it.
+		in.Add("binding the root filesystem", unix.SYS_MOUNT, root, root, nil, unix.MS_BIND|unix.MS_REC, nil)
+	}
+	host := in.Add("opening the host's root", unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	in.Add("changing to the root filesystem", unix.SYS_CHDIR, root)
+	in.Add("changing the root filesystem", unix.SYS_PIVOT_ROOT, ".", ".")
+	in.Add("changing to the host's root", unix.SYS_FCHDIR, host)
+	in.Add("closing the host's root", unix.SYS_CLOSE, host)
+}
+
+// ofHost is the path of a file of the host while its root is the working directory.
+func ofHost(path string) string { return "." + filepath.Clean("/"+path) }
+
+// mounts mounts what is left.
+func (in *inside) mounts() error {
+	for _, m := range in.b.oci.Mounts {
+		if err := in.mount(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flagsOf are attributes of a mount as flags of mount(2).
+func flagsOf(attrs uint64) (flags int) {
+	for attr, flag := range map[uint64]int{
+		unix.MOUNT_ATTR_RDONLY: unix.MS_RDONLY, unix.MOUNT_ATTR_NOSUID: unix.MS_NOSUID, unix.MOUNT_ATTR_NODEV: unix.MS_NODEV,
+		unix.MOUNT_ATTR_NOEXEC: unix.MS_NOEXEC, unix.MOUNT_ATTR_STRICTATIME: unix.MS_STRICTATIME,
+	} {
+		if attrs&attr != 0 {
+			flags |= flag
+		}
+	}
+	return flags
+}
+
+func (in *inside) mount(m specs.Mount) error {
+	o := parseOptions(m.Options)
+	what := "mounting " + m.Destination
+	switch m.Type {
+	case "bind":
+		if len(m.UIDMappings) > 0 {
+			return fmt.Errorf("mount at %s: with a user namespace it cannot be there (--userns=host does without)", m.Destination)
+		}
+		in.Add(what, unix.SYS_MOUNT, ofHost(m.Source), m.Destination, nil, unix.MS_BIND|unix.MS_REC, nil)
+		if flags := flagsOf(o.attrs); flags != 0 {
+			in.Add(what, unix.SYS_MOUNT, nil, m.Destination, nil, unix.MS_BIND|unix.MS_REMOUNT|flags, nil)
+		}
+		if o.recursive != 0 {
+			in.Add(what, unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, m.Destination, unix.AT_RECURSIVE, in.Words(int(o.recursive), 0, 0, 0), mountAttrSize)
+		}
+	case "cgroup":
+		flags := flagsOf(o.attrs)
+		mount := in.Add(what, unix.SYS_MOUNT, "cgroup", m.Destination, "cgroup2", flags, nil).Forgive(unix.EPERM, unix.EBUSY)
+		for _, errno := range []unix.Errno{unix.EPERM, unix.EBUSY} { // not everywhere a user namespace may
+			in.Add(what, unix.SYS_MOUNT, ofHost(in.b.cgroupDir()), m.Destination, nil, unix.MS_BIND|unix.MS_REC, nil).After(mount, errno)
+			in.Add(what, unix.SYS_MOUNT, nil, m.Destination, nil, unix.MS_BIND|unix.MS_REMOUNT|flags, nil).After(mount, errno)
+		}
+	default:
+		in.Add(what, unix.SYS_MOUNT, m.Source, m.Destination, m.Type, flagsOf(o.attrs), strings.Join(o.data, ","))
+	}
+	return nil
+}
+
+// mountAttrSize is that of struct mount_attr.
+const mountAttrSize = 32
+
+// lxcfs are the files of /proc that may be covered: those that LXCFS emulates.
+var lxcfs = []string{
+	"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg",
+	"/proc/slabinfo", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
+}
+
+// checkProcMount refuses what would be taken for something of /proc, as runc does: what it covers there is for the
+// container's protection. What is to be at /proc itself is covered by it.
+func checkProcMount(m specs.Mount) error {
+	if strings.HasPrefix(m.Destination, "/proc/") && !slices.Contains(lxcfs, m.Destination) {
+		return fmt.Errorf("mount at %s: it cannot be inside /proc", m.Destination)
+	}
+	return nil
+}
+
+// streams makes the terminal, or opens the container's own /dev/null.
+func (in *inside) streams() {
+	owner := int(in.b.oci.Process.User.UID)
+	if in.b.spec.Terminal {
+		in.terminal()
+	} else if in.b.ownDev {
+		null := in.Add("opening /dev/null", unix.SYS_OPENAT, unix.AT_FDCWD, "/dev/null", unix.O_RDWR|unix.O_CLOEXEC)
+		for fd, given := range in.b.given {
+			if !given {
+				in.Add("opening /dev/null", unix.SYS_DUP3, null, fd, 0)
+			}
+		}
+		in.Add("closing /dev/null", unix.SYS_CLOSE, null)
+	}
+	if owner == 0 {
+		return
+	}
+	for fd, given := range in.b.given {
+		if given || in.b.spec.Terminal {
+			in.Add("giving the streams to the user", unix.SYS_FCHOWN, fd, owner, -1).Forgive(unix.EPERM, unix.EROFS)
+		}
+	}
+}
+
+// terminal makes the container's terminal and sends the other end of it.
+func (in *inside) terminal() {
+	const what = "making the terminal"
+	master := in.Add(what, unix.SYS_OPENAT, unix.AT_FDCWD, "/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	in.Add(what, unix.SYS_IOCTL, master, unix.TIOCSPTLCK, in.Words(0))
+	slave := in.Add(what, unix.SYS_IOCTL, master, unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	console := in.Add(what, unix.SYS_OPENAT, unix.AT_FDCWD, "/dev/console", unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o666)
+	// The numbers are those of the descriptors: nothing else is open.
+	const first = 4
+	in.Add(what, unix.SYS_MOUNT, fmt.Sprint("/proc/self/fd/", first+1), fmt.Sprint("/proc/self/fd/", first+2), nil, unix.MS_BIND, nil)
+	in.Add(what, unix.SYS_CLOSE, console)
+	in.Add(what, unix.SYS_SENDMSG, initproc.Socket, in.message(first), 0)
+	for fd := range 3 {
+		in.Add(what, unix.SYS_DUP3, slave, fd, 0)
+	}
+	in.Add(what, unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
+	in.Add(what, unix.SYS_CLOSE, slave)
+	in.Add(what, unix.SYS_CLOSE, master)
+}
+
+// message is a struct msghdr with one byte and a descriptor.
+func (in *inside) message(fd int) initproc.Place {
+	rights := unix.UnixRights(fd)
+	iov := in.Words(in.Text("t"), 1)
+	return in.Words(0, 0, iov, 1, in.Bytes(rights), len(rights), 0)
+}
+
+func (in *inside) appArmor(profile string) {
+	path := "/proc/self/attr/apparmor/exec"
+	if _, err := os.Stat(path); err != nil {
+		path = "/proc/self/attr/exec"
+	}
+	text := "exec " + profile
+	what := "setting the AppArmor profile " + profile
+	file := in.Add(what, unix.SYS_OPENAT, unix.AT_FDCWD, path, unix.O_WRONLY|unix.O_CLOEXEC)
+	in.Add(what, unix.SYS_WRITE, file, text, len(text))
+	in.Add(what, unix.SYS_CLOSE, file)
+}
+
+// closePaths makes paths read-only, and hides others: a directory by an empty one, a file by a null device that is the
+// container's own.
+func (in *inside) closePaths() {
+	for _, path := range in.b.oci.Linux.ReadonlyPaths {
+		what := "making " + path + " read-only"
+		bind := in.Add(what, unix.SYS_MOUNT, path, path, nil, unix.MS_BIND|unix.MS_REC, nil).Forgive(unix.ENOENT)
+		// They are in /proc, which is mounted with these flags.
+		in.Add(what, unix.SYS_MOUNT, nil, path, nil, unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, nil).After(bind, 0)
+	}
+	if len(in.b.oci.Linux.MaskedPaths) > 0 { // without it nothing would be there to be masked, below
+		in.Add("finding a null device", unix.SYS_FACCESSAT, unix.AT_FDCWD, ofHost(in.b.null), unix.F_OK)
+	}
+	for _, path := range in.b.oci.Linux.MaskedPaths {
+		what := "masking " + path
+		mask := in.Add(what, unix.SYS_MOUNT, ofHost(in.b.null), path, nil, unix.MS_BIND, nil).Forgive(unix.ENOENT, unix.ENOTDIR)
+		in.Add(what, unix.SYS_MOUNT, "tmpfs", path, "tmpfs", unix.MS_RDONLY, "nr_blocks=1,nr_inodes=2").After(mask, unix.ENOTDIR)
+	}
+}
+
+// become has the process be what the container's program is to be, and executes it.
+func (in *inside) become(p *specs.Process, filter []byte) error {
+	if filter != nil {
+		// Later it would not be allowed to; and the filter lets all that follows be done.
+		program := in.Words(len(filter)/8, in.Bytes(filter)) // struct sock_fprog
+		in.Add("setting the seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, program)
+	}
+	caps, err := newCapSets(p.Capabilities)
+	if err != nil {
+		return err
+	}
+	for _, c := range caps.unbounded() {
+		in.Add("dropping a capability", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, int(c))
+	}
+	// The user may not be able to get there, or be the only one who can.
+	cwd := in.Add("changing to the working directory "+p.Cwd, unix.SYS_CHDIR, p.Cwd).Forgive(unix.EACCES, unix.EPERM)
+	in.Add("keeping capabilities", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
+	var groups []byte
+	for _, gid := range p.User.AdditionalGids {
+		groups = binary.NativeEndian.AppendUint32(groups, gid)
+	}
+	in.Add("setting the groups", unix.SYS_SETGROUPS, len(p.User.AdditionalGids), in.Bytes(groups))
+	gid, uid := int(p.User.GID), int(p.User.UID)
+	in.Add(fmt.Sprintf("setting the group %d", gid), unix.SYS_SETRESGID, gid, gid, gid)
+	in.Add(fmt.Sprintf("setting the user %d", uid), unix.SYS_SETRESUID, uid, uid, uid)
+	for _, errno := range []unix.Errno{unix.EACCES, unix.EPERM} {
+		in.Add("changing to the working directory "+p.Cwd, unix.SYS_CHDIR, p.Cwd).After(cwd, errno)
+	}
+	// Ambient capabilities that this process has itself go with the inheritable ones.
+	in.Add("setting capabilities", unix.SYS_CAPSET, in.Bytes(capHead()), in.Bytes(caps.bytes()))
+	for _, c := range caps.ambient {
+		in.Add("setting an ambient capability", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, int(c), 0, 0)
+	}
+	// The kernel has forgotten it with the user.
+	in.Add("dying with slipway", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
+	in.execute(p)
+	return nil
+}
+
+// execWhat is what a call does that executes the container's program.
+const execWhat = "executing the program"
+
+// execute tries the program where it may be.
+func (in *inside) execute(p *specs.Process) {
+	paths := candidates(p.Args[0], p.Env)
+	argv, env := in.Strings(p.Args), in.Strings(p.Env)
+	for i, path := range paths {
+		call := in.Add(execWhat, unix.SYS_EXECVE, path, argv, env)
+		if i < len(paths)-1 {
+			call.Forgive(unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ELOOP, unix.ENAMETOOLONG)
+		}
+	}
+}
+
+// candidates are the paths at which a command is looked for. What the PATH has that is not absolute is passed over.
+func candidates(command string, env []string) (paths []string) {
+	if strings.Contains(command, "/") {
+		return []string{command}
+	}
+	for _, kv := range slices.Backward(env) { // the last one counts
+		if list, ok := strings.CutPrefix(kv, "PATH="); ok {
+			for _, dir := range filepath.SplitList(list) {
+				if filepath.IsAbs(dir) {
+					paths = append(paths, filepath.Join(dir, command))
+				}
+			}
+			break
+		}
+	}
+	if len(paths) == 0 {
+		paths = []string{"/dev/null/" + command} // which is nowhere
+	}
+	return paths
+}
+
+// capSets are the capabilities of a process.
+type capSets struct {
+	bounding, effective, permitted, inheritable, ambient []capability.Cap
+}
+
+func newCapSets(c *specs.LinuxCapabilities) (*capSets, error) {
+	s := &capSets{}
+	for _, set := range []struct {
+		to    *[]capability.Cap
+		names []string
+	}{{&s.bounding, c.Bounding}, {&s.effective, c.Effective}, {&s.permitted, c.Permitted}, {&s.inheritable, c.Inheritable}, {&s.ambient, c.Ambient}} {
+		for _, name := range set.names {
+			i := slices.IndexFunc(capability.ListKnown(), func(c capability.Cap) bool { return capName(c) == name })
+			if i < 0 {
+				return nil, fmt.Errorf("unknown capability %s", name)
+			}
+			*set.to = append(*set.to, capability.ListKnown()[i])
+		}
+	}
+	return s, nil
+}
+
+// unbounded are all capabilities of the kernel but the bounding ones.
+func (s *capSets) unbounded() (all []capability.Cap) {
+	last, err := capability.LastCap()
+	if err != nil {
+		last = 63 // more than there are
+	}
+	for c := capability.Cap(0); c <= last; c++ {
+		if !slices.Contains(s.bounding, c) {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// capHead is a struct __user_cap_header_struct of the calling process.
+func capHead() []byte {
+	return binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, unix.LINUX_CAPABILITY_VERSION_3), 0)
+}
+
+// bytes are two of struct __user_cap_data_struct.
+func (s *capSets) bytes() (b []byte) {
+	for half := range 2 {
+		for _, set := range [][]capability.Cap{s.effective, s.permitted, s.inheritable} {
+			var bits uint32
+			for _, c := range set {
+				if int(c)/32 == half {
+					bits |= 1 << (c % 32)
+				}
+			}
+			b = binary.NativeEndian.AppendUint32(b, bits)
+		}
+	}
+	return b
+}
+
+// prepareInside makes what the calls expect to be there.
+func (b *bundle) prepareInside() (err error) {
+	back, err := b.ids.become()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, back()) }()
+	root, err := openRoot(b.rootfs)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	rest := b.oci.Mounts
+	b.oci.Mounts = nil
+	for _, m := range rest {
+		switch {
+		case m.Type == "cgroup" && !cgroupNamespaces(): // now there is the container's
+			err = b.mountBelow(root, m)
+		case within(m.Destination, rest) == "":
+			var target *os.File
+			if target, err = mountTarget(root, m); err == nil {
+				err = target.Close()
+			}
+		}
+		if err == nil && m.Type == "proc" {
+			err = plainProc(root)
+		}
+		if err != nil {
+			return fmt.Errorf("mounting %s: %w", m.Destination, err)
+		}
+		if m.Type != "cgroup" || cgroupNamespaces() {
+			b.oci.Mounts = append(b.oci.Mounts, m)
+		}
+	}
+	if cwd := filepath.Join("/", b.spec.Cwd); b.cwdInMount && within(cwd, rest) == "" {
+		dir, err := pathrs.MkdirAllHandle(root, cwd, 0o755)
+		if err != nil {
+			return fmt.Errorf("making working directory %s: %w", cwd, err)
+		}
+		return dir.Close()
+	}
+	return nil
+}
+
+// plainProc refuses a root filesystem in which /proc is a symbolic link: what is hidden and read-only in it would be so
+// elsewhere.
+func plainProc(root *os.File) error {
+	proc, err := openResolved(root, "proc", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return fmt.Errorf("the root filesystem's /proc is not a directory: %w", err)
+	}
+	return proc.Close()
+}
+
+// makeNull makes a null device for what is to be empty or nowhere, which is none of the host's.
+func (b *bundle) makeNull() error {
+	if userns.RunningInUserNS() {
+		b.null = "/dev/null" // in a user namespace nobody can make one, nor change the host's
+		return nil
+	}
+	b.null = filepath.Join(b.scratch, "null")
+	defer unix.Umask(unix.Umask(0))
+	if err := unix.Mknod(b.null, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+		return &os.PathError{Op: "mknod", Path: b.null, Err: err}
+	}
+	return nil
+}
