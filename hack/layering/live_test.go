@@ -24,6 +24,7 @@ var byPath = map[string]string{
 	"internal/layer.RemoveAll":               "the parent directory, which the caller names",
 	"internal/layer.hostFile.open":           "a descriptor's name in /proc",
 	"internal/layer.OpenRegular":             "a file that the caller names",
+	"internal/layer.TempFile":                "a directory of the store, or the system's for temporary files",
 	"internal/layer.readNamed":               "a name below a descriptor's in /proc, whose last part is not followed",
 	"internal/layer.listxattrat":             "a name below a descriptor's in /proc, whose last part is not followed",
 	"internal/layer.DirWriter.attributes":    "a descriptor's name in /proc",

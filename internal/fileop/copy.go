@@ -23,7 +23,6 @@ type copier struct {
 	utime  *time.Time // replaces that of the source
 	perm   *uint32    // replaces permission bits
 	modes  *mode.Set  // changes permission bits
-	links  map[[2]uint64]*linkSet
 }
 
 func (m *maker) copy(p *Plan, source layer.Tree, a *pb.FileActionCopy) error {
@@ -80,14 +79,17 @@ func (c *copier) one(s *selector, src match) error {
 	if err != nil {
 		return fmt.Errorf("preparing destination %q: %w", c.action.Dest, err)
 	}
-	c.links = map[[2]uint64]*linkSet{}
+	match := &copying{copier: c, links: map[[2]uint64]*linkSet{}}
 	s.visit = func(it item) error {
 		to := target
 		if it.rel != "" {
 			to = joinPath(target, it.rel)
 		}
-		if err := c.item(it, to); err != nil {
+		if err := match.item(it, to); err != nil {
 			return fmt.Errorf("copying %q to %q: %w", abs(it.entry.Path), abs(to), err)
+		}
+		if s.include == nil && s.exclude == nil && it.entry.IsDir() && match.plant(it.entry, to) {
+			return errWhole
 		}
 		return nil
 	}
@@ -139,7 +141,7 @@ func (c *copier) mkdirs(dir string) error {
 }
 
 // item copies one object to a path whose parent is there.
-func (c *copier) item(it item, to string) error {
+func (c *copying) item(it item, to string) error {
 	old, err := c.plan.Lstat(to)
 	if err != nil && !missing(err) {
 		return err
@@ -166,7 +168,7 @@ func (c *copier) item(it item, to string) error {
 // directory merges a directory into what is there. The match itself leaves an existing directory
 // as it is but for its time; those below it bring their attributes; those only on the way to
 // something selected bring their permission bits.
-func (c *copier) directory(it item, to string, old *layer.Entry) error {
+func (c *copying) directory(it item, to string, old *layer.Entry) error {
 	switch {
 	case old == nil:
 		return c.plan.put(to, c.attributes(it.entry), nil)
@@ -200,24 +202,25 @@ func mergeXattrs(old, add map[string]string) map[string]string {
 	return out
 }
 
-func (c *copier) file(src *layer.Entry, to string) error {
+func (c *copying) file(src *layer.Entry, to string) error {
+	e, err := c.object(src)
+	if err != nil {
+		return err
+	}
+	return c.plan.put(to, e, c.link(src))
+}
+
+// object is the entry of the copy of what is no directory.
+func (c *copier) object(src *layer.Entry) (layer.Entry, error) {
 	e := c.attributes(src)
 	switch e.Type() {
 	case unix.S_IFREG, unix.S_IFLNK, unix.S_IFCHR, unix.S_IFBLK, unix.S_IFIFO:
 	case unix.S_IFSOCK:
 		e.Mode = e.Perm() | unix.S_IFREG // an empty file stands in for it
 	default:
-		return &fs.PathError{Op: "copy", Path: abs(src.Path), Err: unix.ENOTSUP}
+		return e, &fs.PathError{Op: "copy", Path: abs(src.Path), Err: unix.ENOTSUP}
 	}
-	var links *linkSet
-	if e.IsRegular() && src.Nlink > 1 {
-		id := [2]uint64{src.Dev, src.Inode}
-		if links = c.links[id]; links == nil {
-			links = &linkSet{id: lastLinkSet.Add(1)}
-			c.links[id] = links
-		}
-	}
-	return c.plan.put(to, e, links)
+	return e, nil
 }
 
 // attributes is the entry of a copy.

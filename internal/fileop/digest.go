@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"sync/atomic"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
@@ -40,12 +39,18 @@ func SourceDigest(ctx context.Context, t layer.Tree, copies []*pb.FileActionCopy
 	return digest.NewDigest(digest.SHA256, h), nil
 }
 
-// description is the lines of copies' sources. Those that stand after a file whose content is not
-// known yet are kept back until it is; the others go on to the writer.
+// description writes the lines of copies' sources. Contents whose digest is not known are digested on all cores
+// while the walk goes on; the text that stands after them waits, up to maxPending of them.
 type description struct {
 	w       io.Writer
-	text    []byte
-	pending []content // in the order of the text
+	text    []byte     // not written yet
+	out     []byte     // is written
+	pending []*content // in the order of the text
+	hashed  Hasher
+
+	todo chan *content // nil: nothing had to be digested so far
+	eg   *errgroup.Group
+	ctx  context.Context
 }
 
 // content is that of a file whose digest is to be put into the text.
@@ -53,10 +58,13 @@ type content struct {
 	entry *layer.Entry
 	at    int // where in the text, before the line's end
 	sum   digest.Digest
+	done  chan struct{} // closed when sum is there; not after an error
 }
 
-// flushAt is how many bytes of text are collected before they are written.
-const flushAt = 64 << 10
+const (
+	flushAt    = 64 << 10 // bytes of text that are collected before they are written
+	maxPending = 2048
+)
 
 var emptyContent = digest.FromBytes(nil)
 
@@ -64,60 +72,87 @@ func describeSources(ctx context.Context, w io.Writer, t layer.Tree, copies []*p
 	if hashed == nil {
 		hashed = layer.HashContent
 	}
-	d := &description{w: w}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d := &description{w: w, hashed: hashed}
+	d.eg, d.ctx = errgroup.WithContext(ctx)
+	err := d.copies(t, copies)
+	walked := d.ctx.Err() == nil // otherwise what ended the walk is somebody else's error
+	if err != nil {
+		cancel()
+	}
+	if d.todo != nil {
+		close(d.todo)
+	}
+	if herr := d.eg.Wait(); herr != nil && !walked {
+		return herr
+	}
+	return err
+}
+
+func (d *description) copies(t layer.Tree, copies []*pb.FileActionCopy) error {
 	for i, c := range copies {
 		d.text = fmt.Appendf(d.text, "copy %d\n", i)
-		if err := d.copy(ctx, t, c); err != nil {
+		if err := d.copy(d.ctx, t, c); err != nil {
 			return err
 		}
 	}
-	if err := d.digest(ctx, hashed); err != nil {
-		return err
-	}
-	return d.write()
+	return d.write(0)
 }
 
-// digest digests the contents that are missing.
-func (d *description) digest(ctx context.Context, hashed Hasher) error {
-	eg, ctx := errgroup.WithContext(ctx)
-	var next atomic.Int64
-	for range min(runtime.GOMAXPROCS(0), len(d.pending)) {
-		eg.Go(func() error {
-			for {
-				i := int(next.Add(1) - 1)
-				if i >= len(d.pending) {
-					return nil
-				}
-				if ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
-				c := &d.pending[i]
-				var err error
-				if c.sum, err = hashed(c.entry); err != nil {
-					return fmt.Errorf("digesting %q: %w", abs(c.entry.Path), err)
-				}
-			}
-		})
-	}
-	return eg.Wait()
-}
-
-// write writes all text, with the digests that were missing.
-func (d *description) write() error {
-	from := 0
-	var b []byte
-	for _, c := range d.pending {
-		b = appendContent(append(b, d.text[from:c.at]...), c.sum)
-		from = c.at
-		if len(b) >= flushAt {
-			if _, err := d.w.Write(b); err != nil {
-				return err
-			}
-			b = b[:0]
+// wait adds a content that is to be digested before the text is written.
+func (d *description) wait(e *layer.Entry, at int) {
+	if d.todo == nil {
+		d.todo = make(chan *content, maxPending)
+		for range runtime.GOMAXPROCS(0) {
+			d.eg.Go(d.digest)
 		}
 	}
-	_, err := d.w.Write(append(b, d.text[from:]...))
-	d.text, d.pending = d.text[:0], d.pending[:0]
+	c := &content{entry: e, at: at, done: make(chan struct{})}
+	d.pending = append(d.pending, c)
+	d.todo <- c // there is room for all that are pending
+}
+
+// digest digests contents as long as there are some.
+func (d *description) digest() error {
+	for c := range d.todo {
+		if d.ctx.Err() != nil {
+			return context.Cause(d.ctx)
+		}
+		var err error
+		if c.sum, err = d.hashed(c.entry); err != nil {
+			return fmt.Errorf("digesting %q: %w", abs(c.entry.Path), err)
+		}
+		close(c.done)
+	}
+	return nil
+}
+
+// write writes the text up to the content that is the first of the last keep ones.
+func (d *description) write(keep int) error {
+	from := 0
+	b := d.out[:0]
+	done := d.pending[:max(0, len(d.pending)-keep)]
+	for _, c := range done {
+		select {
+		case <-c.done:
+		case <-d.ctx.Done():
+			return context.Cause(d.ctx)
+		}
+		b = appendContent(append(b, d.text[from:c.at]...), c.sum)
+		from = c.at
+	}
+	d.pending = d.pending[:copy(d.pending, d.pending[len(done):])]
+	end := len(d.text)
+	if len(d.pending) > 0 {
+		end = d.pending[0].at
+	}
+	d.out = append(b, d.text[from:end]...)
+	_, err := d.w.Write(d.out)
+	d.text = d.text[:copy(d.text, d.text[end:])]
+	for _, c := range d.pending {
+		c.at -= end
+	}
 	return err
 }
 
@@ -134,8 +169,11 @@ func (d *description) copy(ctx context.Context, t layer.Tree, c *pb.FileActionCo
 	links := map[[2]uint64]string{}
 	s, err := newSelector(t, c, func(it item) error {
 		d.item(c, it, links)
-		if len(d.text) >= flushAt && len(d.pending) == 0 {
-			return d.write()
+		switch {
+		case len(d.pending) >= maxPending:
+			return d.write(maxPending / 2)
+		case len(d.text) >= flushAt && len(d.pending) == 0:
+			return d.write(0)
 		}
 		return nil
 	})
@@ -203,7 +241,7 @@ func (d *description) attributes(c *pb.FileActionCopy, it item, links map[[2]uin
 	case e.IsRegular() && e.Size == 0:
 		b = appendContent(b, emptyContent)
 	case e.IsRegular():
-		d.pending = append(d.pending, content{entry: e, at: len(b)})
+		d.wait(e, len(b))
 	case !e.IsDir():
 		b = appendPair(append(b, " device "...), e.Major, e.Minor)
 	}

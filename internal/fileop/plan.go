@@ -3,9 +3,9 @@ package fileop
 import (
 	"io"
 	"io/fs"
-	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +26,7 @@ type Plan struct {
 type node struct {
 	entry    *layer.Entry // nil: removed; otherwise without Path
 	children map[string]*node
+	graft    *graft   // directory: what is in it, in place of children; nil: none
 	noBase   bool     // directory: what the base has below this path does not show
 	links    *linkSet // names of one file; nil: the only name
 }
@@ -34,7 +35,9 @@ type node struct {
 type linkSet struct {
 	id      uint64
 	names   int
-	changed bool // the base has no one file with these names
+	copy    *copying // that the file comes from, if it has grafts; nil: none
+	hidden  int      // names in grafts, once they were counted
+	changed bool     // the base has no one file with these names
 }
 
 var lastLinkSet atomic.Uint64
@@ -44,7 +47,7 @@ func newPlan(base layer.Tree) *Plan {
 }
 
 // Empty reports whether the plan changes nothing.
-func (p *Plan) Empty() bool { return len(p.root.children) == 0 }
+func (p *Plan) Empty() bool { return p.root.graft == nil && len(p.root.children) == 0 }
 
 // Close frees what the plan holds. The plan and its contents must not be used any more. Closing
 // it again does nothing.
@@ -66,8 +69,12 @@ func (p *Plan) WriteTo(sink layer.Sink) error {
 }
 
 func (n *node) write(dir string, sink layer.Sink, first map[*linkSet]string) error {
-	for _, name := range slices.Sorted(maps.Keys(n.children)) {
-		c, path := n.children[name], joinName(dir, name)
+	list, err := n.list()
+	if err != nil {
+		return err
+	}
+	for _, c := range list {
+		path := joinName(dir, c.name)
 		if c.entry == nil {
 			if err := sink.Add(&layer.Entry{Path: path, Whiteout: true}); err != nil {
 				return err
@@ -101,30 +108,42 @@ func joinName(dir, name string) string {
 }
 
 // find walks to a path. The node is nil when the plan says nothing of it; then shadowed tells
-// that the base must not be asked either.
-func (p *Plan) find(path string) (n *node, shadowed bool) {
+// that the base must not be asked either. It is only to be looked at.
+func (p *Plan) find(path string) (n *node, shadowed bool, err error) {
+	return p.walk(path, (*node).find)
+}
+
+// held is find for a node that is to be changed.
+func (p *Plan) held(path string) (n *node, err error) {
+	n, _, err = p.walk(path, func(n *node, name string) (*node, error) {
+		if err := n.hold(); err != nil {
+			return nil, err
+		}
+		return n.children[name], nil
+	})
+	return n, err
+}
+
+func (p *Plan) walk(path string, find func(*node, string) (*node, error)) (n *node, shadowed bool, err error) {
 	n = p.root
 	if path == "." {
-		return n, false
+		return n, false, nil
 	}
 	for rest := path; ; {
-		name, more := rest, ""
-		for i := 0; i < len(rest); i++ {
-			if rest[i] == '/' {
-				name, more = rest[:i], rest[i+1:]
-				break
-			}
+		name, more, _ := strings.Cut(rest, "/")
+		c, err := find(n, name)
+		if err != nil {
+			return nil, false, err
 		}
-		c := n.children[name]
 		if c == nil {
-			return nil, shadowed || n.noBase
+			return nil, shadowed || n.noBase, nil
 		}
 		shadowed = shadowed || n.noBase
 		if more == "" {
-			return c, shadowed
+			return c, shadowed, nil
 		}
 		if c.entry == nil || !c.entry.IsDir() {
-			return nil, true
+			return nil, true, nil
 		}
 		n, rest = c, more
 	}
@@ -132,8 +151,10 @@ func (p *Plan) find(path string) (n *node, shadowed bool) {
 
 // Lstat describes an object of the root filesystem with the plan on top.
 func (p *Plan) Lstat(path string) (*layer.Entry, error) {
-	n, shadowed := p.find(path)
+	n, shadowed, err := p.find(path)
 	switch {
+	case err != nil:
+		return nil, err
 	case n == p.root || (n == nil && !shadowed):
 		return p.base.Lstat(path)
 	case n == nil || n.entry == nil:
@@ -146,15 +167,18 @@ func (p *Plan) Lstat(path string) (*layer.Entry, error) {
 func (n *node) show(path string) *layer.Entry {
 	e := *n.entry
 	e.Path, e.Opaque, e.Implied, e.Inode, e.Dev, e.Nlink = path, false, false, 0, 0, 0
-	if n.links != nil && n.links.names > 1 {
-		e.Dev, e.Inode, e.Nlink = math.MaxUint64, n.links.id, uint64(n.links.names)
+	if n.links != nil {
+		e.Dev, e.Inode, e.Nlink = math.MaxUint64, n.links.id, 2 // or more, or others that are not here
 	}
 	return &e
 }
 
 // ReadDir lists a directory of the root filesystem with the plan on top.
 func (p *Plan) ReadDir(path string) ([]*layer.Entry, error) {
-	n, shadowed := p.find(path)
+	n, shadowed, err := p.find(path)
+	if err != nil {
+		return nil, err
+	}
 	if n == nil && !shadowed {
 		return p.base.ReadDir(path)
 	}
@@ -176,10 +200,18 @@ func (p *Plan) ReadDir(path string) ([]*layer.Entry, error) {
 			}
 		}
 	}
-	for name, c := range n.children {
+	list, err := n.list()
+	if err != nil {
+		return nil, err
+	}
+	merged := len(out) > 0
+	for _, c := range list {
 		if c.entry != nil {
-			out = append(out, c.show(joinName(path, name)))
+			out = append(out, c.show(joinName(path, c.name)))
 		}
+	}
+	if !merged {
+		return out, nil
 	}
 	slices.SortFunc(out, func(a, b *layer.Entry) int {
 		if a.Path < b.Path {
@@ -193,20 +225,22 @@ func (p *Plan) ReadDir(path string) ([]*layer.Entry, error) {
 // directory gives the node of an existing directory; one of the base becomes part of the plan,
 // with its attributes as they are.
 func (p *Plan) directory(path string) (*node, error) {
-	if path == "." {
-		return p.root, nil
+	n, err := p.held(path)
+	if err != nil || n == p.root {
+		return n, err
 	}
-	n, shadowed := p.find(path)
 	if n == nil {
-		if shadowed {
+		if _, shadowed, err := p.find(path); err != nil || shadowed {
+			if err != nil {
+				return nil, err
+			}
 			return nil, &fs.PathError{Op: "lstat", Path: abs(path), Err: fs.ErrNotExist}
 		}
 		e, err := p.base.Lstat(path)
 		if err != nil {
 			return nil, err
 		}
-		parent, name := splitPath(path)
-		up, err := p.directory(parent)
+		up, name, err := p.parent(path)
 		if err != nil {
 			return nil, err
 		}
@@ -224,6 +258,16 @@ func (p *Plan) directory(path string) (*node, error) {
 	return n, nil
 }
 
+// parent is directory for the one that an object is in, or will be: what is in it may then be changed.
+func (p *Plan) parent(path string) (up *node, name string, err error) {
+	dir, name := splitPath(path)
+	if up, err = p.directory(dir); err == nil {
+		err = up.hold()
+	}
+	return up, name, err
+}
+
+// set puts an entry into a directory of which there is no graft.
 func (n *node) set(name string, c *node) {
 	if n.children == nil {
 		n.children = map[string]*node{}
@@ -237,8 +281,7 @@ func (n *node) set(name string, c *node) {
 // put makes a new object, whose parent must be a directory. A file may replace another file;
 // everything else must have been removed before.
 func (p *Plan) put(path string, e layer.Entry, links *linkSet) error {
-	dir, name := splitPath(path)
-	up, err := p.directory(dir)
+	up, name, err := p.parent(path)
 	if err != nil {
 		return err
 	}
@@ -261,8 +304,8 @@ func (p *Plan) put(path string, e layer.Entry, links *linkSet) error {
 // inBase gives what the base has at a path, nil when that is nothing or when a directory of the
 // plan hides it.
 func (p *Plan) inBase(path string) (*layer.Entry, error) {
-	if _, shadowed := p.find(path); shadowed {
-		return nil, nil
+	if _, shadowed, err := p.find(path); err != nil || shadowed {
+		return nil, err
 	}
 	e, err := p.base.Lstat(path)
 	if missing(err) {
@@ -277,12 +320,11 @@ func (p *Plan) remove(path string) error {
 	if err != nil {
 		return err
 	}
-	n, _ := p.find(path)
-	if below == nil && n == nil {
-		return nil
+	n, _, err := p.find(path)
+	if err != nil || below == nil && n == nil {
+		return err
 	}
-	dir, name := splitPath(path)
-	up, err := p.directory(dir)
+	up, name, err := p.parent(path)
 	if err != nil {
 		return err
 	}
@@ -345,4 +387,51 @@ func (p *Plan) create(path string, e layer.Entry, own *owner) error {
 		e.UID, e.GID = own.UID, own.GID
 	}
 	return p.put(path, e, nil)
+}
+
+// LayerTree is the layer alone as a tree: what it removes and what it hides shows, and times are those that its tar has.
+func (p *Plan) LayerTree() layer.Tree { return planLayer{p} }
+
+type planLayer struct{ p *Plan }
+
+func (l planLayer) Lstat(path string) (*layer.Entry, error) {
+	n, _, err := l.p.find(path)
+	if err != nil {
+		return nil, err
+	}
+	if n == nil {
+		return nil, &fs.PathError{Op: "lstat", Path: path, Err: fs.ErrNotExist}
+	}
+	return n.single(path), nil
+}
+
+func (l planLayer) ReadDir(path string) ([]*layer.Entry, error) {
+	n, _, err := l.p.find(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case n == nil:
+		return nil, &fs.PathError{Op: "readdir", Path: path, Err: fs.ErrNotExist}
+	case !n.single(path).IsDir():
+		return nil, &fs.PathError{Op: "readdir", Path: path, Err: unix.ENOTDIR}
+	}
+	list, err := n.list()
+	out := make([]*layer.Entry, len(list))
+	for i, c := range list {
+		out[i] = c.single(joinName(path, c.name))
+	}
+	return out, err
+}
+
+// single is the node's entry as part of the layer alone. That of the root only stands for what is below.
+func (n *node) single(path string) *layer.Entry {
+	switch {
+	case path == ".":
+		return &layer.Entry{Path: ".", Mode: unix.S_IFDIR | 0o755, Implied: true}
+	case n.entry == nil:
+		return &layer.Entry{Path: path, Whiteout: true}
+	}
+	e := n.show(path)
+	e.Opaque, e.ModTime = n.entry.Opaque, time.Unix(e.ModTime.Unix(), 0)
+	return e
 }

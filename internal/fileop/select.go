@@ -132,15 +132,18 @@ type item struct {
 	passing bool
 }
 
+// errWhole says of a directory that all that is below it needs no visit.
+var errWhole = errors.New("directory is dealt with")
+
 // selector decides what a copy takes from below its matches.
 type selector struct {
 	tree             layer.Tree
 	dirs             *layer.DirsAhead // of the current run
 	include, exclude *patternmatcher.PatternMatcher
-	visit            func(item) error
-	name             string // absolute, of the current match as it was written
-	below            int    // where in the path of an entry below the match its relative path begins
-	passing          []item // directories above the current one that were not visited yet, nil once they were
+	visit            func(item) error // of a directory it may return errWhole
+	name             string           // absolute, of the current match as it was written
+	below            int              // where in the path of an entry below the match its relative path begins
+	passing          []item           // directories above the current one that were not visited yet, nil once they were
 	required         []string
 	found            map[string]bool // of required
 }
@@ -207,7 +210,9 @@ func (s *selector) walk(ctx context.Context, it item, in, ex patternmatcher.Matc
 		selected = selected && !excluded
 	}
 	if selected {
-		if err := s.take(it); err != nil {
+		if err := s.take(it); err == errWhole {
+			return nil
+		} else if err != nil {
 			return err
 		}
 	}

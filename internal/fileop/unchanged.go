@@ -29,7 +29,14 @@ func (p *Plan) compareLinks(n *node, dir string, base map[*linkSet]linked) error
 		if err := p.compareLinks(c, path, base); err != nil {
 			return err
 		}
-		if c.links == nil || c.links.names < 2 {
+		if several, err := c.links.several(); err != nil || !several {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if c.links.hidden > 0 { // in a directory that the base has not
+			c.links.changed = true
 			continue
 		}
 		below, err := p.base.Lstat(path)
@@ -47,6 +54,19 @@ func (p *Plan) compareLinks(n *node, dir string, base map[*linkSet]linked) error
 		base[c.links] = id
 	}
 	return nil
+}
+
+// several reports whether a file has more names than one in the plan.
+func (l *linkSet) several() (bool, error) {
+	if l == nil || l.names > 1 {
+		return l != nil, nil
+	}
+	if l.copy != nil {
+		if err := l.copy.countLinks(); err != nil {
+			return false, err
+		}
+	}
+	return l.names+l.hidden > 1, nil
 }
 
 // dropBelow looks at what is below a directory that the base has too.

@@ -160,12 +160,14 @@ func (u *unpacker) link(e *layer.Entry, to string) error {
 	if err != nil || from.IsDir() || strings.HasPrefix(target, to+"/") {
 		return fmt.Errorf("linking %q: %w", abs(to), &NotFoundError{Path: abs(target)})
 	}
-	n, _ := u.c.plan.find(target)
-	if n == nil {
-		if err := u.c.plan.put(target, *from, nil); err != nil {
-			return err
+	n, err := u.c.plan.held(target)
+	if err == nil && n == nil {
+		if err = u.c.plan.put(target, *from, nil); err == nil {
+			n, err = u.c.plan.held(target)
 		}
-		n, _ = u.c.plan.find(target)
+	}
+	if err != nil {
+		return err
 	}
 	if n.links == nil {
 		n.links = &linkSet{id: lastLinkSet.Add(1), names: 1}
@@ -182,9 +184,11 @@ func (u *unpacker) link(e *layer.Entry, to string) error {
 		n.entry.UID, n.entry.GID, n.entry.Mode, n.entry.ModTime = e.UID, e.GID, n.entry.Type()|e.Perm(), e.ModTime
 		n.entry.Xattrs = mergeXattrs(n.entry.Xattrs, e.Xattrs)
 	}
-	other, _ := u.c.plan.find(to)
-	other.entry = n.entry
-	return nil
+	other, err := u.c.plan.held(to)
+	if err == nil {
+		other.entry = n.entry
+	}
+	return err
 }
 
 // keep spools an entry's content.

@@ -53,13 +53,17 @@ func (a *Ahead) Add(e *Entry) error {
 	if err := a.failure(); err != nil {
 		return err
 	}
-	c := *e
+	c := &struct {
+		Entry
+		loaded
+	}{Entry: *e}
 	if e.Content != nil && e.Size <= aheadSize {
-		l := &loaded{content: e.Content, size: e.Size, want: e.Digest, ready: make(chan struct{})}
-		c.Content = l
-		a.load <- l
+		c.loaded.content, c.loaded.size, c.loaded.want = e.Content, e.Size, e.Digest
+		c.loaded.ready.Add(1)
+		c.Entry.Content = &c.loaded
+		a.load <- &c.loaded
 	}
-	a.queue <- &c
+	a.queue <- &c.Entry
 	return nil
 }
 
@@ -102,23 +106,37 @@ type loaded struct {
 	size    int64
 	want    digest.Digest
 
-	ready chan struct{} // closed when the following are set
+	ready sync.WaitGroup // for the following
 	buf   *[]byte
 	sum   digest.Digest
 	err   error
 }
 
-var aheadBuffers = sync.Pool{New: func() any { b := make([]byte, aheadSize+1); return &b }}
+// Most files are small, and many are in memory at once.
+const aheadSmall = 8 << 10
+
+var (
+	aheadBuffers      = sync.Pool{New: func() any { b := make([]byte, aheadSize+1); return &b }}
+	aheadSmallBuffers = sync.Pool{New: func() any { b := make([]byte, aheadSmall); return &b }}
+)
+
+// buffersFor gives the buffers for a file of a size, and one byte more.
+func buffersFor(size int64) *sync.Pool {
+	if size < aheadSmall {
+		return &aheadSmallBuffers
+	}
+	return &aheadBuffers
+}
 
 func (l *loaded) read() {
-	defer close(l.ready)
+	defer l.ready.Done()
 	r, err := openRaw(l.content)
 	if err != nil {
 		l.err = err
 		return
 	}
 	defer r.Close()
-	l.buf = aheadBuffers.Get().(*[]byte)
+	l.buf = buffersFor(l.size).Get().(*[]byte)
 	n, err := io.ReadFull(r, (*l.buf)[:l.size+1]) // one more than there should be
 	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
 		l.err = err
@@ -133,7 +151,7 @@ func (l *loaded) read() {
 		return
 	}
 	sum := sha256.Sum256((*l.buf)[:n])
-	l.sum = digest.NewDigestFromBytes(digest.SHA256, sum[:])
+	l.sum = SHA256Digest(sum[:])
 	if l.want != "" && l.want != l.sum {
 		l.err = fmt.Errorf("file changed while being read: its digest was %s and is %s now", l.want, l.sum)
 	}
@@ -141,7 +159,7 @@ func (l *loaded) read() {
 
 // wait returns the content and its digest. The bytes are good until release.
 func (l *loaded) wait() ([]byte, digest.Digest, error) {
-	<-l.ready
+	l.ready.Wait()
 	if l.err != nil {
 		return nil, "", l.err
 	}
@@ -149,7 +167,7 @@ func (l *loaded) wait() ([]byte, digest.Digest, error) {
 }
 
 func (l *loaded) release() {
-	aheadBuffers.Put(l.buf)
+	buffersFor(l.size).Put(l.buf)
 	l.buf = nil
 }
 

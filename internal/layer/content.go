@@ -3,6 +3,7 @@ package layer
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"sync"
@@ -15,6 +16,14 @@ type Bytes []byte
 
 // Open reads the bytes from their beginning.
 func (b Bytes) Open() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }
+
+// SHA256Digest is the digest of a sum, as digest.NewDigestFromBytes makes it, with one allocation.
+func SHA256Digest(sum []byte) digest.Digest {
+	const prefix = string(digest.SHA256) + ":"
+	var b [len(prefix) + 2*sha256.Size]byte
+	copy(b[:], prefix)
+	return digest.Digest(b[:len(prefix)+hex.Encode(b[len(prefix):], sum[:min(len(sum), sha256.Size)])])
+}
 
 var hashBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 

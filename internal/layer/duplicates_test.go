@@ -14,7 +14,7 @@ import (
 // later replaces what was there, with all that was below it, and leaves other names alone.
 func TestDuplicateNames(t *testing.T) {
 	needRoot(t)
-	refused := 0
+	refused, followed := 0, 0
 	for seed := range int64(1000) {
 		r := rand.New(rand.NewSource(seed))
 		var headers []tar.Header
@@ -64,6 +64,23 @@ func TestDuplicateNames(t *testing.T) {
 			}
 			t.Fatalf("seed %d: stream\n%sindex\n%sdirectory\n%s", seed, s.String(), got, want)
 		}
+		if got := listing(t, reread(t, x).Tree(nil)); got != want {
+			t.Fatalf("seed %d: the index that was written has\n%swant\n%s", seed, got, want)
+		}
+		streamed := NewIndexWriter(t.TempDir())
+		if _, err := ReadTar(bytes.NewReader(stream), TarOptions{}, streamed); err != nil {
+			t.Fatal(err)
+		}
+		if streamed.replaced {
+			continue
+		}
+		if got := listing(t, reread(t, streamed).Tree(nil)); got != want {
+			t.Fatalf("seed %d: the index that was written meanwhile has\n%swant\n%s", seed, got, want)
+		}
+		followed++
+	}
+	if followed < 50 {
+		t.Errorf("%d streams replace nothing: the test shows little of them", followed)
 	}
 	if refused > 800 {
 		t.Errorf("%d of 1000 streams were refused: the test shows little", refused)

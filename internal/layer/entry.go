@@ -59,6 +59,7 @@ type Entry struct {
 	Xattrs     map[string]string // extended attributes by full name; never overlay's own
 	Whiteout   bool              // the path is removed from the layers below; no other field but Path counts
 	Opaque     bool              // directory: the entries of the layers below are hidden
+	Replaces   bool              // of a tar stream: takes the place of a file, or of a directory with all below it, that came before
 	Implied    bool              // directory that a tar stream does not mention: it only stands on the way to others
 	Content    Content           // regular files that are no hard links, Size > 0; otherwise nil
 	Digest     digest.Digest     // of the content, when known without reading it; else empty

@@ -1,19 +1,12 @@
 package layer
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/binary"
-	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"sort"
 	"sync/atomic"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,7 +15,7 @@ import (
 // content's digest and where the content lies in the layer's plain tar.
 //
 // As a [Sink] it takes entries in the order of a tar stream; a path that comes again replaces
-// what was there.
+// what was there. It is all in memory: where nothing is replaced, [IndexWriter] does.
 type Index struct {
 	entries []*IndexEntry // in the order in which they came, without what was replaced
 	at      map[string]int
@@ -124,133 +117,18 @@ func (x *Index) remove(name string) {
 	delete(x.links, name)
 }
 
-// Size adds up the bytes of all regular files.
-func (x *Index) Size() int64 {
-	var n int64
+// WriteTo writes the index as an [IndexWriter] does.
+func (x *Index) WriteTo(out io.Writer) (int64, error) {
+	w := NewIndexWriter("")
 	for _, e := range x.entries {
-		if e != nil && e.IsRegular() && !e.Hardlink {
-			n += e.Size
+		if e == nil {
+			continue
+		}
+		if err := w.put(e); err != nil {
+			return 0, err
 		}
 	}
-	return n
-}
-
-// Located reports whether every content's place and digest is known.
-func (x *Index) Located() bool {
-	for _, e := range x.entries {
-		if e != nil && e.IsRegular() && !e.Hardlink && e.Size > 0 && (e.Offset < 0 || e.Digest == "") {
-			return false
-		}
-	}
-	return true
-}
-
-// Encode returns the index as bytes, as [IndexWriter.Encode] does.
-func (x *Index) Encode() ([]byte, error) {
-	w := &IndexWriter{}
-	for _, e := range x.entries {
-		if e != nil {
-			w.put(e)
-		}
-	}
-	return w.Encode()
-}
-
-// DecodeIndex reads what [Index.Encode] gave. Damage is always found.
-func DecodeIndex(data []byte) (*Index, error) {
-	rest, ok := bytes.CutPrefix(data, []byte(indexMagic))
-	if !ok || len(rest) < sha256.Size {
-		return nil, errors.New("reading index: it is of another version, or damaged")
-	}
-	if sum := sha256.Sum256(rest[sha256.Size:]); !bytes.Equal(sum[:], rest[:sha256.Size]) {
-		return nil, errors.New("reading index: its checksum is wrong")
-	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
-	if err != nil {
-		return nil, fmt.Errorf("reading index: %w", err)
-	}
-	defer dec.Close()
-	plain, err := dec.DecodeAll(rest[sha256.Size:], nil)
-	if err != nil {
-		return nil, fmt.Errorf("reading index: %w", err)
-	}
-	x, d := NewIndex(), &indexDecoder{b: plain}
-	prev := ""
-	for len(d.b) > 0 && d.err == nil {
-		e := d.entry(prev)
-		prev = e.Path
-		x.at[e.Path] = len(x.entries)
-		x.entries = append(x.entries, e)
-	}
-	if d.err != nil {
-		return nil, fmt.Errorf("reading index: %w", d.err)
-	}
-	return x, nil
-}
-
-type indexDecoder struct {
-	b   []byte
-	err error
-}
-
-func (d *indexDecoder) uint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	if n <= 0 {
-		d.err, d.b = io.ErrUnexpectedEOF, nil
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *indexDecoder) int() int64 {
-	v, n := binary.Varint(d.b)
-	if n <= 0 {
-		d.err, d.b = io.ErrUnexpectedEOF, nil
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *indexDecoder) str() string {
-	n := d.uint()
-	if n > uint64(len(d.b)) {
-		d.err, d.b = io.ErrUnexpectedEOF, nil
-		return ""
-	}
-	s := string(d.b[:n])
-	d.b = d.b[n:]
-	return s
-}
-
-func (d *indexDecoder) entry(prev string) *IndexEntry {
-	e := &IndexEntry{}
-	shared := d.uint()
-	if shared > uint64(len(prev)) {
-		d.err, d.b = io.ErrUnexpectedEOF, nil
-		return e
-	}
-	e.Path = prev[:shared] + d.str()
-	flags := d.uint()
-	e.Hardlink, e.Whiteout, e.Opaque, e.Implied = flags&flagHardlink != 0, flags&flagWhiteout != 0, flags&flagOpaque != 0, flags&flagImplied != 0
-	e.Mode, e.UID, e.GID = uint32(d.uint()), uint32(d.uint()), uint32(d.uint())
-	e.Major, e.Minor, e.Size = uint32(d.uint()), uint32(d.uint()), int64(d.uint())
-	e.Offset = d.int()
-	sec := d.int()
-	e.ModTime = time.Unix(sec, int64(d.uint()))
-	e.Link = d.str()
-	if n := d.uint(); n > 0 && d.err == nil {
-		e.Xattrs = map[string]string{}
-		for ; n > 0 && d.err == nil; n-- {
-			k := d.str()
-			e.Xattrs[k] = d.str()
-		}
-	}
-	if flags&flagDigest != 0 {
-		e.Digest = digest.NewDigestFromBytes(digest.SHA256, []byte(d.str()))
-	}
-	return e
+	return w.WriteTo(out)
 }
 
 var lastTreeID atomic.Uint64
@@ -291,7 +169,7 @@ func (x *Index) Tree(open func(*IndexEntry) (io.ReadCloser, error)) Tree {
 			e.Path = path
 			links[path] = first
 		} else if e.IsRegular() && e.Size > 0 {
-			e.Content = &indexContent{entry: ie, open: open}
+			e.Content = &indexContent{entry: *ie, open: open}
 		}
 		t.entries[e.Path] = &e
 	}
@@ -312,13 +190,6 @@ func (x *Index) Tree(open func(*IndexEntry) (io.ReadCloser, error)) Tree {
 	}
 	return t
 }
-
-type indexContent struct {
-	entry *IndexEntry
-	open  func(*IndexEntry) (io.ReadCloser, error)
-}
-
-func (c *indexContent) Open() (io.ReadCloser, error) { return c.open(c.entry) }
 
 func (t *indexTree) Lstat(name string) (*Entry, error) {
 	e, ok := t.entries[name]

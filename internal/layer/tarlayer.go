@@ -145,6 +145,7 @@ func (l *layerReader) header(h *tar.Header, name string) error {
 		}
 	}
 	old := parent.children[base]
+	e.Replaces = old != nil && (e.Below || old.kind != seenGone) && !(old.isDir() && e.IsDir())
 	switch {
 	case e.Hardlink && old != nil && old.isDir() && strings.HasPrefix(e.Link, e.Path+"/"):
 		return hostile("hard link replaces the directory of its target")

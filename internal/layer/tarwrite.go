@@ -33,9 +33,10 @@ const copyBuffer = 256 << 10
 // GNU. Whiteouts are empty ".wh." files of the epoch, an opaque directory is followed by its
 // ".wh..wh..opq". Sockets cannot be archived and are left out.
 type TarWriter struct {
-	tw    *tar.Writer
-	out   *countingWriter
-	index *IndexWriter // nil: not wanted
+	tw     *tar.Writer
+	out    *countingWriter
+	index  *IndexWriter // nil: not wanted
+	header tar.Header   // in hand
 }
 
 // countingWriter knows how many bytes went through it.
@@ -58,10 +59,10 @@ func NewTarWriter(w io.Writer) *TarWriter {
 
 // NewIndexedTarWriter is [NewTarWriter] with an index that is made on the way: it has the digest
 // and the place of every content. A content that does not have the digest that its entry names is
-// an error.
-func NewIndexedTarWriter(w io.Writer) (*TarWriter, *IndexWriter) {
+// an error. tmp is the directory of [NewIndexWriter].
+func NewIndexedTarWriter(w io.Writer, tmp string) (*TarWriter, *IndexWriter) {
 	t := NewTarWriter(w)
-	t.index = &IndexWriter{}
+	t.index = NewIndexWriter(tmp)
 	return t, t.index
 }
 
@@ -82,32 +83,29 @@ func (t *TarWriter) add(e *Entry) error {
 		return errors.New("names that start with \".wh.\" cannot be stored in a layer: rename the file")
 	}
 	if e.Whiteout {
-		if t.index != nil {
-			t.index.add(e, -1)
+		if err := t.noted(e, -1); err != nil {
+			return err
 		}
 		return t.tw.WriteHeader(marker(join(dir, whiteoutPrefix+base)))
 	}
 	if e.Type() == unix.S_IFSOCK {
 		return nil
 	}
-	h, err := header(e)
-	if err != nil {
+	h := &t.header
+	if err := fillHeader(h, e); err != nil {
 		return err
 	}
 	if err := t.tw.WriteHeader(h); err != nil {
 		return err
 	}
 	if e.IsDir() && e.Opaque {
-		if t.index != nil {
-			t.index.add(e, -1)
+		if err := t.noted(e, -1); err != nil {
+			return err
 		}
 		return t.tw.WriteHeader(marker(join(e.Path, opaqueMarker)))
 	}
 	if h.Typeflag != tar.TypeReg || e.Size == 0 {
-		if t.index != nil {
-			t.index.add(e, -1)
-		}
-		return nil
+		return t.noted(e, -1)
 	}
 	if t.index == nil {
 		return t.content(e, t.tw)
@@ -125,8 +123,15 @@ func (t *TarWriter) add(e *Entry) error {
 	if e.Digest != "" && e.Digest != c.Digest {
 		return fmt.Errorf("file changed while being read: its digest was %s and is %s now", e.Digest, c.Digest)
 	}
-	t.index.add(&c, at)
-	return nil
+	return t.index.add(&c, at)
+}
+
+// noted notes an entry in the index, if there is one.
+func (t *TarWriter) noted(e *Entry, at int64) error {
+	if t.index == nil {
+		return nil
+	}
+	return t.index.add(e, at)
 }
 
 // loaded writes content that was read ahead, and whose digest was checked then.
@@ -141,8 +146,7 @@ func (t *TarWriter) loaded(e *Entry, l *loaded, at int64) error {
 	}
 	c := *e
 	c.Digest = sum
-	t.index.add(&c, at)
-	return nil
+	return t.index.add(&c, at)
 }
 
 // marker is the header of an empty file that only its name matters of.
@@ -150,8 +154,9 @@ func marker(name string) *tar.Header {
 	return &tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: time.Unix(0, 0)}
 }
 
-func header(e *Entry) (*tar.Header, error) {
-	h := &tar.Header{
+// fillHeader makes h the header of an entry.
+func fillHeader(h *tar.Header, e *Entry) error {
+	*h = tar.Header{
 		Name:    e.Path,
 		Mode:    int64(e.Perm()),
 		Uid:     int(e.UID),
@@ -161,7 +166,7 @@ func header(e *Entry) (*tar.Header, error) {
 	switch {
 	case e.Hardlink:
 		h.Typeflag, h.Linkname = tar.TypeLink, e.Link
-		return h, nil
+		return nil
 	case e.IsDir():
 		h.Typeflag, h.Name = tar.TypeDir, e.Path+"/"
 	case e.IsRegular():
@@ -175,7 +180,7 @@ func header(e *Entry) (*tar.Header, error) {
 	case e.Type() == unix.S_IFIFO:
 		h.Typeflag = tar.TypeFifo
 	default:
-		return nil, fmt.Errorf("unknown file type %#o", e.Type())
+		return fmt.Errorf("unknown file type %#o", e.Type())
 	}
 	if len(e.Xattrs) > 0 {
 		h.Format = tar.FormatPAX
@@ -184,7 +189,7 @@ func header(e *Entry) (*tar.Header, error) {
 			h.PAXRecords[paxXattr+k] = v
 		}
 	}
-	return h, nil
+	return nil
 }
 
 func (t *TarWriter) content(e *Entry, w io.Writer) error {

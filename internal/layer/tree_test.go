@@ -42,18 +42,18 @@ func TestTrees(t *testing.T) {
 		t.Fatal(err)
 	}
 	var blob bytes.Buffer
-	tw, index := layer.NewIndexedTarWriter(&blob)
+	tw, index := layer.NewIndexedTarWriter(&blob, "")
 	if err := layer.WalkLayer(sample(t), tw); err != nil {
 		t.Fatal(err)
 	}
 	if err := tw.Close(); err != nil {
 		t.Fatal(err)
 	}
-	data, err := index.Encode()
-	if err != nil {
+	var data bytes.Buffer
+	if _, err := index.WriteTo(&data); err != nil {
 		t.Fatal(err)
 	}
-	decoded, err := layer.DecodeIndex(data)
+	decoded, err := layer.ReadIndex(bytes.NewReader(data.Bytes()), int64(data.Len()))
 	if err != nil {
 		t.Fatal(err)
 	}

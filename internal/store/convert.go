@@ -326,8 +326,12 @@ func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocis
 		return desc, err
 	}
 	defer w.Abort()
+	tmp, err := s.leaseDir()
+	if err != nil {
+		return desc, err
+	}
 	buf := bufio.NewWriterSize(&ctxWriter{ctx: ctx, w: w}, 1<<20)
-	tw, x := layer.NewIndexedTarWriter(buf)
+	tw, x := layer.NewIndexedTarWriter(buf, tmp)
 	ahead := layer.NewAhead(tw)
 	err = write(&ctxSink{ctx: ctx, Sink: ahead})
 	if err := errors.Join(err, ahead.Close(), buf.Flush()); err != nil {

@@ -46,7 +46,7 @@ func (s *Store) putStacking(id layer.ID, st layer.Stacking) error {
 	if err != nil {
 		return fmt.Errorf("unpacking layer: %w", err)
 	}
-	return s.putBeside(s.stackingFile(id), data, durable)
+	return s.putBeside(s.stackingFile(id), bytes.NewReader(data), durable)
 }
 
 // stacking tells what a layer takes of those below it. Where that was damaged, the layer is read once more.

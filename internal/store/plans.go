@@ -194,6 +194,9 @@ func (c checkedContent) Open() (io.ReadCloser, error) {
 
 // planTree is a planned layer as the tree of one layer.
 func planTree(src Planned) (layer.Tree, error) {
+	if p, ok := src.(interface{ LayerTree() layer.Tree }); ok { // without a copy of all its entries
+		return p.LayerTree(), nil
+	}
 	c := &contents{Index: layer.NewIndex(), of: map[string]layer.Content{}}
 	if err := src.WriteTo(c); err != nil {
 		return nil, fmt.Errorf("reading layer: %w", err)

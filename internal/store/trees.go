@@ -128,7 +128,7 @@ func (s *Store) indexPath(id layer.ID) string {
 // index returns the index of a layer in blob form, and makes one from the blob when there is none
 // and metadata will do. It is nil when the layer has to be unpacked: contents are needed, and they
 // cannot be read from the blob where they are.
-func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.Index, error) {
+func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.IndexFile, error) {
 	if need == NeedContent && s.fetchable(info.ID) {
 		if blobs, err := s.layerBlobs(ctx, info); err != nil || len(blobs) == 0 {
 			return nil, err // it is unpacked while it is fetched
@@ -149,40 +149,84 @@ func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.In
 		return nil, nil
 	}
 	v, err := s.once(ctx, "index:"+string(info.ID), func() (any, error) {
-		x := layer.NewIndex()
-		st, err := s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, x)
-		if err := s.settle(ctx, info, err); err != nil {
+		tmp, err := s.leaseDir()
+		if err != nil {
+			return nil, err
+		}
+		x := layer.NewIndexWriter(tmp)
+		err = s.makeIndex(ctx, info, blobs[0].Descriptor, x)
+		if errors.Is(err, layer.ErrReplaced) {
+			err = s.makeIndex(ctx, info, blobs[0].Descriptor, layer.NewIndex())
+		}
+		if err != nil {
+			return nil, err
+		}
+		kept, err := s.openIndex(info.ID)
+		if err != nil {
 			return nil, fmt.Errorf("indexing layer %s: %w", info.DiffID, err)
 		}
-		return x, errors.Join(s.putStacking(info.ID, st), s.putIndex(info.ID, x))
+		return kept, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return v.(*layer.Index), nil
+	return v.(*layer.IndexFile), nil
+}
+
+// indexSink is a sink that makes an index.
+type indexSink interface {
+	layer.Sink
+	io.WriterTo
+}
+
+// makeIndex keeps the index of what a blob has.
+func (s *Store) makeIndex(ctx context.Context, info LayerInfo, blob ocispec.Descriptor, x indexSink) error {
+	st, err := s.readLayerBlob(ctx, blob, info.DiffID, x)
+	if err := s.settle(ctx, info, err); err != nil {
+		return fmt.Errorf("indexing layer %s: %w", info.DiffID, err)
+	}
+	return errors.Join(s.putStacking(info.ID, st), s.putIndex(info.ID, x))
 }
 
 // keptIndex returns the index that is kept beside a layer, or nil when there is none or it is damaged.
-func (s *Store) keptIndex(id layer.ID) *layer.Index {
-	data, err := os.ReadFile(s.indexPath(id))
-	if err != nil {
-		return nil
-	}
-	x, err := layer.DecodeIndex(data)
+func (s *Store) keptIndex(id layer.ID) *layer.IndexFile {
+	x, err := s.openIndex(id)
 	if err != nil {
 		return nil
 	}
 	return x
 }
 
+// openIndex opens the index that is kept beside a layer. Its file is closed by its finalizer.
+func (s *Store) openIndex(id layer.ID) (*layer.IndexFile, error) {
+	f, err := os.Open(s.indexPath(id))
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	x, err := layer.ReadIndex(f, fi.Size())
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return x, nil
+}
+
 // putIndex keeps an index beside the layer. It carries its own checksum, and is made again when it
 // is lost, so it needs no record.
-func (s *Store) putIndex(id layer.ID, x interface{ Encode() ([]byte, error) }) error {
-	data, err := x.Encode()
+func (s *Store) putIndex(id layer.ID, x io.WriterTo) error {
+	return s.putBeside(s.indexPath(id), x, remade)
+}
+
+// leaseDir is where files without a name are made, in which what memory has no room for waits.
+func (s *Store) leaseDir() (string, error) {
+	l, err := s.current()
 	if err != nil {
-		return err
+		return "", err
 	}
-	return s.putBeside(s.indexPath(id), data, remade)
+	return l.dir, nil
 }
 
 // Whether a file beside a layer outlives a crash of the machine.
@@ -193,7 +237,7 @@ const (
 
 // putBeside writes a file beside the forms of a layer. Others, who may write the same, see the old or
 // the new one.
-func (s *Store) putBeside(path string, data []byte, durable bool) (err error) {
+func (s *Store) putBeside(path string, data io.WriterTo, durable bool) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("writing %s of layer: %w", filepath.Base(path), err)
@@ -208,7 +252,11 @@ func (s *Store) putBeside(path string, data []byte, durable bool) (err error) {
 		return err
 	}
 	tmp := filepath.Join(l.dir, l.name())
-	err = os.WriteFile(tmp, data, 0o600)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		_, err = data.WriteTo(f)
+		err = errors.Join(err, f.Close())
+	}
 	if err == nil && durable {
 		err = fsync(tmp)
 	}

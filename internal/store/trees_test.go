@@ -298,7 +298,7 @@ func TestDamagedIndex(t *testing.T) {
 				}
 				data, err := os.ReadFile(s.indexPath(id))
 				if err == nil {
-					_, err = layer.DecodeIndex(data)
+					_, err = layer.ReadIndex(bytes.NewReader(data), int64(len(data)))
 				}
 				if need == NeedMetadata && err != nil {
 					t.Errorf("%s index of a %s layer was not made again: %v", name, form, err)

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"crypto/sha256"
@@ -8,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -32,12 +34,15 @@ import (
 // rule of git's index).
 type digests struct {
 	file string // "" is in memory only
+	tmp  string // the directory of files without a name for what memory has no room for; "" is the system's
 
-	saved []byte        // records of an earlier process in the order of their inodes
+	saved *records      // of an earlier process in the order of their inodes; nil: none
+	first []inode       // of each page of saved
 	used  []atomic.Bool // which of them were
 
 	mu    sync.Mutex
-	fresh map[inode]known // replaces what was saved
+	fresh records // replaces what was saved; of several for one file the last one counts
+	at    table   // where in fresh files are
 	dirty bool
 }
 
@@ -60,33 +65,73 @@ func (k *known) inode() inode { return inode{k.stamp.Dev, k.stamp.Ino} }
 // A saved file is the magic line, the SHA-256 of the records, and the records.
 const (
 	digestsMagic = "slipway digests v3\n"
+	headSize     = len(digestsMagic) + sha256.Size
 	// recordSize is that of five 64-bit numbers, an age and a digest.
 	recordSize = 5*8 + 1 + sha256.Size
 	// maxAge is after how many saves without use a digest is dropped.
 	maxAge    = 20
+	racyAge   = 255 // in memory only
 	clockStep = layer.ClockStep
 )
 
 // openDigests reads what an earlier process saved. Damage is a miss.
 func openDigests(file string) *digests {
-	d := &digests{file: file, fresh: map[inode]known{}}
+	d := &digests{file: file}
 	if file == "" {
 		return d
 	}
-	data, err := os.ReadFile(file)
+	d.tmp = filepath.Dir(file)
+	f, err := os.Open(file)
 	if err != nil {
 		return d
 	}
-	rest, ok := bytes.CutPrefix(data, []byte(digestsMagic))
-	if !ok || len(rest) < sha256.Size || (len(rest)-sha256.Size)%recordSize != 0 {
+	if err := d.open(f); err != nil {
+		d.saved, d.first = nil, nil
+		f.Close()
 		return d
 	}
-	records := rest[sha256.Size:]
-	if sum := sha256.Sum256(records); !bytes.Equal(sum[:], rest[:sha256.Size]) {
-		return d
-	}
-	d.saved, d.used = records, make([]atomic.Bool, len(records)/recordSize)
+	d.used = make([]atomic.Bool, d.saved.n)
 	return d
+}
+
+var errDigests = errors.New("reading digests: they are of another version, or damaged")
+
+// open checks the file, and keeps its first pages.
+func (d *digests) open(f *os.File) error {
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	head := make([]byte, headSize)
+	if _, err := io.ReadFull(f, head); err != nil || !bytes.HasPrefix(head, []byte(digestsMagic)) || (fi.Size()-int64(headSize))%recordSize != 0 {
+		return errDigests
+	}
+	d.saved = openRecords(f, int64(headSize), int((fi.Size()-int64(headSize))/recordSize))
+	h, b := sha256.New(), []byte(nil)
+	for i, p := range d.saved.pages {
+		size := min(pageSize, (d.saved.n-i*pageRecords)*recordSize)
+		if i < maxPages || b == nil {
+			b = make([]byte, size)
+		}
+		b = b[:size]
+		if _, err := io.ReadFull(f, b); err != nil {
+			return err
+		}
+		h.Write(b)
+		d.first = append(d.first, inodeOf(b))
+		if i < maxPages {
+			page := b
+			p.Store(&page)
+			d.saved.loaded.Add(1)
+		}
+		if i == maxPages-1 {
+			b = nil
+		}
+	}
+	if !bytes.Equal(h.Sum(nil), head[len(digestsMagic):]) {
+		return errDigests
+	}
+	return nil
 }
 
 // append adds the record of a file.
@@ -97,33 +142,51 @@ func (k *known) append(b []byte) []byte {
 	return append(append(b, k.age), k.digest[:]...)
 }
 
-// record decodes the i-th of the saved records.
-func (d *digests) record(i int) known {
-	r := d.saved[i*recordSize : (i+1)*recordSize]
+// decode is the opposite of append.
+func decode(r []byte) known {
 	n := func(i int) uint64 { return binary.LittleEndian.Uint64(r[i*8:]) }
 	return known{
 		stamp:  layer.Stamp{Dev: n(0), Ino: n(1), Size: int64(n(2)), Mtime: int64(n(3)), Ctime: int64(n(4))},
 		age:    r[40],
+		racy:   r[40] == racyAge,
 		digest: [sha256.Size]byte(r[41:]),
 	}
 }
 
-// find looks for a file in the saved records.
+func inodeOf(r []byte) inode {
+	return inode{binary.LittleEndian.Uint64(r), binary.LittleEndian.Uint64(r[8:])}
+}
+
+// find looks for a file in the saved records. An error of the disk is a miss.
 func (d *digests) find(id inode) (known, bool) {
-	i, ok := sort.Find(len(d.used), func(i int) int {
-		r := d.saved[i*recordSize:]
-		if dev := binary.LittleEndian.Uint64(r); dev != id.dev {
-			return cmp.Compare(id.dev, dev)
-		}
-		return cmp.Compare(id.ino, binary.LittleEndian.Uint64(r[8:]))
-	})
+	page := sort.Search(len(d.first), func(i int) bool { return id.compare(d.first[i]) < 0 }) - 1
+	if page < 0 {
+		return known{}, false
+	}
+	p, err := d.saved.page(page)
+	if err != nil {
+		return known{}, false
+	}
+	i, ok := sort.Find(len(p)/recordSize, func(i int) int { return id.compare(inodeOf(p[i*recordSize:])) })
 	if !ok {
 		return known{}, false
 	}
-	if !d.used[i].Load() {
-		d.used[i].Store(true)
+	if used := &d.used[page*pageRecords+i]; !used.Load() {
+		used.Store(true)
 	}
-	return d.record(i), true
+	return decode(p[i*recordSize:]), true
+}
+
+// findFresh looks for a file in the records of this process; d.mu is held.
+func (d *digests) findFresh(id inode) (k known, ok bool) {
+	d.at.find(id, func(i int) bool {
+		r, err := d.fresh.at(i)
+		if ok = err == nil && inodeOf(r) == id; ok {
+			k = decode(r)
+		}
+		return ok
+	})
+	return k, ok
 }
 
 // Recall implements [layer.Memory].
@@ -132,7 +195,7 @@ func (d *digests) Recall(s layer.Stamp) digest.Digest {
 	k, ok := d.find(id)
 	if !ok || k.stamp != s {
 		d.mu.Lock()
-		f, fresh := d.fresh[id]
+		f, fresh := d.findFresh(id)
 		d.mu.Unlock()
 		if fresh {
 			k, ok = f, true
@@ -141,25 +204,25 @@ func (d *digests) Recall(s layer.Stamp) digest.Digest {
 			return ""
 		}
 	}
-	return sha256Digest(&k.digest)
-}
-
-// sha256Digest is digest.NewDigestFromBytes with one allocation.
-func sha256Digest(sum *[sha256.Size]byte) digest.Digest {
-	const prefix = string(digest.SHA256) + ":"
-	var b [len(prefix) + 2*sha256.Size]byte
-	copy(b[:], prefix)
-	hex.Encode(b[len(prefix):], sum[:])
-	return digest.Digest(b[:])
+	return layer.SHA256Digest(k.digest[:])
 }
 
 // note remembers the digest of a file in a version that was read after a point in time. It may change
 // without another stamp when that is too close to its last change.
 func (d *digests) note(s layer.Stamp, read time.Time, sum [sha256.Size]byte) {
 	k := known{stamp: s, digest: sum, racy: !s.OlderThan(read)}
+	if k.racy {
+		k.age = racyAge
+	}
+	var b [recordSize]byte
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.fresh[k.inode()] = k
+	i := d.fresh.n
+	d.fresh.add(k.append(b[:0]), d.tmp)
+	d.at.put(k.inode(), i, func(i int) bool {
+		r, err := d.fresh.at(i)
+		return err == nil && inodeOf(r) == k.inode()
+	})
 	d.dirty = d.dirty || !k.racy
 }
 
@@ -186,38 +249,103 @@ func (d *digests) save() error {
 	if d.file == "" || !d.dirty {
 		return nil
 	}
-	all := make([]known, 0, len(d.used)+len(d.fresh))
-	for i := range d.used {
-		k := d.record(i)
-		if _, ok := d.fresh[k.inode()]; ok {
-			continue
-		}
-		if d.used[i].Load() {
-			k.age = 0
-		}
-		all = append(all, k)
-	}
-	for _, k := range d.fresh {
-		all = append(all, k)
-	}
-	slices.SortFunc(all, func(a, b known) int { return a.inode().compare(b.inode()) })
-	var records []byte
-	for _, k := range all {
-		if !k.racy && k.age < maxAge {
-			k.age++
-			records = k.append(records)
-		}
-	}
-	sum := sha256.Sum256(records)
-	if err := replaceFile(d.file, slices.Concat([]byte(digestsMagic), sum[:], records)); err != nil {
+	if err := replaceFile(d.file, d.write); err != nil {
 		return fmt.Errorf("remembering the digests of the build context: %w", err)
 	}
 	d.dirty = false
 	return nil
 }
 
+// write writes the file anew: the saved records and the fresh ones, merged.
+func (d *digests) write(f *os.File) error {
+	if _, err := f.Write(append([]byte(digestsMagic), make([]byte, sha256.Size)...)); err != nil {
+		return err
+	}
+	fresh, err := d.sorted()
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	w := bufio.NewWriterSize(io.MultiWriter(f, h), 64<<10)
+	put := func(k known) {
+		if !k.racy && k.age < maxAge {
+			k.age++
+			w.Write(k.append(w.AvailableBuffer())) //nolint:errcheck // Flush tells
+		}
+	}
+	for i := range d.used {
+		r, err := d.saved.at(i)
+		if err != nil {
+			return err
+		}
+		k := decode(r)
+		for len(fresh) > 0 && fresh[0].compare(k.inode()) < 0 {
+			if fresh, err = d.next(fresh, put); err != nil {
+				return err
+			}
+		}
+		if len(fresh) > 0 && fresh[0].inode == k.inode() {
+			continue // it is replaced
+		}
+		if d.used[i].Load() {
+			k.age = 0
+		}
+		put(k)
+	}
+	for len(fresh) > 0 {
+		if fresh, err = d.next(fresh, put); err != nil {
+			return err
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(h.Sum(nil), int64(len(digestsMagic)))
+	return err
+}
+
+// place is where a file is among the fresh records.
+type place struct {
+	inode
+	i int
+}
+
+// sorted tells where the fresh records are, in the order of their inodes, each file's last.
+func (d *digests) sorted() ([]place, error) {
+	all := make([]place, 0, d.at.n)
+	for i := range d.fresh.n {
+		r, err := d.fresh.at(i)
+		if err != nil {
+			return nil, err
+		}
+		id, last := inodeOf(r), false
+		d.at.find(id, func(j int) bool {
+			if last = j == i; last {
+				return true
+			}
+			r, err := d.fresh.at(j)
+			return err == nil && inodeOf(r) == id
+		})
+		if last {
+			all = append(all, place{id, i})
+		}
+	}
+	slices.SortFunc(all, func(a, b place) int { return a.compare(b.inode) })
+	return all, nil
+}
+
+// next puts the first of the fresh records.
+func (d *digests) next(fresh []place, put func(known)) ([]place, error) {
+	var b [recordSize]byte
+	err := d.fresh.read(b[:], fresh[0].i)
+	if err == nil {
+		put(decode(b[:]))
+	}
+	return fresh[1:], err
+}
+
 // replaceFile writes a file so that readers see the old or the new one.
-func replaceFile(name string, data []byte) error {
+func replaceFile(name string, write func(*os.File) error) error {
 	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
@@ -228,8 +356,7 @@ func replaceFile(name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Close()); err != nil {
+	if err := errors.Join(write(f), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return os.Rename(f.Name(), name)

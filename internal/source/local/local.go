@@ -57,33 +57,32 @@ func (d *Dir) Tree(include, exclude []string) (layer.Tree, error) {
 	if t, ok := d.trees[key]; ok {
 		return t, nil
 	}
-	t, err := d.open(include, exclude)
+	t, dir, err := d.open(include, exclude)
 	if err != nil {
 		return nil, err
 	}
-	d.trees[key] = newSnapshot(t, d.digests)
+	d.trees[key] = newSnapshot(t, dir, d.digests)
 	return d.trees[key], nil
 }
 
-func (d *Dir) open(include, exclude []string) (layer.Tree, error) {
+// open gives the part of the directory that patterns select, and all of it.
+func (d *Dir) open(include, exclude []string) (t, all layer.Tree, err error) {
 	root, err := filepath.EvalSymlinks(d.path)
 	if err != nil {
-		return nil, fmt.Errorf("reading build context: %w", err)
+		return nil, nil, fmt.Errorf("reading build context: %w", err)
 	}
 	fi, err := os.Stat(root)
 	if err != nil {
-		return nil, fmt.Errorf("reading build context: %w", err)
+		return nil, nil, fmt.Errorf("reading build context: %w", err)
 	}
 	if !fi.IsDir() {
-		return nil, fmt.Errorf("reading build context: %s is not a directory", root)
+		return nil, nil, fmt.Errorf("reading build context: %s is not a directory", root)
 	}
-	t := layer.OpenDir(root, layer.DirOptions{Owner: &layer.Owner{}, NoXattrs: true, Memory: d.digests})
-	if len(include) > 0 || len(exclude) > 0 {
-		if t, err = layer.Filter(t, layer.FilterOpt{Include: include, Exclude: exclude}); err != nil {
-			return nil, fmt.Errorf("reading build context: %w", err)
-		}
+	all = layer.OpenDir(root, layer.DirOptions{Owner: &layer.Owner{}, NoXattrs: true, Memory: d.digests})
+	if t, err = layer.Filter(all, layer.FilterOpt{Include: include, Exclude: exclude}); err != nil {
+		return nil, nil, fmt.Errorf("reading build context: %w", err)
 	}
-	return t, nil
+	return t, all, nil
 }
 
 // Strict is a context's tree for writing what was digested before: a file whose digest is not
