@@ -32,6 +32,7 @@ var (
 	otherAddr = netip.MustParseAddr("203.0.113.1")
 	hostAddr6 = netip.MustParseAddr("2001:db8:1::1")
 	linkAddr6 = netip.MustParseAddr("fe80::1")
+	loAddr    = netip.MustParseAddr("203.0.113.2") // of the loopback's interface
 )
 
 func TestMain(m *testing.M) {
@@ -75,6 +76,9 @@ func makeHost() error {
 		return err
 	}
 	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
+	if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(loAddr, 32))}); err != nil {
 		return err
 	}
 	out := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "out0"}, PeerName: "far0"}

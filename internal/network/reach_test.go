@@ -31,7 +31,7 @@ func soon() time.Time { return time.Now().Add(30 * time.Second) }
 
 func TestReachesOutside(t *testing.T) {
 	n := namespace(t, Options{})
-	for _, listen := range []string{hostAddr.String(), otherAddr.String(), "[" + hostAddr6.String() + "]"} {
+	for _, listen := range []string{hostAddr.String(), otherAddr.String(), loAddr.String(), "[" + hostAddr6.String() + "]"} {
 		addr := serve(t, listen+":0", hello)
 		c, err := dial(t, n, "tcp", addr.String())
 		if err != nil {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
 )
 
 // held is what of this process a network may take.
@@ -78,7 +77,7 @@ func TestNothingIsHeld(t *testing.T) {
 	} {
 		newLink = good
 		if c.fail != nil {
-			newLink = func(*os.File) (*fdbased.InjectableEndpoint, error) { return nil, c.fail }
+			newLink = func(*os.File) (*tunLink, error) { return nil, c.fail }
 		}
 		before := holding(t)
 		for range 3 {

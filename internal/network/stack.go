@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -85,10 +86,29 @@ func (o *outlet) run() {
 	// Nothing arrives in a stack that is closed: a fragment would have it never end.
 	o.stopReading()
 	reader.Wait()
-	s.Close()
-	o.tcpFlows.all.Wait()
+	o.endFlows(s)
 	o.pairs.stop()
 	s.Destroy()
+}
+
+// endFlows ends what did not come about yet. The stack does not tell when it begins with one that was just connected
+// outside, and has minutes of patience with it: it is asked again until none is left.
+func (o *outlet) endFlows(s *stack.Stack) {
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		o.tcpFlows.all.Wait()
+	}()
+	for {
+		for _, ep := range s.RegisteredEndpoints() {
+			ep.Abort()
+		}
+		select {
+		case <-over:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // packets are what one is read into: networks are made and closed quickly.
@@ -98,7 +118,7 @@ var packets = sync.Pool{New: func() any { return new([mtu]byte) }}
 func (o *outlet) stopReading() { _ = o.tun.SetReadDeadline(time.Unix(1, 0)) }
 
 // read hands packets to the stack, the first one being that in packet.
-func (o *outlet) read(link *fdbased.InjectableEndpoint, packet []byte, n int) (err error) {
+func (o *outlet) read(link *tunLink, packet []byte, n int) (err error) {
 	for err == nil {
 		inject(link, packet[:n])
 		n, err = o.tun.Read(packet)
@@ -106,7 +126,7 @@ func (o *outlet) read(link *fdbased.InjectableEndpoint, packet []byte, n int) (e
 	return o.readError(err)
 }
 
-func inject(link *fdbased.InjectableEndpoint, packet []byte) {
+func inject(link *tunLink, packet []byte) {
 	if !passes(packet) {
 		return
 	}
@@ -148,7 +168,7 @@ func init() {
 const nic = 1
 
 // newStack returns what there is of a stack with an error, too.
-func (o *outlet) newStack() (*stack.Stack, *fdbased.InjectableEndpoint, error) {
+func (o *outlet) newStack() (*stack.Stack, *tunLink, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
@@ -177,12 +197,30 @@ func (o *outlet) newStack() (*stack.Stack, *fdbased.InjectableEndpoint, error) {
 	return s, link, nil
 }
 
+// tunLink writes packets to tun while that is open. The stack is not done when it is closed: what a refused connection
+// was to be told comes late, and another file has the descriptor's number then.
+type tunLink struct {
+	*fdbased.InjectableEndpoint
+	tun syscall.RawConn
+}
+
 // newLink makes what writes packets to tun; a variable for tests.
-var newLink = func(tun *os.File) (link *fdbased.InjectableEndpoint, err error) {
+var newLink = func(tun *os.File) (*tunLink, error) {
 	raw, err := tun.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	cerr := raw.Control(func(fd uintptr) { link, err = fdbased.NewInjectable(int(fd), mtu, stack.CapabilityRXChecksumOffload) })
+	link := &tunLink{tun: raw}
+	cerr := raw.Control(func(fd uintptr) {
+		link.InjectableEndpoint, err = fdbased.NewInjectable(int(fd), mtu, stack.CapabilityRXChecksumOffload)
+	})
 	return link, errors.Join(cerr, err)
+}
+
+// WritePackets has the descriptor stay open until they are written.
+func (l *tunLink) WritePackets(packets stack.PacketBufferList) (n int, err tcpip.Error) {
+	if l.tun.Control(func(uintptr) { n, err = l.InjectableEndpoint.WritePackets(packets) }) != nil {
+		return 0, &tcpip.ErrClosedForSend{}
+	}
+	return n, err
 }

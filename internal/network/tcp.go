@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -30,16 +31,15 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 		return
 	}
 	defer o.tcpFlows.end(f)
-	dialer := net.Dialer{Control: narrowBuffers.set}
+	buffers := narrowBuffers
 	if f.wide {
-		dialer.Control = wideBuffers.set
+		buffers = wideBuffers
 	}
-	conn, err := dialer.DialContext(o.ctx, "tcp", target.String())
+	outer, err := connect(o.ctx, target, buffers)
 	if err != nil {
 		r.Complete(true)
 		return
 	}
-	outer := conn.(*net.TCPConn)
 	var queue waiter.Queue
 	ep, terr := r.CreateEndpoint(&queue)
 	r.Complete(terr != nil)
@@ -61,6 +61,12 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 	stop := context.AfterFunc(o.ctx, func() { f.stop(in, outer) })
 	defer stop()
 	f.join(o.ctx, in, outer)
+}
+
+// connect connects to the outside; a variable for tests.
+var connect = func(ctx context.Context, to netip.AddrPort, buffers hostBuffers) (*net.TCPConn, error) {
+	dialer := net.Dialer{Control: buffers.set}
+	return dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
 }
 
 // inner is a process's connection.
