@@ -2,10 +2,10 @@
 //
 // # Structure
 //
-// [Mount] prefers the mount API of Linux 6.7 (one fsconfig call per layer), which has no limit
-// on the length of all paths together. Older kernels get one mount(2) option string, in which
-// every directory is named by a file descriptor of ours: this is short, and needs no escaping
-// of ':' and ','. Both take a few hundred layers (the kernel's own limit is 500).
+// [Mount] makes one call of mount(2) with all directories in its option string, if these fit into a page and
+// need no escaping of ':' and ','. Else it prefers the mount API of Linux 6.7 (one fsconfig call per layer), which has no
+// limit on the length of all paths together. Older kernels get an option string in which
+// every directory is named by a file descriptor of ours, which is short. Both take a few hundred layers (the kernel's own limit is 500).
 //
 // # Caveats
 //
@@ -52,15 +52,34 @@ func Mount(target string, lower []string, upper, work string, opt Options) error
 		}
 		return nil
 	}
+	if plain(append([]string{upper, work}, lower...)) && mountOld(target, lower, upper, work, opt, direct) == nil {
+		return nil
+	}
 	err := mountNew(target, lower, upper, work, opt)
 	if err == nil || !tryOlder(err) {
 		return wrap(err, target, lower)
 	}
-	if old := mountOld(target, lower, upper, work, opt); old != nil {
+	var open handles
+	defer open.close()
+	if old := mountOld(target, lower, upper, work, opt, open.path); old != nil {
 		return wrap(errors.Join(err, old), target, lower)
 	}
 	return nil
 }
+
+// plain reports whether paths fit into one option string as they are.
+func plain(paths []string) bool {
+	length := 0
+	for _, p := range paths {
+		length += len(p) + 1
+		if strings.ContainsAny(p, `\:,`) {
+			return false
+		}
+	}
+	return length < os.Getpagesize()-256 // with room for the options' names
+}
+
+func direct(dir string) (string, error) { return dir, nil }
 
 // Bind shows the file or directory source, with all mounts below it, at target.
 func Bind(source, target string, readOnly bool, opt Options) error {
@@ -131,28 +150,27 @@ func (h *handles) close() {
 	}
 }
 
-// mountOld mounts with mount(2), first with all options, then with those that every kernel has.
-func mountOld(target string, lower []string, upper, work string, opt Options) error {
-	var open handles
-	defer open.close()
+// mountOld mounts with mount(2), first with all options, then with those that every kernel has. name gives what a
+// directory is called in them.
+func mountOld(target string, lower []string, upper, work string, opt Options, name func(string) (string, error)) error {
 	names := make([]string, len(lower))
 	for i, dir := range lower {
-		name, err := open.path(dir)
+		n, err := name(dir)
 		if err != nil {
 			return err
 		}
-		names[len(lower)-1-i] = name // the option lists the topmost first
+		names[len(lower)-1-i] = n // the option lists the topmost first
 	}
 	data := "lowerdir=" + strings.Join(names, ":")
 	flags := opt.flags()
 	if upper == "" {
 		flags |= unix.MS_RDONLY
 	} else {
-		u, err := open.path(upper)
+		u, err := name(upper)
 		if err != nil {
 			return err
 		}
-		w, err := open.path(work)
+		w, err := name(work)
 		if err != nil {
 			return err
 		}

@@ -15,7 +15,11 @@ import (
 var mounters = map[string]func(string, []string, string, string, Options) error{
 	"Mount":    Mount,
 	"mountNew": mountNew,
-	"mountOld": mountOld,
+	"mountOld": func(target string, lower []string, upper, work string, opt Options) error {
+		var open handles
+		defer open.close()
+		return mountOld(target, lower, upper, work, opt, open.path)
+	},
 }
 
 // unprivileged tests cannot be: overlayfs needs root.

@@ -48,10 +48,13 @@ type bundle struct {
 	ends    ends              // of the filesystems that are final
 }
 
+// scratchName is the name of the directory of a run on which a filesystem in memory is mounted.
+const scratchName = "scratch"
+
 // newBundle mounts and resolves everything that spec names. The bundle is to be closed also
 // after an error.
 func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, guarded, foreign bool) (b *bundle, err error) {
-	b = &bundle{dir: dir, spec: spec, ids: mapping, foreign: foreign, guarded: guarded, devices: guarded || spec.Insecure, scratch: filepath.Join(dir, "scratch"),
+	b = &bundle{dir: dir, spec: spec, ids: mapping, foreign: foreign, guarded: guarded, devices: guarded || spec.Insecure, scratch: filepath.Join(dir, scratchName),
 		shared: map[string]string{}, shown: map[string]string{}}
 	b.rootfs = filepath.Join(b.scratch, "rootfs")
 	back, err := b.ids.become()
@@ -62,7 +65,7 @@ func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, guarded
 	if err := b.mountScratch(); err != nil {
 		return b, err
 	}
-	files, err := makeFiles(b.scratch)
+	files, err := makeFiles(b.scratch, spec)
 	if err != nil {
 		return b, err
 	}
@@ -257,20 +260,35 @@ func probeLayers(root Root) ([]string, error) {
 	if root.Upper == "" {
 		return root.Lower, nil
 	}
-	d, err := os.Open(root.Upper)
+	empty, err := isEmpty(root.Upper)
 	if err != nil {
-		return nil, fmt.Errorf("opening the upper directory: %w", err)
+		return nil, fmt.Errorf("reading the upper directory: %w", err)
 	}
-	defer d.Close()
-	if names, _ := d.Readdirnames(1); len(names) == 0 {
+	if empty {
 		return root.Lower, nil
 	}
 	return append(slices.Clone(root.Lower), root.Upper), nil
 }
 
+// isEmpty reports whether there is nothing in a directory.
+func isEmpty(path string) (bool, error) {
+	d, err := openFile(path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	buf := make([]byte, 4096)
+	n, err := unix.ReadDirent(d.fd, buf)
+	if err != nil {
+		return false, &os.PathError{Op: "getdents", Path: path, Err: err}
+	}
+	_, _, names := unix.ParseDirent(buf[:n], 1, nil) // without . and ..
+	return len(names) == 0, nil
+}
+
 // makeCwd makes the working directory, owned by the process's user, unless it lies in a mount: there it is
 // made later, because only then the mount is there.
-func (b *bundle) makeCwd(root *os.File, mounts []specs.Mount, u *user.ExecUser) error {
+func (b *bundle) makeCwd(root *opened, mounts []specs.Mount, u *user.ExecUser) error {
 	cwd := filepath.Join("/", b.spec.Cwd)
 	b.cwdInMount = within(cwd, mounts) != ""
 	if cwd == "/" || slices.ContainsFunc(mounts, func(m specs.Mount) bool { return m.Destination == cwd }) || b.cwdInMount {
@@ -287,7 +305,7 @@ func (b *bundle) makeCwd(root *os.File, mounts []specs.Mount, u *user.ExecUser) 
 }
 
 // makeOwned makes a directory of root and those above it that are missing, all with one owner.
-func makeOwned(root *os.File, path string, uid, gid int) error {
+func makeOwned(root *opened, path string, uid, gid int) error {
 	rel, err := resolveInRoot(root, path)
 	if err != nil {
 		return err
@@ -303,9 +321,9 @@ func makeOwned(root *os.File, path string, uid, gid int) error {
 		if err != nil {
 			break
 		}
-		var sub *os.File
+		var sub *opened
 		if sub, err = makeDirAt(dir, name); err == nil {
-			err = errors.Join(sub.Chmod(0o755), sub.Chown(uid, gid), dir.Close()) // whatever the umask is
+			err = errors.Join(unix.Fchown(sub.fd, uid, gid), dir.Close())
 			dir = sub
 		}
 	}

@@ -41,13 +41,23 @@ func allowDevice(major, minor int64) specs.LinuxDeviceCgroup {
 // writeDeviceRules gives a cgroup of version 1 rules, the first of which denies everything. What
 // this process may not allow, because its own cgroup denies it, stays denied.
 func writeDeviceRules(dir string, rules []specs.LinuxDeviceCgroup) error {
+	deny, err := openFile(filepath.Join(dir, "devices.deny"), unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	defer deny.Close()
+	allow, err := openFile(filepath.Join(dir, "devices.allow"), unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	defer allow.Close()
 	for _, rule := range rules {
-		file := "devices.deny"
-		if rule.Allow {
-			file = "devices.allow"
+		if !rule.Allow {
+			err = deny.write(deviceRule(rule))
+		} else if err = allow.write(deviceRule(rule)); errors.Is(err, unix.EPERM) {
+			err = nil
 		}
-		err := writeCgroup(filepath.Join(dir, file), deviceRule(rule))
-		if err != nil && !(rule.Allow && errors.Is(err, unix.EPERM)) {
+		if err != nil {
 			return err
 		}
 	}

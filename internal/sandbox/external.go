@@ -58,6 +58,7 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 	if err := w.give(b.ids); err != nil {
 		return err
 	}
+	unix.Umask(0o022)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the OCI runtime: %w", err)
 	}
@@ -146,15 +147,17 @@ func wireCommand(terminal bool, streams IO, cmd *exec.Cmd) (*wires, error) {
 		if err != nil {
 			return nil, err
 		}
-		// A nil *os.File must not become a non-nil interface.
-		if w.ends[0] != nil {
-			cmd.Stdin = w.ends[0]
-		}
-		if w.ends[1] != nil {
-			cmd.Stdout = w.ends[1]
-		}
-		if w.ends[2] != nil {
-			cmd.Stderr = w.ends[2]
+		for i, stream := range []func(*os.File){func(f *os.File) { cmd.Stdin = f }, func(f *os.File) { cmd.Stdout = f }, func(f *os.File) { cmd.Stderr = f }} {
+			if w.ends[i] == nil {
+				continue
+			}
+			f, err := w.ends[i].file()
+			if err != nil {
+				w.close()
+				return nil, err
+			}
+			w.theirs = append(w.theirs, f)
+			stream(f)
 		}
 		return w, nil
 	}

@@ -3,13 +3,14 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/slipway-build/slipway/internal/network"
+	"golang.org/x/sys/unix"
 )
 
 // defaultHostname is the name of a container that was given none. It is the same for all, so
@@ -20,15 +21,9 @@ const defaultHostname = "buildkitsandbox"
 type generated struct{ resolv, hosts, hostname string }
 
 // makeFiles makes the generated files in dir, empty so far, to be mounted.
-func makeFiles(dir string) (g generated, err error) {
+func makeFiles(dir string, spec *Spec) (g generated, err error) {
 	g = generated{filepath.Join(dir, "resolv.conf"), filepath.Join(dir, "hosts"), filepath.Join(dir, "hostname")}
-	for _, path := range []string{g.resolv, g.hosts, g.hostname} {
-		// The umask must not hide the file from the container's users.
-		if err := errors.Join(os.WriteFile(path, nil, 0o644), os.Chmod(path, 0o644)); err != nil {
-			return g, fmt.Errorf("making the container's %s: %w", filepath.Base(path), err)
-		}
-	}
-	return g, nil
+	return g, g.fill(spec, "", "", "")
 }
 
 // write fills the files.
@@ -37,9 +32,17 @@ func (g generated) write(spec *Spec, host resolvers) error {
 	if err != nil {
 		return err
 	}
-	for path, text := range map[string]string{g.resolv: resolv, g.hosts: hostsFile(spec), g.hostname: hostname(spec) + "\n"} {
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			return fmt.Errorf("writing the container's %s: %w", filepath.Base(path), err)
+	return g.fill(spec, resolv, hostsFile(spec), hostname(spec)+"\n")
+}
+
+func (g generated) fill(spec *Spec, resolv, hosts, hostname string) error {
+	files := map[string]string{g.resolv: resolv, g.hosts: hosts}
+	if spec.HostnameFile {
+		files[g.hostname] = hostname
+	}
+	for path, text := range files {
+		if err := writeFile(path, text); err != nil {
+			return fmt.Errorf("making the container's %s: %w", filepath.Base(path), err)
 		}
 	}
 	return nil
@@ -141,9 +144,14 @@ func (r resolvers) translated() string {
 }
 
 func readOptional(path string) (string, error) {
-	text, err := os.ReadFile(path)
+	f, err := openFile(path, unix.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
+	}
+	var text []byte
+	if err == nil {
+		text, err = io.ReadAll(f)
+		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
 		return "", fmt.Errorf("reading the host's resolver configuration: %w", err)

@@ -147,10 +147,9 @@ func sweepGuards(parent string) {
 }
 
 func writeCgroup(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	f, err := openFile(path, unix.O_WRONLY)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
+	return errors.Join(f.write(text), f.Close())
 }

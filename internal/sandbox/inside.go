@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"github.com/moby/sys/capability"
 	"github.com/moby/sys/userns"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -371,7 +370,7 @@ func (b *bundle) prepareInside() (err error) {
 		case m.Type == "cgroup" && !cgroupNamespaces(): // now there is the container's
 			err = b.mountBelow(root, m)
 		case within(m.Destination, rest) == "":
-			var target *os.File
+			var target *opened
 			if target, err = mountTarget(root, m); err == nil {
 				err = target.Close()
 			}
@@ -387,7 +386,7 @@ func (b *bundle) prepareInside() (err error) {
 		}
 	}
 	if cwd := filepath.Join("/", b.spec.Cwd); b.cwdInMount && within(cwd, rest) == "" {
-		dir, err := pathrs.MkdirAllHandle(root, cwd, 0o755)
+		dir, err := makeDirs(root, cwd)
 		if err != nil {
 			return fmt.Errorf("making working directory %s: %w", cwd, err)
 		}
@@ -398,7 +397,7 @@ func (b *bundle) prepareInside() (err error) {
 
 // plainProc refuses a root filesystem in which /proc is a symbolic link: what is hidden and read-only in it would be so
 // elsewhere.
-func plainProc(root *os.File) error {
+func plainProc(root *opened) error {
 	proc, err := openResolved(root, "proc", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("the root filesystem's /proc is not a directory: %w", err)
@@ -413,7 +412,6 @@ func (b *bundle) makeNull() error {
 		return nil
 	}
 	b.null = filepath.Join(b.scratch, "null")
-	defer unix.Umask(unix.Umask(0))
 	if err := unix.Mknod(b.null, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
 		return &os.PathError{Op: "mknod", Path: b.null, Err: err}
 	}

@@ -130,24 +130,28 @@ func (l *linked) start(b *bundle, w *wires) (*initproc.First, error) {
 }
 
 // startFirst starts the first process with its streams, where nil is nothing, in its namespaces.
-func (b *bundle) startFirst(ends [3]*os.File) (*initproc.First, error) {
+func (b *bundle) startFirst(ends [3]*opened) (*initproc.First, error) {
+	var files [3]int
 	if slices.Contains(ends[:], nil) {
-		null, err := os.OpenFile(b.null, os.O_RDWR, 0)
+		null, err := openFile(b.null, unix.O_RDWR)
 		if err != nil {
 			return nil, err
 		}
 		defer null.Close()
-		for i, f := range ends {
-			if f == nil {
+		for i := range ends {
+			if ends[i] == nil {
 				ends[i] = null
 			}
 		}
+	}
+	for i, f := range ends {
+		files[i] = f.fd
 	}
 	namespaces := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 	if b.ids != nil {
 		namespaces |= unix.CLONE_NEWUSER
 	}
-	return initproc.Start(ends, namespaces)
+	return initproc.Start(files, namespaces)
 }
 
 // release gives the first process what only its parent can give it, and lets it go.

@@ -20,9 +20,8 @@ var deviceNodes = []struct {
 	major, minor uint32
 }{{"full", 1, 7}, {"null", 1, 3}, {"random", 1, 8}, {"tty", 5, 0}, {"urandom", 1, 9}, {"zero", 1, 5}}
 
-// makeNodes makes the devices in a directory. It runs on a thread with a umask of its own.
+// makeNodes makes the devices in a directory.
 func makeNodes(dir int) error {
-	defer unix.Umask(unix.Umask(0))
 	for _, d := range deviceNodes {
 		if err := unix.Mknodat(dir, d.name, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))); err != nil {
 			return fmt.Errorf("making device node %s: %w", d.name, err)
@@ -67,7 +66,6 @@ func (b *bundle) insecureNodes(dev int) error {
 	if !b.spec.Insecure {
 		return nil
 	}
-	defer unix.Umask(unix.Umask(0))
 	if err := unix.Mkdirat(dev, "net", 0o755); err != nil {
 		return fmt.Errorf("making /dev/net: %w", err)
 	}
@@ -132,5 +130,5 @@ func (b *bundle) spareNodes() (dir string, err error) {
 		return "", err
 	}
 	defer f.Close()
-	return dir, makeNodes(int(f.Fd()))
+	return dir, makeNodes(f.fd)
 }

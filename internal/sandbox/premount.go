@@ -20,7 +20,7 @@ import (
 // the namespace of the calling thread, and returns the mounts that are left to the runtime. The
 // runtime takes along what it finds mounted there. It could mount everything itself, but a
 // mount takes it some hundred system calls, and this is a good part of a container's start.
-func (b *bundle) premount(root *os.File, mounts []specs.Mount) (rest []specs.Mount, err error) {
+func (b *bundle) premount(root *opened, mounts []specs.Mount) (rest []specs.Mount, err error) {
 	for _, m := range mounts {
 		if err := checkProcMount(m); err != nil {
 			return nil, err
@@ -52,7 +52,7 @@ func (b *bundle) inContainer(m specs.Mount) bool {
 }
 
 // mountBelow makes one mount.
-func (b *bundle) mountBelow(root *os.File, m specs.Mount) error {
+func (b *bundle) mountBelow(root *opened, m specs.Mount) error {
 	dest, err := mountTarget(root, m)
 	if err != nil {
 		return err
@@ -60,27 +60,31 @@ func (b *bundle) mountBelow(root *os.File, m specs.Mount) error {
 	defer dest.Close()
 	o := parseOptions(m.Options)
 	if m.Type == "cgroup" {
-		return b.mountCgroups(dest, o)
+		return b.mountCgroups(root, dest, m)
 	}
-	var mnt int
 	if m.Type == "bind" {
-		if len(m.UIDMappings) > 0 {
-			o.ids = b.ids
-		}
-		mnt, err = cloneTree(m.Source, o)
-	} else {
-		mnt, err = newFilesystem(m.Type, o)
+		return b.bindBelow(dest, m, o)
 	}
+	if err := newFilesystem(m.Type, dest, o); err != nil || !isDev(m) {
+		return err
+	}
+	dev, err := openInRoot(root, m.Destination) // what is there now
 	if err != nil {
 		return err
 	}
-	if isDev(m) {
-		if err := b.fillDev(mnt); err != nil {
-			return errors.Join(err, unix.Close(mnt))
-		}
+	return errors.Join(b.fillDev(dev.fd), dev.Close())
+}
+
+// bindBelow makes a bind mount.
+func (b *bundle) bindBelow(dest *opened, m specs.Mount, o mountOptions) error {
+	if len(m.UIDMappings) > 0 {
+		o.ids = b.ids
 	}
-	err = attach(mnt, int(dest.Fd()), "")
-	if m.Type == "bind" && err == nil {
+	mnt, err := cloneTree(m.Source, o)
+	if err != nil {
+		return err
+	}
+	if err = attach(mnt, dest.fd); err == nil {
 		err = o.set(mnt, m.Source)
 	}
 	return errors.Join(err, unix.Close(mnt))
@@ -90,7 +94,7 @@ func (b *bundle) mountBelow(root *os.File, m specs.Mount) error {
 // mounts, and where the changes of a container that ran before hide the layer of mount points. It
 // stays, as Docker leaves it: nothing is removed from what a process can change. The kernel resolves
 // the path without help; what pathrs does besides is only for what the kernel refuses.
-func mountTarget(root *os.File, m specs.Mount) (*os.File, error) {
+func mountTarget(root *opened, m specs.Mount) (*opened, error) {
 	dest, err := openInRoot(root, m.Destination)
 	if errors.Is(err, os.ErrNotExist) {
 		dest, err = makeInRoot(root, m.Destination, isFile(m))
@@ -98,14 +102,14 @@ func mountTarget(root *os.File, m specs.Mount) (*os.File, error) {
 	if err == nil {
 		return dest, nil
 	}
-	dest, err = pathrs.OpenatInRoot(root, m.Destination)
+	dest, err = withPathrs(root, func(root *os.File) (*os.File, error) { return pathrs.OpenatInRoot(root, m.Destination) })
 	if !errors.Is(err, os.ErrNotExist) {
 		return dest, err
 	}
 	if !isFile(m) {
-		return pathrs.MkdirAllHandle(root, m.Destination, 0o755)
+		return makeDirs(root, m.Destination)
 	}
-	dir, err := pathrs.MkdirAllHandle(root, filepath.Dir(m.Destination), 0o755)
+	dir, err := makeDirs(root, filepath.Dir(m.Destination))
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +178,8 @@ func (o *mountOptions) set(mnt int, source string) error {
 	return nil
 }
 
-// setAttributes sets attributes of an attached mount; before Linux 5.12 not of those below it.
+// setAttributes sets attributes of an attached mount, of which mnt is the top directory; before Linux 5.12 not of those
+// below it.
 func setAttributes(mnt int, flags uint, attrs uint64) error {
 	if recursiveAttributes() {
 		return unix.MountSetattr(mnt, "", flags, &unix.MountAttr{Attr_set: attrs})
@@ -182,83 +187,51 @@ func setAttributes(mnt int, flags uint, attrs uint64) error {
 	return unix.Mount("", fmt.Sprint("/proc/self/fd/", mnt), "", uintptr(unix.MS_BIND|unix.MS_REMOUNT|flagsOf(attrs)), "")
 }
 
-// newFilesystem is a mount of a fresh filesystem that is not attached yet.
-func newFilesystem(kind string, o mountOptions) (int, error) {
-	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
+// newFilesystem mounts a fresh filesystem at dest.
+func newFilesystem(kind string, dest *opened, o mountOptions) error {
+	err := unix.Mount(kind, fmt.Sprint("/proc/self/fd/", dest.fd), kind, uintptr(flagsOf(o.attrs)), strings.Join(o.data, ","))
 	if err != nil {
-		return -1, fmt.Errorf("fsopen %s: %w", kind, err)
+		return fmt.Errorf("mounting a %s: %w", kind, err)
 	}
-	defer unix.Close(fs)
-	for _, option := range o.data {
-		key, value, ok := strings.Cut(option, "=")
-		if ok {
-			err = unix.FsconfigSetString(fs, key, value)
-		} else {
-			err = unix.FsconfigSetFlag(fs, key)
-		}
-		if err != nil {
-			return -1, fmt.Errorf("setting option %s of a %s: %w", option, kind, err)
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("making a %s: %w", kind, err)
-	}
-	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(o.attrs))
-	if err != nil {
-		return -1, fmt.Errorf("fsmount %s: %w", kind, err)
-	}
-	return mnt, nil
+	return nil
 }
 
-// attach shows a detached mount at a path below dest, or "".
-func attach(mnt, dest int, path string) error {
-	flags := unix.MOVE_MOUNT_F_EMPTY_PATH
-	if path == "" {
-		flags |= unix.MOVE_MOUNT_T_EMPTY_PATH
-	}
-	return os.NewSyscallError("move_mount", unix.MoveMount(mnt, "", dest, path, flags))
+// attach shows a detached mount at dest.
+func attach(mnt, dest int) error {
+	err := unix.MoveMount(mnt, "", dest, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return os.NewSyscallError("move_mount", err)
 }
 
-// mountCgroups shows the own cgroup of each v1 hierarchy below dest, as runc does.
-func (b *bundle) mountCgroups(dest *os.File, o mountOptions) error {
-	readOnly := o.attrs & unix.MOUNT_ATTR_RDONLY
-	top, err := newFilesystem("tmpfs", mountOptions{attrs: o.attrs &^ unix.MOUNT_ATTR_RDONLY, data: []string{"mode=755"}})
+// mountCgroups shows the own cgroup of each v1 hierarchy below dest, which is what is at m's destination, as runc does.
+func (b *bundle) mountCgroups(root, dest *opened, m specs.Mount) error {
+	o := parseOptions(m.Options)
+	if err := newFilesystem("tmpfs", dest, mountOptions{attrs: o.attrs &^ unix.MOUNT_ATTR_RDONLY, data: []string{"mode=755"}}); err != nil {
+		return err
+	}
+	top, err := openInRoot(root, m.Destination) // what is there now
 	if err != nil {
 		return err
 	}
-	defer unix.Close(top)
+	defer top.Close()
 	for _, c := range ownCgroups() {
-		if err := unix.Mkdirat(top, c.name, 0o755); err != nil {
+		if err := unix.Mkdirat(top.fd, c.name, 0o755); err != nil {
 			return fmt.Errorf("making the directory of cgroup %s: %w", c.name, err)
 		}
 		for _, alias := range c.aliases {
-			if err := unix.Symlinkat(c.name, top, alias); err != nil {
+			if err := unix.Symlinkat(c.name, top.fd, alias); err != nil {
 				return fmt.Errorf("naming cgroup %s %s: %w", c.name, alias, err)
 			}
 		}
-	}
-	// What is mounted below needs a place in a namespace first.
-	if err := attach(top, int(dest.Fd()), ""); err != nil {
-		return err
-	}
-	for _, c := range ownCgroups() {
-		path := b.cgroupPath(c)
-		mnt, err := cloneTree(path, mountOptions{})
+		place := fmt.Sprintf("/proc/self/fd/%d/%s", top.fd, c.name)
+		err := unix.Mount(b.cgroupPath(c), place, "", unix.MS_BIND, "")
+		if err == nil && !recursiveAttributes() {
+			err = unix.Mount("", place, "", uintptr(unix.MS_BIND|unix.MS_REMOUNT|flagsOf(o.attrs)), "")
+		}
 		if err != nil {
-			return err
-		}
-		err = attach(mnt, top, c.name)
-		if err == nil {
-			err = setAttributes(mnt, unix.AT_EMPTY_PATH, o.attrs)
-		}
-		if err = errors.Join(err, unix.Close(mnt)); err != nil {
 			return fmt.Errorf("mounting cgroup %s: %w", c.name, err)
 		}
 	}
-	if readOnly == 0 {
-		return nil
-	}
-	return os.NewSyscallError("mount_setattr", setAttributes(top, unix.AT_EMPTY_PATH, readOnly))
+	return os.NewSyscallError("mount_setattr", setAttributes(top.fd, unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, o.attrs))
 }
 
 // ownCgroup is this process's cgroup in one v1 hierarchy.

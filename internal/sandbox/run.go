@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // runner prepares everything that is the same for all runtimes.
@@ -52,7 +54,7 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 	// This thread never sees the mounts inside of the directory: nothing that is mounted can be
 	// removed by accident.
 	defer func() {
-		if rerr := os.RemoveAll(dir); rerr != nil && err == nil {
+		if rerr := removeRun(dir); rerr != nil && err == nil {
 			err = fmt.Errorf("cleaning up after run %s: %w", spec.ID, rerr)
 		}
 	}()
@@ -87,6 +89,17 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		}
 		return err
 	})
+}
+
+// removeRun removes the directory of a run, in which there is nothing but where the scratch filesystem was mounted.
+func removeRun(dir string) error {
+	scratch := unix.Rmdir(filepath.Join(dir, scratchName))
+	if err := unix.Rmdir(dir); err == nil {
+		return nil
+	} else if scratch == nil || errors.Is(scratch, unix.ENOENT) {
+		return &os.PathError{Op: "rmdir", Path: dir, Err: err}
+	}
+	return &os.PathError{Op: "rmdir", Path: filepath.Join(dir, scratchName), Err: scratch}
 }
 
 // check refuses what no runtime could run.

@@ -22,8 +22,8 @@ const drainTime = 500 * time.Millisecond
 // process themselves: it gets the ends of pipes, or of a pseudo-terminal.
 type wires struct {
 	streams IO
-	ends    [3]*os.File    // the process's, nil where there is no stream
-	theirs  []*os.File     // all of them, to be closed once it has them
+	ends    [3]*opened     // the process's, nil where there is no stream
+	theirs  []io.Closer    // all of them, to be closed once it has them
 	ours    []io.Closer    // our ends
 	copying sync.WaitGroup // of output
 	console console.Console
@@ -44,7 +44,7 @@ func wire(terminal bool, streams IO) (*wires, error) {
 }
 
 // pipes makes the process's ends of pipes; nil for streams that are nil.
-func (w *wires) pipes() (stdin, stdout, stderr *os.File, err error) {
+func (w *wires) pipes() (stdin, stdout, stderr *opened, err error) {
 	if w.streams.Stdin != nil {
 		if stdin, err = w.input(w.streams.Stdin); err != nil {
 			return nil, nil, nil, err
@@ -72,8 +72,11 @@ func (w *wires) give(m *idMap) error {
 	if m == nil {
 		return nil
 	}
-	for _, f := range w.theirs {
-		if err := f.Chown(m.uid, m.gid); err != nil {
+	for _, f := range w.ends {
+		if f == nil {
+			continue
+		}
+		if err := unix.Fchown(f.fd, m.uid, m.gid); err != nil {
 			return fmt.Errorf("preparing the process's streams: %w", err)
 		}
 	}
@@ -81,26 +84,40 @@ func (w *wires) give(m *idMap) error {
 }
 
 // input copies r to a pipe. Nobody waits for the copying: r may block for ever.
-func (w *wires) input(r io.Reader) (*os.File, error) {
+func (w *wires) input(r io.Reader) (*opened, error) {
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("making a pipe: %w", err)
 	}
-	w.theirs, w.ours = append(w.theirs, read), append(w.ours, write)
+	w.ours = append(w.ours, write)
+	fd, err := unix.FcntlInt(read.Fd(), unix.F_DUPFD_CLOEXEC, 0) // Fd has made it blocking
+	if err = errors.Join(err, read.Close()); err != nil {
+		return nil, fmt.Errorf("making a pipe: %w", err)
+	}
+	end := &opened{fd, "pipe"}
+	w.theirs = append(w.theirs, end)
 	go func() {
 		_, _ = io.Copy(write, r) // the process may end before it has read all
 		_ = write.Close()
 	}()
-	return read, nil
+	return end, nil
 }
 
 // output copies what is written to a pipe to dst.
-func (w *wires) output(dst io.Writer) (*os.File, error) {
-	read, write, err := os.Pipe()
+func (w *wires) output(dst io.Writer) (*opened, error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("making a pipe: %w", os.NewSyscallError("pipe2", err))
+	}
+	write := &opened{ends[1], "pipe"}
+	w.theirs = append(w.theirs, write)
+	// Only ours does not block: Go waits for it.
+	err := unix.SetNonblock(ends[0], true)
+	read := os.NewFile(uintptr(ends[0]), "pipe")
+	w.ours = append(w.ours, read)
 	if err != nil {
 		return nil, fmt.Errorf("making a pipe: %w", err)
 	}
-	w.theirs, w.ours = append(w.theirs, write), append(w.ours, read)
 	w.copyOut(dst, read)
 	return write, nil
 }
@@ -130,7 +147,7 @@ func (w *wires) started() {
 }
 
 // fetch takes the terminal that comes through a socket. If there is none, the process sees it hung up.
-func (w *wires) fetch(socket *os.File) {
+func (w *wires) fetch(socket int) {
 	master, err := receiveFile(socket)
 	if err != nil {
 		return
@@ -143,11 +160,11 @@ func (w *wires) fetch(socket *os.File) {
 }
 
 // receiveFile takes the one descriptor that is sent through a socket.
-func receiveFile(socket *os.File) (*os.File, error) {
+func receiveFile(socket int) (*os.File, error) {
 	control, n := make([]byte, unix.CmsgSpace(4)), 0
 	err := error(unix.EINTR)
 	for errors.Is(err, unix.EINTR) { // no more than one byte: what comes then is for others
-		_, n, _, _, err = unix.Recvmsg(int(socket.Fd()), make([]byte, 1), control, unix.MSG_CMSG_CLOEXEC)
+		_, n, _, _, err = unix.Recvmsg(socket, make([]byte, 1), control, unix.MSG_CMSG_CLOEXEC)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("receiving a file: %w", err)

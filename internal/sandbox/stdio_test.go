@@ -34,7 +34,7 @@ func TestReceiveFile(t *testing.T) {
 			}
 			theirs.Close()
 			w.Close()
-			got, err := receiveFile(ours)
+			got, err := receiveFile(int(ours.Fd()))
 			if (err == nil) != (files == 1) {
 				t.Errorf("%d files: %v", files, err)
 			}

@@ -22,8 +22,8 @@ type mountPoint struct {
 // directory on the way that exists already is repeated there with all its attributes, because
 // overlayfs shows those of the topmost layer.
 type stubs struct {
-	merged *os.File // the root filesystem as it is
-	dir    string   // the layer that is made
+	merged *opened // the root filesystem as it is
+	dir    string  // the layer that is made
 	// known are the directories that the layer has, relative to its root; true for those that
 	// merged has too.
 	known map[string]bool
@@ -58,7 +58,7 @@ func makeStubs(merged, dir string, points []mountPoint) (bool, error) {
 
 // missing resolves a mount point inside of root. It gives its real path relative to root if
 // there is nothing, and "" if there is something.
-func missing(root *os.File, p mountPoint) (string, error) {
+func missing(root *opened, p mountPoint) (string, error) {
 	rel, err := resolveInRoot(root, p.path)
 	if err != nil {
 		return "", fmt.Errorf("resolving mount point %s: %w", p.path, err)
@@ -69,7 +69,7 @@ func missing(root *os.File, p mountPoint) (string, error) {
 	var st unix.Stat_t
 	f, err := openResolved(root, rel, unix.O_PATH)
 	if err == nil {
-		err = errors.Join(unix.Fstat(int(f.Fd()), &st), f.Close())
+		err = errors.Join(unix.Fstat(f.fd, &st), f.Close())
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -106,19 +106,15 @@ func (s *stubs) add(rel string, file bool) error {
 		s.known[rel] = false
 		return makeDir(path)
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	return f.Close()
+	return writeFile(path, "")
 }
 
-// makeDir makes a directory with mode 0755 whatever the umask is; an existing one is fine.
+// makeDir makes a directory; an existing one is fine.
 func makeDir(path string) error {
 	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return os.Chmod(path, 0o755)
+	return nil
 }
 
 // copyAttributes makes the directories of the layer that exist in merged look like there.
@@ -139,9 +135,9 @@ func (s *stubs) copyAttributes() error {
 }
 
 // copyDirAttributes copies owner, mode, extended attributes and times.
-func copyDirAttributes(from *os.File, to string) error {
+func copyDirAttributes(from *opened, to string) error {
 	var st unix.Stat_t
-	if err := unix.Fstat(int(from.Fd()), &st); err != nil {
+	if err := unix.Fstat(from.fd, &st); err != nil {
 		return err
 	}
 	if err := unix.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
@@ -150,7 +146,7 @@ func copyDirAttributes(from *os.File, to string) error {
 	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
 		return err
 	}
-	if err := copyXattrs(int(from.Fd()), to); err != nil {
+	if err := copyXattrs(from.fd, to); err != nil {
 		return err
 	}
 	return unix.UtimesNanoAt(unix.AT_FDCWD, to, []unix.Timespec{st.Atim, st.Mtim}, 0)

@@ -31,6 +31,7 @@ func unshareAnd(f func() error) error {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("making a private mount namespace (this needs root): %w", err)
 	}
+	unix.Umask(0) // this thread's: what is made for a container has the mode that it is given
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making all mounts private: %w", err)
 	}

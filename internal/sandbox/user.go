@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
 
 	"github.com/moby/sys/user"
@@ -18,7 +17,7 @@ const maxUserFile = 10 << 20
 
 // lookupUser resolves a user in the form of [Spec.User] in a root filesystem. Additional groups
 // are given when the user is looked up by its name or number alone.
-func lookupUser(root *os.File, name string) (*user.ExecUser, error) {
+func lookupUser(root *opened, name string) (*user.ExecUser, error) {
 	passwd, err := openUserFile(root, "/etc/passwd")
 	if err != nil {
 		return nil, err
@@ -38,7 +37,7 @@ func lookupUser(root *os.File, name string) (*user.ExecUser, error) {
 }
 
 // addGroups adds groups, by name or number, to those of a user.
-func addGroups(root *os.File, u *user.ExecUser, names []string) error {
+func addGroups(root *opened, u *user.ExecUser, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
@@ -62,7 +61,7 @@ func addGroups(root *os.File, u *user.ExecUser, names []string) error {
 
 // openUserFile opens a regular file of the root filesystem; a missing one is empty. What it is is
 // known before it is opened: opening a device alone can do something.
-func openUserFile(root *os.File, name string) (io.ReadCloser, error) {
+func openUserFile(root *opened, name string) (io.ReadCloser, error) {
 	place, err := openInRoot(root, name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return io.NopCloser(eof{}), nil
@@ -71,8 +70,9 @@ func openUserFile(root *os.File, name string) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("reading %s of the root filesystem: %w", name, err)
 	}
 	defer place.Close()
-	info, err := place.Stat()
-	if err == nil && !info.Mode().IsRegular() {
+	var st unix.Stat_t
+	err = unix.Fstat(place.fd, &st)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
 		err = errors.New("not a regular file")
 	}
 	if err != nil {

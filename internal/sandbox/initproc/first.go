@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"sync"
 
 	"github.com/opencontainers/runc/libcontainer/exeseal"
@@ -21,7 +20,7 @@ import (
 type First struct {
 	PID    int
 	PidFD  int
-	socket *os.File
+	socket int
 }
 
 // sealed is this program as a file that nobody can write to, whatever becomes of the container: its processes can
@@ -31,9 +30,9 @@ var sealed = sync.OnceValues(func() (*os.File, error) { return exeseal.CloneSelf
 // Prepare makes what all first processes need.
 func Prepare() { _, _ = sealed() } // whoever needs it gets the error
 
-// Start starts a first process with the given files and namespaces (CLONE_NEW*). It is killed when the calling thread
+// Start starts a first process with the given descriptors and namespaces (CLONE_NEW*). It is killed when the calling thread
 // ends. With CLONE_NEWUSER it waits for Mapped.
-func Start(files [3]*os.File, namespaces int) (*First, error) {
+func Start(files [3]int, namespaces int) (*First, error) {
 	program, err := sealed()
 	if err != nil {
 		return nil, fmt.Errorf("preparing this program to be executed: %w", err)
@@ -44,34 +43,38 @@ func Start(files [3]*os.File, namespaces int) (*First, error) {
 	}
 	s := C.struct_start{program: C.int(program.Fd()), flags: C.int(namespaces)}
 	for i, f := range files {
-		s.files[i] = C.int(f.Fd())
+		s.files[i] = C.int(f)
 	}
 	s.files[3] = C.int(pair[1])
 	var pidfd C.int = -1
 	pid := C.first_clone(&s, &pidfd)
-	runtime.KeepAlive(files)
-	err = unix.Close(pair[1])
-	f := &First{PID: int(pid), PidFD: int(pidfd), socket: os.NewFile(uintptr(pair[0]), "first process")}
+	_ = unix.Close(pair[1])
 	if pid < 0 {
-		return nil, errors.Join(fmt.Errorf("starting the first process: %w", unix.Errno(-pid)), f.socket.Close())
+		return nil, errors.Join(fmt.Errorf("starting the first process: %w", unix.Errno(-pid)), unix.Close(pair[0]))
 	}
-	return f, err
+	return &First{PID: int(pid), PidFD: int(pidfd), socket: pair[0]}, nil
 }
 
 // Mapped says that the process's user namespace has its IDs.
-func (f *First) Mapped() error {
-	_, err := f.socket.Write([]byte{1})
-	return err
-}
+func (f *First) Mapped() error { return f.Send([]byte{1}) }
 
 // Send sends the calls.
 func (f *First) Send(message []byte) error {
-	_, err := f.socket.Write(message)
-	return err
+	for len(message) > 0 {
+		n, err := unix.SendmsgN(f.socket, message, nil, nil, unix.MSG_NOSIGNAL)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return os.NewSyscallError("sendmsg", err)
+		}
+		message = message[n:]
+	}
+	return nil
 }
 
 // Socket is where the calls can send something, before they end.
-func (f *First) Socket() *os.File { return f.socket }
+func (f *First) Socket() int { return f.socket }
 
 // Failed is how a call failed.
 type Failed struct {
@@ -85,12 +88,17 @@ func (f *Failed) Unwrap() error { return f.Errno }
 // Executed waits until the container's program is executed. The error is a [*Failed] if a call failed.
 func (f *First) Executed() error {
 	var answer [8]byte
-	n, err := io.ReadFull(f.socket, answer[:])
+	n, err := 0, error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) { // an answer is sent as a whole
+		n, err = unix.Read(f.socket, answer[:])
+	}
 	switch {
-	case err == nil:
+	case n == len(answer):
 		return &Failed{int(int32(binary.NativeEndian.Uint32(answer[:]))), unix.Errno(binary.NativeEndian.Uint32(answer[4:]))}
-	case n == 0 && errors.Is(err, io.EOF):
+	case n == 0 && err == nil:
 		return nil
+	case err == nil:
+		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("waiting for the container: %w", err)
 }
@@ -104,5 +112,5 @@ func (f *First) Wait(ended func()) (ws unix.WaitStatus, err error) {
 		}
 	}
 	ended()
-	return ws, errors.Join(os.NewSyscallError("wait4", err), f.socket.Close(), unix.Close(f.PidFD))
+	return ws, errors.Join(os.NewSyscallError("wait4", err), unix.Close(f.socket), unix.Close(f.PidFD))
 }

@@ -40,7 +40,7 @@ func start(t *testing.T, calls *Calls) (unix.WaitStatus, error) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	first, err := Start([3]*os.File{null, null, null}, 0)
+	first, err := Start([3]int{int(null.Fd()), int(null.Fd()), int(null.Fd())}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
