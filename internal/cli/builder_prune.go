@@ -4,29 +4,34 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/store"
 )
 
 func newBuilderPruneCmd(a *app) *cobra.Command {
-	var all, force bool
-	var filters []string
+	var p store.Policy
+	var force, verbose bool
+	var by []string
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
 		Short: "Remove build cache",
 		Args:  maxArgs(0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := cachePrune(filters)
-			if err != nil {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if p.KeepDuration, p.Filters, err = cacheFilters(by); err != nil {
 				return err
 			}
-			p.All = all
 			if !force {
 				what := "all dangling build cache"
-				if all {
+				if p.All {
 					what = "all build cache"
 				}
 				yes, err := a.confirm(cmd.Context(), "WARNING! This will remove "+what+". Are you sure you want to continue?")
@@ -38,58 +43,96 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			freed, err := a.pruneCache(cmd.Context(), s, p)
+			pruned, err := s.Prune(cmd.Context(), p)
 			if err != nil {
 				return err
 			}
-			return a.printReclaimed(freed)
+			if verbose {
+				a.printRecords(pruned.Records)
+			}
+			return a.printReclaimed(pruned.Freed)
 		},
 	}
 	if !a.calls(cmd) {
 		return cmd
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&all, "all", "a", false, "Remove all build cache, not just what no image shares")
+	f.BoolVarP(&p.All, "all", "a", false, "Remove all build cache, not just what no image shares")
 	f.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	f.StringArrayVar(&filters, "filter", nil, `Provide filter values (e.g. "until=24h", "type=exec.cachemount")`)
+	f.BoolVar(&verbose, "verbose", false, "List what was removed")
+	f.StringArrayVar(&by, "filter", nil, `Provide filter values (e.g. "until=24h", "type=exec.cachemount", "id=ID")`)
+	f.Var(&spaceFlag{&p.ReservedSpace}, "reserved-space", "Amount of disk space that the cache may keep always (e.g. 10GB, 10%)")
+	f.Var(&spaceFlag{&p.ReservedSpace}, "keep-storage", "Former name of --reserved-space")
+	f.Var(&spaceFlag{&p.MaxUsedSpace}, "max-used-space", "Maximum amount of disk space that the cache may keep")
+	f.Var(&spaceFlag{&p.MinFreeSpace}, "min-free-space", "Amount of disk space that shall be free afterwards")
 	return cmd
 }
 
-// cachePrune reads the filters of a prune of the build cache.
-func cachePrune(filters []string) (store.CachePrune, error) {
-	p := store.CachePrune{Results: true, Mounts: true}
-	parsed, err := parseFilters(filters, "until", "type")
-	if err != nil {
-		return p, err
+// spaceFlag is a flag whose value is an amount of a disk.
+type spaceFlag struct{ *store.Space }
+
+func (f *spaceFlag) Set(v string) error { return f.UnmarshalText([]byte(v)) }
+func (f *spaceFlag) Type() string       { return "bytes" }
+func (f *spaceFlag) String() string {
+	switch {
+	case f.Space == nil || *f.Space == store.Space{}:
+		return ""
+	case f.Percent != 0:
+		return fmt.Sprintf("%d%%", f.Percent)
 	}
-	for _, v := range parsed["until"] {
-		d, err := time.ParseDuration(v)
-		if err != nil {
-			return p, fmt.Errorf("invalid filter 'until=%s': %w", v, err)
-		}
-		p.Before = time.Now().Add(-d)
-	}
-	for _, v := range parsed["type"] {
-		switch v {
-		case "exec.cachemount":
-			p.Results = false
-		case "regular":
-			p.Mounts = false
-		default:
-			return p, fmt.Errorf("invalid filter 'type=%s': use regular or exec.cachemount", v)
-		}
-	}
-	return p, nil
+	return fmt.Sprint(f.Bytes)
 }
 
-// pruneCache removes build cache and returns the bytes of the disk that are free now.
-func (a *app) pruneCache(ctx context.Context, s *store.Store, p store.CachePrune) (int64, error) {
-	pruned, err := s.PruneCache(ctx, p)
-	if err != nil {
-		return 0, err
+// cacheFilters reads --filter of commands about the build cache as buildx does: until=DURATION is how long something must
+// not have been used, id=ID is a part of one, and the others are "field", "field=value", "field!=value" and
+// "field~=expression" of the store's filters. All of them have to match.
+func cacheFilters(values []string) (unused time.Duration, by []string, err error) {
+	var all []string
+	for _, v := range values {
+		key, value, has := strings.Cut(v, "=")
+		switch plain := strings.TrimRight(key, "!~"); {
+		case !slices.Contains([]string{"until", "unused-for", "id", "parents", "description", "type", "inuse", "mutable", "immutable", "shared", "private"}, plain):
+			return 0, nil, fmt.Errorf("invalid filter %q: want one of until, id, parents, description, type, inuse, mutable, immutable, shared, private", v)
+		case key == "until" || key == "unused-for":
+			if unused, err = time.ParseDuration(value); err != nil {
+				return 0, nil, fmt.Errorf("invalid filter 'until=%s': %w", value, err)
+			}
+			continue
+		case plain == "type" && plain == key && !slices.Contains(cacheTypes, strings.TrimPrefix(value, "=")):
+			return 0, nil, fmt.Errorf("invalid filter '%s': use %s", v, strings.Join(cacheTypes, ", "))
+		case !has:
+			all = append(all, plain)
+			continue
+		}
+		value = strings.TrimPrefix(value, "=")
+		switch op := key[len(strings.TrimRight(key, "!~")):]; {
+		case op != "":
+			all = append(all, strings.TrimRight(key, "!~")+op+"="+strconv.Quote(value))
+		case key == "id":
+			all = append(all, "id~="+strconv.Quote(regexp.QuoteMeta(value)))
+		default:
+			all = append(all, key+"=="+strconv.Quote(value))
+		}
 	}
-	freed, err := s.Collect(ctx)
-	return pruned + freed, err
+	if len(all) > 0 {
+		by = []string{strings.Join(all, ",")}
+	}
+	return unused, by, nil
+}
+
+var cacheTypes = []string{store.TypeRegular, store.TypeMount, store.TypeGit, store.TypeLocal, store.TypeInternal}
+
+// printRecords lists records of the build cache as buildx' prune does.
+func (a *app) printRecords(records []store.CacheRecord) {
+	if len(records) == 0 {
+		return
+	}
+	tw := tabwriter.NewWriter(a.stdout, 10, 1, 3, ' ', 0)
+	fmt.Fprintln(tw, "ID\tRECLAIMABLE\tSIZE\tLAST ACCESSED")
+	for _, r := range records {
+		fmt.Fprintf(tw, "%s\t%v\t%s\t%s ago\n", r.ID, !r.InUse, size(r.Size), units.HumanDuration(time.Since(r.LastUsed)))
+	}
+	_ = tw.Flush() // what is said next tells of a standard output that is closed
 }
 
 func newSystemPruneCmd(a *app) *cobra.Command {
@@ -130,15 +173,12 @@ func (a *app) pruneSystem(ctx context.Context, all bool, values []string) error 
 	if err != nil {
 		return err
 	}
-	var until []string
+	cache := store.Policy{All: all}
 	for _, v := range filters["until"] {
-		until = append(until, "until="+v)
+		if cache.KeepDuration, _, err = cacheFilters([]string{"until=" + v}); err != nil {
+			return err
+		}
 	}
-	cache, err := cachePrune(until)
-	if err != nil {
-		return err
-	}
-	cache.All = all
 	s, err := a.Store()
 	if err != nil {
 		return err
@@ -156,8 +196,8 @@ func (a *app) pruneSystem(ctx context.Context, all bool, values []string) error 
 		return err
 	}
 	if len(filters["label"])+len(filters["label!"]) == 0 { // cache has no labels
-		freed, err = a.pruneCache(ctx, s, cache)
-		if total += freed; err != nil {
+		pruned, err := s.Prune(ctx, cache)
+		if total += pruned.Freed; err != nil {
 			return err
 		}
 	}

@@ -21,11 +21,11 @@ import (
 // find it.
 func private(dir string) error { return os.Chmod(dir, 0o700) }
 
-// newGit makes the source of git repositories. The bare ones are kept like cache mounts; the zero
-// byte keeps their names apart from those that a Dockerfile can give.
+// newGit makes the source of git repositories. The bare ones are kept like cache mounts, under
+// names apart from those that a Dockerfile can give.
 func newGit(s *store.Store) *gitsource.Source {
 	return gitsource.New(func(ctx context.Context, remote string) (string, func(), error) {
-		c, err := s.Cache(ctx, "git repository\x00"+remote, store.SharingLocked, private)
+		c, err := s.Cache(ctx, store.GitCache(remote), store.SharingLocked, private)
 		if err != nil {
 			return "", nil, err
 		}

@@ -52,6 +52,7 @@ func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func
 		err = s.gate.pass(func() error { return flock(lock, mode|unix.LOCK_NB) })
 		switch {
 		case err == nil && isAt(lock):
+			noteMount(lock, id)
 			return s.openCache(name, lock, fill)
 		case err == nil: // the cache was pruned, and its lock with it
 			lock.Close()

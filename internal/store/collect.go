@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -105,7 +103,7 @@ func (s *Store) dropSteps(ctx context.Context, gone []Image) error {
 	if err != nil {
 		return err
 	}
-	if stays.others, err = s.readLeases(own); err != nil {
+	if stays.others, err = s.readLeases(own.id); err != nil {
 		return err
 	}
 	results, err := s.allResults(ctx)
@@ -116,28 +114,55 @@ func (s *Store) dropSteps(ctx context.Context, gone []Image) error {
 	if err != nil {
 		return err
 	}
-	maps.DeleteFunc(results, func(_ string, r Result) bool { return !unneeded(slices.Concat(r.Outputs...)) })
-	maps.DeleteFunc(memos, func(_, value string) bool {
+	var rows []rowKey
+	for key, r := range results {
+		if unneeded(slices.Concat(r.Outputs...)) {
+			rows = append(rows, rowKey{"results", key})
+		}
+	}
+	for key, value := range memos {
 		var named layer.Snapshot
 		for _, id := range layerIn().FindAllString(value, -1) {
 			named = append(named, layer.ID(id))
 		}
-		return !unneeded(named)
-	})
-	return s.forgetCache(ctx, results, memos)
+		if unneeded(named) {
+			rows = append(rows, rowKey{"memo", key})
+		}
+	}
+	return s.forgetCache(ctx, rows)
 }
 
-// forgetCache deletes results and memos, a few at a time: what SQLite needs for that is less than the
+// rowKey names a row of the cache: of the tables results, memo and refs.
+type rowKey struct{ table, key string }
+
+// refKey is the key of a row of refs.
+func refKey(ref, platform string) string { return ref + "\t" + platform }
+
+// keyOf is how the key of a table's rows is written in SQL.
+func keyOf(table string) string {
+	if table == "refs" {
+		return "ref||char(9)||platform"
+	}
+	return "key"
+}
+
+// forgetCache deletes rows of the cache, a few at a time: what SQLite needs for that is less than the
 // reserve, however many they are.
-func (s *Store) forgetCache(ctx context.Context, results map[string]Result, memos map[string]string) error {
+func (s *Store) forgetCache(ctx context.Context, rows []rowKey) error {
 	const part = 250
-	for table, keys := range map[string]iter.Seq[string]{"results": maps.Keys(results), "memo": maps.Keys(memos)} {
-		for some := range slices.Chunk(slices.Sorted(keys), part) {
-			if err := s.update(ctx, func(tx *sql.Tx) error { return deleteRows(tx, table, "key", some) }); err != nil {
-				return err
+	for some := range slices.Chunk(rows, part) {
+		err := s.update(ctx, func(tx *sql.Tx) error {
+			for _, r := range some {
+				if err := deleteRows(tx, r.table, keyOf(r.table), []string{r.key}); err != nil {
+					return err
+				}
 			}
-			_, _ = s.db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)") // the next part may use the space of this one
+			return nil
+		})
+		if err != nil {
+			return err
 		}
+		_, _ = s.db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)") // the next part may use the space of this one
 	}
 	return nil
 }
@@ -196,7 +221,7 @@ func (s *Store) discardShut(ctx context.Context, own *lease, keep *reach, trash 
 		}
 		open = unlock
 		// Processes first: what one has recorded that has ended by then is seen in the records.
-		if keep.others, err = s.readLeases(own); err != nil {
+		if keep.others, err = s.readLeases(own.id); err != nil {
 			return err
 		}
 		if err := errors.Join(keep.addNamed(ctx), keep.addResults(ctx), keep.addMemos(ctx), keep.close(ctx)); err != nil {
@@ -246,10 +271,25 @@ func moveOthers(dir, to string, keep func(name string) bool) error {
 // deleteTree deletes a directory and returns how many bytes of the disk that frees: files that have names
 // elsewhere too stay.
 func deleteTree(dir string) (int64, error) {
+	freed, err := diskUsage(dir)
+	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
+		return 0, fmt.Errorf("deleting what is not needed: %w", err)
+	}
+	return freed, nil
+}
+
+// diskUsage is how many bytes of the disk a directory takes. What has names elsewhere too is not counted. A process
+// may change the directory meanwhile: what is outside of it is not looked at.
+func diskUsage(dir string) (int64, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
 	type links struct{ left, bytes int64 }
-	var freed int64
+	var bytes int64
 	shared := map[uint64]links{}
-	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+	err = fs.WalkDir(root.FS(), ".", func(_ string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -259,21 +299,21 @@ func deleteTree(dir string) (int64, error) {
 		}
 		st := fi.Sys().(*syscall.Stat_t)
 		if e.IsDir() || st.Nlink == 1 {
-			freed += st.Blocks * 512
+			bytes += diskBytes(fi)
 			return nil
 		}
 		l, ok := shared[st.Ino]
 		if !ok {
-			l = links{int64(st.Nlink), st.Blocks * 512}
+			l = links{int64(st.Nlink), diskBytes(fi)}
 		}
 		if l.left--; l.left == 0 {
-			freed += l.bytes
+			bytes += l.bytes
 		}
 		shared[st.Ino] = l
 		return nil
 	})
-	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
-		return 0, fmt.Errorf("deleting what is not needed: %w", err)
-	}
-	return freed, nil
+	return bytes, err
 }
+
+// diskBytes is how many bytes of the disk a file takes.
+func diskBytes(fi fs.FileInfo) int64 { return fi.Sys().(*syscall.Stat_t).Blocks * 512 }

@@ -195,7 +195,7 @@ type others struct {
 }
 
 // readLeases reads what other processes use than the one with the lease own.
-func (s *Store) readLeases(own *lease) (o others, err error) {
+func (s *Store) readLeases(own string) (o others, err error) {
 	o = others{said: map[string]bool{}, leases: map[string]bool{}}
 	tmp := filepath.Join(s.root, "tmp")
 	entries, err := os.ReadDir(tmp)
@@ -204,7 +204,7 @@ func (s *Store) readLeases(own *lease) (o others, err error) {
 	}
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), ".lock")
-		if !ok || id == own.id {
+		if !ok || id == own {
 			continue
 		}
 		text, alive, err := readLease(filepath.Join(tmp, e.Name()))

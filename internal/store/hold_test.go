@@ -94,7 +94,7 @@ func TestCollectBesideOthers(t *testing.T) {
 	}
 
 	must(t, s.PruneImages(ctx, img.Name))
-	must(t, s.forgetCache(ctx, map[string]Result{"step": {}, "idle": {}}, map[string]string{"there": "", "pulled": ""}))
+	must(t, s.forgetCache(ctx, []rowKey{{"results", "step"}, {"results", "idle"}, {"memo", "there"}, {"memo", "pulled"}}))
 	if freed, err := s.Collect(ctx); err != nil || freed < 60_000 || freed > 100_000 {
 		t.Errorf("collected %d bytes, %v, want those of the layer that nobody uses", freed, err)
 	}
@@ -126,7 +126,7 @@ func TestPruneSparesWhatIsUsed(t *testing.T) {
 	wantResults(t, other, map[string]bool{"used": true})
 	prune := func() {
 		t.Helper()
-		_, err := s.PruneCache(ctx, CachePrune{All: true, Results: true, Mounts: true})
+		_, err := s.Prune(ctx, Policy{All: true})
 		must(t, err)
 		_, err = s.Collect(ctx)
 		must(t, err)
@@ -156,7 +156,7 @@ func TestPruneSparesMounts(t *testing.T) {
 	defer early.Close()
 	idle.Release()
 	other := open(t, s.root)
-	_, err = other.PruneCache(ctx, CachePrune{Mounts: true})
+	_, err = other.Prune(ctx, Policy{Filters: []string{"type==exec.cachemount"}})
 	must(t, err)
 	if _, err := os.Lstat(c.Dir); err != nil {
 		t.Errorf("a mount that is used: %v", err)
@@ -173,7 +173,7 @@ func TestPruneSparesMounts(t *testing.T) {
 	}
 	c.Release()
 	again.Release()
-	_, err = other.PruneCache(ctx, CachePrune{Mounts: true})
+	_, err = other.Prune(ctx, Policy{Filters: []string{"type==exec.cachemount"}})
 	must(t, err)
 	if left, _ := os.ReadDir(filepath.Join(s.root, "caches")); len(left) != 0 {
 		t.Errorf("%v is left of the mounts", left)
@@ -246,7 +246,7 @@ func buildAndForget(ctx context.Context, root, key string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.forgetCache(ctx, map[string]Result{key: {}}, nil); err != nil {
+	if err := s.forgetCache(ctx, []rowKey{{"results", key}}); err != nil {
 		return err
 	}
 	for range 5 { // others collect meanwhile
@@ -325,7 +325,7 @@ func TestHoldAfterPart(t *testing.T) {
 	_, err := user.lease.lock.WriteString("layer abcd")
 	must(t, err)
 	wantResults(t, user, map[string]bool{"step": true})
-	must(t, s.forgetCache(ctx, map[string]Result{"step": {}}, nil))
+	must(t, s.forgetCache(ctx, []rowKey{{"results", "step"}}))
 	_, err = s.Collect(ctx)
 	must(t, err)
 	wantLayers(t, s, id)
@@ -378,7 +378,7 @@ func TestPruneMountWithoutLock(t *testing.T) {
 	must(t, err)
 	c.Release()
 	must(t, os.Remove(c.Dir+".lock"))
-	_, err = s.PruneCache(ctx, CachePrune{Mounts: true})
+	_, err = s.Prune(ctx, Policy{Filters: []string{"type==exec.cachemount"}})
 	must(t, err)
 	if left, _ := os.ReadDir(filepath.Join(s.root, "caches")); len(left) != 0 {
 		t.Errorf("%v is left of the mounts", left)
@@ -404,7 +404,7 @@ func TestMountsBesidePrune(t *testing.T) {
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
 	for pruning := true; pruning; {
-		_, err := s.PruneCache(ctx, CachePrune{Mounts: true})
+		_, err := s.Prune(ctx, Policy{Filters: []string{"type==exec.cachemount"}})
 		must(t, err)
 		select {
 		case <-done:

@@ -328,13 +328,17 @@ func (s *Store) writeIndex(ctx context.Context) error {
 func (s *Store) Ref(ctx context.Context, ref, platform string) (digest.Digest, bool) {
 	var d string
 	err := s.db.QueryRowContext(ctx, "SELECT digest FROM refs WHERE ref=? AND platform=?", ref, platform).Scan(&d)
+	if err == nil {
+		s.noteUse("refs", refKey(ref, platform))
+	}
 	return digest.Digest(d), err == nil
 }
 
 // SetRef remembers what a reference means for a platform.
 func (s *Store) SetRef(ctx context.Context, ref, platform string, d digest.Digest) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec("INSERT INTO refs(ref,platform,digest) VALUES(?,?,?) ON CONFLICT DO UPDATE SET digest=excluded.digest", ref, platform, d.String())
+		_, err := tx.Exec("INSERT INTO refs(ref,platform,digest,used) VALUES(?,?,?,?) ON CONFLICT DO UPDATE SET digest=excluded.digest, used=excluded.used",
+			ref, platform, d.String(), time.Now().UnixNano())
 		return err
 	})
 }

@@ -133,6 +133,7 @@ func (s *Store) endLease() error {
 	if l == nil {
 		return nil
 	}
+	s.writeUses(l)
 	return l.release()
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // dirs are the directories that every store has.
-var dirs = []string{"blobs/sha256", "layers", "builds", "caches", "containers", "tmp"}
+var dirs = []string{"blobs/sha256", "layers", "builds", "caches", "containers", "tmp", "used"}
 
 // The store is its owner's alone: there are setuid programs of images in it, and what was passed to
 // builds and containers. All of it is below one directory that lets nobody else in, so what is below

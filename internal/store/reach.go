@@ -212,25 +212,39 @@ func (r *reach) addMemos(ctx context.Context) error {
 	return nil
 }
 
-// close adds the layers that the blobs are forms of, and all blobs that the layers are held as.
-func (r *reach) close(ctx context.Context) error {
-	rows, err := r.s.db.QueryContext(ctx, "SELECT id, blob FROM layers WHERE blob!=''"+
+// form says that a blob is a form of a layer.
+type form struct {
+	id   layer.ID
+	blob digest.Digest
+}
+
+// layerForms are the forms of all layers that are blobs.
+func (s *Store) layerForms(ctx context.Context) ([]form, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT id, blob FROM layers WHERE blob!=''"+
 		" UNION SELECT l.id, b.digest FROM layers l JOIN layer_blobs b ON b.diff_id=l.diff_id WHERE NOT l.claimed")
 	if err != nil {
-		return fmt.Errorf("reading layers: %w", err)
+		return nil, fmt.Errorf("reading layers: %w", err)
 	}
 	defer rows.Close()
-	type form struct {
-		id   layer.ID
-		blob digest.Digest
-	}
 	var forms []form
 	for rows.Next() {
 		var f form
 		if err := rows.Scan(&f.id, &f.blob); err != nil {
-			return fmt.Errorf("reading layers: %w", err)
+			return nil, fmt.Errorf("reading layers: %w", err)
 		}
-		if forms = append(forms, f); r.hasBlob(f.blob) {
+		forms = append(forms, f)
+	}
+	return forms, rows.Err()
+}
+
+// close adds the layers that the blobs are forms of, and all blobs that the layers are held as.
+func (r *reach) close(ctx context.Context) error {
+	forms, err := r.s.layerForms(ctx)
+	if err != nil {
+		return err
+	}
+	for _, f := range forms {
+		if r.hasBlob(f.blob) {
 			r.layers[f.id] = true
 		}
 	}
@@ -239,7 +253,7 @@ func (r *reach) close(ctx context.Context) error {
 			r.blobs[f.blob] = true
 		}
 	}
-	return rows.Err()
+	return nil
 }
 
 // allResults returns all results by their keys. Damaged records are left out.

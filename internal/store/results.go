@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -57,6 +58,7 @@ func (s *Store) Result(ctx context.Context, key string) (r Result, found bool, r
 			return r, false, fmt.Sprintf("its files are gone: %v", err), nil
 		}
 	}
+	s.noteUse("results", key)
 	return r, true, "", nil
 }
 
@@ -72,9 +74,9 @@ func (s *Store) PutResult(ctx context.Context, key, slot string, r Result) error
 		return fmt.Errorf("recording result: %w", err)
 	}
 	return s.update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec("INSERT INTO results(key,slot,record,created,boot) VALUES(?,?,?,?,?)"+
-			" ON CONFLICT(key) DO UPDATE SET slot=excluded.slot, record=excluded.record, created=excluded.created, boot=excluded.boot",
-			key, slot, string(data), r.Created.UnixNano(), s.boot)
+		_, err := tx.Exec("INSERT INTO results(key,slot,record,created,boot,used) VALUES(?,?,?,?,?,?)"+
+			" ON CONFLICT(key) DO UPDATE SET slot=excluded.slot, record=excluded.record, created=excluded.created, boot=excluded.boot, used=excluded.used",
+			key, slot, string(data), r.Created.UnixNano(), s.boot, time.Now().UnixNano())
 		return err
 	})
 }
@@ -106,14 +108,15 @@ func (s *Store) Memo(ctx context.Context, key string) (string, bool, error) {
 	if err != nil {
 		return "", false, fmt.Errorf("looking for memo: %w", err)
 	}
+	s.noteUse("memo", key)
 	return v, true, nil
 }
 
 // PutMemo remembers a value under a key.
 func (s *Store) PutMemo(ctx context.Context, key, value string) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec("INSERT INTO memo(key,value,boot) VALUES(?,?,?) ON CONFLICT(key) DO UPDATE SET value=excluded.value, boot=excluded.boot",
-			key, value, s.boot)
+		_, err := tx.Exec("INSERT INTO memo(key,value,boot,used) VALUES(?,?,?,?)"+
+			" ON CONFLICT(key) DO UPDATE SET value=excluded.value, boot=excluded.boot, used=excluded.used", key, value, s.boot, time.Now().UnixNano())
 		return err
 	})
 }
@@ -121,5 +124,7 @@ func (s *Store) PutMemo(ctx context.Context, key, value string) error {
 // ContextFile is where the digests of a build context's files are remembered; path is the
 // context's. It holds nothing that cannot be found out again.
 func (s *Store) ContextFile(path string) string {
-	return filepath.Join(s.root, "contexts", digest.FromString(path).Encoded()[:32])
+	file, now := filepath.Join(s.root, "contexts", digest.FromString(path).Encoded()[:32]), time.Now()
+	_ = os.Chtimes(file, now, now) // that is its last use
+	return file
 }

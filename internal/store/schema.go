@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 // A step that was released is never changed. It may not lock out a process of the version before that
 // runs a container, which is the only use of a store that [Store.Yield] lets go on during an upgrade:
 // what is done to the table of containers, that process must be able to read and write.
-var steps = []func(*Store, *sql.Tx) error{toVersion1, toVersion2, toVersion3, toVersion4, toVersion5, toVersion6}
+var steps = []func(*Store, *sql.Tx) error{toVersion1, toVersion2, toVersion3, toVersion4, toVersion5, toVersion6, toVersion7}
 
 func toVersion1(_ *Store, tx *sql.Tx) error {
 	_, err := tx.Exec(`
@@ -135,6 +136,33 @@ func toVersion5(s *Store, tx *sql.Tx) error {
 // toVersion6 changes nothing: processes of versions before do not say what they use, so none may be at work when
 // somebody collects.
 func toVersion6(*Store, *sql.Tx) error { return nil }
+
+// toVersion7 has the records of the cache know when they were used last, and how often, and layers how much of the
+// disk their directories take.
+func toVersion7(s *Store, tx *sql.Tx) error {
+	if err := os.MkdirAll(filepath.Join(s.root, "used"), 0o700); err != nil {
+		return err
+	}
+	_, err := tx.Exec(`
+ALTER TABLE results ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE results ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE memo ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE memo ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE refs ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE refs ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE layers ADD COLUMN disk INTEGER NOT NULL DEFAULT -1;
+UPDATE results SET used=created;
+`)
+	if err != nil {
+		return err
+	}
+	for _, table := range []string{"memo", "refs"} { // nobody knows when: not as if it were never
+		if _, err := tx.Exec("UPDATE "+table+" SET used=?", time.Now().UnixNano()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // version reads the version of the store's format; that of an empty one is 0.
 func (s *Store) version(q interface {

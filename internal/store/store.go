@@ -9,11 +9,12 @@
 //	<root>/caches/<hash>/                          cache mounts
 //	<root>/containers/<id>/                        writable layers of containers
 //	<root>/tmp/<lease>/                            everything half-done
+//	<root>/used/<lease>                            what a process has used of the cache
 //	<root>/seccomp, init/                          what the sandbox starts containers with
 //	<root>/meta.db                                 SQLite, WAL: all records
 //
 // Each concern has a file: blobs.go, layers.go, results.go, images.go, containers.go, caches.go,
-// lease.go, hold.go, collect.go.
+// lease.go, hold.go, collect.go, cacherecords.go, policy.go.
 //
 // # Invariants
 //
@@ -83,6 +84,7 @@ type Store struct {
 	verifyForms bool
 	unpacking   *semaphore.Weighted // bounds the memory that layers unpacked at the same time take
 
+	used  useLog // what this process has used
 	use   *usage // held while the store is open
 	gate  gate
 	mu    sync.Mutex

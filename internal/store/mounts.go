@@ -1,0 +1,203 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A directory of caches/ is a cache mount or a git repository. Beside it are its lock, which holds its id and was
+// changed when the directory was used last, and perhaps how much of the disk it takes, as it was measured since then.
+
+// gitPrefix begins the ids of git repositories. A Dockerfile's ids have no zero byte.
+const gitPrefix = "git repository\x00"
+
+// GitCache is the id of the bare repository of a remote, for [Store.Cache].
+func GitCache(remote string) string { return gitPrefix + remote }
+
+// noteMount keeps with the lock of a mount, which is held, what it is of, and that it is used now. Nothing fails
+// when that is not known.
+func noteMount(lock *os.File, id string) {
+	if fi, err := lock.Stat(); err == nil && fi.Size() != int64(len(id)) {
+		_, _ = lock.WriteAt([]byte(id), 0)
+	}
+	_ = unix.Futimes(int(lock.Fd()), []unix.Timeval{now(), now()})
+}
+
+func now() unix.Timeval { return unix.NsecToTimeval(time.Now().UnixNano()) }
+
+// mounts returns what is in caches/: the names of directories, or of the locks of such as are gone.
+func (s *Store) mounts() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.root, "caches"))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	known := map[string]bool{}
+	for _, e := range entries {
+		name := strings.TrimSuffix(strings.TrimSuffix(e.Name(), ".lock"), ".size")
+		if !known[name] {
+			known[name] = true
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// mountRecords describes cache mounts and git repositories.
+func (s *Store) mountRecords() ([]CacheRecord, error) {
+	names, err := s.mounts()
+	if err != nil {
+		return nil, fmt.Errorf("listing cache mounts: %w", err)
+	}
+	busy, err := s.busyMounts(names)
+	if err != nil {
+		return nil, fmt.Errorf("listing cache mounts: %w", err)
+	}
+	var all []CacheRecord
+	for _, name := range names {
+		r, err := s.mountRecord(name, busy[name])
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it was pruned, or is being made
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading cache mount %s: %w", name, err)
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+// busyMounts are the mounts that somebody uses. The gate is shut for the time that it takes to try their locks, so
+// that nobody who takes one finds it taken.
+func (s *Store) busyMounts(names []string) (busy map[string]bool, err error) {
+	busy = map[string]bool{}
+	if s.readOnly != "" || len(names) == 0 {
+		return busy, nil
+	}
+	open, err := s.gate.shut()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, open()) }()
+	for _, name := range names {
+		lock, err := os.Open(filepath.Join(s.root, "caches", name+".lock"))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		busy[name] = flock(lock, unix.LOCK_EX|unix.LOCK_NB) != nil
+		lock.Close()
+	}
+	return busy, nil
+}
+
+func (s *Store) mountRecord(name string, busy bool) (CacheRecord, error) {
+	dir := filepath.Join(s.root, "caches", name)
+	r := CacheRecord{ID: name, Type: TypeMount, Mutable: true, InUse: busy, Uses: 1, mount: true}
+	lock, err := os.Open(dir + ".lock")
+	if err == nil {
+		defer lock.Close()
+		err = r.readLock(lock)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return r, err
+	}
+	fi, derr := os.Lstat(dir)
+	if derr != nil {
+		return r, errors.Join(err, derr)
+	}
+	r.Created = fi.ModTime() // as far as anybody knows
+	if r.LastUsed.IsZero() {
+		r.LastUsed = r.Created
+	}
+	if r.Created.After(r.LastUsed) {
+		r.Created = r.LastUsed
+	}
+	r.Size = s.mountSize(dir, r.LastUsed, busy)
+	return r, nil
+}
+
+// readLock reads what the lock of a mount tells.
+func (r *CacheRecord) readLock(lock *os.File) error {
+	fi, err := lock.Stat()
+	if err != nil {
+		return err
+	}
+	id, err := io.ReadAll(io.LimitReader(lock, maxManifest))
+	r.LastUsed = fi.ModTime()
+	r.describe(string(id))
+	return err
+}
+
+// describe tells of what a mount is.
+func (r *CacheRecord) describe(id string) {
+	remote, isGit := strings.CutPrefix(id, gitPrefix)
+	switch {
+	case isGit:
+		r.Type = TypeGit
+		if u, err := url.Parse(remote); err == nil && u.User != nil { // git@host:path is none
+			remote = u.Redacted()
+		}
+		r.Description = "git repository " + remote
+	case id != "":
+		id, _, _ = strings.Cut(id, " from ")
+		r.Description = "cached mount " + id
+	}
+}
+
+// mountSize is how much of the disk a mount takes: as it was measured when nobody has used it since, otherwise as it
+// is measured now. What changes while it is measured, or because somebody uses it, is measured another time again.
+func (s *Store) mountSize(dir string, used time.Time, busy bool) int64 {
+	var size, at int64
+	said, err := os.ReadFile(dir + ".size")
+	if err == nil {
+		_, err = fmt.Sscan(string(said), &size, &at)
+	}
+	if err == nil && (at == used.UnixNano() || busy) {
+		return size
+	}
+	if size, err = diskUsage(dir); err == nil && !busy && s.readOnly == "" {
+		_ = os.WriteFile(dir+".size", fmt.Appendln(nil, size, used.UnixNano()), 0o600)
+	}
+	return size
+}
+
+// pruneMount moves one cache mount to a directory, and removes its lock, which is taken for that: with the gate shut,
+// so that nobody who is about to take it finds it taken. Whoever has opened the lock before and gets it after looks
+// again. A mount that was used after the time used stays.
+func (s *Store) pruneMount(name string, used time.Time, trash string) (gone bool, err error) {
+	mount := filepath.Join(s.root, "caches", name)
+	open, err := s.gate.shut()
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, open()) }()
+	lock, err := os.OpenFile(mount+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
+	if flock(lock, unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return false, nil
+	}
+	if fi, err := lock.Stat(); err != nil || fi.Size() > 0 && fi.ModTime().After(used) { // a lock that is new is empty
+		return false, err
+	}
+	if err := os.Rename(mount, filepath.Join(trash, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+	if err := os.Remove(mount + ".size"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+	return true, os.Remove(lock.Name())
+}
