@@ -132,6 +132,9 @@ func writeFile(path string, r io.Reader) (err error) {
 		}
 	}()
 	_, err = io.Copy(f, r)
+	if err == nil {
+		err = f.Sync() // one that is there with its size is taken to be whole
+	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}

@@ -32,7 +32,12 @@ func (s *Store) HasBlob(d digest.Digest) bool {
 	if err := s.db.QueryRow("SELECT size FROM blobs WHERE digest=?", d.String()).Scan(&size); err != nil {
 		return false
 	}
-	fi, err := os.Lstat(s.blobPath(d))
+	return isFile(s.blobPath(d), size)
+}
+
+// isFile reports whether there is a regular file of a size.
+func isFile(path string, size int64) bool {
+	fi, err := os.Lstat(path)
 	return err == nil && fi.Mode().IsRegular() && fi.Size() == size
 }
 
@@ -194,16 +199,25 @@ func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
 	return d, nil
 }
 
-// placeBlob renames a file to where its blob is looked for, and records it.
+// placeBlob renames a file to where its blob is looked for, and records it. A file that is recorded stays: it may
+// be on the disk, and said to be, when the new one is not.
 func (s *Store) placeBlob(ctx context.Context, path string, d digest.Digest, size int64) error {
 	if _, err := s.hold(blobLine(d)); err != nil {
 		return err
 	}
-	if err := os.Rename(path, s.blobPath(d)); err != nil {
-		return err
-	}
 	return s.update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec("INSERT INTO blobs(digest,size,boot) VALUES(?,?,?) ON CONFLICT(digest) DO UPDATE SET size=excluded.size, boot=excluded.boot",
+		var recorded int64
+		err := tx.QueryRow("SELECT size FROM blobs WHERE digest=?", d.String()).Scan(&recorded)
+		if err == nil && recorded == size && isFile(s.blobPath(d), size) {
+			return os.Remove(path)
+		}
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if err := os.Rename(path, s.blobPath(d)); err != nil {
+			return err
+		}
+		_, err = tx.Exec("INSERT INTO blobs(digest,size,boot) VALUES(?,?,?) ON CONFLICT(digest) DO UPDATE SET size=excluded.size, boot=excluded.boot",
 			d.String(), size, s.boot)
 		return err
 	})

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
@@ -263,6 +266,36 @@ func TestFilledCacheIsSynced(t *testing.T) {
 		must(t, os.RemoveAll(filepath.Join(s.root, "caches")))
 		must(t, os.Mkdir(filepath.Join(s.root, "caches"), 0o700))
 	}
+}
+
+// A blob that is written again while the store is synced is as durable as it was.
+func TestBlobWhileSyncing(t *testing.T) {
+	s := newStore(t)
+	other := open(t, s.root)
+	put := func(s *Store) {
+		must(t, s.WriteBlob(t.Context(), descOf("hello"), strings.NewReader("hello")))
+	}
+	put(s)
+	before, err := os.Lstat(s.blobPath(descOf("hello").Digest))
+	must(t, err)
+	was := syncfs
+	t.Cleanup(func() { syncfs = was })
+	syncfs = func(path string) error {
+		err := was(path)
+		put(other)
+		return err
+	}
+	must(t, s.Sync(t.Context()))
+	after, err := os.Lstat(s.blobPath(descOf("hello").Digest))
+	must(t, err)
+	if !os.SameFile(before, after) {
+		t.Error("a file that came after the sync is recorded as synced")
+	}
+	wantClean(t, other)
+}
+
+func descOf(content string) ocispec.Descriptor {
+	return ocispec.Descriptor{Digest: digest.FromString(content), Size: int64(len(content))}
 }
 
 // What is set aside after a crash is swept by others also when it cannot all be set aside, or whoever does it is killed.

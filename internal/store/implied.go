@@ -72,7 +72,11 @@ func (s *Store) stacking(ctx context.Context, id layer.ID) (layer.Stacking, erro
 			return nil, err
 		}
 		if st.Empty() {
-			return st, os.Remove(s.stackingFile(id))
+			// Another process may have been quicker.
+			if err := os.Remove(s.stackingFile(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return st, err
+			}
+			return st, nil
 		}
 		return st, s.putStacking(id, st)
 	})

@@ -256,6 +256,51 @@ func TestUpgradeGoesOn(t *testing.T) {
 	}
 }
 
+// The directories of a layer keep their times wherever an upgrade is killed.
+func TestUpgradeKeepsTimes(t *testing.T) {
+	needRoot(t)
+	root := oldStore(t)
+	at := func(name string) string { return filepath.Join(root, "layers", name) }
+	must(t, errors.Join(os.MkdirAll(at("a/fs/sub"), 0o755), os.MkdirAll(at("b/fs"), 0o755)))
+	must(t, os.WriteFile(at("b/fs/x"), []byte("content"), 0o644))
+	must(t, errors.Join(os.Link(at("b/fs/x"), at("a/fs/x")), os.Link(at("b/fs/x"), at("a/fs/sub/y"))))
+	old := time.Unix(1e9, 0)
+	must(t, errors.Join(os.Chtimes(at("a/fs/sub"), old, old), os.Chtimes(at("a/fs"), old, old)))
+	was := syncfs
+	t.Cleanup(func() { syncfs = was })
+	for dies := 1; ; dies++ { // at each sync
+		left := dies
+		killed := errors.New("killed")
+		syncfs = func(path string) error {
+			if left--; left == 0 {
+				return killed
+			}
+			return was(path)
+		}
+		s, err := Open(root)
+		if err == nil {
+			must(t, s.Close())
+			break
+		}
+		if !errors.Is(err, killed) {
+			t.Fatal(err)
+		}
+		if copies, err := os.ReadDir(at("a/unshared/sub")); err == nil && len(copies) == 1 {
+			// One name more is in its place, and no time was set again.
+			must(t, os.Link(at("a/unshared/sub/y"), at("a/fs/sub/next")))
+			must(t, os.Rename(at("a/fs/sub/next"), at("a/fs/sub/y")))
+			_ = os.Remove(at("a/fs/sub/next"))
+		}
+	}
+	for _, dir := range []string{"a/fs", "a/fs/sub"} {
+		fi, err := os.Stat(at(dir))
+		must(t, err)
+		if !fi.ModTime().Equal(old) {
+			t.Errorf("%s has the time %v", dir, fi.ModTime())
+		}
+	}
+}
+
 // The copies of a layer's files are on the disk before one of them is in its place.
 func TestUpgradeSyncsCopies(t *testing.T) {
 	needRoot(t)
@@ -280,8 +325,8 @@ func TestUpgradeSyncsCopies(t *testing.T) {
 		return was(path)
 	}
 	open(t, root)
-	if fmt.Sprint(seen) != "[2 1]" { // the copies, and the upgrade
-		t.Errorf("when the store is synced the file has %v names, want 2 and then 1", seen)
+	if fmt.Sprint(seen) != "[2 1 1]" { // the copies, the copies in their place, the upgrade
+		t.Errorf("when the store is synced the file has %v names, want 2, 1 and 1", seen)
 	}
 }
 

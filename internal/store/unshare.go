@@ -43,9 +43,9 @@ func sharedFiles(dir string) (shared []*sharedFile, err error) {
 // unshare replaces those files of a layer's directory that have names elsewhere by copies: the names in the
 // directory stay names of one file. A container may have the directory mounted, and sees the same files.
 //
-// All copies are on the disk, in a directory beside the layer's, before the first one is moved to its place, which
-// takes no space. So when there is none for them the layer is as it was, and a process or a machine that ends
-// halfway leaves what is to be moved yet.
+// All copies are on the disk, in a directory beside the layer's that has the times of its directories too, before
+// the first one gets a name in its place, which takes no space. So when there is none for them the layer is as it
+// was, and after a process or a machine that ended halfway all is done again.
 func (s *Store) unshare(dir string) error {
 	copies := filepath.Join(filepath.Dir(dir), "unshared")
 	_, err := os.Lstat(copies)
@@ -58,13 +58,42 @@ func (s *Store) unshare(dir string) error {
 	if err != nil {
 		return err
 	}
+	tmp, err := s.TempDir()
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
 	err = filepath.WalkDir(copies, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}
-		return replaceFile(path, filepath.Join(dir, strings.TrimPrefix(path, copies)))
+		return replaceFile(path, filepath.Join(dir, strings.TrimPrefix(path, copies)), filepath.Join(tmp, "next"))
 	})
-	return errors.Join(err, os.RemoveAll(copies))
+	if err == nil {
+		err = copyTimes(copies, dir, copies)
+	}
+	if err == nil {
+		err = syncfs(dir)
+	}
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(copies)
+}
+
+// copyTimes gives the directories that are in a tree the times that they have in another one.
+func copyTimes(from, to, tree string) error {
+	return filepath.WalkDir(tree, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		name := strings.TrimPrefix(path, tree)
+		fi, err := os.Stat(filepath.Join(from, name))
+		if err != nil {
+			return err
+		}
+		return os.Chtimes(filepath.Join(to, name), fi.ModTime(), fi.ModTime())
+	})
 }
 
 // makeCopies makes copies of the files of a layer's directory that have names elsewhere.
@@ -78,7 +107,7 @@ func (s *Store) makeCopies(dir, copies string) (none bool, err error) {
 		return false, err
 	}
 	defer os.RemoveAll(tmp)
-	if err := copyShared(shared, tmp); err != nil {
+	if err := errors.Join(copyShared(shared, tmp), copyTimes(dir, tmp, tmp)); err != nil {
 		return false, err
 	}
 	if err := syncfs(tmp); err != nil {
@@ -114,14 +143,15 @@ func copyShared(shared []*sharedFile, to string) error {
 	return w.Close()
 }
 
-// replaceFile puts a file in the place of another one. The directory keeps its time.
-func replaceFile(by, target string) error {
-	fi, err := os.Stat(filepath.Dir(target))
-	if err != nil {
+// replaceFile puts another name of a file in the place of a file; next is a name that nobody has.
+func replaceFile(by, target, next string) error {
+	if err := os.Link(by, next); err != nil {
 		return err
 	}
-	if err := os.Rename(by, target); err != nil {
-		return err
+	// Renaming a name to another one of the same file, as when this is done again, does nothing.
+	err := os.Rename(next, target)
+	if rerr := os.Remove(next); !errors.Is(rerr, fs.ErrNotExist) {
+		err = errors.Join(err, rerr)
 	}
-	return os.Chtimes(filepath.Dir(target), fi.ModTime(), fi.ModTime())
+	return err
 }
