@@ -25,6 +25,7 @@ need() {
 # The test is the thing itself: a static program that uses the library.
 links_seccomp() {
 	command -v gcc >/dev/null 2>&1 && command -v pkg-config >/dev/null 2>&1 || return 1
+	pkg-config --atleast-version=2.5 libseccomp 2>/dev/null || return 1 # hack/patches does not ask for older ones
 	out=$(mktemp)
 	code=0
 	# shellcheck disable=SC2046 # several flags
@@ -42,7 +43,7 @@ for_build() {
 	certificates
 	need patch patch "changes modules that would make the start of slipway slow"
 	links_seccomp || missing "gcc libc6-dev libseccomp-dev pkg-config" \
-		"A C compiler that links libseccomp statically is missing (Debian's packages gcc, libc6-dev, libseccomp-dev, pkg-config)."
+		"A C compiler that links libseccomp (2.5 or newer) statically is missing (Debian's packages gcc, libc6-dev, libseccomp-dev, pkg-config)."
 }
 
 # Go needs them to download modules, and the stand-in Go image too.

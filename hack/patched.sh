@@ -6,14 +6,19 @@ set -eu
 cd "$(dirname "$0")/.."
 go=${GO:-go}
 out=build/patched
+mkdir -p build
+exec 9>$out.lock
+flock 9
 inputs=$(find go.mod go.sum hack/patched.sh hack/patches -type f | sort | xargs sha256sum)
-if [ "$inputs" = "$(cat $out/inputs 2>/dev/null)" ]; then
+# sum is over what the go command will compile, which it does not verify for a module that is replaced.
+sum() { (cd $out 2>/dev/null && find . -type f ! -name made | sort | xargs -d '\n' sha256sum | sha256sum); }
+if [ "$inputs $(sum)" = "$(cat $out/made 2>/dev/null)" ]; then
 	exit 0
 fi
 
-rm -rf $out $out.new
-mkdir -p $out.new
-cp go.mod go.sum $out.new
+rm -rf $out
+mkdir $out
+cp go.mod go.sum $out
 for patch in $(find hack/patches -name '*.patch' | sort); do
 	module=${patch#hack/patches/}
 	module=${module%.patch}
@@ -23,11 +28,14 @@ for patch in $(find hack/patches -name '*.patch' | sort); do
 		exit 1
 	fi
 	dir=$($go mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
-	mkdir -p "$out.new/$module"
-	cp -r "$dir/." "$out.new/$module"
-	chmod -R u+w "$out.new/$module"
-	patch -s -p1 -F0 --no-backup-if-mismatch -d "$out.new/$module" <"$patch"
-	echo "replace ${module%@*} => ./$out/$module" >>$out.new/go.mod
+	mkdir -p "$out/$module"
+	cp -r "$dir/." "$out/$module"
+	chmod -R u+w "$out/$module"
+	patch -s -p1 -F0 --no-backup-if-mismatch -d "$out/$module" <"$patch"
+	# Who finds a changed file is told so, as licences want it.
+	sed -n 's/^+++ b\/\([^\t]*\).*/\1/p' "$patch" | while read -r file; do
+		sed -i '1i// This file was changed for slipway, see its hack/patches.\n' "$out/$module/$file"
+	done
+	echo "replace ${module%@*} => ./$out/$module" >>$out/go.mod
 done
-echo "$inputs" >$out.new/inputs
-mv $out.new $out
+echo "$inputs $(sum)" >$out/made
