@@ -26,7 +26,7 @@ var testTime = time.Unix(1700000000, 0)
 // the name if need be.
 func memory(t testing.TB, lines ...string) layer.Tree {
 	t.Helper()
-	p := newPlan(layer.Merged(nil))
+	p := newPlan(layer.Merged(nil), "")
 	for _, l := range lines {
 		var e layer.Entry
 		name, content, isFile := strings.Cut(l, "=")

@@ -207,7 +207,7 @@ func (c *copying) file(src *layer.Entry, to string) error {
 	if err != nil {
 		return err
 	}
-	return c.plan.put(to, e, c.link(src))
+	return c.plan.putNode(to, &node{entry: &e, links: c.link(src), from: c})
 }
 
 // object is the entry of the copy of what is no directory.

@@ -96,7 +96,7 @@ func TestSourceLines(t *testing.T) {
 	if sourceVersion != "slipway copy source v1" {
 		t.Fatal("another version has other lines: change this test")
 	}
-	p := newPlan(memory(t, "d@2755:1:2", "d/empty@600:0:0=", "d/\"\u00e9\"@4711:0:4294967295=x", "d/up->../\n", "f=1"))
+	p := newPlan(memory(t, "d@2755:1:2", "d/empty@600:0:0=", "d/\"\u00e9\"@4711:0:4294967295=x", "d/up->../\n", "f=1"), "")
 	two := &linkSet{}
 	file := layer.Entry{Mode: unix.S_IFREG | 0o640, Size: 1, Content: layer.Bytes("z"), Xattrs: map[string]string{"user.b": "\x00", "user.a": "a"}}
 	for name, links := range map[string]*linkSet{"d/one": two, "d/two": two} {

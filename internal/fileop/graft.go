@@ -1,7 +1,6 @@
 package fileop
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -62,11 +61,11 @@ func (c *copying) link(src *layer.Entry) *linkSet {
 // plant makes the directory at a path a graft, if the copy has made it and has put nothing into it so far.
 func (c *copying) plant(src *layer.Entry, to string) bool {
 	n, _ := c.plan.held(to)
-	if n == nil || n.entry == nil || !n.noBase || n.graft != nil || len(n.children) > 0 {
+	if n == nil || n.entry == nil || !n.noBase || n.lazy != nil || len(n.children) > 0 {
 		return false
 	}
-	n.graft = &graft{c: c, dir: src}
-	c.grafts = append(c.grafts, n.graft)
+	g := &graft{c: c, dir: src}
+	n.lazy, c.grafts = g, append(c.grafts, g)
 	return true
 }
 
@@ -123,11 +122,7 @@ func (g *graft) find(name string) (*node, error) {
 	read, kept := g.read, g.kept
 	g.mu.Unlock()
 	if read {
-		i, ok := slices.BinarySearchFunc(kept, name, func(c child, name string) int { return cmp.Compare(c.name, name) })
-		if !ok {
-			return nil, nil
-		}
-		return kept[i].node, nil
+		return findChild(kept, name), nil
 	}
 	e, err := g.c.source.Lstat(joinName(g.dir.Path, name))
 	if missing(err) {
@@ -145,7 +140,7 @@ func (g *graft) node(n *node, src *layer.Entry) error {
 	var err error
 	if src.IsDir() {
 		*n.entry = g.c.attributes(src)
-		n.noBase, n.graft = true, &graft{c: g.c, dir: src}
+		n.noBase, n.lazy = true, &graft{c: g.c, dir: src}
 	} else if *n.entry, err = g.c.object(src); err != nil {
 		return fmt.Errorf("copying %q: %w", abs(src.Path), err)
 	}
@@ -155,8 +150,8 @@ func (g *graft) node(n *node, src *layer.Entry) error {
 
 // list tells what is in a directory of a plan, in byte order.
 func (n *node) list() ([]child, error) {
-	if n.graft != nil {
-		return n.graft.list()
+	if n.lazy != nil {
+		return n.lazy.list()
 	}
 	out := make([]child, 0, len(n.children))
 	for _, name := range slices.Sorted(maps.Keys(n.children)) {
@@ -167,24 +162,27 @@ func (n *node) list() ([]child, error) {
 
 // find gives an entry of a directory of a plan; nil is none.
 func (n *node) find(name string) (*node, error) {
-	if n.graft != nil {
-		return n.graft.find(name)
+	if n.lazy != nil {
+		return n.lazy.find(name)
 	}
 	return n.children[name], nil
 }
 
 // hold makes what is in a directory a part of the plan, which may then be changed.
-func (n *node) hold() error {
-	if n.graft == nil {
+func (p *Plan) hold(n *node) error {
+	n.touched = p.seals.now
+	if n.lazy == nil {
 		return nil
 	}
-	list, err := n.graft.list()
+	list, err := n.lazy.list()
 	if err != nil {
 		return err
 	}
-	n.graft, n.children = nil, make(map[string]*node, len(list))
+	n.lazy, n.children = nil, make(map[string]*node, len(list))
 	for _, c := range list {
 		n.children[c.name] = c.node
 	}
+	p.seals.last, p.seals.kept = nil, nil // they are changed now
+	p.seals.nodes += len(list)
 	return nil
 }

@@ -177,7 +177,7 @@ func (m *maker) run(v int64) (*result, error) {
 	if from.open {
 		r.tree = from.tree
 	} else {
-		p := newPlan(from.tree)
+		p := newPlan(from.tree, m.opt.TempDir)
 		r.plans = append(append([]*Plan(nil), from.plans...), p)
 		r.tree = p
 	}

@@ -20,15 +20,18 @@ type Plan struct {
 	base  layer.Tree
 	root  *node
 	close []io.Closer
+	seals seals
 }
 
 // node is a path that the plan knows of. All its parents are nodes too.
 type node struct {
 	entry    *layer.Entry // nil: removed; otherwise without Path
 	children map[string]*node
-	graft    *graft   // directory: what is in it, in place of children; nil: none
-	noBase   bool     // directory: what the base has below this path does not show
+	lazy     lazy     // directory: what is in it, in place of children; nil: it is children
 	links    *linkSet // names of one file; nil: the only name
+	from     *copying // whose source has the content at the entry's path; nil: none
+	touched  uint32   // directory: when something was put into it last, in seals
+	noBase   bool     // directory: what the base has below this path does not show
 }
 
 // linkSet is the identity of a file that has several names in a plan.
@@ -42,12 +45,13 @@ type linkSet struct {
 
 var lastLinkSet atomic.Uint64
 
-func newPlan(base layer.Tree) *Plan {
-	return &Plan{base: base, root: &node{}}
+// newPlan gives a plan that changes nothing. tmp is where it makes its files.
+func newPlan(base layer.Tree, tmp string) *Plan {
+	return &Plan{base: base, root: &node{}, seals: seals{dir: tmp}}
 }
 
 // Empty reports whether the plan changes nothing.
-func (p *Plan) Empty() bool { return p.root.graft == nil && len(p.root.children) == 0 }
+func (p *Plan) Empty() bool { return p.root.lazy == nil && len(p.root.children) == 0 }
 
 // Close frees what the plan holds. The plan and its contents must not be used any more. Closing
 // it again does nothing.
@@ -116,7 +120,7 @@ func (p *Plan) find(path string) (n *node, shadowed bool, err error) {
 // held is find for a node that is to be changed.
 func (p *Plan) held(path string) (n *node, err error) {
 	n, _, err = p.walk(path, func(n *node, name string) (*node, error) {
-		if err := n.hold(); err != nil {
+		if err := p.hold(n); err != nil {
 			return nil, err
 		}
 		return n.children[name], nil
@@ -262,12 +266,12 @@ func (p *Plan) directory(path string) (*node, error) {
 func (p *Plan) parent(path string) (up *node, name string, err error) {
 	dir, name := splitPath(path)
 	if up, err = p.directory(dir); err == nil {
-		err = up.hold()
+		err = p.hold(up)
 	}
 	return up, name, err
 }
 
-// set puts an entry into a directory of which there is no graft.
+// set puts an entry into a directory that is in memory.
 func (n *node) set(name string, c *node) {
 	if n.children == nil {
 		n.children = map[string]*node{}
@@ -281,11 +285,15 @@ func (n *node) set(name string, c *node) {
 // put makes a new object, whose parent must be a directory. A file may replace another file;
 // everything else must have been removed before.
 func (p *Plan) put(path string, e layer.Entry, links *linkSet) error {
+	return p.putNode(path, &node{entry: &e, links: links})
+}
+
+func (p *Plan) putNode(path string, n *node) error {
 	up, name, err := p.parent(path)
 	if err != nil {
 		return err
 	}
-	n := &node{entry: &e, links: links}
+	e, links := n.entry, n.links
 	if links != nil {
 		links.names++
 	}
@@ -298,6 +306,7 @@ func (p *Plan) put(path string, e layer.Entry, links *linkSet) error {
 		e.Opaque = below != nil && below.IsDir()
 	}
 	up.set(name, n)
+	p.grown(1)
 	return nil
 }
 

@@ -69,6 +69,19 @@ func (l *linkSet) several() (bool, error) {
 	return l.names+l.hidden > 1, nil
 }
 
+// dropIn is dropBelow for a directory that may not be in memory, and then is not afterwards.
+func (p *Plan) dropIn(n *node, dir string) error {
+	away := n.lazy != nil
+	if err := p.hold(n); err != nil {
+		return err
+	}
+	err := p.dropBelow(n, dir)
+	if err == nil && away && len(n.children) > 0 {
+		p.seal(n)
+	}
+	return err
+}
+
 // dropBelow looks at what is below a directory that the base has too.
 func (p *Plan) dropBelow(n *node, dir string) error {
 	for name, c := range n.children {
@@ -77,10 +90,10 @@ func (p *Plan) dropBelow(n *node, dir string) error {
 		}
 		path := joinName(dir, name)
 		if c.entry.IsDir() {
-			if err := p.dropBelow(c, path); err != nil {
+			if err := p.dropIn(c, path); err != nil {
 				return err
 			}
-			if len(c.children) > 0 {
+			if c.lazy != nil || len(c.children) > 0 {
 				continue
 			}
 		}

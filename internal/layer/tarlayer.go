@@ -66,13 +66,16 @@ const (
 	seenBelow   // a hard link to the file link of a layer below
 )
 
-// seen is what a stream has said of one path so far. There is one for each entry: it is kept small.
+// seen is what a stream has said of one path so far. Of most it has said the same ([seenFile]).
 type seen struct {
 	children map[string]*seen
 	entry    *Entry // of a directory, as it was handed on last
 	link     string
 	kind     seenKind
 }
+
+// seenFile is all that is to be known of a file. It is never changed.
+var seenFile = &seen{kind: seenOther}
 
 func (s *seen) isDir() bool { return s.kind == seenDir || s.kind == seenImplied }
 
@@ -135,7 +138,7 @@ func (l *layerReader) header(h *tar.Header, name string) error {
 	if real != dir {
 		e.Path = join(real, base)
 	}
-	next := &seen{}
+	next := seenFile
 	if e.Hardlink {
 		if next, err = l.target(e); err != nil {
 			return err
@@ -150,14 +153,14 @@ func (l *layerReader) header(h *tar.Header, name string) error {
 	case e.Hardlink && old != nil && old.isDir() && strings.HasPrefix(e.Link, e.Path+"/"):
 		return hostile("hard link replaces the directory of its target")
 	case e.IsDir():
-		next.kind, next.entry = seenDir, e
+		next = &seen{kind: seenDir, entry: e}
 		if old != nil && old.isDir() {
 			next.children = old.children
 			e.Opaque = old.entry.Opaque
 		}
 		e.Opaque = e.Opaque || (old != nil && old.kind == seenGone)
 	case e.IsSymlink():
-		next.kind, next.link = seenSymlink, e.Link
+		next = &seen{kind: seenSymlink, link: e.Link}
 	}
 	parent.set(base, next)
 	return l.sink.Add(e)
@@ -285,7 +288,7 @@ func (l *layerReader) target(e *Entry) (*seen, error) {
 	if to.kind == seenBelow {
 		e.Below, e.Link, l.depends = true, to.link, true
 	}
-	return &seen{kind: to.kind, link: to.link}, nil
+	return to, nil // what is said of a file holds for all its names
 }
 
 // whiteout deals with the names that a layer gives a meaning. done: it was one.
