@@ -11,6 +11,7 @@ import (
 	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/spf13/cobra"
 
+	"github.com/slipway-build/slipway/internal/config"
 	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -28,6 +29,9 @@ type app struct {
 	workerNet string
 	debug     bool
 
+	configFile string
+	settings   *config.Settings // nil without a file
+
 	openStore    *store.Store
 	openRegistry *registry.Client
 }
@@ -39,6 +43,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.StringArrayVar(&a.certs, "certs-dir", nil, "Directory of <host>/hosts.toml with mirrors and certificates (SLIPWAY_CERTS_DIR)")
 	f.StringVar(&a.runtime, "runtime", "", "OCI runtime binary that runs containers instead of the built-in one")
 	f.StringVar(&a.workerNet, "worker-net", os.Getenv("SLIPWAY_WORKER_NET"), `Network of a RUN or container that has no other one: its own ("bridge"), the host's ("host"), or what can be had ("auto") (SLIPWAY_WORKER_NET)`)
+	f.StringVar(&a.configFile, "config-file", "", "File with settings, instead of "+config.System+" and the user's own")
 	f.BoolVarP(&a.debug, "debug", "D", false, "Show more of warnings and errors")
 	// No shorthand: `run -h` names a host. A lone -h is help all the same.
 	f.Bool("help", false, "Print usage")

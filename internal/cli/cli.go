@@ -120,10 +120,12 @@ func newRoot(a *app) *cobra.Command {
 			return cmd.Help()
 		},
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: a.name},
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
-			if cmd.HasParent() && cmd.Annotations[printsOnly] == "" {
-				catchSignals(cmd.Context())
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.HasParent() || cmd.Annotations[printsOnly] != "" {
+				return nil
 			}
+			catchSignals(cmd.Context())
+			return a.configure(cmd)
 		},
 	}
 	root.TraverseChildren = true

@@ -1,0 +1,218 @@
+// Package config reads what users and administrators set once instead of giving flags: TOML files.
+//
+// A file of the user's goes over the system's, key by key. Keys that nobody knows are warnings with their lines, so that
+// an older program reads a newer file. Nothing is read, and no parser is used, where there is no file.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// System is the file of the machine's administrator.
+const System = "/etc/slipway/slipway.toml"
+
+// Settings are what files say. What they do not say is nil.
+type Settings struct {
+	Flags
+	Build Build `toml:"build"`
+	Run   Run   `toml:"run"`
+}
+
+// Flags are those of all commands, by their names.
+type Flags struct {
+	Root      any `toml:"root"`
+	CertsDir  any `toml:"certs-dir"`
+	Runtime   any `toml:"runtime"`
+	WorkerNet any `toml:"worker-net"`
+	Debug     any `toml:"debug"`
+}
+
+// Build are flags of build, by their names.
+type Build struct {
+	AddHost      any `toml:"add-host"`
+	BuildArg     any `toml:"build-arg"`
+	CacheFrom    any `toml:"cache-from"`
+	CacheTo      any `toml:"cache-to"`
+	CgroupParent any `toml:"cgroup-parent"`
+	Label        any `toml:"label"`
+	Memory       any `toml:"memory"`
+	Network      any `toml:"network"`
+	PidsLimit    any `toml:"pids-limit"`
+	Progress     any `toml:"progress"`
+	Provenance   any `toml:"provenance"`
+	Pull         any `toml:"pull"`
+	Quiet        any `toml:"quiet"`
+	SBOM         any `toml:"sbom"`
+	ShmSize      any `toml:"shm-size"`
+	Ulimit       any `toml:"ulimit"`
+	UserNS       any `toml:"userns"`
+}
+
+// Run are flags of run and create, by their names.
+type Run struct {
+	CgroupParent any `toml:"cgroup-parent"`
+	Memory       any `toml:"memory"`
+	Network      any `toml:"network"`
+	PidsLimit    any `toml:"pids-limit"`
+	ShmSize      any `toml:"shm-size"`
+	Ulimit       any `toml:"ulimit"`
+	UserNS       any `toml:"userns"`
+}
+
+// UserFile is where a user's own file is; empty where nobody knows.
+func UserFile() string {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "slipway", "slipway.toml")
+}
+
+// Read reads the file that a user names, and it alone; without a name, the system's and the user's where they are there.
+// It is nil when there is none. warn is told of keys that nobody knows.
+func Read(named string, warn func(string)) (*Settings, error) {
+	if named != "" {
+		return readFile(named, false, warn)
+	}
+	var all *Settings
+	for _, path := range []string{System, UserFile()} {
+		if path == "" {
+			continue
+		}
+		s, err := readFile(path, true, warn)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if all != nil {
+			over(reflect.ValueOf(all).Elem(), reflect.ValueOf(s).Elem())
+			continue
+		}
+		all = s
+	}
+	return all, nil
+}
+
+// over sets in dst what src says.
+func over(dst, src reflect.Value) {
+	for i := range src.NumField() {
+		switch f := src.Field(i); {
+		case f.Kind() == reflect.Struct:
+			over(dst.Field(i), f)
+		case !f.IsZero():
+			dst.Field(i).Set(f)
+		}
+	}
+}
+
+// maxSize is how long a file may be.
+const maxSize = 1 << 20
+
+// readFile reads a file. One that was not named must be such that nobody else can write it: who may, would decide what
+// runs as this user.
+func readFile(path string, guarded bool, warn func(string)) (*Settings, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	if guarded {
+		dir, err := os.Stat(filepath.Dir(path))
+		if err == nil {
+			err = errors.Join(others(filepath.Dir(path), dir), others(path, fi))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading the configuration: %w", err)
+		}
+	}
+	if guarded && !fi.Mode().IsRegular() || fi.IsDir() {
+		return nil, fmt.Errorf("reading the configuration: %s is no regular file", path)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err == nil && len(data) > maxSize {
+		err = fmt.Errorf("%s is longer than 1 MiB", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	return parse(path, data, warn)
+}
+
+// others reports an error when somebody else than this user and root can write a file.
+func others(path string, fi os.FileInfo) error {
+	st := fi.Sys().(*syscall.Stat_t)
+	if owner := int(st.Uid); owner != 0 && owner != os.Geteuid() && !(os.Geteuid() == 0 && strconv.Itoa(owner) == os.Getenv("SUDO_UID")) {
+		return fmt.Errorf("%s belongs to user %d, who could decide by it what is run as user %d: give it to root, or name a file with --config-file", path, owner, os.Geteuid())
+	}
+	if fi.Mode().Perm()&0o022 != 0 && !(fi.Mode().Perm()&0o002 == 0 && (int(st.Gid) == os.Getegid() || st.Gid == 0)) {
+		return fmt.Errorf("other users may write to %s (its mode is %04o), and decide by it what is run as user %d: take that away with chmod go-w", path, fi.Mode().Perm(), os.Geteuid())
+	}
+	return nil
+}
+
+func parse(path string, data []byte, warn func(string)) (*Settings, error) {
+	s := &Settings{}
+	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(s)
+	var unknown *toml.StrictMissingError
+	if errors.As(err, &unknown) {
+		for _, e := range unknown.Errors {
+			line, _ := e.Position()
+			warn(fmt.Sprintf("%s:%d: unknown key %q", path, line, strings.Join(e.Key(), ".")))
+		}
+		err = nil
+	}
+	var wrong *toml.DecodeError
+	if errors.As(err, &wrong) {
+		line, column := wrong.Position()
+		return nil, fmt.Errorf("reading the configuration: %s:%d:%d: %s", path, line, column, strings.TrimPrefix(wrong.Error(), "toml: "))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// Each calls f for each flag that a group of them, Flags, Build or Run, sets, with its values as they would be given.
+func Each(group any, f func(name string, values []string) error) error {
+	v := reflect.ValueOf(group)
+	for i := range v.NumField() {
+		if v.Field(i).IsNil() {
+			continue
+		}
+		name := v.Type().Field(i).Tag.Get("toml")
+		var values []string
+		list, isList := v.Field(i).Interface().([]any)
+		if !isList {
+			list = []any{v.Field(i).Interface()}
+		}
+		for _, item := range list {
+			switch item.(type) {
+			case string, bool, int64, float64:
+				values = append(values, fmt.Sprint(item))
+			default:
+				return fmt.Errorf("reading the configuration: %s has to be a value, or a list of values", name)
+			}
+		}
+		if err := f(name, values); err != nil {
+			return err
+		}
+	}
+	return nil
+}
