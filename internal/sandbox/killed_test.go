@@ -227,35 +227,100 @@ func watch(t *testing.T, k *keeper, program string) (*exec.Cmd, error) {
 	return cmd, k.watch(pidfd, program)
 }
 
+// wantKilled waits for the end of a process that was watched.
+func wantKilled(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("the process that was watched ended with %v, want it killed", err)
+	}
+}
+
 func TestWatchdog(t *testing.T) {
 	var k keeper
 	cmd, err := watch(t, &k, self)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := k.close(); err != nil {
-		t.Error(err)
-	}
-	if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
-		t.Errorf("the process that was watched ended with %v, want it killed", err)
-	}
+	k.close()
+	wantKilled(t, cmd)
 }
 
-// A watchdog that dies each time is not started for ever.
+// A watchdog that dies each time is not started for ever, also when it has to be told of what runs, and dies over that.
 func TestWatchdogThatDies(t *testing.T) {
-	var k keeper
 	program := filepath.Join(t.TempDir(), "false")
 	if err := os.Symlink(busybox, program); err != nil {
 		t.Fatal(err)
 	}
-	_, err := watch(t, &k, program)
-	l := &lab{t: t}
-	l.until("the last try", func() bool {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		return k.dog == nil && (err != nil || k.again == 0)
-	})
-	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
-		t.Error(err)
+	for _, running := range []int{0, 1000} { // more than it can be sent before it reads
+		var k keeper
+		if running > 0 {
+			if _, err := watch(t, &k, self); err != nil {
+				t.Fatal(err)
+			}
+			k.mu.Lock()
+			for len(k.watched) < running {
+				fd, err := unix.FcntlInt(uintptr(k.watched[0]), unix.F_DUPFD_CLOEXEC, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				k.watched = append(k.watched, fd)
+			}
+			k.stop()
+			k.mu.Unlock()
+		}
+		_, err := watch(t, &k, program)
+		l := &lab{t: t}
+		l.until("the last try", func() bool {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			return k.dog == nil && (err != nil || k.again == 0)
+		})
+		if err != nil && !useless(err) || err == nil && running > 0 {
+			t.Errorf("with %d: %v", running, err)
+		}
+		k.close()
+	}
+}
+
+// A watchdog that was stopped holds nobody up: another one takes its place when it can be sent no more, and it is killed
+// in the end.
+func TestStoppedWatchdog(t *testing.T) {
+	good := watchdogPatience
+	t.Cleanup(func() { watchdogPatience = good })
+	watchdogPatience = 100 * time.Millisecond
+	program := filepath.Join(t.TempDir(), "stopped")
+	if err := os.WriteFile(program, []byte("#!"+busybox+" sh\nkill -STOP $$\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, full := range []bool{false, true} {
+		var k keeper
+		cmd, err := watch(t, &k, program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stopped := k.dog
+		pidfd := k.watched[0]
+		for full && err == nil {
+			err = stopped.Watch(pidfd, watchdogPatience)
+		}
+		for n := 0; full && k.dog == stopped; n++ {
+			if err := k.watch(pidfd, self); err != nil {
+				t.Fatal(err)
+			}
+			if n > 1000 {
+				t.Fatal("a watchdog that was stopped goes on to be sent what runs")
+			}
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			k.close()
+		}()
+		select {
+		case <-done:
+		case <-time.After(time.Minute):
+			t.Fatal("a watchdog that was stopped does not end")
+		}
+		wantKilled(t, cmd)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/slipway-build/slipway/internal/sandbox/initproc"
 	"golang.org/x/sys/unix"
@@ -30,6 +31,14 @@ const self = "/proc/self/exe"
 // watchdogTries bounds how often a watchdog is started for one container.
 const watchdogTries = 5
 
+// watchdogPatience is how long one may take to read what it is sent, when it is behind; a variable for tests.
+var watchdogPatience = 10 * time.Second
+
+// useless reports whether an error says that a watchdog is dead, or was stopped.
+func useless(err error) bool {
+	return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
 // start starts the watchdog if there is none.
 func (k *keeper) start(program string) error {
 	k.mu.Lock()
@@ -49,22 +58,21 @@ func (k *keeper) watch(pidfd int, program string) error {
 	k.program, k.again = program, watchdogTries
 	for range watchdogTries {
 		if err = k.replace(); err == nil {
-			err = k.dog.Watch(own)
+			if err = k.dog.Watch(own, watchdogPatience); err == nil {
+				k.watched = append(initproc.Living(k.watched), own)
+				return nil
+			}
+			k.stop()
 		}
-		if err == nil {
-			k.watched = append(initproc.Living(k.watched), own)
-			return nil
-		}
-		if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		if !useless(err) {
 			break
 		}
-		k.stop()
 	}
 	return errors.Join(err, unix.Close(own))
 }
 
-// replace starts a watchdog where there is none, and gives it the containers that run. It is started on a thread that
-// is in no namespace and no cgroup of a run: what a run has is to end with it.
+// replace starts a watchdog where there is none, and gives it the containers that run; with an error there is still none.
+// It is started on a thread that is in no namespace and no cgroup of a run: what a run has is to end with it.
 func (k *keeper) replace() error {
 	if k.dog != nil {
 		return nil
@@ -80,15 +88,15 @@ func (k *keeper) replace() error {
 	if err != nil {
 		return err
 	}
-	k.dog = dog
-	go k.follow(dog)
 	k.watched = initproc.Living(k.watched)
 	for _, pidfd := range k.watched {
-		if err := dog.Watch(pidfd); err != nil {
-			k.stop()
+		if err := dog.Watch(pidfd, watchdogPatience); err != nil {
+			_ = dog.Kill() // the error tells how it ended
 			return err
 		}
 	}
+	k.dog = dog
+	go k.follow(dog)
 	return nil
 }
 
@@ -113,21 +121,23 @@ func (k *keeper) stop() {
 	k.dog = nil
 }
 
-// close ends the watchdog and what it watches.
-func (k *keeper) close() error {
+// close ends what is watched, and then the watchdog, which may have been stopped.
+func (k *keeper) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.dog == nil {
-		return nil
+	for _, pidfd := range k.watched {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) // it may have ended
+		_ = unix.Close(pidfd)
 	}
-	dog := k.dog
-	k.dog = nil
-	return dog.Close()
+	k.watched = nil
+	if k.dog != nil {
+		k.stop()
+	}
 }
 
 // Close ends what runs beside this process, at its end.
 func Close() {
-	_ = watchdog.close() // nothing runs any more
+	watchdog.close()
 	if passedOn.Load() {
 		_ = restorePids(unifiedCgroup()) // the next slipway there tries again
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,9 +48,12 @@ func StartWatchdog(program string) (*Watchdog, error) {
 }
 
 // Watch has the process of a pidfd killed when this process dies. The error is EPIPE or ECONNRESET if the watchdog is
-// dead.
-func (w *Watchdog) Watch(pidfd int) error {
+// dead, and os.ErrDeadlineExceeded if it has not read for so long what it was sent before.
+func (w *Watchdog) Watch(pidfd int, patience time.Duration) error {
 	conn, err := w.socket.SyscallConn()
+	if err == nil {
+		err = w.socket.SetWriteDeadline(time.Now().Add(patience))
+	}
 	if err == nil {
 		var serr error
 		err = conn.Write(func(fd uintptr) bool {
@@ -64,18 +68,13 @@ func (w *Watchdog) Watch(pidfd int) error {
 	return nil
 }
 
-// Wait returns when the watchdog is dead or closed: it sends nothing while it lives.
+// Wait returns when the watchdog is dead or was killed here: it sends nothing while it lives.
 func (w *Watchdog) Wait() { _, _ = w.socket.Read(make([]byte, 1)) }
 
-// Close ends the watchdog. Containers that still run are killed.
-func (w *Watchdog) Close() error {
-	return errors.Join(w.socket.Close(), w.cmd.Wait())
-}
-
-// Kill ends the watchdog alone.
+// Kill ends the watchdog alone, also one that was stopped.
 func (w *Watchdog) Kill() error {
 	_ = w.cmd.Process.Kill() // it may be dead
-	return w.Close()
+	return errors.Join(w.cmd.Wait(), w.socket.Close())
 }
 
 // Living closes pidfds of processes that have ended, which need no watching, and returns the others.
