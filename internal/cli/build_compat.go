@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 
@@ -100,7 +99,8 @@ func withProxies(buildArgs map[string]string) map[string]string {
 	for k := range buildArgs {
 		given[strings.ToUpper(k)] = true
 	}
-	p := config.LoadDefaultConfigFile(io.Discard).Proxies["default"]
+	file, _ := config.Load("") // LoadDefaultConfigFile would look for the programs that keep passwords, all along PATH
+	p := file.Proxies["default"]
 	for k, v := range map[string]string{
 		"HTTP_PROXY": p.HTTPProxy, "HTTPS_PROXY": p.HTTPSProxy, "NO_PROXY": p.NoProxy,
 		"FTP_PROXY": p.FTPProxy, "ALL_PROXY": p.AllProxy,
