@@ -16,7 +16,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := $(GO) build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test vm check fmt vet lint vuln layering race reproducible docs bench conformance clean
+.PHONY: help build deps bases demo examples test vm check fmt vet lint vuln layering race reproducible docs bench scale conformance clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -93,6 +93,10 @@ docs: ## write docs/commands.md from the commands' own help
 bench: build ## print how long things take beside the plain commands that bound them
 	@hack/deps.sh all
 	$(GO) run -buildvcs=false -tags "$(TAGS)" ./hack/bench -slipway bin/slipway
+
+scale: build ## see that commands which handle 1,000,000 files need less than 250 MB of memory, and 80 MB for 20,000
+	@hack/deps.sh build
+	SLIPWAY_SCALE=1000000 SLIPWAY_SCALE_PROGRAM=$(CURDIR)/bin/slipway $(GO) test -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 60m -run '^TestMemory$$' ./cmd/slipway
 
 conformance: ## compile BuildKit's daemon and record anew what it makes of the cases in hack/conformance
 	@hack/deps.sh test

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"archive/tar"
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+const (
+	few         = 20_000
+	many        = 120_000
+	bytesOfFile = 500      // of memory that one file more may cost
+	mostOfFew   = 80 << 20 // of the program itself, not of a test binary
+	mostOfMany  = 250 << 20
+)
+
+// What is handled does not decide how much memory is needed. SLIPWAY_SCALE is another number of files (`make scale`
+// has a million) and SLIPWAY_SCALE_PROGRAM a program whose memory is to have fixed bounds.
+func TestMemory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("files of other owners need root")
+	}
+	n := many
+	if s := os.Getenv("SLIPWAY_SCALE"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	little, much := peaks(t, few), peaks(t, n)
+	for what, peak := range much {
+		t.Logf("%-8s %4d MB with %d files, %4d MB with %d", what, little[what]>>20, few, peak>>20, n)
+		if os.Getenv("SLIPWAY_SCALE_PROGRAM") == "" {
+			if growth := (peak - little[what]) / int64(n-few); growth > bytesOfFile {
+				t.Errorf("%s: %d bytes of memory for each file more, which should be less than %d", what, growth, bytesOfFile)
+			}
+			continue
+		}
+		if little[what] > mostOfFew || peak > mostOfMany {
+			t.Errorf("%s: %d MB and %d MB, which should be less than %d and %d", what, little[what]>>20, peak>>20, mostOfFew>>20, mostOfMany>>20)
+		}
+	}
+}
+
+// peaks tells the most memory, in bytes, that the commands had in use which handle a tree of n files.
+func peaks(t *testing.T, n int) map[string]int64 {
+	dir, err := os.MkdirTemp(tmpfs(), "slipway-memory-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := makeContexts(dir, n); err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]int64{}
+	run := func(what, store string, args ...string) {
+		t.Helper()
+		peak, err := peakOf(filepath.Join(dir, store), args)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		out[what] = max(out[what], peak)
+	}
+	copied, file := filepath.Join(dir, "copy"), filepath.Join(dir, "out")
+	run("COPY", "store", "build", "-q", "-t", "copy", copied)
+	run("again", "store", "build", "-q", "-t", "copy", copied)
+	run("save", "store", "save", "-o", file, "copy")
+	layout := filepath.Join(dir, "layout")
+	run("layout", "store", "build", "-q", "-o", "type=oci,tar=false,dest="+layout, copied)
+	os.RemoveAll(copied) // inodes are few on a tmpfs
+	run("create", "store", "create", "--name", "c", "copy", "true")
+	run("export", "store", "export", "-o", file, "c")
+	os.RemoveAll(filepath.Join(dir, "store"))
+	server := httptest.NewServer(serveLayout(layout))
+	defer server.Close()
+	run("pull", "pulled", "pull", "-q", strings.TrimPrefix(server.URL, "http://")+"/app:latest")
+	os.RemoveAll(filepath.Join(dir, "pulled"))
+	run("ADD", "added", "build", "-q", "-t", "add", filepath.Join(dir, "add"))
+	return out
+}
+
+// makeContexts makes a build context with n files and one with an archive of as many.
+func makeContexts(dir string, n int) (err error) {
+	for name, text := range map[string]string{"copy": "FROM scratch\nCOPY tree /tree\n", "add": "FROM scratch\nADD tree.tar /\n"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name, "Dockerfile"), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	f, err := os.Create(filepath.Join(dir, "add", "tree.tar"))
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	tw := tar.NewWriter(w)
+	for i := range n {
+		parent := fmt.Sprintf("tree/group%d/dir%d", i/50_000, i/1000)
+		if i%1000 == 0 {
+			if err := os.MkdirAll(filepath.Join(dir, "copy", parent), 0o755); err != nil {
+				return err
+			}
+		}
+		name, content := fmt.Sprintf("%s/file%d", parent, i), []byte(strconv.Itoa(i))
+		err := os.WriteFile(filepath.Join(dir, "copy", name), content, 0o644)
+		if err == nil {
+			err = tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content))})
+		}
+		if err == nil {
+			_, err = tw.Write(content)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return errors.Join(tw.Close(), w.Flush(), f.Close())
+}
+
+// peakOf runs a command and tells the most memory that it had in use. What this process has counts as the command's
+// until that begins, so it must have little.
+func peakOf(store string, args []string) (int64, error) {
+	program := os.Getenv("SLIPWAY_SCALE_PROGRAM")
+	if program == "" {
+		program = os.Args[0]
+	}
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), "SLIPWAY_TEST_START=1", "SLIPWAY_ROOT="+store, "GOGC=", "GOMEMLIMIT=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("%w\n%s", err, out)
+	}
+	return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10, nil
+}
+
+// serveLayout is a registry that has the image of an OCI layout under any name.
+func serveLayout(dir string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ref := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
+		if ref == "" {
+			return // it is one
+		}
+		var index struct {
+			Manifests []struct{ MediaType, Digest string }
+		}
+		data, err := os.ReadFile(filepath.Join(dir, "index.json"))
+		if err == nil {
+			err = json.Unmarshal(data, &index)
+		}
+		if err != nil || len(index.Manifests) != 1 {
+			http.Error(w, fmt.Sprint(err), http.StatusInternalServerError)
+			return
+		}
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			ref = index.Manifests[0].Digest
+			w.Header().Set("Content-Type", index.Manifests[0].MediaType)
+			w.Header().Set("Docker-Content-Digest", ref)
+		}
+		f, err := os.Open(filepath.Join(dir, "blobs", "sha256", strings.TrimPrefix(ref, "sha256:")))
+		if err != nil {
+			http.NotFound(w, r)
+			return
+		}
+		defer f.Close()
+		if fi, err := f.Stat(); err == nil {
+			w.Header().Set("Content-Length", strconv.FormatInt(fi.Size(), 10))
+		}
+		if r.Method != http.MethodHead {
+			io.Copy(w, f) //nolint:errcheck // the client finds out
+		}
+	})
+}
+
+// tmpfs is where trees of tests are.
+func tmpfs() string {
+	if fi, err := os.Stat("/dev/shm"); err == nil && fi.IsDir() {
+		return "/dev/shm"
+	}
+	return os.TempDir()
+}
