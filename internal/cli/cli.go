@@ -143,7 +143,7 @@ func newRoot(a *app) *cobra.Command {
 		image, container,
 		hidden(group("buildx", "Docker's plugin for builds", newBuildCmd(a), newBuilderPruneCmd(a))),
 		group("builder", "Manage the build cache", hidden(newBuildCmd(a)), newBuilderPruneCmd(a)),
-		group("system", "Manage the store", newSystemPruneCmd(a)),
+		group("system", "Manage the store", newSystemCheckCmd(a), newSystemPruneCmd(a)),
 		newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)
 	root.AddCommand(newLoginCmd(a), newLogoutCmd(a))

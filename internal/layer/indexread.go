@@ -26,13 +26,20 @@ type IndexFile struct {
 	located bool
 }
 
-var errIndex = errors.New("reading index: it is of another version, or damaged")
+var errIndex = errors.New("reading index: it is damaged")
+
+// ErrIndexVersion says that an index is one of another version, which is made again.
+var ErrIndexVersion = errors.New("reading index: it is of another version")
 
 // ReadIndex opens an index of so many bytes, which r must give as long as it is used. Damage is always found: all of
 // it is read for that.
 func ReadIndex(r io.ReaderAt, size int64) (*IndexFile, error) {
 	head := make([]byte, indexHead)
-	if _, err := r.ReadAt(head, 0); err != nil || !bytes.HasPrefix(head, []byte(indexMagic)) || size < int64(indexHead)+8 {
+	_, err := r.ReadAt(head, 0)
+	if err == nil && !bytes.HasPrefix(head, []byte(indexMagic)) && bytes.HasPrefix(head, []byte("slipway index v")) {
+		return nil, ErrIndexVersion
+	}
+	if err != nil || !bytes.HasPrefix(head, []byte(indexMagic)) || size < int64(indexHead)+8 {
 		return nil, errIndex
 	}
 	h := sha256.New()

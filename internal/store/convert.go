@@ -91,22 +91,31 @@ func damageIn(ctx context.Context, blob io.Reader, err error) error {
 
 // readLayerStream is readLayerBlob for a stream, which it reads to its end.
 func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.Digest, sink layer.Sink) (layer.Stacking, error) {
+	stacking, got, err := readLayer(ctx, r, diffID.Algorithm(), sink)
+	if err != nil {
+		return stacking, err
+	}
+	return stacking, haveDiffID(got, diffID)
+}
+
+// readLayer hands the entries of a blob to sink, and returns the digest of the uncompressed stream. It reads r to its end.
+func readLayer(ctx context.Context, r io.Reader, alg digest.Algorithm, sink layer.Sink) (layer.Stacking, digest.Digest, error) {
 	plain, err := layer.Decompress(bufio.NewReaderSize(layer.ContextReader(ctx, r), 1<<20))
 	if err != nil {
-		return layer.Stacking{}, err
+		return layer.Stacking{}, "", err
 	}
 	defer plain.Close()
-	hash := newAsyncHash(diffID.Algorithm())
+	hash := newAsyncHash(alg)
 	defer hash.Digest() // ends its goroutine
 	tee := io.TeeReader(plain, hash)
 	stacking, err := layer.ReadTar(tee, layer.TarOptions{}, sink)
 	if err != nil {
-		return stacking, err
+		return stacking, "", err
 	}
 	if _, err := io.Copy(io.Discard, r); err != nil { // what follows the compressed stream
-		return stacking, err
+		return stacking, "", err
 	}
-	return stacking, haveDiffID(hash.Digest(), diffID)
+	return stacking, hash.Digest(), nil
 }
 
 func haveDiffID(got, want digest.Digest) error {

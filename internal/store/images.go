@@ -298,6 +298,22 @@ func (s *Store) writeIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	data, err := json.Marshal(indexOf(images))
+	if err != nil {
+		return fmt.Errorf("writing index.json: %w", err)
+	}
+	tmp := filepath.Join(l.dir, l.name())
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return fmt.Errorf("writing index.json: %w", err)
+	}
+	if err := os.Rename(tmp, filepath.Join(s.root, "index.json")); err != nil {
+		return fmt.Errorf("writing index.json: %w", err)
+	}
+	return nil
+}
+
+// indexOf is index.json for images.
+func indexOf(images []Image) ocispec.Index {
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
 	for _, img := range images {
 		desc := img.Target()
@@ -310,18 +326,7 @@ func (s *Store) writeIndex(ctx context.Context) error {
 		}
 		index.Manifests = append(index.Manifests, desc)
 	}
-	data, err := json.Marshal(index)
-	if err != nil {
-		return fmt.Errorf("writing index.json: %w", err)
-	}
-	tmp := filepath.Join(l.dir, l.name())
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return fmt.Errorf("writing index.json: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(s.root, "index.json")); err != nil {
-		return fmt.Errorf("writing index.json: %w", err)
-	}
-	return nil
+	return index
 }
 
 // Ref returns the image manifest that a reference meant for a platform when it was last resolved.
