@@ -33,17 +33,18 @@ func passes(packet []byte) bool {
 // would need much more memory than what is in them. The kernel takes all that come.
 const leastSegment = 4 << 10
 
-// raiseSegments has a first packet say so. The stack does not look at its checksum.
-func raiseSegments(h header.TCP) {
-	options := h[header.TCPMinimumSize:]
-	for len(options) > 0 {
+// raiseSegments has a first packet say so, and reports whether it does, as the stack reads it: one that says nothing, as
+// no kernel's, would get the least that there is. The stack does not look at its checksum.
+func raiseSegments(h header.TCP) bool {
+	for options := h[header.TCPMinimumSize:]; len(options) > 0; {
 		length := 1
 		switch kind := options[0]; {
 		case kind == header.TCPOptionEOL:
-			return
+			options = nil
+			continue
 		case kind != header.TCPOptionNOP:
 			if len(options) < 2 || options[1] < 2 || int(options[1]) > len(options) {
-				return
+				return false
 			}
 			length = int(options[1])
 			if kind == header.TCPOptionMSS && length == header.TCPOptionMSSLength {
@@ -53,4 +54,5 @@ func raiseSegments(h header.TCP) {
 		}
 		options = options[length:]
 	}
+	return header.ParseSynOptions(h[header.TCPMinimumSize:], false).MSS >= leastSegment
 }

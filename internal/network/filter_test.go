@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -51,23 +53,56 @@ func TestPasses(t *testing.T) {
 	}
 }
 
+// What has no use does not reach the stack, which would answer it.
+func TestFilterIsUsed(t *testing.T) {
+	o, process := socketOutlet(t, &policy{})
+	nobody := netip.AddrPortFrom(resolvers[0], 80)
+	packet := slices.Insert(ipv4UDP(nobody), header.IPv4MinimumSize, 1, 1, 1, 1) // options, which do nothing
+	ip := header.IPv4(packet)
+	ip.SetHeaderLength(header.IPv4MinimumSize + 4)
+	ip.SetTotalLength(uint16(len(packet)))
+	ip.SetChecksum(0)
+	ip.SetChecksum(^ip.CalculateChecksum())
+	for _, p := range [][]byte{packet, ipv4SYN(nobody)} { // that is answered
+		if _, err := process.Write(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer := make([]byte, mtu)
+	n, err := process.Read(answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := header.IPv4(answer[:n]).Protocol(); got != unix.IPPROTO_TCP {
+		t.Errorf("the first answer is one of protocol %d, want that to the connection", got)
+	}
+	if err := o.close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRaiseSegments(t *testing.T) {
-	for _, tt := range []struct{ options, want []byte }{
-		{nil, nil},
-		{[]byte{2, 4, 0, 1}, []byte{2, 4, 16, 0}},
-		{[]byte{2, 4, 255, 200}, []byte{2, 4, 255, 200}},
-		{[]byte{1, 3, 3, 7, 2, 4, 0, 88, 0, 0, 0, 0}, []byte{1, 3, 3, 7, 2, 4, 16, 0, 0, 0, 0, 0}},
-		{[]byte{2, 4, 0, 1, 2, 4, 0, 1}, []byte{2, 4, 16, 0, 2, 4, 16, 0}},
-		{[]byte{0, 2, 4, 0, 1}, []byte{0, 2, 4, 0, 1}},
-		{[]byte{2, 3, 0, 1}, []byte{2, 3, 0, 1}},
-		{[]byte{2, 0, 0, 1}, []byte{2, 0, 0, 1}},
-		{[]byte{8, 10, 0, 1}, []byte{8, 10, 0, 1}},
-		{[]byte{2}, []byte{2}},
+	for _, tt := range []struct {
+		options, want []byte
+		passes        bool
+	}{
+		{nil, nil, false},
+		{[]byte{2, 4, 0, 1}, []byte{2, 4, 16, 0}, true},
+		{[]byte{2, 4, 0, 0}, []byte{2, 4, 16, 0}, true},
+		{[]byte{2, 4, 255, 200}, []byte{2, 4, 255, 200}, true},
+		{[]byte{1, 3, 3, 7, 2, 4, 0, 88, 0, 0, 0, 0}, []byte{1, 3, 3, 7, 2, 4, 16, 0, 0, 0, 0, 0}, true},
+		{[]byte{2, 4, 0, 1, 2, 4, 0, 1}, []byte{2, 4, 16, 0, 2, 4, 16, 0}, true},
+		{[]byte{0, 2, 4, 0, 1}, []byte{0, 2, 4, 0, 1}, false},
+		{[]byte{2, 3, 0, 1}, []byte{2, 3, 0, 1}, false},
+		{[]byte{2, 0, 0, 1}, []byte{2, 0, 0, 1}, false},
+		{[]byte{8, 10, 0, 1}, []byte{8, 10, 0, 1}, false},
+		{[]byte{3, 2, 2, 4, 16, 0}, []byte{3, 2, 2, 4, 16, 0}, false}, // the stack stops at the first
+		{[]byte{2}, []byte{2}, false},
 	} {
 		h := append(make(header.TCP, header.TCPMinimumSize), tt.options...)
-		raiseSegments(h)
-		if got := h[header.TCPMinimumSize:]; !bytes.Equal(got, tt.want) {
-			t.Errorf("%v: got %v, want %v", tt.options, []byte(got), tt.want)
+		passes := raiseSegments(h)
+		if got := h[header.TCPMinimumSize:]; !bytes.Equal(got, tt.want) || passes != tt.passes {
+			t.Errorf("%v: got %v, %v; want %v, %v", tt.options, []byte(got), passes, tt.want, tt.passes)
 		}
 	}
 }

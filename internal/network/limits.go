@@ -88,15 +88,14 @@ func widen(ep tcpip.Endpoint) {
 }
 
 // forwarder hands first packets of connections on. They wait for others to end, and are kept meanwhile: one
-// with data, which no kernel sends that was not told that it may, is dropped.
+// with data, which no kernel sends that was not told that it may, or without the size of segments is dropped.
 func (o *outlet) forwarder(s *stack.Stack) func(stack.TransportEndpointID, *stack.PacketBuffer) bool {
 	next := tcp.NewForwarder(s, narrowReceive, 2*maxConnections, o.tcp).HandlePacket
 	return func(id stack.TransportEndpointID, p *stack.PacketBuffer) bool {
 		if h := header.TCP(p.TransportHeader().Slice()); h.Flags().Contains(header.TCPFlagSyn) {
-			if p.Data().Size() > 0 {
+			if p.Data().Size() > 0 || !raiseSegments(h) {
 				return true
 			}
-			raiseSegments(h)
 		}
 		return next(id, p)
 	}

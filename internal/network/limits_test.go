@@ -279,14 +279,15 @@ func hostMemory(t *testing.T, c syscall.Conn) (sum int) {
 	return sum
 }
 
-// A first packet waits for the other side, and is kept. One with data is not.
-func TestFirstPacketsHaveNoData(t *testing.T) {
+// A first packet waits for the other side, and is kept. One with data, or that does not say how large segments may be,
+// is not.
+func TestFirstPackets(t *testing.T) {
 	n, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var listeners []*net.TCPListener
-	for range 2 {
+	for range 3 {
 		l, err := net.Listen("tcp", hostAddr.String()+":0")
 		if err != nil {
 			t.Fatal(err)
@@ -295,24 +296,28 @@ func TestFirstPacketsHaveNoData(t *testing.T) {
 		listeners = append(listeners, l.(*net.TCPListener))
 	}
 	to := func(i int) netip.AddrPort { return listeners[i].Addr().(*net.TCPAddr).AddrPort() }
-	err = in(t, n, func() error { return sendPackets(ipv4SYN(to(0), make([]byte, 60000)...), ipv4SYN(to(1))) })
+	err = in(t, n, func() error {
+		return sendPackets(ipv4SYN(to(0), make([]byte, 60000)...), ipv4SYNWith(nil, to(1)), ipv4SYN(to(2)))
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listeners[1].Accept(); err != nil {
+	if _, err := listeners[2].Accept(); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	raw, err := listeners[0].SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cerr := raw.Control(func(fd uintptr) {
-		_, _, err = unix.Accept4(int(fd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-	})
-	if cerr != nil || !errors.Is(err, unix.EAGAIN) {
-		t.Errorf("a first packet with data came through: got %v, %v", err, cerr)
+	for i, what := range []string{"with data", "without a size of segments"} {
+		raw, err := listeners[i].SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cerr := raw.Control(func(fd uintptr) {
+			_, _, err = unix.Accept4(int(fd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		})
+		if cerr != nil || !errors.Is(err, unix.EAGAIN) {
+			t.Errorf("a first packet %s came through: got %v, %v", what, err, cerr)
+		}
 	}
 }

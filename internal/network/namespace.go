@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -78,7 +79,7 @@ func (n *Namespace) Close(ctx context.Context) error {
 // enter makes a namespace and has the calling thread in it.
 func enter(wayOut, ipv6 bool) (ns *os.File, tun int, err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, -1, os.NewSyscallError("unshare", err)
+		return nil, -1, errors.Join(os.NewSyscallError("unshare", err), forbidden(err))
 	}
 	ns, err = os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -99,6 +100,23 @@ func enter(wayOut, ipv6 bool) (ns *os.File, tun int, err error) {
 		return nil, -1, err
 	}
 	return ns, tun, nil
+}
+
+// maxNamespaces is how many network namespaces there may be: an administrator who wants none says 0.
+const maxNamespaces = "/proc/sys/user/max_net_namespaces"
+
+var errForbidden = errors.New(maxNamespaces + " is 0")
+
+// forbidden tells one that was forbidden from one too many, for which the kernel has the same error.
+func forbidden(err error) error {
+	if !errors.Is(err, unix.ENOSPC) {
+		return nil
+	}
+	limit, rerr := os.ReadFile(maxNamespaces)
+	if rerr == nil && strings.TrimSpace(string(limit)) == "0" {
+		return errForbidden
+	}
+	return nil
 }
 
 const (
@@ -148,11 +166,11 @@ func configure(wayOut, ipv6 bool) error {
 	if err := unprivilegedPorts(); err != nil {
 		return err
 	}
-	return setUp(h, &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}, ipv6)
+	return setUp(h, &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: int(index)}}, ipv6)
 }
 
 // interfaceIndex asks for no more than that: a whole description of the interface takes longer to read.
-func interfaceIndex() (int, error) {
+func interfaceIndex() (uint32, error) {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, err
@@ -163,7 +181,7 @@ func interfaceIndex() (int, error) {
 		return 0, err
 	}
 	err = unix.IoctlIfreq(socket, unix.SIOCGIFINDEX, req)
-	return int(req.Uint32()), err
+	return req.Uint32(), err
 }
 
 func setUp(h *netlink.Handle, link netlink.Link, ipv6 bool) error {
@@ -231,7 +249,7 @@ func unprivilegedPorts() error {
 // Unavailable reports whether err says that something cannot be had here, at any time: the kernel lacks it, or
 // forbids it. What may have been used up, by a process that wanted just that, is no such error.
 func Unavailable(err error) bool {
-	for _, e := range []error{unix.EPERM, unix.EACCES, unix.EROFS, unix.ENOENT, unix.ENXIO, unix.ENODEV, unix.ENOSYS, unix.EOPNOTSUPP} {
+	for _, e := range []error{errForbidden, unix.EPERM, unix.EACCES, unix.EROFS, unix.ENOENT, unix.ENXIO, unix.ENODEV, unix.ENOSYS, unix.EOPNOTSUPP} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -25,6 +25,7 @@ const (
 	inside     = "_NETWORK_TEST"
 	toBeKilled = "_NETWORK_TEST_KILLED"
 	toNest     = "_NETWORK_TEST_NESTED"
+	toForbid   = "_NETWORK_TEST_FORBIDDEN"
 )
 
 var (
@@ -57,6 +58,13 @@ func TestMain(m *testing.M) {
 	}
 	if addrs := strings.Fields(os.Getenv(toNest)); len(addrs) > 0 { // in a network of the test
 		if err := nest(addrs); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if os.Getenv(toForbid) != "" { // in a user namespace of the test
+		if err := forbid(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

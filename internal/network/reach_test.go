@@ -347,7 +347,7 @@ func sendPackets(packets ...[]byte) error {
 	}
 	defer unix.Close(fd)
 	for _, p := range packets {
-		sa := &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: index} // IPv4, big endian
+		sa := &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: int(index)} // IPv4, big endian
 		if err := unix.Sendto(fd, p, 0, sa); err != nil {
 			return err
 		}
@@ -357,13 +357,18 @@ func sendPackets(packets ...[]byte) error {
 
 // ipv4SYN asks for a connection from an address of somebody else.
 func ipv4SYN(to netip.AddrPort, data ...byte) []byte {
-	b := append(make([]byte, header.IPv4MinimumSize+header.TCPMinimumSize), data...)
+	return ipv4SYNWith([]byte{header.TCPOptionMSS, header.TCPOptionMSSLength, 16, 0}, to, data...)
+}
+
+func ipv4SYNWith(options []byte, to netip.AddrPort, data ...byte) []byte {
+	size := header.IPv4MinimumSize + header.TCPMinimumSize
+	b := append(append(make([]byte, size), options...), data...)
 	ip := header.IPv4(b)
 	ip.Encode(&header.IPv4Fields{TotalLength: uint16(len(b)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber),
 		SrcAddr: tcpip.AddrFrom4([4]byte{10, 9, 9, 9}), DstAddr: tcpip.AddrFrom4(to.Addr().As4())})
 	ip.SetChecksum(^ip.CalculateChecksum())
 	header.TCP(b[header.IPv4MinimumSize:]).Encode(&header.TCPFields{SrcPort: 4444, DstPort: to.Port(), SeqNum: 1,
-		DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagSyn, WindowSize: 1000})
+		DataOffset: uint8(header.TCPMinimumSize + len(options)), Flags: header.TCPFlagSyn, WindowSize: 1000})
 	return b
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -116,7 +117,7 @@ func TestCloseBreaksWhatWasLeftOpen(t *testing.T) {
 	}
 	s := newSlowServer(t)
 	send(t, n, s.addr, pattern(6<<20), func(*net.TCPConn) error { return nil })
-	if wait := n.unsettled(); len(wait) > 0 {
+	if wait := n.unsettled(t.Context()); len(wait) > 0 {
 		t.Error("the end of the network waits for a connection that is open")
 	}
 	if err := n.Close(context.Background()); err != nil {
@@ -212,4 +213,82 @@ func TestSlowProcessGetsAll(t *testing.T) {
 	if err != io.EOF || !bytes.Equal(got.Bytes(), data) {
 		t.Errorf("the process got %d bytes of %d and then %v", got.Len(), len(data), err)
 	}
+}
+
+// What the kernel has of a connection is found whatever kind of socket it is, and does not take more where a process
+// has left many others.
+func TestSocketsOfConnections(t *testing.T) {
+	n := namespace(t, Options{})
+	left := in(t, n, func() error { return leaveSockets(2000) })
+	if left != nil {
+		t.Fatal(left)
+	}
+	bound := func(_, _ string, c syscall.RawConn) (err error) {
+		cerr := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), interfaceName) })
+		return errors.Join(cerr, err)
+	}
+	for listen, control := range map[string]func(_, _ string, c syscall.RawConn) error{hostAddr.String(): nil, "[" + hostAddr6.String() + "]": nil, otherAddr.String(): bound} {
+		addr := serve(t, listen+":0", func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) })
+		var c net.Conn
+		err := in(t, n, func() (err error) {
+			c, err = (&net.Dialer{Control: control}).DialContext(t.Context(), "tcp", addr.String())
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	waitUntil(t, func() bool { return joined(&n.out.tcpFlows) == 3 })
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	sockets := n.sockets(t.Context(), n.out.tcpFlows.last())
+	runtime.ReadMemStats(&after)
+	if allocations := after.Mallocs - before.Mallocs; allocations > 1000 {
+		t.Errorf("looking for three sockets took %d allocations", allocations)
+	}
+	for f := range n.out.tcpFlows.last() {
+		if state, there := sockets[f]; !there || state != unix.BPF_TCP_ESTABLISHED {
+			t.Errorf("%v: got state %d, %v; want an established connection", f.ends, state, there)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if sockets := n.sockets(ctx, n.out.tcpFlows.last()); len(sockets) > 0 {
+		t.Error("the kernel was asked although nobody waits")
+	}
+}
+
+func joined(f *flows) (count int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for one := range f.now {
+		if one.joined {
+			count++
+		}
+	}
+	return count
+}
+
+// leaveSockets makes connections that are over, which the kernel keeps for a minute.
+func leaveSockets(count int) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	for range count {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			return err
+		}
+		other, err := l.Accept()
+		if err := errors.Join(err, c.Close()); err != nil {
+			return err
+		}
+		if err := other.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

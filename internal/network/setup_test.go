@@ -3,12 +3,15 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -172,4 +175,37 @@ func TestNoIPv6(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// Where an administrator allows no namespaces, none can be had; where all that are allowed are in use, one could be.
+func TestForbiddenNamespaces(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), toForbid+"=1")
+	root := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: root, GidMappings: root, Pdeathsig: unix.SIGKILL}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// forbid bounds the namespaces of its own user namespace.
+func forbid() error {
+	if err := os.WriteFile(maxNamespaces, []byte("1"), 0); err != nil {
+		return err
+	}
+	n, err := New(Options{Isolated: true})
+	if err != nil {
+		return err
+	}
+	defer n.ns.Close()
+	if _, err := New(Options{Isolated: true}); !errors.Is(err, unix.ENOSPC) || Unavailable(err) {
+		return fmt.Errorf("one too many: got %v, unavailable: %v", err, Unavailable(err))
+	}
+	if err := os.WriteFile(maxNamespaces, []byte("0"), 0); err != nil {
+		return err
+	}
+	if _, err := New(Options{Isolated: true}); !Unavailable(err) {
+		return fmt.Errorf("none may be: got %v, which is not said to be unavailable", err)
+	}
+	return nil
 }
