@@ -7,6 +7,26 @@ import (
 	"strings"
 )
 
+// startRow starts slipway for nothing, beside a program of Go that is nothing.
+func startRow(_ context.Context, p *place) (contest, error) {
+	dir := p.path("empty")
+	err := p.write("empty", map[string]string{"go.mod": "module empty\n", "main.go": "package main\n\nfunc main() {}\n"})
+	if err != nil {
+		return contest{}, err
+	}
+	build := command{args: []string{"go", "build", "-ldflags", "-s -w", "-o", "empty", "."}, dir: dir, env: []string{"CGO_ENABLED=0"}}
+	return contest{
+		what: "slipway version",
+		bound: task{
+			what:  "an empty static Go program",
+			setup: func(ctx context.Context) error { return p.do(ctx, build) },
+			run:   func(int) []command { return []command{{args: []string{filepath.Join(dir, "empty")}}} },
+		},
+		slipway: commands("slipway version", p.version()),
+		buildah: missing("-"),
+	}, nil
+}
+
 // cachedRow builds the multi-stage example when nothing has changed.
 func cachedRow(ctx context.Context, p *place) (contest, error) {
 	dir := filepath.Join(p.repo, "examples", "multi-stage")
