@@ -214,7 +214,7 @@ func (s *Store) discard(ctx context.Context) (trash string, err error) {
 func (s *Store) discardShut(ctx context.Context, own *lease, keep *reach, trash string) (err error) {
 	open := func() error { return nil }
 	defer func() { err = errors.Join(err, open()) }()
-	err = s.update(ctx, func(tx *sql.Tx) error {
+	err = s.updateOnDisk(ctx, func(tx *sql.Tx) error {
 		unlock, err := s.gate.shut()
 		if err != nil {
 			return err

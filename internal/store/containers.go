@@ -69,7 +69,7 @@ func (s *Store) AddContainer(ctx context.Context, c Container) error {
 	if err != nil {
 		return fmt.Errorf("creating container: %w", err)
 	}
-	err = s.update(ctx, func(tx *sql.Tx) error {
+	err = s.updateOnDisk(ctx, func(tx *sql.Tx) error {
 		if err := nameFree(tx, c.Name); err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func (s *Store) RenameContainer(ctx context.Context, c Container, name string) e
 	if err != nil {
 		return fmt.Errorf("renaming container: %w", err)
 	}
-	return s.update(ctx, func(tx *sql.Tx) error {
+	return s.updateOnDisk(ctx, func(tx *sql.Tx) error {
 		if err := nameFree(tx, name); err != nil {
 			return err
 		}

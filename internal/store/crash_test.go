@@ -102,6 +102,82 @@ func TestRecordedDirectoryStays(t *testing.T) {
 	wantClean(t, s)
 }
 
+// A blob that is written again while an image needs it is as durable as it was.
+func TestBlobWrittenAgain(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	content := "what an image needs"
+	desc := ocispec.Descriptor{Digest: digest.FromString(content), Size: int64(len(content))}
+	must(t, s.WriteBlob(ctx, desc, strings.NewReader(content)))
+	must(t, s.Sync(ctx))
+	was, err := os.Lstat(s.blobPath(desc.Digest))
+	must(t, err)
+	must(t, s.WriteBlob(ctx, desc, strings.NewReader(content)))
+	if now, err := os.Lstat(s.blobPath(desc.Digest)); err != nil || !os.SameFile(was, now) {
+		t.Errorf("a file that is on the disk was replaced by one that may not be: %v", err)
+	}
+	wantClean(t, s)
+	s = anotherBoot(t, s)
+	if got, err := s.ReadBlob(ctx, desc.Digest); err != nil || string(got) != content {
+		t.Errorf("after a crash of the machine the blob is %q, %v", got, err)
+	}
+	// One whose file is gone is written.
+	must(t, os.Remove(s.blobPath(desc.Digest)))
+	must(t, s.WriteBlob(ctx, desc, strings.NewReader(content)))
+	if got, err := s.ReadBlob(ctx, desc.Digest); err != nil || string(got) != content {
+		t.Errorf("written again, the blob is %q, %v", got, err)
+	}
+}
+
+// What has a name is on the disk when the command ends that gave it, also while another process has the database
+// open: then nobody writes it out.
+func TestNamesAreOnTheDisk(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	image := as(newImage(t, s, "app", 0), "docker.io/library/app:v1")
+	var onDisk []string // what a crash right after a sync leaves, each
+	defer func(was func(string) error) { syncFile = was }(syncFile)
+	syncFile = func(path string) error {
+		left := t.TempDir()
+		onDisk = append(onDisk, left)
+		must(t, (&Store{root: left}).makeDirs())
+		for _, file := range []string{strings.TrimSuffix(path, "-wal"), path} {
+			data, err := os.ReadFile(file)
+			must(t, err)
+			must(t, os.WriteFile(filepath.Join(left, filepath.Base(file)), data, 0o600))
+		}
+		return nil
+	}
+	left := func() *Store {
+		t.Helper()
+		if len(onDisk) != 1 {
+			t.Fatalf("the records were written to the disk %d times, want 1", len(onDisk))
+		}
+		s := open(t, onDisk[0])
+		onDisk = nil
+		return s
+	}
+	must(t, s.SetImages(ctx, image))
+	if _, err := left().imageByName(ctx, image.Name); err != nil {
+		t.Errorf("the image's name is lost: %v", err)
+	}
+	c := Container{ID: "0123456789abcdef", Name: "one"}
+	must(t, s.AddContainer(ctx, c))
+	if _, err := left().Container(ctx, "one"); err != nil {
+		t.Errorf("the container is lost: %v", err)
+	}
+	must(t, s.RenameContainer(ctx, c, "two"))
+	if _, err := left().Container(ctx, "two"); err != nil {
+		t.Errorf("the container's name is lost: %v", err)
+	}
+	must(t, s.RemoveImages(ctx, image.Name))
+	_, err := s.Collect(ctx) // which deletes files
+	must(t, err)
+	if _, err := left().imageByName(ctx, image.Name); err == nil {
+		t.Error("an image comes back whose files are deleted")
+	}
+}
+
 // What is stacked on a layer has no record: it is that of a boot.
 func TestTornOver(t *testing.T) {
 	needRoot(t)

@@ -110,7 +110,7 @@ func (s *Store) SetImages(ctx context.Context, images ...Image) error {
 	if err := s.Sync(ctx); err != nil {
 		return err
 	}
-	err := s.update(ctx, func(tx *sql.Tx) error {
+	err := s.updateOnDisk(ctx, func(tx *sql.Tx) error {
 		for _, img := range images {
 			if err := setImage(tx, img); err != nil {
 				return err

@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // environment begins the lines of a key that have values in them: build arguments and the environment of
@@ -68,17 +70,24 @@ func WithoutValues(lines ...string) []string {
 	return out
 }
 
-// readMaskKey reads the key that values are masked with, and makes it where it is missing.
+// readMaskKey reads the key that values are masked with, and makes it where it is missing or damaged: values that
+// were masked with another one only look changed.
 func (s *Store) readMaskKey() ([]byte, error) {
 	path := filepath.Join(s.root, "mask")
 	key, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := s.makeMaskKey(path); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, err
-		}
-		key, err = os.ReadFile(path)
+	if err == nil && len(key) == sha256.Size {
+		return key, nil
 	}
-	if err == nil && len(key) != sha256.Size {
+	if err == nil || errors.Is(err, unix.EISDIR) {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := s.makeMaskKey(path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	if key, err = os.ReadFile(path); err == nil && len(key) != sha256.Size {
 		err = fmt.Errorf("%s has %d bytes, want %d: remove it", path, len(key), sha256.Size)
 	}
 	return key, err

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -86,6 +87,26 @@ func TestKeyOfValues(t *testing.T) {
 	must(t, g.Wait())
 	if slices.Sort(keys); len(keys[0]) != 32 || keys[0] != keys[len(keys)-1] {
 		t.Errorf("the keys are %x", keys)
+	}
+}
+
+// A damaged key is made anew: it keeps nobody from building.
+func TestDamagedKeyOfValues(t *testing.T) {
+	for name, damage := range map[string]func(path string) error{
+		"cut":       func(path string) error { return os.Truncate(path, 5) },
+		"emptied":   func(path string) error { return os.Truncate(path, 0) },
+		"directory": func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
+	} {
+		s := newStore(t)
+		_, err := s.readMaskKey()
+		must(t, err)
+		must(t, damage(filepath.Join(s.root, "mask")))
+		key, err := s.readMaskKey()
+		again, rerr := s.readMaskKey()
+		if err != nil || rerr != nil || len(key) != 32 || string(key) != string(again) {
+			t.Errorf("%s: the keys are %x and %x, %v, %v", name, key, again, err, rerr)
+		}
+		wantClean(t, s)
 	}
 }
 

@@ -371,6 +371,29 @@ func (s *Store) update(ctx context.Context, fn func(*sql.Tx) error) error {
 	return nil
 }
 
+// updateOnDisk is update, and the records are on the disk after it: for what users name, images and containers, and
+// before files are deleted. SQLite alone writes them there when the last process closes the database, which may be
+// long after this one ended.
+func (s *Store) updateOnDisk(ctx context.Context, fn func(*sql.Tx) error) error {
+	if err := s.update(ctx, fn); err != nil {
+		return err
+	}
+	if err := syncFile(filepath.Join(s.root, "meta.db-wal")); err != nil {
+		return fmt.Errorf("writing record: %w", err)
+	}
+	return nil
+}
+
+// syncFile writes a file to the disk. It must not be one on which SQLite has locks: closing it would end them. Tests
+// look at the store at the same time.
+var syncFile = func(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
 // records decodes the JSON records of a query's only column.
 func records[T any](ctx context.Context, s *Store, query string) ([]T, error) {
 	rows, err := s.db.QueryContext(ctx, query)
