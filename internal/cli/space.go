@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // noSpace tells where there is no space left, when an error says that there is none, and what gives some back.
@@ -35,13 +37,16 @@ func (a *app) noSpace(err error) string {
 	if strings.HasPrefix(dir+"/", root+"/") {
 		dir = root // what is below it is nothing that users know of
 	}
-	var at, store unix.Stat_t
+	var at, own unix.Stat_t
 	var space unix.Statfs_t
 	if unix.Stat(dir, &at) != nil || unix.Statfs(dir, &space) != nil {
 		return ""
 	}
 	text := fmt.Sprintf("no space left on %s: %s are free", dir, size(int64(space.Bavail)*space.Bsize))
-	if unix.Stat(root, &store) == nil && store.Dev == at.Dev {
+	if store.NoInodes(space) {
+		text = fmt.Sprintf("no inodes left on %s: %d are free", dir, space.Ffree)
+	}
+	if unix.Stat(root, &own) == nil && own.Dev == at.Dev {
 		text += fmt.Sprintf(". `%s builder prune`, `image prune`, `rmi` and `system prune --all` give space of the store back", a.name)
 	}
 	return text + "\n"

@@ -101,9 +101,15 @@ func (s *Store) cacheState(ctx context.Context) (*cacheState, error) {
 	for _, r := range append(mounts, s.contextRecords()...) {
 		c.records = append(c.records, &r)
 	}
-	for _, r := range c.records { // a clock that went wrong keeps nothing for ever
-		if t := time.Now(); r.LastUsed.After(t) {
-			r.LastUsed = t
+	now := time.Now() // a clock that went wrong keeps nothing for ever
+	for _, r := range c.records {
+		if r.LastUsed.After(now) {
+			r.LastUsed = now
+		}
+	}
+	for i, r := range c.idle {
+		if r.used.After(now) {
+			c.idle[i].used = now
 		}
 	}
 	return c, nil

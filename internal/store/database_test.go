@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -131,4 +132,20 @@ func TestReserve(t *testing.T) {
 		t.Error("not all was let go at once")
 	}
 	reserved("after all of it was let go", 0)
+}
+
+// A filesystem without inodes is full, however many bytes it has.
+func TestNoInodes(t *testing.T) {
+	needRoot(t)
+	disk := shm(t)
+	must(t, unix.Mount("none", disk, "tmpfs", 0, "size=40m,nr_inodes=200"))
+	s := open(t, filepath.Join(disk, "store"))
+	t.Cleanup(func() { must(t, errors.Join(s.Close(), unix.Unmount(disk, 0))) })
+	must(t, s.Full())
+	for i := range 150 {
+		must(t, os.WriteFile(filepath.Join(disk, fmt.Sprint(i)), nil, 0o600))
+	}
+	if err := s.Full(); !isFull(err) || !strings.Contains(err.Error(), "no inodes left on "+s.root) {
+		t.Errorf("without inodes the error is %v", err)
+	}
 }

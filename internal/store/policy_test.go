@@ -216,6 +216,8 @@ func TestPruneAll(t *testing.T) {
 	file, err := s.PutBlob(ctx, "text/plain", []byte("a file of a server"))
 	must(t, err)
 	must(t, s.PutMemo(ctx, "http", fmt.Sprintf(`{"Digest":%q}`, file.Digest)))
+	must(t, s.PutMemo(ctx, "nothing on the disk", "a digest"))
+	usedAt(t, s, "memo", "nothing on the disk", -100*time.Hour) // by a clock that went wrong
 	prune(t, s, Policy{}, Policy{MaxUsedSpace: Space{Bytes: 1}})
 	for _, d := range []digest.Digest{desc.Digest, img.Manifest.Digest, img.ID, file.Digest} {
 		if _, err := os.Lstat(s.blobPath(d)); err != nil {
@@ -228,6 +230,10 @@ func TestPruneAll(t *testing.T) {
 	}
 	if all, err := s.CacheRecords(ctx); err != nil || len(all) > 0 {
 		t.Errorf("these records are left: %+v, %v", all, err)
+	}
+	prune(t, s, Policy{All: true})
+	if memos, err := s.memos(ctx); err != nil || len(memos) > 0 {
+		t.Errorf("these memos are left: %v, %v", memos, err)
 	}
 }
 

@@ -35,13 +35,26 @@ type fullError struct{ root string }
 func (e *fullError) Error() string        { return "no space left on " + e.root }
 func (e *fullError) Is(target error) bool { return target == unix.ENOSPC }
 
-// Full returns an error when there is next to no space left for the store.
+// noInodesError is the other way in which a filesystem is full.
+type noInodesError struct{ root string }
+
+func (e *noInodesError) Error() string        { return "no inodes left on " + e.root }
+func (e *noInodesError) Is(target error) bool { return target == unix.ENOSPC }
+
+// Full returns an error when there is next to no space left for the store, or there are next to no inodes.
 func (s *Store) Full() error {
-	if s.free() > 1<<20 {
-		return nil
+	if s.free() <= 1<<20 {
+		return &fullError{s.root}
 	}
-	return &fullError{s.root}
+	var st unix.Statfs_t
+	if unix.Statfs(s.root, &st) == nil && NoInodes(st) {
+		return &noInodesError{s.root}
+	}
+	return nil
 }
+
+// NoInodes reports whether a filesystem has next to no inodes left. Some make them as they are needed, and tell of none.
+func NoInodes(st unix.Statfs_t) bool { return st.Files > 0 && st.Ffree < 64 }
 
 // letGo gives up bytes of the reserve, and reports whether there were any.
 func (s *Store) letGo(n int64) bool {

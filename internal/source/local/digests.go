@@ -17,6 +17,7 @@ import (
 	"sort"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -359,5 +360,14 @@ func replaceFile(name string, write func(*os.File) error) error {
 	if err := errors.Join(write(f), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return os.Rename(f.Name(), name)
+	err = os.Rename(f.Name(), name)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.EISDIR) { // a directory, which none of slipway's makes
+		if err = os.RemoveAll(name); err == nil {
+			err = os.Rename(f.Name(), name)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
 }

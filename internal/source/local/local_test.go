@@ -352,3 +352,22 @@ func TestPatternsOfMalformedPath(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Where a directory is in the place of the file of digests it is replaced, and nothing half-written stays.
+func TestDigestsInPlaceOfADirectory(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "digests")
+	if err := os.MkdirAll(filepath.Join(name, "below"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err := replaceFile(name, func(f *os.File) error {
+		_, err := f.WriteString("content")
+		return err
+	})
+	if got, rerr := os.ReadFile(name); err != nil || rerr != nil || string(got) != "content" {
+		t.Errorf("the file has %q, %v, %v", got, err, rerr)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("these are left: %v, %v", left, err)
+	}
+}
