@@ -16,7 +16,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := $(GO) build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test vm check fmt vet lint vuln layering race reproducible docs bench scale conformance clean
+.PHONY: help build deps bases demo examples test vm check fmt vet lint vuln layering race reproducible docs bench scale torture conformance clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -97,6 +97,11 @@ bench: build ## print how long things take beside the plain commands that bound 
 scale: build ## see that commands which handle 1,000,000 files need less than 250 MB of memory, and 80 MB for 20,000
 	@hack/deps.sh build
 	SLIPWAY_SCALE=1000000 SLIPWAY_SCALE_PROGRAM=$(CURDIR)/bin/slipway $(GO) test -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 60m -run '^TestMemory$$' ./cmd/slipway
+
+torture: build ## kill, starve and damage slipway's store for hours, and write the table of docs/reliability.md
+	@hack/deps.sh test
+	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/torture ./hack/torture
+	build/tools/torture -slipway bin/slipway -w docs/reliability.md
 
 conformance: ## compile BuildKit's daemon and record anew what it makes of the cases in hack/conformance
 	@hack/deps.sh test

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// killRound kills slipway at up to three commands.
+func killRound(ctx context.Context, r *round) error {
+	s, err := r.stocked(filepath.Join(r.dir, "store"))
+	if err != nil {
+		return err
+	}
+	kills := 1 + r.rng.IntN(3)
+	for range 3 * kills { // a call that is not made kills nobody
+		c, err := s.killOne(ctx, s.pick())
+		if err != nil {
+			return err
+		}
+		if c.killed {
+			r.count.Add(1)
+			kills--
+		}
+		if kills == 0 {
+			break
+		}
+	}
+	return s.check(ctx)
+}
+
+// killOne does something and kills it.
+func (s *store) killOne(ctx context.Context, d deed) (result, error) {
+	if s.rng.IntN(4) == 0 {
+		return s.killAfter(ctx, d, time.Duration(s.rng.Int64N(int64(200*time.Millisecond))))
+	}
+	calls, n := s.writer(false), s.few(40)
+	s.note("SIGKILL at the %d. of %s", n, calls)
+	return s.do(ctx, d, inject(calls, fmt.Sprintf("signal=SIGKILL:when=%d", n))...)
+}
+
+// killAfter kills the command after a time.
+func (s *store) killAfter(ctx context.Context, d deed, after time.Duration) (result, error) {
+	s.note("SIGKILL after %s", after)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	c := s.finish(ctx, s.program(ctx, nil, d.args...), d.args, func(pid int) {
+		timer := time.NewTimer(after) // the moment is what is chosen, nothing is waited for
+		defer timer.Stop()
+		<-timer.C
+		_ = unix.Kill(pid, unix.SIGKILL) // it may have ended
+	})
+	return c, s.account(d, c)
+}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+)
+
+// needStrace says why nothing can be done to single system calls.
+func needStrace() error {
+	if _, err := exec.LookPath("strace"); err != nil {
+		return fmt.Errorf("strace is missing: hack/deps.sh test installs it")
+	}
+	return nil
+}
+
+// inject are the words before a command that do something to calls: what is an action in strace's words.
+// files, if there are any, are those that the calls are about.
+func inject(calls, what string, files ...string) []string {
+	words := []string{"strace", "-f", "--seccomp-bpf", "-qqq", "-o", "/dev/null", "-e", "trace=" + calls, "-e", "inject=" + calls + ":" + what}
+	for _, f := range files {
+		words = append(words, "-P", f)
+	}
+	return words
+}
+
+// writers are the calls that change what is on a disk, by groups that are chosen with the same chance. An
+// exclamation mark: Go's runtime makes them for itself, so that they may not fail.
+var writers = []string{
+	"rename,renameat,renameat2", "mkdir,mkdirat", "link,linkat,symlink,symlinkat", "unlink,unlinkat,rmdir",
+	"pwrite64", "!write", "ftruncate,fallocate,truncate", "fsync,fdatasync,syncfs", "fchmod,fchmodat,fchown,fchownat,utimensat,fsetxattr",
+	"!openat,openat2", "!fcntl,flock", "!mount,fsmount,move_mount,umount2", "!clone,clone3,execve", "copy_file_range,sendfile",
+}
+
+func (r *round) writer(fails bool) string {
+	for {
+		w := oneOf(r, writers...)
+		calls := strings.TrimPrefix(w, "!")
+		if calls == w || !fails {
+			return calls
+		}
+	}
+}
+
+// few is a number from 1 to n, small ones more often.
+func (r *round) few(n int) int { return 1 + r.rng.IntN(1+r.rng.IntN(n)) }
