@@ -185,6 +185,7 @@ func (s *Store) letAllGo() error {
 		return nil
 	}
 	clear(s.lease.held)
+	clear(s.lease.seen)
 	return s.lease.lock.Truncate(0)
 }
 

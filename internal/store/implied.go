@@ -51,6 +51,9 @@ func (s *Store) putStacking(id layer.ID, st layer.Stacking) error {
 
 // stacking tells what a layer takes of those below it. Where that was damaged, the layer is read once more.
 func (s *Store) stacking(ctx context.Context, id layer.ID) (layer.Stacking, error) {
+	if s.seen(id) != nil {
+		return layer.Stacking{}, nil
+	}
 	st, err := s.keptStacking(id)
 	if err == nil {
 		return st, nil

@@ -126,6 +126,18 @@ func removeEmpty(dir string) error {
 func (d *Draft) Abort() {
 	if !d.done {
 		d.done = true
+		d.remove()
+	}
+}
+
+// remove removes what is left of the draft: mostly what overlayfs leaves in an empty directory, of which the names are
+// known.
+func (d *Draft) remove() {
+	_ = unix.Unlink(filepath.Join(d.dir, "work/work/incompat/volatile/dirty"))
+	for _, left := range []string{"work/work/incompat/volatile", "work/work/incompat", "work/work", "work"} {
+		_ = unix.Rmdir(filepath.Join(d.dir, left))
+	}
+	if err := unix.Rmdir(d.dir); err != nil && !errors.Is(err, unix.ENOENT) {
 		os.RemoveAll(d.dir)
 	}
 }
@@ -203,13 +215,17 @@ func (s *Store) Check(ctx context.Context, snap layer.Snapshot) error {
 
 // Dir returns the directory form of a layer and unpacks it from its blob when it is missing.
 func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
+	fs := s.layerFS(id)
+	if s.seenDir(id) != nil {
+		return fs, nil
+	}
 	info, err := s.Layer(ctx, id)
 	if err != nil {
 		return "", err
 	}
-	fs := s.layerFS(id)
 	if info.Dir {
 		if _, err := os.Lstat(fs); err == nil {
+			s.sawDir(info)
 			return fs, nil
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // lease marks a process that uses the store: the file tmp/<id>.lock, held by a flock, in which it says what it
@@ -26,8 +28,9 @@ type lease struct {
 	lock *os.File
 	next atomic.Int64
 
-	writes bool            // dir is there; guarded by Store.mu
-	held   map[string]bool // what the lock file says; guarded by Store.mu
+	writes bool                    // dir is there; guarded by Store.mu
+	held   map[string]bool         // what the lock file says; guarded by Store.mu
+	seen   map[layer.ID]layer.Tree // see seen.go; guarded by Store.mu
 }
 
 // current returns the process's lease for writing, taking it, and sweeping dead ones, on first use.

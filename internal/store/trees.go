@@ -58,6 +58,9 @@ func (s *Store) Tree(ctx context.Context, snap layer.Snapshot, need Need) (layer
 }
 
 func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (_ layer.Tree, err error) {
+	if t := s.seenDir(id); t != nil {
+		return t, nil
+	}
 	info, err := s.Layer(ctx, id)
 	if err != nil {
 		return nil, err
