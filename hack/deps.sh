@@ -75,6 +75,7 @@ for_test() {
 	need xz xz-utils "unpacks archives, and makes those that the tests unpack"
 	need zstd zstd "makes archives that the tests unpack"
 	need git git "makes and serves the repositories that the tests build from"
+	need strace strace "counts system calls where the kernel does not let a process count them"
 	need script bsdutils "gives the tests a terminal"
 	need docker-registry docker-registry "is the registry that images are pushed to and pulled from"
 	need umoci umoci "checks the image layouts that are written"

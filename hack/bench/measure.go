@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/slipway-build/slipway/hack/syscalls"
 )
 
 // limit is how long one command may take.
@@ -56,6 +58,15 @@ type row struct {
 type contest struct {
 	what                    string // the first column
 	bound, slipway, buildah task
+	counted                 *counted // may be nil
+}
+
+// counted is a command whose system calls are counted, which do not depend on the machine as times do.
+type counted struct {
+	what  string
+	parts int // that the command has; the count is of each, in the mean
+	run   command
+	calls int64
 }
 
 // outcome is what a task came to.
@@ -91,6 +102,7 @@ type result struct {
 	what                    string
 	n                       int
 	bound, slipway, buildah outcome
+	counted                 *counted
 }
 
 // run runs a row: its tasks take turns, n times.
@@ -136,7 +148,19 @@ func (m *room) run(ctx context.Context, r row) (res result, err error) {
 			}
 		}
 	}
-	return res, nil
+	if c.counted != nil {
+		res.counted = c.counted
+		c.counted.calls, err = m.count(ctx, c.counted.run)
+	}
+	return res, err
+}
+
+// count runs a command and counts its system calls.
+func (m *room) count(ctx context.Context, c command) (int64, error) {
+	cmd := exec.CommandContext(ctx, c.args[0], c.args[1:]...)
+	cmd.Dir = c.dir
+	cmd.Env = append(append(environ(), "TMPDIR="+m.tmp), c.env...)
+	return syscalls.Run(cmd)
 }
 
 // fail notes an error, if it is one.

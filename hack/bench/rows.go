@@ -6,7 +6,7 @@ func catalogue() []row {
 		{name: "start", n: 50, goal: "3", make: startRow},
 		{name: "cached", n: 20, goal: "2.5", make: cachedRow},
 		{name: "edited", n: 10, goal: "1.5", make: editedRow},
-		{name: "run30", n: 10, goal: "0.6", make: runRow},
+		{name: "run30", n: 10, goal: "0.35", make: runRow},
 		{name: "parallel", n: 5, goal: "1.15", make: parallelRow},
 		{name: "import", n: 5, make: importRow},
 		{name: "context-cold", n: 3, goal: "1.5", make: contextColdRow},

@@ -95,7 +95,17 @@ func runRow(ctx context.Context, p *place) (contest, error) {
 	if cmds, err := p.runc(ctx, steps); err == nil {
 		bound = commands(fmt.Sprintf("%d x runc run /bin/true in busybox", steps), cmds...)
 	}
-	return p.noCache(fmt.Sprintf("%d RUN /bin/true, no cache", steps), bound), nil
+	var echo strings.Builder
+	echo.WriteString("FROM busybox\n")
+	for i := range steps {
+		fmt.Fprintf(&echo, "RUN echo %d > /f%d\n", i, i)
+	}
+	if err := p.write("counted", map[string]string{"Dockerfile": echo.String()}); err != nil {
+		return contest{}, err
+	}
+	c := p.noCache(fmt.Sprintf("%d RUN /bin/true, no cache", steps), bound)
+	c.counted = &counted{what: fmt.Sprintf("%d RUN echo N > /fN, no cache", steps), parts: steps, run: p.build(p.path("counted"), "--no-cache")}
+	return c, nil
 }
 
 // noCache is a contest of building the row's context with nothing but the base image there.

@@ -147,6 +147,9 @@ func writeNotes(w io.Writer, m *room, results []result) error {
 		if r.bound.what != "" {
 			fmt.Fprintf(&b, "- %s: %s; n=%d\n", r.row.name, r.bound.what, r.n)
 		}
+		if c := r.counted; c != nil {
+			fmt.Fprintf(&b, "- %s: %s: %d system calls, %d each\n", r.row.name, c.what, c.calls, c.calls/int64(c.parts))
+		}
 	}
 	var uts unix.Utsname
 	kernel := "unknown"

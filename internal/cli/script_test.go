@@ -74,6 +74,8 @@ func TestScripts(t *testing.T) {
 			"waitfor": waitFor,
 			"clean":   clean,
 			"replace": replace,
+			// In script_calls_test.go.
+			"calls": calls,
 			// In script_build_test.go.
 			"registry": ownRegistry,
 			// In script_daemon_test.go.

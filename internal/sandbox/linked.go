@@ -15,7 +15,8 @@ import (
 
 // linked executes bundles by itself.
 type linked struct {
-	filter func() ([]byte, error) // gives the compiled seccomp filter
+	stateDir string
+	filter   func() ([]byte, error) // gives the compiled seccomp filter
 }
 
 // prepare begins with what the first run needs. The function that it returns waits for the end.
@@ -23,7 +24,7 @@ func (l *linked) prepare() (wait func()) {
 	var all sync.WaitGroup
 	all.Go(func() { _, _ = l.filter() }) // whoever needs it gets the error
 	all.Go(func() { _ = watchdog.start(self) })
-	initproc.Prepare()
+	_, _ = initproc.Seal(l.stateDir)
 	return all.Wait
 }
 

@@ -25,15 +25,23 @@ type First struct {
 
 // sealed is this program as a file that nobody can write to, whatever becomes of the container: its processes can
 // have themselves executed by the path /proc/self/exe, and open what they are then (CVE-2019-5736).
-var sealed = sync.OnceValues(func() (*os.File, error) { return exeseal.CloneSelfExe(os.TempDir()) })
+var sealed struct {
+	once sync.Once
+	file *os.File
+	err  error
+}
 
-// Prepare makes what all first processes need.
-func Prepare() { _, _ = sealed() } // whoever needs it gets the error
+// Seal makes what all first processes are executed from. It needs a directory that neither has this program in it nor is
+// beside it: then nothing is copied.
+func Seal(dir string) (*os.File, error) {
+	sealed.once.Do(func() { sealed.file, sealed.err = exeseal.CloneSelfExe(dir) })
+	return sealed.file, sealed.err
+}
 
 // Start starts a first process with the given descriptors and namespaces (CLONE_NEW*). It is killed when the calling thread
 // ends. With CLONE_NEWUSER it waits for Mapped.
 func Start(files [3]int, namespaces int) (*First, error) {
-	program, err := sealed()
+	program, err := Seal(os.TempDir())
 	if err != nil {
 		return nil, fmt.Errorf("preparing this program to be executed: %w", err)
 	}

@@ -14,7 +14,7 @@ func TestSealed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("containers need root")
 	}
-	program, err := sealed()
+	program, err := Seal(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
