@@ -133,9 +133,10 @@ func (d *Draft) Abort() {
 // remove removes what is left of the draft: mostly what overlayfs leaves in an empty directory, of which the names are
 // known.
 func (d *Draft) remove() {
-	_ = unix.Unlink(filepath.Join(d.dir, "work/work/incompat/volatile/dirty"))
-	for _, left := range []string{"work/work/incompat/volatile", "work/work/incompat", "work/work", "work"} {
-		_ = unix.Rmdir(filepath.Join(d.dir, left))
+	own := filepath.Join(d.Work, "work")
+	_ = unix.Unlink(filepath.Join(own, "incompat/volatile/dirty"))
+	for _, left := range []string{filepath.Join(own, "incompat/volatile"), filepath.Join(own, "incompat"), own, d.Work} {
+		_ = unix.Rmdir(left)
 	}
 	if err := unix.Rmdir(d.dir); err != nil && !errors.Is(err, unix.ENOENT) {
 		os.RemoveAll(d.dir)
