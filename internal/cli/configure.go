@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -8,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/config"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // variables are those that win over what files say of a flag.
@@ -47,4 +49,62 @@ func set(flags *pflag.FlagSet, group any) error {
 		}
 		return nil
 	})
+}
+
+// tidy lets the build cache go that policies do not want to keep. It is no failure of what was done before.
+func (a *app) tidy(ctx context.Context) {
+	if ctx.Err() != nil || a.openStore == nil {
+		return
+	}
+	policies, err := a.policies()
+	if err == nil {
+		err = a.openStore.Tidy(ctx, policies...)
+	}
+	if err != nil && ctx.Err() == nil {
+		fmt.Fprintln(a.stderr, "WARNING:", err)
+	}
+}
+
+// policies are those of the configuration; without any, defaults by the size of the disk.
+func (a *app) policies() ([]store.Policy, error) {
+	c := a.settings
+	if c == nil {
+		c = &config.Settings{}
+	}
+	if c.GC != nil && !*c.GC {
+		return nil, nil
+	}
+	if len(c.Policies) == 0 {
+		limits, err := limitsOf(c.ReservedSpace, c.MaxUsedSpace, c.MinFreeSpace)
+		if err != nil {
+			return nil, err
+		}
+		return a.openStore.DefaultPolicies(limits)
+	}
+	var all []store.Policy
+	for _, r := range c.Policies {
+		p, err := limitsOf(&r.ReservedSpace, &r.MaxUsedSpace, &r.MinFreeSpace)
+		if err != nil {
+			return nil, err
+		}
+		p.All, p.KeepDuration, p.Filters = r.All, r.KeepDuration.Duration, r.Filters
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// limitsOf reads amounts of the disk.
+func limitsOf(reserved, used, free *config.Text) (p store.Policy, err error) {
+	for _, of := range []struct {
+		text *config.Text
+		to   *store.Space
+	}{{reserved, &p.ReservedSpace}, {used, &p.MaxUsedSpace}, {free, &p.MinFreeSpace}} {
+		if of.text == nil || *of.text == "" {
+			continue
+		}
+		if err := of.to.UnmarshalText([]byte(*of.text)); err != nil {
+			return p, fmt.Errorf("reading the configuration: %w", err)
+		}
+	}
+	return p, nil
 }

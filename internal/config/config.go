@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -27,6 +28,12 @@ type Settings struct {
 	Flags
 	Build Build `toml:"build"`
 	Run   Run   `toml:"run"`
+
+	GC            *bool  `toml:"gc"`
+	ReservedSpace *Text  `toml:"reservedSpace"`
+	MaxUsedSpace  *Text  `toml:"maxUsedSpace"`
+	MinFreeSpace  *Text  `toml:"minFreeSpace"`
+	Policies      []Rule `toml:"gcpolicy"`
 }
 
 // Flags are those of all commands, by their names.
@@ -68,6 +75,42 @@ type Run struct {
 	ShmSize      any `toml:"shm-size"`
 	Ulimit       any `toml:"ulimit"`
 	UserNS       any `toml:"userns"`
+}
+
+// Rule is a policy of the build cache, in BuildKit's words.
+type Rule struct {
+	All           bool     `toml:"all"`
+	KeepDuration  Duration `toml:"keepDuration"`
+	ReservedSpace Text     `toml:"reservedSpace"`
+	MaxUsedSpace  Text     `toml:"maxUsedSpace"`
+	MinFreeSpace  Text     `toml:"minFreeSpace"`
+	Filters       []string `toml:"filters"`
+}
+
+// Text is a value as it is written, a number too.
+type Text string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (t *Text) UnmarshalText(text []byte) error {
+	*t = Text(text)
+	return nil
+}
+
+// Duration is "48h", or a number of seconds.
+type Duration struct{ time.Duration }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	if n, err := strconv.ParseInt(string(text), 10, 32); err == nil && n >= 0 {
+		d.Duration = time.Duration(n) * time.Second
+		return nil
+	}
+	n, err := time.ParseDuration(string(text))
+	if err != nil || n < 0 {
+		return fmt.Errorf("invalid duration %q: want one as 48h, or seconds", text)
+	}
+	d.Duration = n
+	return nil
 }
 
 // UserFile is where a user's own file is; empty where nobody knows.

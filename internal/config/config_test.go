@@ -112,3 +112,16 @@ func TestWrong(t *testing.T) {
 		t.Error("a table does for a flag")
 	}
 }
+
+func TestPolicies(t *testing.T) {
+	s, err := parse("x", []byte("gc = false\nminFreeSpace = '5%'\n[[gcpolicy]]\nreservedSpace = 5\nkeepDuration = '48h'\nfilters = ['a']\n[[gcpolicy]]\nall = true\nkeepDuration = 60\nmaxUsedSpace = \"1GB\"\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(*s.GC, *s.MinFreeSpace, s.Policies); got != "false5%[{false 48h0m0s 5   [a]} {true 1m0s  1GB  []}]" {
+		t.Errorf("read %s", got)
+	}
+	if _, err := parse("x", []byte("[[gcpolicy]]\nkeepDuration = 'long'\n"), nil); err == nil {
+		t.Error("a duration that is none does")
+	}
+}

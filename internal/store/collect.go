@@ -182,11 +182,18 @@ func deleteRows[T ~string](tx *sql.Tx, table, key string, keys []T) error {
 // caller must not be using layers or blobs.
 func (s *Store) Collect(ctx context.Context) (freed int64, err error) {
 	defer s.makeRoom()()
+	return s.collect(ctx, time.Time{})
+}
+
+// collect is [Store.Collect] that leaves the files which it has not deleted by then to the next one.
+func (s *Store) collect(ctx context.Context, by time.Time) (freed int64, err error) {
 	trash, err := s.discard(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("collecting what is not needed: %w", err)
 	}
-	return deleteTree(trash) // which may take long, while others go on
+	freed, err = deleteTree(trash, by) // which may take long, while others go on
+	s.leave(trash)
+	return freed + s.deleteLeft(by), err
 }
 
 // discard forgets what is not needed, and moves its files to the directory that it returns.
@@ -268,16 +275,6 @@ func moveOthers(dir, to string, keep func(name string) bool) error {
 	return err
 }
 
-// deleteTree deletes a directory and returns how many bytes of the disk that frees: files that have names
-// elsewhere too stay.
-func deleteTree(dir string) (int64, error) {
-	freed, err := diskUsage(dir)
-	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
-		return 0, fmt.Errorf("deleting what is not needed: %w", err)
-	}
-	return freed, nil
-}
-
 // diskUsage is how many bytes of the disk a directory takes. What has names elsewhere too is not counted. A process
 // may change the directory meanwhile: what is outside of it is not looked at.
 func diskUsage(dir string) (int64, error) {
@@ -317,3 +314,6 @@ func diskUsage(dir string) (int64, error) {
 
 // diskBytes is how many bytes of the disk a file takes.
 func diskBytes(fi fs.FileInfo) int64 { return fi.Sys().(*syscall.Stat_t).Blocks * 512 }
+
+// onlyName reports whether a file has no other names.
+func onlyName(fi fs.FileInfo) bool { return fi.Sys().(*syscall.Stat_t).Nlink == 1 }

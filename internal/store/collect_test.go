@@ -215,7 +215,7 @@ func TestDeleteTree(t *testing.T) {
 	must(t, os.Link(filepath.Join(dir, "tree/twice"), filepath.Join(dir, "tree/sub/twice")))
 	write("outside")
 	must(t, os.Link(filepath.Join(dir, "outside"), filepath.Join(dir, "tree/outside")))
-	if n, err := deleteTree(filepath.Join(dir, "tree")); err != nil || n < 128<<10 || n > 150<<10 {
+	if n, err := deleteTree(filepath.Join(dir, "tree"), time.Time{}); err != nil || n < 128<<10 || n > 150<<10 {
 		t.Errorf("freed %d, %v, want two files of 64 KB", n, err)
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "tree")); !os.IsNotExist(err) {

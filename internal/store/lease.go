@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -154,6 +155,9 @@ func (s *Store) TempDir() (string, error) {
 	return dir, nil
 }
 
+// sweepTime is how long a process that begins deletes what others left.
+const sweepTime = time.Second
+
 // sweep deletes what dead processes left. Failures are left for the next sweep.
 func (s *Store) sweep(own *lease) {
 	tmp := filepath.Join(s.root, "tmp")
@@ -163,6 +167,7 @@ func (s *Store) sweep(own *lease) {
 			s.sweepLease(id, filepath.Join(tmp, e.Name()))
 		}
 	}
+	s.deleteLeft(time.Now().Add(sweepTime))
 }
 
 func (s *Store) sweepLease(id, path string) {
@@ -174,6 +179,12 @@ func (s *Store) sweepLease(id, path string) {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return // alive
 	}
+	// Who takes a lease waits for no large deletion.
+	dir := strings.TrimSuffix(path, ".lock")
+	trash := dir + trashSuffix
+	if os.Rename(dir, trash) != nil && os.MkdirAll(trash, 0o700) != nil {
+		return
+	}
 	layers, _ := os.ReadDir(filepath.Join(s.root, "layers"))
 	for _, e := range layers {
 		if !strings.HasPrefix(e.Name(), id+"-") {
@@ -182,10 +193,10 @@ func (s *Store) sweepLease(id, path string) {
 		var n int
 		err := s.db.QueryRowContext(context.Background(), "SELECT count(*) FROM layers WHERE id=?", e.Name()).Scan(&n)
 		if err == nil && n == 0 {
-			os.RemoveAll(filepath.Join(s.root, "layers", e.Name()))
+			_ = os.Rename(filepath.Join(s.root, "layers", e.Name()), filepath.Join(trash, e.Name()+"-unrecorded"))
 		}
 	}
-	if os.RemoveAll(strings.TrimSuffix(path, ".lock")) == nil {
+	if _, err := os.Lstat(dir); err != nil {
 		os.Remove(path)
 	}
 }

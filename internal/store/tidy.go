@@ -1,0 +1,107 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// How often a process that has written something looks whether the cache is larger than policies want, and how long
+// it deletes then.
+const (
+	tidyEvery = 10 * time.Minute
+	tidyTime  = 5 * time.Second
+	// tidyStep is how much less has to be free than after the last look for another one before its time.
+	tidyStep = 64 << 20
+)
+
+// DefaultPolicies are those of BuildKit (cmd/buildkitd/config/gcpolicy.go) for the store's disk: what is easily made
+// again and was not used for two days goes from a cache of more than 512 MB, then what was not used for 60 days, then
+// what was used least recently, then base images. Where limits are given, they take the place of those by the disk's size.
+func (s *Store) DefaultPolicies(limits Policy) ([]Policy, error) {
+	disk, _, err := s.Disk()
+	if err != nil {
+		return nil, err
+	}
+	if limits.ReservedSpace == (Space{}) && limits.MaxUsedSpace == (Space{}) && limits.MinFreeSpace == (Space{}) {
+		limits.ReservedSpace = Space{Bytes: min(disk/10, 10e9)}
+		limits.MaxUsedSpace = Space{Bytes: min(disk/10*8, 100e9)}
+		limits.MinFreeSpace = Space{Percent: 20}
+	}
+	with := func(p Policy) Policy {
+		p.ReservedSpace, p.MaxUsedSpace, p.MinFreeSpace = limits.ReservedSpace, limits.MaxUsedSpace, limits.MinFreeSpace
+		return p
+	}
+	return []Policy{
+		{Filters: []string{"type==" + TypeLocal, "type==" + TypeMount, "type==" + TypeGit}, KeepDuration: 48 * time.Hour, MaxUsedSpace: Space{Bytes: 512e6}},
+		with(Policy{KeepDuration: 60 * 24 * time.Hour}), with(Policy{}), with(Policy{All: true}),
+	}, nil
+}
+
+// Tidy is [Store.Prune] by a process that has ended its work: not when it wrote nothing, and seldom, unless the disk
+// gets short of what policies want to be free. The caller must not be using layers or blobs; what it used is not held
+// any more. What is not deleted in a few seconds is left to others.
+func (s *Store) Tidy(ctx context.Context, policies ...Policy) error {
+	s.mu.Lock()
+	wrote := s.lease != nil && s.lease.writes
+	s.mu.Unlock()
+	if !wrote {
+		return nil
+	}
+	due, err := s.tidyDue(policies)
+	if err != nil || !due {
+		return err
+	}
+	if err := errors.Join(s.noteTidy(), s.letAllGo()); err != nil { // first: it is this process's turn
+		return fmt.Errorf("pruning the build cache: %w", err)
+	}
+	if len(policies) == 0 {
+		return s.readUses(ctx)
+	}
+	_, err = s.prune(ctx, time.Now().Add(tidyTime), policies...)
+	if errors.Is(err, errGate) || isFull(err) { // another time; the reserve is for what a user does
+		err = nil
+	}
+	return errors.Join(err, s.noteTidy())
+}
+
+// tidied is the file that was changed when somebody looked last, and says what was free then.
+func (s *Store) tidied() string { return filepath.Join(s.root, "gc") }
+
+func (s *Store) noteTidy() error {
+	err := os.WriteFile(s.tidied(), strconv.AppendInt(nil, s.free(), 10), 0o600)
+	if isFull(err) {
+		return nil // and the next one looks again
+	}
+	return err
+}
+
+// tidyDue reports whether it is time for a look. In a new store that is later.
+func (s *Store) tidyDue(policies []Policy) (bool, error) {
+	disk, free, err := s.Disk()
+	if err != nil {
+		return false, err
+	}
+	short := false
+	for _, p := range policies {
+		short = short || free < p.MinFreeSpace.of(disk)
+	}
+	fi, err := os.Lstat(s.tidied())
+	if errors.Is(err, os.ErrNotExist) && !short {
+		return false, s.noteTidy()
+	}
+	if err != nil {
+		return short, nil
+	}
+	if age := time.Since(fi.ModTime()); age < 0 || age >= tidyEvery {
+		return true, nil
+	}
+	text, err := os.ReadFile(s.tidied())
+	then, perr := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return short && (err != nil || perr != nil || free < then-min(tidyStep, disk/100)), nil
+}
