@@ -15,8 +15,7 @@ import (
 
 // linked executes bundles by itself.
 type linked struct {
-	stateDir string
-	filter   func() ([]byte, error) // gives the compiled seccomp filter
+	filter func() ([]byte, error) // gives the compiled seccomp filter
 }
 
 // prepare begins with what the first run needs. The function that it returns waits for the end.
@@ -24,7 +23,7 @@ func (l *linked) prepare() (wait func()) {
 	var all sync.WaitGroup
 	all.Go(func() { _, _ = l.filter() }) // whoever needs it gets the error
 	all.Go(func() { _ = watchdog.start(self) })
-	_, _ = initproc.Seal(l.stateDir)
+	initproc.Prepare()
 	return all.Wait
 }
 
@@ -111,12 +110,16 @@ func (l *linked) start(b *bundle, w *wires) (*initproc.First, error) {
 	if err != nil {
 		return nil, err
 	}
+	message, err := calls.Message()
+	if err != nil {
+		return nil, fmt.Errorf("starting the container: %w", err)
+	}
 	process, err := b.startFirst(w.ends)
 	w.started()
 	if err != nil {
 		return nil, fmt.Errorf("starting the container: %w", err)
 	}
-	if err = b.release(process, &calls.Calls); err == nil {
+	if err = b.release(process, message); err == nil {
 		if b.spec.Terminal {
 			w.fetch(process.Socket())
 		}
@@ -156,7 +159,7 @@ func (b *bundle) startFirst(ends [3]*opened) (*initproc.First, error) {
 }
 
 // release gives the first process what only its parent can give it, and lets it go.
-func (b *bundle) release(process *initproc.First, calls *initproc.Calls) error {
+func (b *bundle) release(process *initproc.First, message []byte) error {
 	if err := watchdog.watch(process.PidFD, self); err != nil {
 		return err
 	}
@@ -179,7 +182,7 @@ func (b *bundle) release(process *initproc.First, calls *initproc.Calls) error {
 			return fmt.Errorf("setting the limit %s: %w", strings.ToLower(l.Type), os.NewSyscallError("prlimit", err))
 		}
 	}
-	if err := process.Send(calls.Message()); err != nil {
+	if err := process.Send(message); err != nil {
 		return fmt.Errorf("starting the container: %w", err)
 	}
 	return nil

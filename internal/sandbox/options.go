@@ -70,7 +70,7 @@ func New(opt Options) (Runner, error) {
 		}
 		openCgroups()
 		setDevices()
-		l := &linked{dir, newFilter(opt.FilterFile)}
+		l := &linked{newFilter(opt.FilterFile)}
 		r.stateDir, r.prepare, r.guard, r.execute = dir, l.prepare, l.guard, l.run
 		return r, nil
 	}

@@ -48,6 +48,10 @@ func testCommandErrors(l *lab) {
 			l.t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
 	}
+	cutOff := l.command("echo", "shown\x00hidden")
+	if out, err := l.try(cutOff); err == nil || l.linked && !errors.Is(err, unix.EINVAL) {
+		l.t.Errorf("an argument with a NUL character: got %q, %v", out, err)
+	}
 	for name, change := range map[string]func(*Spec){
 		"id":      func(s *Spec) { s.ID = "../x" },
 		"args":    func(s *Spec) { s.Args = nil },
@@ -400,5 +404,18 @@ func testUlimits(l *lab) {
 	spec.Ulimits = []Ulimit{{"nonsense", 1, 1}}
 	if _, err := l.try(spec); err == nil || !strings.Contains(err.Error(), "nonsense") {
 		l.t.Errorf("unknown limit: got %v", err)
+	}
+}
+
+// testOwnProgram: what a process finds as /proc/self/exe before it is executed is of no use to it.
+func testOwnProgram(l *lab) {
+	if !l.linked {
+		return // it is the runtime's
+	}
+	for _, args := range [][]string{{"/proc/self/exe"}, {"/proc/self/exe", "version"}, {"/proc/self/exe", "-test.list", "."}} {
+		var exit *ExitError
+		if out, err := l.try(l.command(args...)); !errors.As(err, &exit) || out != "" {
+			l.t.Errorf("%q: got %q, %v", args, out, err)
+		}
 	}
 }

@@ -25,8 +25,8 @@ type keeper struct {
 	again int
 }
 
-// self is this program, which a watchdog is started from.
-const self = "/proc/self/exe"
+// self is the program that a watchdog is started from: its own.
+const self = ""
 
 // watchdogTries bounds how often a watchdog is started for one container.
 const watchdogTries = 5

@@ -3,6 +3,7 @@ package initproc
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,7 +12,8 @@ import (
 type Calls struct {
 	list     []*Call
 	data     []byte
-	pointers []int // places of pointers in data
+	pointers []int    // places of pointers in data
+	nul      []string // texts that are none in C
 }
 
 // Call is one of a list.
@@ -26,7 +28,7 @@ type Call struct {
 	result   int32
 }
 
-// Kinds of arguments, as in first.c.
+// Kinds of arguments, as in program.c.
 const (
 	value = iota
 	place
@@ -39,7 +41,7 @@ const Socket = 3
 // Place is where something is in the message.
 type Place int
 
-// layout of a message in first.c
+// layout of a message in program.c
 const (
 	headSize = 16
 	callSize = 8 + 6*8 + 6*4 + 2*4 + 8
@@ -91,8 +93,11 @@ func (c *Calls) Bytes(b []byte) Place {
 	return at
 }
 
-// Text is a string as C has them.
+// Text is a string as C has them: where it would end early there is no message.
 func (c *Calls) Text(s string) Place {
+	if strings.ContainsRune(s, 0) {
+		c.nul = append(c.nul, s)
+	}
 	at := Place(len(c.data))
 	c.data = append(append(c.data, s...), 0)
 	return at
@@ -135,8 +140,11 @@ func (c *Calls) Call(number int) *Call {
 	return c.list[number]
 }
 
-// Message is what first.c reads: a head, the calls, the places of pointers, and the data.
-func (c *Calls) Message() []byte {
+// Message is what program.c reads: a head, the calls, the places of pointers, and the data.
+func (c *Calls) Message() ([]byte, error) {
+	if len(c.nul) > 0 {
+		return nil, fmt.Errorf("%q has a NUL character, which no program can be given: %w", c.nul[0], unix.EINVAL)
+	}
 	e := binary.NativeEndian
 	data := headSize + callSize*len(c.list) + 8*len(c.pointers)
 	size := (data + len(c.data) + 7) &^ 7
@@ -164,5 +172,5 @@ func (c *Calls) Message() []byte {
 		m = e.AppendUint64(m, uint64(data+p))
 		e.PutUint64(content[p:], e.Uint64(content[p:])+uint64(data))
 	}
-	return append(m, content...)[:size:size]
+	return append(m, content...)[:size:size], nil
 }

@@ -9,41 +9,24 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 
-	"github.com/opencontainers/runc/libcontainer/exeseal"
 	"golang.org/x/sys/unix"
 )
 
-// First is the first process of a container. It is this program, executed again with nothing but C in it: what runs
-// before Go and main. It makes the system calls that it is sent, the last of which executes the container's program.
+// First is the first process of a container. It makes the system calls that it is sent, the last of which executes the
+// container's program.
 type First struct {
 	PID    int
 	PidFD  int
 	socket int
 }
 
-// sealed is this program as a file that nobody can write to, whatever becomes of the container: its processes can
-// have themselves executed by the path /proc/self/exe, and open what they are then (CVE-2019-5736).
-var sealed struct {
-	once sync.Once
-	file *os.File
-	err  error
-}
-
-// Seal makes what all first processes are executed from. It needs a directory that neither has this program in it nor is
-// beside it: then nothing is copied.
-func Seal(dir string) (*os.File, error) {
-	sealed.once.Do(func() { sealed.file, sealed.err = exeseal.CloneSelfExe(dir) })
-	return sealed.file, sealed.err
-}
-
 // Start starts a first process with the given descriptors and namespaces (CLONE_NEW*). It is killed when the calling thread
 // ends. With CLONE_NEWUSER it waits for Mapped.
 func Start(files [3]int, namespaces int) (*First, error) {
-	program, err := Seal(os.TempDir())
+	program, err := sealed()
 	if err != nil {
-		return nil, fmt.Errorf("preparing this program to be executed: %w", err)
+		return nil, fmt.Errorf("preparing the first process's program: %w", err)
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -3,11 +3,10 @@
 //
 // # Structure
 //
-// [Start] executes this very binary again, in the container's namespaces. C code (first.c) takes it over before Go
-// starts, and makes the system calls that it is sent ([Calls]): what they are is decided outside, by package sandbox.
-// The watchdog is started in a similar way. An external OCI runtime is, too, see [RuntimeCommand], but by Go: for it
-// Run is called from this package's init function, so that the many packages of the program that sort after this one
-// need not initialize.
+// [Start] executes a small program (program.c) in the container's namespaces, which makes the system calls that it is
+// sent ([Calls]): what they are is decided outside, by package sandbox. The watchdog is the same program. An external OCI
+// runtime is started by this very binary, executed again, see [RuntimeCommand]: for it Run is called from this package's
+// init function, so that the many packages of the program that sort after this one need not initialize.
 package initproc
 
 import (

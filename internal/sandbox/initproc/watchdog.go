@@ -11,8 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchdogVariable is set in the environment of a watchdog. It takes processes until the socket is closed, and kills
-// them then: first.c.
+// watchdogVariable is set in the environment of a watchdog, for who looks for one.
 const watchdogVariable = "_SLIPWAY_WATCHDOG"
 
 // Watchdog is a process that kills containers when this one has died in whatever way. The signal that the
@@ -23,9 +22,16 @@ type Watchdog struct {
 	socket *os.File
 }
 
-// StartWatchdog starts one from a program that imports this package: like the first process of a container it is nothing
-// but C.
+// StartWatchdog starts one from a program, or from its own if that is "": it takes processes until the socket is closed,
+// and kills them then (program.c).
 func StartWatchdog(program string) (*Watchdog, error) {
+	if program == "" {
+		own, err := sealed()
+		if err != nil {
+			return nil, fmt.Errorf("preparing the watchdog's program: %w", err)
+		}
+		program = fmt.Sprint("/proc/self/fd/", own.Fd())
+	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("making the watchdog's socket: %w", err)
@@ -33,7 +39,7 @@ func StartWatchdog(program string) (*Watchdog, error) {
 	inner := os.NewFile(uintptr(pair[1]), "watchdog")
 	defer inner.Close()
 	err = unix.SetNonblock(pair[0], true) // so that no thread waits in Wait
-	w := &Watchdog{cmd: exec.Command(program, "init"), socket: os.NewFile(uintptr(pair[0]), "watchdog")}
+	w := &Watchdog{cmd: exec.Command(program, "watchdog"), socket: os.NewFile(uintptr(pair[0]), "watchdog")}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("making the watchdog's socket: %w", err), w.socket.Close())
 	}
