@@ -166,6 +166,11 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 	if err := b.deliver(ctx, out, res); err != nil {
 		return nil, err
 	}
+	if b.req.VerifyCache {
+		if res.Verified, err = b.verify(out); err != nil {
+			return nil, err
+		}
+	}
 	res.Took = time.Since(b.record.Started)
 	return res, nil
 }
@@ -186,6 +191,20 @@ func (b *building) deliver(ctx context.Context, out *gw.Result, res *Result) err
 		return b.run.Blame(err)
 	}
 	return b.run.Blame(b.exportCaches(ctx, products, res))
+}
+
+// verify carries out again what was cached of the result, which is delivered by then.
+func (b *building) verify(out *gw.Result) ([]engine.Verified, error) {
+	products, err := b.products(out)
+	if err != nil {
+		return nil, err
+	}
+	var edges []graph.Edge
+	for _, p := range products {
+		edges = append(edges, p.edge())
+	}
+	all, err := b.run.Verify(edges...)
+	return all, b.run.Blame(err)
 }
 
 // warn keeps a finding of the linter and shows it.

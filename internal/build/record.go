@@ -32,6 +32,7 @@ type record struct {
 	CacheFrom []cache.Report      `json:"cacheFrom,omitempty"`
 	ImageID   string              `json:"imageID,omitempty"`
 	Names     []string            `json:"names,omitempty"`
+	Verified  []engine.Verified   `json:"verified,omitempty"` // cached steps that were carried out again
 	Error     string              `json:"error,omitempty"`
 
 	dir  string
@@ -70,7 +71,7 @@ func (r *record) finish(run *engine.Run, res *Result, failure error) error {
 	if failure != nil {
 		r.Error = failure.Error()
 	} else {
-		r.ImageID, r.Names = res.ImageID.String(), res.Names
+		r.ImageID, r.Names, r.Verified = res.ImageID.String(), res.Names, res.Verified
 	}
 	err := errors.Join(r.log.Close(), r.file.Close())
 	data, jerr := json.MarshalIndent(r, "", "  ")

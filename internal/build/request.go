@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/cache"
+	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/secrets"
 )
 
@@ -37,6 +38,8 @@ type Request struct {
 	BuildArgs, Labels map[string]string
 	// NoCache runs every step; Pull asks the registry for every base image again.
 	NoCache, Pull bool
+	// VerifyCache carries out again what was cached, once the result is delivered, and tells what differs.
+	VerifyCache bool
 	// Network is what RUN sees unless it says otherwise: "" or "default" and "host" are the
 	// host's network, "none" is none.
 	Network string
@@ -117,6 +120,8 @@ type Result struct {
 	Cache *ocispec.Descriptor
 	// Warnings are what the Dockerfile frontend's linter says, one line each.
 	Warnings []Warning
+	// Verified tells of the steps that were carried out again for VerifyCache.
+	Verified []engine.Verified
 	// Answer is what the frontend says to a Call.
 	Answer Answer
 	// Took is the wall time of the build.

@@ -33,6 +33,7 @@ type buildFlags struct {
 	cacheFlags
 	call          string
 	noCacheFilter []string
+	verifyCache   string
 	squash        bool
 }
 
@@ -62,6 +63,7 @@ func newBuildCmd(a *app) *cobra.Command {
 	f.StringVarP(&opts.file, "file", "f", "", `Name of the Dockerfile: a path, a URL, or "-" for standard input (default: "PATH/Dockerfile")`)
 	f.StringVar(&opts.target, "target", "", "Set the target build stage to build, by name or number")
 	f.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
+	addVerifyFlag(f, &opts.verifyCache)
 	f.BoolVar(&opts.pull, "pull", false, "Always attempt to pull all referenced images")
 	f.StringArrayVar(&opts.buildArgs, "build-arg", nil, `Set build-time variables (format: "KEY=VALUE", or "KEY" to take it from the environment)`)
 	f.StringArrayVar(&opts.labels, "label", nil, "Set metadata for an image")
@@ -88,6 +90,7 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, err 
 		Target:       o.target,
 		NoCache:      o.noCache,
 		Pull:         o.pull,
+		VerifyCache:  o.verifyCache != "",
 		Network:      o.network,
 		MaxProcesses: o.pids,
 		AppArmor:     appArmorOf(o.securityOpts),
@@ -95,6 +98,11 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, err 
 		Labels:       keyValues(o.labels, nil),
 		BuildArgs:    withEpoch(withProxies(keyValues(o.buildArgs, os.LookupEnv))),
 		Attrs:        map[string]string{},
+	}
+	switch o.verifyCache {
+	case "", "warn", "strict":
+	default:
+		return req, fmt.Errorf("--verify-cache=%s: want warn or strict", o.verifyCache)
 	}
 	if req.UserNS, err = userNS(o.userns); err != nil {
 		return req, err
@@ -227,7 +235,7 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 	if err := errors.Join(err, keys.Close()); err != nil {
 		return err
 	}
-	return a.finishBuild(opts, result)
+	return errors.Join(a.finishBuild(opts, result), a.printVerified(result, opts.verifyCache, mode))
 }
 
 // keyDump is the file of --dump-keys; nil without one.

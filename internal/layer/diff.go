@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -28,12 +29,16 @@ type Difference struct {
 	What []string `json:"what,omitempty"`
 }
 
-// String is a line about the difference.
+// String is a line about the difference, whatever the name is.
 func (d Difference) String() string {
-	if d.Kind != Changed {
-		return fmt.Sprintf("%s /%s", d.Kind, d.Path)
+	name := "/" + d.Path
+	if quoted := strconv.Quote(name); quoted != `"`+name+`"` {
+		name = quoted
 	}
-	return fmt.Sprintf("%s /%s: %s", d.Kind, d.Path, strings.Join(d.What, ", "))
+	if d.Kind != Changed {
+		return fmt.Sprintf("%s %s", d.Kind, name)
+	}
+	return fmt.Sprintf("%s %s: %s", d.Kind, name, strings.Join(d.What, ", "))
 }
 
 // Time reports whether nothing but a time is another.

@@ -57,6 +57,11 @@ func (s *Store) Tree(ctx context.Context, snap layer.Snapshot, need Need) (layer
 	return layer.Merged(stack), nil
 }
 
+// LayerTree is the tree of one layer by itself, with its whiteouts, to read contents of.
+func (s *Store) LayerTree(ctx context.Context, id layer.ID) (layer.Tree, error) {
+	return s.layerTree(ctx, id, NeedContent)
+}
+
 func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (_ layer.Tree, err error) {
 	if t := s.seenDir(id); t != nil {
 		return t, nil

@@ -1,0 +1,136 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// maxDifferences is how many paths of a step are kept.
+const maxDifferences = 10000
+
+// Verified tells of a step that was cached what it gives when it is carried out again.
+type Verified struct {
+	Name   string        `json:"name"`
+	Digest digest.Digest `json:"digest"`
+	Key    Key           `json:"key"`
+	// Differences are the paths that are not the same, the first of Count. Those that have another time, and
+	// nothing else, are only counted: Times.
+	Differences []layer.Difference `json:"differences,omitempty"`
+	Count       int                `json:"count"`
+	Times       int                `json:"times,omitempty"`
+	Error       string             `json:"error,omitempty"` // with which it failed
+}
+
+// Same reports whether the step gave what is recorded, but for times.
+func (v Verified) Same() bool { return v.Count == 0 && v.Error == "" }
+
+// Verify carries out again what was cached of the graphs below edges, and compares: processes and file operations, one
+// after the other, each on top of what is recorded of those before it. Nothing of what they give is recorded or used.
+// It must be called before Close.
+func (r *Run) Verify(edges ...graph.Edge) ([]Verified, error) {
+	ran := map[digest.Digest]bool{}
+	for _, rec := range r.Records() {
+		ran[rec.Digest] = ran[rec.Digest] || !rec.Cached
+	}
+	var all []Verified
+	seen := map[Key]bool{}
+	for _, n := range r.below(edges) {
+		if n.v.Op.GetExec() == nil && n.v.Op.GetFile() == nil || ran[n.v.Digest] {
+			continue
+		}
+		id, err := n.identity()
+		if err != nil {
+			return nil, err
+		}
+		res, found, _, err := r.recall(id.key)
+		if err != nil {
+			return nil, err
+		}
+		if id.fresh || !found || res.Planned || seen[id.key] { // what was planned is planned by every build
+			continue
+		}
+		seen[id.key] = true
+		v, err := r.verify(n, id, res)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+// verify carries one node out.
+func (r *Run) verify(n *node, id identity, res store.Result) (Verified, error) {
+	v := Verified{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key}
+	inputs, err := r.inputs(n)
+	if err != nil {
+		return v, err
+	}
+	shown := event(n.v)
+	shown.Name, shown.Digest = "verifying "+shown.Name, digest.FromString("verify "+n.v.Digest.String())
+	step := progress.Start(r.opt.Sink, shown)
+	outputs, err := r.operate(n, inputs, step, time.Now())
+	if err == nil {
+		err = r.compare(res.Outputs, outputs, func(d layer.Difference) error {
+			if d.Time() {
+				v.Times++
+				return nil
+			}
+			if v.Count++; v.Count <= maxDifferences {
+				v.Differences = append(v.Differences, d)
+			}
+			_, err := fmt.Fprintln(step.Stdout(), d)
+			return err
+		})
+	}
+	if r.ctx.Err() != nil {
+		err = context.Cause(r.ctx)
+	}
+	step.Done(err)
+	switch {
+	case r.ctx.Err() != nil, errors.Is(err, store.ErrDamaged):
+		return v, err
+	case err != nil:
+		v.Error = err.Error()
+	}
+	return v, nil
+}
+
+// compare tells fn how the layers that outputs have beside their inputs differ from those that are recorded.
+func (r *Run) compare(recorded []layer.Snapshot, outputs []Value, fn func(layer.Difference) error) error {
+	for i, out := range outputs {
+		if i >= len(recorded) {
+			break
+		}
+		was, is := recorded[i], out.Snapshot
+		if len(was) != len(is) {
+			return fmt.Errorf("it has %d layers, and %d are recorded", len(is), len(was))
+		}
+		for j := range was {
+			if was[j] == is[j] {
+				continue
+			}
+			a, err := r.Engine.opt.Store.LayerTree(r.ctx, was[j])
+			if err != nil {
+				return err
+			}
+			b, err := r.Engine.opt.Store.LayerTree(r.ctx, is[j])
+			if err != nil {
+				return err
+			}
+			if err := layer.Diff(a, b, fn); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
