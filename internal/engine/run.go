@@ -2,15 +2,18 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
@@ -238,6 +241,9 @@ func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
 	step := r.start(n)
 	began := time.Now()
 	outputs, err := r.operate(n, inputs, step, began)
+	if err != nil && r.madeSpace(err, step) {
+		outputs, err = r.operate(n, inputs, step, began)
+	}
 	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Reason: reason, Started: began, Took: time.Since(began)}
 	if err == nil {
 		err = r.keep(r.ctx, r.pendingResult(n, id, outputs, store.Result{Created: began, Took: rec.Took}))
@@ -258,6 +264,19 @@ func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
 		return nil, r.fail(n, err)
 	}
 	return &outcome{outputs: outputs}, nil
+}
+
+// madeSpace reports whether a step failed for want of space, and unused cache gave some.
+func (r *Run) madeSpace(err error, step *progress.Step) bool {
+	if r.ctx.Err() != nil || !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return false
+	}
+	freed, merr := r.Engine.opt.Store.MakeSpace(r.ctx)
+	if merr != nil || freed == 0 {
+		return false // the step's error says what is the matter
+	}
+	fmt.Fprintf(step.Stderr(), "no space left: %s of unused build cache went, this step is tried once more\n", units.HumanSize(float64(freed)))
+	return true
 }
 
 // replan gives the result of an operation that was planned in an earlier build and written in

@@ -66,7 +66,7 @@ type idleRow struct {
 // CacheRecords lists the build cache. What images alone keep is no part of it; Shared ones are those that images keep as
 // well. Directories that nobody has measured are walked.
 func (s *Store) CacheRecords(ctx context.Context) ([]CacheRecord, error) {
-	c, err := s.cacheState(ctx)
+	c, err := s.cacheState(ctx, manner{})
 	if err != nil {
 		return nil, fmt.Errorf("listing the build cache: %w", err)
 	}
@@ -79,12 +79,12 @@ func (s *Store) CacheRecords(ctx context.Context) ([]CacheRecord, error) {
 
 // cacheState reads what there is. Others change it meanwhile: it is for choosing what to forget, and says of nothing
 // that it may be deleted.
-func (s *Store) cacheState(ctx context.Context) (*cacheState, error) {
+func (s *Store) cacheState(ctx context.Context, how manner) (*cacheState, error) {
 	if err := s.readUses(ctx); err != nil && !isFull(err) {
 		return nil, err
 	}
 	c := &cacheState{of: map[string]*CacheRecord{}}
-	steps := []func(context.Context, *cacheState) error{s.listLayers, s.listBlobs, s.findRows, s.findUsers}
+	steps := []func(context.Context, *cacheState) error{s.listLayers, s.listBlobs, s.findRows, func(ctx context.Context, c *cacheState) error { return s.findUsers(ctx, c, how) }}
 	for _, step := range steps {
 		if err := step(ctx, c); err != nil {
 			return nil, err
@@ -352,7 +352,7 @@ func (s *Store) lastUses(ctx context.Context) (map[rowKey]use, error) {
 }
 
 // findUsers finds what images, containers and other processes keep as well.
-func (s *Store) findUsers(ctx context.Context, c *cacheState) error {
+func (s *Store) findUsers(ctx context.Context, c *cacheState, how manner) error {
 	images, err := s.Images(ctx)
 	if err != nil {
 		return err
@@ -380,7 +380,7 @@ func (s *Store) findUsers(ctx context.Context, c *cacheState) error {
 		own = s.lease.id
 	}
 	s.mu.Unlock()
-	others, err := s.readLeases(own)
+	others, err := s.readLeases(how.sparesBut(own))
 	if err != nil {
 		return err
 	}

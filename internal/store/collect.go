@@ -182,22 +182,36 @@ func deleteRows[T ~string](tx *sql.Tx, table, key string, keys []T) error {
 // caller must not be using layers or blobs.
 func (s *Store) Collect(ctx context.Context) (freed int64, err error) {
 	defer s.makeRoom()()
-	return s.collect(ctx, time.Time{})
+	return s.collect(ctx, manner{})
 }
 
-// collect is [Store.Collect] that leaves the files which it has not deleted by then to the next one.
-func (s *Store) collect(ctx context.Context, by time.Time) (freed int64, err error) {
-	trash, err := s.discard(ctx)
+// manner is how something is collected or pruned.
+type manner struct {
+	by      time.Time // unless zero, files that are not deleted by then are left to the next one
+	working bool      // this process uses layers and blobs: they are spared as those of others
+}
+
+// sparesBut is the lease of which it does not matter what it uses: this process's own, or none.
+func (m manner) sparesBut(own string) string {
+	if m.working {
+		return ""
+	}
+	return own
+}
+
+// collect is [Store.Collect] in some manner.
+func (s *Store) collect(ctx context.Context, how manner) (freed int64, err error) {
+	trash, err := s.discard(ctx, how)
 	if err != nil {
 		return 0, fmt.Errorf("collecting what is not needed: %w", err)
 	}
-	freed, err = deleteTree(trash, by) // which may take long, while others go on
+	freed, err = deleteTree(trash, how.by) // which may take long, while others go on
 	s.leave(trash)
-	return freed + s.deleteLeft(by), err
+	return freed + s.deleteLeft(how.by), err
 }
 
 // discard forgets what is not needed, and moves its files to the directory that it returns.
-func (s *Store) discard(ctx context.Context) (trash string, err error) {
+func (s *Store) discard(ctx context.Context, how manner) (trash string, err error) {
 	own, err := s.current() // sweeps, too
 	if err != nil {
 		return "", err
@@ -210,7 +224,7 @@ func (s *Store) discard(ctx context.Context) (trash string, err error) {
 		return "", err
 	}
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		err := s.discardShut(ctx, own, keep.again(), trash)
+		err := s.discardShut(ctx, how.sparesBut(own.id), keep.again(), trash)
 		if !errors.Is(err, errGate) || time.Now().After(end) || ctx.Err() != nil {
 			return trash, err
 		}
@@ -218,7 +232,7 @@ func (s *Store) discard(ctx context.Context) (trash string, err error) {
 }
 
 // discardShut is discard with the gate shut.
-func (s *Store) discardShut(ctx context.Context, own *lease, keep *reach, trash string) (err error) {
+func (s *Store) discardShut(ctx context.Context, own string, keep *reach, trash string) (err error) {
 	open := func() error { return nil }
 	defer func() { err = errors.Join(err, open()) }()
 	err = s.updateOnDisk(ctx, func(tx *sql.Tx) error {
@@ -228,7 +242,7 @@ func (s *Store) discardShut(ctx context.Context, own *lease, keep *reach, trash 
 		}
 		open = unlock
 		// Processes first: what one has recorded that has ended by then is seen in the records.
-		if keep.others, err = s.readLeases(own.id); err != nil {
+		if keep.others, err = s.readLeases(own); err != nil {
 			return err
 		}
 		if err := errors.Join(keep.addNamed(ctx), keep.addResults(ctx), keep.addMemos(ctx), keep.close(ctx)); err != nil {

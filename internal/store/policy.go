@@ -129,11 +129,11 @@ func parseFilters(by []string) (filters.Filter, error) {
 // it; the caller must not be using layers or blobs.
 func (s *Store) Prune(ctx context.Context, policies ...Policy) (p Pruned, err error) {
 	defer s.makeRoom()()
-	return s.prune(ctx, time.Time{}, policies...)
+	return s.prune(ctx, manner{}, policies...)
 }
 
-// prune is [Store.Prune] that leaves the files which it has not deleted by then to the next one.
-func (s *Store) prune(ctx context.Context, by time.Time, policies ...Policy) (p Pruned, err error) {
+// prune is [Store.Prune] in some manner.
+func (s *Store) prune(ctx context.Context, how manner, policies ...Policy) (p Pruned, err error) {
 	if _, err := s.current(); err != nil { // sweeps
 		return p, err
 	}
@@ -142,7 +142,7 @@ func (s *Store) prune(ctx context.Context, by time.Time, policies ...Policy) (p 
 	for _, policy := range policies {
 		for progress := true; progress; { // others may have used what was chosen
 			if c == nil {
-				if c, err = s.cacheState(ctx); err != nil {
+				if c, err = s.cacheState(ctx, how); err != nil {
 					return p, fmt.Errorf("pruning the build cache: %w", err)
 				}
 			}
@@ -159,7 +159,7 @@ func (s *Store) prune(ctx context.Context, by time.Time, policies ...Policy) (p 
 			if len(ch.gone) == 0 && !progress {
 				break
 			}
-			gone, freed, err := s.forgetRecords(ctx, by, ch.gone, ch.rows)
+			gone, freed, err := s.forgetRecords(ctx, how, ch.gone, ch.rows)
 			p.Records, p.Freed, c = append(p.Records, gone...), p.Freed+freed, nil
 			if err != nil {
 				return p, fmt.Errorf("pruning the build cache: %w", err)
@@ -169,7 +169,7 @@ func (s *Store) prune(ctx context.Context, by time.Time, policies ...Policy) (p 
 			}
 		}
 	}
-	freed, err := s.collect(ctx, by)
+	freed, err := s.collect(ctx, how)
 	p.Freed += freed
 	return p, err
 }
@@ -295,7 +295,7 @@ func (c *cacheState) keeps(row rowKey) []*CacheRecord {
 }
 
 // forgetRecords deletes what was chosen, but for what somebody has begun to use, and returns what is gone.
-func (s *Store) forgetRecords(ctx context.Context, by time.Time, records []*CacheRecord, rows []rowKey) (gone []CacheRecord, freed int64, err error) {
+func (s *Store) forgetRecords(ctx context.Context, how manner, records []*CacheRecord, rows []rowKey) (gone []CacheRecord, freed int64, err error) {
 	trash, err := s.TempDir()
 	if err != nil {
 		return nil, 0, err
@@ -321,11 +321,11 @@ func (s *Store) forgetRecords(ctx context.Context, by time.Time, records []*Cach
 	if err := s.forgetCache(ctx, rows); err != nil {
 		return gone, 0, err
 	}
-	if freed, err = deleteTree(trash, by); err != nil {
+	if freed, err = deleteTree(trash, how.by); err != nil {
 		return gone, freed, err
 	}
 	s.leave(trash)
-	collected, err := s.collect(ctx, by)
+	collected, err := s.collect(ctx, how)
 	return gone, freed + collected, err
 }
 

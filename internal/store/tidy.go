@@ -63,11 +63,33 @@ func (s *Store) Tidy(ctx context.Context, policies ...Policy) error {
 	if len(policies) == 0 {
 		return s.readUses(ctx)
 	}
-	_, err = s.prune(ctx, time.Now().Add(tidyTime), policies...)
+	_, err = s.prune(ctx, manner{by: time.Now().Add(tidyTime)}, policies...)
 	if errors.Is(err, errGate) || isFull(err) { // another time; the reserve is for what a user does
 		err = nil
 	}
 	return errors.Join(err, s.noteTidy())
+}
+
+// MakeSpace lets unused cache go when a disk got full while this process works, and returns how many bytes that gave.
+// What it uses stays as what others use does. Callers at the same time share the answer.
+func (s *Store) MakeSpace(ctx context.Context) (freed int64, err error) {
+	v, err, _ := s.work.Do("making space", func() (any, error) {
+		defer s.keepReserve()
+		disk, free, err := s.Disk()
+		if err != nil {
+			return int64(0), err
+		}
+		wanted := Space{Bytes: free + disk/10 + reserveSize} // whatever is free: it did not do
+		var freed int64
+		err = s.despiteFull(func() error { // the whole reserve is for what a user does
+			p, err := s.prune(ctx, manner{working: true}, Policy{MinFreeSpace: wanted}, Policy{All: true, MinFreeSpace: wanted})
+			freed += p.Freed
+			return err
+		})
+		return freed, err
+	})
+	freed, _ = v.(int64)
+	return freed, err
 }
 
 // tidied is the file that was changed when somebody looked last, and says what was free then.

@@ -6,6 +6,10 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // A process that wrote something looks now and then whether the cache is too large, and at once when the disk is short.
@@ -102,7 +106,7 @@ func TestLeftToOthers(t *testing.T) {
 	s := newStore(t)
 	made(t, s, files("a"))
 	past := time.Now().Add(-time.Second)
-	freed, err := s.collect(ctx, past)
+	freed, err := s.collect(ctx, manner{by: past})
 	if err != nil || freed != 0 {
 		t.Errorf("freed %d in no time, %v", freed, err)
 	}
@@ -131,5 +135,37 @@ func TestDeleteTreeLinks(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 || left[0].Name() != "outside" {
 		t.Errorf("%v is left", left)
+	}
+}
+
+// Space is made of what nobody uses, this process included.
+func TestMakeSpace(t *testing.T) {
+	if !ownMounts(t) {
+		return
+	}
+	disk := t.TempDir()
+	must(t, unix.Mount("none", disk, "tmpfs", 0, "size=24m"))
+	t.Cleanup(func() { _ = unix.Unmount(disk, unix.MNT_DETACH) })
+	s := open(t, filepath.Join(disk, "store"))
+	used, idle := made(t, s, files("used")), made(t, s, files("idle"))
+	result(t, s, "used", used)
+	result(t, s, "idle", idle)
+	must(t, s.Close())
+	s = open(t, filepath.Join(disk, "store"))
+	wantResults(t, s, map[string]bool{"used": true})
+	own := made(t, s, files("own")) // recorded by nobody yet
+	_, desc, _ := pulled(t, s, files("pulled"))
+	free := func() int64 { _, n, err := s.Disk(); must(t, err); return n }
+	fill, err := os.Create(filepath.Join(disk, "fill"))
+	must(t, err)
+	must(t, unix.Fallocate(int(fill.Fd()), 0, 0, free()-1<<20))
+	must(t, fill.Close())
+	if freed, err := s.MakeSpace(context.Background()); err != nil || freed < 60_000 {
+		t.Errorf("made %d, %v", freed, err)
+	}
+	wantRows(t, s, map[string]bool{"used": true, "idle": false})
+	must(t, s.Check(context.Background(), []layer.ID{used, own}))
+	if !s.HasBlob(desc.Digest) {
+		t.Error("a blob that was just written is gone")
 	}
 }
