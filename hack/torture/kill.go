@@ -39,7 +39,7 @@ func (s *store) killOne(ctx context.Context, d deed) (result, error) {
 	}
 	calls, n := s.writer(false), s.few(40)
 	s.note("SIGKILL at the %d. of %s", n, calls)
-	return s.do(ctx, d, inject(calls, fmt.Sprintf("signal=SIGKILL:when=%d", n))...)
+	return s.do(ctx, d, s.inject(calls, fmt.Sprintf("signal=SIGKILL:when=%d", n))...)
 }
 
 // killAfter kills the command after a time.

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
@@ -16,12 +19,20 @@ func needStrace() error {
 
 // inject are the words before a command that do something to calls: what is an action in strace's words.
 // files, if there are any, are those that the calls are about.
-func inject(calls, what string, files ...string) []string {
-	words := []string{"strace", "-f", "--seccomp-bpf", "-qqq", "-o", "/dev/null", "-e", "trace=" + calls, "-e", "inject=" + calls + ":" + what}
+func (r *round) inject(calls, what string, files ...string) []string {
+	words := []string{"strace", "-f", "--seccomp-bpf", "-qqq", "-o", r.trace(), "-e", "trace=" + calls, "-e", "inject=" + calls + ":" + what}
 	for _, f := range files {
 		words = append(words, "-P", f)
 	}
 	return words
+}
+
+func (r *round) trace() string { return filepath.Join(r.dir, "trace") }
+
+// injected is how many calls of the last command failed.
+func (r *round) injected() int64 {
+	text, _ := os.ReadFile(r.trace()) // one that did not even start has none
+	return int64(bytes.Count(text, []byte("(INJECTED)")))
 }
 
 // writers are the calls that change what is on a disk, by groups that are chosen with the same chance. An

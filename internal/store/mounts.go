@@ -174,7 +174,7 @@ func (s *Store) mountSize(dir string, used time.Time, busy bool) int64 {
 
 // pruneMount moves one cache mount to a directory, and removes its lock, which is taken for that: with the gate shut,
 // so that nobody who is about to take it finds it taken. Whoever has opened the lock before and gets it after looks
-// again. A mount that was used after the time used stays.
+// again. A mount that was used after the time used stays; of a time that is yet to come, nothing was used then.
 func (s *Store) pruneMount(name string, used time.Time, trash string) (gone bool, err error) {
 	mount := filepath.Join(s.root, "caches", name)
 	open, err := s.gate.shut()
@@ -190,8 +190,12 @@ func (s *Store) pruneMount(name string, used time.Time, trash string) (gone bool
 	if flock(lock, unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return false, nil
 	}
-	if fi, err := lock.Stat(); err != nil || fi.Size() > 0 && fi.ModTime().After(used) { // a lock that is new is empty
+	fi, err := lock.Stat()
+	if err != nil {
 		return false, err
+	}
+	if t := fi.ModTime(); fi.Size() > 0 && t.After(used) && !t.After(time.Now()) { // a lock that is new is empty
+		return false, nil
 	}
 	if err := os.Rename(mount, filepath.Join(trash, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false, err

@@ -192,6 +192,8 @@ func TestPruneMountUsedMeanwhile(t *testing.T) {
 	c, err := s.Cache(context.Background(), "x", SharingShared, noFill)
 	must(t, err)
 	c.Release()
+	ago := time.Now().Add(-time.Hour)
+	must(t, os.Chtimes(c.lock.Name(), ago, ago))
 	r := record(t, s, "cached mount x")
 	later := r.LastUsed.Add(time.Second)
 	must(t, os.Chtimes(c.lock.Name(), later, later))
@@ -202,6 +204,20 @@ func TestPruneMountUsedMeanwhile(t *testing.T) {
 	}
 	if gone, err := s.pruneMount(r.ID, later, trash); !gone || err != nil {
 		t.Errorf("it is gone: %v, %v", gone, err)
+	}
+}
+
+// A clock that went wrong keeps no cache mount.
+func TestPruneMountOfTheFuture(t *testing.T) {
+	s := newStore(t)
+	c, err := s.Cache(context.Background(), "x", SharingShared, noFill)
+	must(t, err)
+	c.Release()
+	future := time.Now().Add(100 * time.Hour)
+	must(t, os.Chtimes(c.lock.Name(), future, future))
+	prune(t, s, Policy{All: true})
+	if left, _ := os.ReadDir(filepath.Join(s.root, "caches")); len(left) > 0 {
+		t.Errorf("these are left: %v", left)
 	}
 }
 
