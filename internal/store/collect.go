@@ -21,7 +21,7 @@ import (
 // stays with them: as in BuildKit, removing an image makes no step run again.
 func (s *Store) RemoveImages(ctx context.Context, names ...string) error {
 	defer s.makeRoom()()
-	err := s.update(ctx, func(tx *sql.Tx) error {
+	err := s.updateOnDisk(ctx, func(tx *sql.Tx) error {
 		for _, name := range names {
 			if err := removeName(tx, name); err != nil {
 				return err
@@ -48,7 +48,7 @@ func removeName(tx *sql.Tx, name string) error {
 // UntagImage takes its name from an image, which stays without one.
 func (s *Store) UntagImage(ctx context.Context, img Image) error {
 	defer s.makeRoom()()
-	err := s.update(ctx, func(tx *sql.Tx) error {
+	err := s.updateOnDisk(ctx, func(tx *sql.Tx) error {
 		if err := removeName(tx, img.Name); err != nil {
 			return err
 		}
@@ -249,7 +249,7 @@ func (s *Store) discardShut(ctx context.Context, own string, keep *reach, trash 
 			return err
 		}
 		return errors.Join(forget(tx, "layers", "id", keep.hasLayer), forget(tx, "blobs", "digest", keep.hasBlob),
-			forget(tx, "layer_blobs", "digest", keep.hasBlob))
+			forget(tx, "layer_blobs", "digest", keep.hasBlob), s.moveTornContainers(tx, trash))
 	})
 	if err != nil {
 		return err

@@ -58,13 +58,9 @@ func (s *Store) ContainerDir(id string) string {
 }
 
 // AddContainer makes the container's directories and records it. A name that is taken is
-// ErrNameTaken, with the ID of its container in the message.
+// ErrNameTaken, with the ID of its container in the message. The directories are made in the transaction: one without a
+// record is what a crash left, and who collects takes it away.
 func (s *Store) AddContainer(ctx context.Context, c Container) error {
-	for _, sub := range []string{"fs", "work"} {
-		if err := os.MkdirAll(filepath.Join(s.ContainerDir(c.ID), sub), 0o755); err != nil {
-			return fmt.Errorf("creating container: %w", err)
-		}
-	}
 	data, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("creating container: %w", err)
@@ -73,13 +69,29 @@ func (s *Store) AddContainer(ctx context.Context, c Container) error {
 		if err := nameFree(tx, c.Name); err != nil {
 			return err
 		}
-		_, err = tx.Exec("INSERT INTO containers(id,name,record) VALUES(?,?,?)", c.ID, c.Name, string(data))
-		return err
+		if _, err := tx.Exec("INSERT INTO containers(id,name,record) VALUES(?,?,?)", c.ID, c.Name, string(data)); err != nil {
+			return err
+		}
+		for _, sub := range []string{"fs", "work"} {
+			if err := os.MkdirAll(filepath.Join(s.ContainerDir(c.ID), sub), 0o755); err != nil {
+				return fmt.Errorf("creating container: %w", err)
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(s.ContainerDir(c.ID)))
 	}
 	return nil
+}
+
+// moveTornContainers moves directories of containers that have no record to another directory.
+func (s *Store) moveTornContainers(tx *sql.Tx, trash string) error {
+	ids, err := column(tx, "SELECT id FROM containers")
+	if err != nil {
+		return err
+	}
+	return moveOthers(filepath.Join(s.root, "containers"), trash, func(name string) bool { return slices.Contains(ids, name) })
 }
 
 // nameFree is ErrNameTaken when a container has the name.
@@ -144,7 +156,7 @@ func (s *Store) Container(ctx context.Context, nameOrID string) (Container, erro
 // RemoveContainer forgets a container and deletes its writable layer.
 func (s *Store) RemoveContainer(ctx context.Context, id string) error {
 	defer s.makeRoom()()
-	err := s.update(ctx, func(tx *sql.Tx) error {
+	err := s.updateOnDisk(ctx, func(tx *sql.Tx) error {
 		_, err := tx.Exec("DELETE FROM containers WHERE id=?", id)
 		return err
 	})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -170,12 +171,64 @@ func TestNamesAreOnTheDisk(t *testing.T) {
 	if _, err := left().Container(ctx, "two"); err != nil {
 		t.Errorf("the container's name is lost: %v", err)
 	}
+	must(t, s.RemoveContainer(ctx, c.ID))
+	if _, err := left().Container(ctx, "two"); err == nil {
+		t.Error("a container comes back whose files are deleted")
+	}
 	must(t, s.RemoveImages(ctx, image.Name))
+	if _, err := left().imageByName(ctx, image.Name); err == nil {
+		t.Error("an image comes back that was removed")
+	}
+	result(t, s, "a result", image.Layers...)
+	must(t, s.forgetCache(ctx, []rowKey{{"results", "a result"}}))
 	_, err := s.Collect(ctx) // which deletes files
 	must(t, err)
-	if _, err := left().imageByName(ctx, image.Name); err == nil {
-		t.Error("an image comes back whose files are deleted")
+	if _, found, _, err := left().Result(ctx, "a result"); err != nil || found {
+		t.Errorf("a result comes back whose files are deleted: %v, %v", found, err)
 	}
+}
+
+// A directory of a container that was never recorded, or was forgotten, is collected; others are not.
+func TestTornContainer(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	must(t, s.AddContainer(ctx, Container{ID: "recorded", Name: "one"}))
+	must(t, os.MkdirAll(filepath.Join(s.ContainerDir("torn"), "fs"), 0o755))
+	_, err := s.Collect(ctx)
+	must(t, err)
+	if left, err := os.ReadDir(filepath.Join(s.root, "containers")); err != nil || len(left) != 1 || left[0].Name() != "recorded" {
+		t.Errorf("these are left: %v, %v", left, err)
+	}
+	// One that cannot be made leaves neither a record nor a directory.
+	must(t, os.WriteFile(s.ContainerDir("blocked"), nil, 0o600))
+	if err := s.AddContainer(ctx, Container{ID: "blocked", Name: "two"}); err == nil {
+		t.Error("a container was made without directories")
+	}
+	if _, err := s.Container(ctx, "two"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a container without directories is recorded: %v", err)
+	}
+	wantClean(t, s)
+}
+
+// What a process cannot delete when it ends the next one deletes.
+func TestLeaseThatCannotBeDeleted(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	s := newStore(t)
+	dir, err := s.TempDir()
+	must(t, err)
+	stuck := filepath.Join(dir, "mounted")
+	must(t, os.Mkdir(stuck, 0o755))
+	must(t, unix.Mount("none", stuck, "tmpfs", 0, ""))
+	err = s.Close()
+	must(t, unix.Unmount(stuck, 0))
+	if err == nil {
+		t.Error("nobody says that something stays behind")
+	}
+	s = open(t, s.root)
+	_, err = s.Collect(ctx)
+	must(t, err)
+	wantClean(t, s)
 }
 
 // What is stacked on a layer has no record: it is that of a boot.

@@ -125,7 +125,10 @@ func (l *lease) name() string { return fmt.Sprintf("%s-%d", l.id, l.next.Add(1))
 
 func (l *lease) release() error {
 	err := os.RemoveAll(l.dir)
-	return errors.Join(err, os.Remove(l.dir+".lock"), l.lock.Close())
+	if err == nil { // otherwise who sweeps finds by the lock what is left
+		err = os.Remove(l.dir + ".lock")
+	}
+	return errors.Join(err, l.lock.Close())
 }
 
 // endLease gives up the process's lease, if it has one.

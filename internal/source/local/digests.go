@@ -345,7 +345,8 @@ func (d *digests) next(fresh []place, put func(known)) ([]place, error) {
 	return fresh[1:], err
 }
 
-// replaceFile writes a file so that readers see the old or the new one.
+// replaceFile writes a file so that readers see the old or the new one: the old one, where somebody pruned the new one
+// while it was written.
 func replaceFile(name string, write func(*os.File) error) error {
 	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -365,6 +366,9 @@ func replaceFile(name string, write func(*os.File) error) error {
 		if err = os.RemoveAll(name); err == nil {
 			err = os.Rename(f.Name(), name)
 		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))

@@ -371,3 +371,11 @@ func TestDigestsInPlaceOfADirectory(t *testing.T) {
 		t.Errorf("these are left: %v, %v", left, err)
 	}
 }
+
+// Whoever prunes the build cache while digests are written ends no build.
+func TestDigestsPrunedMeanwhile(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "digests")
+	if err := replaceFile(name, func(f *os.File) error { return os.Remove(f.Name()) }); err != nil {
+		t.Error(err)
+	}
+}
