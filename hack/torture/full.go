@@ -61,7 +61,7 @@ func (s *store) shrink(small string) error {
 		return err
 	}
 	used, inodes := int64(st.Blocks-st.Bfree)*st.Bsize, st.Files-st.Ffree
-	left := int64(1) << (12 + s.rng.IntN(13)) // 4 KB to 16 MB
+	left := int64(1) << (12 + s.rng.IntN(11)) // 4 KB to 4 MB
 	left += s.rng.Int64N(left)
 	options := fmt.Sprintf("size=%d,nr_inodes=100000", max(used+left, 1<<20))
 	switch s.rng.IntN(4) {
