@@ -27,10 +27,14 @@ const (
 	maxPairs = 64
 
 	// The buffers of the stack, and those between it and the host's socket, bridge the way to the process on
-	// this machine.
+	// this machine. What is sent is counted as the memory that it takes (sendQueue).
 	minBuffer                             = 4 << 10
-	wideReceive, wideSend, wideCopy       = 1 << 20, 512 << 10, 64 << 10
-	narrowReceive, narrowSend, narrowCopy = 192 << 10, 128 << 10, 32 << 10
+	wideReceive, wideSend, wideCopy       = 1 << 20, 704 << 10, 64 << 10
+	narrowReceive, narrowSend, narrowCopy = 192 << 10, 192 << 10, 32 << 10
+
+	// What the stack needs for each segment that it sends, and for the least data.
+	segmentOverhead = 768
+	leastChunk      = 64
 
 	// Those of the host's kernel count twice, as it does that, for what it keeps beside the data.
 	wideHostReceive, wideHostSend     = 2 << 20, 768 << 10
@@ -79,12 +83,6 @@ func setLimits(s *stack.Stack) tcpip.Error {
 		}
 	}
 	return nil
-}
-
-// widen gives a wide connection's end in the stack its buffers.
-func widen(ep tcpip.Endpoint) {
-	ep.SocketOptions().SetReceiveBufferSize(wideReceive, true)
-	ep.SocketOptions().SetSendBufferSize(wideSend, true)
 }
 
 // forwarder hands first packets of connections on. They wait for others to end, and are kept meanwhile: one

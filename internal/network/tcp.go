@@ -49,9 +49,7 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 		return
 	}
 	in := &inner{TCPConn: gonet.NewTCPConn(&queue, ep), ep: ep, queue: &queue}
-	if f.wide {
-		widen(ep)
-	}
+	setBuffers(ep, f.wide)
 	leave, ok := o.tcpFlows.join(f, in, outer)
 	if !ok {
 		breakOff(in, outer)
@@ -135,7 +133,7 @@ func (f *flow) join(ctx context.Context, in *inner, out *net.TCPConn) {
 		f.setSent()
 	})
 	both.Go(func() {
-		if err := f.carry(in, out); err != nil || in.CloseWrite() != nil {
+		if err := f.carry(newSendQueue(in, f.wide), out); err != nil || in.CloseWrite() != nil {
 			breakOff(in, out)
 		}
 	})
