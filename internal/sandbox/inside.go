@@ -20,14 +20,18 @@ import (
 // a list of system calls. Everything is decided here, outside; and what can be done outside was done (premount).
 type inside struct {
 	initproc.Calls
-	b *bundle
+	b     *bundle
+	trees map[string]*initproc.Call // of the host, by where they are to be mounted
 }
 
 // calls are those for a bundle with what is left to be mounted; filter is the compiled seccomp filter, or nil.
 func (b *bundle) calls(filter []byte) (*inside, error) {
-	in := &inside{b: b}
+	in := &inside{b: b, trees: map[string]*initproc.Call{}}
 	p := b.oci.Process
 	in.Add("starting a session", unix.SYS_SETSID)
+	if b.ids != nil { // made by its root, who then has /dev/mqueue
+		in.Add("making an IPC namespace", unix.SYS_UNSHARE, unix.CLONE_NEWIPC)
+	}
 	// Other hierarchies than that of version 2 are mounted, where a namespace makes it see no more than what is there.
 	if cgroupNamespaces() || ownView() && !b.spec.hasCgroup() {
 		in.Add("making a cgroup namespace", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
@@ -45,13 +49,14 @@ func (b *bundle) calls(filter []byte) (*inside, error) {
 		in.appArmor(p.ApparmorProfile)
 	}
 	in.closePaths()
-	in.Add("unmounting the host's root", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
+	in.Add("unmounting the null device", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
 	in.Add("changing to /", unix.SYS_CHDIR, "/")
 	return in, in.become(p, filter)
 }
 
-// enterRoot has the container's root be the process's, and the host's its working directory, for what is still needed
-// of it.
+// enterRoot has the container's root be the process's, and unmounts the host's: what is still needed of it was taken along
+// as detached mounts. For from a path, by a link, one would come to it as long as it is there. The null device's directory
+// is the working directory, and lies on the root.
 func (in *inside) enterRoot() {
 	root := in.b.rootfs
 	if in.b.ids != nil {
@@ -59,14 +64,43 @@ func (in *inside) enterRoot() {
 		in.Add("binding the root filesystem", unix.SYS_MOUNT, root, root, nil, unix.MS_BIND|unix.MS_REC, nil)
 	}
 	host := in.Add("opening the host's root", unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	null := in.tree("taking along a null device", filepath.Dir(in.b.null))
+	for _, m := range in.b.oci.Mounts {
+		switch what := "mounting " + m.Destination; m.Type {
+		case "bind":
+			in.trees[m.Destination] = in.tree(what, m.Source)
+		case "cgroup":
+			in.trees[m.Destination] = in.tree(what, in.b.cgroupDir()).Forgive(unix.ENOENT, unix.EACCES, unix.EPERM)
+		case "proc": // a user namespace may have it only where it sees the host's
+			in.trees[m.Destination] = in.proc(what, parseOptions(m.Options))
+		}
+	}
 	in.Add("changing to the root filesystem", unix.SYS_CHDIR, root)
 	in.Add("changing the root filesystem", unix.SYS_PIVOT_ROOT, ".", ".")
 	in.Add("changing to the host's root", unix.SYS_FCHDIR, host)
+	in.Add("unmounting the host's root", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
+	in.attach("mounting a null device", null, "/")
+	in.Add("changing to the null device", unix.SYS_FCHDIR, null)
+	in.Add("closing the null device", unix.SYS_CLOSE, null)
 	in.Add("closing the host's root", unix.SYS_CLOSE, host)
 }
 
-// ofHost is the path of a file of the host while its root is the working directory.
-func ofHost(path string) string { return "." + filepath.Clean("/"+path) }
+// tree is a copy of what is mounted somewhere, for attach.
+func (in *inside) tree(what, path string) *initproc.Call {
+	return in.Add(what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+}
+
+func (in *inside) proc(what string, o mountOptions) *initproc.Call {
+	fs := in.Add(what, unix.SYS_FSOPEN, "proc", unix.FSOPEN_CLOEXEC)
+	in.Add(what, unix.SYS_FSCONFIG, fs, unix.FSCONFIG_CMD_CREATE, nil, nil, 0)
+	tree := in.Add(what, unix.SYS_FSMOUNT, fs, unix.FSMOUNT_CLOEXEC, int(o.attrs))
+	in.Add(what, unix.SYS_CLOSE, fs)
+	return tree
+}
+
+func (in *inside) attach(what string, tree *initproc.Call, path string) *initproc.Call {
+	return in.Add(what, unix.SYS_MOVE_MOUNT, tree, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS)
+}
 
 // mounts mounts what is left.
 func (in *inside) mounts() error {
@@ -99,20 +133,28 @@ func (in *inside) mount(m specs.Mount) error {
 		if len(m.UIDMappings) > 0 {
 			return fmt.Errorf("mount at %s: with a user namespace it cannot be there (--userns=host does without)", m.Destination)
 		}
-		in.Add(what, unix.SYS_MOUNT, ofHost(m.Source), m.Destination, nil, unix.MS_BIND|unix.MS_REC, nil)
-		if flags := flagsOf(o.attrs); flags != 0 {
+		in.attach(what, in.trees[m.Destination], m.Destination)
+		in.Add(what, unix.SYS_CLOSE, in.trees[m.Destination])
+		switch flags := flagsOf(o.attrs); {
+		case flags != 0 && recursiveAttributes(): // it keeps those of the source
+			in.Add(what, unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, m.Destination, 0, in.Words(int(o.attrs), 0, 0, 0), mountAttrSize)
+		case flags != 0:
 			in.Add(what, unix.SYS_MOUNT, nil, m.Destination, nil, unix.MS_BIND|unix.MS_REMOUNT|flags, nil)
 		}
 		if o.recursive != 0 {
 			in.Add(what, unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, m.Destination, unix.AT_RECURSIVE, in.Words(int(o.recursive), 0, 0, 0), mountAttrSize)
 		}
+	case "proc":
+		in.attach(what, in.trees[m.Destination], m.Destination)
+		in.Add(what, unix.SYS_CLOSE, in.trees[m.Destination])
 	case "cgroup":
 		flags := flagsOf(o.attrs)
 		mount := in.Add(what, unix.SYS_MOUNT, "cgroup", m.Destination, "cgroup2", flags, nil).Forgive(unix.EPERM, unix.EBUSY)
 		for _, errno := range []unix.Errno{unix.EPERM, unix.EBUSY} { // not everywhere a user namespace may
-			in.Add(what, unix.SYS_MOUNT, ofHost(in.b.cgroupDir()), m.Destination, nil, unix.MS_BIND|unix.MS_REC, nil).After(mount, errno)
+			in.attach(what, in.trees[m.Destination], m.Destination).After(mount, errno)
 			in.Add(what, unix.SYS_MOUNT, nil, m.Destination, nil, unix.MS_BIND|unix.MS_REMOUNT|flags, nil).After(mount, errno)
 		}
+		in.Add(what, unix.SYS_CLOSE, in.trees[m.Destination]).Forgive(unix.EBADF)
 	default:
 		in.Add(what, unix.SYS_MOUNT, m.Source, m.Destination, m.Type, flagsOf(o.attrs), strings.Join(o.data, ","))
 	}
@@ -137,13 +179,18 @@ func checkProcMount(m specs.Mount) error {
 	return nil
 }
 
-// streams makes the terminal, or opens the container's own /dev/null.
+// streams makes the terminal, or opens the container's own null device: slipway's has a path on the host, which
+// /proc/self/fd would tell.
 func (in *inside) streams() {
 	owner := int(in.b.oci.Process.User.UID)
 	if in.b.spec.Terminal {
 		in.terminal()
-	} else if in.b.ownDev {
-		null := in.Add("opening /dev/null", unix.SYS_OPENAT, unix.AT_FDCWD, "/dev/null", unix.O_RDWR|unix.O_CLOEXEC)
+	} else if slices.Contains(in.b.given[:], false) {
+		path := filepath.Base(in.b.null)
+		if in.b.ownDev {
+			path = "/dev/null"
+		}
+		null := in.Add("opening /dev/null", unix.SYS_OPENAT, unix.AT_FDCWD, path, unix.O_RDWR|unix.O_CLOEXEC)
 		for fd, given := range in.b.given {
 			if !given {
 				in.Add("opening /dev/null", unix.SYS_DUP3, null, fd, 0)
@@ -209,12 +256,9 @@ func (in *inside) closePaths() {
 		// They are in /proc, which is mounted with these flags.
 		in.Add(what, unix.SYS_MOUNT, nil, path, nil, unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, nil).After(bind, 0)
 	}
-	if len(in.b.oci.Linux.MaskedPaths) > 0 { // without it nothing would be there to be masked, below
-		in.Add("finding a null device", unix.SYS_FACCESSAT, unix.AT_FDCWD, ofHost(in.b.null), unix.F_OK)
-	}
 	for _, path := range in.b.oci.Linux.MaskedPaths {
 		what := "masking " + path
-		mask := in.Add(what, unix.SYS_MOUNT, ofHost(in.b.null), path, nil, unix.MS_BIND, nil).Forgive(unix.ENOENT, unix.ENOTDIR)
+		mask := in.Add(what, unix.SYS_MOUNT, filepath.Base(in.b.null), path, nil, unix.MS_BIND, nil).Forgive(unix.ENOENT, unix.ENOTDIR)
 		in.Add(what, unix.SYS_MOUNT, "tmpfs", path, "tmpfs", unix.MS_RDONLY, "nr_blocks=1,nr_inodes=2").After(mask, unix.ENOTDIR)
 	}
 }
@@ -405,15 +449,25 @@ func plainProc(root *opened) error {
 	return proc.Close()
 }
 
-// makeNull makes a null device for what is to be empty or nowhere, which is none of the host's.
+// makeNull makes a null device for what is to be empty or nowhere, which is none of the host's, alone in a directory.
 func (b *bundle) makeNull() error {
-	if userns.RunningInUserNS() {
-		b.null = "/dev/null" // in a user namespace nobody can make one, nor change the host's
+	dir := filepath.Join(b.scratch, "nowhere")
+	b.null = filepath.Join(dir, "null")
+	if err := unix.Mkdir(dir, 0o755); err != nil {
+		return &os.PathError{Op: "mkdir", Path: dir, Err: err}
+	}
+	if !userns.RunningInUserNS() {
+		if err := unix.Mknod(b.null, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+			return &os.PathError{Op: "mknod", Path: b.null, Err: err}
+		}
 		return nil
 	}
-	b.null = filepath.Join(b.scratch, "null")
-	if err := unix.Mknod(b.null, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+	// In a user namespace nobody can make one, nor change the host's.
+	if err := unix.Mknod(b.null, unix.S_IFREG|0o600, 0); err != nil {
 		return &os.PathError{Op: "mknod", Path: b.null, Err: err}
+	}
+	if err := unix.Mount("/dev/null", b.null, "", unix.MS_BIND, ""); err != nil {
+		return &os.PathError{Op: "mount", Path: b.null, Err: err}
 	}
 	return nil
 }

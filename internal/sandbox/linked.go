@@ -65,7 +65,7 @@ func (l *linked) run(ctx context.Context, b *bundle, streams IO) (err error) {
 	if err := wires.give(b.ids); err != nil {
 		return err
 	}
-	process, err := l.start(b, wires)
+	process, err := l.start(ctx, b, wires)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (l *linked) filterOf(b *bundle) ([]byte, error) {
 }
 
 // start starts the container's first process and has it execute the wanted program.
-func (l *linked) start(b *bundle, w *wires) (*initproc.First, error) {
+func (l *linked) start(ctx context.Context, b *bundle, w *wires) (*initproc.First, error) {
 	filter, err := l.filterOf(b)
 	if err != nil {
 		return nil, err
@@ -119,11 +119,20 @@ func (l *linked) start(b *bundle, w *wires) (*initproc.First, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the container: %w", err)
 	}
+	// A call may take as long as a filesystem wants.
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = unix.PidfdSendSignal(process.PidFD, unix.SIGKILL, nil, 0) // it may have ended
+		close(killed)
+	})
 	if err = b.release(process, message); err == nil {
 		if b.spec.Terminal {
 			w.fetch(process.Socket())
 		}
 		err = startError(b.spec, &calls.Calls, process.Executed())
+	}
+	if !stop() {
+		<-killed
 	}
 	if err != nil {
 		_ = unix.PidfdSendSignal(process.PidFD, unix.SIGKILL, nil, 0) // it may have ended, which is the error then
@@ -151,9 +160,11 @@ func (b *bundle) startFirst(ends [3]*opened) (*initproc.First, error) {
 	for i, f := range ends {
 		files[i] = f.fd
 	}
-	namespaces := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	namespaces := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS
 	if b.ids != nil {
 		namespaces |= unix.CLONE_NEWUSER
+	} else {
+		namespaces |= unix.CLONE_NEWIPC
 	}
 	return initproc.Start(files, namespaces)
 }
@@ -183,7 +194,7 @@ func (b *bundle) release(process *initproc.First, message []byte) error {
 		}
 	}
 	if err := process.Send(message); err != nil {
-		return fmt.Errorf("starting the container: %w", err)
+		return fmt.Errorf("starting the container: %w", errors.Join(process.Executed(), err)) // it has ended, and may tell why
 	}
 	return nil
 }

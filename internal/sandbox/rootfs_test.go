@@ -418,6 +418,19 @@ func testProcMounts(l *lab) {
 			l.t.Errorf("%+v: got %v, want an error", m, err)
 		}
 	}
+	// A link of the host on the way is followed there.
+	link := filepath.Join(l.dir, "link")
+	if err := os.Symlink(l.dir, link); err != nil {
+		l.t.Fatal(err)
+	}
+	file = filepath.Join(link, "file")
+	// What fails before there is a terminal is told too.
+	failing := l.command("true")
+	failing.Terminal = true
+	failing.Mounts = []Mount{{Dest: "/proc/stat", Bind: l.dir}}
+	if _, err := l.try(failing); err == nil || l.linked && !strings.Contains(err.Error(), "mounting /proc/stat: ") {
+		l.t.Errorf("a directory over a file, with a terminal: got %v", err)
+	}
 	spec := l.spec("cat /proc/uptime; echo x 2>/dev/null > /proc/uptime || echo read-only; cat /proc/1/comm")
 	spec.Mounts = []Mount{{Dest: "/proc/uptime", Bind: file, ReadOnly: true}, {Dest: "/proc", Bind: l.dir}}
 	if got := l.run(spec); got != "covered\nread-only\nsh" && got != "covered\nread-only\ncat" {

@@ -277,6 +277,11 @@ func testMountedDev(l *lab) {
 	if got, want := l.run(spec), "null\nptmx"; got != want {
 		l.t.Errorf("a directory of the host: got %q, want %q", got, want)
 	}
+	spec = l.spec("readlink /proc/self/fd/0")
+	spec.Mounts = []Mount{{Dest: "/dev", Bind: dir}}
+	if got := l.run(spec); l.linked && strings.Contains(got, filepath.Base(l.state)) {
+		l.t.Errorf("standard input tells a path of the host: %q", got)
+	}
 	if got, want := tree(l.t, dir), []string{"D null", "- ptmx"}; !slices.Equal(got, want) {
 		l.t.Errorf("the host's directory: got %q, want %q", got, want)
 	}

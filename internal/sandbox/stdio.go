@@ -147,7 +147,16 @@ func (w *wires) started() {
 }
 
 // fetch takes the terminal that comes through a socket. If there is none, the process sees it hung up.
+// What comes instead says why, and is left to be read.
 func (w *wires) fetch(socket int) {
+	var n int
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		n, _, err = unix.Recvfrom(socket, make([]byte, 8), unix.MSG_PEEK)
+	}
+	if n != 1 {
+		return
+	}
 	master, err := receiveFile(socket)
 	if err != nil {
 		return

@@ -79,6 +79,11 @@ func testUserNSOwners(l *lab) {
 	if l.refusesUserNS() {
 		return
 	}
+	ipc := l.command("stat", "-c", "%u", "/dev/mqueue")
+	ipc.UserNS = true
+	if got := l.run(ipc); l.linked && got != "0" {
+		l.t.Errorf("the owner of /dev/mqueue: got %q", got)
+	}
 	users := filepath.Join(l.image, "home/user")
 	write(l.t, filepath.Join(users, "file"), "text")
 	l.chown(1000, 1001, users, filepath.Join(users, "file"))
