@@ -43,12 +43,16 @@ func (q *sendQueue) Write(b []byte) (int, error) {
 
 // memoryOf is what the stack needs for a piece.
 func memoryOf(piece int) int {
-	chunk := leastChunk
-	if piece > chunk {
-		chunk = 1 << bits.Len(uint(piece-1))
-	}
 	segments := (piece + leastSegment - 1) / leastSegment // the most that it is sent in
-	return chunk + segments*segmentOverhead
+	return chunkOf(piece) + segments*segmentOverhead
+}
+
+// chunkOf is the memory for the data of a piece.
+func chunkOf(piece int) int {
+	if piece <= leastChunk {
+		return leastChunk
+	}
+	return 1 << bits.Len(uint(piece-1))
 }
 
 // wait waits until no more than the last generation is queued, or the connection is over. The stack tells when less

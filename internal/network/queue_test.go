@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
@@ -180,5 +181,22 @@ func TestMemoryOfPieces(t *testing.T) {
 		if memory := memoryOf(tt.copy); memory > tt.send/2 {
 			t.Errorf("a generation of half of %d bytes has no room for a piece of %d, which takes %d", tt.send, tt.copy, memory)
 		}
+	}
+}
+
+// A packet of any size is kept as it is, in memory for little more.
+func TestPacketsAreCompact(t *testing.T) {
+	packet := pattern(mtu)
+	for n := 1; n <= mtu; n += 7 {
+		b := compact(packet[:n])
+		memory := 0
+		b.Apply(func(v *buffer.View) { memory += v.Capacity() })
+		if most := n + n/16 + 512; memory > most {
+			t.Errorf("a packet of %d bytes takes %d, want at most %d", n, memory, most)
+		}
+		if !bytes.Equal(b.Flatten(), packet[:n]) {
+			t.Errorf("a packet of %d bytes is another one", n)
+		}
+		b.Release()
 	}
 }

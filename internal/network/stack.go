@@ -134,9 +134,23 @@ func inject(link *tunLink, packet []byte) {
 	if header.IPVersion(packet) == header.IPv6Version {
 		protocol = header.IPv6ProtocolNumber
 	}
-	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: compact(packet)})
 	defer p.DecRef()
 	link.InjectInbound(protocol, p)
+}
+
+// compact has a packet in memory that is not much larger than what the stack counts for it, the size of the packet: it
+// keeps each piece in memory that is a power of two.
+func compact(packet []byte) (b buffer.Buffer) {
+	for len(packet) > 0 {
+		n, chunk := len(packet), chunkOf(len(packet))
+		if chunk > 1<<10 && chunk-n > n/16 {
+			n = chunk / 2
+		}
+		_ = b.Append(buffer.NewViewWithData(packet[:n]))
+		packet = packet[n:]
+	}
+	return b
 }
 
 // readError is what of an end of reading is an error. That the interface is gone is none: a process
