@@ -8,10 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/store"
@@ -47,8 +45,10 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if verbose {
-				a.printRecords(pruned.Records)
+			if verbose && len(pruned.Records) > 0 {
+				if err := printRecords(a.stdout, recordTable, pruned.Records); err != nil {
+					return err
+				}
 			}
 			return a.printReclaimed(pruned.Freed)
 		},
@@ -121,19 +121,6 @@ func cacheFilters(values []string) (unused time.Duration, by []string, err error
 }
 
 var cacheTypes = []string{store.TypeRegular, store.TypeMount, store.TypeGit, store.TypeLocal, store.TypeInternal}
-
-// printRecords lists records of the build cache as buildx' prune does.
-func (a *app) printRecords(records []store.CacheRecord) {
-	if len(records) == 0 {
-		return
-	}
-	tw := tabwriter.NewWriter(a.stdout, 10, 1, 3, ' ', 0)
-	fmt.Fprintln(tw, "ID\tRECLAIMABLE\tSIZE\tLAST ACCESSED")
-	for _, r := range records {
-		fmt.Fprintf(tw, "%s\t%v\t%s\t%s ago\n", r.ID, !r.InUse, size(r.Size), units.HumanDuration(time.Since(r.LastUsed)))
-	}
-	_ = tw.Flush() // what is said next tells of a standard output that is closed
-}
 
 func newSystemPruneCmd(a *app) *cobra.Command {
 	var all, force, volumes bool

@@ -258,7 +258,7 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		all[name], all["container "+name] = fn, fn
 	}
 	all["container inspect"] = a.completeContainers(nil)
-	for _, name := range []string{"ps", "container ls", "container prune", "image prune", "builder prune", "system check", "system prune", "info", "version", "load", "image load", "login", "logout"} {
+	for _, name := range []string{"ps", "container ls", "container prune", "image prune", "builder prune", "builder du", "buildx prune", "buildx du", "system check", "system df", "system prune", "info", "version", "load", "image load", "login", "logout"} {
 		all[name] = cobra.NoFileCompletions
 	}
 	return all

@@ -109,6 +109,9 @@ func ago(t time.Time) string {
 // size is a number of bytes as Docker prints it.
 func size(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
 
+// longSize is a number of bytes as Docker's and buildx' commands about the use of the disk print it.
+func longSize(n int64) string { return units.HumanSize(float64(n)) }
+
 // timestamp is a time as Docker's lists print it in full.
 func timestamp(t time.Time) string { return t.Local().Truncate(time.Second).String() }
 

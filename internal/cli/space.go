@@ -47,7 +47,7 @@ func (a *app) noSpace(err error) string {
 		text = fmt.Sprintf("no inodes left on %s: %d are free", dir, space.Ffree)
 	}
 	if unix.Stat(root, &own) == nil && own.Dev == at.Dev {
-		text += fmt.Sprintf(". `%s builder prune`, `image prune`, `rmi` and `system prune --all` give space of the store back", a.name)
+		text += fmt.Sprintf(". `%s system df` shows what the store takes; `builder prune`, `image prune`, `rmi` and `system prune --all` give space of the store back", a.name)
 	}
 	return text + "\n"
 }

@@ -407,42 +407,54 @@ func (c *cacheState) each(need *reach, f func(*CacheRecord)) {
 	}
 }
 
-// measure finds out how much of the disk the records of layers and blobs take. What a layer's directory takes is
-// recorded.
+// measure finds out how much of the disk the records of layers and blobs take.
 func (s *Store) measure(ctx context.Context, c *cacheState) error {
 	wanted := map[*CacheRecord]bool{}
 	for _, r := range c.records {
 		wanted[r], r.Size = true, 0
 	}
+	var lines []string
+	for line, r := range c.of {
+		if wanted[r] {
+			lines = append(lines, line)
+		}
+	}
+	bytes, err := s.lineSizes(ctx, lines)
+	for line, n := range bytes {
+		c.of[line].Size += n
+	}
+	return err
+}
+
+// lineSizes finds out how much of the disk layers and blobs take, by layerLine and blobLine. What a layer's directory
+// takes is recorded.
+func (s *Store) lineSizes(ctx context.Context, lines []string) (map[string]int64, error) {
 	known, err := s.knownSizes(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	measured := map[string]int64{}
-	for line, r := range c.of {
-		if !wanted[r] {
-			continue
-		}
+	bytes, measured := map[string]int64{}, map[string]int64{}
+	for _, line := range lines {
 		if id, ok := strings.CutPrefix(line, layerLine("")); ok {
 			size, ok := known[id]
 			if !ok {
 				size, err = diskUsage(filepath.Join(s.root, "layers", id))
-				if err != nil && ctx.Err() != nil {
-					return context.Cause(ctx)
+				if ctx.Err() != nil {
+					return nil, context.Cause(ctx)
 				}
 				if err == nil {
 					measured[id] = size
 				}
 			}
-			r.Size += size
+			bytes[line] = size
 			continue
 		}
 		d := digest.Digest(strings.TrimPrefix(line, blobLine("")))
 		if fi, err := os.Lstat(s.blobPath(d)); err == nil {
-			r.Size += diskBytes(fi)
+			bytes[line] = diskBytes(fi)
 		}
 	}
-	return s.recordSizes(ctx, measured)
+	return bytes, s.recordSizes(ctx, measured)
 }
 
 // knownSizes are the bytes of the disk that directories of layers take, as they were measured.

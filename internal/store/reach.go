@@ -243,6 +243,11 @@ func (r *reach) close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.closeOver(forms)
+	return nil
+}
+
+func (r *reach) closeOver(forms []form) {
 	for _, f := range forms {
 		if r.hasBlob(f.blob) {
 			r.layers[f.id] = true
@@ -253,7 +258,6 @@ func (r *reach) close(ctx context.Context) error {
 			r.blobs[f.blob] = true
 		}
 	}
-	return nil
 }
 
 // allResults returns all results by their keys. Damaged records are left out.
