@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/klauspost/compress/gzip"
+	"golang.org/x/sys/unix"
 )
 
 // plainLog is how long a log is text. Most are shorter, and any program reads them.
@@ -18,6 +19,7 @@ type logFile struct {
 	path string
 	file *os.File
 	size int64
+	lost int64        // bytes for which there was no space
 	zip  *gzip.Writer // nil as long as it is text
 }
 
@@ -36,11 +38,44 @@ func (l *logFile) Write(p []byte) (int, error) {
 			return 0, fmt.Errorf("compressing %s: %w", l.path, err)
 		}
 	}
-	l.size += int64(len(p))
 	if l.zip != nil {
 		return l.zip.Write(p)
 	}
-	return l.file.Write(p)
+	err := l.tellLost()
+	if err == nil {
+		err = l.text(p)
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		// The step that filled the disk is tried once more when there is space again, and the build goes on.
+		l.lost += int64(len(p))
+		err = nil
+	}
+	return len(p), err
+}
+
+// text writes all of p to the text, or nothing.
+func (l *logFile) text(p []byte) error {
+	if _, err := l.file.WriteAt(p, l.size); err != nil {
+		return errors.Join(err, l.file.Truncate(l.size))
+	}
+	l.size += int64(len(p))
+	return nil
+}
+
+// tellLost says in the place of what was left out how much it was.
+func (l *logFile) tellLost() error {
+	if l.lost == 0 {
+		return nil
+	}
+	err := l.text([]byte(l.note()))
+	if err == nil {
+		l.lost = 0
+	}
+	return err
+}
+
+func (l *logFile) note() string {
+	return fmt.Sprintf("\n[%d bytes are left out: there was no space left]\n", l.lost)
 }
 
 // compress puts a compressed file in the place of the text.
@@ -54,6 +89,9 @@ func (l *logFile) compress() (err error) {
 	if err == nil {
 		_, err = io.Copy(zip, io.NewSectionReader(l.file, 0, l.size))
 	}
+	if err == nil && l.lost > 0 {
+		_, err = io.WriteString(zip, l.note())
+	}
 	if err == nil {
 		err = zip.Flush()
 	}
@@ -61,15 +99,15 @@ func (l *logFile) compress() (err error) {
 		return errors.Join(err, f.Close(), os.Remove(name))
 	}
 	text := l.file
-	l.file, l.zip = f, zip
+	l.file, l.zip, l.lost = f, zip, 0
 	return errors.Join(text.Close(), os.Remove(l.path))
 }
 
 // Close ends the file.
 func (l *logFile) Close() error {
-	var err error
+	err := l.tellLost()
 	if l.zip != nil {
-		err = l.zip.Close()
+		err = errors.Join(err, l.zip.Close())
 	}
 	return errors.Join(err, l.file.Close())
 }
