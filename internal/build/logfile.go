@@ -7,7 +7,8 @@ import (
 	"os"
 
 	"github.com/klauspost/compress/gzip"
-	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // plainLog is how long a log is text. Most are shorter, and any program reads them.
@@ -45,7 +46,7 @@ func (l *logFile) Write(p []byte) (int, error) {
 	if err == nil {
 		err = l.text(p)
 	}
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if store.IsFull(err) {
 		// The step that filled the disk is tried once more when there is space again, and the build goes on.
 		l.lost += int64(len(p))
 		err = nil

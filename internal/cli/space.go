@@ -15,7 +15,7 @@ import (
 
 // noSpace tells where there is no space left, when an error says that there is none, and what gives some back.
 func (a *app) noSpace(err error) string {
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+	if !store.IsFull(err) {
 		return ""
 	}
 	root, rerr := a.storeRoot()

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -13,7 +12,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
-	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
@@ -268,7 +266,7 @@ func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
 
 // madeSpace reports whether a step failed for want of space, and unused cache gave some.
 func (r *Run) madeSpace(err error, step *progress.Step) bool {
-	if r.ctx.Err() != nil || !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+	if r.ctx.Err() != nil || !store.IsFull(err) {
 		return false
 	}
 	freed, merr := r.Engine.opt.Store.MakeSpace(r.ctx)

@@ -80,7 +80,7 @@ func (s *Store) CacheRecords(ctx context.Context) ([]CacheRecord, error) {
 // cacheState reads what there is. Others change it meanwhile: it is for choosing what to forget, and says of nothing
 // that it may be deleted.
 func (s *Store) cacheState(ctx context.Context, how manner) (*cacheState, error) {
-	if err := s.readUses(ctx); err != nil && !isFull(err) {
+	if err := s.readUses(ctx); err != nil && !IsFull(err) {
 		return nil, err
 	}
 	c := &cacheState{of: map[string]*CacheRecord{}}
@@ -490,7 +490,7 @@ func (s *Store) recordSizes(ctx context.Context, measured map[string]int64) erro
 			}
 			return nil
 		})
-		if err != nil && !isFull(err) {
+		if err != nil && !IsFull(err) {
 			return err
 		}
 	}

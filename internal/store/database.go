@@ -116,7 +116,7 @@ func (s *Store) say(err error) error {
 	if why != nil {
 		e.text, e.causes = "writing to "+path+": "+why.Error(), append(e.causes, why)
 	}
-	if isFull(why) {
+	if IsFull(why) {
 		e.text = "no space left on " + s.root
 	}
 	return e

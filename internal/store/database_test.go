@@ -145,7 +145,7 @@ func TestNoInodes(t *testing.T) {
 	for i := range 150 {
 		must(t, os.WriteFile(filepath.Join(disk, fmt.Sprint(i)), nil, 0o600))
 	}
-	if err := s.Full(); !isFull(err) || !strings.Contains(err.Error(), "no inodes left on "+s.root) {
+	if err := s.Full(); !IsFull(err) || !strings.Contains(err.Error(), "no inodes left on "+s.root) {
 		t.Errorf("without inodes the error is %v", err)
 	}
 }

@@ -291,8 +291,8 @@ func (s *Store) writeIndex(ctx context.Context) error {
 		return fmt.Errorf("writing index.json: %w", err)
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("writing index.json: %w", os.NewSyscallError("flock", err))
+	if err := flock(lock, unix.LOCK_EX); err != nil {
+		return fmt.Errorf("writing index.json: %w", err)
 	}
 	images, err := s.Images(ctx)
 	if err != nil {

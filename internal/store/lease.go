@@ -110,8 +110,8 @@ func tryLease(tmp string) (*lease, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(os.NewSyscallError("flock", err), f.Close())
+	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	if _, err := os.Lstat(f.Name()); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -179,7 +179,7 @@ func (s *Store) sweepLease(id, path string) {
 		return
 	}
 	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+	if flock(f, unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return // alive
 	}
 	// Who takes a lease waits for no large deletion.

@@ -59,7 +59,7 @@ func toVersion3(s *Store, _ *sql.Tx) error {
 	}
 	for i, dir := range dirs {
 		err := s.unshare(dir)
-		if isFull(err) {
+		if IsFull(err) {
 			return &noCopies{fullError{s.root}, sharedBytes(dirs[i:])}
 		}
 		if err != nil {
@@ -237,7 +237,7 @@ func (e *upgradeError) Unwrap() error { return e.err }
 // of a full disk any more: what gives space back of other stores would have to upgrade this one first.
 func notUpgraded(err error) error {
 	var failed *upgradeError
-	if !errors.As(err, &failed) || !isFull(err) {
+	if !errors.As(err, &failed) || !IsFull(err) {
 		return err
 	}
 	return fmt.Errorf("%v: make room there and try again, nothing of the store is lost; the slipway that made it can prune it", err)

@@ -195,7 +195,7 @@ func TestUpgradeOnFullDisk(t *testing.T) {
 	for range 2 { // trying again changes nothing
 		_, err = Open(root)
 		wantErr(t, err, "opening store "+root+": upgrading it to version 3: no space left on "+root+" for copies of files that its layers share, which take 4.194MB: make room there and try again")
-		if isFull(err) {
+		if IsFull(err) {
 			t.Error("the error has commands suggested that would have to open the store")
 		}
 		nlink("a/fs/one", 1)

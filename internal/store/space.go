@@ -16,7 +16,8 @@ const reserveSize = 4 << 20
 // openSize is how much of the reserve is given up to open the database.
 const openSize = 128 << 10
 
-func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+// IsFull reports whether an error is that there is no space left, or no more for this user.
+func IsFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 func (s *Store) reserve() string { return filepath.Join(s.root, "reserve") }
 
@@ -68,7 +69,7 @@ func (s *Store) letGo(n int64) bool {
 // despiteFull does something small that a store on a full disk has to do too: again, with a part of the reserve.
 func (s *Store) despiteFull(fn func() error) error {
 	err := fn()
-	if isFull(err) && s.letGo(openSize) {
+	if IsFull(err) && s.letGo(openSize) {
 		err = fn()
 	}
 	return err

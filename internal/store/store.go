@@ -126,7 +126,7 @@ func (s *Store) open() (err error) {
 	for {
 		err = s.openRecords()
 		var database *databaseError // others are not helped by a little space
-		if !errors.As(err, &database) || !isFull(err) || !s.letGo(openSize) {
+		if !errors.As(err, &database) || !IsFull(err) || !s.letGo(openSize) {
 			break
 		}
 	}

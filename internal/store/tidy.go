@@ -64,7 +64,7 @@ func (s *Store) Tidy(ctx context.Context, policies ...Policy) error {
 		return s.readUses(ctx)
 	}
 	_, err = s.prune(ctx, manner{by: time.Now().Add(tidyTime)}, policies...)
-	if errors.Is(err, errGate) || isFull(err) { // another time; the reserve is for what a user does
+	if errors.Is(err, errGate) || IsFull(err) { // another time; the reserve is for what a user does
 		err = nil
 	}
 	return errors.Join(err, s.noteTidy())
@@ -97,7 +97,7 @@ func (s *Store) tidied() string { return filepath.Join(s.root, "gc") }
 
 func (s *Store) noteTidy() error {
 	err := os.WriteFile(s.tidied(), strconv.AppendInt(nil, s.free(), 10), 0o600)
-	if isFull(err) {
+	if IsFull(err) {
 		return nil // and the next one looks again
 	}
 	return err
