@@ -14,7 +14,7 @@
 //	<root>/meta.db                                 SQLite, WAL: all records
 //
 // Each concern has a file: blobs.go, layers.go, results.go, images.go, containers.go, caches.go,
-// lease.go, hold.go, collect.go, cacherecords.go, policy.go.
+// lease.go, hold.go, collect.go, cacherecords.go, cacherows.go, sizes.go, policy.go.
 //
 // # Invariants
 //
