@@ -117,7 +117,7 @@ func openat2(root *opened, path string, how unix.OpenHow) (*opened, error) {
 	how.Flags |= unix.O_CLOEXEC
 	fd, err := unix.Openat2(root.fd, path, &how)
 	if errors.Is(err, unix.ENOSYS) { // before Linux 5.6
-		return openOlder(root, path, int(how.Flags))
+		return openOlder(root, path, how)
 	}
 	if err != nil {
 		return nil, &os.PathError{Op: "openat2", Path: path, Err: err}
@@ -126,7 +126,12 @@ func openat2(root *opened, path string, how unix.OpenHow) (*opened, error) {
 }
 
 // openOlder opens a path on a kernel without openat2(2).
-func openOlder(root *opened, path string, flags int) (*opened, error) {
+func openOlder(root *opened, path string, how unix.OpenHow) (*opened, error) {
+	var st unix.Stat_t
+	if how.Resolve&unix.RESOLVE_NO_SYMLINKS != 0 && unix.Fstatat(root.fd, path, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return nil, &os.PathError{Op: "open", Path: path, Err: unix.ELOOP}
+	}
+	flags := int(how.Flags)
 	o, err := withPathrs(root, func(root *os.File) (*os.File, error) { return pathrs.OpenatInRoot(root, path) })
 	if err != nil || flags&unix.O_PATH != 0 {
 		return o, err

@@ -45,9 +45,6 @@ func (b *bundle) calls(filter []byte) (*inside, error) {
 	in.Add("setting the umask", unix.SYS_UMASK, 0o022)
 	in.streams()
 	in.Add("setting the host name", unix.SYS_SETHOSTNAME, b.oci.Hostname, len(b.oci.Hostname))
-	if p.ApparmorProfile != "" {
-		in.appArmor(p.ApparmorProfile)
-	}
 	in.closePaths()
 	in.Add("unmounting the null device", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
 	in.Add("changing to /", unix.SYS_CHDIR, "/")
@@ -79,8 +76,9 @@ func (in *inside) enterRoot() {
 	in.Add("changing the root filesystem", unix.SYS_PIVOT_ROOT, ".", ".")
 	in.Add("changing to the host's root", unix.SYS_FCHDIR, host)
 	in.Add("unmounting the host's root", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
-	in.attach("mounting a null device", null, "/")
+	in.attach("mounting a null device", null, "/", 0)
 	in.Add("changing to the null device", unix.SYS_FCHDIR, null)
+	in.Add("making the null device read-only", unix.SYS_MOUNT, nil, ".", nil, unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC, nil)
 	in.Add("closing the null device", unix.SYS_CLOSE, null)
 	in.Add("closing the host's root", unix.SYS_CLOSE, host)
 }
@@ -98,8 +96,9 @@ func (in *inside) proc(what string, o mountOptions) *initproc.Call {
 	return tree
 }
 
-func (in *inside) attach(what string, tree *initproc.Call, path string) *initproc.Call {
-	return in.Add(what, unix.SYS_MOVE_MOUNT, tree, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS)
+// attach mounts a tree at a path that is no link, unless flags say that it may be one.
+func (in *inside) attach(what string, tree *initproc.Call, path string, flags int) *initproc.Call {
+	return in.Add(what, unix.SYS_MOVE_MOUNT, tree, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH|flags)
 }
 
 // mounts mounts what is left.
@@ -133,7 +132,7 @@ func (in *inside) mount(m specs.Mount) error {
 		if len(m.UIDMappings) > 0 {
 			return fmt.Errorf("mount at %s: with a user namespace it cannot be there (--userns=host does without)", m.Destination)
 		}
-		in.attach(what, in.trees[m.Destination], m.Destination)
+		in.attach(what, in.trees[m.Destination], m.Destination, unix.MOVE_MOUNT_T_SYMLINKS)
 		in.Add(what, unix.SYS_CLOSE, in.trees[m.Destination])
 		switch flags := flagsOf(o.attrs); {
 		case flags != 0 && recursiveAttributes(): // it keeps those of the source
@@ -145,13 +144,16 @@ func (in *inside) mount(m specs.Mount) error {
 			in.Add(what, unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, m.Destination, unix.AT_RECURSIVE, in.Words(int(o.recursive), 0, 0, 0), mountAttrSize)
 		}
 	case "proc":
-		in.attach(what, in.trees[m.Destination], m.Destination)
+		in.attach(what, in.trees[m.Destination], m.Destination, 0)
+		if profile := in.b.oci.Process.ApparmorProfile; profile != "" {
+			in.appArmor(in.trees[m.Destination], profile)
+		}
 		in.Add(what, unix.SYS_CLOSE, in.trees[m.Destination])
 	case "cgroup":
 		flags := flagsOf(o.attrs)
 		mount := in.Add(what, unix.SYS_MOUNT, "cgroup", m.Destination, "cgroup2", flags, nil).Forgive(unix.EPERM, unix.EBUSY)
 		for _, errno := range []unix.Errno{unix.EPERM, unix.EBUSY} { // not everywhere a user namespace may
-			in.attach(what, in.trees[m.Destination], m.Destination).After(mount, errno)
+			in.attach(what, in.trees[m.Destination], m.Destination, 0).After(mount, errno)
 			in.Add(what, unix.SYS_MOUNT, nil, m.Destination, nil, unix.MS_BIND|unix.MS_REMOUNT|flags, nil).After(mount, errno)
 		}
 		in.Add(what, unix.SYS_CLOSE, in.trees[m.Destination]).Forgive(unix.EBADF)
@@ -215,10 +217,11 @@ func (in *inside) terminal() {
 	in.Add(what, unix.SYS_IOCTL, master, unix.TIOCSPTLCK, in.Words(0))
 	slave := in.Add(what, unix.SYS_IOCTL, master, unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	console := in.Add(what, unix.SYS_OPENAT, unix.AT_FDCWD, "/dev/console", unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o666)
-	// The numbers are those of the descriptors: nothing else is open.
-	const first = 4
-	in.Add(what, unix.SYS_MOUNT, fmt.Sprint("/proc/self/fd/", first+1), fmt.Sprint("/proc/self/fd/", first+2), nil, unix.MS_BIND, nil)
+	tree := in.Add(what, unix.SYS_OPEN_TREE, slave, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	in.Add(what, unix.SYS_MOVE_MOUNT, tree, "", console, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	in.Add(what, unix.SYS_CLOSE, tree)
 	in.Add(what, unix.SYS_CLOSE, console)
+	const first = initproc.Socket + 1 // the number of master: nothing else is open
 	in.Add(what, unix.SYS_SENDMSG, initproc.Socket, in.message(first), 0)
 	for fd := range 3 {
 		in.Add(what, unix.SYS_DUP3, slave, fd, 0)
@@ -235,20 +238,22 @@ func (in *inside) message(fd int) initproc.Place {
 	return in.Words(0, 0, iov, 1, in.Bytes(rights), len(rights), 0)
 }
 
-func (in *inside) appArmor(profile string) {
-	path := "/proc/self/attr/apparmor/exec"
-	if _, err := os.Stat(path); err != nil {
-		path = "/proc/self/attr/exec"
+// appArmor has the program be executed with a profile. That is said to a file of the filesystem that the kernel has just
+// made for it: by a path it might be said to something that only looks like it.
+func (in *inside) appArmor(proc *initproc.Call, profile string) {
+	path := "self/attr/apparmor/exec"
+	if _, err := os.Stat("/proc/" + path); err != nil {
+		path = "self/attr/exec"
 	}
 	text := "exec " + profile
 	what := "setting the AppArmor profile " + profile
-	file := in.Add(what, unix.SYS_OPENAT, unix.AT_FDCWD, path, unix.O_WRONLY|unix.O_CLOEXEC)
+	file := in.Add(what, unix.SYS_OPENAT, proc, path, unix.O_WRONLY|unix.O_CLOEXEC)
 	in.Add(what, unix.SYS_WRITE, file, text, len(text))
 	in.Add(what, unix.SYS_CLOSE, file)
 }
 
 // closePaths makes paths read-only, and hides others: a directory by an empty one, a file by a null device that is the
-// container's own.
+// container's own. Both are where the null device is, and read-only as that is.
 func (in *inside) closePaths() {
 	for _, path := range in.b.oci.Linux.ReadonlyPaths {
 		what := "making " + path + " read-only"
@@ -259,7 +264,7 @@ func (in *inside) closePaths() {
 	for _, path := range in.b.oci.Linux.MaskedPaths {
 		what := "masking " + path
 		mask := in.Add(what, unix.SYS_MOUNT, filepath.Base(in.b.null), path, nil, unix.MS_BIND, nil).Forgive(unix.ENOENT, unix.ENOTDIR)
-		in.Add(what, unix.SYS_MOUNT, "tmpfs", path, "tmpfs", unix.MS_RDONLY, "nr_blocks=1,nr_inodes=2").After(mask, unix.ENOTDIR)
+		in.Add(what, unix.SYS_MOUNT, emptyName, path, nil, unix.MS_BIND, nil).After(mask, unix.ENOTDIR)
 	}
 }
 
@@ -277,8 +282,7 @@ func (in *inside) become(p *specs.Process, filter []byte) error {
 	for _, c := range caps.unbounded() {
 		in.Add("dropping a capability", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, int(c))
 	}
-	// The user may not be able to get there, or be the only one who can.
-	cwd := in.Add("changing to the working directory "+p.Cwd, unix.SYS_CHDIR, p.Cwd).Forgive(unix.EACCES, unix.EPERM)
+	there := in.changeDir(p.Cwd)
 	in.Add("keeping capabilities", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
 	var groups []byte
 	for _, gid := range p.User.AdditionalGids {
@@ -288,18 +292,33 @@ func (in *inside) become(p *specs.Process, filter []byte) error {
 	gid, uid := int(p.User.GID), int(p.User.UID)
 	in.Add(fmt.Sprintf("setting the group %d", gid), unix.SYS_SETRESGID, gid, gid, gid)
 	in.Add(fmt.Sprintf("setting the user %d", uid), unix.SYS_SETRESUID, uid, uid, uid)
-	for _, errno := range []unix.Errno{unix.EACCES, unix.EPERM} {
-		in.Add("changing to the working directory "+p.Cwd, unix.SYS_CHDIR, p.Cwd).After(cwd, errno)
-	}
 	// Ambient capabilities that this process has itself go with the inheritable ones.
 	in.Add("setting capabilities", unix.SYS_CAPSET, in.Bytes(capHead()), in.Bytes(caps.bytes()))
 	for _, c := range caps.ambient {
 		in.Add("setting an ambient capability", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, int(c), 0, 0)
 	}
+	for _, errno := range noChange {
+		in.Add(cwdWhat+p.Cwd, unix.SYS_CHDIR, p.Cwd).After(there, errno)
+	}
 	// The kernel has forgotten it with the user.
 	in.Add("dying with slipway", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
 	in.execute(p)
 	return nil
+}
+
+const cwdWhat = "changing to the working directory "
+
+// noChange are the errors with which changeDir leaves the working directory to the program's own rights.
+var noChange = []unix.Errno{unix.EACCES, unix.EPERM, unix.EBADF}
+
+// changeDir changes to the working directory, which the container's user may not be able to, with rights that the
+// container does not have. So no link of a /proc is followed there: that of the host, if it is mounted, leads to each
+// directory of the host (CVE-2024-21626). Who may get there alone, or whoever has no openat2(2) (before Linux 5.6), changes to it
+// later, when it can do no more than the container's program.
+func (in *inside) changeDir(cwd string) *initproc.Call {
+	how := in.Words(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0, unix.RESOLVE_NO_MAGICLINKS)
+	dir := in.Add(cwdWhat+cwd, unix.SYS_OPENAT2, unix.AT_FDCWD, cwd, how, unix.SizeofOpenHow).Forgive(unix.EACCES, unix.EPERM, unix.ENOSYS)
+	return in.Add(cwdWhat+cwd, unix.SYS_FCHDIR, dir).Forgive(noChange...) // EBADF: it was not opened
 }
 
 // execWhat is what a call does that executes the container's program.
@@ -419,9 +438,6 @@ func (b *bundle) prepareInside() (err error) {
 				err = target.Close()
 			}
 		}
-		if err == nil && m.Type == "proc" {
-			err = plainProc(root)
-		}
 		if err != nil {
 			return fmt.Errorf("mounting %s: %w", m.Destination, err)
 		}
@@ -439,22 +455,18 @@ func (b *bundle) prepareInside() (err error) {
 	return nil
 }
 
-// plainProc refuses a root filesystem in which /proc is a symbolic link: what is hidden and read-only in it would be so
-// elsewhere.
-func plainProc(root *opened) error {
-	proc, err := openResolved(root, "proc", unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return fmt.Errorf("the root filesystem's /proc is not a directory: %w", err)
-	}
-	return proc.Close()
-}
+// emptyName is that of the empty directory beside the null device.
+const emptyName = "empty"
 
-// makeNull makes a null device for what is to be empty or nowhere, which is none of the host's, alone in a directory.
+// makeNull makes a null device for what is to be empty or nowhere, which is none of the host's, and an empty directory
+// for the same, in a directory of their own.
 func (b *bundle) makeNull() error {
 	dir := filepath.Join(b.scratch, "nowhere")
 	b.null = filepath.Join(dir, "null")
-	if err := unix.Mkdir(dir, 0o755); err != nil {
-		return &os.PathError{Op: "mkdir", Path: dir, Err: err}
+	for _, path := range []string{dir, filepath.Join(dir, emptyName)} {
+		if err := unix.Mkdir(path, 0o755); err != nil {
+			return &os.PathError{Op: "mkdir", Path: path, Err: err}
+		}
 	}
 	if !userns.RunningInUserNS() {
 		if err := unix.Mknod(b.null, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {

@@ -95,6 +95,9 @@ func (b *bundle) bindBelow(dest *opened, m specs.Mount, o mountOptions) error {
 // stays, as Docker leaves it: nothing is removed from what a process can change. The kernel resolves
 // the path without help; what pathrs does besides is only for what the kernel refuses.
 func mountTarget(root *opened, m specs.Mount) (*opened, error) {
+	if m.Type == "proc" || m.Type == "sysfs" || isDev(m) {
+		return plainTarget(root, m.Destination)
+	}
 	dest, err := openInRoot(root, m.Destination)
 	if errors.Is(err, os.ErrNotExist) {
 		dest, err = makeInRoot(root, m.Destination, isFile(m))
@@ -115,6 +118,20 @@ func mountTarget(root *opened, m specs.Mount) (*opened, error) {
 	}
 	defer dir.Close()
 	return makeFileAt(dir, filepath.Base(m.Destination))
+}
+
+// plainTarget opens a directory at the top of root, which is made if missing, and refuses a link in its place: what is
+// hidden and read-only there, and what is written to there, would be elsewhere.
+func plainTarget(root *opened, path string) (*opened, error) {
+	name := filepath.Base(path)
+	dir, err := openResolved(root, name, unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, os.ErrNotExist) {
+		dir, err = makeDirAt(root, name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the root filesystem's %s is not a directory: %w", path, err)
+	}
+	return dir, nil
 }
 
 // mountOptions are those of a mount in an OCI spec, sorted.

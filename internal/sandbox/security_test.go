@@ -244,7 +244,8 @@ func hostNodes(t testing.TB) string {
 func testOwnDevices(l *lab) {
 	before := hostNodes(l.t)
 	const script = `for f in full null random tty urandom zero; do stat -c '%n %a %u:%g %t:%T' /dev/$f; done
-chmod 0640 /dev/full /dev/random /proc/keys; chown 5:6 /dev/full /dev/random /proc/keys; touch -d '2001-01-01 00:00:00' /dev/full /proc/keys
+chmod 0640 /dev/full /dev/random; chown 5:6 /dev/full /dev/random; touch -d '2001-01-01 00:00:00' /dev/full
+(chmod 0640 /proc/keys; chown 5:6 /proc/keys; touch -d '2001-01-01 00:00:00' /proc/keys) 2>/dev/null
 stat -c '%a %u:%g' /dev/full`
 	want := "/dev/full 666 0:0 1:7\n/dev/null 666 0:0 1:3\n/dev/random 666 0:0 1:8\n/dev/tty 666 0:0 5:0\n/dev/urandom 666 0:0 1:9\n/dev/zero 666 0:0 1:5\n640 5:6"
 	for _, insecure := range []bool{false, true} {

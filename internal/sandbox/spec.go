@@ -23,13 +23,20 @@ var (
 		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
 		"CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
 	}
-	maskedPaths = []string{
+	maskedPaths   = sync.OnceValue(func() []string { return maskedAlso("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle") })
+	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+)
+
+// maskedAlso are the paths that are hidden, with those of a pattern. What tells how hot each processor is, and by which
+// interrupts it works, tells what others do with it.
+func maskedAlso(pattern string) []string {
+	also, _ := filepath.Glob(pattern) // which is right
+	return append([]string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
 		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 		"/sys/devices/virtual/powercap", "/sys/firmware",
-	}
-	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
-)
+	}, also...)
+}
 
 // ociSpec is the whole description of a container for an OCI runtime. The mounts are complete
 // and their sources exist.
@@ -72,7 +79,7 @@ func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) 
 		}
 		return s, nil
 	}
-	s.Linux.MaskedPaths = maskedPaths
+	s.Linux.MaskedPaths = maskedPaths()
 	s.Linux.ReadonlyPaths = readonlyPaths
 	if spec.tweaked() {
 		s.Linux.Seccomp, err = seccompFor(caps)

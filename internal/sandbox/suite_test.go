@@ -118,7 +118,7 @@ func hostState(t testing.TB) string {
 	var b strings.Builder
 	for line := range strings.Lines(string(mounts)) {
 		// Other tests may be mounting things at the same time.
-		for _, ours := range []string{"slipway-test-", "TestLibcontainer", "TestRuntimeBinary", "TestUnguarded", "TestUserNS", "TestOlderKernel", "BenchmarkRun"} {
+		for _, ours := range []string{"slipway-test-", "TestLibcontainer", "TestRuntimeBinary", "TestUnguarded", "TestUserNS", "TestOlderKernel", "TestLateCwd", "BenchmarkRun"} {
 			if strings.Contains(line, ours) {
 				b.WriteString(line)
 				break
@@ -280,13 +280,13 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"ExitCodes": testExitCodes, "CommandErrors": testCommandErrors, "OwnProgram": testOwnProgram, "Signals": testSignals, "Output": testOutput,
 		"Stdin": testStdin, "Terminal": testTerminal, "Environment": testEnvironment, "Users": testUsers, "OddUserFiles": testOddUserFiles,
 		"Cancel": testCancel, "Leftovers": testLeftovers, "Parallel": testParallel, "KilledParent": testKilledParent, "KilledWatchdog": testKilledWatchdog, "Ulimits": testUlimits,
-		"Cwd": testCwd, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "SwappedMountPoint": testSwappedMountPoint, "OddRoots": testOddRoots, "RacingLinks": testRacingLinks, "NoTrace": testNoTrace, "Scratch": testScratch,
+		"Cwd": testCwd, "CwdLinks": testCwdLinks, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "SwappedMountPoint": testSwappedMountPoint, "OddRoots": testOddRoots, "PlainRoots": testPlainRoots, "RacingLinks": testRacingLinks, "NoTrace": testNoTrace, "Scratch": testScratch,
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ProcMounts": testProcMounts, "Keyring": testKeyring, "ManyLayers": testManyLayers,
 		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
 		"UserNSOwners": testUserNSOwners, "UserNSUsers": testUserNSUsers, "UserNSRoot": testUserNSRoot, "UserNSErrors": testUserNSErrors, "UserNSCapabilities": testUserNSCapabilities,
 		"File": testFile, "Socket": testSocket, "Final": testFinal,
-		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "InsecureCgroups": testInsecureCgroups, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "CgroupView": testCgroupView, "Limits": testLimits, "AppArmor": testAppArmor, "MaxProcesses": testMaxProcesses, "MemoryLimit": testMemoryLimit, "BusyCgroup": testBusyCgroup, "LimitErrors": testLimitErrors,
+		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "ProcessorMasks": testProcessorMasks, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "InsecureCgroups": testInsecureCgroups, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "CgroupView": testCgroupView, "Limits": testLimits, "AppArmor": testAppArmor, "MaxProcesses": testMaxProcesses, "MemoryLimit": testMemoryLimit, "BusyCgroup": testBusyCgroup, "LimitErrors": testLimitErrors,
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, newRunner)
