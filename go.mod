@@ -3,6 +3,7 @@ module github.com/slipway-build/slipway
 go 1.26.8
 
 require (
+	github.com/DataDog/zstd v1.5.7
 	github.com/containerd/console v1.0.5
 	github.com/containerd/containerd/v2 v2.4.2
 	github.com/containerd/continuity v0.5.0

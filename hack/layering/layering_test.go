@@ -38,6 +38,7 @@ var owners = []struct {
 }{
 	{"modernc.org/sqlite", []string{"internal/store"}, "the database's format is the store's own affair"},
 	{"github.com/opencontainers/runc", []string{"internal/sandbox"}, "any OCI runtime must be able to take the place of what starts containers"},
+	{"github.com/DataDog/zstd", []string{"internal/layer"}, "C code does not read what comes from others: it only compresses there"},
 	{"gvisor.dev/gvisor", []string{"internal/network"}, "how a process gets out is the network's own affair"},
 	{"github.com/vishvananda/netlink", []string{"internal/network"}, "nothing else sets interfaces up"},
 	{"github.com/spf13/cobra", []string{"internal/cli", "cmd/slipway"}, "flags end in cli: an API server drives the same packages"},
@@ -198,5 +199,32 @@ func TestOnlyCLISpeaks(t *testing.T) {
 				return true
 			})
 		}
+	}
+}
+
+// TestLibzstdOnlyCompresses finds uses of libzstd that read what others compressed.
+func TestLibzstdOnlyCompresses(t *testing.T) {
+	found := false
+	for _, p := range packages(t) {
+		for _, name := range append(p.GoFiles, p.CgoFiles...) {
+			set := token.NewFileSet()
+			file, err := parser.ParseFile(set, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(file.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"github.com/DataDog/zstd"` }) {
+				continue
+			}
+			found = true
+			ast.Inspect(file, func(n ast.Node) bool {
+				if sel, ok := n.(*ast.SelectorExpr); ok && !slices.Contains([]string{"NewCtx", "Ctx", "CompressLevel", "Pool", "Get", "Put", "Errorf", "level"}, sel.Sel.Name) {
+					t.Errorf("%s: %s: want nothing but compressing where libzstd is imported", set.Position(sel.Pos()), sel.Sel.Name)
+				}
+				return true
+			})
+		}
+	}
+	if !found {
+		t.Error("no file imports libzstd: remove this test")
 	}
 }

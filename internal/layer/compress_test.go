@@ -9,7 +9,9 @@ import (
 	"hash/crc32"
 	"io"
 	"math/rand"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -156,12 +158,20 @@ func TestEncodingCheck(t *testing.T) {
 // A level is what its format means by it.
 func TestCompressLevels(t *testing.T) {
 	var data []byte
-	for i := range 200_000 {
-		data = append(data, fmt.Sprint(i*i)...)
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range sources {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data = append(data, text...)
 	}
 	for _, c := range []Compression{Gzip, Zstd} {
 		size := map[int]int{}
-		for _, level := range []int{1, 9} {
+		for _, level := range []int{0, 1, 3, 9} {
 			var out bytes.Buffer
 			w, err := Compress(&out, Encoding{Compression: c, Level: level})
 			if err != nil {
@@ -177,6 +187,9 @@ func TestCompressLevels(t *testing.T) {
 		}
 		if size[9] >= size[1] {
 			t.Errorf("%s: level 9 gives %d bytes, level 1 %d", c, size[9], size[1])
+		}
+		if usual := 3; c == Zstd && size[0] != size[usual] {
+			t.Errorf("%s: no level gives %d bytes, level %d %d", c, size[0], usual, size[usual])
 		}
 	}
 }

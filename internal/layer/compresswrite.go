@@ -5,13 +5,15 @@ import (
 	"io"
 	"runtime"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/pgzip"
 )
 
 // gzipBlock is how much of the input pgzip compresses at a time, in bytes. It decides the output,
 // the number of blocks in flight does not.
 const gzipBlock = 1 << 20
+
+// zstdLevel is zstd's usual level.
+const zstdLevel = 3
 
 // Encoding is how a blob is to be compressed. The zero value is not at all.
 type Encoding struct {
@@ -59,9 +61,9 @@ func Compress(w io.Writer, e Encoding) (io.WriteCloser, error) {
 		}
 		return zw, nil
 	case Zstd:
-		level := zstd.SpeedDefault
-		if e.Level > 0 {
-			level = zstd.EncoderLevelFromZstd(e.Level)
+		level := e.Level
+		if level == 0 {
+			level = zstdLevel
 		}
 		return newZstdWriter(w, level)
 	}

@@ -3,18 +3,23 @@ package layer
 import (
 	"io"
 	"runtime"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // zstdBlock is how much of the input becomes one frame, in bytes. Frames are compressed each for
 // itself, so that all cores have work and the bytes do not depend on how many there are; at this
 // size what is lost by it is less than a hundredth.
-const zstdBlock = 4 << 20
+const zstdBlock = 2 << 20
+
+// Beyond this level a frame that is being compressed takes up to 50 MB besides, so there are no more than so many
+// at the same time.
+const (
+	zstdThrifty     = 12
+	zstdThriftyJobs = 4
+)
 
 // zstdWriter writes a zstd stream of frames that are compressed at the same time.
 type zstdWriter struct {
-	enc   *zstd.Encoder
+	enc   zstdEncoder
 	cur   *zstdFrame      // being filled; nil: none
 	queue chan *zstdFrame // in order
 	spare chan *zstdFrame // to be used again; bounds how many there are
@@ -24,12 +29,17 @@ type zstdWriter struct {
 // zstdFrame is a piece of the input and what becomes of it.
 type zstdFrame struct {
 	src, dst []byte
+	err      error
 	ready    chan struct{} // gets a value when dst is there
 }
 
-func newZstdWriter(w io.Writer, level zstd.EncoderLevel) (*zstdWriter, error) {
+// newZstdWriter returns a writer for one of zstd's levels.
+func newZstdWriter(w io.Writer, level int) (*zstdWriter, error) {
 	n := runtime.GOMAXPROCS(0)
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(n), zstd.WithWindowSize(zstdBlock))
+	if level > zstdThrifty {
+		n = min(n, zstdThriftyJobs)
+	}
+	enc, err := newZstdEncoder(level, n)
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +56,9 @@ func (z *zstdWriter) write(w io.Writer) {
 	var err error
 	for f := range z.queue {
 		<-f.ready
+		if err == nil {
+			err = f.err
+		}
 		if err == nil {
 			_, err = w.Write(f.dst)
 		}
@@ -80,7 +93,7 @@ func (z *zstdWriter) flush() {
 	z.cur = nil
 	z.queue <- f
 	go func() {
-		f.dst = z.enc.EncodeAll(f.src, f.dst[:0])
+		f.dst, f.err = z.enc.frame(f.dst, f.src)
 		f.ready <- struct{}{}
 	}()
 }
