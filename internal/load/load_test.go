@@ -319,6 +319,40 @@ func TestProgress(t *testing.T) {
 	}
 }
 
+// TestLoadIsBounded: what manifests and configs say takes memory and time by what they are, not by what they repeat.
+func TestLoadIsBounded(t *testing.T) {
+	config := func(layers int, more string) string {
+		return asJSON(ocispec.Image{Author: more, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
+			RootFS: ocispec.RootFS{Type: "layers", DiffIDs: slices.Repeat([]digest.Digest{digest.FromString("")}, layers)}})
+	}
+	for want, make := range map[string]func(l *layout){
+		"manifests and configs that the archive names have more than 67108864 bytes": func(l *layout) {
+			long := l.blob(ocispec.MediaTypeImageConfig, config(0, strings.Repeat("a", maxJSON-1000)))
+			for i := range 5 { // each is short enough, and so is what is read of each other image
+				l.add(l.blob(ocispec.MediaTypeImageManifest, asJSON(ocispec.Manifest{Config: long, Annotations: map[string]string{"n": fmt.Sprint(i)}})), nil)
+			}
+		},
+		"has 1001 layers, more than 1000": func(l *layout) {
+			l.add(l.blob(ocispec.MediaTypeImageManifest, asJSON(ocispec.Manifest{Config: l.blob(ocispec.MediaTypeImageConfig, config(1001, ""))})), nil)
+		},
+		"gives more than 10000 names": func(l *layout) {
+			l.files = append(l.files, entry{"config", config(0, "")})
+			l.files = append(l.files, entry{"manifest.json", asJSON([]dockerImage{{Config: "config", RepoTags: slices.Repeat([]string{"a"}, 10_001)}})})
+		},
+	} {
+		s := newStore(t)
+		var l layout
+		make(&l)
+		if len(l.index.Manifests) == 0 {
+			l.add(l.image("amd64", "a"), nil)
+		}
+		if _, err := loadBytes(s, l.tar()); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+		wantNothing(t, s)
+	}
+}
+
 func TestTooManyFiles(t *testing.T) {
 	s := newStore(t)
 	pr, pw := io.Pipe()

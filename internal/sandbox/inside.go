@@ -90,6 +90,7 @@ func (in *inside) tree(what, path string) *initproc.Call {
 
 func (in *inside) proc(what string, o mountOptions) *initproc.Call {
 	fs := in.Add(what, unix.SYS_FSOPEN, "proc", unix.FSOPEN_CLOEXEC)
+	in.Add(what, unix.SYS_FSCONFIG, fs, unix.FSCONFIG_SET_STRING, "source", "proc", 0) // as mounts are told
 	in.Add(what, unix.SYS_FSCONFIG, fs, unix.FSCONFIG_CMD_CREATE, nil, nil, 0)
 	tree := in.Add(what, unix.SYS_FSMOUNT, fs, unix.FSMOUNT_CLOEXEC, int(o.attrs))
 	in.Add(what, unix.SYS_CLOSE, fs)
@@ -215,7 +216,7 @@ func (in *inside) terminal() {
 	const what = "making the terminal"
 	master := in.Add(what, unix.SYS_OPENAT, unix.AT_FDCWD, "/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	in.Add(what, unix.SYS_IOCTL, master, unix.TIOCSPTLCK, in.Words(0))
-	slave := in.Add(what, unix.SYS_IOCTL, master, unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	slave := in.Add(what, unix.SYS_IOCTL, master, unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY) // O_CLOEXEC would be seen in F_GETFL for ever
 	console := in.Add(what, unix.SYS_OPENAT, unix.AT_FDCWD, "/dev/console", unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o666)
 	tree := in.Add(what, unix.SYS_OPEN_TREE, slave, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	in.Add(what, unix.SYS_MOVE_MOUNT, tree, "", console, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
