@@ -16,10 +16,6 @@ import (
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
-func (s *Store) blobPath(d digest.Digest) string {
-	return filepath.Join(s.root, "blobs", string(d.Algorithm()), d.Encoded())
-}
-
 // HasBlob reports whether the blob is recorded and its file has the recorded size. If so it stays, see hold.go.
 func (s *Store) HasBlob(d digest.Digest) bool {
 	if d.Validate() != nil {
@@ -47,7 +43,7 @@ func (s *Store) OpenBlob(_ context.Context, d digest.Digest) (io.ReadCloser, err
 	if err := d.Validate(); err != nil {
 		return nil, fmt.Errorf("opening blob %q: %w", d, err)
 	}
-	f, err := os.Open(s.blobPath(d))
+	f, err := openRegular(s.blobPath(d))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("opening blob %s: %w", d, ErrNotFound)
 	}

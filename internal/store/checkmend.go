@@ -200,7 +200,7 @@ func (c *checker) dropLayer(ctx context.Context, id layer.ID) error {
 	if len(who) > 0 {
 		return fmt.Errorf("it is kept for %s, and nothing that is cached uses it any more: build or pull what it belongs to again", strings.Join(who, ", "))
 	}
-	return c.takeAway(ctx, []string{filepath.Dir(c.s.layerFS(id))}, func(o others) (bool, error) {
+	return c.takeAway(ctx, []string{c.s.layerDir(id)}, func(o others) (bool, error) {
 		if o.useLayer(id) {
 			return true, nil
 		}
@@ -270,7 +270,7 @@ func (c *checker) runs(ctx context.Context, id layer.ID) (bool, error) {
 		if !slices.Contains(ct.Snapshot, id) {
 			continue
 		}
-		f, err := os.Open(filepath.Join(c.s.ContainerDir(ct.ID), "lock"))
+		f, err := openRegular(filepath.Join(c.s.ContainerDir(ct.ID), "lock"))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}

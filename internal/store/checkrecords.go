@@ -345,7 +345,7 @@ func (l *survey) containers(context.Context) error {
 
 // index looks at index.json, which other tools read.
 func (l *survey) index(context.Context) error {
-	data, err := os.ReadFile(filepath.Join(l.s.root, "index.json"))
+	data, err := readRegular(filepath.Join(l.s.root, "index.json"))
 	if errors.Is(err, fs.ErrNotExist) && len(l.named.images) == 0 {
 		return nil
 	}

@@ -52,11 +52,6 @@ func NewContainerID() (string, error) {
 	return hex.EncodeToString(b[:]), nil
 }
 
-// ContainerDir returns where the container's writable layer is: fs and work below it.
-func (s *Store) ContainerDir(id string) string {
-	return filepath.Join(s.root, "containers", id)
-}
-
 // AddContainer makes the container's directories and records it. A name that is taken is
 // ErrNameTaken, with the ID of its container in the message. The directories are made in the transaction: one without a
 // record is what a crash left, and who collects takes it away.

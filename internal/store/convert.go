@@ -91,7 +91,7 @@ func damageIn(ctx context.Context, blob io.Reader, err error) error {
 
 // readLayerStream is readLayerBlob for a stream, which it reads to its end.
 func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.Digest, sink layer.Sink) (layer.Stacking, error) {
-	stacking, got, err := readLayer(ctx, r, diffID.Algorithm(), sink)
+	stacking, got, err := readLayer(ctx, r, algorithm(diffID), sink)
 	if err != nil {
 		return stacking, err
 	}
@@ -296,7 +296,7 @@ func (s *Store) recompress(ctx context.Context, from ocispec.Descriptor, info La
 	}
 	plain, verify := io.Reader(r), func() error { return nil }
 	if info.Claimed {
-		hash := newAsyncHash(info.DiffID.Algorithm())
+		hash := newAsyncHash(algorithm(info.DiffID))
 		defer hash.Digest() // ends its goroutine
 		plain, verify = io.TeeReader(r, hash), func() error { return haveDiffID(hash.Digest(), info.DiffID) }
 	}

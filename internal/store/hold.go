@@ -225,7 +225,7 @@ func (s *Store) readLeases(own string) (o others, err error) {
 
 // readLease reads what a process says that it uses.
 func readLease(path string) (text string, alive bool, err error) {
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", false, nil // it has ended
 	}

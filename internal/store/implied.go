@@ -33,7 +33,7 @@ import (
 // such a link. Few layers need it.
 
 func (s *Store) stackingFile(id layer.ID) string {
-	return filepath.Join(s.root, "layers", string(id), "implied")
+	return filepath.Join(s.layerDir(id), "implied")
 }
 
 // putStacking keeps what a layer that was read takes of those below it. A layer without the file takes nothing, so
@@ -90,7 +90,7 @@ func (s *Store) stacking(ctx context.Context, id layer.ID) (layer.Stacking, erro
 }
 
 func (s *Store) keptStacking(id layer.ID) (st layer.Stacking, err error) {
-	data, err := os.ReadFile(s.stackingFile(id))
+	data, err := readRegular(s.stackingFile(id))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return st, nil

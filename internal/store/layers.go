@@ -187,10 +187,6 @@ func (s *Store) recordedLayer(ctx context.Context, id layer.ID) (LayerInfo, erro
 	return info, nil
 }
 
-func (s *Store) layerFS(id layer.ID) string {
-	return filepath.Join(s.root, "layers", string(id), "fs")
-}
-
 // Check returns why a snapshot cannot be used any more, or nil.
 func (s *Store) Check(ctx context.Context, snap layer.Snapshot) error {
 	for _, id := range snap {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"regexp"
 	"sync"
 
@@ -92,7 +91,7 @@ func (s *Store) readParts(d digest.Digest) (*manifestParts, error) {
 	if d.Validate() != nil {
 		return nil, nil
 	}
-	f, err := os.Open(s.blobPath(d))
+	f, err := openRegular(s.blobPath(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

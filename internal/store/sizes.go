@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // measure finds out how much of the disk the records of layers and blobs take.
@@ -44,7 +45,7 @@ func (s *Store) lineSizes(ctx context.Context, lines []string) (map[string]int64
 		if id, ok := strings.CutPrefix(line, layerLine("")); ok {
 			size, ok := known[id]
 			if !ok {
-				size, err = diskUsage(filepath.Join(s.root, "layers", id))
+				size, err = diskUsage(s.layerDir(layer.ID(id)))
 				if ctx.Err() != nil {
 					return nil, context.Cause(ctx)
 				}

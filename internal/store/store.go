@@ -53,6 +53,8 @@ import (
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 	"modernc.org/sqlite" // also the database driver
+
+	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // maxUnpacking is how many layers are unpacked at the same time at most. Each takes up to 10 MB.
@@ -242,7 +244,7 @@ func (s *Store) setAside(tx *sql.Tx) error {
 		return err
 	}
 	for _, id := range ids {
-		err := os.Rename(filepath.Join(s.root, "layers", id), filepath.Join(dead.dir, id))
+		err := os.Rename(s.layerDir(layer.ID(id)), filepath.Join(dead.dir, part(id)))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return errors.Join(err, dead.lock.Close())
 		}

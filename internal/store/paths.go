@@ -1,0 +1,86 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// What a record has for a name may be anything: a store may be damaged, or come from somebody else. So a path that is made
+// of one is in the store, and a file is opened without waiting for it, if it is one.
+
+// nowhere is the name of nothing, in the place of one that would lead elsewhere.
+const nowhere = "nowhere"
+
+// part is a name as a part of a path.
+func part(name string) string {
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+		return nowhere
+	}
+	return name
+}
+
+func (s *Store) blobPath(d digest.Digest) string {
+	kind, encoded, _ := strings.Cut(string(d), ":")
+	return filepath.Join(s.root, "blobs", part(kind), part(encoded))
+}
+
+// algorithm is that of a digest, or the usual one for what is none.
+func algorithm(d digest.Digest) digest.Algorithm {
+	if d.Validate() != nil {
+		return digest.Canonical
+	}
+	return d.Algorithm()
+}
+
+// layerDir is the directory of what there is of a layer.
+func (s *Store) layerDir(id layer.ID) string {
+	return filepath.Join(s.root, "layers", part(string(id)))
+}
+
+// layerFS is the directory form of a layer.
+func (s *Store) layerFS(id layer.ID) string { return filepath.Join(s.layerDir(id), "fs") }
+
+// ContainerDir returns where the container's writable layer is: fs and work below it.
+func (s *Store) ContainerDir(id string) string { return filepath.Join(s.root, "containers", part(id)) }
+
+// openRegular opens a file for reading that is neither a link nor a pipe.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = &os.PathError{Op: "open", Path: path, Err: errors.New("it is no regular file")}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// maxRead bounds what is read of a file at once: of what layers take of those below them, or the names of all images.
+const maxRead = 256 << 20
+
+// readRegular reads such a file.
+func readRegular(path string) ([]byte, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxRead+1))
+	if err == nil && len(data) > maxRead {
+		err = &os.PathError{Op: "read", Path: path, Err: fmt.Errorf("it has more than %d bytes", maxRead)}
+	}
+	return data, err
+}
