@@ -3,6 +3,8 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	iofs "io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,13 +35,18 @@ func (b *bundle) makeCgroup() (err error) {
 		return limiting(err)
 	}
 	if err := b.cgroup.Apply(-1); err != nil {
-		return limiting(errors.Join(err, b.cgroup.Destroy()))
+		return limiting(errors.Join(err, b.leaveCgroup()))
 	}
 	if pids, err := b.cgroup.GetAllPids(); err == nil && len(pids) > 0 {
-		b.cgroup = nil // another container's, it seems
+		b.cgroup = nil // another container's, it seems: who it is of removes it
 		return limiting(fmt.Errorf("there are processes in the cgroup %s", config.Path))
 	}
 	return nil
+}
+
+// leaveCgroup removes the cgroup. The library does not wait for long, and not for all at a time.
+func (b *bundle) leaveCgroup() error {
+	return removeCgroup(slices.Collect(maps.Values(b.cgroup.GetPaths()))...)
 }
 
 // enterCgroup has a process be limited.
@@ -124,12 +131,9 @@ var openCgroups = sync.OnceFunc(func() {
 	}
 })
 
-// removeTries and removeWait bound the waiting for a cgroup to become empty: the kernel counts
-// dead processes until they have been reaped.
-const (
-	removeTries = 500
-	removeWait  = 10 * time.Millisecond
-)
+// removePatience bounds how long a cgroup may take to become empty: the kernel counts dead processes until they have been
+// reaped, and somebody else's may be in it.
+var removePatience = 10 * time.Second
 
 // removeCgroups removes the cgroup path, which holds no live process, from all hierarchies.
 func removeCgroups(path string) error {
@@ -139,24 +143,48 @@ func removeCgroups(path string) error {
 	for _, h := range hierarchies {
 		dirs = append(dirs, filepath.Join(top, h.Name(), path))
 	}
-	var errs []error
-	for _, dir := range dirs {
-		if _, err := os.Lstat(dir); err == nil { // what is not there cannot be removed from a read-only filesystem
-			errs = append(errs, removeCgroup(dir))
-		}
-	}
-	return errors.Join(errs...)
+	return removeCgroup(dirs...)
 }
 
-// removeCgroup removes one directory of a cgroup, which holds no live process; another process may have done it.
-func removeCgroup(dir string) error {
+// removeCgroup removes directories of cgroups that hold no live process, with those below them; another process may have
+// done it. All of them are tried before any is waited for.
+func removeCgroup(dirs ...string) error {
+	const longest = 100 * time.Millisecond
+	deadline := time.Now().Add(removePatience)
+	for wait := time.Millisecond; ; wait = min(2*wait, longest) {
+		var errs []error
+		dirs = slices.DeleteFunc(slices.Clone(dirs), func(dir string) bool {
+			err := removeOnce(dir)
+			if err != nil {
+				errs = append(errs, &os.PathError{Op: "removing cgroup", Path: dir, Err: err})
+			}
+			return !errors.Is(err, unix.EBUSY)
+		})
+		err := errors.Join(errs...)
+		if len(dirs) == 0 || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(wait)
+	}
+}
+
+// removeOnce removes a cgroup, with those below it.
+func removeOnce(dir string) error {
 	err := unix.Rmdir(dir)
-	for try := 0; errors.Is(err, unix.EBUSY) && try < removeTries; try++ {
-		time.Sleep(removeWait)
+	if errors.Is(err, unix.EBUSY) {
+		below, _ := os.ReadDir(dir) // it may be gone
+		for _, e := range below {
+			if e.IsDir() {
+				_ = removeOnce(filepath.Join(dir, e.Name())) // that the one above it stays tells
+			}
+		}
 		err = unix.Rmdir(dir)
 	}
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return &os.PathError{Op: "removing cgroup", Path: dir, Err: err}
+	if err == nil {
+		return nil
 	}
-	return nil
+	if _, lerr := os.Lstat(dir); errors.Is(lerr, iofs.ErrNotExist) {
+		return nil // a read-only filesystem says that it is one
+	}
+	return err
 }

@@ -49,7 +49,7 @@ func (l *linked) run(ctx context.Context, b *bundle, streams IO) (err error) {
 			return err
 		}
 		defer func() {
-			if derr := b.cgroup.Destroy(); derr != nil && err == nil {
+			if derr := b.leaveCgroup(); derr != nil && err == nil {
 				err = fmt.Errorf("cleaning up container: %w", derr)
 			}
 		}()

@@ -5,8 +5,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // limitsScript prints the limits that a container sees on itself, from either version of cgroups.
@@ -87,10 +89,14 @@ func testMemoryLimit(l *lab) {
 	}
 }
 
-// testBusyCgroup: a cgroup that is empty a while after the process only, as on a loaded machine, is removed too.
+// testBusyCgroup: a cgroup that is empty a while after the process only, as on a loaded machine, is removed too, and none
+// of the others waits for it.
 func testBusyCgroup(l *lab) {
 	spec := l.spec("echo ready; read line; true")
 	spec.Resources.CPUShares = 512
+	patience := removePatience
+	l.t.Cleanup(func() { removePatience = patience })
+	removePatience = time.Minute
 	stdin, end, err := os.Pipe()
 	if err != nil {
 		l.t.Fatal(err)
@@ -99,20 +105,33 @@ func testBusyCgroup(l *lab) {
 	result := make(chan error, 1)
 	go func() { result <- l.runner.Run(l.t.Context(), spec, IO{Stdin: stdin, Stdout: &out}) }()
 	waitFor(l, &out, "ready")
-	late := exec.Command(busybox, "sleep", "1")
-	if err := late.Start(); err != nil {
+	late := exec.Command(busybox, "cat")
+	leave, err := late.StdinPipe()
+	if err = errors.Join(err, late.Start()); err != nil {
 		l.t.Fatal(err)
 	}
-	found := 0
-	for _, dir := range cgroupsNamed(spec.ID) {
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(late.Process.Pid)), 0); err == nil { // not below a threaded one
-			found++
-		}
+	pid := strconv.Itoa(late.Process.Pid)
+	dirs := cgroupsNamed(spec.ID)
+	busy := slices.IndexFunc(dirs, func(dir string) bool { // not below a threaded one
+		return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(pid), 0) == nil
+	})
+	if busy < 0 {
+		l.t.Fatalf("the container has no cgroup in %q", dirs)
 	}
-	if found == 0 {
-		l.t.Errorf("the container has no cgroup in %q", cgroupsNamed(spec.ID))
+	kept := dirs[busy]
+	if err := end.Close(); err != nil {
+		l.t.Error(err)
 	}
-	if err := errors.Join(end.Close(), late.Wait(), <-result); err != nil {
+	l.until("the end of all that is not in use", func() bool {
+		inside, _ := os.ReadFile(filepath.Join(kept, "cgroup.procs"))
+		return strings.TrimSpace(string(inside)) == pid && slices.Equal(cgroupsNamed(spec.ID), []string{kept})
+	})
+	select {
+	case err := <-result:
+		l.t.Errorf("a cgroup that is in use was not waited for: %v", err)
+	default:
+	}
+	if err := errors.Join(leave.Close(), late.Wait(), <-result); err != nil {
 		l.t.Error(err)
 	}
 	if left := cgroupsNamed(spec.ID); len(left) > 0 {

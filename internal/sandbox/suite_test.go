@@ -98,7 +98,7 @@ func newLab(t testing.TB, newRunner func(testing.TB, string) Runner) *lab {
 		if after := hostState(t); after != before {
 			t.Errorf("mounts and cgroups before:\n%s\nafter:\n%s", before, after)
 		}
-		for _, dir := range cgroupsNamed(fmt.Sprintf("slipway-test-%d", os.Getpid())) { // of a test that failed
+		for _, dir := range cgroupsNamed(fmt.Sprintf("slipway-test-%d-", os.Getpid())) { // of a test that failed
 			if err := removeCgroup(dir); err != nil {
 				t.Error(err)
 			}
@@ -114,7 +114,7 @@ func hostState(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mine := fmt.Sprintf("slipway-test-%d", os.Getpid()) // another process may run the same tests
+	mine := fmt.Sprintf("slipway-test-%d-", os.Getpid()) // another process may run the same tests
 	var b strings.Builder
 	for line := range strings.Lines(string(mounts)) {
 		// Other tests may be mounting things at the same time.
