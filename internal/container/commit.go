@@ -88,7 +88,7 @@ func (m *Manager) commitLayer(ctx context.Context, c store.Container) (id layer.
 	if err != nil {
 		return "", err
 	}
-	err = layer.WriteTree(m.upperTree(c), &cancelled{w, ctx})
+	err = layer.WriteLive(m.upperTree(c), &cancelled{w, ctx})
 	if err := errors.Join(err, w.Close()); err != nil {
 		return "", err
 	}

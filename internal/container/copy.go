@@ -100,7 +100,7 @@ func (s *source) write(target string, sink layer.Sink) error {
 	type inode struct{ dev, ino uint64 }
 	first := map[inode]string{}
 	from := s.entry.Path
-	return layer.Walk(s.tree, from, func(e *layer.Entry) error {
+	return layer.WalkLive(s.tree, from, true, func(e *layer.Entry) error {
 		c := *e
 		c.Path = rebase(e.Path, from, target)
 		if c.Path == "." {

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -35,16 +37,24 @@ func (m *Manager) Diff(ctx context.Context, c store.Container) ([]Change, error)
 	if err != nil {
 		return nil, fmt.Errorf("comparing container %s: %w", c.Name, err)
 	}
+	changes, err := compare(ctx, lower, m.upperTree(c))
+	if err != nil {
+		return nil, fmt.Errorf("comparing container %s: %w", c.Name, err)
+	}
+	return changes, nil
+}
+
+// compare lists what the writable layer upper, which may change meanwhile, changes in lower.
+func compare(ctx context.Context, lower, upper layer.Tree) ([]Change, error) {
 	d := &differ{lower: lower, listed: map[string]bool{".": true}}
-	upper := m.upperTree(c)
-	err = layer.Walk(upper, ".", func(e *layer.Entry) error {
+	err := layer.WalkLive(upper, ".", false, func(e *layer.Entry) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		return d.entry(upper, e)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("comparing container %s: %w", c.Name, err)
+		return nil, err
 	}
 	// What an opaque directory hides came before what it has.
 	slices.SortStableFunc(d.changes, func(a, b Change) int {
@@ -52,6 +62,9 @@ func (m *Manager) Diff(ctx context.Context, c store.Container) ([]Change, error)
 	})
 	return d.changes, nil
 }
+
+// absent reports whether there is nothing at a path: also where what is above it is no directory.
+func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) }
 
 type differ struct {
 	lower   layer.Tree
@@ -65,7 +78,7 @@ func (d *differ) entry(upper layer.Tree, e *layer.Entry) error {
 	}
 	old, err := d.lower.Lstat(e.Path)
 	there := err == nil
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !absent(err) {
 		return err
 	}
 	switch {
@@ -96,7 +109,7 @@ func (d *differ) hidden(upper layer.Tree, dir string) error {
 		return err
 	}
 	for _, e := range old {
-		if _, err := upper.Lstat(e.Path); errors.Is(err, fs.ErrNotExist) {
+		if _, err := upper.Lstat(e.Path); absent(err) {
 			d.add(Deleted, e.Path)
 		} else if err != nil {
 			return err

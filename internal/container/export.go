@@ -18,7 +18,7 @@ func (m *Manager) ExportAll(ctx context.Context, c store.Container, w io.Writer)
 		return fmt.Errorf("exporting container %s: %w", c.Name, err)
 	}
 	tw := layer.NewTarWriter(w)
-	err = layer.WriteTree(tree, &cancelled{tw, ctx})
+	err = layer.WriteLive(tree, &cancelled{tw, ctx})
 	if err := errors.Join(err, tw.Close()); err != nil {
 		return fmt.Errorf("exporting container %s: %w", c.Name, err)
 	}

@@ -2,9 +2,7 @@ package container
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
@@ -15,7 +13,7 @@ func (m *Manager) Size(c store.Container) (int64, error) {
 	type inode struct{ dev, ino uint64 }
 	seen := map[inode]bool{}
 	var sum int64
-	err := layer.Walk(changing{m.upperTree(c)}, ".", func(e *layer.Entry) error {
+	err := layer.WalkLive(m.upperTree(c), ".", false, func(e *layer.Entry) error {
 		if !e.IsRegular() {
 			return nil
 		}
@@ -33,18 +31,6 @@ func (m *Manager) Size(c store.Container) (int64, error) {
 		return 0, fmt.Errorf("measuring container %s: %w", c.Name, err)
 	}
 	return sum, nil
-}
-
-// changing is a tree from which directories may vanish while it is walked: a process in the container removes them.
-type changing struct{ layer.Tree }
-
-// ReadDir implements layer.Tree. A directory that is gone has nothing in it.
-func (t changing) ReadDir(name string) ([]*layer.Entry, error) {
-	entries, err := t.Tree.ReadDir(name)
-	if name != "." && errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return entries, err
 }
 
 // RootSize is the bytes of the files in all layers of a container: of its image, and its own.

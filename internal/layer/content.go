@@ -50,11 +50,16 @@ func HashContent(e *Entry) (digest.Digest, error) {
 
 // openRaw opens a content, which may be nil, for one who only wants to read.
 func openRaw(c Content) (io.ReadCloser, error) {
-	f, ok := c.(*hostFile)
-	if !ok {
+	var fd int
+	var err error
+	switch f := c.(type) {
+	case *hostFile:
+		fd, err = f.open()
+	case *heldFile:
+		fd, err = f.take()
+	default:
 		return OpenContent(&Entry{Content: c})
 	}
-	fd, err := f.open()
 	if err != nil {
 		return nil, err
 	}

@@ -50,6 +50,9 @@ func (l *lister) describe(e *Entry, file *hostFile, base, name string) error {
 	switch e.Type() {
 	case unix.S_IFLNK:
 		link, err := readlinkat(l.fd, base)
+		if err == unix.EINVAL { // another object has taken its place
+			return l.describe(e, file, base, name)
+		}
 		if err != nil {
 			return pathError("readlink", name, err)
 		}

@@ -2,10 +2,15 @@ package layer
 
 // WriteTree hands every entry of a tree but its root to a sink, parents first, siblings in byte
 // order; it does not close the sink. Names of one file are hard links of the first of them.
-func WriteTree(t Tree, sink Sink) error {
-	type inode struct{ dev, ino uint64 }
+func WriteTree(t Tree, sink Sink) error { return Walk(t, ".", linked(sink)) }
+
+// WriteLive is [WriteTree] for a tree that is changed meanwhile, see [WalkLive].
+func WriteLive(t Tree, sink Sink) error { return WalkLive(t, ".", true, linked(sink)) }
+
+// linked hands entries to a sink, later names of one file as hard links.
+func linked(sink Sink) func(*Entry) error {
 	first := map[inode]string{}
-	return Walk(t, ".", func(e *Entry) error {
+	return func(e *Entry) error {
 		if e.Path == "." {
 			return nil
 		}
@@ -21,7 +26,7 @@ func WriteTree(t Tree, sink Sink) error {
 			return sink.Add(&link)
 		}
 		return sink.Add(e)
-	})
+	}
 }
 
 // WalkLayer is [WriteTree] for an overlay-native directory. The root itself is not part of a
