@@ -25,6 +25,9 @@ func (s *store) check(ctx context.Context) error {
 	if err := s.nobodyLeft(ctx); err != nil {
 		return err
 	}
+	if err := s.audit(ctx); err != nil {
+		return err
+	}
 	if err := s.checkNames(ctx); err != nil {
 		return err
 	}

@@ -37,9 +37,14 @@ func (s *store) killOne(ctx context.Context, d deed) (result, error) {
 	if s.rng.IntN(4) == 0 {
 		return s.killAfter(ctx, d, time.Duration(s.rng.Int64N(int64(200*time.Millisecond))))
 	}
-	calls, n := s.writer(false), s.few(40)
+	calls, n := s.writer(false), s.few(10)
 	s.note("SIGKILL at the %d. of %s", n, calls)
-	return s.do(ctx, d, s.inject(calls, fmt.Sprintf("signal=SIGKILL:when=%d", n))...)
+	return s.do(ctx, d, s.killAt(calls, n)...)
+}
+
+// killAt are the words before a command that has SIGKILL, in place of the nth of such calls of a thread.
+func (r *round) killAt(calls string, n int) []string {
+	return r.inject(calls, fmt.Sprintf("signal=SIGKILL:when=%d", n))
 }
 
 // killAfter kills the command after a time.

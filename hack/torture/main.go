@@ -39,13 +39,14 @@ import (
 
 // settings are the flags.
 type settings struct {
-	run      string // regular expression of kinds
-	rounds   int    // of each kind; 0: its own number
-	part     int    // of its own number, where rounds is 0: one part-th
-	seed     uint64 // of the first round; the next ones count on
-	slipway  string // path of the binary
-	tmpfs    string // where the stores go
-	workers  int    // rounds at the same time
+	run      string         // regular expression of kinds
+	calls    *regexp.Regexp // of those that are chosen to kill at, or to fail
+	rounds   int            // of each kind; 0: its own number
+	part     int            // of its own number, where rounds is 0: one part-th
+	seed     uint64         // of the first round; the next ones count on
+	slipway  string         // path of the binary
+	tmpfs    string         // where the stores go
+	workers  int            // rounds at the same time
 	timeout  time.Duration
 	write    string // file whose table is replaced
 	list     bool
@@ -55,8 +56,14 @@ type settings struct {
 	markdown bool
 }
 
+var allCalls = regexp.MustCompile("")
+
 func main() {
-	var s settings
+	s := settings{calls: allCalls}
+	flag.Func("calls", "only kill at, or have fail, system calls that match this `regexp`", func(text string) (err error) {
+		s.calls, err = regexp.Compile(text)
+		return err
+	})
 	flag.StringVar(&s.run, "run", "", "only kinds whose name matches this `regexp`")
 	flag.IntVar(&s.rounds, "rounds", 0, "rounds of each kind (default: its own number)")
 	flag.IntVar(&s.part, "part", 1, "only one `n`-th of each kind's own number of rounds")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -51,7 +52,7 @@ func TestTorture(t *testing.T) {
 	if _, err := os.Stat(tmpfs); err != nil {
 		tmpfs = t.TempDir()
 	}
-	g, err := newGround(t.Context(), settings{slipway: slipway, tmpfs: tmpfs, workers: runtime.NumCPU(), timeout: 5 * time.Minute, seed: 1, short: true})
+	g, err := newGround(t.Context(), settings{calls: allCalls, slipway: slipway, tmpfs: tmpfs, workers: runtime.NumCPU(), timeout: 5 * time.Minute, seed: 1, short: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,6 +72,27 @@ func TestTorture(t *testing.T) {
 			}
 			t.Log(o.line())
 		})
+	}
+}
+
+// Who is killed at a call does not make it.
+func TestKillAt(t *testing.T) {
+	if err := needStrace(); err != nil {
+		t.Skip(err)
+	}
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	if err := os.WriteFile(from, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &round{dir: dir}
+	words := append(r.killAt(writers[0], 1), "mv", from, to)
+	var ended *exec.ExitError
+	if err := exec.Command(words[0], words[1:]...).Run(); !errors.As(err, &ended) || ended.Success() {
+		t.Errorf("mv was not killed: %v", err)
+	}
+	if _, err := os.Stat(from); err != nil {
+		t.Errorf("it was killed after its call: %v", err)
 	}
 }
 
