@@ -11,7 +11,8 @@ import (
 	"runtime"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/klauspost/pgzip"
+
+	"github.com/slipway-build/slipway/internal/gunzip"
 )
 
 // Compression is how a blob or archive is compressed.
@@ -54,7 +55,7 @@ func DetectCompression(head []byte) Compression {
 }
 
 // Decompress reads a stream of any of the compressions, or of none. Closing what it gives frees
-// the decoder and leaves r open. xz is read by the host's xz program; without one it is refused
+// the decoder, which then reads r no more, and leaves r open. xz is read by the host's xz program; without one it is refused
 // with ErrCompression.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 128<<10)
@@ -64,12 +65,7 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	}
 	switch c := DetectCompression(head); c {
 	case Gzip:
-		r := &memberReader{Reader: br}
-		zr, err := pgzip.NewReaderN(r, gzipBlock, 4) // decompresses ahead of its reader
-		if err != nil {
-			return nil, fmt.Errorf("reading gzip stream: %w", err)
-		}
-		return &gzipReader{Reader: zr, r: r}, nil
+		return gunzip.NewReader(br), nil
 	case Zstd:
 		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(min(4, runtime.GOMAXPROCS(0))), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
@@ -109,76 +105,6 @@ func (z *zstdReader) Close() error {
 func windowError(err error) error {
 	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
 		return fmt.Errorf("%w: zstd with a window of more than %d MiB (compress it without --long, or with --long=27)", ErrCompression, maxWindow>>20)
-	}
-	return err
-}
-
-// gzipReader reads a gzip stream. As with gzip(1), zeros may follow a member, as they do in what was padded to
-// whole blocks.
-type gzipReader struct {
-	*pgzip.Reader
-	r *memberReader
-}
-
-func (g *gzipReader) Read(p []byte) (int, error) {
-	for {
-		n, err := g.Reader.Read(p)
-		if n > 0 || err == nil || !g.r.zeros(err) {
-			return n, err
-		}
-		if err := skipZeros(g.r.Reader); err != nil {
-			return 0, err
-		}
-		if err := g.Reader.Reset(g.r); err != nil {
-			return 0, fmt.Errorf("reading gzip stream: %w", noEOF(err))
-		}
-	}
-}
-
-// WriteTo is not that of the embedded reader, which knows no zeros.
-func (g *gzipReader) WriteTo(w io.Writer) (int64, error) {
-	return io.Copy(w, struct{ io.Reader }{g})
-}
-
-// memberReader is the input of a gzip reader. It remembers what was read last in place of a member's header.
-type memberReader struct {
-	*bufio.Reader
-	head [10]byte // as long as the header is
-	n    int
-}
-
-func (m *memberReader) Read(p []byte) (int, error) {
-	n, err := m.Reader.Read(p)
-	if len(p) == len(m.head) {
-		m.n = 0
-	}
-	m.n += copy(m.head[m.n:], p[:n])
-	return n, err
-}
-
-// zeros reports whether an error of reading a header comes from zeros.
-func (m *memberReader) zeros(err error) bool {
-	return (err == pgzip.ErrHeader || err == io.ErrUnexpectedEOF) && m.n > 0 && len(bytes.TrimLeft(m.head[:m.n], "\x00")) == 0
-}
-
-func skipZeros(r *bufio.Reader) error {
-	for {
-		if _, err := r.Peek(1); err != nil {
-			return err
-		}
-		head, _ := r.Peek(r.Buffered())
-		rest := bytes.TrimLeft(head, "\x00")
-		r.Discard(len(head) - len(rest)) // they are there
-		if len(rest) > 0 {
-			return nil
-		}
-	}
-}
-
-// noEOF tells an end in the middle from one.
-func noEOF(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
 	}
 	return err
 }

@@ -218,6 +218,7 @@ func TestDecompressMembers(t *testing.T) {
 		"zeros":               {append(member("a"), zeros[:512]...), "a", false},
 		"one zero":            {append(member("a"), 0), "a", false},
 		"many zeros":          {append(member("a"), zeros...), "a", false},
+		"some zeros between":  {append(append(member("a"), 0, 0, 0), member("b")...), "ab", false},
 		"zeros between":       {append(append(member("a"), zeros...), member("b")...), "ab", false},
 		"an empty member":     {append(member(""), member("b")...), "b", false},
 		"many members":        {many.Bytes(), text.String(), false},

@@ -100,7 +100,7 @@ func (s *Store) readLayerStream(ctx context.Context, r io.Reader, diffID digest.
 
 // readLayer hands the entries of a blob to sink, and returns the digest of the uncompressed stream. It reads r to its end.
 func readLayer(ctx context.Context, r io.Reader, alg digest.Algorithm, sink layer.Sink) (layer.Stacking, digest.Digest, error) {
-	plain, err := layer.Decompress(bufio.NewReaderSize(layer.ContextReader(ctx, r), 1<<20))
+	plain, err := layer.Decompress(layer.ContextReader(ctx, r))
 	if err != nil {
 		return layer.Stacking{}, "", err
 	}
@@ -301,7 +301,7 @@ func (s *Store) recompress(ctx context.Context, from ocispec.Descriptor, info La
 		plain, verify = io.TeeReader(r, hash), func() error { return haveDiffID(hash.Digest(), info.DiffID) }
 	}
 	_, err = io.Copy(cw, layer.ContextReader(ctx, plain))
-	if err = errors.Join(err, cw.Close()); err == nil {
+	if err = errors.Join(err, cw.Close(), r.Close()); err == nil { // closed, so that nobody else reads the blob
 		_, err = io.Copy(io.Discard, blob) // what follows the compressed stream
 	}
 	if err == nil {
