@@ -93,6 +93,8 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 	if err != nil {
 		return nil, err
 	}
+	ctx, within := b.opt.Store.Limited(ctx)
+	defer within(nil)
 	rec, err := b.newRecord(req, in.file)
 	if err != nil {
 		return nil, err
@@ -107,6 +109,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 		res, err = bu.build(ctx)
 	}
 	bu.closeCaches()
+	err = within(err)
 	return res, errors.Join(err, rec.finish(bu.run, res, err))
 }
 

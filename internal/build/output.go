@@ -195,7 +195,17 @@ func (b *building) export(ctx context.Context, products []*product, res *Result)
 	for i, o := range outputs {
 		name := exportName(o)
 		step := progress.Start(b.sink, progress.Vertex{Digest: digest.FromString(fmt.Sprint(name, i)), Name: name})
-		named, err := b.exportOne(ctx, &o, products, res, step)
+		var named []store.Image
+		write := func() (err error) {
+			named, err = b.exportOne(ctx, &o, products, res, step)
+			return err
+		}
+		var err error
+		if o.Dest != "" && o.Writer == nil {
+			err = b.opt.Store.Again(ctx, o.Dest, write)
+		} else {
+			err = write()
+		}
 		step.Done(err)
 		if err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/outbound"
 	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // record is what a build leaves in builds/<ID>/: the log, which is long before it is not full, and
@@ -35,7 +36,7 @@ type record struct {
 	Verified  []engine.Verified   `json:"verified,omitempty"` // cached steps that were carried out again
 	Error     string              `json:"error,omitempty"`
 
-	dir  string
+	dir  *store.BuildDir
 	file *logFile
 	log  *progress.Log
 }
@@ -50,13 +51,13 @@ func (b *Builder) newRecord(req Request, dockerfile string) (*record, error) {
 		ID:      now.Format("20060102-150405.000000-") + hex.EncodeToString(id[:]),
 		Command: req.Command, Context: urlutil.RedactCredentials(req.Context), File: dockerfile, Target: req.Target, Started: now,
 	}
-	r.dir = filepath.Join(b.opt.Store.Root(), "builds", r.ID)
-	if err := os.Mkdir(r.dir, 0o700); err != nil {
+	var err error
+	if r.dir, err = b.opt.Store.NewBuild(r.ID); err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
-	f, err := createLog(filepath.Join(r.dir, "log"))
+	f, err := createLog(filepath.Join(r.dir.Path, "log"))
 	if err != nil {
-		return nil, fmt.Errorf("starting build record: %w", err)
+		return nil, errors.Join(fmt.Errorf("starting build record: %w", err), r.dir.Close())
 	}
 	r.file, r.log = f, progress.NewLog(f)
 	return r, nil
@@ -77,9 +78,9 @@ func (r *record) finish(run *engine.Run, res *Result, failure error) error {
 	data, jerr := json.MarshalIndent(r, "", "  ")
 	if jerr == nil {
 		// Passwords in URLs of the command line, of steps and errors stay out of it.
-		jerr = os.WriteFile(filepath.Join(r.dir, "record.json"), []byte(outbound.Redact(string(data))+"\n"), 0o600)
+		jerr = os.WriteFile(filepath.Join(r.dir.Path, "record.json"), []byte(outbound.Redact(string(data))+"\n"), 0o600)
 	}
-	if err := errors.Join(err, jerr); err != nil {
+	if err := errors.Join(err, jerr, r.dir.Close()); err != nil {
 		return fmt.Errorf("writing build record: %w", err)
 	}
 	return nil

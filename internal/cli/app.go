@@ -24,6 +24,7 @@ type app struct {
 	stdout, stderr io.Writer
 
 	root      string
+	limit     store.Space
 	certs     []string
 	runtime   string
 	workerNet string
@@ -43,6 +44,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.StringArrayVar(&a.certs, "certs-dir", nil, "Directory of <host>/hosts.toml with mirrors and certificates (SLIPWAY_CERTS_DIR)")
 	f.StringVar(&a.runtime, "runtime", "", "OCI runtime binary that runs containers instead of the built-in one")
 	f.StringVar(&a.workerNet, "worker-net", os.Getenv("SLIPWAY_WORKER_NET"), `Network of a RUN or container that has no other one: its own ("bridge"), the host's ("host"), or what can be had ("auto") (SLIPWAY_WORKER_NET)`)
+	f.Var(&spaceFlag{&a.limit}, "store-limit", "Amount of disk space that the store may take, such as 20GB or 50%: unused cache goes before it is passed, then a command fails (SLIPWAY_STORE_LIMIT)")
 	f.StringVar(&a.configFile, "config-file", "", "File with settings, instead of "+config.System+" and the user's own")
 	f.BoolVarP(&a.debug, "debug", "D", false, "Show more of warnings and errors")
 	// No shorthand: `run -h` names a host. A lone -h is help all the same.
@@ -105,7 +107,12 @@ func (a *app) Store() (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	var opts []store.Option
+	if text := os.Getenv("SLIPWAY_STORE_LIMIT"); text != "" && a.limit == (store.Space{}) {
+		if err := a.limit.UnmarshalText([]byte(text)); err != nil {
+			return nil, fmt.Errorf("reading SLIPWAY_STORE_LIMIT: %w", err)
+		}
+	}
+	opts := []store.Option{store.WithLimit(a.limit)}
 	if os.Getenv("SLIPWAY_VERIFY") == "forms" {
 		opts = append(opts, store.VerifyForms())
 	}

@@ -220,7 +220,6 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 		display.Wait()
 		return err
 	}
-	defer a.tidy(ctx)
 	loader, err := opts.outputFlags.set(ctx, a, &req)
 	if err != nil {
 		display.Wait()

@@ -45,6 +45,10 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			freed, err := a.pruneBuilds(s, p)
+			if pruned.Freed += freed; err != nil {
+				return err
+			}
 			if verbose && len(pruned.Records) > 0 {
 				if err := printRecords(a.stdout, recordTable, pruned.Records); err != nil {
 					return err
@@ -66,6 +70,19 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 	f.Var(&spaceFlag{&p.MaxUsedSpace}, "max-used-space", "Maximum amount of disk space that the cache may keep")
 	f.Var(&spaceFlag{&p.MinFreeSpace}, "min-free-space", "Amount of disk space that shall be free afterwards")
 	return cmd
+}
+
+// pruneBuilds removes records of builds, with what is pruned of the cache: those that the configuration does not want to
+// keep, or all when all of the cache goes that was not used for some time.
+func (a *app) pruneBuilds(s *store.Store, p store.Policy) (freed int64, err error) {
+	keep := &store.History{MaxAge: p.KeepDuration}
+	if limits := p.ReservedSpace != (store.Space{}) || p.MaxUsedSpace != (store.Space{}) || p.MinFreeSpace != (store.Space{}); !p.All || limits || len(p.Filters) > 0 {
+		if keep, err = a.history(); err != nil || keep == nil {
+			return 0, err
+		}
+	}
+	_, freed, err = s.PruneBuilds(*keep)
+	return freed, err
 }
 
 // spaceFlag is a flag whose value is an amount of a disk.
@@ -185,6 +202,10 @@ func (a *app) pruneSystem(ctx context.Context, all bool, values []string) error 
 	if len(filters["label"])+len(filters["label!"]) == 0 { // cache has no labels
 		pruned, err := s.Prune(ctx, cache)
 		if total += pruned.Freed; err != nil {
+			return err
+		}
+		freed, err := a.pruneBuilds(s, cache)
+		if total += freed; err != nil {
 			return err
 		}
 	}

@@ -64,11 +64,13 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err != nil {
 		catchSignals(ctx) // the exit code is the error's, also where nobody reads the message
 	}
+	a.tidy(ctx)
+	advice := a.noSpace(ctx, err) // with the store still open
 	if cerr := a.close(); err == nil {
 		err = cerr
 	}
 	calls.end()
-	return a.report(ctx, err)
+	return a.report(ctx, err, advice)
 }
 
 // calls are the commands that this process executes: one, but for tests. What runs beside the process

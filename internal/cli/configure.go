@@ -14,7 +14,7 @@ import (
 
 // variables are those that win over what files say of a flag.
 var variables = map[string]string{
-	"root": "SLIPWAY_ROOT", "certs-dir": "SLIPWAY_CERTS_DIR", "worker-net": "SLIPWAY_WORKER_NET", "progress": "BUILDKIT_PROGRESS",
+	"root": "SLIPWAY_ROOT", "certs-dir": "SLIPWAY_CERTS_DIR", "worker-net": "SLIPWAY_WORKER_NET", "store-limit": "SLIPWAY_STORE_LIMIT", "progress": "BUILDKIT_PROGRESS",
 }
 
 // configure gives a command the settings of files, where neither a flag nor a variable says something else.
@@ -51,14 +51,18 @@ func set(flags *pflag.FlagSet, group any) error {
 	})
 }
 
-// tidy lets the build cache go that policies do not want to keep. It is no failure of what was done before.
+// tidy lets build cache and records of builds go that nobody wants to keep, after whatever command wrote to the store. It is no failure of what was done before.
 func (a *app) tidy(ctx context.Context) {
-	if ctx.Err() != nil || a.openStore == nil {
+	if ctx.Err() != nil || a.openStore == nil || !a.openStore.Wrote() {
 		return
 	}
-	policies, err := a.policies()
+	var keep store.Keep
+	var err error
+	if keep.Policies, err = a.policies(); err == nil {
+		keep.History, err = a.history()
+	}
 	if err == nil {
-		err = a.openStore.Tidy(ctx, policies...)
+		err = a.openStore.Tidy(ctx, keep)
 	}
 	if err != nil && ctx.Err() == nil {
 		fmt.Fprintln(a.stderr, "WARNING:", err)
@@ -91,6 +95,33 @@ func (a *app) policies() ([]store.Policy, error) {
 		all = append(all, p)
 	}
 	return all, nil
+}
+
+// history is which records of builds are kept; nil where nothing goes by itself.
+func (a *app) history() (*store.History, error) {
+	keep := store.DefaultHistory()
+	if a.settings == nil {
+		return &keep, nil
+	}
+	c := a.settings.History
+	if c == nil {
+		if gc := a.settings.GC; gc != nil && !*gc {
+			return nil, nil
+		}
+		return &keep, nil
+	}
+	if c.MaxAge != nil {
+		keep.MaxAge = c.MaxAge.Duration
+	}
+	if c.MaxEntries != nil {
+		keep.MaxEntries = *c.MaxEntries
+	}
+	if c.MaxSize != nil {
+		if err := keep.MaxSize.UnmarshalText([]byte(*c.MaxSize)); err != nil {
+			return nil, fmt.Errorf("reading the configuration: %w", err)
+		}
+	}
+	return &keep, nil
 }
 
 // limitsOf reads amounts of the disk.

@@ -32,7 +32,7 @@ func newExportCmd(a *app) *cobra.Command {
 			if output == "" {
 				return write(a.stdout)
 			}
-			if err := writeWhole(output, write); err != nil {
+			if err := m.Store.Again(cmd.Context(), output, func() error { return writeWhole(output, write) }); err != nil {
 				return fmt.Errorf("failed to export container: %w", err)
 			}
 			return nil

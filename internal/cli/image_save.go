@@ -46,7 +46,7 @@ func newSaveCmd(a *app) *cobra.Command {
 			if output == "" {
 				return buffered(a.stdout, write)
 			}
-			if err := writeOutput(output, write); err != nil {
+			if err := s.Again(cmd.Context(), output, func() error { return writeOutput(output, write) }); err != nil {
 				return fmt.Errorf("failed to save image: %w", err)
 			}
 			return nil

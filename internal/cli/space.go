@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,8 +14,12 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// noSpace tells where there is no space left, when an error says that there is none, and what gives some back.
-func (a *app) noSpace(err error) string {
+// noSpace tells where there is no space left, when an error says that there is none, and what gives some back: also of a
+// store that has reached its limit.
+func (a *app) noSpace(ctx context.Context, err error) string {
+	if errors.As(err, new(*store.LimitError)) {
+		return a.givesBack(ctx) + "\n"
+	}
 	if !store.IsFull(err) {
 		return ""
 	}
@@ -47,9 +52,58 @@ func (a *app) noSpace(err error) string {
 		text = fmt.Sprintf("no inodes left on %s: %d are free", dir, space.Ffree)
 	}
 	if unix.Stat(root, &own) == nil && own.Dev == at.Dev {
-		text += fmt.Sprintf(". `%s system df` shows what the store takes; `builder prune`, `image prune`, `rmi` and `system prune --all` give space of the store back", a.name)
+		text += ". " + a.givesBack(ctx)
 	}
 	return text + "\n"
+}
+
+// givesBack tells what gives space of the store back, and how much.
+func (a *app) givesBack(ctx context.Context) string {
+	shows := fmt.Sprintf("`%s system df` shows what the store takes; ", a.name)
+	if a.openStore != nil {
+		if u, err := a.usage(context.WithoutCancel(ctx)); err == nil {
+			return shows + u.givesBack(a.name)
+		}
+	}
+	return shows + "`builder prune`, `image prune`, `rmi` and `system prune --all` give space of the store back"
+}
+
+// givesBack tells how much of the space commands would give back.
+func (u *usage) givesBack(name string) string {
+	var cache, dangling int64
+	for _, r := range u.BuildCache {
+		if r.r.InUse || r.r.Shared {
+			continue
+		}
+		cache += r.r.Size
+		if !r.r.Base && r.r.Type != store.TypeInternal {
+			dangling += r.r.Size
+		}
+	}
+	for _, b := range u.Builds {
+		if !b.r.Running && !b.r.Pinned {
+			cache += b.r.Size
+		}
+	}
+	all := cache + u.images.Reclaimable
+	for _, c := range u.Containers {
+		if !c.state.Running {
+			all += c.own
+		}
+	}
+	var ways []string
+	way := func(command, words string, bytes, instead int64) {
+		if bytes > instead {
+			ways = append(ways, fmt.Sprintf("`%s %s` would give %s%s back", name, command, words, size(bytes)))
+		}
+	}
+	way("builder prune", "", dangling, 0)
+	way("builder prune --all", "", cache, dangling)
+	way("system prune --all", "at least ", all, cache) // more, of images of containers that go with it
+	if len(ways) == 0 {
+		return "nothing of it is unused: remove images and containers"
+	}
+	return strings.Join(ways, ", ")
 }
 
 // existing is the directory of a path that is there.

@@ -54,6 +54,7 @@ type usage struct {
 	Containers []*containerUsageRow
 	Volumes    []any // there are none
 	BuildCache []*cacheUsageRow
+	Builds     []*buildUsageRow
 
 	images store.Usage
 }
@@ -64,7 +65,7 @@ func (a *app) usage(ctx context.Context) (*usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &usage{Images: []*imageUsageRow{}, Containers: []*containerUsageRow{}, Volumes: []any{}, BuildCache: []*cacheUsageRow{}}
+	u := &usage{Images: []*imageUsageRow{}, Containers: []*containerUsageRow{}, Volumes: []any{}, BuildCache: []*cacheUsageRow{}, Builds: []*buildUsageRow{}}
 	if u.images, err = m.Store.ImageUsage(ctx); err != nil {
 		return nil, err
 	}
@@ -96,6 +97,13 @@ func (a *app) usage(ctx context.Context) (*usage, error) {
 	sortRecords(records)
 	for _, r := range records {
 		u.BuildCache = append(u.BuildCache, &cacheUsageRow{r})
+	}
+	builds, err := m.Store.Builds()
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range builds {
+		u.Builds = append(u.Builds, &buildUsageRow{b})
 	}
 	return u, nil
 }
@@ -151,6 +159,7 @@ func (u *usage) printTables(w io.Writer) error {
 			headers{"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"}, nil},
 		{"\nBuild cache usage: " + u.sums()[3].(*usageRow).Size(),
 			"{{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}", cacheHeaders, anyRows(u.BuildCache)},
+		{"\nRecords of builds space usage: " + u.buildBytes(), "{{.ID}}\t{{.Status}}\t{{.EndedSince}}\t{{.Size}}", buildHeaders, anyRows(u.Builds)},
 	} {
 		fmt.Fprint(&b, part.title, "\n\n")
 		if err := printList(&b, "table "+part.format, part.heads, part.rows); err != nil {
@@ -293,3 +302,45 @@ func (r *cacheUsageRow) InUse() string { return strconv.FormatBool(r.r.InUse) }
 
 // Shared tells what an image needs as well.
 func (r *cacheUsageRow) Shared() string { return strconv.FormatBool(r.r.Shared) }
+
+var buildHeaders = headers{"ID": "BUILD ID", "Status": "STATUS", "EndedSince": "ENDED", "Size": "SIZE"}
+
+// buildUsageRow is the record of a build with its log, of `system df -v`.
+type buildUsageRow struct{ r store.BuildRecord }
+
+// MarshalJSON gives all fields.
+func (r *buildUsageRow) MarshalJSON() ([]byte, error) { return marshalRow(r) }
+
+// ID is the name of its directory.
+func (r *buildUsageRow) ID() string { return r.r.Name }
+
+// Status tells whether it may go.
+func (r *buildUsageRow) Status() string {
+	switch {
+	case r.r.Running:
+		return "running"
+	case r.r.Pinned:
+		return "pinned"
+	}
+	return "ended"
+}
+
+// EndedSince is how long ago it ended, in words.
+func (r *buildUsageRow) EndedSince() string {
+	if r.r.Running {
+		return ""
+	}
+	return ago(r.r.Ended)
+}
+
+// Size is how much of the disk it takes.
+func (r *buildUsageRow) Size() string { return size(r.r.Size) }
+
+// buildBytes is how much of the disk all records of builds take.
+func (u *usage) buildBytes() string {
+	var bytes int64
+	for _, b := range u.Builds {
+		bytes += b.r.Size
+	}
+	return longSize(bytes)
+}

@@ -34,15 +34,25 @@ type Settings struct {
 	MaxUsedSpace  *Text  `toml:"maxUsedSpace"`
 	MinFreeSpace  *Text  `toml:"minFreeSpace"`
 	Policies      []Rule `toml:"gcpolicy"`
+
+	History *History `toml:"history"`
+}
+
+// History says which records of builds are kept, in BuildKit's words.
+type History struct {
+	MaxAge     *Duration `toml:"maxAge"`
+	MaxEntries *int      `toml:"maxEntries"`
+	MaxSize    *Text     `toml:"maxSize"`
 }
 
 // Flags are those of all commands, by their names.
 type Flags struct {
-	Root      any `toml:"root"`
-	CertsDir  any `toml:"certs-dir"`
-	Runtime   any `toml:"runtime"`
-	WorkerNet any `toml:"worker-net"`
-	Debug     any `toml:"debug"`
+	Root       any `toml:"root"`
+	StoreLimit any `toml:"store-limit"`
+	CertsDir   any `toml:"certs-dir"`
+	Runtime    any `toml:"runtime"`
+	WorkerNet  any `toml:"worker-net"`
+	Debug      any `toml:"debug"`
 }
 
 // Build are flags of build, by their names.

@@ -44,7 +44,6 @@ func (e *invalidError) Unwrap() []error { return []error{e.error, ErrInvalid} }
 // loading is one call of Load.
 type loading struct {
 	*archive
-	store     *store.Store
 	platforms []ocispec.Platform // what is wanted; none is everything
 
 	blobs    map[digest.Digest]blob  // to be kept
@@ -97,16 +96,18 @@ type Options struct {
 // The archive is read as a stream: memory does not grow with it. Errors that are the archive's fault are
 // [ErrInvalid]; then nothing is left in the store.
 func Load(ctx context.Context, s *store.Store, r io.Reader, opts Options) (_ []store.Image, err error) {
+	ctx, within := s.Limited(ctx)
+	defer func() { err = within(err) }()
 	dir, err := s.TempDir()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	a, err := spool(ctx, dir, r, opts.Progress)
+	a, err := spool(ctx, s, dir, r, opts.Progress)
 	if err != nil {
 		return nil, fmt.Errorf("loading images: %w", err)
 	}
-	l := &loading{archive: a, store: s, platforms: opts.Platforms, blobs: map[digest.Digest]blob{}, verified: map[digest.Digest]int64{}, layers: map[content]layer.Compression{}}
+	l := &loading{archive: a, platforms: opts.Platforms, blobs: map[digest.Digest]blob{}, verified: map[digest.Digest]int64{}, layers: map[content]layer.Compression{}}
 	if err := l.read(ctx); err != nil {
 		return nil, fmt.Errorf("loading images: %w", err)
 	}

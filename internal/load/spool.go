@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 const (
@@ -36,6 +37,7 @@ const (
 // archive is an archive of which the files are in a directory. Names in it are clean and relative; they
 // name nothing in the file system.
 type archive struct {
+	store *store.Store
 	files map[string]*file
 	links map[string]string // to other names
 
@@ -55,13 +57,13 @@ type file struct {
 }
 
 // spool reads an archive to its end and puts its files into dir.
-func spool(ctx context.Context, dir string, r io.Reader, progress func(name string, current, total int64)) (*archive, error) {
+func spool(ctx context.Context, s *store.Store, dir string, r io.Reader, progress func(name string, current, total int64)) (*archive, error) {
 	plain, err := layer.Decompress(bufio.NewReaderSize(layer.ContextReader(ctx, r), 1<<20))
 	if err != nil {
 		return nil, &invalidError{fmt.Errorf("reading archive: %w", err)}
 	}
 	defer plain.Close()
-	a := &archive{files: map[string]*file{}, links: map[string]string{}, progress: progress}
+	a := &archive{store: s, files: map[string]*file{}, links: map[string]string{}, progress: progress}
 	tr := tar.NewReader(plain)
 	buf := make([]byte, 1<<20)
 	for n := 0; ; n++ {
@@ -107,7 +109,7 @@ func (a *archive) add(hdr *tar.Header, content io.Reader, path string, buf []byt
 		if a.progress != nil && hdr.Size >= minShown {
 			content = &meter{r: content, tell: func(n int64) { a.progress(name, n, hdr.Size) }}
 		}
-		f, err := writeFile(path, content, buf)
+		f, err := a.writeFile(path, content, buf)
 		if err != nil {
 			return fmt.Errorf("reading %q of the archive: %w", hdr.Name, err)
 		}
@@ -153,13 +155,13 @@ func isSparse(hdr *tar.Header) bool {
 	return false
 }
 
-func writeFile(path string, r io.Reader, buf []byte) (_ *file, err error) {
+func (a *archive) writeFile(path string, r io.Reader, buf []byte) (_ *file, err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	hash, out := sha256.New(), layer.NewSparseWriter(f)
+	hash, out := sha256.New(), layer.NewSparseWriter(a.store.Patient(f))
 	disk := &failing{w: out}
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(hash, disk)}, struct{ io.Reader }{r}, buf)
 	switch {

@@ -150,6 +150,8 @@ type BlobWriter struct {
 	hash *asyncHash
 	size int64
 	done bool
+
+	asked int64 // of size, when the store's limit was looked at last
 }
 
 // NewBlob starts a blob whose digest is not known yet.
@@ -158,11 +160,15 @@ func (s *Store) NewBlob(alg digest.Algorithm) (*BlobWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(l.dir, l.name()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	var f *os.File
+	err = s.again(context.Background(), func() (err error) {
+		f, err = os.OpenFile(filepath.Join(l.dir, l.name()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("writing blob: %w", err)
 	}
-	return &BlobWriter{s: s, f: f, out: layer.NewSparseWriter(f), alg: alg, hash: newAsyncHash(alg)}, nil
+	return &BlobWriter{s: s, f: f, out: layer.NewSparseWriter(s.Patient(f)), alg: alg, hash: newAsyncHash(alg)}, nil
 }
 
 // Write adds bytes to the blob.
@@ -170,6 +176,10 @@ func (w *BlobWriter) Write(p []byte) (int, error) {
 	w.hash.Write(p)
 	n, err := w.out.Write(p)
 	w.size += int64(n)
+	w.s.grown(int64(n))
+	if err == nil && w.size-w.asked >= askEvery {
+		w.asked, err = w.size, w.s.withinLimit(context.Background())
+	}
 	return n, err
 }
 
@@ -183,6 +193,9 @@ func (w *BlobWriter) Digest() digest.Digest { return w.hash.Digest() }
 func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
 	d := w.Digest()
 	if err := errors.Join(w.out.Flush(), w.f.Close()); err != nil {
+		return "", fmt.Errorf("writing blob %s: %w", d, err)
+	}
+	if err := w.s.withinLimit(ctx); err != nil {
 		return "", fmt.Errorf("writing blob %s: %w", d, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(w.s.blobPath(d)), 0o700); err != nil {
@@ -201,6 +214,7 @@ func (s *Store) placeBlob(ctx context.Context, path string, d digest.Digest, siz
 	if _, err := s.hold(blobLine(d)); err != nil {
 		return err
 	}
+	s.wrote.Store(true)
 	return s.update(ctx, func(tx *sql.Tx) error {
 		var recorded int64
 		err := tx.QueryRow("SELECT size FROM blobs WHERE digest=?", d.String()).Scan(&recorded)

@@ -36,10 +36,10 @@ type CacheRecord struct {
 	Size        int64 // bytes of the disk
 	InUse       bool  // by a container, or by a process
 	Shared      bool  // with an image: it stays without the cache
+	Base        bool  // of an image that a reference was resolved to
 	Mutable     bool
 	Description string
 
-	base     bool // of an image that a reference was resolved to
 	mount    bool
 	rows     []rowKey // what keeps it in the cache
 	children int      // records that have this one for a parent

@@ -147,7 +147,7 @@ func (s *Store) findRef(ctx context.Context, c *cacheState, row rowKey, u use) e
 	c.keptBy(row, u.when, u.times, "pulled from "+ref, stack, others...)
 	for _, line := range slices.Concat(stack, others) {
 		if r := c.of[line]; r != nil {
-			r.base = true
+			r.Base = true
 		}
 	}
 	return nil

@@ -216,7 +216,7 @@ func (s *Store) discard(ctx context.Context, how manner) (trash string, err erro
 	if err != nil {
 		return "", err
 	}
-	if trash, err = s.TempDir(); err != nil {
+	if trash, err = s.tempDir(trashSuffix); err != nil {
 		return "", err
 	}
 	keep := s.newReach()
@@ -290,8 +290,14 @@ func moveOthers(dir, to string, keep func(name string) bool) error {
 }
 
 // diskUsage is how many bytes of the disk a directory takes. What has names elsewhere too is not counted. A process
-// may change the directory meanwhile: what is outside of it is not looked at.
+// may change the directory meanwhile: what is outside of it is not looked at, and what cannot
+// be looked at any more is nothing.
 func diskUsage(dir string) (int64, error) {
+	return diskUsageBut(dir, func(string) bool { return false })
+}
+
+// diskUsageBut is [diskUsage] without some directories.
+func diskUsageBut(dir string, skip func(name string) bool) (int64, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return 0, err
@@ -300,15 +306,21 @@ func diskUsage(dir string) (int64, error) {
 	type links struct{ left, bytes int64 }
 	var bytes int64
 	shared := map[uint64]links{}
-	err = fs.WalkDir(root.FS(), ".", func(_ string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+	err = fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
+		var fi fs.FileInfo
+		if err == nil {
+			fi, err = e.Info()
 		}
-		fi, err := e.Info()
+		if err != nil && name != "." {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 		st := fi.Sys().(*syscall.Stat_t)
+		if e.IsDir() && skip(name) {
+			return fs.SkipDir
+		}
 		if e.IsDir() || st.Nlink == 1 {
 			bytes += diskBytes(fi)
 			return nil

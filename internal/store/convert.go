@@ -49,10 +49,10 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 		stacking, err = s.readLayerBlob(ctx, blobs[0].Descriptor, info.DiffID, count)
 		return err
 	}
-	d, err := s.fillDraft(info.ID, unpack)
+	d, err := s.fillDraft(ctx, info.ID, unpack)
 	if errors.Is(err, errTap) && ctx.Err() == nil { // the blob itself says what is wrong, if anything is
 		tap = false
-		d, err = s.fillDraft(info.ID, unpack)
+		d, err = s.fillDraft(ctx, info.ID, unpack)
 	}
 	if err != nil {
 		return fmt.Errorf("unpacking layer %s: %w", info.DiffID, s.settle(ctx, info, err))

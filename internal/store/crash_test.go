@@ -82,7 +82,7 @@ func TestRecordedDirectoryStays(t *testing.T) {
 	must(t, err)
 	info.Dir = true
 	fill := func(s *Store) *Draft {
-		d, err := s.fillDraft(id, func(sink layer.Sink) error { return sink.Add(regular("a", "hello")) })
+		d, err := s.fillDraft(context.Background(), id, func(sink layer.Sink) error { return sink.Add(regular("a", "hello")) })
 		must(t, err)
 		return d
 	}

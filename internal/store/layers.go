@@ -65,10 +65,15 @@ func (d *Draft) record(ctx context.Context, info LayerInfo) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
+	size, err := d.withinLimit(ctx)
+	if err != nil {
+		return err
+	}
 	// A context that ends would end the transaction, and with it the lock, while the directory is placed.
 	ctx = context.WithoutCancel(ctx)
 	var placed bool
-	err := d.s.update(ctx, func(tx *sql.Tx) (err error) {
+	d.s.wrote.Store(true)
+	err = d.s.update(ctx, func(tx *sql.Tx) (err error) {
 		if placed, err = d.place(tx); err != nil {
 			return err
 		}
@@ -77,7 +82,22 @@ func (d *Draft) record(ctx context.Context, info LayerInfo) error {
 	if err != nil && placed {
 		err = errors.Join(err, d.s.update(ctx, d.takeBack))
 	}
+	if err == nil && size >= 0 { // it need not be measured again
+		err = d.s.recordSizes(ctx, map[string]int64{string(d.id): size})
+	}
 	return err
+}
+
+// withinLimit is [Store.withinLimit] for what a process may have written, and how much that is, or -1 where there is no limit.
+func (d *Draft) withinLimit(ctx context.Context) (size int64, err error) {
+	if d.s.limit == nil {
+		return -1, nil
+	}
+	if size, err = diskUsage(d.FS); err != nil {
+		return -1, fmt.Errorf("measuring the layer: %w", err)
+	}
+	d.s.grown(size)
+	return size, d.s.withinLimit(ctx)
 }
 
 // place renames the directory to where the layer's directory form is looked for, unless one is recorded.

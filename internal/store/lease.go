@@ -146,12 +146,14 @@ func (s *Store) endLease() error {
 
 // TempDir makes an empty directory below the process's lease. Whoever makes it removes it; if
 // the process dies, the next one does.
-func (s *Store) TempDir() (string, error) {
+func (s *Store) TempDir() (string, error) { return s.tempDir("") }
+
+func (s *Store) tempDir(suffix string) (string, error) {
 	l, err := s.current()
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(l.dir, l.name())
+	dir := filepath.Join(l.dir, l.name()+suffix)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("making temporary directory: %w", err)
 	}

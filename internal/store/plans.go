@@ -112,7 +112,7 @@ func (s *Store) putLayer(tx *sql.Tx, info LayerInfo) error {
 // writePlan makes the directory form of a planned layer.
 func (s *Store) writePlan(ctx context.Context, p *plan, info LayerInfo) error {
 	count := &countingSink{}
-	d, err := s.fillDraft(info.ID, func(sink layer.Sink) error {
+	d, err := s.fillDraft(ctx, info.ID, func(sink layer.Sink) error {
 		count.Sink = sink
 		return p.src.WriteTo(checkedSink{ctx, count})
 	})
@@ -123,8 +123,16 @@ func (s *Store) writePlan(ctx context.Context, p *plan, info LayerInfo) error {
 	return d.record(ctx, info)
 }
 
-// fillDraft starts the directory form of a layer with the entries that write gives.
-func (s *Store) fillDraft(id layer.ID, write func(layer.Sink) error) (*Draft, error) {
+// fillDraft starts the directory form of a layer with the entries that write gives, perhaps twice: see [Store.again].
+func (s *Store) fillDraft(ctx context.Context, id layer.ID, write func(layer.Sink) error) (d *Draft, err error) {
+	err = s.again(ctx, func() error {
+		d, err = s.tryDraft(id, write)
+		return err
+	})
+	return d, err
+}
+
+func (s *Store) tryDraft(id layer.ID, write func(layer.Sink) error) (*Draft, error) {
 	l, err := s.current()
 	if err != nil {
 		return nil, err

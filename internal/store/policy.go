@@ -30,6 +30,8 @@ type Policy struct {
 	// Filters choose records, one of them has to match: containerd's, of the fields id, parents, description, type, inuse,
 	// mutable, immutable, shared and private.
 	Filters []string
+
+	less int64 // unless zero, how much less the cache shall take than it does, instead of the three
 }
 
 // Pruned is what went.
@@ -146,6 +148,9 @@ func (s *Store) prune(ctx context.Context, how manner, policies ...Policy) (p Pr
 					return p, fmt.Errorf("pruning the build cache: %w", err)
 				}
 			}
+			if policy.less > 0 {
+				policy.MaxUsedSpace, policy.less = Space{Bytes: max(c.size()-policy.less, 1)}, 0
+			}
 			ch := choice{cacheState: c, policy: policy}
 			disk, free, err := s.Disk()
 			if err == nil {
@@ -181,7 +186,7 @@ type choice struct {
 	filter filters.Filter
 	cutoff time.Time // spares what was used later
 	all    bool      // nothing has to stay
-	size   int64     // of what stays
+	left   int64     // bytes of what stays
 
 	gone      []*CacheRecord // the choice
 	rows      []rowKey       // to be forgotten for that
@@ -199,12 +204,10 @@ func (c *choice) choose(disk, free int64) (err error) {
 	c.forgotten, c.isGone, c.children, c.byID = map[rowKey]bool{}, map[*CacheRecord]bool{}, map[*CacheRecord]int{}, map[string]*CacheRecord{}
 	for _, r := range c.records {
 		c.byID[r.ID] = r
-		if !r.Shared {
-			c.size += r.Size
-		}
 	}
+	c.left = c.size()
 	var keep int64
-	keep, c.all = c.policy.keepBytes(c.size, disk, free)
+	keep, c.all = c.policy.keepBytes(c.left, disk, free)
 	if c.cutoff = time.Now(); c.policy.KeepDuration > 0 {
 		c.cutoff = c.cutoff.Add(-c.policy.KeepDuration)
 	}
@@ -214,7 +217,7 @@ func (c *choice) choose(disk, free int64) (err error) {
 		return cmp.Or(a.LastUsed.Compare(b.LastUsed), cmp.Compare(b.depth, a.depth))
 	})
 	for _, r := range candidates {
-		if !c.all && c.size <= keep {
+		if !c.all && c.left <= keep {
 			break
 		}
 		if !c.isGone[r] && r.children == c.children[r] { // nothing that stays stands on it
@@ -233,7 +236,7 @@ func (c *choice) spares(r *CacheRecord) bool {
 	case r.InUse, r.LastUsed.After(c.cutoff), !matches(c.filter, r):
 		return true
 	case !c.policy.All:
-		return r.Type == TypeInternal || r.Shared || r.base
+		return r.Type == TypeInternal || r.Shared || r.Base
 	}
 	return r.Shared && !c.all // its space would not be free
 }
@@ -264,7 +267,7 @@ func (c *choice) drop(r *CacheRecord) {
 		c.children[c.byID[id]]++
 	}
 	if !r.Shared {
-		c.size -= r.Size
+		c.left -= r.Size
 	}
 }
 
@@ -279,6 +282,16 @@ func (c *choice) takeIdle() {
 			c.rows = append(c.rows, row.rowKey)
 		}
 	}
+}
+
+// size is how much of the disk the cache takes, without what images share.
+func (c *cacheState) size() (bytes int64) {
+	for _, r := range c.records {
+		if !r.Shared {
+			bytes += r.Size
+		}
+	}
+	return bytes
 }
 
 // keeps are the records that a row keeps.
@@ -296,7 +309,7 @@ func (c *cacheState) keeps(row rowKey) []*CacheRecord {
 
 // forgetRecords deletes what was chosen, but for what somebody has begun to use, and returns what is gone.
 func (s *Store) forgetRecords(ctx context.Context, how manner, records []*CacheRecord, rows []rowKey) (gone []CacheRecord, freed int64, err error) {
-	trash, err := s.TempDir()
+	trash, err := s.tempDir(trashSuffix)
 	if err != nil {
 		return nil, 0, err
 	}

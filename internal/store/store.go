@@ -47,6 +47,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -86,11 +87,16 @@ type Store struct {
 	verifyForms bool
 	unpacking   *semaphore.Weighted // bounds the memory that layers unpacked at the same time take
 
-	used  useLog // what this process has used
-	use   *usage // held while the store is open
-	gate  gate
-	mu    sync.Mutex
-	lease *lease // nil until something is used
+	limited Space  // what the store may hold, as it was given
+	limit   *limit // nil without one
+
+	tookReserve atomic.Bool // to make space, which gave none
+	wrote       atomic.Bool // layers, blobs or the record of a build
+	used        useLog      // what this process has used
+	use         *usage      // held while the store is open
+	gate        gate
+	mu          sync.Mutex
+	lease       *lease // nil until something is used
 }
 
 // Open opens the store at root and creates it when it is missing. The directory must be on a
@@ -111,6 +117,9 @@ func Open(root string, opts ...Option) (*Store, error) {
 	}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("opening store %s: %w", root, err)
+	}
+	if err := s.setLimit(); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening store %s: %w", root, err), s.Close())
 	}
 	return s, nil
 }

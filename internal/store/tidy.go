@@ -43,27 +43,39 @@ func (s *Store) DefaultPolicies(limits Policy) ([]Policy, error) {
 	}, nil
 }
 
-// Tidy is [Store.Prune] by a process that has ended its work: not when it wrote nothing, and seldom, unless the disk
-// gets short of what policies want to be free. The caller must not be using layers or blobs; what it used is not held
-// any more. What is not deleted in a few seconds is left to others.
-func (s *Store) Tidy(ctx context.Context, policies ...Policy) error {
-	s.mu.Lock()
-	wrote := s.lease != nil && s.lease.writes
-	s.mu.Unlock()
-	if !wrote {
+// Keep says what is kept when a store is tidied.
+type Keep struct {
+	Policies []Policy // of the build cache; none keeps all
+	History  *History // of builds; nil keeps all
+}
+
+// Wrote reports whether this process has written layers, blobs or the record of a build: what [Store.Tidy] is for.
+func (s *Store) Wrote() bool { return s.wrote.Load() }
+
+// Tidy is [Store.Prune] and [Store.PruneBuilds] by a process that has ended its work: not when it wrote neither layers nor
+// blobs nor the record of a build, and seldom, unless the disk gets short of what policies want to be free. The caller must
+// not be using layers or blobs; what it used is not held any more. What is not deleted in a few seconds is left to others.
+func (s *Store) Tidy(ctx context.Context, keep Keep) error {
+	if !s.Wrote() {
 		return nil
 	}
-	due, err := s.tidyDue(policies)
+	due, err := s.tidyDue(keep.Policies)
 	if err != nil || !due {
 		return err
 	}
 	if err := errors.Join(s.noteTidy(), s.letAllGo()); err != nil { // first: it is this process's turn
 		return fmt.Errorf("pruning the build cache: %w", err)
 	}
-	if len(policies) == 0 {
+	how := manner{by: time.Now().Add(tidyTime)}
+	if keep.History != nil {
+		if _, _, err := s.pruneBuilds(*keep.History, how); err != nil && !IsFull(err) {
+			return err
+		}
+	}
+	if len(keep.Policies) == 0 {
 		return s.readUses(ctx)
 	}
-	_, err = s.prune(ctx, manner{by: time.Now().Add(tidyTime)}, policies...)
+	_, err = s.prune(ctx, how, keep.Policies...)
 	if errors.Is(err, errGate) || IsFull(err) { // another time; the reserve is for what a user does
 		err = nil
 	}
@@ -73,19 +85,36 @@ func (s *Store) Tidy(ctx context.Context, policies ...Policy) error {
 // MakeSpace lets unused cache go when a disk got full while this process works, and returns how many bytes that gave.
 // What it uses stays as what others use does. Callers at the same time share the answer.
 func (s *Store) MakeSpace(ctx context.Context) (freed int64, err error) {
+	disk, _, err := s.Disk()
+	if err != nil {
+		return 0, err
+	}
+	return s.makeSpace(ctx, disk/10+reserveSize)
+}
+
+// makeSpace lets unused cache of so many bytes go, whatever is free.
+func (s *Store) makeSpace(ctx context.Context, bytes int64) (freed int64, err error) {
 	v, err, _ := s.work.Do("making space", func() (any, error) {
 		defer s.keepReserve()
-		disk, free, err := s.Disk()
-		if err != nil {
-			return int64(0), err
-		}
-		wanted := Space{Bytes: free + disk/10 + reserveSize} // whatever is free: it did not do
 		var freed int64
-		err = s.despiteFull(func() error { // the whole reserve is for what a user does
-			p, err := s.prune(ctx, manner{working: true}, Policy{MinFreeSpace: wanted}, Policy{All: true, MinFreeSpace: wanted})
-			freed += p.Freed
-			return err
-		})
+		var err error
+		for _, p := range []Policy{{}, {All: true}} { // base images last
+			if freed >= bytes || err != nil {
+				break
+			}
+			p.less = bytes - freed
+			prune := func() error {
+				gone, err := s.prune(ctx, manner{working: true}, p)
+				freed += gone.Freed
+				return err
+			}
+			if err = prune(); IsFull(err) && !s.tookReserve.Swap(true) && s.letGo(openSize) { // the whole is for what a user does
+				err = prune()
+			}
+		}
+		if freed > 0 {
+			s.tookReserve.Store(false)
+		}
 		return freed, err
 	})
 	freed, _ = v.(int64)

@@ -26,7 +26,7 @@ func TestTidy(t *testing.T) {
 		} else {
 			wantResults(t, s, map[string]bool{key: true})
 		}
-		must(t, s.Tidy(ctx, p...))
+		must(t, s.Tidy(ctx, Keep{Policies: p}))
 		must(t, s.Close())
 	}
 	look := open(t, root)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// What was taken out of everybody's sight is deleted when there is time for it. What is left then is put to
-// tmp/*.trash, and deleted by whoever collects, prunes or sweeps next: nobody waits longer than he wants to.
+// What was taken out of everybody's sight, to tmp/<lease>/*.trash, is deleted when there is time for it. What is left then
+// is put to tmp/*.trash, and deleted by whoever collects, prunes or sweeps next: nobody waits longer than he wants to.
 
 const trashSuffix = ".trash"
 
@@ -94,6 +94,9 @@ func empty(root *os.Root, by time.Time) (freed int64, done bool, err error) {
 
 func deleteEntry(root *os.Root, e os.DirEntry, by time.Time) (freed int64, done bool, err error) {
 	fi, err := e.Info()
+	if err == nil && !e.IsDir() && !onlyName(fi) {
+		fi, err = root.Lstat(e.Name()) // other names may have gone since it was listed
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, true, nil // somebody else deletes it too
 	}

@@ -1,0 +1,202 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A build leaves a record and its log in a directory of builds/, whose name begins with the time. It is locked while the
+// build runs. A file "pinned" in it keeps it.
+
+const pinned = "pinned"
+
+// BuildDir is the directory of a build that runs. Close must be called.
+type BuildDir struct {
+	Path string
+	lock *os.File
+}
+
+// Close says that the build has ended.
+func (b *BuildDir) Close() error { return b.lock.Close() }
+
+// NewBuild makes the directory of a build. Names sort by time.
+func (s *Store) NewBuild(name string) (*BuildDir, error) {
+	s.wrote.Store(true)
+	b := &BuildDir{Path: filepath.Join(s.root, "builds", name)}
+	for {
+		err := os.Mkdir(b.Path, 0o700)
+		if err == nil {
+			b.lock, err = os.Open(b.Path)
+		}
+		if errors.Is(err, os.ErrNotExist) && isDir(filepath.Dir(b.Path)) {
+			continue // who prunes everything was faster
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := flock(b.lock, unix.LOCK_EX); err != nil {
+			return nil, errors.Join(err, b.lock.Close())
+		}
+		if isAt(b.lock) {
+			return b, nil
+		}
+		b.lock.Close()
+	}
+}
+
+func isDir(path string) bool {
+	fi, err := os.Lstat(path)
+	return err == nil && fi.IsDir()
+}
+
+// BuildRecord is the record of a build with its log.
+type BuildRecord struct {
+	Name    string
+	Ended   time.Time // or written to last
+	Size    int64     // bytes of the disk
+	Running bool
+	Pinned  bool
+}
+
+// History says which records of builds are kept, in BuildKit's words and as BuildKit does: one goes when there are
+// MaxEntries newer ones and it is older than MaxAge. The oldest go when all take more than MaxSize, unless that is zero;
+// the newest stays then. Those of builds that run stay, and those that are pinned, which count for nothing.
+type History struct {
+	MaxAge     time.Duration
+	MaxEntries int
+	MaxSize    Space
+}
+
+// DefaultHistory is BuildKit's, with a limit of space.
+func DefaultHistory() History {
+	return History{MaxAge: 48 * time.Hour, MaxEntries: 50, MaxSize: Space{Bytes: 1 << 30}}
+}
+
+// Builds lists the records of builds, the newest first.
+func (s *Store) Builds() ([]BuildRecord, error) {
+	entries, err := os.ReadDir(filepath.Join(s.root, "builds"))
+	if err != nil {
+		return nil, fmt.Errorf("listing records of builds: %w", err)
+	}
+	var all []BuildRecord
+	for _, e := range slices.Backward(entries) {
+		if !e.IsDir() {
+			continue
+		}
+		r, err := s.buildRecord(e.Name())
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it was pruned
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing records of builds: %w", err)
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+func (s *Store) buildRecord(name string) (r BuildRecord, err error) {
+	r.Name = name
+	dir, err := os.Open(filepath.Join(s.root, "builds", name))
+	if err != nil {
+		return r, err
+	}
+	defer dir.Close()
+	fi, err := dir.Stat()
+	if err != nil {
+		return r, err
+	}
+	r.Ended = fi.ModTime()
+	if now := time.Now(); r.Ended.After(now) { // of a clock that went wrong: it gets older from now on
+		r.Ended = now
+		_ = os.Chtimes(dir.Name(), now, now)
+	}
+	if r.Running = flock(dir, unix.LOCK_SH|unix.LOCK_NB) != nil; !r.Running {
+		_, perr := os.Lstat(filepath.Join(dir.Name(), pinned))
+		r.Pinned = perr == nil
+	}
+	r.Size, err = diskUsage(dir.Name())
+	return r, err
+}
+
+// PruneBuilds removes records of builds that are not to be kept.
+func (s *Store) PruneBuilds(keep History) (gone []BuildRecord, freed int64, err error) {
+	defer s.makeRoom()()
+	return s.pruneBuilds(keep, manner{})
+}
+
+// pruneBuilds is [Store.PruneBuilds] in some manner.
+func (s *Store) pruneBuilds(keep History, how manner) (gone []BuildRecord, freed int64, err error) {
+	disk, _, err := s.Disk()
+	if err != nil {
+		return nil, 0, err
+	}
+	all, err := s.Builds()
+	if err != nil {
+		return nil, 0, err
+	}
+	chosen := keep.choose(all, keep.MaxSize.of(disk))
+	if len(chosen) == 0 {
+		return nil, 0, nil
+	}
+	trash, err := s.tempDir(trashSuffix)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, r := range chosen {
+		there, err := s.pruneBuild(r.Name, trash)
+		if err != nil {
+			return gone, 0, fmt.Errorf("removing the record of build %s: %w", r.Name, err)
+		}
+		if there {
+			gone = append(gone, r)
+		}
+	}
+	freed, err = deleteTree(trash, how.by)
+	s.leave(trash)
+	return gone, freed, err
+}
+
+// choose chooses which of all records, the newest first, are not to be kept.
+func (h History) choose(all []BuildRecord, size int64) (chosen []BuildRecord) {
+	var kept int
+	var bytes int64
+	for _, r := range all {
+		if r.Running || r.Pinned {
+			continue
+		}
+		old := kept >= h.MaxEntries && time.Since(r.Ended) >= h.MaxAge
+		if old || size > 0 && kept > 0 && bytes+r.Size > size {
+			chosen = append(chosen, r)
+			continue
+		}
+		kept++
+		bytes += r.Size
+	}
+	return chosen
+}
+
+// pruneBuild moves the record of a build to a directory, unless the build runs or somebody has pinned it.
+func (s *Store) pruneBuild(name, trash string) (gone bool, err error) {
+	dir, err := os.Open(filepath.Join(s.root, "builds", name))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	if flock(dir, unix.LOCK_EX|unix.LOCK_NB) != nil || !isAt(dir) {
+		return false, nil
+	}
+	if _, err := os.Lstat(filepath.Join(dir.Name(), pinned)); err == nil {
+		return false, nil
+	}
+	return true, os.Rename(dir.Name(), filepath.Join(trash, name))
+}

@@ -1,0 +1,241 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/docker/go-units"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// A store may have a limit of bytes of the disk. Nobody keeps an account of them that could go wrong: what the store
+// holds is looked at, and between two looks it grows by no more than its disk has less free space, or by what this
+// process knows to have written where others give space back meanwhile. So a look is needed where the limit may be
+// near. What other processes have written, or are writing, a look finds as it finds one's own.
+
+const (
+	// watchEvery is how often the disk's free space is asked for while a build works.
+	watchEvery = 100 * time.Millisecond
+	// lookAgain is how long one look at what the store holds is believed.
+	lookAgain = 30 * time.Second
+	// askEvery is how many bytes of a blob are written before anybody asks.
+	askEvery = 16 << 20
+)
+
+// limit is how much the store may hold, and what is known of how much that is.
+type limit struct {
+	max     int64
+	written atomic.Int64 // by this process, since the last look
+
+	mu     sync.Mutex
+	looked time.Time
+	took   time.Duration
+	held   int64 // at the last look
+	free   int64 // of the disk, then
+}
+
+// WithLimit bounds how much of its disk the store may take. Zero is no limit.
+func WithLimit(most Space) Option {
+	return func(s *Store) { s.limited = most }
+}
+
+// setLimit makes the limit of an open store.
+func (s *Store) setLimit() error {
+	if s.limited == (Space{}) {
+		return nil
+	}
+	disk, _, err := s.Disk()
+	s.limit = &limit{max: s.limited.of(disk)}
+	return err
+}
+
+// LimitError says that the store would hold more than it may, whatever unused cache goes.
+type LimitError struct {
+	Root        string
+	Limit, Held int64
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("the store %s would take %s, which is more than its limit of %s (--store-limit), and nothing that is unused is left in its cache",
+		e.Root, units.HumanSize(float64(e.Held)), units.HumanSize(float64(e.Limit)))
+}
+
+// grown notes that this process has written something.
+func (s *Store) grown(bytes int64) {
+	if s.limit != nil {
+		s.limit.written.Add(bytes)
+	}
+}
+
+// withinLimit returns a [LimitError] when the store holds more than its limit and nothing unused is left in its cache.
+// While the limit is far it asks for nothing but the free space.
+func (s *Store) withinLimit(ctx context.Context) error {
+	l := s.limit
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.near(s.free()) {
+		return nil
+	}
+	if err := s.lookHeld(ctx); err != nil || l.held <= l.max {
+		return err
+	}
+	if _, err := s.makeSpace(ctx, l.held-l.max+l.max/20); err != nil && !errors.Is(err, errGate) && !IsFull(err) {
+		return err
+	}
+	if err := s.lookHeld(ctx); err != nil || l.held <= l.max {
+		return err
+	}
+	return &LimitError{s.root, l.max, l.held}
+}
+
+// near reports whether the store may hold more than the limit, as far as anybody knows. l.mu is held.
+func (l *limit) near(free int64) bool {
+	return l.looked.IsZero() || time.Since(l.looked) > lookAgain || l.held+max(l.free-free, l.written.Load()) > l.max
+}
+
+// lookHeld finds out what the store holds. l.mu is held.
+func (s *Store) lookHeld(ctx context.Context) (err error) {
+	l, begin := s.limit, time.Now()
+	l.written.Store(0) // what is written from now on may be seen, and counts twice then, until the next look
+	free := s.free()
+	if l.held, err = s.Held(ctx); err != nil {
+		return fmt.Errorf("looking at what the store holds: %w", err)
+	}
+	l.looked, l.took, l.free = time.Now(), time.Since(begin), free
+	return nil
+}
+
+// Held is how many bytes of the disk the store takes. Directories of layers count as they were measured, once; what is
+// being made, and what containers and cache mounts hold that are in use, is walked.
+func (s *Store) Held(ctx context.Context) (held int64, err error) {
+	entries, err := os.ReadDir(s.root)
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		var n int64
+		switch {
+		case e.Name() == "layers":
+			n, err = s.heldLayers(ctx)
+		case e.Name() == "caches":
+			n, err = s.heldMounts()
+		case e.Name() == "tmp":
+			n, err = diskUsageBut(filepath.Join(s.root, "tmp"), beingDeleted)
+		case e.IsDir():
+			n, err = diskUsage(filepath.Join(s.root, e.Name()))
+		default:
+			if fi, err := e.Info(); err == nil {
+				n = diskBytes(fi)
+			}
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		held += n
+	}
+	return held, nil
+}
+
+// beingDeleted reports whether a process deletes a directory of tmp/ now. What was left to the next one counts.
+func beingDeleted(name string) bool {
+	return strings.HasSuffix(name, trashSuffix) && strings.Count(name, "/") == 1
+}
+
+func (s *Store) heldLayers(ctx context.Context) (held int64, err error) {
+	ids, err := column(s.db, "SELECT id FROM layers WHERE dir=1")
+	if err != nil {
+		return 0, fmt.Errorf("reading layers: %w", err)
+	}
+	for i, id := range ids {
+		ids[i] = layerLine(layer.ID(id))
+	}
+	sizes, err := s.lineSizes(ctx, ids)
+	for _, n := range sizes {
+		held += n
+	}
+	return held, err
+}
+
+func (s *Store) heldMounts() (held int64, err error) {
+	names, err := s.mounts()
+	if err != nil {
+		return 0, err
+	}
+	busy, err := s.busyMounts(names)
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range names {
+		if busy[name] {
+			n, err := diskUsage(filepath.Join(s.root, "caches", name))
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return 0, err
+			}
+			held += n
+			continue
+		}
+		if r, err := s.mountRecord(name, false); err == nil {
+			held += r.Size
+		}
+	}
+	return held, nil
+}
+
+// Limited returns a context that ends with a [LimitError] when the store comes to hold more than its limit: of what a
+// process writes that the store is not asked about, as one in a container. stop ends the watch, and returns the
+// error in place of what came of it.
+func (s *Store) Limited(ctx context.Context) (_ context.Context, stop func(error) error) {
+	if s.limit == nil || s.readOnly != "" {
+		return ctx, func(err error) error { return err }
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { cancel(s.watchLimit(ctx)) })
+	return ctx, func(err error) error {
+		var passed *LimitError
+		if err != nil && errors.As(context.Cause(ctx), &passed) && !errors.As(err, new(*LimitError)) {
+			err = passed
+		}
+		cancel(nil)
+		done.Wait()
+		return err
+	}
+}
+
+// watchLimit returns when the limit is passed, or ctx ends. It spends no more than half of the time on looks.
+func (s *Store) watchLimit(ctx context.Context) error {
+	wait := watchEvery
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		s.mu.Lock()
+		writes := s.lease != nil && s.lease.writes
+		s.mu.Unlock()
+		if !writes {
+			continue
+		}
+		begin := time.Now()
+		var passed *LimitError
+		if errors.As(s.withinLimit(ctx), &passed) { // what else is wrong with the store is found by who works
+			return passed
+		}
+		wait = max(watchEvery, time.Since(begin))
+	}
+}

@@ -1,0 +1,179 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// openLimited opens a store that may hold so many bytes more than it does.
+func openLimited(t *testing.T, root string, more int64) *Store {
+	t.Helper()
+	s := open(t, root)
+	held, err := s.Held(context.Background())
+	must(t, err)
+	must(t, s.Close())
+	s, err = Open(root, WithLimit(Space{Bytes: held + more}))
+	must(t, err)
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// commit makes a layer of a file with so many bytes.
+func commit(t *testing.T, s *Store, name string, bytes int) (layer.ID, error) {
+	t.Helper()
+	d, err := s.NewLayer()
+	must(t, err)
+	defer d.Abort()
+	must(t, os.WriteFile(filepath.Join(d.FS, name), []byte(strings.Repeat("x", bytes)), 0o644))
+	return d.Commit(context.Background())
+}
+
+func wantPassed(t *testing.T, s *Store, err error) {
+	t.Helper()
+	var passed *LimitError
+	if !errors.As(err, &passed) {
+		t.Fatalf("passed the limit: %v, want a LimitError", err)
+	}
+	if passed.Limit != s.limit.max || passed.Held <= passed.Limit || passed.Root != s.root || IsFull(err) {
+		t.Errorf("the error says %+v", passed)
+	}
+}
+
+// A store with a limit first lets unused cache go, least recently used first, then refuses what would make it larger.
+func TestLimit(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	layers := map[string]layer.ID{}
+	make := func(name string, bytes int) error {
+		id, err := commit(t, s, name, bytes)
+		if layers[name] = id; err == nil {
+			result(t, s, name, id)
+		}
+		return err
+	}
+	must(t, make("old", 2_000_000))
+	must(t, make("used", 2_000_000))
+	must(t, s.Close())
+	s = openLimited(t, s.root, 5_000_000)
+	wantResults(t, s, map[string]bool{"used": true})
+	must(t, make("one", 3_000_000))
+	wantRows(t, s, map[string]bool{"old": true, "used": true, "one": true})
+	must(t, make("two", 3_000_000))
+	wantRows(t, s, map[string]bool{"old": false, "used": true, "one": true, "two": true})
+	wantPassed(t, s, make("three", 12_000_000))
+	wantRows(t, s, map[string]bool{"used": true, "one": true, "two": true, "three": false})
+	must(t, s.Check(ctx, layer.Snapshot{layers["one"], layers["two"]}))
+	must(t, make("four", 4_000)) // what was refused is gone
+
+	// A blob, which is refused before it is whole.
+	w, err := s.NewBlob(digest.Canonical)
+	must(t, err)
+	defer w.Abort()
+	for n := 0; err == nil && n < 4*askEvery; n += 1 << 20 {
+		_, err = w.Write([]byte(strings.Repeat("y", 1<<20)))
+	}
+	wantPassed(t, s, err)
+	if w.Size() > askEvery {
+		t.Errorf("%d bytes were written", w.Size())
+	}
+	w.Abort()
+	_, err = s.PutBlob(ctx, ocispec.MediaTypeImageConfig, []byte(strings.Repeat("z", 5_000_000)))
+	wantPassed(t, s, err)
+	wantClean(t, s)
+}
+
+// What others write counts, also before it is recorded, and whatever becomes free beside the store meanwhile.
+func TestLimitOfSeveral(t *testing.T) {
+	s := newStore(t)
+	_, err := commit(t, s, "first", 1)
+	must(t, err)
+	must(t, s.Close())
+	s = openLimited(t, s.root, 5_000_000)
+	other := open(t, s.root)
+	_, err = commit(t, s, "own", 1_000_000)
+	must(t, err)
+	d, err := other.NewLayer()
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(d.FS, "f"), []byte(strings.Repeat("x", 3_000_000)), 0o644))
+	s.limit.looked = time.Time{} // long ago: what others write is found by a look where others make as much free
+	_, err = commit(t, s, "more", 1_500_000)
+	wantPassed(t, s, err)
+	d.Abort()
+	s.limit.free -= 1 << 30 // somebody has deleted that much
+	_, err = commit(t, s, "more", 1_500_000)
+	must(t, err)
+	s.limit.free -= 1 << 30
+	_, err = commit(t, s, "even more", 4_000_000)
+	wantPassed(t, s, err)
+}
+
+// What a process writes is seen while it writes.
+func TestLimited(t *testing.T) {
+	s := newStore(t)
+	_, err := commit(t, s, "first", 1)
+	must(t, err)
+	must(t, s.Close())
+	s = openLimited(t, s.root, 1_000_000)
+	ctx, within := s.Limited(context.Background())
+	d, err := s.NewLayer()
+	must(t, err)
+	defer d.Abort()
+	must(t, os.WriteFile(filepath.Join(d.FS, "f"), []byte(strings.Repeat("x", 2_000_000)), 0o644))
+	<-ctx.Done()
+	wantPassed(t, s, within(context.Canceled))
+	ctx, within = open(t, s.root).Limited(context.Background())
+	if err := within(context.Canceled); !errors.Is(err, context.Canceled) || ctx.Done() != nil {
+		t.Errorf("without a limit: %v", err)
+	}
+}
+
+// A cache mount that somebody fills, and what is in a container, count as they are now.
+func TestHeld(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	held := func() int64 { t.Helper(); n, err := s.Held(ctx); must(t, err); return n }
+	mount, err := s.Cache(ctx, "id", SharingShared, func(string) error { return nil })
+	must(t, err)
+	before := held()
+	must(t, os.WriteFile(filepath.Join(mount.Dir, "f"), []byte(strings.Repeat("x", 100_000)), 0o644))
+	if n := held() - before; n < 100_000 || n > 120_000 {
+		t.Errorf("a mount in use counts %d", n)
+	}
+	mount.Release()
+	if n := held() - before; n < 100_000 || n > 120_000 {
+		t.Errorf("a mount counts %d", n)
+	}
+	before = held()
+	_, desc, _ := pulled(t, s, map[string]string{"f": strings.Repeat("x", 100_000)})
+	if n := held() - before; n < desc.Size || n > desc.Size+100_000 {
+		t.Errorf("a blob of %d counts %d", desc.Size, n)
+	}
+}
+
+// What somebody is deleting does not count, what he left does.
+func TestHeldTrash(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	held := func() int64 { t.Helper(); n, err := s.Held(ctx); must(t, err); return n }
+	trash, err := s.tempDir(trashSuffix)
+	must(t, err)
+	before := held()
+	must(t, os.WriteFile(filepath.Join(trash, "f"), []byte(strings.Repeat("x", 100_000)), 0o644))
+	if n := held(); n != before {
+		t.Errorf("what is being deleted counts %d", n-before)
+	}
+	s.leave(trash)
+	if n := held() - before; n < 100_000 || n > 120_000 {
+		t.Errorf("what was left counts %d", n)
+	}
+}
