@@ -138,7 +138,7 @@ var removePatience = 10 * time.Second
 // removeCgroups removes the cgroup path, which holds no live process, from all hierarchies.
 func removeCgroups(path string) error {
 	const top = "/sys/fs/cgroup"
-	hierarchies, _ := os.ReadDir(top) // of version 1; there may be none
+	hierarchies, _ := os.ReadDir(top) // of version 1; with version 2 alone they are cgroups and their files
 	dirs := []string{filepath.Join(top, path)}
 	for _, h := range hierarchies {
 		dirs = append(dirs, filepath.Join(top, h.Name(), path))
@@ -183,7 +183,7 @@ func removeOnce(dir string) error {
 	if err == nil {
 		return nil
 	}
-	if _, lerr := os.Lstat(dir); errors.Is(lerr, iofs.ErrNotExist) {
+	if _, lerr := os.Lstat(dir); errors.Is(lerr, iofs.ErrNotExist) || errors.Is(lerr, unix.ENOTDIR) {
 		return nil // a read-only filesystem says that it is one
 	}
 	return err

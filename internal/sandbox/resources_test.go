@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -136,6 +137,18 @@ func testBusyCgroup(l *lab) {
 	}
 	if left := cgroupsNamed(spec.ID); len(left) > 0 {
 		l.t.Errorf("cgroups after the run: %q", left)
+	}
+}
+
+// A cgroup that is not there, as where a hierarchy would be is a file of version 2, needs no removing.
+func TestRemoveMissingCgroup(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	write(t, file, "")
+	if err := removeCgroup(filepath.Join(file, "below"), file+"-missing", "/proc/no/such"); err != nil {
+		t.Error(err)
+	}
+	if err := removeCgroup(file); err == nil {
+		t.Error("a file was taken for a cgroup")
 	}
 }
 
