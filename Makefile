@@ -16,10 +16,10 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := $(GO) build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test vm check fmt vet lint vuln layering race reproducible docs bench scale torture conformance clean
+.PHONY: help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 deps: ## install what building, testing and the examples need (Debian or Ubuntu, root)
 	@hack/deps.sh all
@@ -56,7 +56,12 @@ test: ## install what the tests need and run them
 
 vm: ## run the sandbox's tests in a virtual machine with cgroups of version 2 alone and AppArmor
 	@hack/deps.sh vm
-	GO="$(GO)" hack/vm.sh
+	GO="$(GO)" hack/vm.sh amd64
+
+arm64: ## compile slipway for arm64 and run the sandbox's tests in a virtual machine of that architecture
+	@hack/deps.sh arm64
+	@hack/patched.sh
+	GO="$(GO)" hack/vm.sh arm64
 
 check: fmt vet lint vuln layering race reproducible ## format, vet, staticcheck, govulncheck, layering, race tests, reproducible build
 

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what is missing for a purpose: build, demo, bases, test, vm or all. On Debian and Ubuntu,
+# Installs what is missing for a purpose: build, demo, bases, test, vm, arm64 or all. On Debian and Ubuntu,
 # as root, by apt-get; anywhere else it says in a sentence what is missing.
 set -eu
 
-purpose=${1:?usage: hack/deps.sh build|demo|bases|test|vm|all}
+purpose=${1:?usage: hack/deps.sh build|demo|bases|test|vm|arm64|all}
 packages=
 sentences=
 
@@ -85,12 +85,24 @@ for_test() {
 
 for_vm() {
 	for_build
-	for_demo
 	need qemu-system-x86_64 qemu-system-x86 "is the machine"
+	need apparmor_parser apparmor "loads profiles there"
+	for_machine
+}
+
+for_arm64() {
+	for_build
+	need qemu-system-aarch64 qemu-system-arm "is the machine"
+	need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu "compiles for arm64"
+	[ -e /usr/aarch64-linux-gnu/lib/libc.a ] || missing libc6-dev-arm64-cross \
+		"/usr/aarch64-linux-gnu/lib/libc.a is missing: programs for arm64 are linked with it (Debian's package libc6-dev-arm64-cross)."
+	for_machine
+}
+
+for_machine() {
 	need cpio cpio "makes its first filesystem"
 	need mkfs.ext4 e2fsprogs "makes its other one"
 	need depmod kmod "lists its modules"
-	need apparmor_parser apparmor "loads profiles there"
 }
 
 if ! command -v go >/dev/null 2>&1; then
@@ -108,6 +120,7 @@ demo) for_demo ;;
 bases) for_bases ;;
 test) for_test ;;
 vm) for_vm ;;
+arm64) for_arm64 ;;
 all) for_test; for_bases ;;
 *) echo "hack/deps.sh: unknown purpose $purpose" >&2; exit 2 ;;
 esac
