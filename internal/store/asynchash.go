@@ -47,6 +47,19 @@ func (a *asyncHash) Write(p []byte) (int, error) {
 	return n, nil
 }
 
+// block gives memory for what give takes.
+func (a *asyncHash) block() []byte { return (*hashBlocks.Get().(*[]byte))[:hashBlock] }
+
+// give is Write without copying: b, which block gave, is not the caller's any more.
+func (a *asyncHash) give(b []byte) {
+	if len(a.buf) > 0 {
+		a.flush()
+	}
+	if a.buf = b; len(b) == hashBlock {
+		a.flush()
+	}
+}
+
 // flush hands a full block over; the first one starts the goroutine, so that small content never
 // has one.
 func (a *asyncHash) flush() {
@@ -72,6 +85,9 @@ func (a *asyncHash) Digest() digest.Digest {
 	a.once.Do(func() {
 		if !a.running {
 			a.got = a.alg.FromBytes(a.buf)
+			if b := a.buf; b != nil {
+				hashBlocks.Put(&b)
+			}
 			return
 		}
 		if len(a.buf) > 0 {

@@ -120,7 +120,7 @@ func (s *Store) WriteBlob(ctx context.Context, desc ocispec.Descriptor, r io.Rea
 		return err
 	}
 	defer w.Abort()
-	if _, err := io.CopyBuffer(s.tapped(desc.Digest, w), struct{ io.Reader }{io.LimitReader(r, desc.Size+1)}, make([]byte, 256<<10)); err != nil {
+	if _, err := w.ReadFrom(s.tapped(desc.Digest, io.LimitReader(r, desc.Size+1))); err != nil {
 		return fmt.Errorf("writing blob %s: %w", desc.Digest, err)
 	}
 	if w.Size() != desc.Size {
@@ -181,6 +181,29 @@ func (w *BlobWriter) Write(p []byte) (int, error) {
 		w.asked, err = w.size, w.s.withinLimit(context.Background())
 	}
 	return n, err
+}
+
+// ReadFrom adds what r has. It is read into the memory that it is digested from, on another core.
+func (w *BlobWriter) ReadFrom(r io.Reader) (added int64, err error) {
+	for err == nil {
+		b, n := w.hash.block(), 0
+		for n < len(b) && err == nil {
+			var k int
+			k, err = r.Read(b[n:])
+			n += k
+		}
+		k, werr := w.out.Write(b[:n])
+		w.hash.give(b[:n])
+		w.size += int64(k)
+		added += int64(k)
+		if werr != nil {
+			return added, werr
+		}
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return added, err
 }
 
 // Size returns the number of bytes written so far.

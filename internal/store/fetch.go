@@ -185,13 +185,13 @@ func (t *tap) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// tapped adds the tap of a blob, if it has one, to where the blob is written. Of several that
+// tapped adds the tap of a blob, if it has one, to where the blob is read from. Of several that
 // write the same blob at the same time one has the tap.
-func (s *Store) tapped(d digest.Digest, w io.Writer) io.Writer {
+func (s *Store) tapped(d digest.Digest, r io.Reader) io.Reader {
 	if t, ok := s.taps.LoadAndDelete(d); ok {
-		return io.MultiWriter(w, t.(*tap))
+		return io.TeeReader(r, t.(*tap))
 	}
-	return w
+	return r
 }
 
 // pulledLevel is the level of blobs that were made elsewhere.
