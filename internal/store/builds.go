@@ -80,7 +80,7 @@ func DefaultHistory() History {
 
 // Builds lists the records of builds, the newest first.
 func (s *Store) Builds() ([]BuildRecord, error) {
-	entries, err := os.ReadDir(filepath.Join(s.root, "builds"))
+	entries, err := readDir(filepath.Join(s.root, "builds"))
 	if err != nil {
 		return nil, fmt.Errorf("listing records of builds: %w", err)
 	}

@@ -242,7 +242,7 @@ func (c *cacheState) each(need *reach, f func(*CacheRecord)) {
 
 // contextRecords describes the digests of the files of build contexts.
 func (s *Store) contextRecords() []CacheRecord {
-	entries, _ := os.ReadDir(filepath.Join(s.root, "contexts")) // which is made with the first one
+	entries, _ := readDir(filepath.Join(s.root, "contexts")) // which is made with the first one
 	var all []CacheRecord
 	for _, e := range entries {
 		fi, err := e.Info()

@@ -20,7 +20,7 @@ import (
 
 // names lists a directory of the store; one that is missing is empty.
 func (c *checker) names(dir ...string) ([]fs.DirEntry, error) {
-	entries, err := os.ReadDir(filepath.Join(append([]string{c.s.root}, dir...)...))
+	entries, err := readDir(filepath.Join(append([]string{c.s.root}, dir...)...))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
@@ -175,13 +175,20 @@ func (l *survey) leftovers(context.Context) error {
 
 // modes looks for what others than the owner could read, would they get there, and at the key of masks.
 func (l *survey) modes(context.Context) error {
-	paths := []string{l.s.root}
-	for _, pattern := range []string{"*", "builds/*", "builds/*/*", "tmp/*", "blobs/*", "layers/*", "containers/*"} {
-		some, err := filepath.Glob(filepath.Join(l.s.root, pattern))
-		if err != nil {
-			return err
+	paths, dirs := []string{l.s.root}, []string{".", "builds", "tmp", "blobs", "layers", "containers"}
+	builds, err := l.names("builds")
+	for _, b := range builds {
+		dirs = append(dirs, filepath.Join("builds", b.Name()))
+	}
+	for _, dir := range dirs {
+		entries, rerr := l.names(dir)
+		err = errors.Join(err, rerr)
+		for _, e := range entries {
+			paths = append(paths, filepath.Join(l.s.root, dir, e.Name()))
 		}
-		paths = append(paths, some...)
+	}
+	if err != nil {
+		return err
 	}
 	for _, path := range paths {
 		fi, err := os.Lstat(path)

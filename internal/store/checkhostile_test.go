@@ -42,6 +42,12 @@ var hostile = map[string]func(c *checkable, victim string){
 			must(c.t, unix.Mkfifo(path, 0o600))
 		}
 	},
+	"linked directories": func(c *checkable, victim string) {
+		for _, path := range []string{"builds/x", "blobs/x", "layers/x", "layers/" + string(c.run), "containers/x", "caches/x", "tmp/x", "contexts"} {
+			must(c.t, os.RemoveAll(c.path(path)))
+			must(c.t, os.Symlink(victim, c.path(path)))
+		}
+	},
 	"endless files": func(c *checkable, _ string) {
 		for _, path := range []string{c.stackingFile(c.base), c.indexPath(c.base), c.path("index.json")} {
 			must(c.t, os.RemoveAll(path))
@@ -106,5 +112,40 @@ func TestCheckOfAHostileStore(t *testing.T) {
 				must(t, c.endLease())
 			}
 		})
+	}
+}
+
+// What is in the parts of a store and needed by nobody is deleted: a link in the place of one leads to nothing of that. A
+// store whose processes are told of elsewhere is none.
+func TestStoreOfLinks(t *testing.T) {
+	needRoot(t)
+	for _, part := range []string{"blobs", "blobs/sha256", "layers", "builds", "containers", "caches", "used", "contexts", "tmp"} {
+		s := newStore(t)
+		root := s.Root()
+		must(t, s.Close())
+		victim := t.TempDir()
+		for _, path := range []string{"file", "dir/file", "sha256/file"} {
+			must(t, os.MkdirAll(filepath.Dir(filepath.Join(victim, path)), 0o755))
+			must(t, os.WriteFile(filepath.Join(victim, path), nil, 0o644))
+		}
+		before := snapshotOf(t, victim)
+		must(t, os.RemoveAll(filepath.Join(root, part)))
+		must(t, os.Symlink(victim, filepath.Join(root, part)))
+		s, err := Open(root)
+		if part == "tmp" {
+			if err == nil {
+				t.Error("a store was opened whose tmp is a link")
+				must(t, s.Close())
+			}
+			continue
+		}
+		must(t, err)
+		_, _ = s.Collect(context.Background()) // that it cannot is fine
+		_, _ = s.Prune(context.Background())
+		_, _ = s.CheckAll(context.Background(), CheckOptions{Repair: true})
+		must(t, s.Close())
+		if after := snapshotOf(t, victim); after != before {
+			t.Errorf("%s is a link: where it leads to there was\n%s\nand is\n%s", part, before, after)
+		}
 	}
 }

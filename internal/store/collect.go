@@ -260,7 +260,7 @@ func (s *Store) discardShut(ctx context.Context, own string, keep *reach, trash 
 // moveAway moves the files of layers and blobs that are not to be kept.
 func (s *Store) moveAway(keep *reach, trash string) error {
 	err := moveOthers(filepath.Join(s.root, "layers"), trash, func(name string) bool { return keep.hasLayer(layer.ID(name)) })
-	algorithms, rerr := os.ReadDir(filepath.Join(s.root, "blobs"))
+	algorithms, rerr := readDir(filepath.Join(s.root, "blobs"))
 	for _, a := range algorithms {
 		err = errors.Join(err, moveOthers(filepath.Join(s.root, "blobs", a.Name()), trash, func(name string) bool {
 			return keep.hasBlob(digest.NewDigestFromEncoded(digest.Algorithm(a.Name()), name))
@@ -280,7 +280,7 @@ func forget[T ~string](tx *sql.Tx, table, key string, keep func(T) bool) error {
 
 // moveOthers moves all that is in a directory, but for what keep names, into another one.
 func moveOthers(dir, to string, keep func(name string) bool) error {
-	entries, err := os.ReadDir(dir)
+	entries, err := readDir(dir)
 	for _, e := range entries {
 		if !keep(e.Name()) {
 			err = errors.Join(err, os.Rename(filepath.Join(dir, e.Name()), filepath.Join(to, e.Name())))

@@ -190,7 +190,7 @@ func (s *Store) sweepLease(id, path string) {
 	if os.Rename(dir, trash) != nil && os.MkdirAll(trash, 0o700) != nil {
 		return
 	}
-	layers, _ := os.ReadDir(filepath.Join(s.root, "layers"))
+	layers, _ := readDir(filepath.Join(s.root, "layers"))
 	for _, e := range layers {
 		if !strings.HasPrefix(e.Name(), id+"-") {
 			continue

@@ -35,7 +35,7 @@ func now() unix.Timeval { return unix.NsecToTimeval(time.Now().UnixNano()) }
 
 // mounts returns what is in caches/: the names of directories, or of the locks of such as are gone.
 func (s *Store) mounts() ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(s.root, "caches"))
+	entries, err := readDir(filepath.Join(s.root, "caches"))
 	if err != nil {
 		return nil, err
 	}

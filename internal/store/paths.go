@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -51,6 +52,21 @@ func (s *Store) layerFS(id layer.ID) string { return filepath.Join(s.layerDir(id
 
 // ContainerDir returns where the container's writable layer is: fs and work below it.
 func (s *Store) ContainerDir(id string) string { return filepath.Join(s.root, "containers", part(id)) }
+
+// readDir lists a directory. Of a link, or of what is no directory, nothing is the store's.
+func readDir(path string) ([]os.DirEntry, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(-1)
+	slices.SortFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return entries, err
+}
 
 // openRegular opens a file for reading that is neither a link nor a pipe.
 func openRegular(path string) (*os.File, error) {

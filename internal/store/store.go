@@ -131,7 +131,7 @@ func (s *Store) open() (err error) {
 	if s.use, err = useStore(s.root); err != nil {
 		return err
 	}
-	if s.gate.dir, err = os.Open(filepath.Join(s.root, "tmp")); err != nil {
+	if s.gate.dir, err = os.OpenFile(filepath.Join(s.root, "tmp"), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
 		return errors.Join(err, s.use.dir.Close())
 	}
 	for {

@@ -61,7 +61,7 @@ func (s *Store) readUses(ctx context.Context) error {
 		return nil
 	}
 	dir := filepath.Join(s.root, "used")
-	entries, err := os.ReadDir(dir)
+	entries, err := readDir(dir)
 	if err != nil {
 		return fmt.Errorf("reading what was used: %w", err)
 	}
@@ -70,7 +70,7 @@ func (s *Store) readUses(ctx context.Context) error {
 			continue // it is being written, or what was written is no whole
 		}
 		path := filepath.Join(dir, e.Name())
-		data, rerr := os.ReadFile(path)
+		data, rerr := readRegular(path)
 		fi, serr := os.Lstat(path)
 		if errors.Is(errors.Join(rerr, serr), os.ErrNotExist) {
 			continue // another process was faster
