@@ -96,7 +96,7 @@ func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 const fewInodes = 16
 
 // pruneFull gives space back while there is none, in every second round. Without inodes it need not work: the store
-// keeps none in reserve.
+// keeps some, but what came before may have used them.
 func (s *store) pruneFull(ctx context.Context, small string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(small, &st); err != nil || st.Ffree < fewInodes || s.rng.IntN(2) == 0 {

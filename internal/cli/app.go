@@ -107,11 +107,6 @@ func (a *app) Store() (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if text := os.Getenv("SLIPWAY_STORE_LIMIT"); text != "" && a.limit == (store.Space{}) {
-		if err := a.limit.UnmarshalText([]byte(text)); err != nil {
-			return nil, fmt.Errorf("reading SLIPWAY_STORE_LIMIT: %w", err)
-		}
-	}
 	opts := []store.Option{store.WithLimit(a.limit)}
 	if os.Getenv("SLIPWAY_VERIFY") == "forms" {
 		opts = append(opts, store.VerifyForms())

@@ -19,6 +19,11 @@ var variables = map[string]string{
 
 // configure gives a command the settings of files, where neither a flag nor a variable says something else.
 func (a *app) configure(cmd *cobra.Command) (err error) {
+	if text := os.Getenv("SLIPWAY_STORE_LIMIT"); text != "" && !cmd.Root().PersistentFlags().Lookup("store-limit").Changed {
+		if err := a.limit.UnmarshalText([]byte(text)); err != nil {
+			return fmt.Errorf("reading SLIPWAY_STORE_LIMIT: %w", err)
+		}
+	}
 	a.settings, err = config.Read(a.configFile, func(text string) { fmt.Fprintln(a.stderr, "WARNING:", text) })
 	if err != nil || a.settings == nil {
 		return err

@@ -177,3 +177,16 @@ func TestHeldTrash(t *testing.T) {
 		t.Errorf("what was left counts %d", n)
 	}
 }
+
+// A file with several names in one directory gives its space back with the last of them.
+func TestDeleteTreeCountsNames(t *testing.T) {
+	dir := filepath.Join(shm(t), "tree")
+	must(t, os.Mkdir(dir, 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "a"), []byte(strings.Repeat("x", 100_000)), 0o644))
+	must(t, os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")))
+	want, err := diskUsage(dir)
+	must(t, err)
+	if freed, err := deleteTree(dir, time.Time{}); err != nil || freed < 100_000 || freed > want {
+		t.Errorf("%d bytes were freed, %v, want %d", freed, err, want)
+	}
+}
