@@ -58,7 +58,7 @@ vm: ## run the sandbox's tests in a virtual machine with cgroups of version 2 al
 	@hack/deps.sh vm
 	GO="$(GO)" hack/vm.sh amd64
 
-arm64: ## compile slipway for arm64 and run the sandbox's tests in a virtual machine of that architecture
+arm64: ## cross-compile the sandbox for arm64 and run its tests in a virtual machine
 	@hack/deps.sh arm64
 	@hack/patched.sh
 	GO="$(GO)" hack/vm.sh arm64
