@@ -17,8 +17,8 @@ import (
 
 // file carries a file operation out: it is planned against the inputs' trees, and each plan is a
 // layer. Nothing is written here: a RUN that mounts the layer makes the store write a directory,
-// an export a blob.
-func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time) ([]Value, error) {
+// an export a blob. ran tells that the operation was not cached: so is nothing that stands on it.
+func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time, ran bool) ([]Value, error) {
 	uses, err := n.uses()
 	if err != nil {
 		return nil, err
@@ -45,7 +45,11 @@ func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time) ([
 		return nil, errors.Join(err, os.RemoveAll(tmp))
 	}
 	r.keepPlans(outs, tmp)
-	layers, err := r.planLayers(outs, created)
+	plan := r.Engine.opt.Store.Plan
+	if ran && n.exported && n.epoch == nil && n.runs() {
+		plan = r.Engine.opt.Store.PlanBoth
+	}
+	layers, err := r.planLayers(outs, created, plan)
 	if err != nil {
 		return nil, err
 	}
@@ -64,14 +68,14 @@ func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time) ([
 }
 
 // planLayers makes a layer of each plan; a plan may be part of several outputs.
-func (r *Run) planLayers(outs []fileop.Output, created time.Time) (map[*fileop.Plan]layer.ID, error) {
+func (r *Run) planLayers(outs []fileop.Output, created time.Time, plan func(store.Planned, time.Time) (layer.ID, error)) (map[*fileop.Plan]layer.ID, error) {
 	layers := map[*fileop.Plan]layer.ID{}
 	for _, out := range outs {
 		for _, p := range out.Plans {
 			if _, ok := layers[p]; ok {
 				continue
 			}
-			id, err := r.Engine.opt.Store.Plan(p, created)
+			id, err := plan(p, created)
 			if err != nil {
 				return nil, err
 			}
@@ -82,6 +86,25 @@ func (r *Run) planLayers(outs []fileop.Output, created time.Time) (map[*fileop.P
 		}
 	}
 	return layers, nil
+}
+
+// runs reports whether a process will see the layers of a node that is carried out: one that stands on it, or on file
+// operations that do.
+func (n *node) runs() bool {
+	u := n.user
+	if u == nil {
+		return false
+	}
+	uses, err := u.uses()
+	if err != nil {
+		return false // evaluating it will tell
+	}
+	for i, in := range u.inputs {
+		if in.n == n && uses[i].whole {
+			return u.v.Op.GetExec() != nil || u.v.Op.GetFile() != nil && u.runs()
+		}
+	}
+	return false
 }
 
 // planned makes the value of one output.

@@ -24,6 +24,7 @@ func (r *Run) Close() error {
 	r.planIDs, r.atEnd = nil, nil
 	r.mu.Unlock()
 	r.Engine.opt.Store.EndPlans(plans...)
+	r.Engine.opt.Store.KeepDigests()
 	for _, f := range atEnd { // without the lock: some wait for others, who may need it
 		f()
 	}

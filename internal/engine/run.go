@@ -317,7 +317,7 @@ func (r *Run) operate(n *node, inputs []Value, step *progress.Step, created time
 	case *pb.Op_Exec:
 		return r.exec(n, op.Exec, inputs, step)
 	case *pb.Op_File:
-		return r.file(n, op.File, inputs, created)
+		return r.file(n, op.File, inputs, created, step != nil)
 	case *pb.Op_Merge:
 		return r.merge(op.Merge, inputs)
 	case *pb.Op_Diff:

@@ -7,6 +7,8 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -16,25 +18,31 @@ const (
 	aheadEntries = 64        // entries in flight
 )
 
-// Ahead is a [Sink] before an indexed tar writer: it opens, reads and digests small files on all
-// cores, ahead of the writer, which takes one entry after the other. Contents must be such that
+// Ahead is a [Sink] before an indexed tar writer, and perhaps another sink: it opens, reads and digests small files
+// on all cores, once for both, ahead of the writers, which take one entry after the other. Contents must be such that
 // they can be opened after Add has returned.
 //
 // An entry's digest that is known is checked, unless the content is [Settled].
 type Ahead struct {
-	tw    *TarWriter
-	queue chan *Entry
-	load  chan *loaded
-	done  chan struct{}
-	stop  sync.WaitGroup
+	tw      *TarWriter
+	writers []*aheadWriter
+	load    chan *loaded
+	done    sync.WaitGroup
+	stop    sync.WaitGroup
 
 	mu  sync.Mutex
 	err error // the first one
 }
 
-// NewAhead returns a sink that writes to tw, which Close closes.
-func NewAhead(tw *TarWriter) *Ahead {
-	a := &Ahead{tw: tw, queue: make(chan *Entry, aheadEntries), load: make(chan *loaded, aheadEntries), done: make(chan struct{})}
+// aheadWriter is a sink with the entries that wait for it.
+type aheadWriter struct {
+	sink  Sink
+	queue chan *Entry
+}
+
+// NewAhead returns a sink that writes to tw, which Close closes, and to others, which it does not close.
+func NewAhead(tw *TarWriter, others ...Sink) *Ahead {
+	a := &Ahead{tw: tw, load: make(chan *loaded, aheadEntries)}
 	for range runtime.GOMAXPROCS(0) {
 		a.stop.Add(1)
 		go func() {
@@ -44,7 +52,12 @@ func NewAhead(tw *TarWriter) *Ahead {
 			}
 		}()
 	}
-	go a.write()
+	for _, sink := range append([]Sink{tw}, others...) {
+		w := &aheadWriter{sink: sink, queue: make(chan *Entry, aheadEntries)}
+		a.writers = append(a.writers, w)
+		a.done.Add(1)
+		go a.write(w)
+	}
 	return a
 }
 
@@ -60,10 +73,13 @@ func (a *Ahead) Add(e *Entry) error {
 	if e.Content != nil && e.Size <= aheadSize {
 		c.loaded.content, c.loaded.size, c.loaded.want = e.Content, e.Size, e.Digest
 		c.loaded.ready.Add(1)
+		c.loaded.users.Store(int32(len(a.writers)))
 		c.Entry.Content = &c.loaded
 		a.load <- &c.loaded
 	}
-	a.queue <- &c.Entry
+	for _, w := range a.writers {
+		w.queue <- &c.Entry
+	}
 	return nil
 }
 
@@ -73,17 +89,21 @@ func (a *Ahead) failure() error {
 	return a.err
 }
 
-// write hands entries to the writer in their order. After an error it only drains.
-func (a *Ahead) write() {
-	defer close(a.done)
-	for e := range a.queue {
-		if a.failure() != nil {
-			continue
+// write hands entries to a sink in their order. After an error it only drains.
+func (a *Ahead) write(w *aheadWriter) {
+	defer a.done.Done()
+	for e := range w.queue {
+		if a.failure() == nil {
+			if err := w.sink.Add(e); err != nil {
+				a.mu.Lock()
+				if a.err == nil {
+					a.err = err
+				}
+				a.mu.Unlock()
+			}
 		}
-		if err := a.tw.Add(e); err != nil {
-			a.mu.Lock()
-			a.err = err
-			a.mu.Unlock()
+		if l, ok := e.Content.(*loaded); ok {
+			l.release()
 		}
 	}
 }
@@ -91,8 +111,10 @@ func (a *Ahead) write() {
 // Close waits for what is in flight and finishes the archive.
 func (a *Ahead) Close() error {
 	close(a.load)
-	close(a.queue)
-	<-a.done
+	for _, w := range a.writers {
+		close(w.queue)
+	}
+	a.done.Wait()
 	a.stop.Wait()
 	if err := a.failure(); err != nil {
 		return err
@@ -105,6 +127,7 @@ type loaded struct {
 	content Content
 	size    int64
 	want    digest.Digest
+	users   atomic.Int32 // that have not released it
 
 	ready sync.WaitGroup // for the following
 	buf   *[]byte
@@ -130,6 +153,7 @@ func buffersFor(size int64) *sync.Pool {
 
 func (l *loaded) read() {
 	defer l.ready.Done()
+	began := time.Now()
 	r, err := openRaw(l.content)
 	if err != nil {
 		l.err = err
@@ -137,8 +161,8 @@ func (l *loaded) read() {
 	}
 	defer r.Close()
 	l.buf = buffersFor(l.size).Get().(*[]byte)
-	n, err := io.ReadFull(r, (*l.buf)[:l.size+1]) // one more than there should be
-	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
+	n, err := readSmall(r, (*l.buf)[:l.size+1])
+	if err != nil {
 		l.err = err
 		return
 	}
@@ -152,9 +176,28 @@ func (l *loaded) read() {
 	}
 	sum := sha256.Sum256((*l.buf)[:n])
 	l.sum = SHA256Digest(sum[:])
-	if l.want != "" && l.want != l.sum {
+	switch l.want {
+	case l.sum:
+	case "":
+		remember(l.content, began, l.sum)
+	default:
 		l.err = fmt.Errorf("file changed while being read: its digest was %s and is %s now", l.want, l.sum)
 	}
+}
+
+// readSmall reads a file that should have one byte less than b, and tells how many it has, or that it has more. A
+// regular file gives all that it has at once: there is no need to ask for its end.
+func readSmall(r io.Reader, b []byte) (n int, err error) {
+	if f, ok := r.(fdReader); ok {
+		if n, err = f.Read(b); err != nil && err != io.EOF || n == len(b)-1 {
+			return n, err
+		}
+	}
+	more, err := io.ReadFull(r, b[n:])
+	if err == io.ErrUnexpectedEOF || err == io.EOF {
+		err = nil
+	}
+	return n + more, err
 }
 
 // wait returns the content and its digest. The bytes are good until release.
@@ -166,9 +209,15 @@ func (l *loaded) wait() ([]byte, digest.Digest, error) {
 	return (*l.buf)[:l.size], l.sum, nil
 }
 
+// release ends the use of one of those who were handed it.
 func (l *loaded) release() {
-	buffersFor(l.size).Put(l.buf)
-	l.buf = nil
+	if l.users.Add(-1) > 0 {
+		return
+	}
+	if l.ready.Wait(); l.buf != nil {
+		buffersFor(l.size).Put(l.buf)
+		l.buf = nil
+	}
 }
 
 // Open implements [Content].

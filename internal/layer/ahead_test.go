@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,9 +28,17 @@ func TestAhead(t *testing.T) {
 		}
 		var out bytes.Buffer
 		tw, w := NewIndexedTarWriter(&out, "")
-		a := NewAhead(tw)
-		if err := errors.Join(WalkLayer(dir, a), a.Close()); err != nil {
+		copied := t.TempDir()
+		other, err := NewDirWriter(copied)
+		if err != nil {
 			t.Fatal(err)
+		}
+		a := NewAhead(tw, other)
+		if err := errors.Join(WalkLayer(dir, a), a.Close(), other.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, again := indexOf(t, copied); !bytes.Equal(out.Bytes(), again) {
+			t.Fatalf("seed %d: the directory that was written beside the tar has another one", seed)
 		}
 		want, wantBytes := indexOf(t, dir)
 		x := reread(t, w)
@@ -76,6 +86,70 @@ func TestAheadTellsErrors(t *testing.T) {
 type failing struct{}
 
 func (failing) Open() (io.ReadCloser, error) { return nil, errors.New("no") }
+
+// What is known of files that nobody changes any more is not digested again, of small ones and of large ones; what is
+// not known is noted.
+func TestKnownIsNotDigestedAgain(t *testing.T) {
+	dir := t.TempDir()
+	for name, size := range map[string]int{"small": 10, "large": 2 * aheadSize} {
+		if err := os.WriteFile(filepath.Join(dir, name), bytes.Repeat([]byte("x"), size), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pack := func(m Memory) map[string]digest.Digest {
+		t.Helper()
+		tw, w := NewIndexedTarWriter(io.Discard, "")
+		a := NewAhead(tw)
+		err := Walk(OpenDir(dir, DirOptions{Immutable: true, Memory: m}), ".", func(e *Entry) error {
+			if e.Path == "." {
+				return nil
+			}
+			return a.Add(e)
+		})
+		if err := errors.Join(err, a.Close()); err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]digest.Digest{}
+		list, err := reread(t, w).Tree(nil).ReadDir(".")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			got[e.Path] = e.Digest
+		}
+		return got
+	}
+	noted := &noting{sums: map[Stamp]digest.Digest{}}
+	sums := pack(noted)
+	if len(noted.sums) != 2 {
+		t.Errorf("%d digests were noted", len(noted.sums))
+	}
+	if again := pack(noted); !maps.Equal(sums, again) || len(again) != 2 {
+		t.Errorf("the index has %v, and %v when digests are known", sums, again)
+	}
+	said := digest.FromString("what the memory says")
+	if got := pack(memory(said)); got["small"] != said || got["large"] != said {
+		t.Errorf("files whose digest is known were digested: %v", got)
+	}
+}
+
+// noting is a memory.
+type noting struct {
+	mu   sync.Mutex
+	sums map[Stamp]digest.Digest
+}
+
+func (n *noting) Recall(s Stamp) digest.Digest {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.sums[s]
+}
+
+func (n *noting) Note(s Stamp, _ time.Time, sum digest.Digest) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sums[s] = sum
+}
 
 // A digest that is known of a file counts without reading, unless the file may have changed since.
 func TestAheadDigestsFreshFiles(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -27,8 +28,9 @@ func SHA256Digest(sum []byte) digest.Digest {
 
 var hashBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
-// HashContent reads a file and returns the SHA-256 of its content.
+// HashContent reads a file and returns the SHA-256 of its content, which the memory of its directory notes.
 func HashContent(e *Entry) (digest.Digest, error) {
+	began := time.Now()
 	r, err := openRaw(e.Content)
 	if err != nil {
 		return "", err
@@ -45,7 +47,9 @@ func HashContent(e *Entry) (digest.Digest, error) {
 	if n != e.Size {
 		return "", fmt.Errorf("file changed while being read: got %d bytes, want %d", n, e.Size)
 	}
-	return digest.NewDigest(digest.SHA256, h), nil
+	d := digest.NewDigest(digest.SHA256, h)
+	remember(e.Content, began, d)
+	return d, nil
 }
 
 // openRaw opens a content, which may be nil, for one who only wants to read.

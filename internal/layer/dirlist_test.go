@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -17,7 +18,8 @@ import (
 // memory knows the same of every file.
 type memory digest.Digest
 
-func (m memory) Recall(Stamp) digest.Digest { return digest.Digest(m) }
+func (m memory) Recall(Stamp) digest.Digest           { return digest.Digest(m) }
+func (m memory) Note(Stamp, time.Time, digest.Digest) {}
 
 // Extended attributes are the same whatever system call lists them, many and large ones too.
 func TestXattrs(t *testing.T) {

@@ -38,6 +38,8 @@ type DirOptions struct {
 type Memory interface {
 	// Recall tells the digest of a file's content, or "".
 	Recall(s Stamp) digest.Digest
+	// Note says what it is of a version of the file that was read after a point in time.
+	Note(s Stamp, read time.Time, sum digest.Digest)
 }
 
 // dirTree is a Tree over a host directory. No path of it leaves the root: symbolic links are
@@ -255,7 +257,7 @@ func (r fdReader) Close() error { return unix.Close(int(r)) }
 func unchanged(c Content, r io.Reader) error {
 	s, stamped := c.(Stamped)
 	f, file := r.(interface{ Fd() uintptr })
-	if h, ok := c.(HostFile); !stamped || !file || (ok && h.Immutable()) {
+	if !stamped || !file || isImmutable(c) {
 		return nil
 	}
 	var st unix.Stat_t
@@ -282,12 +284,27 @@ var processStart = time.Now()
 func (s Stamp) OlderThan(t time.Time) bool { return s.Ctime < t.Add(-ClockStep).UnixNano() }
 
 // Settled reports whether the digest that this process knows of a content is that of what will be
-// read, without digesting it again: the content is [Stamped], and the file had its stamp before the
-// process began. Otherwise the digest may be that of an earlier content, for two changes in one
-// tick of the clock give the same stamp.
+// read, without digesting it again: nobody writes to the file any more, or the content is [Stamped], and the
+// file had its stamp before the process began. Otherwise the digest may be that of an earlier content, for two
+// changes in one tick of the clock give the same stamp.
 func Settled(c Content) bool {
+	if _, ok := c.(*loaded); ok {
+		return true // it was checked, or is an error
+	}
 	s, ok := c.(Stamped)
-	return ok && s.Stamp().OlderThan(processStart)
+	return ok && (isImmutable(c) || s.Stamp().OlderThan(processStart))
+}
+
+func isImmutable(c Content) bool {
+	h, ok := c.(HostFile)
+	return ok && h.Immutable()
+}
+
+// remember notes the digest of a file that was read after a point in time, where somebody wants to know it.
+func remember(c Content, read time.Time, sum digest.Digest) {
+	if f, ok := c.(*hostFile); ok && f.tree.opt.Memory != nil {
+		f.tree.opt.Memory.Note(f.stamp, read, sum)
+	}
 }
 
 // ErrChanged marks a file of the user's that was written to while it was being read.

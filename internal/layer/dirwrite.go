@@ -253,7 +253,14 @@ func (w *DirWriter) newOwner(dir, file int) (Owner, error) {
 
 // content fills a new file.
 func (w *DirWriter) content(f int, e *Entry) error {
-	r, err := openRaw(e.Content)
+	c := e.Content
+	if l, ok := c.(*loaded); ok {
+		if w.noClone || !Settled(l.content) {
+			return w.loaded(f, l)
+		}
+		c = l.content
+	}
+	r, err := openRaw(c)
 	if err != nil {
 		return err
 	}
@@ -266,7 +273,17 @@ func (w *DirWriter) content(f int, e *Entry) error {
 	if n != e.Size {
 		return fmt.Errorf("file changed while being read: got %d bytes, want %d", n, e.Size)
 	}
-	return unchanged(e.Content, r)
+	return unchanged(c, r)
+}
+
+// loaded fills a new file with content that was read ahead.
+func (w *DirWriter) loaded(f int, l *loaded) error {
+	data, _, err := l.wait()
+	if err != nil {
+		return err
+	}
+	w.size += int64(len(data))
+	return writeSparse(f, data)
 }
 
 // copy writes what r has, which should be size bytes, to the new file f, and tells how much that was. A small
@@ -282,6 +299,9 @@ func (w *DirWriter) copy(f int, r io.Reader, size int64) (int64, error) {
 		}
 		w.noClone = true // EXDEV and EOPNOTSUPP hold for the next file as well
 	}
+	if isFile && size < aheadSize {
+		return copySmall(f, src, size)
+	}
 	var n int64
 	if isFile && size > copyBuffer {
 		n = copyFile(f, int(src), size)
@@ -289,6 +309,26 @@ func (w *DirWriter) copy(f int, r io.Reader, size int64) (int64, error) {
 	// One byte more than there should be tells that there is more.
 	rest, err := CopySparse(fdWriter(f), io.LimitReader(r, size-n+1))
 	return n + rest, err
+}
+
+// copySmall copies a file with one read and one write. It may be larger than it should be: the result tells.
+func copySmall(f int, src fdReader, size int64) (int64, error) {
+	buf := buffersFor(size).Get().(*[]byte)
+	defer buffersFor(size).Put(buf)
+	n, err := readSmall(src, (*buf)[:size+1])
+	if err == nil {
+		err = writeSparse(f, (*buf)[:n])
+	}
+	return int64(n), err
+}
+
+// writeSparse fills a new file.
+func writeSparse(f int, data []byte) error {
+	w := NewSparseWriter(fdWriter(f))
+	if _, err := w.Write(data); err != nil {
+		return err
+	}
+	return w.Flush()
 }
 
 // copyFile copies size bytes in the kernel, or fewer where that cannot be done or fails, with the holes that there

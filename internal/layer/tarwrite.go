@@ -114,13 +114,22 @@ func (t *TarWriter) add(e *Entry) error {
 	if l, ok := e.Content.(*loaded); ok {
 		return t.loaded(e, l, at)
 	}
-	hash := sha256.New()
+	if e.Digest != "" && Settled(e.Content) {
+		if err := t.content(e, t.tw); err != nil {
+			return err
+		}
+		return t.index.add(e, at)
+	}
+	began, hash := time.Now(), sha256.New()
 	if err := t.content(e, io.MultiWriter(t.tw, hash)); err != nil {
 		return err
 	}
 	c := *e
-	c.Digest = digest.NewDigest(digest.SHA256, hash)
-	if e.Digest != "" && e.Digest != c.Digest {
+	switch c.Digest = digest.NewDigest(digest.SHA256, hash); e.Digest {
+	case c.Digest:
+	case "":
+		remember(e.Content, began, c.Digest)
+	default:
 		return fmt.Errorf("file changed while being read: its digest was %s and is %s now", e.Digest, c.Digest)
 	}
 	return t.index.add(&c, at)
@@ -140,7 +149,6 @@ func (t *TarWriter) loaded(e *Entry, l *loaded, at int64) error {
 	if err != nil {
 		return err
 	}
-	defer l.release()
 	if _, err := t.tw.Write(data); err != nil {
 		return err
 	}
@@ -208,7 +216,10 @@ func (t *TarWriter) content(e *Entry, w io.Writer) error {
 	if n != e.Size {
 		return fmt.Errorf("file changed while being read: got %d bytes, want %d", n, e.Size)
 	}
-	return atEnd(r, e.Size)
+	if err := atEnd(r, e.Size); err != nil {
+		return err
+	}
+	return unchanged(e.Content, r)
 }
 
 // atEnd checks that a file that was read to its expected size has no more.

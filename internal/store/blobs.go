@@ -168,42 +168,41 @@ func (s *Store) NewBlob(alg digest.Algorithm) (*BlobWriter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing blob: %w", err)
 	}
-	return &BlobWriter{s: s, f: f, out: layer.NewSparseWriter(s.Patient(f)), alg: alg, hash: newAsyncHash(alg)}, nil
+	out := layer.NewSparseWriter(s.Patient(f))
+	return &BlobWriter{s: s, f: f, out: out, alg: alg, hash: newAsyncHash(alg, out)}, nil
 }
 
-// Write adds bytes to the blob.
+// Write adds bytes to the blob. An error may be that of an earlier call.
 func (w *BlobWriter) Write(p []byte) (int, error) {
-	w.hash.Write(p)
-	n, err := w.out.Write(p)
-	w.size += int64(n)
-	w.s.grown(int64(n))
-	if err == nil && w.size-w.asked >= askEvery {
-		w.asked, err = w.size, w.s.withinLimit(context.Background())
-	}
-	return n, err
+	n, err := w.hash.Write(p)
+	return n, errors.Join(err, w.added(int64(n)))
 }
 
 // ReadFrom adds what r has. It is read into the memory that it is digested from, on another core.
 func (w *BlobWriter) ReadFrom(r io.Reader) (added int64, err error) {
 	for err == nil {
-		b, n := w.hash.block(), 0
-		for n < len(b) && err == nil {
-			var k int
-			k, err = r.Read(b[n:])
-			n += k
-		}
-		k, werr := w.out.Write(b[:n])
-		w.hash.give(b[:n])
-		w.size += int64(k)
-		added += int64(k)
-		if werr != nil {
-			return added, werr
+		var n int
+		n, err = w.hash.read(r)
+		added += int64(n)
+		if lerr := w.added(int64(n)); lerr != nil {
+			return added, lerr
 		}
 	}
 	if err == io.EOF {
 		err = nil
 	}
 	return added, err
+}
+
+// added counts bytes, and asks now and then whether the store may hold them.
+func (w *BlobWriter) added(n int64) error {
+	w.size += n
+	w.s.grown(n)
+	if w.size-w.asked < askEvery {
+		return nil
+	}
+	w.asked = w.size
+	return w.s.withinLimit(context.Background())
 }
 
 // Size returns the number of bytes written so far.
@@ -215,7 +214,11 @@ func (w *BlobWriter) Digest() digest.Digest { return w.hash.Digest() }
 // Commit puts the blob into its place and records it.
 func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
 	d := w.Digest()
-	if err := errors.Join(w.out.Flush(), w.f.Close()); err != nil {
+	err := w.hash.err
+	if err == nil {
+		err = w.out.Flush()
+	}
+	if err := errors.Join(err, w.f.Close()); err != nil {
 		return "", fmt.Errorf("writing blob %s: %w", d, err)
 	}
 	if err := w.s.withinLimit(ctx); err != nil {

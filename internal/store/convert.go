@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bufio"
 	"context"
 	"database/sql"
 	"errors"
@@ -105,7 +104,7 @@ func readLayer(ctx context.Context, r io.Reader, alg digest.Algorithm, sink laye
 		return layer.Stacking{}, "", err
 	}
 	defer plain.Close()
-	hash := newAsyncHash(alg)
+	hash := newAsyncHash(alg, nil)
 	defer hash.Digest() // ends its goroutine
 	tee := io.TeeReader(plain, hash)
 	stacking, err := layer.ReadTar(tee, layer.TarOptions{}, sink)
@@ -162,6 +161,11 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) 
 	info, err := s.Layer(ctx, id)
 	if err != nil {
 		return ocispec.Descriptor{}, "", err
+	}
+	if p := s.plan(id); p != nil && p.both && info.DiffID == "" { // on the way
+		if _, err := s.Dir(ctx, id); err != nil {
+			return ocispec.Descriptor{}, "", err
+		}
 	}
 	v, err := s.once(ctx, fmt.Sprintf("blob:%s:%v", id, encoding), func() (any, error) {
 		info, err := s.Layer(ctx, id) // another call may have made it in the meantime
@@ -296,7 +300,7 @@ func (s *Store) recompress(ctx context.Context, from ocispec.Descriptor, info La
 	}
 	plain, verify := io.Reader(r), func() error { return nil }
 	if info.Claimed {
-		hash := newAsyncHash(algorithm(info.DiffID))
+		hash := newAsyncHash(algorithm(info.DiffID), nil)
 		defer hash.Digest() // ends its goroutine
 		plain, verify = io.TeeReader(r, hash), func() error { return haveDiffID(hash.Digest(), info.DiffID) }
 	}
@@ -320,47 +324,78 @@ func putLayerBlob(tx *sql.Tx, diffID digest.Digest, desc ocispec.Descriptor, lev
 // pack makes the plain tar of a layer, and its index on the way: of its plan while there is one,
 // otherwise of its directory. want, unless it is "", is the digest that it must have.
 func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocispec.Descriptor, error) {
-	var desc ocispec.Descriptor
-	info, err := s.Layer(ctx, id)
-	if err != nil {
-		return desc, err
-	}
 	write, p, done, err := s.entries(ctx, id)
 	if err != nil {
-		return desc, err
+		return ocispec.Descriptor{}, err
 	}
 	defer done()
-	w, err := s.NewBlob(digest.Canonical)
+	t, err := s.newTarForm(ctx, id)
 	if err != nil {
-		return desc, err
+		return ocispec.Descriptor{}, err
 	}
-	defer w.Abort()
-	tmp, err := s.leaseDir()
-	if err != nil {
-		return desc, err
-	}
-	buf := bufio.NewWriterSize(&ctxWriter{ctx: ctx, w: w}, 1<<20)
-	tw, x := layer.NewIndexedTarWriter(buf, tmp)
-	ahead := layer.NewAhead(tw)
-	err = write(&ctxSink{ctx: ctx, Sink: ahead})
-	if err := errors.Join(err, ahead.Close(), buf.Flush()); err != nil {
-		return desc, fmt.Errorf("packing layer %s: %w", id, err)
+	defer t.blob.Abort()
+	if err := t.write(write); err != nil {
+		return ocispec.Descriptor{}, err
 	}
 	if p != nil && s.verifyForms {
-		if err := s.verifyPlan(ctx, p, id, w.Digest()); err != nil {
-			return desc, err
+		if err := s.verifyPlan(ctx, p, id, t.blob.Digest()); err != nil {
+			return ocispec.Descriptor{}, err
 		}
 	}
-	if got := w.Digest(); want != "" && got != want {
-		return desc, fmt.Errorf("packing layer %s: its tar is %s, want %s", id, got, want)
+	if got := t.blob.Digest(); want != "" && got != want {
+		return ocispec.Descriptor{}, fmt.Errorf("packing layer %s: its tar is %s, want %s", id, got, want)
 	}
+	return t.record(ctx)
+}
+
+// tarForm is the plain tar of a layer that is being made, with its index.
+type tarForm struct {
+	s     *Store
+	ctx   context.Context
+	info  LayerInfo
+	blob  *BlobWriter // Abort ends it
+	tar   *layer.TarWriter
+	index *layer.IndexWriter
+}
+
+func (s *Store) newTarForm(ctx context.Context, id layer.ID) (*tarForm, error) {
+	info, err := s.Layer(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	tmp, err := s.leaseDir()
+	if err != nil {
+		return nil, err
+	}
+	w, err := s.NewBlob(digest.Canonical)
+	if err != nil {
+		return nil, err
+	}
+	t := &tarForm{s: s, ctx: ctx, info: info, blob: w}
+	t.tar, t.index = layer.NewIndexedTarWriter(&ctxWriter{ctx: ctx, w: w}, tmp)
+	return t, nil
+}
+
+// write writes the entries that write gives, to others too.
+func (t *tarForm) write(write func(layer.Sink) error, others ...layer.Sink) error {
+	ahead := layer.NewAhead(t.tar, others...)
+	err := write(&ctxSink{ctx: t.ctx, Sink: ahead})
+	if err := errors.Join(err, ahead.Close()); err != nil {
+		return fmt.Errorf("packing layer %s: %w", t.info.ID, err)
+	}
+	return nil
+}
+
+// record makes what was written a form of the layer.
+func (t *tarForm) record(ctx context.Context) (desc ocispec.Descriptor, err error) {
+	s, info, w := t.s, t.info, t.blob
 	d, err := w.Commit(ctx)
 	if err != nil {
 		return desc, err
 	}
 	desc = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: d, Size: w.Size()}
-	info.DiffID, info.Size, info.Dir = d, x.Size(), false // no directory was made
-	if err := s.putIndex(id, x); err != nil {
+	info.DiffID, info.Size, info.Dir = d, t.index.Size(), false // no directory was made
+	if err := s.putIndex(info.ID, t.index); err != nil {
 		return desc, err
 	}
 	err = s.update(ctx, func(tx *sql.Tx) error {
@@ -370,7 +405,8 @@ func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocis
 		return s.putLayer(tx, info)
 	})
 	if err != nil { // see writePlan
-		return desc, errors.Join(err, os.Remove(s.indexPath(id)), removeEmpty(filepath.Dir(s.indexPath(id))))
+		index := s.indexPath(info.ID)
+		return desc, errors.Join(err, os.Remove(index), removeEmpty(filepath.Dir(index)))
 	}
 	return desc, nil
 }

@@ -186,6 +186,7 @@ func (s *Store) letAllGo() error {
 	}
 	clear(s.lease.held)
 	clear(s.lease.seen)
+	s.digests.Clear()
 	return s.lease.lock.Truncate(0)
 }
 

@@ -24,6 +24,7 @@ type Planned interface {
 type plan struct {
 	src     Planned
 	created time.Time
+	both    bool // see PlanBoth
 	tree    func() (layer.Tree, error)
 
 	mu    sync.Mutex
@@ -50,12 +51,23 @@ func (s *Store) usePlan(id layer.ID) (p *plan, done func()) {
 // they are asked for, and record the layer then. The caller ends the use of src with
 // [Store.EndPlans]. created is the layer's creation time.
 func (s *Store) Plan(src Planned, created time.Time) (layer.ID, error) {
+	return s.addPlan(&plan{src: src, created: created})
+}
+
+// PlanBoth is [Store.Plan] for a layer of which both will be asked for: whichever comes first, the directory and the
+// plain tar are written together, and what they have in common is read once.
+func (s *Store) PlanBoth(src Planned, created time.Time) (layer.ID, error) {
+	return s.addPlan(&plan{src: src, created: created, both: true})
+}
+
+func (s *Store) addPlan(p *plan) (layer.ID, error) {
 	l, err := s.current()
 	if err != nil {
 		return "", err
 	}
 	id := layer.ID(l.name())
-	s.plans.Store(id, &plan{src: src, created: created, tree: sync.OnceValues(func() (layer.Tree, error) { return planTree(src) })})
+	p.tree = sync.OnceValues(func() (layer.Tree, error) { return planTree(p.src) })
+	s.plans.Store(id, p)
 	return id, nil
 }
 
@@ -109,15 +121,37 @@ func (s *Store) putLayer(tx *sql.Tx, info LayerInfo) error {
 	return err
 }
 
-// writePlan makes the directory form of a planned layer.
+// writePlan makes the directory form of a planned layer, and of one of which both are wanted its plain tar as well.
 func (s *Store) writePlan(ctx context.Context, p *plan, info LayerInfo) error {
+	var t *tarForm
+	if p.both && info.DiffID == "" {
+		var err error
+		if t, err = s.newTarForm(ctx, info.ID); err != nil {
+			return err
+		}
+		defer t.blob.Abort()
+	}
 	count := &countingSink{}
 	d, err := s.fillDraft(ctx, info.ID, func(sink layer.Sink) error {
 		count.Sink = sink
+		if t != nil {
+			return t.write(p.src.WriteTo, checkedSink{ctx, count})
+		}
 		return p.src.WriteTo(checkedSink{ctx, count})
 	})
 	if err != nil {
 		return fmt.Errorf("writing layer: %w", err)
+	}
+	defer d.Abort()
+	if t != nil {
+		if s.verifyForms {
+			if err := s.verifyPlan(ctx, p, info.ID, t.blob.Digest()); err != nil {
+				return err
+			}
+		}
+		if _, err := t.record(ctx); err != nil {
+			return err
+		}
 	}
 	info.Dir, info.Size = true, count.bytes
 	return d.record(ctx, info)

@@ -92,11 +92,12 @@ func TestPlanForms(t *testing.T) {
 			return all
 		}},
 	}
+	plans := map[string]func(*Store, Planned, time.Time) (layer.ID, error){"one by one, ": (*Store).Plan, "together, ": (*Store).PlanBoth}
 	var first digest.Digest
-	for name, order := range orders {
+	for name, order := range crossed(plans, orders) {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
-			id, err := s.Plan(somePlan(), planTime)
+			id, err := order.plan(s, somePlan(), planTime)
 			must(t, err)
 			if ok, err := s.Recorded(ctx, layer.Snapshot{id}); ok || err != nil {
 				t.Errorf("a plan is recorded: %v, %v", ok, err)
@@ -104,7 +105,7 @@ func TestPlanForms(t *testing.T) {
 			if info, err := s.Layer(ctx, id); err != nil || info.Dir || info.DiffID != "" || info.Size != -1 || !info.Created.Equal(planTime) {
 				t.Errorf("before anything is written the layer is %+v, %v", info, err)
 			}
-			for _, make := range order {
+			for _, make := range order.forms {
 				must(t, make(s, id))
 				if ok, err := s.Recorded(ctx, layer.Snapshot{id}); !ok || err != nil {
 					t.Errorf("a written layer is not recorded: %v", err)
@@ -134,6 +135,62 @@ func TestPlanForms(t *testing.T) {
 				t.Errorf("the file has %d bytes, %v", len(data), err)
 			}
 		})
+	}
+}
+
+// madeBy is a way to make forms of a plan.
+type madeBy[F any] struct {
+	plan  func(*Store, Planned, time.Time) (layer.ID, error)
+	forms F
+}
+
+// crossed joins each way to plan with each way to make forms.
+func crossed[F any](plans map[string]func(*Store, Planned, time.Time) (layer.ID, error), forms map[string]F) map[string]madeBy[F] {
+	all := map[string]madeBy[F]{}
+	for p, plan := range plans {
+		for f, form := range forms {
+			all[p+f] = madeBy[F]{plan, form}
+		}
+	}
+	return all
+}
+
+// A layer of which both forms are wanted is read once for them, but for large files.
+func TestBothFormsAreReadOnce(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	for name, first := range map[string]func(*Store, layer.ID) error{
+		"directory": func(s *Store, id layer.ID) error { _, err := s.Dir(ctx, id); return err },
+		"blob":      func(s *Store, id layer.ID) error { _, _, err := s.Blob(ctx, id, layer.Encoding{}); return err },
+	} {
+		s := newStore(t)
+		var opened atomic.Int32
+		e := regular("file", "content")
+		e.Content = contentFunc(func() (io.ReadCloser, error) {
+			opened.Add(1)
+			return layer.Bytes("content").Open()
+		})
+		p := &planned{entries: []*layer.Entry{e}}
+		id, err := s.PlanBoth(p, planTime)
+		must(t, err)
+		must(t, first(s, id))
+		info, err := s.Layer(ctx, id)
+		must(t, err)
+		if opened, written := opened.Load(), p.written.Load(); written != 1 || opened != 1 || !info.Dir || info.DiffID == "" {
+			t.Errorf("%s first: the plan was written %d times, and the file opened %d times, for %+v", name, written, opened, info)
+		}
+		s.EndPlans(id)
+		dir, err := s.Dir(ctx, id)
+		must(t, err)
+		_, diff, err := s.Blob(ctx, id, layer.Encoding{})
+		must(t, err)
+		if got, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(got) != "content" {
+			t.Errorf("%s first: the file has %q, %v", name, got, err)
+		}
+		if desc, err := s.pack(ctx, id, ""); err != nil || desc.Digest != diff {
+			t.Errorf("%s first: the directory's tar is %s, %v, and the blob's %s", name, desc.Digest, err, diff)
+		}
+		wantClean(t, s)
 	}
 }
 
@@ -176,6 +233,14 @@ func wantNothing(t *testing.T, s *Store) {
 	}
 }
 
+// planFor gives the way to plan a layer for its form.
+func planFor(form string) func(*Store, Planned, time.Time) (layer.ID, error) {
+	if form == "both" {
+		return (*Store).PlanBoth
+	}
+	return (*Store).Plan
+}
+
 // Wherever writing a plan is cancelled, also just before it is recorded, it leaves nothing that
 // nobody knows, and can be done again.
 func TestCancelledPlan(t *testing.T) {
@@ -188,9 +253,10 @@ func TestCancelledPlan(t *testing.T) {
 				_, _, err := s.Blob(ctx, id, layer.Encoding{})
 				return err
 			},
+			"both": func(s *Store, ctx context.Context, id layer.ID) error { _, err := s.Dir(ctx, id); return err },
 		} {
 			s := newStore(t)
-			id, err := s.Plan(somePlan(), planTime)
+			id, err := planFor(name)(s, somePlan(), planTime)
 			must(t, err)
 			left := &atomic.Int64{}
 			left.Store(n)
@@ -200,7 +266,9 @@ func TestCancelledPlan(t *testing.T) {
 					t.Errorf("%s: %v", name, err)
 				}
 				cancelled[name]++
-				if left, _ := filepath.Glob(filepath.Join(s.root, "layers", "*")); len(left) > 0 {
+				recorded, err := s.Recorded(context.Background(), layer.Snapshot{id}) // the blob may be there, but not the directory
+				must(t, err)
+				if left, _ := filepath.Glob(filepath.Join(s.root, "layers", "*")); len(left) > 0 && !(name == "both" && recorded) {
 					t.Errorf("%s, cancelled after %d looks, left %q", name, n, left)
 				}
 			}
@@ -210,7 +278,7 @@ func TestCancelledPlan(t *testing.T) {
 			wantClean(t, s)
 		}
 	}
-	if cancelled["directory"] < 5 || cancelled["blob"] < 5 {
+	if cancelled["both"] < 5 || cancelled["directory"] < 5 || cancelled["blob"] < 5 {
 		t.Errorf("only %v were cancelled", cancelled)
 	}
 }
@@ -218,9 +286,9 @@ func TestCancelledPlan(t *testing.T) {
 // A layer whose record cannot be written leaves no directory: nobody would ever look for it.
 func TestPlanThatCannotBeRecorded(t *testing.T) {
 	needRoot(t)
-	for _, form := range []string{"directory", "blob"} {
+	for _, form := range []string{"directory", "blob", "both"} {
 		s := newStore(t)
-		id, err := s.Plan(somePlan(), planTime)
+		id, err := planFor(form)(s, somePlan(), planTime)
 		must(t, err)
 		_, err = s.db.Exec("CREATE TRIGGER refuse BEFORE INSERT ON layers BEGIN SELECT RAISE(ABORT, 'refused'); END")
 		must(t, err)
@@ -246,15 +314,17 @@ func TestPlanOfChangedContent(t *testing.T) {
 	for _, now := range []string{"bytes now", "shorter", "and longer than before"} {
 		e := regular("file", "bytes was")
 		e.Digest, e.Content = digest.FromString("bytes was"), layer.Bytes(now)
-		s := newStore(t)
-		id, err := s.Plan(&planned{entries: []*layer.Entry{regular("a", "a"), e}}, planTime)
-		must(t, err)
-		_, err = s.Dir(context.Background(), id)
-		wantErr(t, err, "file changed while being read")
-		_, _, err = s.Blob(context.Background(), id, layer.Encoding{Compression: layer.Gzip})
-		wantErr(t, err, "file changed while being read")
-		s.EndPlans(id)
-		wantNothing(t, s)
+		for _, form := range []string{"each", "both"} {
+			s := newStore(t)
+			id, err := planFor(form)(s, &planned{entries: []*layer.Entry{regular("a", "a"), e}}, planTime)
+			must(t, err)
+			_, err = s.Dir(context.Background(), id)
+			wantErr(t, err, "file changed while being read")
+			_, _, err = s.Blob(context.Background(), id, layer.Encoding{Compression: layer.Gzip})
+			wantErr(t, err, "file changed while being read")
+			s.EndPlans(id)
+			wantNothing(t, s)
+		}
 	}
 }
 
@@ -272,8 +342,14 @@ func (errReader) Read([]byte) (int, error) { return 0, errors.New("the disk is g
 func TestPlanThatCannotBeRead(t *testing.T) {
 	e := regular("file", "12345678")
 	e.Content = brokenContent{}
+	for _, form := range []string{"each", "both"} {
+		cannotBeRead(t, planFor(form), e)
+	}
+}
+
+func cannotBeRead(t *testing.T, plan func(*Store, Planned, time.Time) (layer.ID, error), e *layer.Entry) {
 	s := newStore(t)
-	id, err := s.Plan(&planned{entries: []*layer.Entry{e}}, planTime)
+	id, err := plan(s, &planned{entries: []*layer.Entry{e}}, planTime)
 	must(t, err)
 	var wg sync.WaitGroup
 	for range 3 {
@@ -411,7 +487,7 @@ func TestPlanThatIsOverForOthers(t *testing.T) {
 
 // One large file does not keep a cancelled build waiting.
 func TestCancelledInTheMiddleOfAFile(t *testing.T) {
-	for _, form := range []string{"directory", "blob"} {
+	for _, form := range []string{"directory", "blob", "both"} {
 		s := newStore(t)
 		cause := errors.New("enough")
 		ctx, cancel := context.WithCancelCause(context.Background())
@@ -429,7 +505,7 @@ func TestCancelledInTheMiddleOfAFile(t *testing.T) {
 				return len(p), nil
 			})), nil
 		})
-		id, err := s.Plan(&planned{entries: []*layer.Entry{e}}, planTime)
+		id, err := planFor(form)(s, &planned{entries: []*layer.Entry{e}}, planTime)
 		must(t, err)
 		if form == "blob" {
 			_, _, err = s.Blob(ctx, id, layer.Encoding{})
@@ -474,7 +550,7 @@ func (r rewritten) Open() (io.ReadCloser, error) {
 // keeps its size.
 func TestPlanOfFileThatIsRewritten(t *testing.T) {
 	for _, size := range []int{10, 1 << 20} {
-		for _, form := range []string{"directory", "blob"} {
+		for _, form := range []string{"directory", "blob", "both"} {
 			dir, content := shm(t), strings.Repeat("c", size)
 			must(t, os.WriteFile(filepath.Join(dir, "file"), []byte(content), 0o644))
 			e, err := layer.OpenDir(dir, layer.DirOptions{}).Lstat("file")
@@ -482,7 +558,7 @@ func TestPlanOfFileThatIsRewritten(t *testing.T) {
 			e.Digest = digest.FromString(content)
 			e.Content = rewritten{e.Content.(layer.Stamped)}
 			s := newStore(t)
-			id, err := s.Plan(&planned{entries: []*layer.Entry{e}}, planTime)
+			id, err := planFor(form)(s, &planned{entries: []*layer.Entry{e}}, planTime)
 			must(t, err)
 			if form == "blob" {
 				_, _, err = s.Blob(context.Background(), id, layer.Encoding{})
@@ -512,9 +588,10 @@ func TestPlanOfFreshFile(t *testing.T) {
 			_, _, err := s.Blob(context.Background(), id, layer.Encoding{})
 			return err
 		},
+		"both": func(s *Store, id layer.ID) error { _, err := s.Dir(context.Background(), id); return err },
 	} {
 		s := newStore(t)
-		id, err := s.Plan(oneEntry{e}, time.Now())
+		id, err := planFor(form)(s, oneEntry{e}, time.Now())
 		must(t, err)
 		if err := write(s, id); err == nil {
 			t.Errorf("the %s was written with another content than its digest says", form)

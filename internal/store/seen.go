@@ -30,7 +30,7 @@ func (s *Store) sawDir(info LayerInfo) {
 	if l.seen == nil || len(l.seen) >= maxSeen {
 		l.seen = map[layer.ID]layer.Tree{}
 	}
-	l.seen[info.ID] = dirTree(s.layerFS(info.ID))
+	l.seen[info.ID] = s.formTree(info.ID)
 }
 
 // seenDir is the tree of a layer of which sawDir knows, or nil. That its directory is still there is looked at.

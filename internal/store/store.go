@@ -83,6 +83,7 @@ type Store struct {
 	plans   sync.Map // layer.ID -> *plan: layers that only this process knows
 	taps    sync.Map // digest.Digest -> *tap: who reads a blob while it is written
 	fetches fetchers // how to get layers that are not here
+	digests sync.Map // layer.ID -> *fileDigests: of the layers whose files this process looked at
 
 	verifyForms bool
 	unpacking   *semaphore.Weighted // bounds the memory that layers unpacked at the same time take

@@ -101,7 +101,7 @@ func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (_ layer.
 func (s *Store) unpackedTree(ctx context.Context, info LayerInfo) (layer.Tree, error) {
 	st, err := s.stacking(ctx, info.ID)
 	if err != nil || len(st.Dirs) == 0 {
-		return dirTree(s.layerFS(info.ID)), err
+		return s.formTree(info.ID), err
 	}
 	x := s.keptIndex(info.ID)
 	if x == nil {
@@ -110,7 +110,7 @@ func (s *Store) unpackedTree(ctx context.Context, info LayerInfo) (layer.Tree, e
 		}
 	}
 	if x == nil {
-		return dirTree(s.layerFS(info.ID)), nil // its blob is gone: there is nothing better
+		return s.formTree(info.ID), nil // its blob is gone: there is nothing better
 	}
 	return x.Tree(s.contentOf(ctx, info)), nil
 }
@@ -246,36 +246,41 @@ const (
 // putBeside writes a file beside the forms of a layer. Others, who may write the same, see the old or
 // the new one.
 func (s *Store) putBeside(path string, data io.WriterTo, durable bool) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("writing %s of layer: %w", filepath.Base(path), err)
-		}
-	}()
+	home := filepath.Dir(path)
+	if err = os.Mkdir(home, 0o700); err == nil || errors.Is(err, os.ErrExist) {
+		err = s.replaceBeside(path, func(f *os.File) error {
+			_, err := data.WriteTo(f)
+			if err == nil && durable {
+				err = f.Sync()
+			}
+			return err
+		})
+	}
+	if err == nil && durable {
+		err = fsync(home)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s of layer: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// replaceBeside puts the file that write fills in place of one beside the forms of a layer, whose directory is there.
+func (s *Store) replaceBeside(path string, write func(*os.File) error) error {
 	l, err := s.current()
 	if err != nil {
-		return err
-	}
-	home := filepath.Dir(path)
-	if err := os.Mkdir(home, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	tmp := filepath.Join(l.dir, l.name())
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
-		_, err = data.WriteTo(f)
-		err = errors.Join(err, f.Close())
-	}
-	if err == nil && durable {
-		err = fsync(tmp)
+		err = errors.Join(write(f), f.Close())
 	}
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(tmp))
-	}
-	if durable {
-		return fsync(home)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/layer/digests"
 )
 
 // Context is a named tree of files that a build may read: a directory now, a client's session
@@ -31,7 +32,9 @@ type Context interface {
 // there when the build first looked. It is safe for concurrent use.
 type Dir struct {
 	path    string
-	digests *digests
+	cache   string // the file of digests; "" is none
+	tmp     string // the directory of files without a name; "" is the system's
+	digests *digests.Memory
 
 	mu    sync.Mutex
 	trees map[string]layer.Tree // by their patterns
@@ -40,14 +43,27 @@ type Dir struct {
 // NewDir returns the directory as a context. cache is a file in which digests of contents are
 // remembered; "" remembers them in memory only.
 func NewDir(path, cache string) *Dir {
-	return &Dir{path: path, digests: openDigests(cache), trees: map[string]layer.Tree{}}
+	tmp := ""
+	if cache != "" {
+		tmp = filepath.Dir(cache)
+	}
+	return &Dir{path: path, cache: cache, tmp: tmp, digests: digests.Open(cache, tmp), trees: map[string]layer.Tree{}}
 }
 
 // Close saves what is remembered.
-func (d *Dir) Close() error { return d.digests.save() }
+func (d *Dir) Close() error {
+	if d.cache == "" {
+		return nil
+	}
+	err := d.digests.Save(func(write func(*os.File) error) error { return replaceFile(d.cache, write) })
+	if err != nil {
+		return fmt.Errorf("remembering the digests of the build context: %w", err)
+	}
+	return nil
+}
 
 // Hash implements Context.
-func (d *Dir) Hash(e *layer.Entry) (digest.Digest, error) { return d.digests.hash(e) }
+func (d *Dir) Hash(e *layer.Entry) (digest.Digest, error) { return layer.HashContent(e) }
 
 // Tree implements Context.
 func (d *Dir) Tree(include, exclude []string) (layer.Tree, error) {
@@ -61,7 +77,7 @@ func (d *Dir) Tree(include, exclude []string) (layer.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.trees[key] = newSnapshot(t, dir, d.digests)
+	d.trees[key] = newSnapshot(t, dir, d.digests, d.tmp)
 	return d.trees[key], nil
 }
 

@@ -20,7 +20,8 @@ import (
 type snapshot struct {
 	tree    layer.Tree
 	dir     layer.Tree // that tree is a part of
-	digests *digests
+	digests layer.Memory
+	tmp     string // where the file without a name is
 
 	mu    sync.Mutex
 	dirs  map[string]*listing
@@ -51,8 +52,8 @@ type listing struct {
 	length int            // 0: it is not there
 }
 
-func newSnapshot(t, dir layer.Tree, d *digests) *snapshot {
-	return &snapshot{tree: t, dir: dir, digests: d, dirs: map[string]*listing{}, files: map[string]*layer.Entry{}}
+func newSnapshot(t, dir layer.Tree, d layer.Memory, tmp string) *snapshot {
+	return &snapshot{tree: t, dir: dir, digests: d, tmp: tmp, dirs: map[string]*listing{}, files: map[string]*layer.Entry{}}
 }
 
 // listing gives the one of a directory, nil when it was not asked for and make is not set.
@@ -136,7 +137,7 @@ func (s *snapshot) hold(l *listing, n int) {
 func (s *snapshot) put(l *listing) (err error) {
 	p := &s.spill
 	if p.file == nil {
-		if p.file, err = layer.TempFile(s.digests.tmp); err != nil {
+		if p.file, err = layer.TempFile(s.tmp); err != nil {
 			return err
 		}
 	}

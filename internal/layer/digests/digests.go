@@ -1,4 +1,6 @@
-package local
+// Package digests remembers the digests of files' contents from one process to the next, so that a file that was not
+// written to is not read again for them.
+package digests
 
 import (
 	"bufio"
@@ -8,16 +10,12 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -25,17 +23,15 @@ import (
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
-// digests remembers the contents of a user's files by their stamps, so that a file that was not
-// written to is not read again. It is a [layer.Memory].
+// Memory remembers the contents of files by their stamps. It is a [layer.Memory].
 //
 // # Invariants
 //
 // A file that was changed within the resolution of the clock has the same stamp as before. So
 // something is only remembered when the file's change time is older than that, as it was read (the
 // rule of git's index).
-type digests struct {
-	file string // "" is in memory only
-	tmp  string // the directory of files without a name for what memory has no room for; "" is the system's
+type Memory struct {
+	tmp string // the directory of files without a name for what memory has no room for; "" is the system's
 
 	saved *records      // of an earlier process in the order of their inodes; nil: none
 	first []inode       // of each page of saved
@@ -75,13 +71,13 @@ const (
 	clockStep = layer.ClockStep
 )
 
-// openDigests reads what an earlier process saved. Damage is a miss.
-func openDigests(file string) *digests {
-	d := &digests{file: file}
+// Open reads what an earlier process has saved in a file; "" is none. Damage is a miss. What memory has no room for is
+// kept in the directory tmp; "" is the system's.
+func Open(file, tmp string) *Memory {
+	d := &Memory{tmp: tmp}
 	if file == "" {
 		return d
 	}
-	d.tmp = filepath.Dir(file)
 	f, err := os.Open(file)
 	if err != nil {
 		return d
@@ -98,7 +94,7 @@ func openDigests(file string) *digests {
 var errDigests = errors.New("reading digests: they are of another version, or damaged")
 
 // open checks the file, and keeps its first pages.
-func (d *digests) open(f *os.File) error {
+func (d *Memory) open(f *os.File) error {
 	fi, err := f.Stat()
 	if err != nil {
 		return err
@@ -159,7 +155,7 @@ func inodeOf(r []byte) inode {
 }
 
 // find looks for a file in the saved records. An error of the disk is a miss.
-func (d *digests) find(id inode) (known, bool) {
+func (d *Memory) find(id inode) (known, bool) {
 	page := sort.Search(len(d.first), func(i int) bool { return id.compare(d.first[i]) < 0 }) - 1
 	if page < 0 {
 		return known{}, false
@@ -179,7 +175,7 @@ func (d *digests) find(id inode) (known, bool) {
 }
 
 // findFresh looks for a file in the records of this process; d.mu is held.
-func (d *digests) findFresh(id inode) (k known, ok bool) {
+func (d *Memory) findFresh(id inode) (k known, ok bool) {
 	d.at.find(id, func(i int) bool {
 		r, err := d.fresh.at(i)
 		if ok = err == nil && inodeOf(r) == id; ok {
@@ -191,7 +187,7 @@ func (d *digests) findFresh(id inode) (k known, ok bool) {
 }
 
 // Recall implements [layer.Memory].
-func (d *digests) Recall(s layer.Stamp) digest.Digest {
+func (d *Memory) Recall(s layer.Stamp) digest.Digest {
 	id := inode{s.Dev, s.Ino}
 	k, ok := d.find(id)
 	if !ok || k.stamp != s {
@@ -208,10 +204,14 @@ func (d *digests) Recall(s layer.Stamp) digest.Digest {
 	return layer.SHA256Digest(k.digest[:])
 }
 
-// note remembers the digest of a file in a version that was read after a point in time. It may change
-// without another stamp when that is too close to its last change.
-func (d *digests) note(s layer.Stamp, read time.Time, sum [sha256.Size]byte) {
-	k := known{stamp: s, digest: sum, racy: !s.OlderThan(read)}
+// Note implements [layer.Memory]. The file may change without another stamp when it was read too close to its last
+// change: then its digest is known to this process only.
+func (d *Memory) Note(s layer.Stamp, read time.Time, sum digest.Digest) {
+	raw, err := hex.DecodeString(sum.Encoded())
+	if err != nil || len(raw) != sha256.Size {
+		return
+	}
+	k := known{stamp: s, digest: [sha256.Size]byte(raw), racy: !s.OlderThan(read)}
 	if k.racy {
 		k.age = racyAge
 	}
@@ -227,38 +227,21 @@ func (d *digests) note(s layer.Stamp, read time.Time, sum [sha256.Size]byte) {
 	d.dirty = d.dirty || !k.racy
 }
 
-// hash reads a file and remembers its digest.
-func (d *digests) hash(e *layer.Entry) (digest.Digest, error) {
-	now := time.Now()
-	sum, err := layer.HashContent(e)
-	s, ok := e.Content.(layer.Stamped)
-	if err != nil || !ok {
-		return sum, err
-	}
-	raw, err := hex.DecodeString(sum.Encoded())
-	if err != nil {
-		return "", err
-	}
-	d.note(s.Stamp(), now, [sha256.Size]byte(raw))
-	return sum, nil
-}
-
-// save writes what a later process may use, if there is anything new.
-func (d *digests) save() error {
+// Save hands what a later process may use to put, which calls write with an empty file that it then puts in place of
+// the one that was opened. Nothing happens when there is nothing new.
+func (d *Memory) Save(put func(write func(*os.File) error) error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.file == "" || !d.dirty {
+	if !d.dirty {
 		return nil
 	}
-	if err := replaceFile(d.file, d.write); err != nil {
-		return fmt.Errorf("remembering the digests of the build context: %w", err)
-	}
-	d.dirty = false
-	return nil
+	err := put(d.write)
+	d.dirty = err != nil
+	return err
 }
 
 // write writes the file anew: the saved records and the fresh ones, merged.
-func (d *digests) write(f *os.File) error {
+func (d *Memory) write(f *os.File) error {
 	if _, err := f.Write(append([]byte(digestsMagic), make([]byte, sha256.Size)...)); err != nil {
 		return err
 	}
@@ -312,7 +295,7 @@ type place struct {
 }
 
 // sorted tells where the fresh records are, in the order of their inodes, each file's last.
-func (d *digests) sorted() ([]place, error) {
+func (d *Memory) sorted() ([]place, error) {
 	all := make([]place, 0, d.at.n)
 	for i := range d.fresh.n {
 		r, err := d.fresh.at(i)
@@ -336,42 +319,11 @@ func (d *digests) sorted() ([]place, error) {
 }
 
 // next puts the first of the fresh records.
-func (d *digests) next(fresh []place, put func(known)) ([]place, error) {
+func (d *Memory) next(fresh []place, put func(known)) ([]place, error) {
 	var b [recordSize]byte
 	err := d.fresh.read(b[:], fresh[0].i)
 	if err == nil {
 		put(decode(b[:]))
 	}
 	return fresh[1:], err
-}
-
-// replaceFile writes a file so that readers see the old or the new one: the old one, where somebody pruned the new one
-// while it was written.
-func replaceFile(name string, write func(*os.File) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-			return err
-		}
-		f, err = os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
-	}
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(write(f), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	err = os.Rename(f.Name(), name)
-	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.EISDIR) { // a directory, which none of slipway's makes
-		if err = os.RemoveAll(name); err == nil {
-			err = os.Rename(f.Name(), name)
-		}
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
