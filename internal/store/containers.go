@@ -86,7 +86,11 @@ func (s *Store) moveTornContainers(tx *sql.Tx, trash string) error {
 	if err != nil {
 		return err
 	}
-	return moveOthers(filepath.Join(s.root, "containers"), trash, func(name string) bool { return slices.Contains(ids, name) })
+	slices.Sort(ids)
+	return moveOthers(filepath.Join(s.root, "containers"), trash, func(name string) bool {
+		_, recorded := slices.BinarySearch(ids, name)
+		return recorded
+	})
 }
 
 // nameFree is ErrNameTaken when a container has the name.
@@ -119,8 +123,11 @@ func (s *Store) RenameContainer(ctx context.Context, c Container, name string) e
 }
 
 // Containers returns all containers, the newest first.
-func (s *Store) Containers(ctx context.Context) ([]Container, error) {
-	all, err := records[Container](ctx, s, "SELECT record FROM containers ORDER BY name")
+func (s *Store) Containers(ctx context.Context) ([]Container, error) { return s.containers(ctx, "1") }
+
+// containers returns those of a condition, the newest first.
+func (s *Store) containers(ctx context.Context, where string, args ...any) ([]Container, error) {
+	all, err := records[Container](ctx, s, "SELECT record FROM containers WHERE "+where+" ORDER BY name", args...)
 	if err != nil {
 		return nil, fmt.Errorf("listing containers: %w", err)
 	}
@@ -131,17 +138,17 @@ func (s *Store) Containers(ctx context.Context) ([]Container, error) {
 // Container finds a container by name, ID or unambiguous prefix of the ID. Otherwise the error is
 // ErrNotFound or [ErrAmbiguous].
 func (s *Store) Container(ctx context.Context, nameOrID string) (Container, error) {
-	all, err := s.Containers(ctx)
+	some, err := s.containers(ctx, "name=? OR id=?", strings.TrimPrefix(nameOrID, "/"), nameOrID)
+	if err == nil && len(some) > 0 {
+		return some[0], nil
+	}
+	if err == nil && isHex(nameOrID) {
+		some, err = s.containers(ctx, "id BETWEEN ? AND ?", nameOrID, nameOrID+"g")
+	}
 	if err != nil {
 		return Container{}, err
 	}
-	name := strings.TrimPrefix(nameOrID, "/")
-	for _, c := range all {
-		if c.Name == name || c.ID == nameOrID {
-			return c, nil
-		}
-	}
-	c, err := byID(all, nameOrID, func(c Container) string { return c.ID })
+	c, err := byID(some, nameOrID, func(c Container) string { return c.ID })
 	if err != nil {
 		return c, fmt.Errorf("container %s: %w", nameOrID, err)
 	}

@@ -144,7 +144,7 @@ func setImage(tx *sql.Tx, img Image) error {
 	}
 	if !img.Tagged() {
 		var named int
-		if err := tx.QueryRow("SELECT count(*) FROM images WHERE json_extract(record,'$.id')=?", img.ID.String()).Scan(&named); err != nil || named > 0 {
+		if err := tx.QueryRow("SELECT count(*) FROM images WHERE "+imageID+"=?", img.ID.String()).Scan(&named); err != nil || named > 0 {
 			return err // it is listed under its names
 		}
 	}
@@ -165,7 +165,7 @@ func setImage(tx *sql.Tx, img Image) error {
 		return nil
 	}
 	var named int
-	if err := tx.QueryRow("SELECT count(*) FROM images WHERE json_extract(record,'$.id')=?", old.ID.String()).Scan(&named); err != nil || named > 0 {
+	if err := tx.QueryRow("SELECT count(*) FROM images WHERE "+imageID+"=?", old.ID.String()).Scan(&named); err != nil || named > 0 {
 		return err
 	}
 	old.Name = old.ID.String()
@@ -229,8 +229,11 @@ func (s *Store) imageByName(ctx context.Context, name string) (Image, error) {
 }
 
 // Images returns all images, the newest first.
-func (s *Store) Images(ctx context.Context) ([]Image, error) {
-	all, err := records[Image](ctx, s, "SELECT record FROM images ORDER BY name")
+func (s *Store) Images(ctx context.Context) ([]Image, error) { return s.images(ctx, "1") }
+
+// images returns those of a condition, the newest first.
+func (s *Store) images(ctx context.Context, where string, args ...any) ([]Image, error) {
+	all, err := records[Image](ctx, s, "SELECT record FROM images WHERE "+where+" ORDER BY name", args...)
 	if err != nil {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
@@ -247,17 +250,13 @@ func (s *Store) Image(ctx context.Context, nameOrID string) (Image, error) {
 			return img, err
 		}
 	}
-	all, err := s.Images(ctx)
-	if err != nil {
-		return Image{}, err
-	}
-	if i := slices.IndexFunc(all, func(i Image) bool { return i.is(nameOrID) }); i >= 0 {
-		return all[i], nil
+	if img, found, err := s.pinnedImage(ctx, nameOrID); found || err != nil {
+		return img, err
 	}
 	prefix := strings.TrimPrefix(nameOrID, "sha256:")
-	img, err := byID(all, prefix, func(i Image) string { return i.ID.Encoded() })
+	img, err := s.imageByDigest(ctx, imageID, prefix, func(i Image) string { return i.ID.Encoded() })
 	if errors.Is(err, ErrNotFound) {
-		img, err = byID(all, prefix, func(i Image) string { return i.Target().Digest.Encoded() })
+		img, err = s.imageByDigest(ctx, imageTarget, prefix, func(i Image) string { return i.Target().Digest.Encoded() })
 	}
 	if err != nil {
 		return img, fmt.Errorf("image %s: %w", nameOrID, err)
@@ -265,18 +264,42 @@ func (s *Store) Image(ctx context.Context, nameOrID string) (Image, error) {
 	return img, nil
 }
 
-// is reports whether ref names the image by the digest of its manifest or index, "app@sha256:...".
-func (i Image) is(ref string) bool {
-	named, err := reference.ParseNormalizedNamed(ref)
+// What of images' records there is an index of. A record that is damaged has neither.
+const (
+	imageID     = "iif(json_valid(record), record->>'$.id', '')"
+	imageTarget = "iif(json_valid(record), coalesce(record->>'$.index.digest', record->>'$.manifest.digest'), '')"
+)
+
+// imageByDigest finds the one image of which a digest begins with prefix.
+func (s *Store) imageByDigest(ctx context.Context, of, prefix string, digest func(Image) string) (img Image, err error) {
+	if !isHex(prefix) {
+		return img, ErrNotFound
+	}
+	some, err := s.images(ctx, of+" BETWEEN ? AND ?", "sha256:"+prefix, "sha256:"+prefix+"g")
 	if err != nil {
-		return false
+		return img, err
 	}
+	return byID(some, prefix, digest)
+}
+
+// pinnedImage finds the image that "app@sha256:..." names by the digest of its manifest or index.
+func (s *Store) pinnedImage(ctx context.Context, ref string) (img Image, found bool, err error) {
+	named, err := reference.ParseNormalizedNamed(ref)
 	pinned, ok := named.(reference.Digested)
-	if !ok || !slices.Contains([]digest.Digest{i.Target().Digest, i.Manifest.Digest, i.Source}, pinned.Digest()) {
-		return false
+	if err != nil || !ok {
+		return img, false, nil
 	}
-	own, err := reference.ParseNormalizedNamed(i.Name)
-	return err == nil && own.Name() == named.Name()
+	some, err := s.images(ctx, "name BETWEEN ? AND ?", named.Name()+":", named.Name()+"A") // with any tag or digest
+	if err != nil {
+		return img, false, err
+	}
+	i := slices.IndexFunc(some, func(i Image) bool {
+		return slices.Contains([]digest.Digest{i.Target().Digest, i.Manifest.Digest, i.Source}, pinned.Digest())
+	})
+	if i < 0 {
+		return img, false, nil
+	}
+	return some[i], true, nil
 }
 
 // writeIndex writes index.json from the records. Writers take turns, so that the last one writes

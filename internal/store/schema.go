@@ -19,7 +19,7 @@ import (
 // A step that was released is never changed. It may not lock out a process of the version before that
 // runs a container, which is the only use of a store that [Store.Yield] lets go on during an upgrade:
 // what is done to the table of containers, that process must be able to read and write.
-var steps = []func(*Store, *sql.Tx) error{toVersion1, toVersion2, toVersion3, toVersion4, toVersion5, toVersion6, toVersion7}
+var steps = []func(*Store, *sql.Tx) error{toVersion1, toVersion2, toVersion3, toVersion4, toVersion5, toVersion6, toVersion7, toVersion8}
 
 func toVersion1(_ *Store, tx *sql.Tx) error {
 	_, err := tx.Exec(`
@@ -158,6 +158,21 @@ UPDATE results SET used=created;
 	}
 	for _, table := range []string{"memo", "refs"} { // nobody knows when: not as if it were never
 		if _, err := tx.Exec("UPDATE "+table+" SET used=?", time.Now().UnixNano()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// toVersion8 has what is not synced, which each process asks for when it opens the store, and images with a digest
+// found without reading all records.
+func toVersion8(_ *Store, tx *sql.Tx) error {
+	queries := []string{"CREATE INDEX images_id ON images(" + imageID + ")", "CREATE INDEX images_target ON images(" + imageTarget + ")"}
+	for _, t := range []string{"blobs", "layers", "results", "memo"} {
+		queries = append(queries, "CREATE INDEX "+t+"_boot ON "+t+"(boot) WHERE boot!=''")
+	}
+	for _, q := range queries {
+		if _, err := tx.Exec(q); err != nil {
 			return err
 		}
 	}

@@ -212,25 +212,30 @@ func patiently(f func() error) error {
 // bootTables are the tables whose rows speak of files that may not be on the disk yet.
 var bootTables = []string{"blobs", "layers", "results", "memo"}
 
+// unsynced is the condition of rows of an earlier boot, ?1 not being its id, that were never synced. There are indexes
+// of the first part.
+const unsynced = "boot!='' AND boot!=?1"
+
+var anyUnsynced = "SELECT EXISTS(SELECT 1 FROM results WHERE " + unsynced + ") OR EXISTS(SELECT 1 FROM layers WHERE " + unsynced +
+	") OR EXISTS(SELECT 1 FROM blobs WHERE " + unsynced + ") OR EXISTS(SELECT 1 FROM memo WHERE " + unsynced + ")"
+
 // dropUnsynced deletes the records of an earlier boot that were never synced, and with them the
 // directories of layers. A layer with a diffID stays, in blob form: it may have been durable before
 // it was unpacked, and its directory is made again from the blob.
 func (s *Store) dropUnsynced() error {
 	var stale bool
-	q := "SELECT EXISTS(SELECT 1 FROM results WHERE boot NOT IN ('', ?1)) OR EXISTS(SELECT 1 FROM layers WHERE boot NOT IN ('', ?1))" +
-		" OR EXISTS(SELECT 1 FROM blobs WHERE boot NOT IN ('', ?1)) OR EXISTS(SELECT 1 FROM memo WHERE boot NOT IN ('', ?1))"
-	if err := s.db.QueryRow(q, s.boot).Scan(&stale); err != nil || !stale {
+	if err := s.db.QueryRow(anyUnsynced, s.boot).Scan(&stale); err != nil || !stale {
 		return err
 	}
 	return s.update(context.Background(), func(tx *sql.Tx) error {
 		if err := s.setAside(tx); err != nil {
 			return err
 		}
-		if _, err := tx.Exec("UPDATE layers SET dir=0, boot='' WHERE diff_id != '' AND boot NOT IN ('', ?)", s.boot); err != nil {
+		if _, err := tx.Exec("UPDATE layers SET dir=0, boot='' WHERE diff_id!='' AND "+unsynced, s.boot); err != nil {
 			return err
 		}
 		for _, t := range bootTables {
-			if _, err := tx.Exec("DELETE FROM "+t+" WHERE boot NOT IN ('', ?)", s.boot); err != nil {
+			if _, err := tx.Exec("DELETE FROM "+t+" WHERE "+unsynced, s.boot); err != nil {
 				return err
 			}
 		}
@@ -242,7 +247,7 @@ func (s *Store) dropUnsynced() error {
 // them, as those of a dead process. The transaction keeps other processes from doing the same,
 // and no process uses such a layer before it is over.
 func (s *Store) setAside(tx *sql.Tx) error {
-	ids, err := column(tx, "SELECT id FROM layers WHERE dir=1 AND boot NOT IN ('', ?)", s.boot)
+	ids, err := column(tx, "SELECT id FROM layers WHERE dir=1 AND "+unsynced, s.boot)
 	if err != nil || len(ids) == 0 {
 		return err
 	}
@@ -282,14 +287,17 @@ func column(q interface {
 	return all, rows.Err()
 }
 
+// toSync are the rows that [Store.Sync] marks.
+var toSync = []struct{ table, key, where string }{
+	{"blobs", "digest", ""}, {"results", "key", ""}, {"memo", "key", ""},
+	{"layers", "id", " AND dir=0"}, {"layers", "id", " AND dir=1"}, // a directory that is made meanwhile is not on the disk
+}
+
 // Sync writes everything that was recorded so far to the disk and marks it as durable.
 func (s *Store) Sync(ctx context.Context) error {
 	pending := map[string][]string{} // keys, by the statement that marks one
-	for _, of := range []struct{ table, key, where string }{
-		{"blobs", "digest", ""}, {"results", "key", ""}, {"memo", "key", ""},
-		{"layers", "id", " AND dir=0"}, {"layers", "id", " AND dir=1"}, // a directory that is made meanwhile is not on the disk
-	} {
-		keys, err := column(s.db, "SELECT "+of.key+" FROM "+of.table+" WHERE boot != ''"+of.where)
+	for _, of := range toSync {
+		keys, err := column(s.db, "SELECT "+of.key+" FROM "+of.table+" WHERE boot!=''"+of.where)
 		if err != nil {
 			return fmt.Errorf("syncing store: %w", err)
 		}
@@ -407,8 +415,8 @@ var syncFile = func(path string) error {
 }
 
 // records decodes the JSON records of a query's only column.
-func records[T any](ctx context.Context, s *Store, query string) ([]T, error) {
-	rows, err := s.db.QueryContext(ctx, query)
+func records[T any](ctx context.Context, s *Store, query string, args ...any) ([]T, error) {
+	rows, err := s.db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
