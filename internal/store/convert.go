@@ -333,7 +333,7 @@ func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocis
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	defer t.blob.Abort()
+	defer t.abort()
 	if err := t.write(write); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -353,7 +353,7 @@ type tarForm struct {
 	s     *Store
 	ctx   context.Context
 	info  LayerInfo
-	blob  *BlobWriter // Abort ends it
+	blob  *BlobWriter // abort ends it
 	tar   *layer.TarWriter
 	index *layer.IndexWriter
 }
@@ -374,6 +374,13 @@ func (s *Store) newTarForm(ctx context.Context, id layer.ID) (*tarForm, error) {
 	t := &tarForm{s: s, ctx: ctx, info: info, blob: w}
 	t.tar, t.index = layer.NewIndexedTarWriter(&ctxWriter{ctx: ctx, w: w}, tmp)
 	return t, nil
+}
+
+// abort drops what was not recorded. There may be nothing.
+func (t *tarForm) abort() {
+	if t != nil {
+		t.blob.Abort()
+	}
 }
 
 // write writes the entries that write gives, to others too.

@@ -123,21 +123,19 @@ func (s *Store) putLayer(tx *sql.Tx, info LayerInfo) error {
 
 // writePlan makes the directory form of a planned layer, and of one of which both are wanted its plain tar as well.
 func (s *Store) writePlan(ctx context.Context, p *plan, info LayerInfo) error {
-	var t *tarForm
-	if p.both && info.DiffID == "" {
-		var err error
+	var count countingSink
+	var t *tarForm // nil: not wanted
+	defer func() { t.abort() }()
+	d, err := s.fillDraft(ctx, info.ID, func(sink layer.Sink) (err error) { // from the beginning, each time
+		count = countingSink{Sink: sink}
+		if !p.both || info.DiffID != "" {
+			return p.src.WriteTo(checkedSink{ctx, &count})
+		}
+		t.abort()
 		if t, err = s.newTarForm(ctx, info.ID); err != nil {
 			return err
 		}
-		defer t.blob.Abort()
-	}
-	count := &countingSink{}
-	d, err := s.fillDraft(ctx, info.ID, func(sink layer.Sink) error {
-		count.Sink = sink
-		if t != nil {
-			return t.write(p.src.WriteTo, checkedSink{ctx, count})
-		}
-		return p.src.WriteTo(checkedSink{ctx, count})
+		return t.write(p.src.WriteTo, checkedSink{ctx, &count})
 	})
 	if err != nil {
 		return fmt.Errorf("writing layer: %w", err)

@@ -194,6 +194,50 @@ func TestBothFormsAreReadOnce(t *testing.T) {
 	}
 }
 
+// fullOnce is a plan that finds the disk full halfway, the first time.
+type fullOnce struct{ planned }
+
+func (p *fullOnce) WriteTo(sink layer.Sink) error {
+	err := p.planned.WriteTo(sink)
+	if err == nil && p.written.Load() == 1 {
+		err = unix.ENOSPC
+	}
+	return err
+}
+
+// Forms that found no space are written once more from the beginning.
+func TestFormsOnceMore(t *testing.T) {
+	ctx := context.Background()
+	want := digest.Digest("")
+	for _, form := range []string{"directory", "both", "both"} {
+		s := newStore(t)
+		result(t, s, "idle", made(t, s, files("idle")))
+		must(t, s.Close())
+		s = open(t, s.root)
+		p := &fullOnce{planned{entries: []*layer.Entry{regular("a", "content"), regular("b", "more")}}}
+		if want != "" {
+			p.written.Store(1) // it is not full
+		}
+		id, err := planFor(form)(s, p, planTime)
+		must(t, err)
+		_, err = s.Dir(ctx, id)
+		must(t, err)
+		if info, err := s.Layer(ctx, id); err != nil || info.Size != 11 || !info.Dir {
+			t.Errorf("%s: the layer is %+v, %v", form, info, err)
+		}
+		_, diff, err := s.Blob(ctx, id, layer.Encoding{})
+		must(t, err)
+		if form == "both" && want != "" && diff != want {
+			t.Errorf("its tar is %s, want %s", diff, want)
+		}
+		if form == "both" {
+			want = diff
+		}
+		s.EndPlans(id)
+		wantClean(t, s)
+	}
+}
+
 // A plan of which nobody needed a form leaves nothing.
 func TestPlanThatNobodyNeeds(t *testing.T) {
 	s := newStore(t)
