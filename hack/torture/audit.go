@@ -129,8 +129,11 @@ type finding struct {
 }
 
 // harmless are the kinds of what a process leaves that dies anywhere: files that no record knows of, and copies of
-// records that are written after them.
-var harmless = []string{"leftover", "orphan", "cache mount", "index.json"}
+// records that are written after them. remade are those of what nobody syncs, as it is made again when it is gone.
+var (
+	harmless = []string{"leftover", "orphan", "cache mount", "index.json"}
+	remade   = []string{"index", "blob record", "reference"}
+)
 
 // checkAll has slipway look at everything itself, directories and indexes too.
 func (s *store) checkAll(ctx context.Context) error {
@@ -139,7 +142,7 @@ func (s *store) checkAll(ctx context.Context) error {
 		return err
 	}
 	for _, f := range found {
-		if !slices.Contains(harmless, f.Kind) {
+		if !slices.Contains(harmless, f.Kind) && (s.boot == "" || !slices.Contains(remade, f.Kind)) {
 			return fmt.Errorf("system check finds: %s %s: %s %q", f.Kind, f.Subject, f.Problem, f.Files)
 		}
 	}

@@ -25,8 +25,10 @@ func (s *store) check(ctx context.Context) error {
 	if err := s.nobodyLeft(ctx); err != nil {
 		return err
 	}
-	if err := s.audit(ctx); err != nil {
-		return err
+	if !s.damaged {
+		if err := s.audit(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.checkNames(ctx); err != nil {
 		return err

@@ -62,6 +62,7 @@ func damageRound(ctx context.Context, r *round) error {
 	if _, err := s.must(ctx, "create", "--network", "none", "--name", "one", "app", "sh", "-c", look); err != nil {
 		return err
 	}
+	s.damaged = true
 	rel, err := s.damage()
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,8 +120,25 @@ func (s *store) loss(ctx context.Context, d *disk) error {
 			return err
 		}
 	}
-	if s.rng.IntN(3) > 0 {
+	written := s.rng.IntN(2) == 0
+	switch s.rng.IntN(3) {
+	case 0: // right after a command
+	case 1:
 		if _, err := s.killOne(ctx, s.pick()); err != nil {
+			return err
+		}
+	case 2: // what is to be on the disk before the records say so is not
+		written = true
+		d := s.build()
+		if !slices.Contains(d.args, "--no-cache") {
+			d.args = slices.Insert(d.args, 1, "--no-cache")
+		}
+		if _, err := s.do(ctx, d, s.killAt(syncs, oneOf(s.round, 1, 1, 1, 2))...); err != nil {
+			return err
+		}
+	}
+	if written {
+		if err := s.writeOut(); err != nil {
 			return err
 		}
 	}
@@ -134,6 +152,25 @@ func (s *store) loss(ctx context.Context, d *disk) error {
 	id := strings.ToLower(rand.Text() + rand.Text())
 	id = id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:32]
 	return os.WriteFile(s.boot, []byte(id+"\n"), 0o444)
+}
+
+// writeOut has the records on the disk: the kernel writes out what it likes when it likes, and nothing but a sync says
+// what else is there.
+func (s *store) writeOut() error {
+	s.note("the kernel has written the records out")
+	for _, name := range []string{"meta.db", "meta.db-wal"} {
+		f, err := os.Open(filepath.Join(s.root, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // buildOn has, in every second loss, a build that goes on beside all else: the one who closes a database last

@@ -24,7 +24,7 @@ type store struct {
 	boot string
 	// names are the images that have to be there, and the containers, by name.
 	names, containers map[string]allowed
-	// damaged says that something of it was damaged: a command may fail, with a sentence.
+	// damaged says that something of it was damaged, which may still be there.
 	damaged bool
 }
 

@@ -44,9 +44,11 @@ func (r *round) injected() int64 {
 // its record after it, which only those see that die right there: it is chosen more often.
 var writers = []string{
 	"rename,renameat,renameat2", "rename,renameat,renameat2", "rename,renameat,renameat2", "rename,renameat,renameat2", "mkdir,mkdirat", "link,linkat,symlink,symlinkat", "unlink,unlinkat,rmdir",
-	"pwrite64", "!write", "ftruncate,fallocate,truncate", "fsync,fdatasync,syncfs", "fchmod,fchmodat,fchown,fchownat,utimensat,fsetxattr",
+	"pwrite64", "!write", "ftruncate,fallocate,truncate", syncs, "fchmod,fchmodat,fchown,fchownat,utimensat,fsetxattr",
 	"!openat,openat2", "!fcntl,flock", "!mount,fsmount,move_mount,umount2", "!clone,clone3,execve", "copy_file_range,sendfile",
 }
+
+const syncs = "fsync,fdatasync,syncfs"
 
 func (r *round) writer(fails bool) string {
 	for {
