@@ -9,7 +9,7 @@ const (
 	window = 32 << 10     // what a match may reach back, in bytes
 	block  = 256 << 10    // what is handed on at once
 	margin = 3 + 258 + 16 // what may be written behind the end of a block: see fast
-	atOnce = 128 << 10    // what is read at once, and a bit less than the input's buffer, see input
+	atOnce = 128 << 10    // what is read at once
 )
 
 // buffer has the output: the window, then a block.
@@ -19,13 +19,13 @@ type buffer [window + block + margin]byte
 // what it decompresses needs.
 type inflater struct {
 	r     io.Reader
-	rerr  error             // of r
-	in    [atOnce + 64]byte // in[pos:end] was not used
-	pos   int               //
-	end   int               //
-	read  int64             // all that came of r
-	bits  uint64            // the nbits bits before in[pos]; the others are zero. Between two symbols they are fewer than 8
-	nbits uint              //
+	rerr  error        // of r
+	in    [atOnce]byte // in[pos:end] was not used
+	pos   int          //
+	end   int          //
+	read  int64        // all that came of r
+	bits  uint64       // the nbits bits before in[pos]; the others are zero. Between two symbols they are fewer than 8
+	nbits uint         //
 
 	out     *buffer
 	n       int                                            // where the next byte goes
