@@ -93,24 +93,23 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 	if err != nil {
 		return nil, err
 	}
-	ctx, within := b.opt.Store.Limited(ctx)
-	defer within(nil)
-	rec, err := b.newRecord(req, in.file)
+	rec, err := b.newRecord(ctx, req, in.file)
 	if err != nil {
 		return nil, err
 	}
 	bu := &building{Builder: b, req: req, in: in, names: names, record: rec, caches: caches, sink: progress.Multi(sink, rec.log)}
+	watched, within := b.opt.Store.Limited(ctx)
 	if req.Call == "" {
-		caches.start(ctx, bu.sink)
+		caches.start(watched, bu.sink)
 	}
-	res, err := bu.build(ctx)
-	for n := 0; n < maxRepairs && errors.Is(err, store.ErrDamaged) && ctx.Err() == nil && !req.streamed(); n++ {
+	res, err := bu.build(watched)
+	for n := 0; n < maxRepairs && errors.Is(err, store.ErrDamaged) && watched.Err() == nil && !req.streamed(); n++ {
 		// The damaged entry is gone now: what it was for is a miss, and is made again.
-		res, err = bu.build(ctx)
+		res, err = bu.build(watched)
 	}
 	bu.closeCaches()
 	err = within(err)
-	return res, errors.Join(err, rec.finish(bu.run, res, err))
+	return res, errors.Join(err, rec.finish(ctx, b.opt.Store, bu.run, res, err))
 }
 
 // blobs reports whether the result is needed as an image.

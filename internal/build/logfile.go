@@ -22,6 +22,33 @@ type logFile struct {
 	size int64
 	lost int64        // bytes for which there was no space
 	zip  *gzip.Writer // nil as long as it is text
+	late *keptFile    // the file under it
+}
+
+// keptFile is a file whose end is kept in memory while there is no space for it, up to mostKept bytes: what is compressed
+// cannot leave anything out.
+type keptFile struct {
+	*os.File
+	kept []byte
+}
+
+const mostKept = 1 << 20
+
+// Write implements io.Writer.
+func (f *keptFile) Write(p []byte) (int, error) {
+	f.kept = append(f.kept, p...)
+	n, err := f.File.Write(f.kept)
+	f.kept = f.kept[n:]
+	if store.IsFull(err) && len(f.kept) <= mostKept {
+		err = nil
+	}
+	return len(p), err
+}
+
+// flush writes what is kept.
+func (f *keptFile) flush() error {
+	_, err := f.File.Write(f.kept)
+	return err
 }
 
 func createLog(path string) (*logFile, error) {
@@ -35,7 +62,12 @@ func createLog(path string) (*logFile, error) {
 // Write implements io.Writer.
 func (l *logFile) Write(p []byte) (int, error) {
 	if l.zip == nil && l.size+int64(len(p)) > plainLog {
-		if err := l.compress(); err != nil {
+		err := l.compress()
+		if store.IsFull(err) {
+			l.lost += int64(len(p))
+			return len(p), nil
+		}
+		if err != nil {
 			return 0, fmt.Errorf("compressing %s: %w", l.path, err)
 		}
 	}
@@ -86,7 +118,8 @@ func (l *logFile) compress() (err error) {
 	if err != nil {
 		return err
 	}
-	zip, err := gzip.NewWriterLevel(f, gzip.BestSpeed)
+	late := &keptFile{File: f}
+	zip, err := gzip.NewWriterLevel(late, gzip.BestSpeed)
 	if err == nil {
 		_, err = io.Copy(zip, io.NewSectionReader(l.file, 0, l.size))
 	}
@@ -100,7 +133,7 @@ func (l *logFile) compress() (err error) {
 		return errors.Join(err, f.Close(), os.Remove(name))
 	}
 	text := l.file
-	l.file, l.zip, l.lost = f, zip, 0
+	l.file, l.zip, l.late, l.lost = f, zip, late, 0
 	return errors.Join(text.Close(), os.Remove(l.path))
 }
 
@@ -108,7 +141,7 @@ func (l *logFile) compress() (err error) {
 func (l *logFile) Close() error {
 	err := l.tellLost()
 	if l.zip != nil {
-		err = errors.Join(err, l.zip.Close())
+		err = errors.Join(err, l.zip.Close(), l.late.flush())
 	}
 	return errors.Join(err, l.file.Close())
 }

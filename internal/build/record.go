@@ -1,6 +1,7 @@
 package build
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -41,7 +42,7 @@ type record struct {
 	log  *progress.Log
 }
 
-func (b *Builder) newRecord(req Request, dockerfile string) (*record, error) {
+func (b *Builder) newRecord(ctx context.Context, req Request, dockerfile string) (*record, error) {
 	var id [4]byte // the time comes first: builds are listed in their order
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
@@ -51,11 +52,20 @@ func (b *Builder) newRecord(req Request, dockerfile string) (*record, error) {
 		ID:      now.Format("20060102-150405.000000-") + hex.EncodeToString(id[:]),
 		Command: req.Command, Context: urlutil.RedactCredentials(req.Context), File: dockerfile, Target: req.Target, Started: now,
 	}
-	var err error
-	if r.dir, err = b.opt.Store.NewBuild(r.ID); err != nil {
+	s := b.opt.Store
+	again := func(fn func() error) error { return s.Again(ctx, s.Root(), fn) }
+	err := again(func() (err error) {
+		r.dir, err = s.NewBuild(r.ID)
+		return err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
-	f, err := createLog(filepath.Join(r.dir.Path, "log"))
+	var f *logFile
+	err = again(func() (err error) {
+		f, err = createLog(filepath.Join(r.dir.Path, "log"))
+		return err
+	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("starting build record: %w", err), r.dir.Close())
 	}
@@ -64,7 +74,7 @@ func (b *Builder) newRecord(req Request, dockerfile string) (*record, error) {
 }
 
 // finish completes the log and writes record.json.
-func (r *record) finish(run *engine.Run, res *Result, failure error) error {
+func (r *record) finish(ctx context.Context, s *store.Store, run *engine.Run, res *Result, failure error) error {
 	r.Took = time.Since(r.Started)
 	if run != nil {
 		r.Steps = run.Records()
@@ -78,7 +88,8 @@ func (r *record) finish(run *engine.Run, res *Result, failure error) error {
 	data, jerr := json.MarshalIndent(r, "", "  ")
 	if jerr == nil {
 		// Passwords in URLs of the command line, of steps and errors stay out of it.
-		jerr = os.WriteFile(filepath.Join(r.dir.Path, "record.json"), []byte(outbound.Redact(string(data))+"\n"), 0o600)
+		data := []byte(outbound.Redact(string(data)) + "\n")
+		jerr = s.Again(ctx, s.Root(), func() error { return os.WriteFile(filepath.Join(r.dir.Path, "record.json"), data, 0o600) })
 	}
 	if err := errors.Join(err, jerr, r.dir.Close()); err != nil {
 		return fmt.Errorf("writing build record: %w", err)

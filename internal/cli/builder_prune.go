@@ -32,6 +32,9 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 				if p.All {
 					what = "all build cache"
 				}
+				if takesBuilds(p) {
+					what += ", and all records and logs of builds"
+				}
 				yes, err := a.confirm(cmd.Context(), "WARNING! This will remove "+what+". Are you sure you want to continue?")
 				if err != nil || !yes {
 					return err
@@ -76,13 +79,19 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 // keep, or all when all of the cache goes that was not used for some time.
 func (a *app) pruneBuilds(s *store.Store, p store.Policy) (freed int64, err error) {
 	keep := &store.History{MaxAge: p.KeepDuration}
-	if limits := p.ReservedSpace != (store.Space{}) || p.MaxUsedSpace != (store.Space{}) || p.MinFreeSpace != (store.Space{}); !p.All || limits || len(p.Filters) > 0 {
+	if !takesBuilds(p) {
 		if keep, err = a.history(); err != nil || keep == nil {
 			return 0, err
 		}
 	}
 	_, freed, err = s.PruneBuilds(*keep)
 	return freed, err
+}
+
+// takesBuilds reports whether all records of builds go with what a policy takes of the cache.
+func takesBuilds(p store.Policy) bool {
+	limits := p.ReservedSpace != (store.Space{}) || p.MaxUsedSpace != (store.Space{}) || p.MinFreeSpace != (store.Space{})
+	return p.All && !limits && len(p.Filters) == 0
 }
 
 // spaceFlag is a flag whose value is an amount of a disk.
@@ -149,7 +158,7 @@ func newSystemPruneCmd(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			images, cache := "all dangling images", "unused build cache"
 			if all {
-				images, cache = "all images without at least one container associated to them", "all build cache"
+				images, cache = "all images without at least one container associated to them", "all build cache, and all records and logs of builds"
 			}
 			if !force {
 				yes, err := a.confirm(cmd.Context(), "WARNING! This will remove:\n  - all stopped containers\n  - "+images+"\n  - "+cache+"\n\nAre you sure you want to continue?")

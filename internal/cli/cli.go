@@ -64,13 +64,14 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err != nil {
 		catchSignals(ctx) // the exit code is the error's, also where nobody reads the message
 	}
+	code := a.report(ctx, err) // nobody waits for that until the store is tidied, or looked at
 	a.tidy(ctx)
-	advice := a.noSpace(ctx, err) // with the store still open
+	fmt.Fprint(a.stderr, a.noSpace(ctx, err))
 	if cerr := a.close(); err == nil {
-		err = cerr
+		code = a.report(ctx, cerr)
 	}
 	calls.end()
-	return a.report(ctx, err, advice)
+	return code
 }
 
 // calls are the commands that this process executes: one, but for tests. What runs beside the process

@@ -44,8 +44,8 @@ func usageErrorf(cmd *cobra.Command, code int, format string, args ...any) error
 	return &usageError{code: code, message: fmt.Sprintf(format, args...), usage: cmd.UseLine(), help: cmd.CommandPath()}
 }
 
-// report prints an error, with what the user can do, and returns the exit code.
-func (a *app) report(ctx context.Context, err error, advice string) int {
+// report prints an error and returns the exit code.
+func (a *app) report(ctx context.Context, err error) int {
 	if err == nil {
 		return 0
 	}
@@ -74,7 +74,6 @@ func (a *app) report(ctx context.Context, err error, advice string) int {
 		format = "ERROR: %+v\n"
 	}
 	fmt.Fprint(a.stderr, outbound.Redact(fmt.Sprintf(format, err)))
-	fmt.Fprint(a.stderr, advice)
 	var usage *usageError
 	switch {
 	case errors.As(err, &usage):

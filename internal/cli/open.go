@@ -23,7 +23,7 @@ func (a *app) Runner() (sandbox.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &lazyRunner{open: sync.OnceValues(func() (sandbox.Runner, error) {
+	return &lazyRunner{open: func() (sandbox.Runner, error) {
 		dir, err := s.TempDir() // of the lease: what a killed process leaves in it is swept
 		if err != nil {
 			return nil, err
@@ -32,17 +32,29 @@ func (a *app) Runner() (sandbox.Runner, error) {
 			StateDir: dir, RuntimeBinary: a.runtime, Network: sandbox.WorkerNetwork(a.workerNet),
 			FilterFile: filepath.Join(s.Root(), "seccomp"),
 		})
-	})}, nil
+	}}, nil
 }
 
 // lazyRunner makes its runner when something is to be run, which a cached build does not.
 type lazyRunner struct {
 	open func() (sandbox.Runner, error)
+
+	mu     sync.Mutex
+	runner sandbox.Runner // once it could be made: there may have been no space for it
+}
+
+func (l *lazyRunner) get() (r sandbox.Runner, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.runner == nil {
+		l.runner, err = l.open()
+	}
+	return l.runner, err
 }
 
 // Run implements sandbox.Runner.
 func (l *lazyRunner) Run(ctx context.Context, spec *sandbox.Spec, streams sandbox.IO) error {
-	r, err := l.open()
+	r, err := l.get()
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,9 @@ import (
 // noSpace tells where there is no space left, when an error says that there is none, and what gives some back: also of a
 // store that has reached its limit.
 func (a *app) noSpace(ctx context.Context, err error) string {
+	if ctx.Err() != nil {
+		return "" // the user does not wait
+	}
 	if errors.As(err, new(*store.LimitError)) {
 		return a.givesBack(ctx) + "\n"
 	}
@@ -61,7 +64,7 @@ func (a *app) noSpace(ctx context.Context, err error) string {
 func (a *app) givesBack(ctx context.Context) string {
 	shows := fmt.Sprintf("`%s system df` shows what the store takes; ", a.name)
 	if a.openStore != nil {
-		if u, err := a.usage(context.WithoutCancel(ctx)); err == nil {
+		if u, err := a.usage(ctx); err == nil {
 			return shows + u.givesBack(a.name)
 		}
 	}

@@ -65,8 +65,8 @@ type BuildRecord struct {
 }
 
 // History says which records of builds are kept, in BuildKit's words and as BuildKit does: one goes when there are
-// MaxEntries newer ones and it is older than MaxAge. The oldest go when all take more than MaxSize, unless that is zero;
-// the newest stays then. Those of builds that run stay, and those that are pinned, which count for nothing.
+// MaxEntries newer ones and it is older than MaxAge. When all take more than MaxSize, unless that is zero, the newest stays,
+// and of the others, from the newest on, what fits. Those of builds that run stay, and those that are pinned, which count for nothing.
 type History struct {
 	MaxAge     time.Duration
 	MaxEntries int

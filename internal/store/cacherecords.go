@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -207,21 +206,12 @@ func (s *Store) findUsers(ctx context.Context, c *cacheState, how manner) error 
 		need.blobs[k.ImageID] = true
 	}
 	c.each(need, func(r *CacheRecord) { r.InUse = true })
-	var own string
-	s.mu.Lock()
-	if s.lease != nil {
-		own = s.lease.id
-	}
-	s.mu.Unlock()
-	others, err := s.readLeases(how.sparesBut(own))
+	others, err := s.readOthers(how)
 	if err != nil {
 		return err
 	}
 	for line, r := range c.of {
-		id, isLayer := strings.CutPrefix(line, layerLine(""))
-		if others.said[line] || isLayer && others.useLayer(layer.ID(id)) {
-			r.InUse = true
-		}
+		r.InUse = r.InUse || others.use(line)
 	}
 	return nil
 }

@@ -161,7 +161,7 @@ func (l *survey) leftovers(context.Context) error {
 				if err != nil {
 					return err
 				}
-				if l.s.sweep(own); isLock {
+				if l.s.sweep(own, time.Now().Add(sweepTime)); isLock {
 					return nil
 				}
 				if _, alive, err := readLease(path); alive || err != nil { // a lock is there before the directory

@@ -224,6 +224,17 @@ func (s *Store) readLeases(own string) (o others, err error) {
 	return o, nil
 }
 
+// readOthers reads what processes use whose use matters in some manner.
+func (s *Store) readOthers(how manner) (others, error) {
+	var own string
+	s.mu.Lock()
+	if s.lease != nil {
+		own = s.lease.id
+	}
+	s.mu.Unlock()
+	return s.readLeases(how.sparesBut(own))
+}
+
 // readLease reads what a process says that it uses.
 func readLease(path string) (text string, alive bool, err error) {
 	f, err := openRegular(path)
@@ -240,6 +251,12 @@ func readLease(path string) (text string, alive bool, err error) {
 	}
 	data, err := io.ReadAll(f)
 	return string(data), true, err
+}
+
+// use reports whether somebody uses what a line is about, or has made it.
+func (o others) use(line string) bool {
+	id, isLayer := strings.CutPrefix(line, layerLine(""))
+	return o.said[line] || isLayer && o.useLayer(layer.ID(id))
 }
 
 // useLayer reports whether somebody uses a layer, or has made it.

@@ -331,6 +331,27 @@ func TestHoldAfterPart(t *testing.T) {
 	wantLayers(t, s, id)
 }
 
+// What another process uses of an image would not be given back with it.
+func TestImageUsageBesideOthers(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	id, _, _ := pulled(t, s, files("a"))
+	img := layered(t, s, "app:v1", id)
+	reclaimable := func() int64 { t.Helper(); u, err := s.ImageUsage(ctx); must(t, err); return u.Reclaimable }
+	if n := reclaimable(); n == 0 {
+		t.Errorf("%d bytes are reclaimable of what this process alone uses", n)
+	}
+	user := open(t, s.root)
+	must(t, user.Hold(ctx, img))
+	if n := reclaimable(); n > 0 {
+		t.Errorf("%d bytes are reclaimable of what another process uses", n)
+	}
+	must(t, user.letAllGo())
+	if n := reclaimable(); n == 0 {
+		t.Errorf("%d bytes are reclaimable when it has let go", n)
+	}
+}
+
 // Goroutines of one process may say what they use while another one collects.
 func TestHoldWhileCollecting(t *testing.T) {
 	s := newStore(t)

@@ -246,6 +246,7 @@ func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
 			return fs, nil
 		}
 	}
+	ctx, within := s.Limited(ctx) // a blob may be much smaller than its files
 	_, err = s.once(ctx, "dir:"+string(id), func() (any, error) {
 		info, err := s.Layer(ctx, id) // another call may have made it in the meantime
 		if err != nil {
@@ -260,7 +261,7 @@ func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
 		}
 		return nil, s.unpack(ctx, info)
 	})
-	return fs, ofLayer(info, err)
+	return fs, ofLayer(info, within(err))
 }
 
 // Dirs returns the directories that show a snapshot when they are stacked, base first: the directory form of each

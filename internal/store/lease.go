@@ -42,7 +42,7 @@ func (s *Store) current() (*lease, error) {
 	}
 	if first {
 		s.keepReserve()
-		s.sweep(l)
+		s.sweep(l, time.Now().Add(sweepTime))
 	}
 	return l, nil
 }
@@ -54,7 +54,7 @@ func (s *Store) writing() (l *lease, first bool, err error) {
 	if l, err = s.takeLease(); err != nil || l.writes {
 		return l, false, err
 	}
-	return l, true, l.makeDir()
+	return l, true, s.despiteFull(l.makeDir)
 }
 
 func (l *lease) makeDir() error {
@@ -163,8 +163,8 @@ func (s *Store) tempDir(suffix string) (string, error) {
 // sweepTime is how long a process that begins deletes what others left.
 const sweepTime = time.Second
 
-// sweep deletes what dead processes left. Failures are left for the next sweep.
-func (s *Store) sweep(own *lease) {
+// sweep deletes what dead processes left, until by. Failures are left for the next sweep.
+func (s *Store) sweep(own *lease, by time.Time) (freed int64) {
 	tmp := filepath.Join(s.root, "tmp")
 	entries, _ := os.ReadDir(tmp)
 	for _, e := range entries {
@@ -172,7 +172,7 @@ func (s *Store) sweep(own *lease) {
 			s.sweepLease(id, filepath.Join(tmp, e.Name()))
 		}
 	}
-	s.deleteLeft(time.Now().Add(sweepTime))
+	return s.deleteLeft(by)
 }
 
 func (s *Store) sweepLease(id, path string) {

@@ -196,14 +196,17 @@ func (s *Store) heldMounts() (held int64, err error) {
 	return held, nil
 }
 
+// limitedKey is the key of contexts that [Store.Limited] has returned.
+type limitedKey struct{}
+
 // Limited returns a context that ends with a [LimitError] when the store comes to hold more than its limit: of what a
 // process writes that the store is not asked about, as one in a container. stop ends the watch, and returns the
-// error in place of what came of it.
+// error in place of what came of it. One watch does for all that is done with its context.
 func (s *Store) Limited(ctx context.Context) (_ context.Context, stop func(error) error) {
-	if s.limit == nil || s.readOnly != "" {
+	if s.limit == nil || s.readOnly != "" || ctx.Value(limitedKey{}) != nil {
 		return ctx, func(err error) error { return err }
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, limitedKey{}, true))
 	var done sync.WaitGroup
 	done.Go(func() { cancel(s.watchLimit(ctx)) })
 	return ctx, func(err error) error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -134,6 +135,84 @@ func TestLimited(t *testing.T) {
 	ctx, within = open(t, s.root).Limited(context.Background())
 	if err := within(context.Canceled); !errors.Is(err, context.Canceled) || ctx.Done() != nil {
 		t.Errorf("without a limit: %v", err)
+	}
+}
+
+// The files of a blob, which may be much larger than it, are watched too, without a build.
+func TestLimitedUnpacking(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	_, err := commit(t, s, "first", 1)
+	must(t, err)
+	must(t, s.Close())
+	s = openLimited(t, s.root, 1_000_000)
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: digest.FromString("blob"), Size: 4}
+	id, err := s.BlobLayer(ctx, digest.FromString("diffID"), desc)
+	must(t, err)
+	watched(t, func(t *testing.T) {
+		defer s.SetFetch(id, func(ctx context.Context) error {
+			d, err := s.NewLayer()
+			if err != nil {
+				return err
+			}
+			defer d.Abort()
+			if err := os.WriteFile(filepath.Join(d.FS, "f"), []byte(strings.Repeat("x", 2_000_000)), 0o644); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})()
+		_, err := s.Dir(ctx, id)
+		wantPassed(t, s, err)
+	})
+}
+
+// What a process left that was killed while this one works goes, before the limit is passed and when the disk is full.
+func TestMakeSpaceOfKilled(t *testing.T) {
+	s := newStore(t)
+	_, err := commit(t, s, "first", 1)
+	must(t, err)
+	must(t, s.Close())
+	s = openLimited(t, s.root, 5_000_000)
+	_, err = commit(t, s, "own", 1)
+	must(t, err)
+	killed := func() {
+		t.Helper()
+		k := open(t, s.root)
+		d, err := k.NewLayer()
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(d.FS, "f"), []byte(strings.Repeat("x", 4_000_000)), 0o644))
+		must(t, k.lease.lock.Close())
+		k.lease = nil
+	}
+	killed()
+	_, err = commit(t, s, "more", 3_000_000)
+	must(t, err)
+	killed()
+	if freed, err := s.MakeSpace(context.Background()); err != nil || freed < 4_000_000 {
+		t.Errorf("%d bytes were freed, %v", freed, err)
+	}
+	wantClean(t, s)
+}
+
+// What was written to a file or a directory is written again; who reads a pipe would see it twice.
+func TestAgain(t *testing.T) {
+	s := newStore(t)
+	dir := shm(t)
+	file, pipe := filepath.Join(dir, "file"), filepath.Join(dir, "pipe")
+	must(t, os.WriteFile(file, nil, 0o600))
+	must(t, unix.Mkfifo(pipe, 0o600))
+	for path, want := range map[string]int{file: 2, dir: 2, filepath.Join(dir, "new"): 2, pipe: 1, "/dev/null": 1} {
+		id := made(t, s, map[string]string{"f": path})
+		result(t, s, path, id)
+		must(t, s.letAllGo())
+		other := open(t, s.root) // whose lease has made nothing of it
+		must(t, s.endLease())
+		n := 0
+		err := other.Again(context.Background(), path, func() error { n++; return unix.ENOSPC })
+		if n != want || !IsFull(err) {
+			t.Errorf("%s was written %d times, %v, want %d", path, n, err, want)
+		}
 	}
 }
 

@@ -122,26 +122,33 @@ func (s *Store) despiteFull(fn func() error) error {
 // again does something that takes space, and once more when there was none left and unused cache gave some.
 func (s *Store) again(ctx context.Context, fn func() error) error {
 	err := fn()
+	if s.madeSpace(ctx, err) {
+		err = fn()
+	}
+	return err
+}
+
+// madeSpace reports whether an error is that there is no space left, and unused cache gave some.
+func (s *Store) madeSpace(ctx context.Context, err error) bool {
 	if !IsFull(err) || ctx.Err() != nil {
-		return err
+		return false
 	}
-	if freed, merr := s.MakeSpace(ctx); merr != nil || freed == 0 {
-		return err // which says what is the matter
-	}
-	return fn()
+	freed, merr := s.MakeSpace(ctx)
+	return merr == nil && freed > 0 // otherwise err says what is the matter
 }
 
 // Again writes what is at a path, and once more when that is on the store's disk, which was full, and unused cache gave
-// some space.
+// some space. Who reads a pipe would see twice what came before that: it is written once.
 func (s *Store) Again(ctx context.Context, path string, fn func() error) error {
-	if !s.OnDisk(path) {
-		return fn()
+	err := fn()
+	if IsFull(err) && s.onDisk(path) && s.madeSpace(ctx, err) {
+		err = fn()
 	}
-	return s.again(ctx, fn)
+	return err
 }
 
-// OnDisk reports whether a path that is there, or that can be made, is on the store's disk.
-func (s *Store) OnDisk(path string) bool {
+// onDisk reports whether a file or directory that is at a path, or that can be made, is on the store's disk.
+func (s *Store) onDisk(path string) bool {
 	var at, own unix.Stat_t
 	path, err := filepath.Abs(path)
 	if err == nil {
@@ -156,7 +163,8 @@ func (s *Store) OnDisk(path string) bool {
 		}
 		path = filepath.Dir(path)
 	}
-	return at.Dev == own.Dev
+	kind := at.Mode & unix.S_IFMT
+	return at.Dev == own.Dev && (kind == unix.S_IFREG || kind == unix.S_IFDIR)
 }
 
 // patientFile is a file of the store that is written by what cannot begin again, a stream.

@@ -96,8 +96,12 @@ func (s *Store) MakeSpace(ctx context.Context) (freed int64, err error) {
 func (s *Store) makeSpace(ctx context.Context, bytes int64) (freed int64, err error) {
 	v, err, _ := s.work.Do("making space", func() (any, error) {
 		defer s.keepReserve()
-		var freed int64
-		var err error
+		own, err := s.current()
+		if err != nil {
+			return int64(0), err
+		}
+		// First what others left that were killed meanwhile.
+		freed := s.sweep(own, time.Time{})
 		for _, p := range []Policy{{}, {All: true}} { // base images last
 			if freed >= bytes || err != nil {
 				break

@@ -21,7 +21,7 @@ type ImageUsage struct {
 type Usage struct {
 	Images      []ImageUsage // one for each ID, the newest first
 	Disk        int64
-	Reclaimable int64 // of Disk, what no container and no image of one needs
+	Reclaimable int64 // of Disk, what no container, no image of one and no other process needs
 }
 
 // ImageUsage finds out how much of the disk images take. Others may change the store meanwhile: what is gone by
@@ -58,9 +58,13 @@ func (s *Store) ImageUsage(ctx context.Context) (u Usage, err error) {
 	if err != nil {
 		return u, fmt.Errorf("finding the space of images: %w", err)
 	}
+	others, err := s.readOthers(manner{})
+	if err != nil {
+		return u, err
+	}
 	for line, n := range bytes {
 		u.Disk += n
-		if !active[line] {
+		if !active[line] && !others.use(line) {
 			u.Reclaimable += n
 		}
 	}
