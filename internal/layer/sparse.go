@@ -20,7 +20,7 @@ const (
 	sparseSize = 1 << 20
 )
 
-var zeroBlock = make([]byte, sparseBlock)
+var zeroBlock [sparseBlock]byte
 
 // SparseFile is what a SparseWriter needs of a file.
 type SparseFile interface {
