@@ -29,10 +29,10 @@ const (
 
 // bytesOfFile is how much memory one file more may cost. Each has a kilobyte in a layer, and an entry of a tree takes a
 // quarter of that, of which the collector lets as much again lie about: who keeps either for each file is seen. COPY
-// remembers the digests of a context's files, and export the names of a directory.
+// remembers the digests of a context's files, load what it has seen of a layer, and export the names of a directory.
 var bytesOfFile = map[string]int64{
-	"COPY": 350, "again": 400, "layout": 350, "export": 300, "ADD": 200, "FROM": 300,
-	"save": 100, "create": 100, "pull": 100, "push": 100, "load": 100,
+	"COPY": 350, "again": 400, "layout": 350, "export": 250, "ADD": 200, "FROM": 300, "load": 350,
+	"save": 100, "create": 100, "pull": 100, "push": 100,
 }
 
 // What is handled does not decide how much memory is needed. SLIPWAY_SCALE is another number of files (`make scale`
