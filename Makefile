@@ -13,7 +13,7 @@ GOVULNDB    ?= https://vuln.go.dev
 export CGO_ENABLED := 1
 # hack/patched.sh writes this go.mod, with the modules that hack/patches changes.
 PATCHED := -modfile=build/patched/go.mod
-GOBUILD := $(GO) build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
+GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
 .PHONY: help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance clean
@@ -51,7 +51,7 @@ examples: build bases ## build and run every example, the operator with its down
 test: ## install what the tests need and run them
 	@hack/deps.sh test
 	@hack/patched.sh
-	$(GO) test $(PATCHED) -buildvcs=false -tags "$(TAGS)" -timeout 14m ./...
+	GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -tags "$(TAGS)" -timeout 14m ./...
 	cd examples/operator && CGO_ENABLED=0 $(GO) test -buildvcs=false ./...
 
 vm: ## run the sandbox's tests in a virtual machine with cgroups of version 2 alone and AppArmor
@@ -90,7 +90,7 @@ race:
 
 reproducible: ## build the binary twice, in two places, and compare
 	@hack/deps.sh build
-	@hack/reproducible.sh $(GOBUILD)
+	@hack/reproducible.sh env $(GOBUILD)
 
 docs: ## write docs/commands.md from the commands' own help
 	$(GO) run -buildvcs=false -tags "$(TAGS)" ./hack/commands -w docs/commands.md

@@ -42,6 +42,7 @@ static_busybox() {
 for_build() {
 	certificates
 	need patch patch "changes modules that would make the start of slipway slow"
+	need musl-gcc musl-tools "links what starts sooner than with glibc"
 	links_seccomp || missing "gcc libc6-dev libseccomp-dev pkg-config" \
 		"A C compiler that links libseccomp (2.5 or newer) statically is missing (Debian's packages gcc, libc6-dev, libseccomp-dev, pkg-config)."
 }

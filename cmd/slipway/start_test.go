@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -129,5 +131,43 @@ func TestProtobufIsRegistered(t *testing.T) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("asked for a %s: %v\n%s", how, err, out)
 		}
+	}
+}
+
+// What `make build` makes is linked with musl where that is installed, whose start asks the processor nothing.
+func TestMusl(t *testing.T) {
+	if _, err := exec.LookPath("musl-gcc"); err != nil {
+		t.Skip("musl-gcc is not installed, which hack/deps.sh does")
+	}
+	run := func(name string, args ...string) string {
+		cmd := exec.Command(name, args...)
+		cmd.Dir = filepath.Join("..", "..")
+		cmd.Env = append(os.Environ(), "CC=", "MAKEFLAGS=")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+		}
+		return string(out)
+	}
+	if how := run("make", "-n", "build"); !strings.Contains(how, "hack/go.sh build ") {
+		t.Errorf("make build does not use hack/go.sh:\n%s", how)
+	}
+	dir := t.TempDir()
+	program := filepath.Join(dir, "program")
+	source := filepath.Join(dir, "main.go")
+	if err := os.WriteFile(source, []byte("package main\n\n// int three(void) { return 3; }\nimport \"C\"\n\nfunc main() { println(C.three()) }\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run("hack/go.sh", "build", "-o", program, source)
+	f, err := elf.Open(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.Section(".interp") != nil {
+		t.Error("hack/go.sh links dynamically")
+	}
+	if f.Section("__libc_freeres_fn") != nil || f.Section("__libc_IO_vtables") != nil {
+		t.Error("hack/go.sh links with glibc")
 	}
 }
