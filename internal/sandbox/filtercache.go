@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -45,8 +44,12 @@ func cachedFilter(file string, profile *specs.LinuxSeccomp) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Who cannot write it compiles it again the next time.
-	_ = replaceFile(file, append(filterHash(key, program), program...))
+	// Who cannot write it compiles it again the next time, and so does who reads it half-written: the hash tells. Written
+	// in its place, it leaves nothing behind when the program is killed.
+	if f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600); err == nil {
+		_, _ = f.Write(append(filterHash(key, program), program...))
+		_ = f.Close()
+	}
 	return program, nil
 }
 
@@ -75,23 +78,4 @@ func selfKey() (string, error) {
 func filterHash(key, program []byte) []byte {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s%s", len(key), key, program))
 	return sum[:]
-}
-
-// replaceFile writes a file that readers see whole or not at all.
-func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".") // with mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }

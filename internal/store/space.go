@@ -221,10 +221,10 @@ func (s *Store) keepReserve() {
 
 // tryWrite returns the kernel's reason for which files of the store cannot be written, or nil.
 func (s *Store) tryWrite() error {
-	f, err := os.CreateTemp(s.root, "try-*")
+	f, err := layer.TempFile(s.root)
 	if err == nil {
 		_, err = f.Write(make([]byte, openSize))
-		err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+		err = errors.Join(err, f.Close())
 	}
 	var errno unix.Errno
 	if errors.As(err, &errno) {
