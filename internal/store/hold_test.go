@@ -406,6 +406,24 @@ func TestPruneMountWithoutLock(t *testing.T) {
 	}
 }
 
+// What a process that was killed has left of a mount goes as well.
+func TestPruneRestOfMount(t *testing.T) {
+	ctx := context.Background()
+	for _, rest := range []string{".lock", ".size"} {
+		s := newStore(t)
+		c, err := s.Cache(ctx, "x", SharingShared, noFill)
+		must(t, err)
+		c.Release()
+		must(t, os.RemoveAll(c.Dir))
+		must(t, os.Rename(c.Dir+".lock", c.Dir+rest))
+		_, err = s.Prune(ctx, Policy{All: true})
+		must(t, err)
+		if left, err := os.ReadDir(filepath.Dir(c.Dir)); len(left) != 0 {
+			t.Errorf("%s: %v is left of the mounts (%v)", rest, left, err)
+		}
+	}
+}
+
 // Whoever takes a mount beside a prune gets that mount, and keeps it.
 func TestMountsBesidePrune(t *testing.T) {
 	ctx := context.Background()

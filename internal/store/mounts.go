@@ -33,7 +33,7 @@ func noteMount(lock *os.File, id string) {
 
 func now() unix.Timeval { return unix.NsecToTimeval(time.Now().UnixNano()) }
 
-// mounts returns what is in caches/: the names of directories, or of the locks of such as are gone.
+// mounts returns what is in caches/: the names of directories, and of the locks and sizes of such as are gone.
 func (s *Store) mounts() ([]string, error) {
 	entries, err := readDir(filepath.Join(s.root, "caches"))
 	if err != nil {
@@ -113,6 +113,9 @@ func (s *Store) mountRecord(name string, busy bool) (CacheRecord, error) {
 		return r, err
 	}
 	fi, derr := os.Lstat(dir)
+	if errors.Is(derr, os.ErrNotExist) && !busy {
+		return r, r.ofRest(dir)
+	}
 	if derr != nil {
 		return r, errors.Join(err, derr)
 	}
@@ -125,6 +128,23 @@ func (s *Store) mountRecord(name string, busy bool) (CacheRecord, error) {
 	}
 	r.Size = s.mountSize(dir, r.LastUsed, busy)
 	return r, nil
+}
+
+// ofRest makes a record of what a killed process left of a mount that it made or pruned: its lock or its size. Without
+// either there is none.
+func (r *CacheRecord) ofRest(dir string) error {
+	fi, err := os.Lstat(dir + ".lock")
+	if errors.Is(err, os.ErrNotExist) {
+		fi, err = os.Lstat(dir + ".size")
+	}
+	if err != nil {
+		return err
+	}
+	r.Created = fi.ModTime()
+	if r.LastUsed.IsZero() {
+		r.LastUsed = r.Created
+	}
+	return nil
 }
 
 // readLock reads what the lock of a mount tells.
