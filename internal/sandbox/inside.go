@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/sys/capability"
@@ -29,6 +31,7 @@ func (b *bundle) calls(filter []byte) (*inside, error) {
 	in := &inside{b: b, trees: map[string]*initproc.Call{}}
 	p := b.oci.Process
 	in.Add("starting a session", unix.SYS_SETSID)
+	in.signals()
 	if b.ids != nil { // made by its root, who then has /dev/mqueue
 		in.Add("making an IPC namespace", unix.SYS_UNSHARE, unix.CLONE_NEWIPC)
 	}
@@ -49,6 +52,24 @@ func (b *bundle) calls(filter []byte) (*inside, error) {
 	in.Add("unmounting the null device", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
 	in.Add("changing to /", unix.SYS_CHDIR, "/")
 	return in, in.become(p, filter)
+}
+
+// signals has the process ignore none that this one was told to ignore, as nohup does and a shell for what is in the
+// background: what a step does is not to depend on how slipway was started. Handlers end with the program anyway.
+func (in *inside) signals() {
+	byDefault := in.Bytes(make([]byte, 32)) // struct sigaction of the kernel
+	for ignored := ignoredSignals(); ignored != 0; ignored &= ignored - 1 {
+		in.Add("resetting a signal", unix.SYS_RT_SIGACTION, bits.TrailingZeros64(ignored)+1, byDefault, nil, 8)
+	}
+}
+
+// ignoredSignals are those that this process ignores; signal 1 is bit 0.
+func ignoredSignals() uint64 {
+	status, _ := os.ReadFile("/proc/thread-self/status")
+	_, rest, _ := strings.Cut(string(status), "\nSigIgn:")
+	line, _, _ := strings.Cut(rest, "\n")
+	ignored, _ := strconv.ParseUint(strings.TrimSpace(line), 16, 64)
+	return ignored
 }
 
 // enterRoot has the container's root be the process's, and unmounts the host's: what is still needed of it was taken along

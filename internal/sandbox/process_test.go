@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -104,6 +105,18 @@ func testSignals(l *lab) {
 		case <-time.After(10 * time.Second):
 			l.t.Fatalf("signal %d: the process goes on", c.send)
 		}
+	}
+}
+
+// nohup, and a shell for what is in the background, start programs that ignore signals; what slipway starts does not.
+func testIgnoredSignals(l *lab) {
+	if !l.linked {
+		return // another runtime's affair
+	}
+	signal.Ignore(unix.SIGHUP, unix.SIGTSTP)
+	defer signal.Reset(unix.SIGHUP, unix.SIGTSTP)
+	if out := l.run(l.command("grep", "^SigIgn", "/proc/self/status")); strings.TrimLeft(out, "SigIgn:\t0") != "" {
+		l.t.Errorf("got %q, want none ignored", out)
 	}
 }
 

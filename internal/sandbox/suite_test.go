@@ -277,7 +277,7 @@ func TestRuntimeBinary(t *testing.T) {
 // runnerSuite is what every runner must do. A linked runner reports signals as such.
 func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked bool) {
 	for name, test := range map[string]func(*lab){
-		"ExitCodes": testExitCodes, "CommandErrors": testCommandErrors, "OwnProgram": testOwnProgram, "Signals": testSignals, "Output": testOutput,
+		"ExitCodes": testExitCodes, "CommandErrors": testCommandErrors, "OwnProgram": testOwnProgram, "Signals": testSignals, "IgnoredSignals": testIgnoredSignals, "Output": testOutput,
 		"Stdin": testStdin, "Terminal": testTerminal, "Environment": testEnvironment, "Users": testUsers, "OddUserFiles": testOddUserFiles,
 		"Cancel": testCancel, "Leftovers": testLeftovers, "Parallel": testParallel, "KilledParent": testKilledParent, "KilledWatchdog": testKilledWatchdog, "Ulimits": testUlimits,
 		"Cwd": testCwd, "CwdLinks": testCwdLinks, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "SwappedMountPoint": testSwappedMountPoint, "OddRoots": testOddRoots, "PlainRoots": testPlainRoots, "RacingLinks": testRacingLinks, "NoTrace": testNoTrace, "Scratch": testScratch,
