@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -60,19 +59,7 @@ func writeWhole(name string, write func(io.Writer) error) error {
 	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() {
 		return fmt.Errorf("invalid output path: %q must be a regular file", name)
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".") // with mode 0600
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
+	return writeOutput(name, write)
 }
 
 func newCommitCmd(a *app) *cobra.Command {

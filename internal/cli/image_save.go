@@ -154,8 +154,11 @@ func buffered(w io.Writer, fn func(io.Writer) error) error {
 }
 
 // writeOutput writes a file that only its owner may read, and which appears under its name when it is whole.
-// What is there and is no regular file is written into.
+// What is there and is no regular file is written into; a link stays, and what it leads to is written.
 func writeOutput(path string, fn func(io.Writer) error) (err error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real // /dev/stdout, for one, is not to become a file
+	}
 	fi, err := os.Stat(path)
 	if err == nil && fi.IsDir() {
 		return fmt.Errorf("invalid output path: %s is a directory", path)
