@@ -21,6 +21,7 @@ func (s *Store) AdoptBlob(ctx context.Context, path string, desc ocispec.Descrip
 	if err := os.Chmod(path, 0o644); err != nil {
 		return fmt.Errorf("keeping blob %s: %w", desc.Digest, err)
 	}
+	s.grown(desc.Size)
 	if err := s.placeBlob(ctx, path, desc.Digest, desc.Size); err != nil {
 		return fmt.Errorf("keeping blob %s: %w", desc.Digest, err)
 	}

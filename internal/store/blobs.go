@@ -221,9 +221,6 @@ func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
 	if err := errors.Join(err, w.f.Close()); err != nil {
 		return "", fmt.Errorf("writing blob %s: %w", d, err)
 	}
-	if err := w.s.withinLimit(ctx); err != nil {
-		return "", fmt.Errorf("writing blob %s: %w", d, err)
-	}
 	if err := os.MkdirAll(filepath.Dir(w.s.blobPath(d)), 0o700); err != nil {
 		return "", fmt.Errorf("writing blob %s: %w", d, err)
 	}
@@ -237,6 +234,9 @@ func (w *BlobWriter) Commit(ctx context.Context) (digest.Digest, error) {
 // placeBlob renames a file to where its blob is looked for, and records it. A file that is recorded stays: it may
 // be on the disk, and said to be, when the new one is not.
 func (s *Store) placeBlob(ctx context.Context, path string, d digest.Digest, size int64) error {
+	if err := s.withinLimit(ctx); err != nil {
+		return err
+	}
 	if _, err := s.hold(blobLine(d)); err != nil {
 		return err
 	}
