@@ -67,15 +67,7 @@ func (s *store) copyRecords(to string) error {
 // auditBlobs looks at the files of the blobs of which slipway will believe the records: those of this boot, and those
 // that are said to be on the disk.
 func (s *store) auditBlobs(db *sql.DB, boot string) error {
-	rows, err := db.Query("SELECT digest, size FROM blobs WHERE boot IN ('', ?)", boot)
-	if noTable(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	return each(db, "SELECT digest, size FROM blobs WHERE boot IN ('', ?)", boot, func(rows *sql.Rows) error {
 		var digest string
 		var size int64
 		if err := rows.Scan(&digest, &size); err != nil {
@@ -93,13 +85,27 @@ func (s *store) auditBlobs(db *sql.DB, boot string) error {
 		if got := "sha256:" + hex.EncodeToString(hash.Sum(nil)); n != size || got != digest {
 			return fmt.Errorf("blob %s of %d bytes has %d, and is %s", digest, size, n, got)
 		}
-	}
-	return rows.Err()
+		return nil
+	})
 }
 
 // auditDirs looks for the directories of layers.
 func (s *store) auditDirs(db *sql.DB, boot string) error {
-	rows, err := db.Query("SELECT id FROM layers WHERE dir=1 AND boot IN ('', ?)", boot)
+	return each(db, "SELECT id FROM layers WHERE dir=1 AND boot IN ('', ?)", boot, func(rows *sql.Rows) error {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return err
+		}
+		if fi, err := os.Lstat(filepath.Join(s.root, "layers", id, "fs")); err != nil || !fi.IsDir() {
+			return fmt.Errorf("the directory of layer %s: %w", id, errors.Join(err, errors.New("has to be there")))
+		}
+		return nil
+	})
+}
+
+// each calls fn with every row that a query about a boot gives. A store may have been left before its tables were made.
+func each(db *sql.DB, query, boot string, fn func(*sql.Rows) error) error {
+	rows, err := db.Query(query, boot)
 	if noTable(err) {
 		return nil
 	}
@@ -108,12 +114,8 @@ func (s *store) auditDirs(db *sql.DB, boot string) error {
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
+		if err := fn(rows); err != nil {
 			return err
-		}
-		if fi, err := os.Lstat(filepath.Join(s.root, "layers", id, "fs")); err != nil || !fi.IsDir() {
-			return fmt.Errorf("the directory of layer %s: %w", id, errors.Join(err, errors.New("has to be there")))
 		}
 	}
 	return rows.Err()
