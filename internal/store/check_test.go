@@ -474,6 +474,7 @@ func TestCheckOfAReadOnlyStore(t *testing.T) {
 	root := c.root
 	must(t, c.Close())
 	must(t, unix.Mount(root, root, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { unix.Unmount(root, unix.MNT_DETACH) })
 	must(t, unix.Mount("", root, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	s, err := Open(root)
 	must(t, err)

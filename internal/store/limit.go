@@ -87,16 +87,24 @@ func (s *Store) withinLimit(ctx context.Context) error {
 	if !l.near(s.free()) {
 		return nil
 	}
-	if err := s.lookHeld(ctx); err != nil || l.held <= l.max {
-		return err
+	for last, end := false, time.Now().Add(patience); ; {
+		if err := s.lookHeld(ctx); err != nil || l.held <= l.max {
+			return err
+		}
+		if last {
+			return &LimitError{s.root, l.max, l.held}
+		}
+		// What goes here others may have written again by the next look, and what they had in use they may use no more.
+		gone, err := s.makeSpace(ctx, l.held-l.max+l.max/20)
+		switch {
+		case errors.Is(err, errGate):
+			last = ctx.Err() != nil || time.Now().After(end)
+		case err != nil && !IsFull(err):
+			return err
+		default:
+			last = gone.all && gone.Freed == 0 || err != nil
+		}
 	}
-	if _, err := s.makeSpace(ctx, l.held-l.max+l.max/20); err != nil && !errors.Is(err, errGate) && !IsFull(err) {
-		return err
-	}
-	if err := s.lookHeld(ctx); err != nil || l.held <= l.max {
-		return err
-	}
-	return &LimitError{s.root, l.max, l.held}
 }
 
 // near reports whether the store may hold more than the limit, as far as anybody knows. l.mu is held.

@@ -3,9 +3,11 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -71,7 +73,7 @@ func TestLimit(t *testing.T) {
 	wantRows(t, s, map[string]bool{"old": true, "used": true, "one": true})
 	must(t, make("two", 3_000_000))
 	wantRows(t, s, map[string]bool{"old": false, "used": true, "one": true, "two": true})
-	wantPassed(t, s, make("three", 12_000_000))
+	wantPassed(t, s, make("three", 16_000_000))
 	wantRows(t, s, map[string]bool{"used": true, "one": true, "two": true, "three": false})
 	must(t, s.Check(ctx, layer.Snapshot{layers["one"], layers["two"]}))
 	must(t, make("four", 4_000)) // what was refused is gone
@@ -268,4 +270,49 @@ func TestDeleteTreeCountsNames(t *testing.T) {
 	if freed, err := deleteTree(dir, time.Time{}); err != nil || freed < 100_000 || freed > want {
 		t.Errorf("%d bytes were freed, %v, want %d", freed, err, want)
 	}
+}
+
+// Several processes that write beside each other let unused cache go for as long as there is some: that others have
+// filled again what one has made free does not make it fail.
+func TestLimitShared(t *testing.T) {
+	s := newStore(t)
+	_, err := commit(t, s, "first", 1)
+	must(t, err)
+	must(t, s.Close())
+	most := openLimited(t, s.root, 16_000_000).limited
+	var all sync.WaitGroup
+	for worker := range 8 {
+		all.Go(func() {
+			for n := range 25 {
+				if err := commitAlone(s.root, most, fmt.Sprintf("%d.%d", worker, n), 1_000_000); err != nil {
+					t.Errorf("worker %d, layer %d: %v", worker, n, err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// commitAlone makes a layer of a file with so many bytes, and a result of it, as a process that does nothing else.
+func commitAlone(root string, most Space, name string, bytes int) error {
+	ctx := context.Background()
+	s, err := Open(root, WithLimit(most))
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	d, err := s.NewLayer()
+	if err != nil {
+		return err
+	}
+	defer d.Abort()
+	if err := os.WriteFile(filepath.Join(d.FS, name), []byte(strings.Repeat("x", bytes)), 0o644); err != nil {
+		return err
+	}
+	id, err := d.Commit(ctx)
+	if err != nil {
+		return err
+	}
+	return s.PutResult(ctx, name, name, Result{Outputs: []layer.Snapshot{{id}}, Created: time.Now()})
 }

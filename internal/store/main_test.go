@@ -133,7 +133,11 @@ func shm(t testing.TB) string {
 	if err != nil {
 		return t.TempDir()
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("the test left something: %v", err)
+		}
+	})
 	return dir
 }
 

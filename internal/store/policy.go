@@ -38,6 +38,8 @@ type Policy struct {
 type Pruned struct {
 	Records []CacheRecord
 	Freed   int64 // bytes of the disk
+
+	all bool // that the last policy lets go is gone
 }
 
 // Space is an amount of a disk: bytes, or percents of its size.
@@ -159,6 +161,7 @@ func (s *Store) prune(ctx context.Context, how manner, policies ...Policy) (p Pr
 			if err != nil {
 				return p, err
 			}
+			p.all = ch.exhausted
 			progress = len(ch.rows) > 0
 			ch.gone = slices.DeleteFunc(ch.gone, func(r *CacheRecord) bool { return known[r.ID] })
 			if len(ch.gone) == 0 && !progress {
@@ -188,6 +191,8 @@ type choice struct {
 	all    bool      // nothing has to stay
 	left   int64     // bytes of what stays
 
+	exhausted bool // all that may go was chosen
+
 	gone      []*CacheRecord // the choice
 	rows      []rowKey       // to be forgotten for that
 	forgotten map[rowKey]bool
@@ -216,8 +221,10 @@ func (c *choice) choose(disk, free int64) (err error) {
 	slices.SortStableFunc(candidates, func(a, b *CacheRecord) int {
 		return cmp.Or(a.LastUsed.Compare(b.LastUsed), cmp.Compare(b.depth, a.depth))
 	})
+	c.exhausted = true
 	for _, r := range candidates {
 		if !c.all && c.left <= keep {
+			c.exhausted = false
 			break
 		}
 		if !c.isGone[r] && r.children == c.children[r] { // nothing that stays stands on it

@@ -89,40 +89,41 @@ func (s *Store) MakeSpace(ctx context.Context) (freed int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return s.makeSpace(ctx, disk/10+reserveSize)
+	gone, err := s.makeSpace(ctx, disk/10+reserveSize)
+	return gone.Freed, err
 }
 
 // makeSpace lets unused cache of so many bytes go, whatever is free.
-func (s *Store) makeSpace(ctx context.Context, bytes int64) (freed int64, err error) {
+func (s *Store) makeSpace(ctx context.Context, bytes int64) (Pruned, error) {
 	v, err, _ := s.work.Do("making space", func() (any, error) {
 		defer s.keepReserve()
 		own, err := s.current()
 		if err != nil {
-			return int64(0), err
+			return Pruned{}, err
 		}
 		// First what others left that were killed meanwhile.
-		freed := s.sweep(own, time.Time{})
+		all := Pruned{Freed: s.sweep(own, time.Time{})}
 		for _, p := range []Policy{{}, {All: true}} { // base images last
-			if freed >= bytes || err != nil {
+			if all.Freed >= bytes || err != nil {
 				break
 			}
-			p.less = bytes - freed
+			p.less = bytes - all.Freed
 			prune := func() error {
 				gone, err := s.prune(ctx, manner{working: true}, p)
-				freed += gone.Freed
+				all.Freed, all.all = all.Freed+gone.Freed, p.All && gone.all
 				return err
 			}
 			if err = prune(); IsFull(err) && !s.tookReserve.Swap(true) && s.letGo(openSize) { // the whole is for what a user does
 				err = prune()
 			}
 		}
-		if freed > 0 {
+		if all.Freed > 0 {
 			s.tookReserve.Store(false)
 		}
-		return freed, err
+		return all, err
 	})
-	freed, _ = v.(int64)
-	return freed, err
+	gone, _ := v.(Pruned)
+	return gone, err
 }
 
 // tidied is the file that was changed when somebody looked last, and says what was free then.
