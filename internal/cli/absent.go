@@ -29,18 +29,20 @@ var inContainerGroup = []string{"attach", "exec", "logs", "pause", "port", "rest
 
 // addAbsent adds hidden commands that refuse what is not there by its name.
 func addAbsent(root, container *cobra.Command) {
-	add := func(parent *cobra.Command, name string) {
+	addRefused(root, absentCommands)
+	below := map[string]string{}
+	for _, name := range inContainerGroup {
+		below[name] = absentCommands[name]
+	}
+	addRefused(container, below)
+}
+
+// addRefused adds hidden commands below parent that refuse with a reason.
+func addRefused(parent *cobra.Command, reasons map[string]string) {
+	for name, reason := range reasons {
 		parent.AddCommand(&cobra.Command{
 			Use: name, Short: "It is not there", Hidden: true, DisableFlagParsing: true,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				return fmt.Errorf("%s: %s", cmd.CommandPath(), absentCommands[name])
-			},
+			RunE: func(cmd *cobra.Command, _ []string) error { return fmt.Errorf("%s: %s", cmd.CommandPath(), reason) },
 		})
-	}
-	for name := range absentCommands {
-		add(root, name)
-	}
-	for _, name := range inContainerGroup {
-		add(container, name)
 	}
 }

@@ -29,6 +29,7 @@ type app struct {
 	runtime   string
 	workerNet string
 	debug     bool
+	builder   string // that --builder names
 
 	configFile string
 	settings   *config.Settings // nil without a file

@@ -78,7 +78,7 @@ func newBuildCmd(a *app) *cobra.Command {
 	f.StringVar(&opts.cgroupParent, "cgroup-parent", "", `Set the parent cgroup for the "RUN" instructions during build`)
 	f.StringVar(&opts.dumpKeys, "dump-keys", "", "Write the labelled lines of every step's cache key to a file")
 	addCallFlags(cmd, &opts)
-	addCompatFlags(cmd, &opts)
+	a.addCompatFlags(cmd, &opts)
 	return cmd
 }
 

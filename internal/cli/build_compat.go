@@ -19,17 +19,17 @@ var ignored = []struct{ name, warning string }{
 }
 
 // addCompatFlags adds the flags that are there for the sake of Docker's command line only.
-func addCompatFlags(cmd *cobra.Command, opts *buildFlags) {
+func (a *app) addCompatFlags(cmd *cobra.Command, opts *buildFlags) {
 	f := cmd.Flags()
 	f.StringSliceVar(&opts.noCacheFilter, "no-cache-filter", nil, "Do not cache specified stages")
 	f.BoolVar(&opts.squash, "squash", false, "Not supported: squash in a stage of the Dockerfile")
-	f.String("builder", "", "Accepted for Docker's sake: there is one builder")
+	a.builderFlag(f)
 	for _, name := range []string{"rm", "force-rm", "compress"} {
 		f.Bool(name, true, "Accepted for Docker's sake: it is so anyway")
 	}
 	f.StringArray("isolation", nil, "Accepted for Docker's sake, with a warning: it has no effect")
 	f.StringArrayVar(&opts.securityOpts, "security-opt", nil, `Security options of each "RUN": apparmor=PROFILE (default docker-default where there is AppArmor)`)
-	for _, name := range []string{"squash", "builder", "rm", "force-rm", "compress", "isolation"} {
+	for _, name := range []string{"squash", "rm", "force-rm", "compress", "isolation"} {
 		f.Lookup(name).Hidden = true
 	}
 }
@@ -47,6 +47,9 @@ func (a *app) checkCompat(cmd *cobra.Command, opts *buildFlags) error {
 		return errors.New("--no-cache and --no-cache-filter cannot currently be used together")
 	case opts.quiet && cmd.Flags().Changed("progress") && opts.progress != "quiet" && opts.progress != "auto":
 		return fmt.Errorf("progress=%s and quiet cannot be used together", opts.progress)
+	}
+	if err := a.checkBuilder(); err != nil {
+		return err
 	}
 	for _, flag := range ignored {
 		if cmd.Flags().Changed(flag.name) && (flag.name != "security-opt" || appArmorOf(opts.securityOpts) == "") {

@@ -64,6 +64,9 @@ func newBuilderDuCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := a.checkBuilder(); err != nil {
+				return err
+			}
 			s, err := a.Store()
 			if err != nil {
 				return err
@@ -94,6 +97,7 @@ func newBuilderDuCmd(a *app) *cobra.Command {
 	f.StringArrayVar(&by, "filter", nil, `Provide filter values (e.g. "until=24h", "type=exec.cachemount", "id=ID")`)
 	f.BoolVar(&verbose, "verbose", false, `Shorthand for "--format=pretty"`)
 	f.StringVar(&format, "format", "", `Format the output ("pretty", "table", "json", or a Go template)`)
+	statusTimeout(f)
 	return cmd
 }
 

@@ -27,6 +27,9 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 			if p.KeepDuration, p.Filters, err = cacheFilters(by); err != nil {
 				return err
 			}
+			if err := a.checkBuilder(); err != nil {
+				return err
+			}
 			if !force {
 				what := "all dangling build cache"
 				if p.All {
@@ -72,6 +75,7 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 	f.Var(&spaceFlag{&p.ReservedSpace}, "keep-storage", "Former name of --reserved-space")
 	f.Var(&spaceFlag{&p.MaxUsedSpace}, "max-used-space", "Maximum amount of disk space that the cache may keep")
 	f.Var(&spaceFlag{&p.MinFreeSpace}, "min-free-space", "Amount of disk space that shall be free afterwards")
+	statusTimeout(f)
 	return cmd
 }
 

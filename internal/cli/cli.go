@@ -144,8 +144,7 @@ func newRoot(a *app) *cobra.Command {
 		newBuildCmd(a), newImageLsCmd(a, "images"), newImageRmCmd(a, "rmi"), newTagCmd(a), newHistoryCmd(a), newSaveCmd(a), newLoadCmd(a), newImportCmd(a), newInspectCmd(a),
 		newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ps"), newStartCmd(a), newRunCmd(a),
 		image, container,
-		hidden(group("buildx", "Docker's plugin for builds", newBuildCmd(a), newBuilderPruneCmd(a), newBuilderDuCmd(a))),
-		group("builder", "Manage the build cache", hidden(newBuildCmd(a)), newBuilderPruneCmd(a), newBuilderDuCmd(a)),
+		newBuildxCmd(a),
 		group("system", "Manage the store", newSystemCheckCmd(a), newSystemDfCmd(a), newSystemPruneCmd(a)),
 		newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/sys/capability"
 	"github.com/spf13/cobra"
 
+	"github.com/slipway-build/slipway/internal/builders"
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -109,6 +110,18 @@ func (a *app) imageNames(cmd *cobra.Command, args []string, toComplete string) [
 // completeObjects completes names of containers and of images.
 func (a *app) completeObjects(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	return append(a.containerNames(cmd, args, toComplete, nil), a.imageNames(cmd, args, toComplete)...), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeBuilders completes names of builders.
+func (a *app) completeBuilders(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	l, _ := a.builderList()
+	names := []cobra.Completion{builders.Default}
+	for _, b := range l.Builders {
+		if !slices.Contains(args, b.Name) {
+			names = append(names, b.Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // completeRun completes the image, and leaves what follows it to the shell.
@@ -246,7 +259,7 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		"push": a.completeImages(1), "image push": a.completeImages(1), "pull": a.completeImages(1), "image pull": a.completeImages(1),
 		"save": a.completeImages(-1), "image save": a.completeImages(-1),
 		"inspect": a.completeObjects,
-		"build":   completeDirs, "image build": completeDirs, "buildx build": completeDirs, "builder build": completeDirs,
+		"build":   completeDirs, "image build": completeDirs, "buildx build": completeDirs,
 	}
 	for name, fn := range map[string]cobra.CompletionFunc{
 		"create": a.completeRun, "run": a.completeRun, "cp": a.completeCopy,
@@ -258,7 +271,10 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		all[name], all["container "+name] = fn, fn
 	}
 	all["container inspect"] = a.completeContainers(nil)
-	for _, name := range []string{"ps", "container ls", "container prune", "image prune", "builder prune", "builder du", "buildx prune", "buildx du", "system check", "system df", "system prune", "info", "version", "load", "image load", "login", "logout"} {
+	for _, name := range []string{"inspect", "rm", "stop", "use"} {
+		all["buildx "+name] = a.completeBuilders
+	}
+	for _, name := range []string{"ps", "container ls", "container prune", "image prune", "buildx create", "buildx du", "buildx ls", "buildx prune", "buildx version", "system check", "system df", "system prune", "info", "version", "load", "image load", "login", "logout"} {
 		all[name] = cobra.NoFileCompletions
 	}
 	return all

@@ -65,7 +65,7 @@ func (m *Manager) Create(ctx context.Context, name string, img *Image, opts Opti
 	c = store.Container{ID: id, Name: name, Image: img.Ref, ImageID: img.ID, Snapshot: img.Snapshot, Config: data, Created: time.Now()}
 	for try := 0; ; try++ {
 		if name == "" {
-			c.Name = randomName(try)
+			c.Name = RandomName(try)
 		}
 		err = m.Store.AddContainer(ctx, c)
 		if name != "" || !errors.Is(err, store.ErrNameTaken) || try > 10 {

@@ -98,7 +98,7 @@ func TestNames(t *testing.T) {
 		}
 	}
 	for try := range 8 {
-		if name := randomName(try); !validName(name) || !strings.Contains(name, "_") {
+		if name := RandomName(try); !validName(name) || !strings.Contains(name, "_") {
 			t.Errorf("made-up name %q", name)
 		}
 	}

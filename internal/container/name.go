@@ -22,8 +22,8 @@ var (
 	}
 )
 
-// randomName makes up a readable name; after a few tries with a number.
-func randomName(try int) string {
+// RandomName makes up a readable name; after a few tries with a number.
+func RandomName(try int) string {
 	name := adjectives[rand.IntN(len(adjectives))] + "_" + nouns[rand.IntN(len(nouns))]
 	if try > 3 {
 		name += fmt.Sprint(rand.IntN(1000))

@@ -9,6 +9,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// Platforms are those whose programs this machine runs, itself or by an emulator that is registered with binfmt_misc: its own
+// first.
+func Platforms() []ocispec.Platform { return archutil.SupportedPlatforms(false) }
+
 // canRun reports, with an error, that this machine cannot run programs of a platform, neither
 // itself nor by an emulator that is registered with binfmt_misc. Another architecture is tried out
 // once in a process, in an empty root: an emulator that needs files of the host does not do.
@@ -17,7 +21,7 @@ func canRun(p ocispec.Platform) error {
 	if p.OS == host.OS && p.Architecture == host.Architecture {
 		return nil
 	}
-	if p.OS == host.OS && slices.ContainsFunc(archutil.SupportedPlatforms(false), func(s ocispec.Platform) bool {
+	if p.OS == host.OS && slices.ContainsFunc(Platforms(), func(s ocispec.Platform) bool {
 		return s.Architecture == p.Architecture
 	}) {
 		return nil

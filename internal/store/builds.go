@@ -141,7 +141,7 @@ func (s *Store) pruneBuilds(keep History, how manner) (gone []BuildRecord, freed
 	if err != nil {
 		return nil, 0, err
 	}
-	chosen := keep.choose(all, keep.MaxSize.of(disk))
+	chosen := keep.choose(all, keep.MaxSize.Of(disk))
 	if len(chosen) == 0 {
 		return nil, 0, nil
 	}

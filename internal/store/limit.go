@@ -53,7 +53,7 @@ func (s *Store) setLimit() error {
 		return nil
 	}
 	disk, _, err := s.Disk()
-	s.limit = &limit{max: s.limited.of(disk)}
+	s.limit = &limit{max: s.limited.Of(disk)}
 	return err
 }
 

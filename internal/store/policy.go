@@ -63,13 +63,13 @@ func (s *Space) UnmarshalText(text []byte) (err error) {
 	return nil
 }
 
-// of is the amount in bytes of a disk of some size.
-func (s Space) of(disk int64) int64 { return s.Bytes + disk/100*s.Percent }
+// Of is the amount in bytes of a disk of some size.
+func (s Space) Of(disk int64) int64 { return s.Bytes + disk/100*s.Percent }
 
 // keepBytes is to what a cache of total bytes is to shrink, as BuildKit has it (cache/manager.go); all says that there
 // is no limit which would keep anything.
 func (p Policy) keepBytes(total, disk, free int64) (keep int64, all bool) {
-	used, reserved, wanted := p.MaxUsedSpace.of(disk), p.ReservedSpace.of(disk), p.MinFreeSpace.of(disk)
+	used, reserved, wanted := p.MaxUsedSpace.Of(disk), p.ReservedSpace.Of(disk), p.MinFreeSpace.Of(disk)
 	if used == 0 && reserved == 0 && wanted == 0 {
 		return 0, true
 	}

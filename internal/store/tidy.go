@@ -145,7 +145,7 @@ func (s *Store) tidyDue(policies []Policy) (bool, error) {
 	}
 	short := false
 	for _, p := range policies {
-		short = short || free < p.MinFreeSpace.of(disk)
+		short = short || free < p.MinFreeSpace.Of(disk)
 	}
 	fi, err := os.Lstat(s.tidied())
 	if errors.Is(err, os.ErrNotExist) && !short {

@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/google/shlex"
+	"github.com/pelletier/go-toml/v2"
+	csvvalue "github.com/tonistiigi/go-csvvalue"
+)
+
+// What buildx says to drivers and to BuildKit's daemon. There is neither: what changes nothing of a build is accepted, and the
+// rest is refused by its name, with what does the same here.
+
+// inertOptions are options of the driver docker-container that change nothing: of the container that the daemon runs in,
+// and of how its result is loaded, which it is always.
+var inertOptions = []string{"image", "restart-policy", "default-load", "provenance-add-gha", "allow-untrusted-image", "gpus"}
+
+// otherOptions are those that would change something, and what does it here.
+var otherOptions = map[string]string{
+	"memory": "give build --memory", "memory-swap": "give build --memory-swap",
+	"cpu-period": "give build --cpu-period", "cpu-quota": "give build --cpu-quota", "cpu-shares": "give build --cpu-shares",
+	"cpuset-cpus": "give build --cpuset-cpus", "cpuset-mems": "give build --cpuset-mems", "cgroup-parent": "give build --cgroup-parent",
+	"network": "registries are asked over the network of this machine, which is network=host: leave it out",
+}
+
+// driverOptions reads values of --driver-opt.
+func driverOptions(values []string) (map[string]string, error) {
+	var all map[string]string
+	for _, value := range values {
+		fields, err := csvvalue.Fields(value, nil)
+		if err != nil {
+			return nil, fmt.Errorf("--driver-opt %s: %w", value, err)
+		}
+		for _, field := range fields {
+			key, v, ok := strings.Cut(field, "=")
+			if !ok {
+				return nil, fmt.Errorf("--driver-opt: invalid value %q, expecting k=v", field)
+			}
+			if err := checkOption(key, v); err != nil {
+				return nil, err
+			}
+			if all == nil {
+				all = map[string]string{}
+			}
+			all[key] = v
+		}
+	}
+	return all, nil
+}
+
+func checkOption(key, value string) error {
+	env, isEnv := strings.CutPrefix(key, "env.")
+	switch {
+	case slices.Contains(inertOptions, key), key == "network" && (value == "host" || value == ""):
+		return nil
+	case isEnv && strings.HasPrefix(env, "BUILDKIT_STEP_LOG_MAX_"): // no log is cut
+		return nil
+	case isEnv:
+		return fmt.Errorf("--driver-opt %s: no daemon runs that it could be for: set %s in the environment of slipway itself", key, env)
+	case otherOptions[key] != "":
+		return fmt.Errorf("--driver-opt %s=%s: no container runs that it could be for: %s", key, value, otherOptions[key])
+	}
+	return fmt.Errorf("invalid driver option %s for docker-container driver", key)
+}
+
+// inertFlags are flags of buildkitd that change nothing, and whether a value follows. Entitlements are what the client of a
+// daemon may ask for: whoever runs slipway may, with build --allow.
+var inertFlags = map[string]bool{
+	"debug": false, "trace": false, "allow-insecure-entitlement": true, "oci-worker": false, "containerd-worker": false,
+	"oci-worker-snapshotter": true, "oci-worker-no-process-sandbox": false, "log-format": true, "group": true,
+}
+
+// daemonFlags reads --buildkitd-flags.
+func daemonFlags(text string) ([]string, error) {
+	words, err := shlex.Split(text)
+	if err != nil {
+		return nil, fmt.Errorf("failed to parse buildkit flags: %w", err)
+	}
+	for i := 0; i < len(words); i++ {
+		flag, _, has := strings.Cut(words[i], "=")
+		name, isFlag := strings.CutPrefix(flag, "--")
+		takes, inert := inertFlags[name]
+		switch {
+		case !isFlag || !inert:
+			what := "there is no BuildKit daemon that it could be for"
+			if strings.HasPrefix(name, "oci-worker-net") {
+				what += ": --worker-net and SLIPWAY_WORKER_NET say which network a RUN has"
+			} else if strings.Contains(name, "gc") {
+				what += ": slipway.toml says how much cache is kept"
+			}
+			return nil, fmt.Errorf("--buildkitd-flags %s: %s", words[i], what)
+		case takes && !has:
+			i++ // its value
+		}
+	}
+	return words, nil
+}
+
+// inertSettings are keys of buildkitd.toml that change nothing of a build.
+var inertSettings = []string{
+	"debug", "trace", "log", "root", "insecure-entitlements", "grpc", "otel", "system", "compaction",
+	"worker.containerd", "worker.oci.enabled", "worker.oci.snapshotter", "worker.oci.rootless", "worker.oci.noProcessSandbox", "worker.oci.platforms",
+	"worker.oci.labels", "worker.oci.cniPoolSize",
+}
+
+// otherSettings are keys that would change something, and what to do here. The first that a key begins with counts.
+var otherSettings = []struct{ key, instead string }{
+	{"worker.oci.gc", "the keys gc and gcpolicy of slipway.toml say how much cache is kept"},
+	{"worker.oci.reservedSpace", "slipway.toml has that key"}, {"worker.oci.maxUsedSpace", "slipway.toml has that key"},
+	{"worker.oci.minFreeSpace", "slipway.toml has that key"},
+	{"worker.oci.networkMode", "--worker-net, or the key worker-net of slipway.toml, says it"},
+	{"worker.oci.apparmor-profile", "build --security-opt apparmor=PROFILE says it"},
+	{"worker.oci.max-parallelism", "steps run beside each other as far as they do not need each other: leave it out"},
+	{"registry", "say it in a file hosts.toml of the registry, below /etc/slipway/certs.d or --certs-dir (docs/registries.md)"},
+	{"history", "the table history of slipway.toml says it"},
+	{"dns", "/etc/resolv.conf of this machine says it"},
+	{"", "leave it out"},
+}
+
+// checkDaemonConfig refuses what a file for buildkitd says that would change something.
+func checkDaemonConfig(path string) error {
+	if path == "" {
+		return nil
+	}
+	settings, err := readDaemonConfig(path)
+	if err != nil {
+		return fmt.Errorf("--buildkitd-config: %w", err)
+	}
+	for _, key := range settings {
+		if hasKey(inertSettings, key) {
+			continue
+		}
+		i := slices.IndexFunc(otherSettings, func(o struct{ key, instead string }) bool { return strings.HasPrefix(key, o.key) })
+		return fmt.Errorf("--buildkitd-config %s: %s: there is no BuildKit daemon that it could be for: %s", path, key, otherSettings[i].instead)
+	}
+	return nil
+}
+
+// hasKey reports whether a key or one above it is among keys.
+func hasKey(keys []string, key string) bool {
+	return slices.ContainsFunc(keys, func(k string) bool { return key == k || strings.HasPrefix(key, k+".") })
+}
+
+// readDaemonConfig reads a TOML file, and gives its keys with dots between those of tables.
+func readDaemonConfig(path string) ([]string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	var tables map[string]any
+	if err := toml.Unmarshal(data, &tables); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	var keys []string
+	var walk func(prefix string, m map[string]any)
+	walk = func(prefix string, m map[string]any) {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			if sub, ok := m[k].(map[string]any); ok {
+				walk(prefix+k+".", sub)
+				continue
+			}
+			keys = append(keys, prefix+k)
+		}
+	}
+	walk("", tables)
+	return keys, nil
+}
