@@ -38,7 +38,8 @@ func (r *Run) identify(n *node) (identity, error) {
 			case u.whole:
 				inputs[i].key = "scratch"
 			case len(u.copies) > 0:
-				inputs[i].content, err = r.content(n, in, u.copies, func() { r.prefetch(n, uses) })
+				inputs[i].content, err = r.content(in, u.copies, func() { r.prefetch(n, uses) })
+				err = r.fail(n, err)
 			}
 			return err
 		})
@@ -81,11 +82,11 @@ func (r *Run) prefetch(n *node, uses []use) {
 }
 
 // content returns the digest of the files that copies select from an input. missing is called
-// before the input is evaluated for it.
-func (r *Run) content(user *node, in edge, copies []*pb.FileActionCopy, missing func()) (digest.Digest, error) {
+// before the input is evaluated for it. The error has no place: several instructions may ask for the same files.
+func (r *Run) content(in edge, copies []*pb.FileActionCopy, missing func()) (digest.Digest, error) {
 	if in.n == nil {
 		d, err := fileop.SourceDigest(r.ctx, layer.Merged(nil), copies, nil)
-		return d, r.fail(user, err)
+		return d, err
 	}
 	sel := ""
 	for _, c := range copies {
@@ -95,16 +96,16 @@ func (r *Run) content(user *node, in edge, copies []*pb.FileActionCopy, missing 
 	in.n.mu.Lock()
 	f, ok := in.n.contents[sel]
 	if !ok {
-		f = sync.OnceValues(func() (digest.Digest, error) { return r.digest(user, in, copies, missing) })
+		f = sync.OnceValues(func() (digest.Digest, error) { return r.digest(in, copies, missing) })
 		in.n.contents[sel] = f
 	}
 	in.n.mu.Unlock()
 	return f()
 }
 
-func (r *Run) digest(user *node, in edge, copies []*pb.FileActionCopy, missing func()) (digest.Digest, error) {
+func (r *Run) digest(in edge, copies []*pb.FileActionCopy, missing func()) (digest.Digest, error) {
 	if isLocal(in.n) {
-		return r.localDigest(user, in, copies)
+		return r.localDigest(in, copies)
 	}
 	id, err := in.n.identity()
 	if err != nil {
@@ -114,14 +115,14 @@ func (r *Run) digest(user *node, in edge, copies []*pb.FileActionCopy, missing f
 	if !id.fresh {
 		v, ok, err := r.recallMemo(memo)
 		if err != nil {
-			return "", r.fail(user, err)
+			return "", err
 		}
 		if ok {
 			return r.remember(memo, digest.Digest(v)), nil
 		}
 		d, ok, err := r.foreignMemo(memo)
 		if err != nil {
-			return "", r.fail(user, err)
+			return "", err
 		}
 		if ok {
 			return r.remember(memo, d), nil
@@ -134,11 +135,11 @@ func (r *Run) digest(user *node, in edge, copies []*pb.FileActionCopy, missing f
 	}
 	tree, err := r.Tree(r.ctx, v, store.NeedContent)
 	if err != nil {
-		return "", r.fail(user, err)
+		return "", err
 	}
 	d, err := fileop.SourceDigest(r.ctx, tree, copies, nil)
 	if err != nil {
-		return "", r.fail(user, err)
+		return "", err
 	}
-	return r.remember(memo, d), r.fail(user, r.putMemo(r.ctx, memo, d.String()))
+	return r.remember(memo, d), r.putMemo(r.ctx, memo, d.String())
 }

@@ -161,10 +161,10 @@ func (r *Run) localTree(src *pb.SourceOp) (local.Context, layer.Tree, error) {
 
 // localDigest digests files of a local context. A display is shown one step for it, however many
 // instructions read the context at the same time.
-func (r *Run) localDigest(user *node, in edge, copies []*pb.FileActionCopy) (digest.Digest, error) {
+func (r *Run) localDigest(in edge, copies []*pb.FileActionCopy) (digest.Digest, error) {
 	c, tree, err := r.localTree(in.n.v.Op.GetSource())
 	if err != nil {
-		return "", r.fail(user, err)
+		return "", err
 	}
 	done := r.readingContext(in.n)
 	d, err := fileop.SourceDigest(r.ctx, tree, copies, func(e *layer.Entry) (digest.Digest, error) {
@@ -175,7 +175,7 @@ func (r *Run) localDigest(user *node, in edge, copies []*pb.FileActionCopy) (dig
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w in the build context: check the path, and the patterns of .dockerignore", err)
 	}
-	return d, r.fail(user, err)
+	return d, err
 }
 
 // contextReader counts who reads a local context.

@@ -71,6 +71,7 @@ type node struct {
 	inputs   []edge
 	identity func() (identity, error)
 	result   func() (*outcome, error)
+	finished atomic.Bool // there is a result, or an error
 
 	user     *node      // one that n is an input of; nil for the root
 	exported bool       // its layers will be asked for as blobs; set before anything is evaluated
@@ -152,7 +153,10 @@ func (r *Run) node(v *graph.Vertex) *node {
 		n.inputs = append(n.inputs, edge{r.node(in.Vertex), in.Index})
 	}
 	n.identity = sync.OnceValues(func() (identity, error) { return r.identify(n) })
-	n.result = sync.OnceValues(func() (*outcome, error) { return r.evaluate(n) })
+	n.result = sync.OnceValues(func() (*outcome, error) {
+		defer n.finished.Store(true)
+		return r.evaluate(n)
+	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if other, ok := r.nodes[v.Digest]; ok {
@@ -334,30 +338,6 @@ func fromRecord(res store.Result) *outcome {
 		out.outputs = append(out.outputs, Value{Snapshot: snap})
 	}
 	return out
-}
-
-// fail adds the places in the Dockerfile to an error, ends the run with it, and returns it. A
-// nil error stays nil. A source has no place of its own: the instruction that uses it has.
-func (r *Run) fail(n *node, err error) error {
-	if err == nil {
-		return nil
-	}
-	if r.ctx.Err() != nil {
-		return context.Cause(r.ctx)
-	}
-	n, err = r.blame(n, err)
-	for ; n != nil; n = n.user {
-		if len(n.v.Sources) > 0 {
-			break
-		}
-	}
-	if n != nil {
-		for _, s := range n.v.Sources {
-			err = s.WrapError(err)
-		}
-	}
-	r.cancel(err)
-	return err
 }
 
 func (r *Run) record(rec StepRecord) {

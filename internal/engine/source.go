@@ -116,7 +116,7 @@ func (r *Run) Pin(v *graph.Vertex) (string, error) {
 }
 
 func (r *Run) localSource(n *node, _ *pb.SourceOp) (keyLines, error) {
-	d, err := r.content(n, edge{n: n}, []*pb.FileActionCopy{selection("/")}, func() {})
+	d, err := r.content(edge{n: n}, []*pb.FileActionCopy{selection("/")}, func() {})
 	return localLines(d), err
 }
 

@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
-	"github.com/moby/buildkit/frontend/dockerfile/builder"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
@@ -48,13 +47,17 @@ type Options struct {
 type Client struct {
 	opt   Options
 	attrs map[string]string
-	last  *int // --target as a number: the stage that is the last one to be read
+	last  *int   // --target as a number: the stage that is the last one to be read
+	only  string // the key of the one image that is missing; "": as it is: see [Client.build]
+
+	asking questions
 
 	mu         sync.Mutex
 	resolved   map[string]*imagesource.Image
-	dockerfile []byte // as it was read
-	unresolved string // the first image that could not be resolved
-	refused    error  // what the Dockerfile was not given to the frontend for
+	failed     map[string]error // by the same keys
+	dockerfile []byte           // as it was read
+	unresolved string           // the first image that could not be resolved
+	refused    error            // what the Dockerfile was not given to the frontend for
 }
 
 var _ gw.Client = (*Client)(nil)
@@ -62,7 +65,7 @@ var _ gw.Client = (*Client)(nil)
 // Build evaluates the Dockerfile. References in the result are of type *Ref; a nil reference is
 // the empty filesystem.
 func Build(ctx context.Context, opt Options) (*gw.Result, error) {
-	c := &Client{opt: opt, attrs: maps.Clone(opt.Attrs), resolved: map[string]*imagesource.Image{}}
+	c := &Client{opt: opt, attrs: maps.Clone(opt.Attrs), resolved: map[string]*imagesource.Image{}, failed: map[string]error{}}
 	if c.attrs == nil {
 		c.attrs = map[string]string{}
 	}
@@ -71,8 +74,7 @@ func Build(ctx context.Context, opt Options) (*gw.Result, error) {
 		delete(c.attrs, "target") // stages' names do not begin with a digit
 	}
 	return guarded(ctx, maxMemory, func() (*gw.Result, error) {
-		res, err := builder.Build(ctx, c)
-		return res, c.placed(err)
+		return c.build(ctx)
 	})
 }
 
@@ -134,9 +136,8 @@ func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, 
 		}
 		return nil, fmt.Errorf("frontend %q is not supported: slipway has docker/dockerfile built in and runs no other; remove the syntax line, or name docker/dockerfile:1", source)
 	}
-	inner := &Client{opt: c.opt, attrs: maps.Clone(req.FrontendOpt), last: c.last, resolved: c.resolved}
-	res, err := builder.Build(ctx, inner)
-	return res, inner.placed(err)
+	inner := &Client{opt: c.opt, attrs: maps.Clone(req.FrontendOpt), last: c.last, resolved: c.resolved, failed: map[string]error{}}
+	return inner.build(ctx)
 }
 
 // ResolveImageConfig implements the gateway client.
@@ -168,30 +169,48 @@ func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt
 	}
 	key := ref + " " + platforms.FormatAll(platform)
 	c.mu.Lock()
-	img := c.resolved[key]
+	img, err := c.resolved[key], c.failed[key]
 	c.mu.Unlock()
-	if img != nil {
+	switch {
+	case img != nil:
 		return img, nil
+	case c.only == "":
+		img, err = c.ask(ctx, key, ref, opt.LogName, find)
+	case key != c.only:
+		<-ctx.Done()
+		err = context.Cause(ctx)
 	}
-	name := opt.LogName
-	if name == "" {
-		name = "[internal] load metadata for " + ref
-	}
-	step := progress.Start(c.opt.Sink, progress.Vertex{Digest: digest.FromString(key), Name: name})
-	img, err := find()
-	step.Done(err)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.unresolved == "" {
 			c.unresolved = ref
 		}
-		return nil, err
 	}
+	return img, err
+}
+
+// ask resolves an image as a step of the display. An error comes when the other questions are answered as well.
+func (c *Client) ask(ctx context.Context, key, ref, name string, find func() (*imagesource.Image, error)) (*imagesource.Image, error) {
+	if name == "" {
+		name = "[internal] load metadata for " + ref
+	}
+	answered := c.asking.begin()
+	step := progress.Start(c.opt.Sink, progress.Vertex{Digest: digest.FromString(key), Name: name})
+	img, err := find()
+	step.Done(err)
 	c.mu.Lock()
-	c.resolved[key] = img
+	if err == nil {
+		c.resolved[key] = img
+	} else if ctx.Err() == nil {
+		c.failed[key] = err
+	}
 	c.mu.Unlock()
-	return img, nil
+	answered()
+	if err != nil {
+		c.asking.wait(ctx)
+	}
+	return img, err
 }
 
 // Inputs implements the gateway client; there are none.

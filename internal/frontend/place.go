@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"strings"
 
@@ -12,45 +13,69 @@ import (
 	csvvalue "github.com/tonistiigi/go-csvvalue"
 )
 
-// placed adds the place to an error that BuildKit's frontend gives none: an image that cannot be
-// resolved, of `RUN --mount=from=IMAGE`. Other errors stay as they are.
+// placed gives an error about an image that cannot be resolved its place: the first instruction that names the image.
+// BuildKit's frontend gives the place of any, and none for `RUN --mount=from=IMAGE`. Other errors stay as they are.
 func (c *Client) placed(err error) error {
 	c.mu.Lock()
-	refused := c.refused
+	text, failed, refused := c.dockerfile, c.unresolved, c.refused
 	c.mu.Unlock()
 	if err != nil && refused != nil {
 		return refused
 	}
-	if err == nil || slices.ContainsFunc(errdefs.Sources(err), func(s *errdefs.Source) bool { return len(s.Ranges) > 0 }) {
-		return err
-	}
-	c.mu.Lock()
-	text, failed := c.dockerfile, c.unresolved
-	c.mu.Unlock()
-	if failed == "" {
+	if err == nil || failed == "" {
 		return err
 	}
 	res, perr := parser.Parse(bytes.NewReader(text))
 	if perr != nil {
 		return err
 	}
+	at, words := line(err), []string{failed}
 	for _, n := range res.AST.Children {
-		if !strings.EqualFold(n.Value, "run") || !mountsFrom(n.Flags, failed) {
+		if names := imagesOf(n); n.StartLine == int(at) && len(names) == 1 {
+			words = append(words, names...) // as it is written, with variables
+		}
+	}
+	for _, n := range res.AST.Children {
+		if at > 0 && n.StartLine >= int(at) {
+			return err
+		}
+		if !slices.ContainsFunc(imagesOf(n), func(name string) bool { return slices.Contains(words, name) || slices.Contains(words, fullName(name)) }) {
 			continue
 		}
+		ranges := []*pb.Range{{Start: &pb.Position{Line: int32(n.StartLine)}, End: &pb.Position{Line: int32(n.EndLine)}}}
+		if at > 0 {
+			var src *errdefs.SourceError
+			if errors.As(err, &src) {
+				src.Ranges = ranges
+			}
+			return err
+		}
 		return errdefs.WithSource(err, &errdefs.Source{
-			Info: &pb.SourceInfo{Filename: c.attrs["filename"], Data: text, Language: "Dockerfile"},
-			Ranges: []*pb.Range{{
-				Start: &pb.Position{Line: int32(n.StartLine)}, End: &pb.Position{Line: int32(n.EndLine)},
-			}},
+			Info: &pb.SourceInfo{Filename: c.attrs["filename"], Data: text, Language: "Dockerfile"}, Ranges: ranges,
 		})
 	}
 	return err
 }
 
-// mountsFrom reports whether one of an instruction's flags mounts the image ref.
-func mountsFrom(flags []string, ref string) bool {
-	for _, f := range flags {
+// fullName is a reference with its registry and its tag.
+func fullName(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ref
+	}
+	return reference.TagNameOnly(named).String()
+}
+
+// imagesOf are the images, or stages, that an instruction takes something from, as they are written.
+func imagesOf(n *parser.Node) []string {
+	var names []string
+	if strings.EqualFold(n.Value, "from") && n.Next != nil {
+		names = append(names, n.Next.Value)
+	}
+	for _, f := range n.Flags {
+		if name, ok := strings.CutPrefix(f, "--from="); ok {
+			names = append(names, name)
+		}
 		value, ok := strings.CutPrefix(f, "--mount=")
 		if !ok {
 			continue
@@ -60,15 +85,10 @@ func mountsFrom(flags []string, ref string) bool {
 			continue
 		}
 		for _, field := range fields {
-			key, name, _ := strings.Cut(field, "=")
-			if !strings.EqualFold(key, "from") {
-				continue
-			}
-			named, err := reference.ParseNormalizedNamed(name)
-			if err == nil && reference.TagNameOnly(named).String() == ref {
-				return true
+			if key, name, _ := strings.Cut(field, "="); strings.EqualFold(key, "from") {
+				names = append(names, name)
 			}
 		}
 	}
-	return false
+	return names
 }
