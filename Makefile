@@ -71,7 +71,8 @@ fmt:
 
 vet:
 	@hack/deps.sh build
-	$(GO) vet -tags "$(TAGS)" ./...
+	@hack/patched.sh
+	$(GO) vet $(PATCHED) -tags "$(TAGS)" ./...
 	cd examples/operator && $(GO) vet ./...
 
 lint:

@@ -26,6 +26,7 @@ var tiers = [][]string{
 	{"internal/engine", "internal/export", "internal/load"},
 	{"internal/container", "internal/frontend"},
 	{"internal/build"},
+	{"internal/bake"},
 	{"internal/cli"},
 	{"cmd/slipway"},
 }
@@ -42,6 +43,7 @@ var owners = []struct {
 	{"gvisor.dev/gvisor", []string{"internal/network"}, "how a process gets out is the network's own affair"},
 	{"github.com/vishvananda/netlink", []string{"internal/network"}, "nothing else sets interfaces up"},
 	{"github.com/spf13/cobra", []string{"internal/cli", "cmd/slipway"}, "flags end in cli: an API server drives the same packages"},
+	{"github.com/docker/buildx", []string{"internal/bake"}, "what targets mean is one package's affair, which makes requests of builds of them"},
 	{"github.com/moby/buildkit/frontend/dockerfile/builder", []string{"internal/frontend"}, "nothing else knows of Dockerfiles"},
 }
 

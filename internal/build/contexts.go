@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 	"github.com/moby/buildkit/util/urlutil"
@@ -19,6 +20,7 @@ import (
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/progress"
 	httpsource "github.com/slipway-build/slipway/internal/source/http"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/source/local"
@@ -89,7 +91,12 @@ func (r *Request) prepare(ctx context.Context, s *store.Store) (_ *inputs, err e
 	default:
 		err = fmt.Errorf("unable to prepare context: %q is not a directory", r.Context)
 	}
-	if err == nil && r.Dockerfile == "-" {
+	switch {
+	case err != nil:
+	case r.DockerfileText != "":
+		in.file = "inline"
+		err = in.saveDockerfile(s, []byte(r.DockerfileText))
+	case r.Dockerfile == "-":
 		err = in.ownDockerfile(s, stdin())
 	}
 	for name, value := range r.Contexts {
@@ -173,19 +180,19 @@ func (in *inputs) inContext(path, context string) {
 	}
 }
 
-// archiveHeader is how much of a file tells whether it is an archive, in bytes.
-const archiveHeader = 1024
+// ArchiveHeader is how much of a file tells whether it is an archive, in bytes.
+const ArchiveHeader = 1024
 
 // stdin is a context from standard input: an archive, or a Dockerfile that needs no context.
 func (in *inputs) stdin(r *Request, stdin io.Reader, s *store.Store) error {
-	b := bufio.NewReaderSize(stdin, archiveHeader)
-	head, err := b.Peek(archiveHeader)
+	b := bufio.NewReaderSize(stdin, ArchiveHeader)
+	head, err := b.Peek(ArchiveHeader)
 	switch {
 	case err != nil && err != io.EOF:
 		return fmt.Errorf("failed to peek context header from STDIN: %w", err)
 	case len(head) == 0:
 		return errors.New("unable to prepare context: standard input is empty: want a tar archive or a Dockerfile")
-	case isArchive(head):
+	case IsArchive(head):
 		in.inContext(r.Dockerfile, "-")
 		return in.upload(s, b)
 	case r.Dockerfile != "":
@@ -198,8 +205,8 @@ func (in *inputs) stdin(r *Request, stdin io.Reader, s *store.Store) error {
 	return os.Mkdir(in.dirs[contextName], 0o755)
 }
 
-// isArchive tells an archive by how it begins, compressed or not.
-func isArchive(head []byte) bool {
+// IsArchive tells an archive by how it begins, compressed or not.
+func IsArchive(head []byte) bool {
 	return layer.DetectCompression(head) != layer.Uncompressed || len(head) > 262 && string(head[257:262]) == "ustar"
 }
 
@@ -254,18 +261,48 @@ func (in *inputs) saveDockerfile(s *store.Store, data []byte) error {
 const maxRemoteDockerfile = 512 << 10
 
 // fetchDockerfile fetches a Dockerfile that -f names by a URL, with the engine.
-func (b *building) fetchDockerfile(ctx context.Context, opt engine.RunOptions) (err error) {
+func (b *building) fetchDockerfile(ctx context.Context, opt engine.RunOptions) error {
 	url := b.req.Dockerfile
 	if !isHTTP(url) || b.in.dirs[dockerfileName] != "" {
 		return nil
 	}
-	def, err := llb.HTTP(url, llb.Filename("Dockerfile"), llb.WithCustomNamef("[internal] load %s", urlutil.RedactCredentials(url))).Marshal(ctx)
+	name := urlutil.RedactCredentials(url)
+	st := llb.HTTP(url, llb.Filename("Dockerfile"), llb.WithCustomNamef("[internal] load %s", name))
+	return b.readFiles(ctx, opt, st, func(tree layer.Tree) error {
+		f, err := layer.Open(tree, "Dockerfile")
+		if err != nil {
+			return fmt.Errorf("reading the Dockerfile: %w", err)
+		}
+		defer f.Close()
+		data, err := io.ReadAll(io.LimitReader(f, maxRemoteDockerfile+1))
+		if err != nil {
+			return fmt.Errorf("reading the Dockerfile: %w", err)
+		}
+		if len(data) > maxRemoteDockerfile {
+			return fmt.Errorf("reading Dockerfile %s: bigger than allowed max size", name)
+		}
+		return b.in.saveDockerfile(b.opt.Store, data)
+	})
+}
+
+// Read evaluates LLB with what a request may use, and gives read its files, which are there until that
+// returns.
+func (b *Builder) Read(ctx context.Context, st llb.State, use Request, sink progress.Sink, read func(layer.Tree) error) error {
+	opt := engine.RunOptions{Sink: sink, Platform: platforms.Normalize(platforms.DefaultSpec())}
+	if err := use.allow(&opt); err != nil {
+		return err
+	}
+	return b.readFiles(ctx, opt, st, read)
+}
+
+func (b *Builder) readFiles(ctx context.Context, opt engine.RunOptions, st llb.State, read func(layer.Tree) error) (err error) {
+	def, err := st.Marshal(ctx)
 	if err != nil {
-		return fmt.Errorf("fetching the Dockerfile: %w", err)
+		return fmt.Errorf("preparing what is fetched: %w", err)
 	}
 	edge, err := graph.Load(def.ToPB())
 	if err != nil {
-		return fmt.Errorf("fetching the Dockerfile: %w", err)
+		return fmt.Errorf("preparing what is fetched: %w", err)
 	}
 	run := b.engine.NewRun(ctx, opt)
 	defer func() { err = errors.Join(err, run.Close()) }()
@@ -277,19 +314,7 @@ func (b *building) fetchDockerfile(ctx context.Context, opt engine.RunOptions) (
 	if err != nil {
 		return err
 	}
-	f, err := layer.Open(tree, "Dockerfile")
-	if err != nil {
-		return fmt.Errorf("reading the Dockerfile: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxRemoteDockerfile+1))
-	if err != nil {
-		return fmt.Errorf("reading the Dockerfile: %w", err)
-	}
-	if len(data) > maxRemoteDockerfile {
-		return fmt.Errorf("reading Dockerfile %s: bigger than allowed max size", urlutil.RedactCredentials(url))
-	}
-	return b.in.saveDockerfile(b.opt.Store, data)
+	return read(tree)
 }
 
 // open gives the directories as the engine takes them. The digests of files are remembered per

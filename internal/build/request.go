@@ -26,6 +26,8 @@ type Request struct {
 	// context. A path is one on the host when the context is a directory, and when it is absolute; in
 	// any other context it is one in the context.
 	Dockerfile string
+	// DockerfileText is the Dockerfile itself, in place of a path; "" for none.
+	DockerfileText string
 	// Contexts are further contexts by their names: a directory, docker-image://REFERENCE,
 	// oci-layout://DIRECTORY[:TAG][@DIGEST], or a URL as in Context. The names take the place of
 	// stages and images.

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/build"
 )
@@ -53,33 +54,37 @@ func newBuildCmd(a *app) *cobra.Command {
 	if !a.calls(cmd) {
 		return cmd
 	}
-	f := cmd.Flags()
-	opts.secretFlags.add(f)
-	opts.contextFlags.add(f)
-	opts.outputFlags.add(f)
-	opts.limitFlags.add(f)
-	opts.cacheFlags.add(f)
-	f.StringArrayVarP(&opts.tags, "tag", "t", nil, `Image identifier (format: "[registry/]repository[:tag]")`)
-	f.StringVarP(&opts.file, "file", "f", "", `Name of the Dockerfile: a path, a URL, or "-" for standard input (default: "PATH/Dockerfile")`)
-	f.StringVar(&opts.target, "target", "", "Set the target build stage to build, by name or number")
-	f.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
-	addVerifyFlag(f, &opts.verifyCache)
-	f.BoolVar(&opts.pull, "pull", false, "Always attempt to pull all referenced images")
-	f.StringArrayVar(&opts.buildArgs, "build-arg", nil, `Set build-time variables (format: "KEY=VALUE", or "KEY" to take it from the environment)`)
-	f.StringArrayVar(&opts.labels, "label", nil, "Set metadata for an image")
-	f.StringVar(&opts.network, "network", "default", `Set the networking mode for the "RUN" instructions during build ("default", "host", "none")`)
-	f.StringArrayVar(&opts.addHosts, "add-host", nil, `Add a custom host-to-IP mapping (format: "host:ip")`)
-	f.StringVar(&opts.iidFile, "iidfile", "", "Write the image ID to a file")
-	f.StringVar(&opts.metadataFile, "metadata-file", "", "Write build result metadata to a file")
-	f.BoolVarP(&opts.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
-	f.StringVar(&opts.progress, "progress", os.Getenv("BUILDKIT_PROGRESS"), `Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty"). Use plain to show container output`)
-	f.StringVar(&opts.shmSize, "shm-size", "", "Shared memory size for build containers, such as 128m")
-	f.StringArrayVar(&opts.ulimits, "ulimit", nil, `Ulimit options (format: "NAME=SOFT[:HARD]")`)
-	f.StringVar(&opts.cgroupParent, "cgroup-parent", "", `Set the parent cgroup for the "RUN" instructions during build`)
-	f.StringVar(&opts.dumpKeys, "dump-keys", "", "Write the labelled lines of every step's cache key to a file")
+	opts.add(cmd.Flags())
 	addCallFlags(cmd, &opts)
 	a.addCompatFlags(cmd, &opts)
 	return cmd
+}
+
+// add adds the flags, but for those of addCallFlags and addCompatFlags.
+func (o *buildFlags) add(f *pflag.FlagSet) {
+	o.secretFlags.add(f)
+	o.contextFlags.add(f)
+	o.outputFlags.add(f)
+	o.limitFlags.add(f)
+	o.cacheFlags.add(f)
+	f.StringArrayVarP(&o.tags, "tag", "t", nil, `Image identifier (format: "[registry/]repository[:tag]")`)
+	f.StringVarP(&o.file, "file", "f", "", `Name of the Dockerfile: a path, a URL, or "-" for standard input (default: "PATH/Dockerfile")`)
+	f.StringVar(&o.target, "target", "", "Set the target build stage to build, by name or number")
+	f.BoolVar(&o.noCache, "no-cache", false, "Do not use cache when building the image")
+	addVerifyFlag(f, &o.verifyCache)
+	f.BoolVar(&o.pull, "pull", false, "Always attempt to pull all referenced images")
+	f.StringArrayVar(&o.buildArgs, "build-arg", nil, `Set build-time variables (format: "KEY=VALUE", or "KEY" to take it from the environment)`)
+	f.StringArrayVar(&o.labels, "label", nil, "Set metadata for an image")
+	f.StringVar(&o.network, "network", "default", `Set the networking mode for the "RUN" instructions during build ("default", "host", "none")`)
+	f.StringArrayVar(&o.addHosts, "add-host", nil, `Add a custom host-to-IP mapping (format: "host:ip")`)
+	f.StringVar(&o.iidFile, "iidfile", "", "Write the image ID to a file")
+	f.StringVar(&o.metadataFile, "metadata-file", "", "Write build result metadata to a file")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
+	f.StringVar(&o.progress, "progress", os.Getenv("BUILDKIT_PROGRESS"), `Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty"). Use plain to show container output`)
+	f.StringVar(&o.shmSize, "shm-size", "", "Shared memory size for build containers, such as 128m")
+	f.StringArrayVar(&o.ulimits, "ulimit", nil, `Ulimit options (format: "NAME=SOFT[:HARD]")`)
+	f.StringVar(&o.cgroupParent, "cgroup-parent", "", `Set the parent cgroup for the "RUN" instructions during build`)
+	f.StringVar(&o.dumpKeys, "dump-keys", "", "Write the labelled lines of every step's cache key to a file")
 }
 
 // request turns flags into what the builder takes.
@@ -290,7 +295,7 @@ func (a *app) finishBuild(opts *buildFlags, result *build.Result) error {
 		}
 	}
 	if opts.metadataFile != "" {
-		if err := writeMetadata(opts.metadataFile, result); err != nil {
+		if err := writeMetadata(opts.metadataFile, metadata(result)); err != nil {
 			return err
 		}
 	}
@@ -308,8 +313,8 @@ func (a *app) finishBuild(opts *buildFlags, result *build.Result) error {
 	return nil
 }
 
-// writeMetadata writes the result under the keys that buildx uses.
-func writeMetadata(path string, result *build.Result) error {
+// metadata is the result under the keys that buildx uses.
+func metadata(result *build.Result) map[string]any {
 	meta := map[string]any{"buildx.build.ref": "slipway/slipway/" + result.ID}
 	if result.ImageID != "" {
 		if result.Config != "" {
@@ -324,6 +329,10 @@ func writeMetadata(path string, result *build.Result) error {
 	if len(result.Names) > 0 {
 		meta["image.name"] = strings.Join(result.Names, ",")
 	}
+	return meta
+}
+
+func writeMetadata(path string, meta map[string]any) error {
 	data, err := json.MarshalIndent(meta, "", "  ")
 	if err == nil {
 		err = os.WriteFile(path, append(data, '\n'), 0o644)

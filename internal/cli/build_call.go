@@ -152,3 +152,26 @@ func (m callMethod) printLint(w io.Writer, data []byte) error {
 	}
 	return nil
 }
+
+// collect adds what the frontend answered to an object of JSON, and returns the exit code.
+func (m callMethod) collect(to map[string]any, answer build.Answer) (code int) {
+	var text bytes.Buffer
+	err := m.print(&text, answer)
+	var failed *codeError
+	switch {
+	case errors.As(err, &failed) && failed.err == nil:
+		code = failed.code
+	case err != nil:
+		to["error"] = err.Error()
+		code = 1
+	}
+	var object map[string]*json.RawMessage
+	if err := json.Unmarshal(text.Bytes(), &object); err != nil {
+		to[m.name] = json.RawMessage(bytes.TrimSpace(text.Bytes()))
+		return code
+	}
+	for k, v := range object {
+		to[k] = v
+	}
+	return code
+}

@@ -58,19 +58,25 @@ func (o *outputFlags) set(ctx context.Context, a *app, req *build.Request) (*ima
 	if o.push {
 		pushAll(req)
 	}
-	var loader *imageLoader
-	if load {
-		if loader, err = a.newLoader(ctx); err != nil {
-			return nil, err
-		}
-	}
 	if len(req.Outputs) == 0 {
 		req.Outputs = []build.Output{{Type: build.OutputImage, Attrs: map[string]string{}}}
 	}
+	var loader *imageLoader
+	if load {
+		if loader, err = a.addLoader(ctx, req); err != nil {
+			return nil, err
+		}
+	}
+	return loader, o.annotate(req)
+}
+
+// addLoader adds an output to a daemon that runs here; nil without one.
+func (a *app) addLoader(ctx context.Context, req *build.Request) (*imageLoader, error) {
+	loader, err := a.newLoader(ctx)
 	if loader != nil {
 		req.Outputs = append(req.Outputs, build.Output{Type: build.OutputDocker, Writer: loader, Attrs: map[string]string{"compression": "uncompressed"}})
 	}
-	return loader, o.annotate(req)
+	return loader, err
 }
 
 // pushAll makes the image outputs push, or adds one that does.

@@ -18,7 +18,7 @@ import (
 // newBuildxCmd is buildx, Docker's plugin for builds, to which Docker sends `builder` as well.
 func newBuildxCmd(a *app) *cobra.Command {
 	cmd := group("buildx", "Builders, their cache, and records of builds",
-		newBuildCmd(a), newBuilderCreateCmd(a), newBuilderUseCmd(a), newBuilderLsCmd(a), newBuilderInspectCmd(a), newBuilderRmCmd(a), newBuilderStopCmd(a),
+		newBuildCmd(a), newBakeCmd(a), newBuilderCreateCmd(a), newBuilderUseCmd(a), newBuilderLsCmd(a), newBuilderInspectCmd(a), newBuilderRmCmd(a), newBuilderStopCmd(a),
 		newBuilderPruneCmd(a), newBuilderDuCmd(a), newBuildxVersionCmd(a), newBuildxInstallCmd(a, "install"), newBuildxInstallCmd(a, "uninstall"))
 	cmd.Aliases = []string{"builder"}
 	cmd.Long = `Builders, their cache, and records of builds, in the words of docker buildx ` + buildxRelease + `.

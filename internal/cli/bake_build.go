@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"github.com/slipway-build/slipway/internal/bake"
+	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/progress"
+)
+
+// buildDefaults are what builds are that say nothing else: as the configuration has it.
+func (a *app) buildDefaults() (build.Request, error) {
+	opts := buildFlags{call: "build"}
+	f := pflag.NewFlagSet("build", pflag.ContinueOnError)
+	opts.add(f)
+	if a.settings != nil {
+		if err := set(f, a.settings.Build); err != nil {
+			return build.Request{}, err
+		}
+	}
+	req, err := opts.request(a, "")
+	if err == nil {
+		req.Attest, err = opts.outputFlags.attestations()
+	}
+	return req, err
+}
+
+// buildTargets builds what a definition has, and shows and writes what the flags ask for.
+func (a *app) buildTargets(ctx context.Context, opts *bakeFlags, def *bake.Definition) error {
+	base, err := a.buildDefaults()
+	if err != nil {
+		return err
+	}
+	base.Command = withoutValues(os.Args)
+	builds, err := def.Builds(base, a.stdout)
+	if err != nil {
+		return err
+	}
+	display, err := a.display(ctx, opts.progress)
+	if err != nil {
+		return err
+	}
+	results, err := a.buildAll(ctx, builds, display)
+	warnings := display.Wait()
+	if opts.progress != "quiet" && opts.progress != "none" && opts.progress != "rawjson" {
+		a.printWarnings(warnings)
+	}
+	if err != nil {
+		return err
+	}
+	if opts.metadataFile != "" {
+		all := map[string]any{}
+		for i, b := range builds {
+			all[b.Name] = metadata(results[i])
+		}
+		if err := writeMetadata(opts.metadataFile, all); err != nil {
+			return err
+		}
+	}
+	return a.printCalls(opts, def, builds, results)
+}
+
+// buildAll carries builds out, and hands images to a daemon where that is asked for.
+func (a *app) buildAll(ctx context.Context, builds []bake.Build, to progress.Sink) ([]*build.Result, error) {
+	b, err := a.Builder(nil)
+	if err != nil {
+		return nil, err
+	}
+	var loaders []*imageLoader
+	for i := range builds {
+		if !builds[i].Load {
+			continue
+		}
+		loader, err := a.addLoader(ctx, &builds[i].Request)
+		if err != nil {
+			return nil, err
+		}
+		loaders = append(loaders, loader)
+	}
+	results, err := bake.Run(ctx, b, builds, to)
+	for _, l := range loaders {
+		err = l.finish(err)
+	}
+	return results, err
+}
+
+// printCalls shows what --call, or a target's own call, was answered.
+func (a *app) printCalls(opts *bakeFlags, def *bake.Definition, builds []bake.Build, results []*build.Result) error {
+	all, err := parseCall(opts.Call)
+	if err != nil {
+		return err
+	}
+	answers := map[string]map[string]any{}
+	code, shown := 0, 0
+	for i, b := range builds {
+		if b.Call == "" {
+			continue
+		}
+		method, answer := callMethod{name: b.Call}, results[i].Answer
+		if all.name != "" {
+			method.json, method.ignoreStatus = all.json, all.ignoreStatus
+		}
+		if all.json {
+			answers[b.Name] = map[string]any{}
+			code = max(code, method.collect(answers[b.Name], answer))
+			continue
+		}
+		if shown++; shown > 1 {
+			fmt.Fprintln(a.stdout)
+		}
+		fmt.Fprintf(a.stdout, "%s\n", b.Name)
+		if b.Description != "" {
+			fmt.Fprintf(a.stdout, "%s\n", b.Description)
+		}
+		fmt.Fprintln(a.stdout)
+		err := method.print(a.stdout, answer)
+		var failed *codeError
+		switch {
+		case err == nil:
+		case errors.As(err, &failed) && failed.err == nil:
+			if code == 0 {
+				code = failed.code
+			}
+		default:
+			fmt.Fprintf(a.stdout, "error: %v\n", err)
+			code = 1
+		}
+	}
+	if all.json {
+		if err := printCallsJSON(a.stdout, def, builds, answers); err != nil {
+			return err
+		}
+	}
+	if code != 0 {
+		return &codeError{code: code}
+	}
+	return nil
+}
+
+// printCallsJSON prints targets with what was answered for them, in buildx' shape.
+func printCallsJSON(w io.Writer, def *bake.Definition, builds []bake.Build, answers map[string]map[string]any) error {
+	out := struct {
+		Group  map[string]*bake.Group    `json:"group,omitempty"`
+		Target map[string]map[string]any `json:"target"`
+	}{def.Groups, map[string]map[string]any{}}
+	for _, b := range builds {
+		out.Target[b.Name] = map[string]any{"build": def.Targets[b.Name]}
+		if answer, ok := answers[b.Name]; ok {
+			name := b.Call
+			if name == "lint" {
+				name = "check"
+			}
+			out.Target[b.Name][name] = answer
+		}
+	}
+	text, err := json.MarshalIndent(out, "", "  ")
+	if err == nil {
+		_, err = fmt.Fprintln(w, string(text))
+	}
+	return err
+}
