@@ -94,7 +94,8 @@ reproducible: ## build the binary twice, in two places, and compare
 	@hack/reproducible.sh env $(GOBUILD)
 
 docs: ## write docs/commands.md from the commands' own help
-	$(GO) run -buildvcs=false -tags "$(TAGS)" ./hack/commands -w docs/commands.md
+	@hack/patched.sh
+	$(GO) run $(PATCHED) -buildvcs=false -tags "$(TAGS)" ./hack/commands -w docs/commands.md
 
 bench: build ## print how long things take beside the plain commands that bound them
 	@hack/deps.sh all

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
-	"sync"
 
+	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/spf13/cobra"
 
@@ -107,28 +108,65 @@ func (a *app) runBake(ctx context.Context, opts *bakeFlags, args []string) error
 		}
 		opts.FilesFromEnv = len(opts.Files) > 0
 	}
-	def, err := a.readBake(ctx, opts, targets, list)
+	display, err := a.openDisplay(ctx, opts.progress)
+	if err != nil {
+		return err
+	}
+	defer display.Wait()
+	def, err := a.readBake(ctx, opts, list, targets, display)
 	if err != nil || def == nil {
 		return err
 	}
+	if display.ended { // to ask for something
+		if display, err = a.openDisplay(ctx, opts.progress); err != nil {
+			return err
+		}
+		defer display.Wait()
+	}
 	endInTime(ctx)
-	return a.buildTargets(ctx, opts, def)
+	return a.buildTargets(ctx, bakeShown{opts.progress, opts.metadataFile, opts.Call}, def, display)
 }
 
-// readBake reads the definition. When that is to be shown, and not built, it is shown, and none returned.
-func (a *app) readBake(ctx context.Context, opts *bakeFlags, targets []string, list bakeList) (*bake.Definition, error) {
-	display, err := a.display(ctx, opts.progress)
-	if err != nil {
-		return nil, err
+// openDisplay is a display that may be waited for several times.
+type openDisplay struct {
+	*progress.Display
+	ended bool
+}
+
+func (a *app) openDisplay(ctx context.Context, mode string) (*openDisplay, error) {
+	d, err := a.display(ctx, mode)
+	return &openDisplay{Display: d}, err
+}
+
+// Wait ends the display; only the first call returns warnings.
+func (d *openDisplay) Wait() []client.VertexWarning {
+	if d.ended {
+		return nil
 	}
-	wait := sync.OnceFunc(func() { display.Wait() })
-	defer wait()
+	d.ended = true
+	return d.Display.Wait()
+}
+
+// afterDisplay is a writer for what is shown instead of a display, which ends before.
+type afterDisplay struct {
+	display *openDisplay
+	io.Writer
+}
+
+func (w afterDisplay) Write(p []byte) (int, error) {
+	w.display.Wait()
+	return w.Writer.Write(p)
+}
+
+// readBake reads the definition, and asks for what it wants. When it is to be shown and not built, that
+// happens, and there is none.
+func (a *app) readBake(ctx context.Context, opts *bakeFlags, list bakeList, targets []string, display *openDisplay) (*bake.Definition, error) {
 	src, err := opts.Read(ctx, a.bakeRemote(display), a.stdin, display)
 	if err != nil {
 		return nil, err
 	}
 	if opts.list != "" {
-		wait()
+		display.Wait()
 		cfg, vars, err := opts.Parse(src)
 		if err != nil {
 			return nil, err
@@ -136,19 +174,23 @@ func (a *app) readBake(ctx context.Context, opts *bakeFlags, targets []string, l
 		return nil, list.print(a.stdout, cfg, vars)
 	}
 	def, err := opts.Resolve(ctx, src, targets)
-	wait()
 	if err != nil {
 		return nil, err
 	}
-	if !opts.print {
-		return def, def.Authorize(ctx, a.stderr)
+	if opts.print {
+		display.Wait()
+		return nil, a.printDefinition(def)
 	}
+	return def, def.Authorize(ctx, afterDisplay{display, a.stderr})
+}
+
+// printDefinition prints what --print shows.
+func (a *app) printDefinition(def *bake.Definition) error {
 	text, err := def.JSON()
-	if err != nil {
-		return nil, err
+	if err == nil {
+		_, err = fmt.Fprintln(a.stdout, string(text))
 	}
-	_, err = fmt.Fprintln(a.stdout, string(text))
-	return nil, err
+	return err
 }
 
 // bakeRemote reads definitions that are not on this machine.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 
 	"github.com/spf13/pflag"
 
@@ -17,7 +18,7 @@ import (
 
 // buildDefaults are what builds are that say nothing else: as the configuration has it.
 func (a *app) buildDefaults() (build.Request, error) {
-	opts := buildFlags{call: "build"}
+	var opts buildFlags
 	f := pflag.NewFlagSet("build", pflag.ContinueOnError)
 	opts.add(f)
 	if a.settings != nil {
@@ -32,18 +33,17 @@ func (a *app) buildDefaults() (build.Request, error) {
 	return req, err
 }
 
+// bakeShown is what is shown and written of builds.
+type bakeShown struct{ progress, metadataFile, call string }
+
 // buildTargets builds what a definition has, and shows and writes what the flags ask for.
-func (a *app) buildTargets(ctx context.Context, opts *bakeFlags, def *bake.Definition) error {
+func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Definition, display *openDisplay) error {
 	base, err := a.buildDefaults()
 	if err != nil {
 		return err
 	}
 	base.Command = withoutValues(os.Args)
 	builds, err := def.Builds(base, a.stdout)
-	if err != nil {
-		return err
-	}
-	display, err := a.display(ctx, opts.progress)
 	if err != nil {
 		return err
 	}
@@ -59,6 +59,9 @@ func (a *app) buildTargets(ctx context.Context, opts *bakeFlags, def *bake.Defin
 		all := map[string]any{}
 		for i, b := range builds {
 			all[b.Name] = metadata(results[i])
+		}
+		if on, err := strconv.ParseBool(os.Getenv("BUILDX_METADATA_WARNINGS")); err == nil && on && opts.call == "" && len(warnings) > 0 {
+			all["buildx.build.warnings"] = warnings
 		}
 		if err := writeMetadata(opts.metadataFile, all); err != nil {
 			return err
@@ -92,8 +95,8 @@ func (a *app) buildAll(ctx context.Context, builds []bake.Build, to progress.Sin
 }
 
 // printCalls shows what --call, or a target's own call, was answered.
-func (a *app) printCalls(opts *bakeFlags, def *bake.Definition, builds []bake.Build, results []*build.Result) error {
-	all, err := parseCall(opts.Call)
+func (a *app) printCalls(opts bakeShown, def *bake.Definition, builds []bake.Build, results []*build.Result) error {
+	all, err := parseCall(opts.call)
 	if err != nil {
 		return err
 	}

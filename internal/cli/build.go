@@ -315,7 +315,15 @@ func (a *app) finishBuild(opts *buildFlags, result *build.Result) error {
 
 // metadata is the result under the keys that buildx uses.
 func metadata(result *build.Result) map[string]any {
-	meta := map[string]any{"buildx.build.ref": "slipway/slipway/" + result.ID}
+	meta := map[string]any{}
+	for k, v := range result.Answer {
+		if meta[k] = string(v); json.Valid(v) && k == "result.json" {
+			meta[k] = json.RawMessage(v)
+		}
+	}
+	if result.Answer == nil {
+		meta["buildx.build.ref"] = "slipway/slipway/" + result.ID
+	}
 	if result.ImageID != "" {
 		if result.Config != "" {
 			meta["containerimage.config.digest"] = result.Config

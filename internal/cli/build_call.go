@@ -43,6 +43,9 @@ func addCallFlags(cmd *cobra.Command, opts *buildFlags) {
 // parseCall reads the value of --call as buildx does: NAME[,format=json][,ignorestatus=BOOL].
 func parseCall(value string) (callMethod, error) {
 	var m callMethod
+	if value == "" {
+		return m, nil
+	}
 	fields, err := csvvalue.Fields(value, nil)
 	if err != nil {
 		return m, fmt.Errorf("--call: %w", err)

@@ -146,7 +146,7 @@ func newRoot(a *app) *cobra.Command {
 		image, container,
 		newBuildxCmd(a),
 		group("system", "Manage the store", newSystemCheckCmd(a), newSystemDfCmd(a), newSystemPruneCmd(a)),
-		newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
+		newComposeCmd(a), newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)
 	root.AddCommand(newLoginCmd(a), newLogoutCmd(a))
 	addAbsent(root, container)

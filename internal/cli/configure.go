@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -31,10 +32,14 @@ func (a *app) configure(cmd *cobra.Command) (err error) {
 	if err := set(cmd.Root().PersistentFlags(), a.settings.Flags); err != nil {
 		return err
 	}
-	switch cmd.Name() {
-	case "build":
+	switch path := cmd.CommandPath(); {
+	case cmd.Name() == "bake", strings.HasSuffix(path, " compose build"): // the rest holds for what targets do not say
+		shown := pflag.NewFlagSet(path, pflag.ContinueOnError)
+		shown.AddFlag(cmd.Flag("progress"))
+		return set(shown, a.settings.Build)
+	case cmd.Name() == "build":
 		return set(cmd.Flags(), a.settings.Build)
-	case "run", "create":
+	case cmd.Name() == "run", cmd.Name() == "create":
 		return set(cmd.Flags(), a.settings.Run)
 	}
 	return nil
