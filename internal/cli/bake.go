@@ -70,8 +70,8 @@ func newBakeCmd(a *app) *cobra.Command {
 	f.StringVar(&opts.list, "list", "", `List "targets" or "variables" ("type=targets,format=json" for a program)`)
 	f.BoolFunc("list-targets", "List available targets", listAlias(&opts.list, "targets"))
 	f.BoolFunc("list-variables", "List defined variables", listAlias(&opts.list, "variables"))
-	f.String("builder", "", "Accepted for Docker's sake: there is one builder")
-	for _, name := range []string{"list-targets", "list-variables", "builder"} {
+	a.builderFlag(f)
+	for _, name := range []string{"list-targets", "list-variables"} {
 		f.Lookup(name).Hidden = true
 	}
 	f.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
@@ -95,6 +95,9 @@ func listAlias(list *string, value string) func(string) error {
 func (a *app) runBake(ctx context.Context, opts *bakeFlags, args []string) error {
 	if opts.print && opts.list != "" {
 		return errors.New("--print and --list are mutually exclusive")
+	}
+	if err := a.checkBuilder(); err != nil {
+		return err
 	}
 	list, err := parseList(opts.list)
 	if err != nil {

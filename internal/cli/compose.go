@@ -71,17 +71,19 @@ func newComposeBuildCmd(a *app, opts *composeFlags) *cobra.Command {
 		return err
 	})
 	f.BoolVar(&opts.print, "print", false, "Print equivalent bake file")
-	f.String("builder", "", "Accepted for Docker's sake: there is one builder")
+	a.builderFlag(f)
 	for _, name := range []string{"compress", "force-rm", "no-rm", "parallel-build"} {
 		f.Bool(name, true, "Accepted for Docker's sake: it changes nothing")
 		f.Lookup(name).Hidden = true
 	}
-	f.Lookup("builder").Hidden = true
 	return cmd
 }
 
 func (a *app) runComposeBuild(ctx context.Context, opts *composeFlags, services []string) error {
 	endInTime(ctx)
+	if err := a.checkBuilder(); err != nil {
+		return err
+	}
 	o := &opts.Compose
 	if opts.noCache {
 		o.NoCache = &opts.noCache
