@@ -239,7 +239,7 @@ func (b *building) exportOne(ctx context.Context, o *Output, products []*product
 	case OutputCacheOnly:
 		return nil, nil
 	case OutputLocal, OutputTar:
-		return nil, b.exportFiles(ctx, o, products)
+		return nil, b.exportFiles(ctx, o, products, step)
 	case OutputDocker:
 		if b.byPlatform {
 			return nil, errors.New("docker exporter does not currently support exporting manifest lists: use type=oci")
@@ -270,7 +270,7 @@ func (b *building) exportOne(ctx context.Context, o *Output, products []*product
 	case !o.is("tar", true):
 		return nil, export.OCIDir(ctx, b.opt.Store, a, names, o.Dest)
 	}
-	return nil, o.write(func(w io.Writer) error {
+	return nil, o.send(step, func(w io.Writer) error {
 		return export.OCIArchive(ctx, b.opt.Store, a, names, o.Type == OutputDocker, w)
 	})
 }
@@ -302,10 +302,11 @@ func (b *building) assemble(ctx context.Context, o *Output, names []string, prod
 	}
 	step.Status("exporting layers", 0, 0, true)
 	res.ImageID, res.Manifest = a.Target.Digest, a.Target
+	for _, img := range a.Images {
+		step.Status("exporting manifest "+img.Manifest.Digest.String(), 0, 0, true)
+		step.Status("exporting config "+img.Config.Digest.String(), 0, 0, true)
+	}
 	if a.IsIndex() {
-		for _, img := range a.Images {
-			step.Status("exporting manifest "+img.Manifest.Digest.String(), 0, 0, true)
-		}
 		for _, att := range a.Attestations {
 			step.Status("exporting attestation manifest "+att.Digest.String(), 0, 0, true)
 		}
@@ -313,14 +314,16 @@ func (b *building) assemble(ctx context.Context, o *Output, names []string, prod
 		return a, nil
 	}
 	res.ImageID, res.Config = a.Images[0].Config.Digest, a.Images[0].Config.Digest
-	step.Status("writing image "+res.ImageID.String(), 0, 0, true)
+	if o.Type == OutputImage && o.stored() { // a line of Docker's own store, which scripts look for
+		step.Status("writing image "+res.ImageID.String(), 0, 0, true)
+	}
 	return a, nil
 }
 
 // exportFiles writes the files of the products, each platform's into a directory of its own when
 // there are several, unless the output says otherwise; with src only those below that path. The rules are those of BuildKit's local and
 // tar exporters.
-func (b *building) exportFiles(ctx context.Context, o *Output, products []*product) error {
+func (b *building) exportFiles(ctx context.Context, o *Output, products []*product, step *progress.Step) error {
 	split := o.is("platform-split", b.byPlatform)
 	var trees []export.Files
 	for _, p := range products {
@@ -340,7 +343,7 @@ func (b *building) exportFiles(ctx context.Context, o *Output, products []*produ
 	if o.Type == OutputLocal {
 		return export.Local(trees, split, o.Dest)
 	}
-	return o.write(func(w io.Writer) error { return export.Tar(trees, split, w) })
+	return o.send(step, func(w io.Writer) error { return export.Tar(trees, split, w) })
 }
 
 // named lists the records of an assembly, one per name; an image without a name has one too. An
@@ -367,6 +370,16 @@ func named(a *export.Assembly, names []string) []store.Image {
 		all = append(all, rec)
 	}
 	return all
+}
+
+// send writes an archive, as a part of the step.
+func (o *Output) send(step *progress.Step, fn func(io.Writer) error) error {
+	step.Status("sending tarball", 0, 0, false)
+	if err := o.write(fn); err != nil {
+		return err
+	}
+	step.Status("sending tarball", 0, 0, true)
+	return nil
 }
 
 // write gives the output's stream to fn. A file appears under its name only when it is whole.

@@ -104,7 +104,7 @@ func (a *app) pullImage(ctx context.Context, s *store.Store, w wanted, show *tra
 	}
 	img, err := src.Resolve(ctx, full, p, w.mode)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("failed to resolve reference %q: %w", full, err)
 	}
 	news, err := pullLayers(ctx, s, src, img, show)
 	if err != nil {

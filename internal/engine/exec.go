@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/moby/buildkit/solver/pb"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/terminal"
 )
 
 // execution is one RUN while it is prepared, run and committed.
@@ -340,7 +342,7 @@ func (x *execution) accept(err error) error {
 	case errors.As(err, &exit):
 		code = exit.Code
 	case err != nil: // it was not even started
-		return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(x.op.Meta.Args, " "), err)
+		return x.incomplete(err)
 	}
 	valid := x.op.Meta.ValidExitCodes
 	if len(valid) == 0 {
@@ -355,7 +357,19 @@ func (x *execution) accept(err error) error {
 	if full := x.r.Engine.opt.Store.Full(); full != nil { // which is likely why
 		err = fmt.Errorf("%w: %w", err, full)
 	}
-	return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(x.op.Meta.Args, " "), err)
+	return x.incomplete(err)
+}
+
+// maxCommand is how many letters of a process an error has. The lines of the Dockerfile that stand above it have all.
+const maxCommand = 80
+
+// incomplete is the error of a process in BuildKit's words.
+func (x *execution) incomplete(err error) error {
+	command := strings.Join(x.op.Meta.Args, " ")
+	if utf8.RuneCountInString(command) > maxCommand {
+		command = terminal.Short(command, maxCommand)
+	}
+	return fmt.Errorf("process %q did not complete successfully: %w", command, err)
 }
 
 // commit makes the drafts layers, of what the process changed.

@@ -198,6 +198,9 @@ func (c *Client) ask(ctx context.Context, key, ref, name string, find func() (*i
 	answered := c.asking.begin()
 	step := progress.Start(c.opt.Sink, progress.Vertex{Digest: digest.FromString(key), Name: name})
 	img, err := find()
+	if err != nil {
+		err = fmt.Errorf("failed to resolve source metadata for %s: %w", ref, err)
+	}
 	step.Done(err)
 	c.mu.Lock()
 	if err == nil {

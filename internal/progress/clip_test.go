@@ -97,6 +97,37 @@ func TestTreeIsBounded(t *testing.T) {
 	}
 }
 
+// TestNamesAreLines: a step is a line wherever it is shown, and its name is not repeated whole when it fails.
+func TestNamesAreLines(t *testing.T) {
+	name := "[2/2] RUN set -e;\tmake\n#9 DONE " + strings.Repeat("&& \\\n    make more ", 100) + "the end"
+	run := func(sink Sink) {
+		s := Start(sink, vertex(name))
+		s.Done(errors.New("exit code: 2"))
+	}
+	for _, tty := range []bool{false, true} {
+		var out bytes.Buffer
+		d := display(t, DisplayOptions{Mode: "plain", Out: &out, Terminal: tty, Limits: DefaultLimits})
+		run(d)
+		d.Wait()
+		if got := out.String(); !strings.Contains(got, "#1 [2/2] RUN set -e; make #9 DONE && ") || strings.Count(got, "the end") > 1 || strings.Contains(got, "\n#9") {
+			t.Errorf("it is shown as %q", got)
+		}
+	}
+	var out bytes.Buffer
+	l := NewLog(&out)
+	run(l)
+	if err := l.Close(); err != nil || strings.Count(out.String(), "\n") != 2 {
+		t.Errorf("the log is %q, %v", out.String(), err)
+	}
+	out.Reset()
+	d := display(t, DisplayOptions{Mode: "rawjson", Out: &out, Limits: DefaultLimits})
+	run(d)
+	d.Wait()
+	if !strings.Contains(out.String(), `;\tmake\n#9`) {
+		t.Errorf("a program is told %q", out.String())
+	}
+}
+
 const evil = "\x1b]0;t\a\x1b]52;c;eA==\a\x1b[6n\x1b[2J\u009b1m\u202e"
 
 // TestTerminalIsSafe: nothing that comes from outside is obeyed by a terminal, in any part of an event.

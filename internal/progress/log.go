@@ -54,7 +54,9 @@ type partialLine struct {
 
 // NewLog starts a log on w, which stays the caller's to close, after Close.
 func NewLog(w io.Writer) *Log {
-	return &Log{w: bufio.NewWriterSize(w, 64<<10), streams: newStreams(LogLimits), steps: map[digest.Digest]*logStep{}}
+	shown := newStreams(LogLimits)
+	shown.lines = true
+	return &Log{w: bufio.NewWriterSize(w, 64<<10), streams: shown, steps: map[digest.Digest]*logStep{}}
 }
 
 // Write writes an event. After Close it is dropped.

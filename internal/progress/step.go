@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -115,8 +116,9 @@ func (s *Step) Cached() {
 	s.state.Cached = true
 }
 
-// Warn tells something that does not stop the build. Detail, url, source and ranges may be empty.
+// Warn tells something that does not stop the build, in one line. Detail, url, source and ranges may be empty.
 func (s *Step) Warn(short string, detail []string, url string, source *pb.SourceInfo, ranges ...*pb.Range) {
+	short = strings.ReplaceAll(short, "\n  ", "; ") // an error's lines about what was tried
 	w := &client.VertexWarning{Vertex: s.state.Digest, Level: 1, Short: []byte(short), URL: url, SourceInfo: source, Range: ranges}
 	for _, d := range detail {
 		w.Detail = append(w.Detail, []byte(d))

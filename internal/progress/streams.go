@@ -21,6 +21,8 @@ const treeBudget = 192 << 20
 type streams struct {
 	limits Limits
 	clean  bool
+	// lines says that names are shown as lines: "rawjson" has them as they are.
+	lines bool
 	// budget is what the display may still be given when it is bounded; 0 then: it is used up.
 	bounded bool
 	budget  int
@@ -56,6 +58,9 @@ func (s *streams) pass(ev *client.SolveStatus) []*client.SolveStatus {
 		}
 	}
 	ev.Logs = kept
+	if s.lines {
+		oneLine(ev)
+	}
 	if s.clean {
 		harmless(ev)
 	}
@@ -127,6 +132,19 @@ func (s *streams) safe(one *stream, data []byte) ([]byte, int) {
 // own, and a sequence that it does not know under its text.
 func weight(data []byte, sequences int) int {
 	return len(data) + 64*bytes.Count(data, []byte("\n")) + 256*sequences
+}
+
+// maxFailed is how many letters of the name of a step are shown again when it has failed.
+const maxFailed = 160
+
+// oneLine makes the names of steps lines. The name of one that failed, which was shown when it began, is cut.
+func oneLine(ev *client.SolveStatus) {
+	for _, v := range ev.Vertexes {
+		if v.Error != "" && v.Started != nil {
+			v.Name = terminal.Short(v.Name, maxFailed)
+		}
+		v.Name = terminal.Short(v.Name, len(v.Name))
+	}
 }
 
 // harmless makes everything but output harmless for a terminal.

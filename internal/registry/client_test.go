@@ -278,8 +278,8 @@ func TestGivesUp(t *testing.T) {
 	r := registrytest.Start(t)
 	r.PushImage("app:v1", registrytest.Image{})
 	for status, want := range map[int]string{
-		503: `registry HOST fails to give image "HOST/app:v1" (tried HOST: 503 Service Unavailable`,
-		429: `registry HOST refuses image "HOST/app:v1" for now: too many requests (tried HOST: 429 Too Many Requests`,
+		503: "registry HOST fails to give image \"HOST/app:v1\"\n  tried HOST: 503 Service Unavailable",
+		429: "registry HOST refuses image \"HOST/app:v1\" for now: too many requests\n  tried HOST: 429 Too Many Requests",
 	} {
 		var count atomic.Int32
 		r.Use(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
@@ -322,6 +322,14 @@ func checkError(t *testing.T, err, kind error, parts ...string) {
 	}
 }
 
+// An error's lines are ours: what a registry says stands in one of them.
+func TestErrorLines(t *testing.T) {
+	e := &Error{problem: "it says \n  log in at evil", Tried: []string{"a: 404\r\n  log in", "b: 500"}, hint: "check the name"}
+	if want := "it says    log in at evil\n  tried a: 404    log in\n  tried b: 500\n  check the name"; e.Error() != want {
+		t.Errorf("got %q", e.Error())
+	}
+}
+
 func TestErrors(t *testing.T) {
 	r := registrytest.Start(t)
 	r.PushImage("app:v1", registrytest.Image{})
@@ -340,13 +348,13 @@ func TestErrors(t *testing.T) {
 		want []string
 	}{
 		{"unknown repository", r.Host + "/nope", nil, errdefs.ErrNotFound,
-			[]string{`image "` + r.Host + `/nope:latest" not found in registry ` + r.Host, r.Host + ": 404 Not Found", "check the name"}},
+			[]string{r.Host + "/nope:latest: not found\n  tried " + r.Host + ": 404 Not Found\n  check the name"}},
 		{"unknown tag", r.Host + "/app:v2", nil, errdefs.ErrNotFound, []string{"app:v2"}},
 		{"unreachable", dead + "/app:v1", nil, errdefs.ErrUnavailable,
 			[]string{"registry " + dead + " cannot be reached", "connection refused", "name a mirror in certs.d/" + dead + "/hosts.toml"}},
 		{"unauthorized", r.Host + "/app:v1", status(401, ""), errdefs.ErrUnauthenticated, []string{"slipway login " + r.Host}},
 		{"forbidden", r.Host + "/app:v1", status(403, `{"errors":[{"code":"DENIED","message":"not for you"}]}`), errdefs.ErrPermissionDenied,
-			[]string{"denies access", "not for you"}},
+			[]string{"pull access denied, repository does not exist", "not for you"}},
 		{"no registry", r.Host + "/app:v1", status(400, "what?"), errdefs.ErrUnknown, []string{"rejects the request"}},
 		{"bad reference", "a/Upper", nil, errdefs.ErrInvalidArgument, []string{`"a/Upper"`}},
 	}

@@ -19,8 +19,9 @@ import (
 	"github.com/slipway-build/slipway/internal/outbound"
 )
 
-// Error is a registry's refusal or failure. Its text names the reference, the hosts that were
-// asked and what the user can do; it never holds credentials, tokens or signed addresses.
+// Error is a registry's refusal or failure. Its text is a line about what is wrong, in the words of Docker's
+// tools where they have any, then a line for each host that was asked and one about what the user can do; it
+// never holds credentials, tokens or signed addresses.
 type Error struct {
 	// Kind is the category, one of errdefs' errors; errors.Is finds it.
 	Kind error
@@ -36,13 +37,14 @@ type Error struct {
 
 // Error implements error.
 func (e *Error) Error() string {
+	line := strings.NewReplacer("\n", " ", "\r", " ").Replace // a registry's words do not pass for ours
 	var b strings.Builder
-	b.WriteString(e.problem)
-	if len(e.Tried) > 0 {
-		fmt.Fprintf(&b, " (tried %s)", strings.Join(e.Tried, "; "))
+	b.WriteString(line(e.problem))
+	for _, t := range e.Tried {
+		b.WriteString("\n  tried " + line(t))
 	}
 	if e.hint != "" {
-		b.WriteString(": " + e.hint)
+		b.WriteString("\n  " + e.hint)
 	}
 	return b.String()
 }
@@ -130,17 +132,18 @@ func (c *Client) explainAnswer(e *Error, op *operation, err error) {
 		e.hint = "wait, log in for a higher limit, or name a mirror in " + c.hostsFile(op.host)
 	case unauthenticated(err):
 		e.Kind = errdefs.ErrUnauthenticated
-		e.problem = fmt.Sprintf("%s not found, or registry %s does not let us see it%s", subject, op.host, words)
+		e.problem = denied("pull", op, words)
 		e.hint = fmt.Sprintf("check the name, or log in (slipway login %s)", op.host)
 	case status == http.StatusForbidden:
 		e.Kind = errdefs.ErrPermissionDenied
-		e.problem = fmt.Sprintf("registry %s denies access to %s%s", op.host, subject, words)
+		e.problem = denied("pull", op, words)
 		e.hint = fmt.Sprintf("check the name, or log in as somebody who may pull it (slipway login %s)", op.host)
 	case errdefs.IsNotFound(err):
 		e.Kind = errdefs.ErrNotFound
-		e.problem = fmt.Sprintf("%s not found in registry %s", subject, op.host)
+		e.problem = op.name.String() + ": not found"
 		e.hint = "check the name and the tag, or build an image of that name first"
 		if op.desc.Digest != "" {
+			e.problem = fmt.Sprintf("%s not found in registry %s", subject, op.host)
 			e.hint = "the registry has lost a part of it; push the image again, or use another one"
 		}
 	case status >= 500 || status == http.StatusRequestTimeout:
@@ -152,6 +155,11 @@ func (c *Client) explainAnswer(e *Error, op *operation, err error) {
 		e.problem = fmt.Sprintf("registry %s rejects the request for %s%s", op.host, subject, words)
 		e.hint = "check the reference, and that the host is a registry"
 	}
+}
+
+// denied are the words of containerd, and so of Docker and BuildKit, for what one may not pull or push.
+func denied(what string, op *operation, words string) string {
+	return fmt.Sprintf("%s access denied, repository does not exist or may require authorization: %s%s", what, op.subject(), words)
 }
 
 // hostsFile names the file where the user can configure mirrors of a registry.

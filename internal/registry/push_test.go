@@ -433,7 +433,7 @@ func TestPushErrors(t *testing.T) {
 	}{
 		{"unreachable", dead, nil, errdefs.ErrUnavailable, []string{"registry " + dead + " cannot be reached", "connection refused"}},
 		{"unauthorized", r.Host, answer("POST", 401, denied), errdefs.ErrUnauthenticated, []string{"denied", "not for you", "slipway login " + r.Host}},
-		{"forbidden", r.Host, answer("POST", 403, denied), errdefs.ErrPermissionDenied, []string{"does not let us push", "not for you"}},
+		{"forbidden", r.Host, answer("POST", 403, denied), errdefs.ErrPermissionDenied, []string{"push access denied, repository does not exist", "not for you"}},
 		{"no place", r.Host, answer("POST", 404, `{"errors":[{"code":"NAME_UNKNOWN","message":"make it first"}]}`), errdefs.ErrNotFound, []string{"make it first"}},
 		{"only for pulling", r.Host, answer("POST", 405, ""), errdefs.ErrPermissionDenied, []string{"only for pulling"}},
 		{"too large", r.Host, answer("PATCH", 413, ""), errdefs.ErrOutOfRange, []string{"1000 bytes", "too large"}},

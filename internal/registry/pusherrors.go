@@ -18,11 +18,11 @@ func (c *Client) explainRefusal(e *Error, op *operation, err error) {
 		e.hint = "try again later"
 	case unauthenticated(err):
 		e.Kind = errdefs.ErrUnauthenticated
-		e.problem = fmt.Sprintf("pushing %s denied: the repository does not exist, or registry %s wants other credentials%s", subject, op.host, words)
+		e.problem = denied("push", op, words)
 		e.hint = fmt.Sprintf("check the name, or log in (slipway login %s)", op.host)
 	case status == http.StatusForbidden:
 		e.Kind = errdefs.ErrPermissionDenied
-		e.problem = fmt.Sprintf("registry %s does not let us push %s%s", op.host, subject, words)
+		e.problem = denied("push", op, words)
 		e.hint = fmt.Sprintf("check the name, or log in as somebody who may push to it (slipway login %s)", op.host)
 	case errdefs.IsNotFound(err), status == http.StatusNotFound:
 		e.Kind = errdefs.ErrNotFound

@@ -44,6 +44,22 @@ func TestText(t *testing.T) {
 	}
 }
 
+func TestShort(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                        "",
+		"ten  chars":              "ten  chars",
+		"a\n\tb":                  "a  b",
+		"eleven chars":            "eleven...",
+		"two   \\\n    lines":     "two \\ l...",
+		"größe größe":             "größe g...",
+		"a       b       c     d": "a b c d",
+	} {
+		if got := Short(in, 10); got != want {
+			t.Errorf("Short(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
 func TestOutput(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain\n":                                   "plain\n",

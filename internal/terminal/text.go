@@ -13,6 +13,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"unicode/utf8"
 )
@@ -34,6 +35,26 @@ func Line(s string) string {
 	}
 	return string(bytes.ReplaceAll([]byte(s), []byte("\n"), []byte("^J")))
 }
+
+// Short is a text in one line of so many letters at most: what is more becomes "...". Only a text that is cut, or has
+// several lines, has its blanks changed.
+func Short(s string, most int) string {
+	if utf8.RuneCountInString(s) > most {
+		s = strings.Join(strings.Fields(s), " ")
+	}
+	s = blanks.Replace(s)
+	for i, n := 0, 0; i < len(s); n++ {
+		if n == most-len("...") && utf8.RuneCountInString(s[i:]) > len("...") {
+			return strings.TrimRight(s[:i], " ") + "..."
+		}
+		_, size := utf8.DecodeRuneInString(s[i:])
+		i += size
+	}
+	return s
+}
+
+// blanks makes a text one line.
+var blanks = strings.NewReplacer("\r\n", " ", "\n", " ", "\t", " ")
 
 // plain reports whether s has nothing but ASCII that is shown, which is what most texts are.
 func plain[T string | []byte](s T) bool {

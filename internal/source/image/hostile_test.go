@@ -216,7 +216,7 @@ func TestHostileIndexes(t *testing.T) {
 		"wide1":  {errdefs.ErrOutOfRange, "more than 32 manifests"},
 		"bad":    {errdefs.ErrDataLoss, "and size -1"},
 		"empty":  {errdefs.ErrNotFound, "none at all"},
-		"escape": {errdefs.ErrNotFound, "only for [2j/"},
+		"escape": {errdefs.ErrNotFound, "is for [2j/"},
 		"lying":  {errdefs.ErrNotFound, lying.Digest.String()},
 	} {
 		s, _ := newSource(t)

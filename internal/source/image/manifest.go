@@ -179,7 +179,7 @@ func (l *loader) fromIndex(ctx context.Context, desc ocispec.Descriptor, raw []b
 		}
 		have = append(have, platforms.FormatAll(img.Platform))
 	}
-	return nil, fail(errNoPlatform, "image %q has nothing for platform %s, only for %s: choose one of them with --platform, or another image",
+	return nil, fail(errNoPlatform, "%s: no match for platform in manifest: not found\n  wanted %s, and the image is for %s\n  choose one of them with --platform, or another image",
 		l.named, l.platformName(), listOf(have))
 }
 
@@ -188,7 +188,7 @@ func listOf(have []string) string {
 		return "none at all"
 	}
 	slices.Sort(have)
-	return strings.Join(slices.Compact(have), ", ")
+	return strings.Join(strings.Fields(strings.Join(slices.Compact(have), ", ")), " ") // in one line, whatever an image says
 }
 
 // fromManifest reads and checks an image manifest and its config.

@@ -153,7 +153,7 @@ func (r *resolution) run(ctx context.Context) (*Image, error) {
 		return img, err
 	}
 	if r.mode == ResolveLocal {
-		return nil, fail(errdefs.ErrNotFound, "image %q is not in the local store%s, and asking the registry is turned off: build or pull it first", r.named, r.note)
+		return nil, fail(errdefs.ErrNotFound, "image %q is not in the local store, and asking the registry is turned off%s\n  build or pull it first", r.named, r.note)
 	}
 	desc, err := r.reg.Resolve(ctx, r.named.String())
 	if err != nil {
@@ -184,7 +184,7 @@ func (r *resolution) fromStore(ctx context.Context) (*Image, error) {
 		// The parts of a pinned index may be fetched: nothing is asked that may have changed.
 		img, err := r.load(ctx, ocispec.Descriptor{Digest: dgst, Size: unknownSize}, r.mode != ResolveLocal)
 		if errors.Is(err, errNotHere) {
-			r.note = " (in the local store, " + err.Error() + ")"
+			r.note = "\n  in the local store: " + err.Error()
 			return nil, nil
 		}
 		return img, err
@@ -196,9 +196,9 @@ func (r *resolution) fromStore(ctx context.Context) (*Image, error) {
 		img, err := r.load(ctx, ocispec.Descriptor{Digest: dgst, Size: unknownSize}, false)
 		switch {
 		case err != nil:
-			r.note = " (in the local store, " + err.Error() + ")"
+			r.note = "\n  in the local store: " + err.Error()
 		case !platforms.Only(r.platform).Match(img.Platform):
-			r.note = fmt.Sprintf(" (the one in the local store is for %s, not %s)", platforms.FormatAll(img.Platform), r.platformName())
+			r.note = fmt.Sprintf("\n  the one in the local store is for %s, not %s", platforms.FormatAll(img.Platform), r.platformName())
 		default:
 			return img, nil
 		}
@@ -208,7 +208,7 @@ func (r *resolution) fromStore(ctx context.Context) (*Image, error) {
 		if err == nil {
 			return img, nil
 		}
-		r.note = " (in the local store, " + err.Error() + ")"
+		r.note = "\n  in the local store: " + err.Error()
 	}
 	return nil, ctx.Err()
 }
