@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -159,7 +160,7 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 		},
 	})
 	if err != nil {
-		return nil, err
+		return nil, b.noDockerfile(err)
 	}
 	if b.req.Call != "" {
 		res.Answer = out.Metadata
@@ -175,6 +176,14 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 	}
 	res.Took = time.Since(b.record.Started)
 	return res, nil
+}
+
+// noDockerfile says which Dockerfile was looked for, when there is none.
+func (b *building) noDockerfile(err error) error {
+	if b.in.file == "" || !errors.Is(err, fs.ErrNotExist) || !strings.HasPrefix(err.Error(), "failed to read dockerfile") {
+		return err
+	}
+	return fmt.Errorf("%w\n  there is no %s: name the Dockerfile with -f FILE", err, b.in.file)
 }
 
 // deliver evaluates what the frontend made, and brings it to where the request wants it.
@@ -276,7 +285,7 @@ func (r *Request) names(outputs ...Output) ([]string, error) {
 	for _, t := range r.given(outputs...) {
 		name, err := store.NormalizeName(t)
 		if err != nil {
-			return nil, fmt.Errorf("invalid tag: %w", err)
+			return nil, fmt.Errorf("invalid tag %q: %w", t, errors.Unwrap(err))
 		}
 		if strings.Contains(name, "@") {
 			return nil, fmt.Errorf("invalid tag %q: an image cannot be named with a digest", t)

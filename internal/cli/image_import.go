@@ -59,7 +59,7 @@ func rangeArgs(from, to int) cobra.PositionalArgs {
 func importName(name string) (string, error) {
 	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return "", fmt.Errorf("invalid reference format: %w", err)
+		return "", fmt.Errorf("%w: %q", err, name)
 	}
 	if _, digested := ref.(reference.Digested); digested {
 		return "", fmt.Errorf("cannot import digest reference")

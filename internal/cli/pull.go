@@ -46,7 +46,7 @@ func newPullCmd(a *app) *cobra.Command {
 func (a *app) pull(ctx context.Context, name string, flags pullFlags) error {
 	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return fmt.Errorf("invalid reference format: %q: %w", name, err)
+		return fmt.Errorf("%w: %q", err, name)
 	}
 	show := newTransferDisplay(a.stdout, flags.quiet)
 	names := []string{ref.String()}

@@ -45,7 +45,7 @@ func newPushCmd(a *app) *cobra.Command {
 func (a *app) push(ctx context.Context, name string, flags pushFlags) error {
 	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return fmt.Errorf("invalid reference format: %q: %w", name, err)
+		return fmt.Errorf("%w: %q", err, name)
 	}
 	switch {
 	case flags.all && !reference.IsNameOnly(ref):

@@ -154,7 +154,7 @@ func (r *Run) questions() []question {
 			if in := n.inputs[i]; len(u.copies) > 0 && in.quick(quick) {
 				all = append(all, question{n, func() error {
 					_, err := r.content(in, u.copies, func() {})
-					return err
+					return r.missing(n, in, err)
 				}})
 			}
 		}

@@ -39,7 +39,7 @@ func (r *Run) identify(n *node) (identity, error) {
 				inputs[i].key = "scratch"
 			case len(u.copies) > 0:
 				inputs[i].content, err = r.content(in, u.copies, func() { r.prefetch(n, uses) })
-				err = r.fail(n, err)
+				err = r.fail(n, r.missing(n, in, err))
 			}
 			return err
 		})

@@ -173,7 +173,7 @@ func (r *Run) localDigest(in edge, copies []*pb.FileActionCopy) (digest.Digest, 
 	})
 	done()
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w in the build context: check the path, and the patterns of .dockerignore", err)
+		err = fmt.Errorf("%w in the build context", err)
 	}
 	return d, err
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -35,7 +36,7 @@ func (x *execution) secretMount(m *pb.Mount) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return secretHint(opt.ID, err)
 	}
 	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), File: &sandbox.File{
 		Data: value, Mode: opt.Mode & 0o777, UID: int(opt.Uid), GID: int(opt.Gid),
@@ -52,11 +53,19 @@ func (x *execution) secretEnv() error {
 		}
 		value, err := x.secret(opt.ID)
 		if err != nil && !(errdefs.IsNotFound(err) && opt.Optional) {
-			return err
+			return secretHint(opt.ID, err)
 		}
 		x.spec.Env = append(x.spec.Env, opt.Name+"="+string(value))
 	}
 	return nil
+}
+
+// secretHint adds how a secret is given to an error about one that was not.
+func secretHint(id string, err error) error {
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	return fmt.Errorf("%w\n  give it with --secret id=%s,src=FILE or --secret id=%s,env=VARIABLE", err, id, id)
 }
 
 // sshMount shows an SSH agent as a socket.
@@ -69,7 +78,7 @@ func (x *execution) sshMount(m *pb.Mount) error {
 		if opt.Optional {
 			return nil
 		}
-		return err
+		return fmt.Errorf("%w\n  give an agent or keys with --ssh %s", err, cmp.Or(opt.ID, "default"))
 	}
 	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), Socket: &sandbox.Socket{
 		Serve: func(l net.Listener) error { return x.r.opt.SSH.Serve(x.r.ctx, opt.ID, l) },

@@ -26,7 +26,7 @@ const beginning = 5 * time.Millisecond
 // each of them, with that one alone missing: then its error has a place. Nothing is asked again.
 func (c *Client) build(ctx context.Context) (*gw.Result, error) {
 	res, err := builder.Build(ctx, c)
-	err = c.placed(err)
+	err = c.withStages(c.placed(err))
 	if err == nil || c.only != "" || len(c.missing()) < 2 {
 		return res, err
 	}

@@ -3,6 +3,7 @@ package frontend
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -55,6 +56,40 @@ func (c *Client) placed(err error) error {
 		})
 	}
 	return err
+}
+
+// maxStages is how many stages an error names.
+const maxStages = 20
+
+// withStages adds the stages that there are to an error about a target that is none of them, and like none of them.
+func (c *Client) withStages(err error) error {
+	target := c.attrs["target"]
+	if err == nil || target == "" || err.Error() != fmt.Sprintf("target stage %q could not be found", target) {
+		return err
+	}
+	c.mu.Lock()
+	text := c.dockerfile
+	c.mu.Unlock()
+	res, perr := parser.Parse(bytes.NewReader(text))
+	if perr != nil {
+		return err
+	}
+	var names []string
+	for _, n := range res.AST.Children {
+		if !strings.EqualFold(n.Value, "from") {
+			continue
+		}
+		if as := n.Next; as != nil && as.Next != nil && as.Next.Next != nil {
+			names = append(names, as.Next.Next.Value)
+		}
+	}
+	switch {
+	case len(names) == 0:
+		return fmt.Errorf("%w\n  no stage has a name: give one with FROM ... AS %s", err, target)
+	case len(names) > maxStages:
+		names = append(names[:maxStages], "...")
+	}
+	return fmt.Errorf("%w\n  the stages are %s", err, strings.Join(names, ", "))
 }
 
 // fullName is a reference with its registry and its tag.

@@ -71,6 +71,8 @@ func spool(ctx context.Context, s *store.Store, dir string, r io.Reader, progres
 		switch {
 		case err == io.EOF && n == 0:
 			return nil, invalid("the archive is empty")
+		case n == 0 && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF)):
+			return nil, invalid("reading archive: %w\n  this is no archive of images, as save and build -o type=docker or oci write them", err)
 		case err == io.EOF:
 			return a, nil
 		case ctx.Err() != nil:

@@ -1,0 +1,106 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/moby/buildkit/util/suggest"
+	"github.com/moby/patternmatcher"
+
+	"github.com/slipway-build/slipway/internal/fileop"
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/source/local"
+	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/terminal"
+)
+
+// missing adds, to an error about a file that n reads of an input and that is not there, lines that say why.
+func (r *Run) missing(n *node, in edge, err error) error {
+	var gone *fileop.NotFoundError
+	if !errors.As(err, &gone) || in.n == nil {
+		return err
+	}
+	var why string
+	var tree layer.Tree
+	if isLocal(in.n) {
+		tree, why = r.missingLocal(n, in.n, gone.Path)
+	} else {
+		why = "it was looked for in " + terminal.Short(in.n.v.Name(), maxCommand)
+		if v, verr := r.value(in); verr == nil {
+			tree, _ = r.Tree(r.ctx, v, store.NeedMetadata) // it is only for a hint
+		}
+	}
+	if meant := similar(tree, gone.Path); meant != "" {
+		why += fmt.Sprintf(" (did you mean %q?)", meant)
+	}
+	return fmt.Errorf("%w\n  %s", err, why)
+}
+
+// missingLocal says why a context does not have a file. The tree is what it has.
+func (r *Run) missingLocal(n, source *node, name string) (layer.Tree, string) {
+	c, tree, err := r.localTree(source.v.Op.GetSource())
+	if err != nil {
+		return nil, "check the path"
+	}
+	if _, exclude, err := local.Patterns(source.v.Op.GetSource()); err == nil && len(exclude) > 0 {
+		all, err := c.Tree(nil, nil)
+		if err == nil {
+			_, err = all.Lstat(strings.TrimPrefix(name, "/"))
+		}
+		if pattern := excludedBy(exclude, strings.TrimPrefix(name, "/")); err == nil && pattern != "" {
+			return nil, fmt.Sprintf("it is in the directory, but its .dockerignore leaves it out, by the pattern %q", pattern)
+		}
+	}
+	if name := n.v.Name(); strings.Contains(name, " ../") || strings.Contains(name, `"../`) || strings.Contains(name, "=../") {
+		return tree, "a path cannot leave the build context: build with a directory above as the context, or give another one with --build-context NAME=DIRECTORY"
+	}
+	return tree, "check the path: it begins in the directory that is the build context"
+}
+
+// excludedBy is the pattern that decides that a file is left out; "": it is not.
+func excludedBy(patterns []string, name string) string {
+	by, before := "", false
+	for i, p := range patterns {
+		m, err := patternmatcher.New(patterns[:i+1])
+		if err != nil {
+			return ""
+		}
+		now, err := m.MatchesOrParentMatches(name)
+		if err != nil {
+			return ""
+		}
+		switch {
+		case now && !before:
+			by = p
+		case !now:
+			by = ""
+		}
+		before = now
+	}
+	return by
+}
+
+// maxSimilar is how many names of a directory are compared with the one that is missing.
+const maxSimilar = 10_000
+
+// similar is the path of a tree that may be meant by one that is not there; "": none is.
+func similar(tree layer.Tree, name string) string {
+	if tree == nil {
+		return ""
+	}
+	dir, base := path.Split(strings.TrimPrefix(name, "/"))
+	all, err := tree.ReadDir(strings.TrimSuffix(dir, "/"))
+	if err != nil || len(all) > maxSimilar {
+		return ""
+	}
+	var names []string
+	for _, e := range all {
+		names = append(names, path.Base(e.Path))
+	}
+	if meant, ok := suggest.Search(base, names, false); ok && meant != base {
+		return "/" + dir + meant
+	}
+	return ""
+}
