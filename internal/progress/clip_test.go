@@ -102,21 +102,21 @@ func TestNamesAreLines(t *testing.T) {
 	name := "[2/2] RUN set -e;\tmake\n#9 DONE " + strings.Repeat("&& \\\n    make more ", 100) + "the end"
 	run := func(sink Sink) {
 		s := Start(sink, vertex(name))
-		s.Done(errors.New("exit code: 2"))
+		s.Done(errors.New("exit code: 2\n  tried a\n  try b"))
 	}
 	for _, tty := range []bool{false, true} {
 		var out bytes.Buffer
 		d := display(t, DisplayOptions{Mode: "plain", Out: &out, Terminal: tty, Limits: DefaultLimits})
 		run(d)
 		d.Wait()
-		if got := out.String(); !strings.Contains(got, "#1 [2/2] RUN set -e; make #9 DONE && ") || strings.Count(got, "the end") > 1 || strings.Contains(got, "\n#9") {
+		if got := out.String(); !strings.Contains(got, "#1 [2/2] RUN set -e; make #9 DONE && ") || strings.Count(got, "the end") > 1 || strings.Contains(got, "\n#9") || strings.Contains(got, "tried") || !strings.Contains(got, "#1 ERROR: exit code: 2\n") {
 			t.Errorf("it is shown as %q", got)
 		}
 	}
 	var out bytes.Buffer
 	l := NewLog(&out)
 	run(l)
-	if err := l.Close(); err != nil || strings.Count(out.String(), "\n") != 2 {
+	if err := l.Close(); err != nil || strings.Count(out.String(), "\n") != 4 {
 		t.Errorf("the log is %q, %v", out.String(), err)
 	}
 	out.Reset()

@@ -51,7 +51,7 @@ func NewDisplay(ctx context.Context, opt DisplayOptions) (*Display, error) {
 		return nil, fmt.Errorf("opening progress display: %w", err)
 	}
 	s := newStreams(opt.Limits)
-	s.clean, s.lines = opt.Terminal, mode != progressui.RawJSONMode
+	s.clean, s.lines, s.brief = opt.Terminal, mode != progressui.RawJSONMode, mode != progressui.RawJSONMode
 	if opt.Terminal && (mode == progressui.AutoMode || mode == progressui.DefaultMode || mode == progressui.TtyMode) {
 		s.bounded, s.budget = true, treeBudget
 	}

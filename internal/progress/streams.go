@@ -23,6 +23,9 @@ type streams struct {
 	clean  bool
 	// lines says that names are shown as lines: "rawjson" has them as they are.
 	lines bool
+	// brief says that what stands below the first line of an error, about what was tried and what can be
+	// done, is not shown: who shows the display tells the error of the build himself.
+	brief bool
 	// budget is what the display may still be given when it is bounded; 0 then: it is used up.
 	bounded bool
 	budget  int
@@ -60,6 +63,11 @@ func (s *streams) pass(ev *client.SolveStatus) []*client.SolveStatus {
 	ev.Logs = kept
 	if s.lines {
 		oneLine(ev)
+	}
+	if s.brief {
+		for _, v := range ev.Vertexes {
+			v.Error, _, _ = strings.Cut(v.Error, "\n  ")
+		}
 	}
 	if s.clean {
 		harmless(ev)

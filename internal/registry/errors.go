@@ -110,7 +110,10 @@ func (c *Client) explain(ctx context.Context, op *operation, err error) error {
 		e.hint = "try again later, or name a mirror in " + c.hostsFile(op.host)
 	case len(e.Tried) > 0 || transient(err):
 		e.Kind = errdefs.ErrUnavailable
-		e.problem = fmt.Sprintf("registry %s cannot be reached for %s", op.host, subject)
+		e.problem = fmt.Sprintf("registry %s cannot be reached", op.host)
+		if op.login || op.desc.Digest != "" { // who asks for an image names it
+			e.problem += " for " + subject
+		}
 		if len(e.Tried) == 0 {
 			e.problem += ": " + scrub(err.Error())
 		}

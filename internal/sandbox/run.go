@@ -68,7 +68,10 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		b, err := newBundle(dir, spec, mapping, conn, guarded, r.foreign)
 		defer func() { err = errors.Join(err, b.ends.close()) }()
 		if err != nil {
-			return errors.Join(fmt.Errorf("preparing the root filesystem: %w", err), b.close())
+			if !errors.As(err, new(*userError)) { // whose words are Docker's
+				err = fmt.Errorf("preparing the root filesystem: %w", err)
+			}
+			return errors.Join(err, b.close())
 		}
 		if notice := r.networks.notice(); b.spec.sharesNetwork && notice != "" && streams.Notice != nil {
 			streams.Notice(notice)

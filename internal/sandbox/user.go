@@ -15,6 +15,11 @@ import (
 // from images that nobody vouches for.
 const maxUserFile = 10 << 20
 
+// userError is about a user that the root filesystem does not have.
+type userError struct{ error }
+
+func (e *userError) Unwrap() error { return e.error }
+
 // lookupUser resolves a user in the form of [Spec.User] in a root filesystem. Additional groups
 // are given when the user is looked up by its name or number alone.
 func lookupUser(root *opened, name string) (*user.ExecUser, error) {
@@ -31,7 +36,7 @@ func lookupUser(root *opened, name string) (*user.ExecUser, error) {
 	defaults := &user.ExecUser{Home: "/"}
 	u, err := user.GetExecUser(name, defaults, passwd, group)
 	if err != nil {
-		return nil, fmt.Errorf("looking up user %q in the /etc/passwd and /etc/group of the root filesystem: %w", name, err)
+		return nil, &userError{fmt.Errorf("%w\n  user %q is looked up in /etc/passwd and /etc/group of the image: give a number, or add the user first", err, name)}
 	}
 	return u, nil
 }
