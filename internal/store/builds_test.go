@@ -99,3 +99,15 @@ func TestTidyBuilds(t *testing.T) {
 	wantBuilds(t, s)
 	wantClean(t, s)
 }
+
+// A disk that is full gets the space of earlier builds' records, when no cache is left.
+func TestMakeSpaceOfBuilds(t *testing.T) {
+	s := newStore(t)
+	ended(t, s, 1, time.Hour)
+	ended(t, s, 2, time.Minute)
+	last := ended(t, s, 3, time.Second)
+	if freed, err := s.MakeSpace(context.Background()); err != nil || freed < 20_000 {
+		t.Errorf("made %d, %v", freed, err)
+	}
+	wantBuilds(t, s, last)
+}

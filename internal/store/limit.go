@@ -131,15 +131,19 @@ func (s *Store) Held(ctx context.Context) (held int64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	// First what is being made: what is put in its place meanwhile may be counted twice, and is never missed.
+	if held, err = diskUsageBut(filepath.Join(s.root, "tmp"), beingDeleted); err != nil {
+		return 0, err
+	}
 	for _, e := range entries {
 		var n int64
 		switch {
+		case e.Name() == "tmp":
+			continue
 		case e.Name() == "layers":
 			n, err = s.heldLayers(ctx)
 		case e.Name() == "caches":
 			n, err = s.heldMounts()
-		case e.Name() == "tmp":
-			n, err = diskUsageBut(filepath.Join(s.root, "tmp"), beingDeleted)
 		case e.IsDir():
 			n, err = diskUsage(filepath.Join(s.root, e.Name()))
 		default:
@@ -175,7 +179,21 @@ func (s *Store) heldLayers(ctx context.Context) (held int64, err error) {
 	for _, n := range sizes {
 		held += n
 	}
-	return held, err
+	entries, rerr := readDir(filepath.Join(s.root, "layers"))
+	if err = errors.Join(err, rerr); err != nil {
+		return 0, err
+	}
+	for _, e := range entries { // and those that are not recorded yet, or not any more
+		if _, recorded := sizes[layerLine(layer.ID(e.Name()))]; recorded {
+			continue
+		}
+		n, err := diskUsage(filepath.Join(s.root, "layers", e.Name()))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, err
+		}
+		held += n
+	}
+	return held, nil
 }
 
 func (s *Store) heldMounts() (held int64, err error) {

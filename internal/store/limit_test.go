@@ -239,6 +239,13 @@ func TestHeld(t *testing.T) {
 	if n := held() - before; n < desc.Size || n > desc.Size+100_000 {
 		t.Errorf("a blob of %d counts %d", desc.Size, n)
 	}
+	before = held()
+	placed := filepath.Join(s.root, "layers", "placed")
+	must(t, os.Mkdir(placed, 0o700))
+	must(t, os.WriteFile(filepath.Join(placed, "f"), []byte(strings.Repeat("x", 100_000)), 0o644))
+	if n := held() - before; n < 100_000 || n > 120_000 {
+		t.Errorf("a layer that is not recorded yet counts %d", n)
+	}
 }
 
 // What somebody is deleting does not count, what he left does.
@@ -292,6 +299,9 @@ func TestLimitShared(t *testing.T) {
 		})
 	}
 	all.Wait()
+	if n, err := diskUsage(s.root); err != nil || n > most.Bytes {
+		t.Errorf("%d bytes are held, %v, more than %d", n, err, most.Bytes)
+	}
 }
 
 // commitAlone makes a layer of a file with so many bytes, and a result of it, as a process that does nothing else.

@@ -67,19 +67,20 @@ func (s *Store) Tidy(ctx context.Context, keep Keep) error {
 		return fmt.Errorf("pruning the build cache: %w", err)
 	}
 	how := manner{by: time.Now().Add(tidyTime)}
+	var herr error
 	if keep.History != nil {
-		if _, _, err := s.pruneBuilds(*keep.History, how); err != nil && !IsFull(err) {
-			return err
+		if _, _, herr = s.pruneBuilds(*keep.History, how); IsFull(herr) {
+			herr = nil
 		}
 	}
 	if len(keep.Policies) == 0 {
-		return s.readUses(ctx)
+		return errors.Join(herr, s.readUses(ctx))
 	}
 	_, err = s.prune(ctx, how, keep.Policies...)
 	if errors.Is(err, errGate) || IsFull(err) { // another time; the reserve is for what a user does
 		err = nil
 	}
-	return errors.Join(err, s.noteTidy())
+	return errors.Join(herr, err, s.noteTidy())
 }
 
 // MakeSpace lets unused cache go when a disk got full while this process works, and returns how many bytes that gave.
@@ -93,7 +94,7 @@ func (s *Store) MakeSpace(ctx context.Context) (freed int64, err error) {
 	return gone.Freed, err
 }
 
-// makeSpace lets unused cache of so many bytes go, whatever is free.
+// makeSpace lets unused cache of so many bytes go, whatever is free, and if that is not enough the records of builds but the newest.
 func (s *Store) makeSpace(ctx context.Context, bytes int64) (Pruned, error) {
 	v, err, _ := s.work.Do("making space", func() (any, error) {
 		defer s.keepReserve()
@@ -116,6 +117,10 @@ func (s *Store) makeSpace(ctx context.Context, bytes int64) (Pruned, error) {
 			if err = prune(); IsFull(err) && !s.tookReserve.Swap(true) && s.letGo(openSize) { // the whole is for what a user does
 				err = prune()
 			}
+		}
+		if all.Freed < bytes && err == nil { // and then what tells of earlier builds
+			_, freed, berr := s.pruneBuilds(History{MaxEntries: 1}, manner{working: true})
+			all.Freed, err = all.Freed+freed, berr
 		}
 		if all.Freed > 0 {
 			s.tookReserve.Store(false)
