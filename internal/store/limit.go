@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,13 +14,14 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // A store may have a limit of bytes of the disk. Nobody keeps an account of them that could go wrong: what the store
-// holds is looked at, and between two looks it grows by no more than its disk has less free space, or by what this
-// process knows to have written where others give space back meanwhile. So a look is needed where the limit may be
+// holds is looked at, and between two looks it grows by no more than its disk has less free space, or by what processes
+// know to have written where others give space back meanwhile. So a look is needed where the limit may be
 // near. What other processes have written, or are writing, a look finds as it finds one's own.
 
 const (
@@ -33,13 +36,14 @@ const (
 // limit is how much the store may hold, and what is known of how much that is.
 type limit struct {
 	max     int64
-	written atomic.Int64 // by this process, since the last look
+	written atomic.Int64 // by this process, and not told yet
 
 	mu     sync.Mutex
 	looked time.Time
 	took   time.Duration
 	held   int64 // at the last look
 	free   int64 // of the disk, then
+	told   int64 // by all processes that have a limit, then
 }
 
 // WithLimit bounds how much of its disk the store may take. Zero is no limit.
@@ -84,7 +88,11 @@ func (s *Store) withinLimit(ctx context.Context) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.near(s.free()) {
+	told, err := s.tell(l.written.Swap(0))
+	if err != nil {
+		return fmt.Errorf("telling others what was written: %w", err)
+	}
+	if !l.near(s.free(), told) {
 		return nil
 	}
 	for last, end := false, time.Now().Add(patience); ; {
@@ -108,19 +116,54 @@ func (s *Store) withinLimit(ctx context.Context) error {
 }
 
 // near reports whether the store may hold more than the limit, as far as anybody knows. l.mu is held.
-func (l *limit) near(free int64) bool {
-	return l.looked.IsZero() || time.Since(l.looked) > lookAgain || l.held+max(l.free-free, l.written.Load()) > l.max
+func (l *limit) near(free, told int64) bool {
+	return l.looked.IsZero() || time.Since(l.looked) > lookAgain || l.held+max(l.free-free, told-l.told) > l.max
+}
+
+// tell adds to what processes that have a limit have written, and returns the sum, of which nothing but its changes
+// means something. Who sees its own in the sum sees what was told before it, too: of several that come to pass the
+// limit together, the last one looks.
+func (s *Store) tell(bytes int64) (sum int64, err error) {
+	f, err := os.OpenFile(filepath.Join(s.root, "grown"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if IsFull(err) {
+		return bytes, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close() // unlocks
+	if bytes > 0 {
+		if err := flock(f, unix.LOCK_EX); err != nil {
+			return 0, err
+		}
+	}
+	var text [8]byte
+	if _, err := f.ReadAt(text[:], 0); err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	sum = int64(binary.NativeEndian.Uint64(text[:])) + bytes
+	if bytes > 0 {
+		binary.NativeEndian.PutUint64(text[:], uint64(sum))
+		_, err = f.WriteAt(text[:], 0)
+	}
+	if IsFull(err) { // the file has its bytes but for the first time, and there is nobody to be told then
+		err = nil
+	}
+	return sum, err
 }
 
 // lookHeld finds out what the store holds. l.mu is held.
 func (s *Store) lookHeld(ctx context.Context) (err error) {
 	l, begin := s.limit, time.Now()
-	l.written.Store(0) // what is written from now on may be seen, and counts twice then, until the next look
+	told, err := s.tell(l.written.Swap(0)) // what is written from now on may be seen, and counts twice then, until the next look
+	if err != nil {
+		return fmt.Errorf("telling others what was written: %w", err)
+	}
 	free := s.free()
 	if l.held, err = s.Held(ctx); err != nil {
 		return fmt.Errorf("looking at what the store holds: %w", err)
 	}
-	l.looked, l.took, l.free = time.Now(), time.Since(begin), free
+	l.looked, l.took, l.free, l.told = time.Now(), time.Since(begin), free, told
 	return nil
 }
 

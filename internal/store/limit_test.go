@@ -120,6 +120,25 @@ func TestLimitOfSeveral(t *testing.T) {
 	wantPassed(t, s, err)
 }
 
+// What another process that has the limit, too, has written is seen at once, whoever gives space of the disk back meanwhile.
+func TestLimitOfAnother(t *testing.T) {
+	s := newStore(t)
+	_, err := commit(t, s, "first", 1)
+	must(t, err)
+	must(t, s.Close())
+	s = openLimited(t, s.root, 5_000_000)
+	other, err := Open(s.root, WithLimit(s.limited))
+	must(t, err)
+	defer other.Close()
+	_, err = commit(t, s, "own", 1_000_000)
+	must(t, err)
+	_, err = commit(t, other, "other", 3_000_000)
+	must(t, err)
+	s.limit.free -= 1 << 30 // somebody has deleted that much
+	_, err = commit(t, s, "more", 1_500_000)
+	wantPassed(t, s, err)
+}
+
 // What a process writes is seen while it writes.
 func TestLimited(t *testing.T) {
 	s := newStore(t)
