@@ -21,7 +21,7 @@ const module = "github.com/slipway-build/slipway/"
 var tiers = [][]string{
 	{"internal/tools", "internal/gunzip", "internal/overlay", "internal/secrets", "internal/terminal", "internal/outbound", "internal/network", "internal/config", "internal/builders"},
 	{"internal/layer", "internal/graph", "internal/progress", "internal/registry"},
-	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source"},
+	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source", "internal/imagetools", "internal/manifestlist"},
 	{"internal/cache"},
 	{"internal/engine", "internal/export", "internal/load"},
 	{"internal/container", "internal/frontend"},

@@ -97,25 +97,14 @@ var annotationType = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCo
 // annotate adds the annotations to every output that is an image.
 func (o *outputFlags) annotate(req *build.Request) error {
 	for _, v := range o.annotations {
-		name, value, ok := strings.Cut(v, "=")
-		if !ok {
-			return fmt.Errorf("invalid annotation %q, expected key=value", v)
-		}
-		keys := []string{exptypes.AnnotationKey{Key: name}.String()}
-		if types, key, ok := strings.Cut(name, ":"); ok {
-			keys = nil
-			for _, t := range strings.Split(types, ",") {
-				k, err := annotationKey(t, key)
-				if err != nil {
-					return fmt.Errorf("invalid annotation %q: %w", v, err)
-				}
-				keys = append(keys, k)
-			}
+		keys, value, err := parseAnnotation(v)
+		if err != nil {
+			return err
 		}
 		for _, out := range req.Outputs {
 			for _, k := range keys {
 				if out.IsImage() {
-					out.Attrs[k] = value
+					out.Attrs[k.String()] = value // "annotation-manifest[linux/arm64].KEY"
 				}
 			}
 		}
@@ -123,26 +112,46 @@ func (o *outputFlags) annotate(req *build.Request) error {
 	return nil
 }
 
-// annotationKey is an annotation as an output's attribute, "annotation-manifest[linux/arm64].KEY".
-func annotationKey(place, key string) (string, error) {
+// parseAnnotation reads an annotation, "[TYPE[PLATFORM],...:]KEY=VALUE".
+func parseAnnotation(v string) (keys []exptypes.AnnotationKey, value string, err error) {
+	name, value, ok := strings.Cut(v, "=")
+	if !ok {
+		return nil, "", fmt.Errorf("invalid annotation %q, expected key=value", v)
+	}
+	types, key, ok := strings.Cut(name, ":")
+	if !ok {
+		return []exptypes.AnnotationKey{{Key: name}}, value, nil
+	}
+	for _, t := range strings.Split(types, ",") {
+		k, err := annotationKey(t, key)
+		if err != nil {
+			return nil, "", fmt.Errorf("invalid annotation %q: %w", v, err)
+		}
+		keys = append(keys, k)
+	}
+	return keys, value, nil
+}
+
+// annotationKey is an annotation for one type of place.
+func annotationKey(place, key string) (k exptypes.AnnotationKey, err error) {
 	groups := annotationType().FindStringSubmatch(place)
 	if groups == nil {
-		return "", fmt.Errorf("%q is no type with a platform, TYPE[OS/ARCH]", place)
+		return k, fmt.Errorf("%q is no type with a platform, TYPE[OS/ARCH]", place)
 	}
 	switch groups[1] {
 	case exptypes.AnnotationIndex, exptypes.AnnotationIndexDescriptor, exptypes.AnnotationManifest, exptypes.AnnotationManifestDescriptor:
 	default:
-		return "", fmt.Errorf("unknown annotation type %q", groups[1])
+		return k, fmt.Errorf("unknown annotation type %q", groups[1])
 	}
-	k := exptypes.AnnotationKey{Type: groups[1], Key: key}
+	k = exptypes.AnnotationKey{Type: groups[1], Key: key}
 	if groups[2] != "" {
 		p, err := platforms.Parse(groups[2])
 		if err != nil {
-			return "", err
+			return k, err
 		}
 		k.Platform = &p
 	}
-	return k.String(), nil
+	return k, nil
 }
 
 // attestations reads --attest, --provenance and --sbom as buildx does: one of each type, with

@@ -25,6 +25,7 @@ func newBuildxCmd(a *app) *cobra.Command {
 
 There is one builder: this program, on this machine, with the cache of its store.
 It is called "default"; what "create" makes are other names of it.`
+	cmd.AddCommand(newImagetoolsCmd(a))
 	a.builderFlag(cmd.PersistentFlags())
 	addRefused(cmd, map[string]string{
 		"dap":        notYet,

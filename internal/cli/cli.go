@@ -149,6 +149,7 @@ func newRoot(a *app) *cobra.Command {
 		newComposeCmd(a), newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)
 	root.AddCommand(newLoginCmd(a), newLogoutCmd(a))
+	root.AddCommand(newManifestCmd(a), newImagetoolsCmd(a))
 	addAbsent(root, container)
 	for _, parent := range []*cobra.Command{root, container} {
 		parent.AddCommand(newExportCmd(a), newCommitCmd(a), newDiffCmd(a), newRenameCmd(a), newKillCmd(a), newStopCmd(a), newWaitCmd(a))

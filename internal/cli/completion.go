@@ -244,6 +244,7 @@ var freeValues = []string{
 	"add-host", "annotation", "author", "build-arg", "cgroup-parent", "change", "cpus", "entrypoint", "env", "filter",
 	"hostname", "label", "memory", "message", "name", "password", "shm-size", "stop-timeout", "tag", "timeout", "tmpfs", "ulimit",
 	"user", "username", "workdir",
+	"arch", "os", "os-features", "os-version", "variant",
 }
 
 // arguments are how the arguments of commands are completed, by their path below the program's
@@ -276,6 +277,9 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 	}
 	for _, name := range []string{"ps", "container ls", "container prune", "image prune", "buildx create", "buildx du", "buildx ls", "buildx prune", "buildx version", "system check", "system df", "system prune", "info", "version", "load", "image load", "login", "logout"} {
 		all[name] = cobra.NoFileCompletions
+	}
+	for _, name := range []string{"manifest annotate", "manifest create", "manifest inspect", "manifest push", "manifest rm", "imagetools create", "imagetools inspect", "buildx imagetools create", "buildx imagetools inspect"} {
+		all[name] = cobra.NoFileCompletions // what registries have nobody is asked for
 	}
 	return all
 }

@@ -41,6 +41,7 @@ import (
 //	distribution cut NAME N          the next N uploads break in the middle
 //	distribution calm NAME           neither
 //	distribution asked NAME RE       a front was asked for "METHOD /path?query" since the last time
+//	distribution asked NAME only RE...   and for nothing that none of them matches
 func distribution(ts *testscript.TestScript, neg bool, args []string) {
 	usage := func() { ts.Fatalf("usage: distribution start|front|flaky|cut|calm|asked NAME ...") }
 	if len(args) < 2 || neg && args[0] != "asked" {
@@ -75,11 +76,28 @@ func distribution(ts *testscript.TestScript, neg bool, args []string) {
 		f.cuts.Store(0)
 	case "asked":
 		all := f.requests()
+		if args[2] == "only" {
+			onlyAsked(ts, all, args[3:])
+			return
+		}
 		if slices.ContainsFunc(all, regexp.MustCompile(args[2]).MatchString) == neg {
 			ts.Fatalf("requests of %s: want %v, there were %q", args[2], !neg, all)
 		}
 	default:
 		usage()
+	}
+}
+
+// onlyAsked checks that each pattern matches a request, and each request one of the patterns.
+func onlyAsked(ts *testscript.TestScript, all, patterns []string) {
+	for _, p := range patterns {
+		if !slices.ContainsFunc(all, regexp.MustCompile(p).MatchString) {
+			ts.Fatalf("no request %s, there were %q", p, all)
+		}
+	}
+	re := regexp.MustCompile(strings.Join(patterns, "|"))
+	if i := slices.IndexFunc(all, func(req string) bool { return !re.MatchString(req) }); i >= 0 {
+		ts.Fatalf("there was the request %s", all[i])
 	}
 }
 

@@ -93,7 +93,7 @@ func (s *Source) copyDocuments(ctx context.Context, l Layout, d digest.Digest, s
 		}
 	}
 	if doc.Config != nil {
-		_, err = s.copyDocument(ctx, l, doc.Config.Digest, maxConfigSize)
+		_, err = s.copyDocument(ctx, l, doc.Config.Digest, registry.MaxConfigSize)
 	}
 	return err
 }

@@ -22,8 +22,6 @@ import (
 const (
 	// unknownSize is the size of a descriptor of which only the digest is known.
 	unknownSize = -1
-	// maxConfigSize is the size in bytes of the largest image config that is accepted.
-	maxConfigSize = 8 << 20
 	// maxDepth is how deep indexes may lie in indexes; more than two is unheard of.
 	maxDepth = 4
 	// maxUnlabelled is how many entries of an index that name no platform are looked into.
@@ -84,47 +82,16 @@ func (l *loader) image(ctx context.Context, desc ocispec.Descriptor, depth int) 
 	return l.fromManifest(ctx, desc, raw)
 }
 
-// mediaType finds out what a document is, and refuses one that can be read in two ways: who
-// checks it as the one must not run it as the other.
+// mediaType finds out what a document is.
 func (l *loader) mediaType(desc ocispec.Descriptor, raw []byte) (string, error) {
-	var doc struct {
-		SchemaVersion int             `json:"schemaVersion"`
-		MediaType     string          `json:"mediaType"`
-		Config        json.RawMessage `json:"config"`
-		Layers        json.RawMessage `json:"layers"`
-		Manifests     json.RawMessage `json:"manifests"`
-		FSLayers      json.RawMessage `json:"fsLayers"`
-	}
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return "", l.bad("manifest", desc, "is no valid JSON: %v", err)
-	}
-	if doc.SchemaVersion == 1 || doc.FSLayers != nil {
-		return "", l.schema1()
-	}
-	isIndex, isManifest := doc.Manifests != nil, doc.Config != nil || doc.Layers != nil
-	if isIndex && isManifest {
-		return "", l.bad("manifest", desc, "is both an index and an image manifest")
-	}
-	found := ""
-	for _, mt := range []string{desc.MediaType, doc.MediaType} { // the document's own word is the last
-		known := images.IsIndexType(mt) || images.IsManifestType(mt)
-		switch {
-		case known && (images.IsIndexType(mt) && isManifest || images.IsManifestType(mt) && isIndex):
-			return "", l.bad("manifest", desc, "is called %s but has the fields of another type", mt)
-		case known:
-			found = mt
-		}
-	}
+	found, err := registry.DocumentType(desc.MediaType, raw)
 	switch {
-	case doc.MediaType != "" && doc.MediaType != found:
-		return "", fail(errdefs.ErrNotImplemented, "image %q is not a container image: its manifest has type %q", l.named, doc.MediaType)
-	case found != "":
-	case isIndex:
-		found = ocispec.MediaTypeImageIndex
-	case isManifest:
-		found = ocispec.MediaTypeImageManifest
-	default:
-		return "", l.bad("manifest", desc, "is neither an image manifest nor an index (type %q)", desc.MediaType)
+	case errdefs.IsNotImplemented(err):
+		return "", l.schema1()
+	case err != nil:
+		return "", l.bad("manifest", desc, "%v", err)
+	case !images.IsManifestType(found) && !images.IsIndexType(found):
+		return "", fail(errdefs.ErrNotImplemented, "image %q is not a container image: its manifest has type %q", l.named, found)
 	}
 	return found, nil
 }
@@ -203,7 +170,7 @@ func (l *loader) fromManifest(ctx context.Context, desc ocispec.Descriptor, raw 
 		return nil, err
 	}
 	var err error
-	if img.Config, err = l.blob(ctx, img.Manifest.Config, maxConfigSize, "config"); err != nil {
+	if img.Config, err = l.blob(ctx, img.Manifest.Config, registry.MaxConfigSize, "config"); err != nil {
 		return nil, err
 	}
 	if err := l.checkConfig(img); err != nil {
