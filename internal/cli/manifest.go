@@ -11,8 +11,10 @@ import (
 	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-build/slipway/internal/manifestlist"
+	"github.com/slipway-build/slipway/internal/registry"
 )
 
 func newManifestCmd(a *app) *cobra.Command {
@@ -61,6 +63,9 @@ func newManifestCreateCmd(a *app) *cobra.Command {
 	return cmd
 }
 
+// maxSources is the number of images whose manifests are read at the same time.
+const maxSources = 8
+
 func (a *app) manifestCreate(ctx context.Context, name string, sources []string, flags manifestCreateFlags) error {
 	list, err := parseManifestRef(name)
 	if err != nil {
@@ -74,20 +79,25 @@ func (a *app) manifestCreate(ctx context.Context, name string, sources []string,
 	case !flags.amend:
 		return errors.New("refusing to amend an existing manifest list with no --amend flag")
 	}
-	images := make([]manifestlist.Image, 0, len(sources))
-	for _, source := range sources {
-		ref, err := parseManifestRef(source)
-		if err != nil {
+	c := a.registry() // once, before several ask for it
+	images := make([]manifestlist.Image, len(sources))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxSources)
+	for n, source := range sources {
+		g.Go(func() error {
+			ref, err := parseManifestRef(source)
+			if err != nil {
+				return err
+			}
+			images[n], err = lists.Image(list, ref) // what was annotated stays so
+			if errdefs.IsNotFound(err) {
+				images[n], err = fetchManifest(ctx, c, ref, flags.insecure)
+			}
 			return err
-		}
-		img, err := lists.Image(list, ref) // what was annotated stays so
-		if errdefs.IsNotFound(err) {
-			img, err = a.fetchManifest(ctx, ref, flags.insecure)
-		}
-		if err != nil {
-			return err
-		}
-		images = append(images, img)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	if err := lists.Save(list, images...); err != nil {
 		return err
@@ -97,11 +107,11 @@ func (a *app) manifestCreate(ctx context.Context, name string, sources []string,
 }
 
 // fetchManifest reads an image's manifest from its registry.
-func (a *app) fetchManifest(ctx context.Context, ref reference.Named, insecure bool) (manifestlist.Image, error) {
+func fetchManifest(ctx context.Context, c *registry.Client, ref reference.Named, insecure bool) (manifestlist.Image, error) {
 	if insecure {
-		a.registry().AllowInsecure(reference.Domain(ref))
+		c.AllowInsecure(reference.Domain(ref))
 	}
-	img, err := manifestlist.Fetch(ctx, a.registry(), ref)
+	img, err := manifestlist.Fetch(ctx, c, ref)
 	if errdefs.IsNotFound(err) || errdefs.IsUnauthorized(err) {
 		err = fmt.Errorf("no such manifest: %s: %w", ref, err) // scripts look for these words
 	}

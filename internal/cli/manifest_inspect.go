@@ -71,7 +71,7 @@ func (a *app) manifestInspect(ctx context.Context, name string, flags manifestIn
 	if !errdefs.IsNotFound(err) {
 		return err
 	}
-	img, err := a.fetchManifest(ctx, ref, flags.insecure)
+	img, err := fetchManifest(ctx, a.registry(), ref, flags.insecure)
 	if err == nil {
 		return a.printManifest(img, flags.verbose)
 	}

@@ -59,7 +59,7 @@ func (f *filter) run(ctx context.Context, wanted []ocispec.Platform) error {
 			continue
 		}
 		left = append(left, d)
-		f.img.parts = append(f.img.parts, part{desc: d, from: f.sourceOf(d.Digest).ref.String()})
+		f.img.parts = append(f.img.parts, f.part(d))
 	}
 	if len(left) == 0 {
 		return errors.New("none of the manifests match the provided platforms")
@@ -81,7 +81,7 @@ func (f *filter) single() error {
 	if !f.platform.Match(*d.Platform) {
 		return fmt.Errorf("input platform %s does not match any of the provided platforms", platforms.Format(*d.Platform))
 	}
-	f.img.parts = []part{{desc: d, from: f.sources[0].ref.String()}}
+	f.img.parts = []part{{desc: d, from: f.sources[0].ref.String(), raw: f.img.Raw}}
 	return nil
 }
 
@@ -113,6 +113,16 @@ func (f *filter) sourceOf(d digest.Digest) *source {
 		return s
 	}
 	return f.sources[0]
+}
+
+// part is something that the image names.
+func (f *filter) part(d ocispec.Descriptor) part {
+	s := f.sourceOf(d.Digest)
+	p := part{desc: d, from: s.ref.String()}
+	if s.desc.Digest == d.Digest {
+		p.raw = s.raw
+	}
+	return p
 }
 
 // findSubjects finds the attestations in an index that are about a wanted manifest of it.

@@ -59,6 +59,7 @@ type Image struct {
 type part struct {
 	desc ocispec.Descriptor
 	from string
+	raw  []byte // if it was read
 }
 
 // Create makes an image. Nothing is written anywhere.
@@ -123,9 +124,7 @@ func (i *Image) Push(ctx context.Context, c *registry.Client, repo string, event
 	copier.Referrers, copier.Progress = referrers, events.Blob
 	for _, p := range i.parts {
 		events.Log(fmt.Sprintf("copying %s from %s to %s", p.desc.Digest, p.from, repo))
-		if err := copier.Add(ctx, p.from, p.desc); err != nil {
-			return err
-		}
+		copier.Add(p.from, p.desc, p.raw)
 	}
 	if err := copier.Copy(ctx); err != nil {
 		return err

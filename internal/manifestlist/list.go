@@ -11,6 +11,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-build/slipway/internal/registry"
 )
@@ -88,31 +89,40 @@ func (e *ErrIsList) Entries() ([]Image, error) {
 	return all, nil
 }
 
-// maxListed is how many manifests of a list are read.
-const maxListed = 500
+const (
+	// maxListed is how many manifests of a list are read, and maxReads how many at the same time.
+	maxListed, maxReads = 500, 8
+)
 
 // Load reads the manifests of entries of a list.
 func Load(ctx context.Context, c *registry.Client, entries []Image) error {
 	if len(entries) > maxListed {
 		return fmt.Errorf("the list has %d manifests: more than %d are not read", len(entries), maxListed)
 	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxReads)
 	for n := range entries {
-		entry := &entries[n]
-		ref, err := reference.ParseNamed(entry.Ref)
-		if err != nil {
-			return err
-		}
-		raw, err := c.Document(ctx, entry.Ref, entry.Descriptor, registry.MaxManifestSize)
-		if err != nil {
-			return err
-		}
-		img, err := newImage(ref, entry.Descriptor, raw)
-		if err != nil {
-			return err
-		}
-		img.Descriptor.Platform = entry.Descriptor.Platform
-		*entry = img
+		g.Go(func() error { return entries[n].load(ctx, c) })
 	}
+	return g.Wait()
+}
+
+// load reads the manifest of an entry.
+func (i *Image) load(ctx context.Context, c *registry.Client) error {
+	ref, err := reference.ParseNamed(i.Ref)
+	if err != nil {
+		return err
+	}
+	raw, err := c.Document(ctx, i.Ref, i.Descriptor, registry.MaxManifestSize)
+	if err != nil {
+		return err
+	}
+	img, err := newImage(ref, i.Descriptor, raw)
+	if err != nil {
+		return err
+	}
+	img.Descriptor.Platform = i.Descriptor.Platform
+	*i = img
 	return nil
 }
 
@@ -186,9 +196,7 @@ func Push(ctx context.Context, c *registry.Client, target reference.Named, all [
 		if ref.Name() == target.Name() {
 			continue
 		}
-		if err := copier.AddDocument(ctx, ref.Name(), img.Descriptor, img.Raw); err != nil {
-			return "", err
-		}
+		copier.Add(ref.Name(), img.Descriptor, img.Raw)
 		foreign = append(foreign, img)
 	}
 	if err := copier.Copy(ctx); err != nil {

@@ -201,9 +201,7 @@ func TestCopy(t *testing.T) {
 		t.Helper()
 		copier := c.NewCopier(dest)
 		copier.Referrers = []string{"kind"}
-		if err := copier.Add(t.Context(), from.Host+"/team/app:v1", index); err != nil {
-			t.Fatal(err)
-		}
+		copier.Add(from.Host+"/team/app:v1", index, nil)
 		if err := copier.Copy(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -256,9 +254,7 @@ func TestCopyOnce(t *testing.T) {
 		desc = from.PushManifest("team/app", "v1", index.MediaType, asJSON(t, index))
 	}
 	copier := c.NewCopier(to.Host + "/far/copy")
-	if err := copier.Add(t.Context(), from.Host+"/team/app", desc); err != nil {
-		t.Fatal(err)
-	}
+	copier.Add(from.Host+"/team/app", desc, nil)
 	if err := copier.Copy(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +298,8 @@ func TestHostileCopy(t *testing.T) {
 		{"of many", index(ocispec.MediaTypeImageIndex, many...), errdefs.IsOutOfRange},
 	} {
 		copier := c.NewCopier(to.Host + "/far/copy")
-		if err := copier.Add(t.Context(), from.Host+"/team/app", tt.desc); !tt.kind(err) {
+		copier.Add(from.Host+"/team/app", tt.desc, nil)
+		if err := copier.Copy(t.Context()); !tt.kind(err) {
 			t.Errorf("a manifest %s: %v", tt.name, err)
 		}
 	}
@@ -311,9 +308,7 @@ func TestHostileCopy(t *testing.T) {
 	}
 	from.Use(answer("/blobs/"+img.Manifest.Layers[0].Digest.String(), "application/octet-stream", bytes.Repeat([]byte("x"), int(img.Manifest.Layers[0].Size))))
 	copier := c.NewCopier(to.Host + "/far/copy")
-	if err := copier.Add(t.Context(), from.Host+"/team/app", img.Desc); err != nil {
-		t.Fatal(err)
-	}
+	copier.Add(from.Host+"/team/app", img.Desc, nil)
 	if err := copier.Copy(t.Context()); !errdefs.IsDataLoss(err) {
 		t.Errorf("a layer with other content: %v", err)
 	}
