@@ -110,11 +110,12 @@ torture: build ## kill, starve and damage slipway's store for hours, and write t
 	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/torture ./hack/torture
 	build/tools/torture -slipway bin/slipway -w docs/reliability.md
 
-conformance: ## compile BuildKit's daemon and record anew what it makes of the cases in hack/conformance
+conformance: build ## compile BuildKit's daemon and record anew what it makes of the cases in hack/conformance
 	@hack/deps.sh test
 	@hack/buildkit.sh build/tools
 	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/record ./hack/conformance/record
 	build/tools/record -buildkitd build/tools/buildkitd -buildctl build/tools/buildctl -out hack/conformance/testdata/buildkit hack/conformance/cases
+	build/tools/record -buildkitd build/tools/buildkitd -buildctl build/tools/buildctl -slipway bin/slipway internal/cache/testdata/buildkit-index.json
 
 clean: ## remove what the other targets made
 	rm -rf --one-file-system bin build

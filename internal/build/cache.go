@@ -28,19 +28,14 @@ type caches struct {
 // openCaches reads what the request says of caches.
 func (b *Builder) openCaches(req Request) (*caches, error) {
 	c := &caches{end: func() {}}
-	var froms []*cache.From
-	for _, e := range req.CacheFrom {
-		f, err := cache.ParseFrom(e)
-		if err != nil {
-			return nil, err
-		}
-		froms = append(froms, f)
+	froms, err := cache.ParseFroms(req.CacheFrom)
+	if err != nil {
+		return nil, err
 	}
 	to := req.CacheTo
 	if on, err := strconv.ParseBool(req.BuildArgs["BUILDKIT_INLINE_CACHE"]); err == nil && on {
 		to = append(slices.Clone(to), cache.Entry{Type: cache.TypeInline})
 	}
-	var err error
 	if c.to, err = cache.ParseTos(to); err != nil {
 		return nil, err
 	}

@@ -3,23 +3,25 @@
 //
 // # Structure
 //
-//	entry.go    the options of --cache-to and --cache-from
-//	format.go   records and layers as BuildKit's cache config, and back
-//	import.go   a cache that was imported: lookups, and fetching single layers
-//	export.go   writing a cache
-//	inline.go   the records inside of an image's config
-//	place.go    what a cache is kept in; directory.go, repository.go: the two kinds
+//	kind.go        what a type of cache is: where it is, and what is kept there
+//	entry.go       the options of --cache-to and --cache-from
+//	format.go      records and layers as BuildKit's cache config, and back
+//	import.go      a cache that was imported: lookups, and fetching single layers
+//	export.go      writing a cache
+//	inline.go      the records inside of an image's config
+//	documents.go   a cache as a manifest: repository.go in a registry, directory.go in a directory
+//	index.go       a cache as a config alone, beside its blobs: github.go in GitHub Actions
 //
 // # Invariants
 //
-// What is looked up needs no network: an import reads one manifest and one config, and knows all
-// records then. A layer is fetched when somebody asks for a form of it.
+// What is looked up needs no network: an import reads a manifest and a config, or the config alone, and knows
+// all records then. A layer is fetched when somebody asks for a form of it.
 //
 // Layers of base images are named, not held: whoever has the key of a result has resolved the
 // image that it stands on, and gets its layers from where the image is.
 //
-// An export writes layers first, then the config, the manifest last: a cache that is there is
-// whole. What of an import turns out to be damaged or gone is a miss.
+// An export writes layers first, then the config, then the manifest where there is one: a cache that is there
+// is whole. What of an import turns out to be damaged or gone is a miss.
 package cache
 
 import (
@@ -61,7 +63,7 @@ type Layer struct {
 	Created time.Time
 	// Held says that the cache has the blob. Others are layers of base images.
 	Held bool
-	// Repository has the blob, "docker.io/library/app"; empty when a directory has it.
+	// Repository has the blob, "docker.io/library/app"; empty when none has it.
 	Repository string
 }
 

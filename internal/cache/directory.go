@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client/ociindex"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -19,22 +20,91 @@ import (
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/registry"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // directory is a cache in an OCI image layout, as BuildKit's client keeps it: the manifest has a tag
 // in index.json. Several processes may write to it at once.
 type directory struct {
+	form
 	path   string
-	tag    string
-	digest digest.Digest
-	reset  bool
+	label  string        // the tag
+	digest digest.Digest // takes precedence over the tag
+	// reset deletes the blobs that no cache of the directory has.
+	reset bool
+}
+
+func directoryTo(t *To, attrs map[string]string) (location, error) {
+	d := &directory{path: attrs["dest"], label: tagOf(attrs)}
+	if d.path == "" {
+		return nil, errors.New("local cache exporter requires dest")
+	}
+	if err := parseBools(attrs, attrBool{"reset", "", &d.reset}); err != nil {
+		return nil, err
+	}
+	var err error
+	d.form, err = parseForm(t, attrs)
+	return d, err
+}
+
+func directoryFrom(attrs map[string]string) (location, error) {
+	d := &directory{path: attrs["src"], label: tagOf(attrs)}
+	if d.path == "" {
+		return nil, errors.New("local cache importer requires src")
+	}
+	if v := attrs["digest"]; v != "" {
+		var err error
+		if d.digest, err = digest.Parse(v); err != nil {
+			return nil, err
+		}
+	}
+	if d.label == "" && d.digest == "" {
+		return nil, errors.New("local cache importer requires either explicit digest, \"latest\" tag or custom tag on index.json")
+	}
+	return d, nil
+}
+
+func tagOf(attrs map[string]string) string {
+	if t, ok := attrs["tag"]; ok {
+		return t
+	}
+	return "latest"
+}
+
+func (d *directory) title() string { return "exporting cache to client directory" }
+func (d *directory) name() string  { return "local:" + d.path }
+
+func (d *directory) where() string {
+	path := d.path
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	return fmt.Sprintf("%q %q %q", path, d.label, d.digest)
+}
+
+func (d *directory) open(s *store.Store, _ *registry.Client) (place, error) {
+	if s == nil {
+		return inDirectory{d}, nil
+	}
+	return inDirectory{d}, os.MkdirAll(d.path, 0o755)
+}
+
+// inDirectory is what is kept in a directory.
+type inDirectory struct{ *directory }
+
+func (d inDirectory) load(ctx context.Context, wanted platforms.MatchComparer, tell func(string)) (*contents, error) {
+	return loadDocuments(ctx, d, wanted, tell)
+}
+
+func (d inDirectory) commit(ctx context.Context, x *exporting, held []ocispec.Descriptor) (ocispec.Descriptor, error) {
+	return d.form.commit(ctx, d, x, held)
 }
 
 func (d *directory) blobPath(dgst digest.Digest) string {
 	return filepath.Join(d.path, "blobs", string(dgst.Algorithm()), dgst.Encoded())
 }
 
-func (d *directory) resolve(context.Context) (ocispec.Descriptor, error) {
+func (d inDirectory) resolve(context.Context) (ocispec.Descriptor, error) {
 	desc := ocispec.Descriptor{Digest: d.digest}
 	if d.digest == "" {
 		found, err := d.tagged()
@@ -42,7 +112,7 @@ func (d *directory) resolve(context.Context) (ocispec.Descriptor, error) {
 			return desc, fmt.Errorf("local cache import at %s not found due to err: %w", d.path, err)
 		}
 		if found == nil {
-			return desc, fmt.Errorf("local cache import at %s skipped: no digest found for tag %s", d.path, d.tag)
+			return desc, fmt.Errorf("local cache import at %s skipped: no digest found for tag %s", d.path, d.label)
 		}
 		desc = *found
 	}
@@ -58,14 +128,14 @@ func (d *directory) resolve(context.Context) (ocispec.Descriptor, error) {
 }
 
 // tagged looks the tag up. BuildKit's lock of the index is not waited for, so that is done here.
-func (d *directory) tagged() (*ocispec.Descriptor, error) {
+func (d inDirectory) tagged() (*ocispec.Descriptor, error) {
 	// BuildKit's reader of the index waits for pipes, and takes whatever fits into memory.
 	if _, err := layer.ReadRegular(filepath.Join(d.path, ocispec.ImageIndexFile), registry.MaxManifestSize); err != nil {
 		return nil, err
 	}
 	var found *ocispec.Descriptor
 	err := d.locked(unix.LOCK_SH, func() (err error) {
-		found, err = ociindex.NewStoreIndex(d.path).Get(d.tag)
+		found, err = ociindex.NewStoreIndex(d.path).Get(d.label)
 		return err
 	})
 	return found, err
@@ -98,11 +168,11 @@ func (d *directory) locked(how int, f func() error) error {
 	}
 }
 
-func (d *directory) open(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+func (d inDirectory) open(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	return layer.OpenRegular(d.blobPath(desc.Digest))
 }
 
-func (d *directory) put(ctx context.Context, desc ocispec.Descriptor, open func(context.Context) (io.ReadCloser, error)) (err error) {
+func (d inDirectory) put(ctx context.Context, desc ocispec.Descriptor, open opener) (err error) {
 	path := d.blobPath(desc.Digest)
 	if fi, err := os.Lstat(path); err == nil && fi.Size() == desc.Size {
 		return nil
@@ -141,12 +211,12 @@ func writeFile(path string, r io.Reader) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-func (d *directory) name(ctx context.Context, desc ocispec.Descriptor, manifest []byte) error {
+func (d inDirectory) tag(ctx context.Context, desc ocispec.Descriptor, manifest []byte) error {
 	if err := d.put(ctx, desc, bytesOpener(manifest)); err != nil {
 		return err
 	}
 	return d.locked(unix.LOCK_EX, func() error {
-		if err := ociindex.NewStoreIndex(d.path).Put(desc, ociindex.Tag(d.tag)); err != nil {
+		if err := ociindex.NewStoreIndex(d.path).Put(desc, ociindex.Tag(d.label)); err != nil {
 			return err
 		}
 		if !d.reset {

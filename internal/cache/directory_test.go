@@ -21,10 +21,14 @@ func TestPipesInDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, f := range map[string]*From{
-		"index": {Type: TypeLocal, Src: dir, Tag: "latest"},
-		"blob":  {Type: TypeLocal, Src: dir, Digest: d},
+	for name, e := range map[string]Entry{
+		"index": {Type: TypeLocal, Attrs: map[string]string{"src": dir}},
+		"blob":  {Type: TypeLocal, Attrs: map[string]string{"src": dir, "digest": d.String()}},
 	} {
+		f, err := ParseFrom(e)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := f.Open(nil).Load(context.Background(), func(string) {}); err == nil || !strings.Contains(err.Error(), "no regular file") {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -15,27 +16,31 @@ func TestParseTo(t *testing.T) {
 		}
 		return e
 	}
+	app := func(insecure, imageManifest, dockerTypes bool) location {
+		return &inRegistry{ref: "docker.io/library/app:cache", insecure: insecure, form: form{imageManifest, dockerTypes}}
+	}
+	gzip := layer.Encoding{Compression: layer.Gzip}
 	for name, tc := range map[string]struct {
 		in   Entry
 		want To
 		err  string
 	}{
-		"defaults": {registry(), To{Ref: "docker.io/library/app:cache", ImageManifest: true, Encoding: layer.Encoding{Compression: layer.Gzip}}, ""},
+		"defaults": {registry(), To{location: app(false, true, false), Encoding: gzip}, ""},
 		"all": {registry("mode", "max", "compression", "zstd", "compression-level", "3", "force-compression", "", "ignore-error", "true"),
-			To{Ref: "docker.io/library/app:cache", Max: true, IgnoreError: true, ImageManifest: true, Encoding: layer.Encoding{Compression: layer.Zstd, Level: 3, Force: true}}, ""},
+			To{location: app(false, true, false), Max: true, IgnoreError: true, Encoding: layer.Encoding{Compression: layer.Zstd, Level: 3, Force: true}}, ""},
 		"docker": {registry("oci-mediatypes", "false"),
-			To{Ref: "docker.io/library/app:cache", DockerTypes: true, Encoding: layer.Encoding{Compression: layer.Gzip}}, ""},
+			To{location: app(false, false, true), dockerTypes: true, Encoding: gzip}, ""},
 		// BuildKit skips these.
-		"unknown mode":         {registry("mode", "most", "ignore-error", "maybe"), To{Ref: "docker.io/library/app:cache", ImageManifest: true, Encoding: layer.Encoding{Compression: layer.Gzip}}, ""},
-		"local":                {Entry{Type: TypeLocal, Attrs: map[string]string{"dest": "d"}}, To{Dest: "d", Tag: "latest", ImageManifest: true, Encoding: layer.Encoding{Compression: layer.Gzip}}, ""},
-		"insecure":             {registry("registry.insecure", "true"), To{Ref: "docker.io/library/app:cache", Insecure: true, ImageManifest: true, Encoding: layer.Encoding{Compression: layer.Gzip}}, ""},
+		"unknown mode":         {registry("mode", "most", "ignore-error", "maybe"), To{location: app(false, true, false), Encoding: gzip}, ""},
+		"local":                {Entry{Type: TypeLocal, Attrs: map[string]string{"dest": "d"}}, To{location: &directory{form: form{imageManifest: true}, path: "d", label: "latest"}, Encoding: gzip}, ""},
+		"insecure":             {registry("registry.insecure", "true"), To{location: app(true, true, false), Encoding: gzip}, ""},
 		"insecure or what":     {registry("registry.insecure", "perhaps"), To{}, "failed to parse registry.insecure"},
 		"level":                {registry("compression-level", "high"), To{}, "non-integer value high specified for compression-level"},
 		"level out of range":   {registry("compression-level", "30"), To{}, "level"},
 		"boolean":              {registry("image-manifest", "perhaps"), To{}, "failed to parse image-manifest"},
 		"manifest and docker":  {registry("image-manifest", "true", "oci-mediatypes", "false"), To{}, "OCI mediatypes are required"},
 		"reference":            {Entry{Type: TypeRegistry, Attrs: map[string]string{"ref": "A:B"}}, To{}, "failed to configure registry cache exporter"},
-		"type":                 {Entry{Type: "gha"}, To{}, `cache exporter "gha" is not supported: use type=registry`},
+		"type":                 {Entry{Type: "azblob"}, To{}, `cache exporter "azblob" is not supported: use type=registry`},
 		"type that is nowhere": {Entry{Type: "ftp"}, To{}, `unknown cache exporter: "ftp"`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -50,7 +55,7 @@ func TestParseTo(t *testing.T) {
 				t.Fatal(err)
 			}
 			tc.want.Type = tc.in.Type
-			if *got != tc.want {
+			if !reflect.DeepEqual(*got, tc.want) {
 				t.Errorf("got %+v\nwant %+v", *got, tc.want)
 			}
 		})
@@ -68,5 +73,20 @@ func TestParseTos(t *testing.T) {
 	}
 	if _, err := ParseTos([]Entry{ref, same}); err == nil || err.Error() != "duplicate cache exports [registry]" {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestRedact(t *testing.T) {
+	for in, want := range map[string]string{
+		"type=gha,token=abc,scope=x":                        "type=gha,token=...,scope=x",
+		"--cache-to=type=s3,Secret_Access_Key=a/b,bucket=b": "--cache-to=type=s3,Secret_Access_Key=...,bucket=b",
+		`type=gha,"token=a,""b",scope=x`:                    `type=gha,"token=...",scope=x`,
+		"*.cache-from=type=gha,ghtoken=abc":                 "*.cache-from=type=gha,ghtoken=...",
+		"token=abc":                                         "token=...", "session_token=abc,type=s3": "session_token=...,type=s3",
+		"type=registry,ref=app": "type=registry,ref=app", ".": ".", "--build-context=mytoken=dir": "--build-context=mytoken=dir",
+	} {
+		if got := Redact(in); got != want {
+			t.Errorf("%s becomes %s, want %s", in, got, want)
+		}
 	}
 }

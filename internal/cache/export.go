@@ -7,14 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	cacheimporttypes "github.com/moby/buildkit/cache/remotecache/v1/types"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -30,40 +28,13 @@ const maxPuts = 4
 type Tell func(line string, done bool)
 
 // Name is what the export is called in a display, as BuildKit calls it.
-func (t *To) Name() string {
-	switch t.Type {
-	case TypeLocal:
-		return "exporting cache to client directory"
-	case TypeInline:
-		return "exporting inline cache"
-	}
-	return "exporting cache to registry"
-}
+func (t *To) Name() string { return t.location.title() }
 
 // Place is what messages call the destination.
-func (t *To) Place() string {
-	if t.Type == TypeRegistry {
-		return t.Ref
-	}
-	return t.Dest
-}
+func (t *To) Place() string { return t.location.name() }
 
-// open prepares the destination.
-func (t *To) open(s *store.Store, client *registry.Client) (destination, error) {
-	if t.Type == TypeLocal {
-		if err := os.MkdirAll(t.Dest, 0o755); err != nil {
-			return nil, err
-		}
-		return &directory{path: t.Dest, tag: t.Tag, reset: t.Reset}, nil
-	}
-	if t.Insecure {
-		client.AllowInsecure(hostOf(t.Ref))
-	}
-	return &repository{store: s, client: client, ref: t.Ref}, nil
-}
-
-// Export writes what t asks for of a set. The descriptor is that of the cache's manifest; it is zero
-// when there was nothing to write. Layers that have no blob yet get one, in the store.
+// Export writes what t asks for of a set. The descriptor is that of what has the cache's name, its manifest
+// where it has one; it is zero when there was nothing to write. Layers that have no blob yet get one, in the store.
 func (t *To) Export(ctx context.Context, s *store.Store, client *registry.Client, set Set, tell Tell) (ocispec.Descriptor, error) {
 	x := &exporting{To: t, store: s, set: set, tell: tell}
 	err := x.telling("preparing build cache for export", func() error { return x.prepare(ctx) })
@@ -74,11 +45,15 @@ func (t *To) Export(ctx context.Context, s *store.Store, client *registry.Client
 		tell("skipping cache export for empty result", true)
 		return ocispec.Descriptor{}, nil
 	}
-	to, err := t.open(s, client)
+	to, err := t.location.open(s, client)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("exporting cache: %w", err)
 	}
-	return x.write(ctx, to)
+	held, err := x.writeLayers(ctx, to)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return to.commit(ctx, x, held)
 }
 
 // exporting is an export under way.
@@ -99,6 +74,20 @@ type blob struct {
 	diffID  digest.Digest
 	created time.Time
 	base    bool // of a base image: named only
+}
+
+// named is a layer as the config has it.
+func (b *blob) named() cacheLayer {
+	l := cacheLayer{CacheLayer: cacheimporttypes.CacheLayer{
+		Blob: b.desc.Digest, ParentIndex: -1,
+		Annotations: &cacheimporttypes.LayerAnnotations{
+			MediaType: b.desc.MediaType, DiffID: b.diffID, Size: b.desc.Size, CreatedAt: b.created,
+		},
+	}}
+	if b.base {
+		l.Own = &ownLayer{Base: true}
+	}
+	return l
 }
 
 // prepare makes the config, and the blobs of layers that have none.
@@ -140,12 +129,7 @@ func (x *exporting) prepare(ctx context.Context) error {
 		return err
 	}
 	for _, b := range x.layers {
-		x.config.Layers = append(x.config.Layers, cacheimporttypes.CacheLayer{
-			Blob: b.desc.Digest, ParentIndex: -1,
-			Annotations: &cacheimporttypes.LayerAnnotations{
-				MediaType: b.desc.MediaType, DiffID: b.diffID, Size: b.desc.Size, CreatedAt: b.created,
-			},
-		})
+		x.config.Layers = append(x.config.Layers, b.named())
 	}
 	return nil
 }
@@ -186,7 +170,7 @@ func (x *exporting) blob(ctx context.Context, id layer.ID) (blob, error) {
 		}
 	}
 	b.desc = ocispec.Descriptor{MediaType: ociTypes(b.desc.MediaType), Digest: b.desc.Digest, Size: b.desc.Size}
-	if x.DockerTypes {
+	if x.dockerTypes {
 		b.desc.MediaType = dockerTypes(b.desc.MediaType)
 	}
 	b.desc.Annotations = map[string]string{
@@ -195,34 +179,13 @@ func (x *exporting) blob(ctx context.Context, id layer.ID) (blob, error) {
 	return b, nil
 }
 
-// write writes layers, then the config, then the manifest.
-func (x *exporting) write(ctx context.Context, to destination) (ocispec.Descriptor, error) {
-	held, err := x.writeLayers(ctx, to)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
+// marshal makes the config.
+func (x *exporting) marshal() ([]byte, error) {
 	data, err := json.Marshal(x.config)
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("writing cache config: %w", err)
+		return nil, fmt.Errorf("writing cache config: %w", err)
 	}
-	config := describe(cacheimporttypes.CacheConfigMediaTypeV0, data)
-	err = x.telling("writing config "+config.Digest.String(), func() error { return to.put(ctx, config, bytesOpener(data)) })
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("error writing config blob: %w", err)
-	}
-	mediaType, data, err := x.manifest(config, held)
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("failed to marshal manifest: %w", err)
-	}
-	desc := describe(mediaType, data)
-	line := "writing cache manifest " + desc.Digest.String()
-	if x.ImageManifest {
-		line = "writing cache image manifest " + desc.Digest.String()
-	}
-	if err := x.telling(line, func() error { return to.name(ctx, desc, data) }); err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("error writing manifest blob: %w", err)
-	}
-	return desc, nil
+	return data, nil
 }
 
 // telling tells of what f does. A line that stays open hides the error of the step in a display.
@@ -271,25 +234,7 @@ func (x *exporting) read(ctx context.Context, b blob) (io.ReadCloser, error) {
 	return x.store.OpenBlob(ctx, b.desc.Digest)
 }
 
-// manifest makes the manifest: an image manifest whose config is the cache's, or an index that lists
-// the layers and the config.
-func (x *exporting) manifest(config ocispec.Descriptor, held []ocispec.Descriptor) (string, []byte, error) {
-	version := specs.Versioned{SchemaVersion: 2}
-	if x.ImageManifest {
-		data, err := json.Marshal(ocispec.Manifest{
-			Versioned: version, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: held,
-		})
-		return ocispec.MediaTypeImageManifest, data, err
-	}
-	mediaType := ocispec.MediaTypeImageIndex
-	if x.DockerTypes {
-		mediaType = images.MediaTypeDockerSchema2ManifestList
-	}
-	data, err := json.Marshal(ocispec.Index{Versioned: version, MediaType: mediaType, Manifests: append(held, config)})
-	return mediaType, data, err
-}
-
-func bytesOpener(data []byte) func(context.Context) (io.ReadCloser, error) {
+func bytesOpener(data []byte) opener {
 	return func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 }
 

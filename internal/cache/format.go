@@ -28,8 +28,18 @@ const (
 // slipway result, each layer by its index in "layers". slipway itself reads the field that it
 // added, which has what BuildKit's fields have no place for.
 type config struct {
-	Layers  []cacheimporttypes.CacheLayer `json:"layers,omitempty"`
-	Records []record                      `json:"records,omitempty"`
+	Layers  []cacheLayer `json:"layers,omitempty"`
+	Records []record     `json:"records,omitempty"`
+}
+
+type cacheLayer struct {
+	cacheimporttypes.CacheLayer
+	Own *ownLayer `json:"slipway.v1,omitempty"`
+}
+
+// ownLayer is what slipway adds to a layer.
+type ownLayer struct {
+	Base bool `json:"base,omitempty"` // it is a base image's, and named only
 }
 
 type record struct {
@@ -202,31 +212,50 @@ func (f *Found) made(o *own) time.Time {
 	return t
 }
 
-// decodeConfig reads a cache config; held are the layers that its manifest lists.
-func decodeConfig(data []byte, held []ocispec.Descriptor) (*contents, error) {
+// holding tells which layers of a config the cache holds, and how it describes them.
+type holding func(l *cacheLayer) (ocispec.Descriptor, bool)
+
+// listedIn is the holding of a cache whose manifest lists its layers.
+func listedIn(layers []ocispec.Descriptor) holding {
+	have := map[digest.Digest]ocispec.Descriptor{}
+	for _, d := range layers {
+		have[d.Digest] = d
+	}
+	return func(l *cacheLayer) (ocispec.Descriptor, bool) {
+		d, ok := have[l.Blob]
+		return d, ok
+	}
+}
+
+// unlisted is the holding of a cache that has no list: it holds what it does not say to be a base image's.
+func unlisted(l *cacheLayer) (ocispec.Descriptor, bool) {
+	if l.Own != nil && l.Own.Base || l.Annotations == nil {
+		return ocispec.Descriptor{}, false
+	}
+	return ocispec.Descriptor{MediaType: l.Annotations.MediaType, Digest: l.Blob, Size: l.Annotations.Size}, true
+}
+
+// decodeConfig reads a cache config.
+func decodeConfig(data []byte, held holding) (*contents, error) {
 	var cfg config
 	if err := json.Unmarshal(data, &cfg); err != nil {
 		return nil, fmt.Errorf("decoding cache config: %w", err)
 	}
-	have := map[digest.Digest]ocispec.Descriptor{}
-	for _, d := range held {
-		have[d.Digest] = d
-	}
 	layers := make([]*Layer, len(cfg.Layers))
-	for i, l := range cfg.Layers {
-		layers[i] = decodeLayer(l, have)
+	for i := range cfg.Layers {
+		layers[i] = decodeLayer(&cfg.Layers[i], held)
 	}
 	return decode(cfg.Records, layers), nil
 }
 
 // decodeLayer returns nil for a layer of which too little is known.
-func decodeLayer(l cacheimporttypes.CacheLayer, held map[digest.Digest]ocispec.Descriptor) *Layer {
+func decodeLayer(l *cacheLayer, held holding) *Layer {
 	out := &Layer{}
 	if a := l.Annotations; a != nil {
 		out.Blob = ocispec.Descriptor{MediaType: a.MediaType, Digest: l.Blob, Size: a.Size}
 		out.DiffID, out.Created = a.DiffID, a.CreatedAt
 	}
-	if d, ok := held[l.Blob]; ok {
+	if d, ok := held(l); ok {
 		out.Held = true
 		out.Blob = ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
 		if out.DiffID == "" {

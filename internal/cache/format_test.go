@@ -24,10 +24,10 @@ func key(s string) string { return dgst(s).Encoded() }
 var then = time.Date(2026, 11, 23, 1, 2, 3, 456789012, time.UTC)
 
 // configLayer is a layer of a config as an export writes it.
-func configLayer(name string) cacheimporttypes.CacheLayer {
-	return cacheimporttypes.CacheLayer{Blob: dgst("blob " + name), ParentIndex: -1, Annotations: &cacheimporttypes.LayerAnnotations{
+func configLayer(name string) cacheLayer {
+	return cacheLayer{CacheLayer: cacheimporttypes.CacheLayer{Blob: dgst("blob " + name), ParentIndex: -1, Annotations: &cacheimporttypes.LayerAnnotations{
 		MediaType: ocispec.MediaTypeImageLayerGzip, DiffID: dgst("diff " + name), Size: 7, CreatedAt: then,
-	}}
+	}}}
 }
 
 func heldLayer(name string) ocispec.Descriptor {
@@ -50,13 +50,13 @@ func TestConfigRoundTrip(t *testing.T) {
 	}}
 	planned := Record{Key: key("planned"), Place: "[b 2/2]", Result: store.Result{Planned: true, Created: then, Lines: []string{"operation file"}}}
 	cfg := config{
-		Layers:  []cacheimporttypes.CacheLayer{configLayer("base"), configLayer("run"), configLayer("mount")},
+		Layers:  []cacheLayer{configLayer("base"), configLayer("run"), configLayer("mount")},
 		Records: []record{resultRecord(in, [][]int32{{0, 1}, {}, {2}}), resultRecord(planned, nil)},
 	}
 	memos := map[string]digest.Digest{key("m2"): dgst("c2"), key("m1"): dgst("c1")}
 	cfg.Records = append(cfg.Records, memoRecords(memos)...)
 
-	c, err := decodeConfig(encode(t, cfg), []ocispec.Descriptor{heldLayer("run"), heldLayer("mount")})
+	c, err := decodeConfig(encode(t, cfg), listedIn([]ocispec.Descriptor{heldLayer("run"), heldLayer("mount")}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,11 +85,11 @@ func TestConfigRoundTrip(t *testing.T) {
 func TestConfigIsBuildKits(t *testing.T) {
 	r := resultRecord(Record{Key: key("k"), Result: store.Result{Created: then}}, [][]int32{{0, 1}, {2}})
 	var got cacheimporttypes.CacheConfig
-	if err := json.Unmarshal(encode(t, config{Layers: []cacheimporttypes.CacheLayer{configLayer("a")}, Records: []record{r}}), &got); err != nil {
+	if err := json.Unmarshal(encode(t, config{Layers: []cacheLayer{configLayer("a")}, Records: []record{r}}), &got); err != nil {
 		t.Fatal(err)
 	}
 	want := cacheimporttypes.CacheConfig{
-		Layers: []cacheimporttypes.CacheLayer{configLayer("a")},
+		Layers: []cacheimporttypes.CacheLayer{configLayer("a").CacheLayer},
 		Records: []cacheimporttypes.CacheRecord{{
 			Digest:         dgst("k"),
 			ChainedResults: []cacheimporttypes.ChainedResult{{LayerIndexes: []int{0, 1}, CreatedAt: then}},
@@ -116,7 +116,7 @@ func TestDamagedRecords(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			layers := string(encode(t, configLayer("a")))
 			doc := `{"layers":[` + layers + `,{"blob":"x"},{"blob":"` + dgst("unknown").String() + `"}],"records":[` + bad + `,` + good + `]}`
-			c, err := decodeConfig([]byte(doc), []ocispec.Descriptor{heldLayer("a")})
+			c, err := decodeConfig([]byte(doc), listedIn([]ocispec.Descriptor{heldLayer("a")}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -140,7 +140,7 @@ func TestRepetitionsInConfig(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	c, err := decodeConfig(data, []ocispec.Descriptor{heldLayer("a")})
+	c, err := decodeConfig(data, listedIn([]ocispec.Descriptor{heldLayer("a")}))
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	if err != nil || len(c.results) == 0 || c.results[key("too many")] != nil {
@@ -204,7 +204,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"layers":[{"blob":"x"}],"records":[{"digest":"sha256:1","slipway.v1":{"outputs":[[0]]}}]}`))
 	f.Add([]byte(`{"records":[{"slipway.v1":{"content":"x"}},{"layers":[{"layer":-1}]}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := decodeConfig(data, []ocispec.Descriptor{heldLayer("a")})
+		c, err := decodeConfig(data, listedIn([]ocispec.Descriptor{heldLayer("a")}))
 		if err != nil {
 			return
 		}

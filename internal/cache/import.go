@@ -2,17 +2,14 @@ package cache
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	cacheimporttypes "github.com/moby/buildkit/cache/remotecache/v1/types"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
@@ -47,20 +44,13 @@ type Import struct {
 }
 
 // Open prepares an import. Of an image for several platforms with inline caches, those for the given
-// ones are read. client may be nil for a directory.
+// ones are read. client may be nil for what is not in a registry.
 func (f *From) Open(client *registry.Client, wanted ...ocispec.Platform) *Import {
 	i := &Import{
-		name: f.Name(), where: f.where(), platforms: platforms.Any(wanted...), slots: semaphore.NewWeighted(maxFetches),
-		loaded: make(chan struct{}), dropped: map[digest.Digest]bool{},
+		name: f.Name(), where: f.Type + " " + f.location.where(), platforms: platforms.Any(wanted...),
+		slots: semaphore.NewWeighted(maxFetches), loaded: make(chan struct{}), dropped: map[digest.Digest]bool{},
 	}
-	if f.Type == TypeLocal {
-		i.from = &directory{path: f.Src, tag: f.Tag, digest: f.Digest}
-	} else {
-		if f.Insecure {
-			client.AllowInsecure(hostOf(f.Ref))
-		}
-		i.from = &repository{client: client, ref: f.Ref}
-	}
+	i.from, i.err = f.location.open(nil, client)
 	return i
 }
 
@@ -70,98 +60,19 @@ func (i *Import) Name() string { return i.name }
 // Origin says where the cache is, wherever the build runs.
 func (i *Import) Origin() string { return i.where }
 
-// Load reads the cache's manifest and config; it is called once. When it fails, all lookups miss.
+// Load reads what the cache knows; it is called once. When it fails, all lookups miss.
 // tell is given what was found out, for a display.
 func (i *Import) Load(ctx context.Context, tell func(string)) error {
-	c, err := i.load(ctx, tell)
-	if err == nil && c.foreign > 0 && len(c.results) == 0 {
-		err = errForeign
+	defer close(i.loaded)
+	if i.err != nil { // it could not be opened
+		return i.err
 	}
-	if r, ok := i.from.(*repository); ok && err == nil {
-		c.heldBy(repositoryOf(r.ref))
+	i.contents, i.err = i.from.load(ctx, i.platforms, tell)
+	if i.err == nil && i.contents.foreign > 0 && len(i.contents.results) == 0 {
+		i.err = errForeign
 	}
-	i.contents, i.err = c, err
-	close(i.loaded)
-	return err
+	return i.err
 }
-
-func (i *Import) load(ctx context.Context, tell func(string)) (*contents, error) {
-	desc, err := i.from.resolve(ctx)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := read(ctx, i.from, desc, registry.MaxManifestSize)
-	if err != nil {
-		return nil, err
-	}
-	m, err := parseManifest(raw)
-	if err != nil {
-		return nil, err
-	}
-	tell("inferred cache manifest type: " + m.kind)
-	if m.cache == nil {
-		return i.loadInline(ctx, m, raw)
-	}
-	data, err := read(ctx, i.from, *m.cache, maxConfig)
-	if err != nil {
-		return nil, err
-	}
-	return decodeConfig(data, m.layers)
-}
-
-// manifest is a manifest or an index, of a cache or of an image.
-type manifest struct {
-	kind   string               // media type
-	cache  *ocispec.Descriptor  // the cache's config
-	layers []ocispec.Descriptor // of the cache
-	images []ocispec.Descriptor // of an index without a cache's config
-}
-
-func parseManifest(raw []byte) (*manifest, error) {
-	var doc struct {
-		MediaType string               `json:"mediaType"`
-		Config    *ocispec.Descriptor  `json:"config"`
-		Layers    []ocispec.Descriptor `json:"layers"`
-		Manifests []ocispec.Descriptor `json:"manifests"`
-	}
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, fmt.Errorf("decoding cache manifest: %w", err)
-	}
-	m := &manifest{kind: doc.MediaType}
-	if (doc.Config == nil) == (doc.Manifests == nil) {
-		return nil, errors.New("unsupported or uninferrable manifest type")
-	}
-	if doc.Config != nil {
-		if m.kind == "" {
-			m.kind = ocispec.MediaTypeImageManifest
-		}
-		m.layers = doc.Layers
-		if doc.Config.MediaType == cacheimporttypes.CacheConfigMediaTypeV0 {
-			m.cache = doc.Config
-		}
-		return m, nil
-	}
-	if m.kind == "" {
-		m.kind = ocispec.MediaTypeImageIndex
-	}
-	for _, d := range doc.Manifests {
-		switch {
-		case d.MediaType == cacheimporttypes.CacheConfigMediaTypeV0:
-			m.cache = &d
-		case isManifest(d.MediaType):
-			m.images = append(m.images, d)
-		default:
-			m.layers = append(m.layers, d)
-		}
-	}
-	return m, nil
-}
-
-func isManifest(mediaType string) bool {
-	return images.IsManifestType(mediaType) || images.IsIndexType(mediaType)
-}
-
-func isLayer(mediaType string) bool { return images.IsLayerType(mediaType) }
 
 // get returns what the cache knows, or nil when it could not be imported.
 func (i *Import) get(ctx context.Context) *contents {

@@ -5,15 +5,29 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/registry"
+	"github.com/slipway-build/slipway/internal/store"
 )
+
+// inline is a cache inside of the build's image: it is exported with that, by Inline.
+type inline struct{}
+
+func (inline) title() string { return "exporting inline cache" }
+func (inline) name() string  { return "" }
+func (inline) where() string { return "" }
+
+func (inline) open(*store.Store, *registry.Client) (place, error) {
+	return nil, errors.New("an inline cache is exported with its image")
+}
 
 // Inline makes the value of an image config's field "moby.buildkit.cache.v0": the records of the
 // results whose layers are in the image, and the memos. A layer's index is its place in the image.
@@ -68,22 +82,22 @@ var errNoInline = errors.New("the image has no inline cache (it is built with --
 
 // loadInline reads the cache inside of an image, or those inside of the images of an index that are
 // for the wanted platforms.
-func (i *Import) loadInline(ctx context.Context, m *manifest, raw []byte) (*contents, error) {
+func loadInline(ctx context.Context, from documents, wanted platforms.MatchComparer, m *manifest, raw []byte) (*contents, error) {
 	if m.images == nil {
-		return i.loadImage(ctx, raw)
+		return loadImage(ctx, from, raw)
 	}
 	var all *contents
 	err := errPlatform
 	for _, desc := range m.images {
-		if desc.Platform != nil && !i.platforms.Match(*desc.Platform) {
+		if desc.Platform != nil && !wanted.Match(*desc.Platform) {
 			continue
 		}
 		err = errNoInline
-		raw, err := read(ctx, i.from, desc, registry.MaxManifestSize)
+		raw, err := read(ctx, from, desc, registry.MaxManifestSize)
 		if err != nil {
 			return nil, err
 		}
-		c, err := i.loadImage(ctx, raw)
+		c, err := loadImage(ctx, from, raw)
 		switch {
 		case errors.Is(err, errNoInline):
 		case err != nil:
@@ -103,23 +117,25 @@ func (i *Import) loadInline(ctx context.Context, m *manifest, raw []byte) (*cont
 // errPlatform says that an index has nothing for the build.
 var errPlatform = errors.New("none of its images is for a platform of this build")
 
+// merge adds what another part of the cache knows.
 func (c *contents) merge(o *contents) {
-	for k, v := range o.results {
-		c.results[k] = v
-	}
-	for k, v := range o.memos {
-		c.memos[k] = v
+	maps.Copy(c.results, o.results)
+	maps.Copy(c.memos, o.memos)
+	for place, p := range o.lines {
+		if old, ok := c.lines[place]; !ok || old.created.Before(p.created) {
+			c.lines[place] = p
+		}
 	}
 	c.foreign += o.foreign
 }
 
 // loadImage reads the cache inside of one image.
-func (i *Import) loadImage(ctx context.Context, raw []byte) (*contents, error) {
+func loadImage(ctx context.Context, from documents, raw []byte) (*contents, error) {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return nil, fmt.Errorf("decoding manifest: %w", err)
 	}
-	data, err := read(ctx, i.from, m.Config, maxConfig)
+	data, err := read(ctx, from, m.Config, maxConfig)
 	if err != nil {
 		return nil, err
 	}

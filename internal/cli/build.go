@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/cache"
 )
 
 // buildFlags are the flags of a build as they were given.
@@ -180,6 +181,8 @@ func keyValues(args []string, lookup func(string) (string, bool)) map[string]str
 func withoutValues(args []string) []string {
 	out := slices.Clone(args)
 	for i, arg := range out {
+		arg = cache.Redact(arg)
+		out[i] = arg
 		flag, isFlag := strings.CutPrefix(arg, "--build-arg=")
 		switch {
 		case isFlag:

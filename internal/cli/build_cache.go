@@ -30,10 +30,8 @@ func (c *cacheFlags) request(req *build.Request) error {
 	if req.CacheTo, err = parseCacheEntries(c.cacheTo); err != nil {
 		return fmt.Errorf("--cache-to: %w", err)
 	}
-	for _, e := range req.CacheFrom {
-		if _, err := cache.ParseFrom(e); err != nil {
-			return fmt.Errorf("--cache-from: %w", err)
-		}
+	if _, err := cache.ParseFroms(req.CacheFrom); err != nil {
+		return fmt.Errorf("--cache-from: %w", err)
 	}
 	if _, err := cache.ParseTos(req.CacheTo); err != nil {
 		return fmt.Errorf("--cache-to: %w", err)
@@ -82,7 +80,7 @@ func parseCacheEntry(value string, fields []string) (cache.Entry, error) {
 		}
 	}
 	if e.Type == "" {
-		return e, fmt.Errorf("type required form> %q", value)
+		return e, fmt.Errorf("type required form> %q", cache.Redact(value))
 	}
 	return e, nil
 }

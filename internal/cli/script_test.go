@@ -86,6 +86,8 @@ func TestScripts(t *testing.T) {
 			"serve": serve,
 			// In script_registry_test.go.
 			"distribution": distribution,
+			// In script_actions_test.go.
+			"actions": actionsCache,
 		},
 	})
 }

@@ -1,6 +1,9 @@
 // Command record builds the conformance cases with BuildKit and writes down what it made.
 //
 //	record -buildkitd PATH -buildctl PATH [-out DIR] [-run RE] CASES
+//	record -buildkitd PATH -buildctl PATH -slipway PATH INDEX
+//
+// The second form has BuildKit and slipway keep caches at the same places, and writes BuildKit's index to a file.
 //
 // It runs the daemon as root with everything below a temporary directory.
 package main
@@ -27,7 +30,15 @@ func main() {
 	flag.StringVar(&r.out, "out", "testdata/buildkit", "where the records go")
 	run := flag.String("run", ".", "which cases, by a regular expression")
 	show := flag.Bool("show", false, "print the records instead of keeping them")
+	slipway := flag.String("slipway", "", "compare caches with this slipway, instead of recording cases")
 	flag.Parse()
+	if *slipway != "" {
+		if err := r.with(func() error { return r.caches(*slipway, flag.Arg(0)) }); err != nil {
+			fmt.Fprintln(os.Stderr, "record:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	r.show = *show
 	if err := r.main(flag.Arg(0), regexp.MustCompile(*run)); err != nil {
 		fmt.Fprintln(os.Stderr, "record:", err)
@@ -37,6 +48,7 @@ func main() {
 
 type recorder struct {
 	buildkitd, buildctl, out, dir string
+	certs                         string // names the registry as docker.io, for slipway
 	show                          bool
 	bases                         map[string]bool
 	daemons                       chan *daemon
@@ -51,6 +63,24 @@ func (r *recorder) main(cases string, run *regexp.Regexp) (err error) {
 	if err != nil {
 		return err
 	}
+	return r.with(func() error {
+		var g errgroup.Group
+		g.SetLimit(parallel)
+		errs := make([]error, len(all))
+		for i, c := range all {
+			if run.MatchString(c.Name) {
+				g.Go(func() error {
+					errs[i] = r.record(c)
+					return nil
+				})
+			}
+		}
+		return errors.Join(g.Wait(), errors.Join(errs...))
+	})
+}
+
+// with runs f while the registry and the daemons run.
+func (r *recorder) with(f func() error) (err error) {
 	if r.dir, err = os.MkdirTemp("/dev/shm", "conformance-"); err != nil {
 		return err
 	}
@@ -60,18 +90,7 @@ func (r *recorder) main(cases string, run *regexp.Regexp) (err error) {
 	if err != nil {
 		return err
 	}
-	var g errgroup.Group
-	g.SetLimit(parallel)
-	errs := make([]error, len(all))
-	for i, c := range all {
-		if run.MatchString(c.Name) {
-			g.Go(func() error {
-				errs[i] = r.record(c)
-				return nil
-			})
-		}
-	}
-	return errors.Join(g.Wait(), errors.Join(errs...))
+	return f()
 }
 
 // start starts the registry and the daemons.
@@ -86,6 +105,13 @@ func (r *recorder) start() (stop func(), err error) {
 		return stop, err
 	}
 	if err := bases.Push(reg.Host); err != nil {
+		return stop, err
+	}
+	r.certs = filepath.Join(r.dir, "certs")
+	if err := os.MkdirAll(filepath.Join(r.certs, "docker.io"), 0o755); err != nil {
+		return stop, err
+	}
+	if err := os.WriteFile(filepath.Join(r.certs, "docker.io", "hosts.toml"), fmt.Appendf(nil, "server = %q\n", reg.URL), 0o644); err != nil {
 		return stop, err
 	}
 	var started []*daemon
