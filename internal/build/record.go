@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/moby/buildkit/util/urlutil"
@@ -20,14 +21,14 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// record is what a build leaves in builds/<ID>/: the log, which is long before it is not full, and
-// record.json.
-type record struct {
+// Record is what a build leaves in builds/<ID>/record.json.
+type Record struct {
 	ID        string              `json:"id"`
 	Command   []string            `json:"command,omitempty"`
-	Context   string              `json:"context"`
-	File      string              `json:"dockerfile"`
+	Context   string              `json:"context"`    // the whole path of a directory
+	File      string              `json:"dockerfile"` // the whole path, where the context is a directory
 	Target    string              `json:"target,omitempty"`
+	Platforms []string            `json:"platforms,omitempty"`
 	Started   time.Time           `json:"started"`
 	Took      time.Duration       `json:"took"`
 	Steps     []engine.StepRecord `json:"steps"`
@@ -36,6 +37,11 @@ type record struct {
 	Names     []string            `json:"names,omitempty"`
 	Verified  []engine.Verified   `json:"verified,omitempty"` // cached steps that were carried out again
 	Error     string              `json:"error,omitempty"`
+}
+
+// record is that of a build under way, with the log, which is long before it is not full.
+type record struct {
+	Record
 
 	dir  *store.BuildDir
 	file *logFile
@@ -48,10 +54,11 @@ func (b *Builder) newRecord(ctx context.Context, req Request, dockerfile string)
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
 	now := time.Now().UTC()
-	r := &record{
-		ID:      now.Format("20060102-150405.000000-") + hex.EncodeToString(id[:]),
-		Command: req.Command, Context: urlutil.RedactCredentials(req.Context), File: dockerfile, Target: req.Target, Started: now,
-	}
+	r := &record{Record: Record{
+		ID:      now.Format(idTime) + hex.EncodeToString(id[:]),
+		Command: req.Command, Context: urlutil.RedactCredentials(req.Context), File: dockerfile, Target: req.Target, Platforms: req.Platforms, Started: now,
+	}}
+	r.wholePaths(&req)
 	s := b.opt.Store
 	again := func(fn func() error) error { return s.Again(ctx, s.Root(), fn) }
 	err := again(func() (err error) {
@@ -71,6 +78,19 @@ func (b *Builder) newRecord(ctx context.Context, req Request, dockerfile string)
 	}
 	r.file, r.log = f, progress.NewLog(f)
 	return r, nil
+}
+
+// wholePaths names a directory that is the context, and the Dockerfile of it, wherever somebody is who reads it.
+func (r *Record) wholePaths(req *Request) {
+	fi, err := os.Stat(req.Context)
+	abs, aerr := filepath.Abs(req.Context)
+	if err != nil || aerr != nil || !fi.IsDir() {
+		return
+	}
+	r.Context = abs
+	if file, err := filepath.Abs(r.File); err == nil && req.Dockerfile != "-" && !strings.Contains(r.File, "://") {
+		r.File = file
+	}
 }
 
 // finish completes the log and writes record.json.

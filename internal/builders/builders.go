@@ -43,8 +43,9 @@ type Builder struct {
 type List struct {
 	Current  string    `json:"current,omitempty"` // the name that is used where none is given; empty is Default
 	Builders []Builder `json:"builders,omitempty"`
-	// Contexts are names of Docker's contexts, beside Default. All of them are this machine.
+	// Contexts are names of Docker's contexts, beside Default. All of them are this machine. Context is the one in use, empty is Default.
 	Contexts []string `json:"contexts,omitempty"`
+	Context  string   `json:"context,omitempty"`
 }
 
 var namePattern = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9._-]*$`)

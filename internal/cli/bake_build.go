@@ -58,7 +58,7 @@ func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Defini
 	if opts.metadataFile != "" {
 		all := map[string]any{}
 		for i, b := range builds {
-			all[b.Name] = metadata(results[i])
+			all[b.Name] = a.metadata(results[i])
 		}
 		if on, err := strconv.ParseBool(os.Getenv("BUILDX_METADATA_WARNINGS")); err == nil && on && opts.call == "" && len(warnings) > 0 {
 			all["buildx.build.warnings"] = warnings

@@ -298,7 +298,7 @@ func (a *app) finishBuild(opts *buildFlags, result *build.Result) error {
 		}
 	}
 	if opts.metadataFile != "" {
-		if err := writeMetadata(opts.metadataFile, metadata(result)); err != nil {
+		if err := writeMetadata(opts.metadataFile, a.metadata(result)); err != nil {
 			return err
 		}
 	}
@@ -317,7 +317,7 @@ func (a *app) finishBuild(opts *buildFlags, result *build.Result) error {
 }
 
 // metadata is the result under the keys that buildx uses.
-func metadata(result *build.Result) map[string]any {
+func (a *app) metadata(result *build.Result) map[string]any {
 	meta := map[string]any{}
 	for k, v := range result.Answer {
 		if meta[k] = string(v); json.Valid(v) && k == "result.json" {
@@ -325,7 +325,7 @@ func metadata(result *build.Result) map[string]any {
 		}
 	}
 	if result.Answer == nil {
-		meta["buildx.build.ref"] = "slipway/slipway/" + result.ID
+		meta["buildx.build.ref"] = a.buildRef(result.ID)
 	}
 	if result.ImageID != "" {
 		if result.Config != "" {

@@ -55,12 +55,7 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 			if pruned.Freed += freed; err != nil {
 				return err
 			}
-			if verbose && len(pruned.Records) > 0 {
-				if err := printRecords(a.stdout, recordTable, pruned.Records); err != nil {
-					return err
-				}
-			}
-			return a.printReclaimed(pruned.Freed)
+			return a.printPrunedCache(&pruned, verbose)
 		},
 	}
 	if !a.calls(cmd) {
@@ -69,7 +64,7 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&p.All, "all", "a", false, "Remove all build cache, not just what no image shares")
 	f.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	f.BoolVar(&verbose, "verbose", false, "List what was removed")
+	f.BoolVar(&verbose, "verbose", false, "Tell more of what was removed")
 	f.StringArrayVar(&by, "filter", nil, `Provide filter values (e.g. "until=24h", "type=exec.cachemount", "id=ID")`)
 	f.Var(&spaceFlag{&p.ReservedSpace}, "reserved-space", "Amount of disk space that the cache may keep always (e.g. 10GB, 10%)")
 	f.Var(&spaceFlag{&p.ReservedSpace}, "keep-storage", "Former name of --reserved-space")
@@ -77,6 +72,21 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 	f.Var(&spaceFlag{&p.MinFreeSpace}, "min-free-space", "Amount of disk space that shall be free afterwards")
 	statusTimeout(f)
 	return cmd
+}
+
+// printPrunedCache lists what went, as buildx does.
+func (a *app) printPrunedCache(pruned *store.Pruned, verbose bool) error {
+	format := recordTable
+	if verbose {
+		format = recordPretty
+	}
+	if len(pruned.Records) > 0 {
+		if err := printRecords(a.stdout, format, pruned.Records); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(a.stdout, "Total:\t%s\n", longSize(pruned.Freed))
+	return err
 }
 
 // pruneBuilds removes records of builds, with what is pruned of the cache: those that the configuration does not want to

@@ -19,7 +19,7 @@ import (
 func newBuildxCmd(a *app) *cobra.Command {
 	cmd := group("buildx", "Builders, their cache, and records of builds",
 		newBuildCmd(a), newBakeCmd(a), newBuilderCreateCmd(a), newBuilderUseCmd(a), newBuilderLsCmd(a), newBuilderInspectCmd(a), newBuilderRmCmd(a), newBuilderStopCmd(a),
-		newBuilderPruneCmd(a), newBuilderDuCmd(a), newBuildxVersionCmd(a), newBuildxInstallCmd(a, "install"), newBuildxInstallCmd(a, "uninstall"))
+		newBuilderPruneCmd(a), newBuilderDuCmd(a), newBuildHistoryCmd(a), newBuildxVersionCmd(a), newBuildxInstallCmd(a, "install"), newBuildxInstallCmd(a, "uninstall"))
 	cmd.Aliases = []string{"builder"}
 	cmd.Long = `Builders, their cache, and records of builds, in the words of docker buildx ` + buildxRelease + `.
 

@@ -144,7 +144,7 @@ func newRoot(a *app) *cobra.Command {
 		newBuildCmd(a), newBakeCmd(a), newImageLsCmd(a, "images"), newImageRmCmd(a, "rmi"), newTagCmd(a), newHistoryCmd(a), newSaveCmd(a), newLoadCmd(a), newImportCmd(a), newInspectCmd(a),
 		newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ps"), newStartCmd(a), newRunCmd(a),
 		image, container,
-		newBuildxCmd(a),
+		newBuildxCmd(a), newContextCmd(a),
 		group("system", "Manage the store", newSystemCheckCmd(a), newSystemDfCmd(a), newSystemPruneCmd(a)),
 		newComposeCmd(a), newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
 	)

@@ -1,15 +1,25 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/builders"
+	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 func newInfoCmd(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "info",
+	var format string
+	cmd := &cobra.Command{
+		Use:   "info [OPTIONS]",
 		Short: "Display system-wide information",
 		Args:  exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -17,30 +27,114 @@ func newInfoCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			images, err := s.Images(cmd.Context())
+			info, err := a.systemInfo(cmd.Context(), s)
 			if err != nil {
 				return err
 			}
-			containers, err := s.Containers(cmd.Context())
-			if err != nil {
-				return err
+			if format != "" {
+				return printObject(a.stdout, format, info)
 			}
-			runtime := "built in"
-			if a.runtime != "" {
-				runtime = a.runtime
-			}
-			var all error
-			for _, line := range []struct {
-				name  string
-				value any
-			}{
-				{"Version", version()}, {"Store", s.Root()}, {"Images", len(images)}, {"Containers", len(containers)},
-				{"Runtime", runtime}, {"Registry configuration", a.certsDirs()},
-			} {
-				_, err := fmt.Fprintf(a.stdout, "%s: %v\n", line.name, line.value)
-				all = errors.Join(all, err)
-			}
-			return all
+			return a.printInfo(info)
 		},
 	}
+	if !a.calls(cmd) {
+		return cmd
+	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", inspectFormatHelp)
+	return cmd
+}
+
+func (a *app) printInfo(info *systemInfo) error {
+	var all error
+	for _, line := range []struct {
+		name  string
+		value any
+	}{
+		{"Version", version()}, {"Store", info.DockerRootDir}, {"Images", info.Images}, {"Containers", info.Containers},
+		{"Runtime", info.DefaultRuntime}, {"Registry configuration", a.certsDirs()},
+	} {
+		_, err := fmt.Fprintf(a.stdout, "%s: %v\n", line.name, line.value)
+		all = errors.Join(all, err)
+	}
+	return all
+}
+
+// systemInfo has those fields of Docker's `info --format` that have a meaning here, or that scripts look at.
+type systemInfo struct {
+	ID, Name                                             string
+	Containers                                           int
+	ContainersRunning, ContainersPaused                  int
+	ContainersStopped, Images                            int
+	Driver                                               string
+	CgroupDriver, CgroupVersion                          string
+	KernelVersion, OperatingSystem, OSType, Architecture string
+	NCPU                                                 int
+	MemTotal                                             int64
+	DockerRootDir                                        string
+	ServerVersion                                        string
+	DefaultRuntime                                       string
+	SecurityOptions, Labels, Warnings, ServerErrors      []string
+	IndexServerAddress                                   string
+	ExperimentalBuild                                    bool
+	Swarm                                                struct{ LocalNodeState string }
+	ClientInfo                                           struct {
+		clientVersion
+		Debug   bool
+		Plugins []clientPlugin
+	}
+}
+
+type clientPlugin struct{ Name, Version, ShortDescription string }
+
+// systemInfo tells what is there.
+func (a *app) systemInfo(ctx context.Context, s *store.Store) (*systemInfo, error) {
+	images, err := s.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k, v := uname(), newVersionInfo()
+	info := &systemInfo{
+		Containers: len(all), Images: len(images), Driver: "overlayfs", CgroupDriver: "cgroupfs", CgroupVersion: "1",
+		KernelVersion: k.release, OperatingSystem: osName(), OSType: runtime.GOOS, Architecture: k.machine, NCPU: runtime.NumCPU(),
+		DockerRootDir: s.Root(), ServerVersion: v.Server.Version, DefaultRuntime: "built in", SecurityOptions: []string{"name=seccomp,profile=builtin"},
+		Labels: []string{"slipway.version=" + version()}, IndexServerAddress: "https://index.docker.io/v1/",
+	}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		info.CgroupVersion = "2"
+	}
+	if a.runtime != "" {
+		info.DefaultRuntime = a.runtime
+	}
+	m := container.Manager{Store: s}
+	for _, c := range all {
+		if m.State(c.ID).Running {
+			info.ContainersRunning++
+		}
+	}
+	info.ContainersStopped = info.Containers - info.ContainersRunning
+	info.Name, _ = os.Hostname()
+	var sys unix.Sysinfo_t
+	if unix.Sysinfo(&sys) == nil {
+		info.MemTotal = int64(sys.Totalram) * int64(sys.Unit)
+	}
+	info.Swarm.LocalNodeState = "inactive"
+	info.ClientInfo.clientVersion, info.ClientInfo.Debug = v.Client, a.debug
+	info.ClientInfo.Context = builders.Default
+	info.ClientInfo.Plugins = []clientPlugin{{"buildx", buildxRelease, "Docker Buildx"}}
+	return info, nil
+}
+
+// osName is how the system calls itself.
+func osName() string {
+	data, _ := os.ReadFile("/etc/os-release")
+	for line := range strings.Lines(string(data)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME="); ok {
+			return strings.Trim(name, `"'`)
+		}
+	}
+	return runtime.GOOS
 }

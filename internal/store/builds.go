@@ -163,6 +163,28 @@ func (s *Store) pruneBuilds(keep History, how manner) (gone []BuildRecord, freed
 	return gone, freed, err
 }
 
+// RemoveBuild removes the record of a build that has ended and that nobody has pinned.
+func (s *Store) RemoveBuild(name string) error {
+	defer s.makeRoom()()
+	if filepath.Base(name) != name || !filepath.IsLocal(name) {
+		return fmt.Errorf("removing the record of build %s: %w", name, ErrNotFound)
+	}
+	trash, err := s.tempDir(trashSuffix)
+	if err != nil {
+		return err
+	}
+	there, err := s.pruneBuild(name, trash)
+	if err == nil && !there {
+		err = errors.New("it runs, or is pinned, or is gone")
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("removing the record of build %s: %w", name, err), os.Remove(trash))
+	}
+	_, err = deleteTree(trash, time.Time{})
+	s.leave(trash)
+	return err
+}
+
 // choose chooses which of all records, the newest first, are not to be kept.
 func (h History) choose(all []BuildRecord, size int64) (chosen []BuildRecord) {
 	var kept int
