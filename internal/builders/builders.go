@@ -36,7 +36,8 @@ type Builder struct {
 	Node       string            `json:"node"`
 	Platforms  []string          `json:"platforms,omitempty"` // that --platform named
 	DriverOpts map[string]string `json:"driverOpts,omitempty"`
-	Flags      []string          `json:"flags,omitempty"` // of buildkitd
+	Flags      []string          `json:"flags,omitempty"`      // of buildkitd
+	Registries bool              `json:"registries,omitempty"` // there are settings of registries for it
 }
 
 // List is what the file has: builders in the order of their names, none of which is Default.

@@ -31,6 +31,8 @@ type app struct {
 	debug     bool
 	builder   string // that --builder names
 
+	builderCerts string // a directory as those of certs, of the builder
+
 	configFile string
 	settings   *config.Settings // nil without a file
 
@@ -90,6 +92,14 @@ func (a *app) storeRoot() (string, error) {
 
 // certsDirs are the directories of hosts.toml files, the first one first.
 func (a *app) certsDirs() []string {
+	if a.builderCerts != "" {
+		return append([]string{a.builderCerts}, a.ownCertsDirs()...)
+	}
+	return a.ownCertsDirs()
+}
+
+// ownCertsDirs are those that are not of a builder.
+func (a *app) ownCertsDirs() []string {
 	if len(a.certs) > 0 {
 		return a.certs
 	}

@@ -103,12 +103,13 @@ func (a *app) useBuilder() (builders.Builder, error) {
 	return namedBuilder(&l, a.builder)
 }
 
-// checkBuilder refuses a builder that is not there. Without --builder nothing is read.
+// checkBuilder refuses a builder that is not there, and takes what was said of registries for it.
 func (a *app) checkBuilder() error {
-	if a.builder == "" {
-		return nil
+	b, err := a.useBuilder()
+	if err != nil || !b.Registries {
+		return err
 	}
-	_, err := a.useBuilder()
+	a.builderCerts, err = builderFiles(b.Name)
 	return err
 }
 
@@ -202,7 +203,7 @@ func (a *app) removeBuilders(names []string) error {
 				l.Current = ""
 			}
 			l.Remove(b.Name)
-			return nil
+			return setBuilderFiles(&b, nil)
 		})
 		if err != nil {
 			failed = true

@@ -42,7 +42,7 @@ builder, or a BuildKit daemon, is refused with what to do instead; what changes 
 	f.StringArrayVar(&opts.platforms, "platform", nil, `Platforms to show first, with a star`)
 	f.StringArrayVar(&opts.driverOpts, "driver-opt", nil, `Options for the driver (format: "KEY=VALUE"), as far as they change nothing`)
 	f.StringVar(&opts.flags, "buildkitd-flags", "", "Flags of a BuildKit daemon, as far as they change nothing")
-	f.StringVar(&opts.config, "buildkitd-config", "", "Configuration of a BuildKit daemon, as far as it changes nothing")
+	f.StringVar(&opts.config, "buildkitd-config", "", "Configuration of a BuildKit daemon: what it says of registries is kept for the builder, what changes nothing is accepted")
 	f.StringVar(&opts.config, "config", "", "Former name of --buildkitd-config")
 	f.BoolVar(&opts.bootstrap, "bootstrap", false, "See that the builder can work: its store can be opened")
 	f.BoolVar(&opts.use, "use", false, "Set the current builder instance")
@@ -61,6 +61,10 @@ func (a *app) createBuilder(opts *createFlags, endpoint string) error {
 	if err != nil {
 		return err
 	}
+	files, err := daemonConfig(opts.config)
+	if err != nil {
+		return err
+	}
 	if opts.bootstrap {
 		if _, err := a.Store(); err != nil {
 			return err
@@ -69,6 +73,11 @@ func (a *app) createBuilder(opts *createFlags, endpoint string) error {
 	err = a.changeBuilders(func(l *builders.List) error {
 		if err := opts.place(l, &b, endpoint); err != nil {
 			return err
+		}
+		if opts.config != "" {
+			if err := setBuilderFiles(&b, files); err != nil {
+				return err
+			}
 		}
 		l.Put(b)
 		if opts.use {
@@ -108,10 +117,8 @@ func (o *createFlags) builder(endpoint string) (b builders.Builder, err error) {
 	if b.DriverOpts, err = driverOptions(o.driverOpts); err != nil {
 		return b, err
 	}
-	if b.Flags, err = daemonFlags(o.flags); err != nil {
-		return b, err
-	}
-	return b, checkDaemonConfig(o.config)
+	b.Flags, err = daemonFlags(o.flags)
+	return b, err
 }
 
 // place finds the names of a builder, in a list that it is not in, or in which it may be changed.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -117,29 +118,34 @@ var otherSettings = []struct{ key, instead string }{
 	{"worker.oci.networkMode", "--worker-net, or the key worker-net of slipway.toml, says it"},
 	{"worker.oci.apparmor-profile", "build --security-opt apparmor=PROFILE says it"},
 	{"worker.oci.max-parallelism", "steps run beside each other as far as they do not need each other: leave it out"},
-	{"registry", "say it in a file hosts.toml of the registry, below /etc/slipway/certs.d or --certs-dir (docs/registries.md)"},
+	{"registry", "say it in a file hosts.toml of the registry, below /etc/slipway/certs.d or --certs-dir (docs/registries.md)"}, // tlsconfigdir
 	{"history", "the table history of slipway.toml says it"},
 	{"dns", "/etc/resolv.conf of this machine says it"},
 	{"", "leave it out"},
 }
 
-// checkDaemonConfig refuses what a file for buildkitd says that would change something.
-func checkDaemonConfig(path string) error {
+// daemonConfig reads --buildkitd-config, and refuses what it says that would change something and is not held here. It gives
+// what is to be kept for the builder: files about registries.
+func daemonConfig(path string) (map[string][]byte, error) {
 	if path == "" {
-		return nil
+		return nil, nil
 	}
-	settings, err := readDaemonConfig(path)
+	settings, registries, err := readDaemonConfig(path)
 	if err != nil {
-		return fmt.Errorf("--buildkitd-config: %w", err)
+		return nil, fmt.Errorf("--buildkitd-config: %w", err)
 	}
 	for _, key := range settings {
-		if hasKey(inertSettings, key) {
+		if hasKey(inertSettings, key) || strings.HasPrefix(key, "registry.") && slices.Contains(registrySettings, key[strings.LastIndexByte(key, '.')+1:]) {
 			continue
 		}
 		i := slices.IndexFunc(otherSettings, func(o struct{ key, instead string }) bool { return strings.HasPrefix(key, o.key) })
-		return fmt.Errorf("--buildkitd-config %s: %s: there is no BuildKit daemon that it could be for: %s", path, key, otherSettings[i].instead)
+		return nil, fmt.Errorf("--buildkitd-config %s: %s: there is no BuildKit daemon that it could be for: %s", path, key, otherSettings[i].instead)
 	}
-	return nil
+	files, err := registryFiles(registries)
+	if err != nil {
+		return nil, fmt.Errorf("--buildkitd-config %s: %w", path, err)
+	}
+	return files, nil
 }
 
 // hasKey reports whether a key or one above it is among keys.
@@ -147,22 +153,24 @@ func hasKey(keys []string, key string) bool {
 	return slices.ContainsFunc(keys, func(k string) bool { return key == k || strings.HasPrefix(key, k+".") })
 }
 
-// readDaemonConfig reads a TOML file, and gives its keys with dots between those of tables.
-func readDaemonConfig(path string) ([]string, error) {
+// readDaemonConfig reads a TOML file, and gives its keys with dots between those of tables, and what it says of registries.
+func readDaemonConfig(path string) (keys []string, registries map[string]daemonRegistry, err error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, 1<<20))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var tables map[string]any
-	if err := toml.Unmarshal(data, &tables); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	var known struct {
+		Registry map[string]daemonRegistry `toml:"registry"`
 	}
-	var keys []string
+	if err := errors.Join(toml.Unmarshal(data, &tables), toml.Unmarshal(data, &known)); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
 	var walk func(prefix string, m map[string]any)
 	walk = func(prefix string, m map[string]any) {
 		for _, k := range slices.Sorted(maps.Keys(m)) {
@@ -174,5 +182,5 @@ func readDaemonConfig(path string) ([]string, error) {
 		}
 	}
 	walk("", tables)
-	return keys, nil
+	return keys, known.Registry, nil
 }
