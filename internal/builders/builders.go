@@ -38,6 +38,7 @@ type Builder struct {
 	DriverOpts map[string]string `json:"driverOpts,omitempty"`
 	Flags      []string          `json:"flags,omitempty"`      // of buildkitd
 	Registries bool              `json:"registries,omitempty"` // there are settings of registries for it
+	MaxRuns    int               `json:"maxRuns,omitempty"`    // how many steps may run at the same time; 0 is any number
 }
 
 // List is what the file has: builders in the order of their names, none of which is Default.

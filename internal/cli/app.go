@@ -32,6 +32,7 @@ type app struct {
 	builder   string // that --builder names
 
 	builderCerts string // a directory as those of certs, of the builder
+	maxRuns      int    // how many steps may run at the same time, as the builder has it; 0 is any number
 
 	configFile string
 	settings   *config.Settings // nil without a file

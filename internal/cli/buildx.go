@@ -103,9 +103,10 @@ func (a *app) useBuilder() (builders.Builder, error) {
 	return namedBuilder(&l, a.builder)
 }
 
-// checkBuilder refuses a builder that is not there, and takes what was said of registries for it.
+// checkBuilder refuses a builder that is not there, and takes what was said of registries and of steps for it.
 func (a *app) checkBuilder() error {
 	b, err := a.useBuilder()
+	a.maxRuns = b.MaxRuns
 	if err != nil || !b.Registries {
 		return err
 	}

@@ -42,7 +42,7 @@ builder, or a BuildKit daemon, is refused with what to do instead; what changes 
 	f.StringArrayVar(&opts.platforms, "platform", nil, `Platforms to show first, with a star`)
 	f.StringArrayVar(&opts.driverOpts, "driver-opt", nil, `Options for the driver (format: "KEY=VALUE"), as far as they change nothing`)
 	f.StringVar(&opts.flags, "buildkitd-flags", "", "Flags of a BuildKit daemon, as far as they change nothing")
-	f.StringVar(&opts.config, "buildkitd-config", "", "Configuration of a BuildKit daemon: what it says of registries is kept for the builder, what changes nothing is accepted")
+	f.StringVar(&opts.config, "buildkitd-config", "", "Configuration of a BuildKit daemon: what it says of registries and max-parallelism is kept for the builder, what changes nothing is accepted")
 	f.StringVar(&opts.config, "config", "", "Former name of --buildkitd-config")
 	f.BoolVar(&opts.bootstrap, "bootstrap", false, "See that the builder can work: its store can be opened")
 	f.BoolVar(&opts.use, "use", false, "Set the current builder instance")
@@ -61,7 +61,7 @@ func (a *app) createBuilder(opts *createFlags, endpoint string) error {
 	if err != nil {
 		return err
 	}
-	files, err := daemonConfig(opts.config)
+	maxRuns, files, err := daemonConfig(opts.config)
 	if err != nil {
 		return err
 	}
@@ -75,6 +75,7 @@ func (a *app) createBuilder(opts *createFlags, endpoint string) error {
 			return err
 		}
 		if opts.config != "" {
+			b.MaxRuns = maxRuns
 			if err := setBuilderFiles(&b, files); err != nil {
 				return err
 			}

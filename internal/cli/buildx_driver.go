@@ -108,6 +108,7 @@ var inertSettings = []string{
 	"debug", "trace", "log", "root", "insecure-entitlements", "grpc", "otel", "system", "compaction",
 	"worker.containerd", "worker.oci.enabled", "worker.oci.snapshotter", "worker.oci.rootless", "worker.oci.noProcessSandbox", "worker.oci.platforms",
 	"worker.oci.labels", "worker.oci.cniPoolSize",
+	"worker.oci.max-parallelism", // which is held
 }
 
 // otherSettings are keys that would change something, and what to do here. The first that a key begins with counts.
@@ -117,35 +118,45 @@ var otherSettings = []struct{ key, instead string }{
 	{"worker.oci.minFreeSpace", "slipway.toml has that key"},
 	{"worker.oci.networkMode", "--worker-net, or the key worker-net of slipway.toml, says it"},
 	{"worker.oci.apparmor-profile", "build --security-opt apparmor=PROFILE says it"},
-	{"worker.oci.max-parallelism", "steps run beside each other as far as they do not need each other: leave it out"},
 	{"registry", "say it in a file hosts.toml of the registry, below /etc/slipway/certs.d or --certs-dir (docs/registries.md)"}, // tlsconfigdir
 	{"history", "the table history of slipway.toml says it"},
 	{"dns", "/etc/resolv.conf of this machine says it"},
 	{"", "leave it out"},
 }
 
+// heldConfig is what buildkitd.toml says and is held.
+type heldConfig struct {
+	Registry map[string]daemonRegistry `toml:"registry"`
+	Worker   struct {
+		OCI struct {
+			MaxParallelism int `toml:"max-parallelism"`
+		} `toml:"oci"`
+	} `toml:"worker"`
+
+	keys []string // all, with dots between those of tables
+}
+
 // daemonConfig reads --buildkitd-config, and refuses what it says that would change something and is not held here. It gives
-// what is to be kept for the builder: files about registries.
-func daemonConfig(path string) (map[string][]byte, error) {
+// what is to be kept for the builder: how many steps run at the same time, and files about registries.
+func daemonConfig(path string) (maxRuns int, files map[string][]byte, err error) {
 	if path == "" {
-		return nil, nil
+		return 0, nil, nil
 	}
-	settings, registries, err := readDaemonConfig(path)
+	c, err := readDaemonConfig(path)
 	if err != nil {
-		return nil, fmt.Errorf("--buildkitd-config: %w", err)
+		return 0, nil, fmt.Errorf("--buildkitd-config: %w", err)
 	}
-	for _, key := range settings {
+	for _, key := range c.keys {
 		if hasKey(inertSettings, key) || strings.HasPrefix(key, "registry.") && slices.Contains(registrySettings, key[strings.LastIndexByte(key, '.')+1:]) {
 			continue
 		}
 		i := slices.IndexFunc(otherSettings, func(o struct{ key, instead string }) bool { return strings.HasPrefix(key, o.key) })
-		return nil, fmt.Errorf("--buildkitd-config %s: %s: there is no BuildKit daemon that it could be for: %s", path, key, otherSettings[i].instead)
+		return 0, nil, fmt.Errorf("--buildkitd-config %s: %s: there is no BuildKit daemon that it could be for: %s", path, key, otherSettings[i].instead)
 	}
-	files, err := registryFiles(registries)
-	if err != nil {
-		return nil, fmt.Errorf("--buildkitd-config %s: %w", path, err)
+	if files, err = registryFiles(c.Registry); err != nil {
+		return 0, nil, fmt.Errorf("--buildkitd-config %s: %w", path, err)
 	}
-	return files, nil
+	return max(c.Worker.OCI.MaxParallelism, 0), files, nil
 }
 
 // hasKey reports whether a key or one above it is among keys.
@@ -153,23 +164,21 @@ func hasKey(keys []string, key string) bool {
 	return slices.ContainsFunc(keys, func(k string) bool { return key == k || strings.HasPrefix(key, k+".") })
 }
 
-// readDaemonConfig reads a TOML file, and gives its keys with dots between those of tables, and what it says of registries.
-func readDaemonConfig(path string) (keys []string, registries map[string]daemonRegistry, err error) {
+// readDaemonConfig reads a TOML file.
+func readDaemonConfig(path string) (*heldConfig, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, 1<<20))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var tables map[string]any
-	var known struct {
-		Registry map[string]daemonRegistry `toml:"registry"`
-	}
-	if err := errors.Join(toml.Unmarshal(data, &tables), toml.Unmarshal(data, &known)); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	c := &heldConfig{}
+	if err := errors.Join(toml.Unmarshal(data, &tables), toml.Unmarshal(data, c)); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	var walk func(prefix string, m map[string]any)
 	walk = func(prefix string, m map[string]any) {
@@ -178,9 +187,9 @@ func readDaemonConfig(path string) (keys []string, registries map[string]daemonR
 				walk(prefix+k+".", sub)
 				continue
 			}
-			keys = append(keys, prefix+k)
+			c.keys = append(c.keys, prefix+k)
 		}
 	}
 	walk("", tables)
-	return keys, known.Registry, nil
+	return c, nil
 }

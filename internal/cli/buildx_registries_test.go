@@ -29,7 +29,7 @@ cert = "`+dir+`/cert.pem"
 `), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	files, err := daemonConfig(config)
+	_, files, err := daemonConfig(config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ func (a *app) Runner() (sandbox.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &lazyRunner{open: func() (sandbox.Runner, error) {
+	return &lazyRunner{slots: make(chan struct{}, a.maxRuns), open: func() (sandbox.Runner, error) {
 		dir, err := s.TempDir() // of the lease: what a killed process leaves in it is swept
 		if err != nil {
 			return nil, err
@@ -37,7 +37,8 @@ func (a *app) Runner() (sandbox.Runner, error) {
 
 // lazyRunner makes its runner when something is to be run, which a cached build does not.
 type lazyRunner struct {
-	open func() (sandbox.Runner, error)
+	open  func() (sandbox.Runner, error)
+	slots chan struct{} // of those that run; without capacity any number may
 
 	mu     sync.Mutex
 	runner sandbox.Runner // once it could be made: there may have been no space for it
@@ -57,6 +58,14 @@ func (l *lazyRunner) Run(ctx context.Context, spec *sandbox.Spec, streams sandbo
 	r, err := l.get()
 	if err != nil {
 		return err
+	}
+	if cap(l.slots) > 0 {
+		select {
+		case l.slots <- struct{}{}:
+			defer func() { <-l.slots }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	return r.Run(ctx, spec, streams)
 }
