@@ -16,7 +16,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance clean
+.PHONY: help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -110,12 +110,19 @@ torture: build ## kill, starve and damage slipway's store for hours, and write t
 	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/torture ./hack/torture
 	build/tools/torture -slipway bin/slipway -w docs/reliability.md
 
-conformance: build ## compile BuildKit's daemon and record anew what it makes of the cases in hack/conformance
+conformance: build ## compile BuildKit's daemon and buildx, and record anew what they make of the cases in hack/conformance
 	@hack/deps.sh test
 	@hack/buildkit.sh build/tools
 	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/record ./hack/conformance/record
 	build/tools/record -buildkitd build/tools/buildkitd -buildctl build/tools/buildctl -out hack/conformance/testdata/buildkit hack/conformance/cases
 	build/tools/record -buildkitd build/tools/buildkitd -buildctl build/tools/buildctl -slipway bin/slipway internal/cache/testdata/buildkit-index.json
+	@$(MAKE) --no-print-directory conformance-bake
+
+# The part of it about bake files.
+conformance-bake:
+	@hack/buildkit.sh build/tools
+	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/record-bake ./hack/conformance/bake/record
+	build/tools/record-bake -buildkitd build/tools/buildkitd -buildctl build/tools/buildctl -buildx build/tools/buildx -out hack/conformance/bake/testdata hack/conformance/bake/cases
 
 clean: ## remove what the other targets made
 	rm -rf --one-file-system bin build

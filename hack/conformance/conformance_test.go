@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -121,33 +120,6 @@ func TestSlipwayEqualsBuildKit(t *testing.T) {
 	})
 }
 
-var dirTime = regexp.MustCompile(`^dir (.*) at (\S+)$`)
-
-// leaveTimes makes directories equal that differ only in that BuildKit left them the time of the
-// build, when it put something into them (docs/differences.md).
-func leaveTimes(want, got *Record) {
-	for i := range min(len(want.Images), len(got.Images)) {
-		for j := range min(len(want.Images[i].Layers), len(got.Images[i].Layers)) {
-			leaveTime(want.Images[i].Layers[j], got.Images[i].Layers[j])
-		}
-	}
-	leaveTime(want.Files, got.Files)
-}
-
-func leaveTime(want, got []string) {
-	built := map[string]bool{}
-	for _, line := range want {
-		if m := dirTime.FindStringSubmatch(line); m != nil && m[2] == "now" {
-			built[m[1]] = true
-		}
-	}
-	for i, line := range got {
-		if m := dirTime.FindStringSubmatch(line); m != nil && built[m[1]] {
-			got[i] = "dir " + m[1] + " at now"
-		}
-	}
-}
-
 func compare(t *testing.T, c *Case, dockerfile string, want, got *Record) {
 	reason, allowed := c.Differs(dockerfile)
 	// Where BuildKit says what went wrong, slipway may say more.
@@ -157,8 +129,8 @@ func compare(t *testing.T, c *Case, dockerfile string, want, got *Record) {
 	if len(want.Excerpt) == 0 {
 		got.Excerpt = nil
 	}
-	leaveTimes(want, got)
-	lines := diff(want.JSON(), got.JSON())
+	LeaveTimes(want, got)
+	lines := Diff(want.JSON(), got.JSON())
 	if (want.Error == "") != (got.Error == "") {
 		lines = []string{fmt.Sprintf("-error %q", want.Error), fmt.Sprintf("+error %q", got.Error)}
 	}

@@ -1,13 +1,14 @@
 package conformance
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 )
 
-// diff gives the lines of want that are not in got, with "-", and those of got that are not in want,
+// Diff gives the lines of want that are not in got, with "-", and those of got that are not in want,
 // with "+", by a longest common subsequence of lines.
-func diff(want, got string) []string {
+func Diff(want, got string) []string {
 	a, b := strings.Split(want, "\n"), strings.Split(got, "\n")
 	// What is equal at the ends needs no table.
 	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
@@ -43,4 +44,31 @@ func diff(want, got string) []string {
 		}
 	}
 	return out
+}
+
+var dirTime = regexp.MustCompile(`^dir (.*) at (\S+)$`)
+
+// LeaveTimes makes directories equal that differ only in that BuildKit left them the time of the
+// build, when it put something into them (docs/differences.md).
+func LeaveTimes(want, got *Record) {
+	for i := range min(len(want.Images), len(got.Images)) {
+		for j := range min(len(want.Images[i].Layers), len(got.Images[i].Layers)) {
+			leaveTime(want.Images[i].Layers[j], got.Images[i].Layers[j])
+		}
+	}
+	leaveTime(want.Files, got.Files)
+}
+
+func leaveTime(want, got []string) {
+	built := map[string]bool{}
+	for _, line := range want {
+		if m := dirTime.FindStringSubmatch(line); m != nil && m[2] == "now" {
+			built[m[1]] = true
+		}
+	}
+	for i, line := range got {
+		if m := dirTime.FindStringSubmatch(line); m != nil && built[m[1]] {
+			got[i] = "dir " + m[1] + " at now"
+		}
+	}
 }

@@ -90,10 +90,15 @@ func (r *Record) ReadOCI(file string, layout bool, bases map[string]bool) error 
 		}
 		r.Layout = scrub(plain, nil)
 	}
-	if len(a.index.Manifests) != 1 {
-		return fmt.Errorf("index.json has %d manifests, want 1", len(a.index.Manifests))
+	if len(a.index.Manifests) == 0 {
+		return errors.New("index.json has no manifest")
 	}
 	top := a.index.Manifests[0]
+	for _, m := range a.index.Manifests { // one for each name
+		if m.Digest != top.Digest {
+			return fmt.Errorf("index.json has the manifests %s and %s, want one", top.Digest, m.Digest)
+		}
+	}
 	if top.MediaType == ocispec.MediaTypeImageManifest {
 		return r.addImage(a, top)
 	}

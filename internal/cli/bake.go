@@ -107,7 +107,7 @@ func (a *app) runBake(ctx context.Context, opts *bakeFlags, args []string) error
 	opts.URL, opts.CommandContext, targets = bake.Split(args)
 	if len(opts.Files) == 0 {
 		if opts.Files, err = bake.EnvFiles(); err != nil {
-			return fmt.Errorf("BUILDX_BAKE_FILE: %w", err)
+			return err
 		}
 		opts.FilesFromEnv = len(opts.Files) > 0
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/slipway-build/slipway/hack/conformance/daemon"
 	"github.com/slipway-build/slipway/internal/cache/actions/actionstest"
 )
 
@@ -60,7 +61,7 @@ func (r *recorder) caches(slipway, index string) error {
 	return nil
 }
 
-func (r *recorder) compareCaches(d *daemon, slipway string, place cachePlace) error {
+func (r *recorder) compareCaches(d *daemon.Daemon, slipway string, place cachePlace) error {
 	dir, err := os.MkdirTemp(r.dir, "caches-")
 	if err != nil {
 		return err
@@ -71,12 +72,12 @@ func (r *recorder) compareCaches(d *daemon, slipway string, place cachePlace) er
 		}
 	}
 	buildkit := func(args ...string) (string, error) {
-		if err := d.prune(); err != nil {
+		if err := d.Prune(); err != nil {
 			return "", err
 		}
-		args = append([]string{"--addr", d.addr, "build", "--progress=plain", "--frontend", "dockerfile.v0",
+		args = append([]string{"--addr", d.Addr, "build", "--progress=plain", "--frontend", "dockerfile.v0",
 			"--local", "context=" + dir, "--local", "dockerfile=" + dir}, args...)
-		return output(exec.Command(d.buildctl, args...))
+		return output(exec.Command(d.Buildctl, args...))
 	}
 	own := func(store string, args ...string) (string, error) {
 		cmd := exec.Command(slipway, append([]string{"build", "--progress=plain", "-o", "type=cacheonly", dir}, args...)...)

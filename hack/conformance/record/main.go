@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-build/slipway/hack/conformance"
+	"github.com/slipway-build/slipway/hack/conformance/daemon"
 	"github.com/slipway-build/slipway/internal/registry/registrytest"
 )
 
@@ -51,7 +52,7 @@ type recorder struct {
 	certs                         string // names the registry as docker.io, for slipway
 	show                          bool
 	bases                         map[string]bool
-	daemons                       chan *daemon
+	daemons                       chan *daemon.Daemon
 	mu                            sync.Mutex
 }
 
@@ -114,18 +115,18 @@ func (r *recorder) start() (stop func(), err error) {
 	if err := os.WriteFile(filepath.Join(r.certs, "docker.io", "hosts.toml"), fmt.Appendf(nil, "server = %q\n", reg.URL), 0o644); err != nil {
 		return stop, err
 	}
-	var started []*daemon
+	var started []*daemon.Daemon
 	stop = func() {
 		for _, d := range started {
-			d.stop()
+			d.Stop()
 		}
 		reg.Close()
 	}
-	r.daemons = make(chan *daemon, parallel)
+	r.daemons = make(chan *daemon.Daemon, parallel)
 	for i := range parallel {
-		d := &daemon{buildctl: r.buildctl, dir: filepath.Join(r.dir, fmt.Sprint("daemon", i))}
+		d := &daemon.Daemon{Buildctl: r.buildctl, Dir: filepath.Join(r.dir, fmt.Sprint("daemon", i))}
 		started = append(started, d)
-		if err := d.start(r.buildkitd, reg.Host); err != nil {
+		if err := d.Start(r.buildkitd, reg.Host); err != nil {
 			return stop, err
 		}
 		r.daemons <- d
@@ -144,7 +145,7 @@ func (r *recorder) record(c *conformance.Case) error {
 			return err
 		}
 		// What is there of other builds, of their contexts above all, shows in times.
-		if err := d.prune(); err != nil {
+		if err := d.Prune(); err != nil {
 			return err
 		}
 		if out[file], err = c.Build(d, file, scratch, r.bases); err != nil {

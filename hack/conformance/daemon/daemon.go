@@ -1,4 +1,5 @@
-package main
+// Package daemon runs BuildKit's daemon for the tools that record what it makes.
+package daemon
 
 import (
 	"bytes"
@@ -15,19 +16,20 @@ import (
 	"github.com/slipway-build/slipway/hack/conformance"
 )
 
-// daemon is one buildkitd with all that it has below dir.
-type daemon struct {
-	buildctl, dir, addr string
-	cmd                 *exec.Cmd
-	log                 bytes.Buffer
+// Daemon is one buildkitd with all that it has below Dir, which is not there yet.
+type Daemon struct {
+	Buildctl, Dir string
+	Addr          string // since Start
+	cmd           *exec.Cmd
+	log           bytes.Buffer
 }
 
-// start starts the daemon, for which registry is docker.io.
-func (d *daemon) start(buildkitd, registry string) error {
-	if err := os.Mkdir(d.dir, 0o755); err != nil {
+// Start starts the daemon, for which registry is docker.io.
+func (d *Daemon) Start(buildkitd, registry string) error {
+	if err := os.Mkdir(d.Dir, 0o755); err != nil {
 		return err
 	}
-	d.addr = "unix://" + filepath.Join(d.dir, "socket")
+	d.Addr = "unix://" + filepath.Join(d.Dir, "socket")
 	config := fmt.Sprintf(`root = %q
 [grpc]
   address = [%q]
@@ -42,8 +44,8 @@ func (d *daemon) start(buildkitd, registry string) error {
   mirrors = [%[3]q]
 [registry.%[3]q]
   http = true
-`, filepath.Join(d.dir, "root"), d.addr, registry)
-	file := filepath.Join(d.dir, "buildkitd.toml")
+`, filepath.Join(d.Dir, "root"), d.Addr, registry)
+	file := filepath.Join(d.Dir, "buildkitd.toml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
 	}
@@ -53,16 +55,17 @@ func (d *daemon) start(buildkitd, registry string) error {
 		return err
 	}
 	for range 100 {
-		if exec.Command(d.buildctl, "--addr", d.addr, "debug", "workers").Run() == nil {
+		if exec.Command(d.Buildctl, "--addr", d.Addr, "debug", "workers").Run() == nil {
 			return nil
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	d.stop()
+	d.Stop()
 	return fmt.Errorf("buildkitd does not start: %s", d.log.String())
 }
 
-func (d *daemon) stop() {
+// Stop ends it.
+func (d *Daemon) Stop() {
 	if d.cmd == nil || d.cmd.Process == nil {
 		return
 	}
@@ -70,9 +73,9 @@ func (d *daemon) stop() {
 	d.cmd.Wait()                       //nolint:errcheck // by that signal
 }
 
-// prune makes the daemon forget all builds.
-func (d *daemon) prune() error {
-	out, err := exec.Command(d.buildctl, "--addr", d.addr, "prune", "--all").CombinedOutput()
+// Prune makes the daemon forget all builds.
+func (d *Daemon) Prune() error {
+	out, err := exec.Command(d.Buildctl, "--addr", d.Addr, "prune", "--all").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("pruning: %w: %s", err, out)
 	}
@@ -80,8 +83,8 @@ func (d *daemon) prune() error {
 }
 
 // Build implements conformance.Builder.
-func (d *daemon) Build(dir *conformance.Dir, dockerfile string, options []string, output, dest string) ([]byte, bool, error) {
-	args := []string{"--addr", d.addr, "build", "--progress=rawjson", "--frontend", "dockerfile.v0",
+func (d *Daemon) Build(dir *conformance.Dir, dockerfile string, options []string, output, dest string) ([]byte, bool, error) {
+	args := []string{"--addr", d.Addr, "build", "--progress=rawjson", "--frontend", "dockerfile.v0",
 		"--local", "context=" + dir.Context, "--local", "dockerfile=" + dir.Dockerfiles, "--opt", "filename=" + dockerfile,
 		"--output", "type=" + output + ",dest=" + dest}
 	for _, o := range options {
@@ -97,7 +100,7 @@ func (d *daemon) Build(dir *conformance.Dir, dockerfile string, options []string
 		}
 	}
 	var stderr bytes.Buffer
-	cmd := exec.Command(d.buildctl, args...)
+	cmd := exec.Command(d.Buildctl, args...)
 	cmd.Stderr = &stderr
 	err := cmd.Run()
 	var exit *exec.ExitError
