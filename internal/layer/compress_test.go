@@ -86,12 +86,13 @@ func TestDecompress(t *testing.T) {
 // What is compressed comes back, and its bytes do not depend on the number of cores.
 func TestCompress(t *testing.T) {
 	r := rand.New(rand.NewSource(1))
-	for _, size := range []int{0, 1, zstdBlock - 1, zstdBlock, 2*zstdBlock + 17, 5 * gzipBlock} {
+	const zstdJob = 4 << 20
+	for _, size := range []int{0, 1, gzipBlock - 1, gzipBlock, zstdJob - 1, zstdJob, 2*zstdJob + 17, 5 * gzipBlock} {
 		data := make([]byte, size)
 		r.Read(data[:size/2]) // half of it cannot be compressed
 		for _, c := range []Compression{Uncompressed, Gzip, Zstd} {
 			var outs [][]byte
-			for _, cores := range []int{1, 4} {
+			for _, cores := range []int{1, 2, 8} {
 				before := runtime.GOMAXPROCS(cores)
 				var out bytes.Buffer
 				w, err := Compress(&out, Encoding{Compression: c})
@@ -111,7 +112,7 @@ func TestCompress(t *testing.T) {
 				runtime.GOMAXPROCS(before)
 				outs = append(outs, out.Bytes())
 			}
-			if !bytes.Equal(outs[0], outs[1]) {
+			if !bytes.Equal(outs[0], outs[1]) || !bytes.Equal(outs[0], outs[2]) {
 				t.Errorf("%q of %d bytes depends on the number of cores", c, size)
 			}
 			back, err := Decompress(bytes.NewReader(outs[0]))

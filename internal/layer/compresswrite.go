@@ -3,14 +3,7 @@ package layer
 import (
 	"fmt"
 	"io"
-	"runtime"
-
-	"github.com/klauspost/pgzip"
 )
-
-// gzipBlock is how much of the input pgzip compresses at a time, in bytes. It decides the output,
-// the number of blocks in flight does not.
-const gzipBlock = 1 << 20
 
 // zstdLevel is zstd's usual level.
 const zstdLevel = 3
@@ -40,6 +33,18 @@ func (e Encoding) Check() error {
 	return nil
 }
 
+// encoders is the number of what makes the bytes: it grows when the same content and level give others than before.
+const encoders = 1
+
+// Made tells by which encoder and level something was compressed here, where that is recorded: what an older version
+// compressed is as good, but one version gives the same bytes whatever the store has seen.
+func (e Encoding) Made() int {
+	if e.Compression == Uncompressed {
+		return 0
+	}
+	return 100*encoders + e.Level
+}
+
 // Compress returns a writer that compresses to w. Closing it finishes the stream and leaves w
 // open. The bytes depend on the input and the encoding only, not on the number of cores.
 func Compress(w io.Writer, e Encoding) (io.WriteCloser, error) {
@@ -48,18 +53,7 @@ func Compress(w io.Writer, e Encoding) (io.WriteCloser, error) {
 	}
 	switch e.Compression {
 	case Gzip:
-		level := e.Level
-		if level == 0 {
-			level = pgzip.DefaultCompression
-		}
-		zw, err := pgzip.NewWriterLevel(w, level)
-		if err != nil {
-			return nil, err
-		}
-		if err := zw.SetConcurrency(gzipBlock, 2*runtime.GOMAXPROCS(0)); err != nil {
-			return nil, err
-		}
-		return zw, nil
+		return newGzipWriter(w, e.Level), nil
 	case Zstd:
 		level := e.Level
 		if level == 0 {

@@ -2,18 +2,14 @@
 
 package layer
 
-import "github.com/klauspost/compress/zstd"
+import (
+	"io"
 
-// zstdEncoder compresses without libzstd, for who builds slipway without a C compiler: it takes longer, has four
+	"github.com/klauspost/compress/zstd"
+)
+
+// newZstdWriter compresses without libzstd, for who builds slipway without a C compiler: it takes longer, has four
 // levels, and its bytes are others.
-type zstdEncoder struct{ enc *zstd.Encoder }
-
-func newZstdEncoder(level, jobs int) (zstdEncoder, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithEncoderConcurrency(jobs), zstd.WithWindowSize(zstdBlock))
-	return zstdEncoder{enc}, err
-}
-
-// frame makes a frame of src, in the memory of dst if it has enough.
-func (z zstdEncoder) frame(dst, src []byte) ([]byte, error) {
-	return z.enc.EncodeAll(src, dst[:0]), nil
+func newZstdWriter(w io.Writer, level int) (io.WriteCloser, error) {
+	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithEncoderConcurrency(2))
 }

@@ -2,30 +2,172 @@
 
 package layer
 
-import (
-	"fmt"
-	"sync"
+/*
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
 
-	"github.com/DataDog/zstd"
+// Of zstd.h, which is in the module that carries libzstd's sources and not where a compiler finds it; all of it is of
+// libzstd's stable interface.
+typedef struct { void *dst; size_t size, pos; } ZSTD_outBuffer;
+typedef struct { const void *src; size_t size, pos; } ZSTD_inBuffer;
+typedef struct ZSTD_CCtx_s ZSTD_CCtx;
+ZSTD_CCtx *ZSTD_createCCtx(void);
+size_t ZSTD_freeCCtx(ZSTD_CCtx *);
+size_t ZSTD_CCtx_setParameter(ZSTD_CCtx *, int, int);
+size_t ZSTD_compressStream2(ZSTD_CCtx *, ZSTD_outBuffer *, ZSTD_inBuffer *, int);
+unsigned ZSTD_isError(size_t);
+const char *ZSTD_getErrorName(size_t);
+enum { level = 100, windowLog = 101, longDistance = 160, nbWorkers = 400, jobSize = 401, overlapLog = 402 };
+enum { going = 0, end = 2 };
+
+// open returns a stream, or NULL and what libzstd says. Its threads start here, with all signals blocked: they are Go's.
+static ZSTD_CCtx *open(int lvl, int window, int workers, int job, int overlap, size_t *err) {
+	ZSTD_CCtx *c = ZSTD_createCCtx();
+	ZSTD_inBuffer in = {0};
+	ZSTD_outBuffer out = {0};
+	sigset_t all, before;
+	*err = 0;
+	if (c == NULL)
+		return NULL;
+	(void)(ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, level, lvl)) ||
+		ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, windowLog, window)) ||
+		ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, longDistance, 1)) ||
+		ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, nbWorkers, workers)) ||
+		ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, jobSize, job)) ||
+		ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, overlapLog, overlap)));
+	if (!ZSTD_isError(*err)) {
+		sigfillset(&all);
+		pthread_sigmask(SIG_SETMASK, &all, &before);
+		*err = ZSTD_compressStream2(c, &out, &in, going);
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
+	}
+	if (ZSTD_isError(*err)) {
+		ZSTD_freeCCtx(c);
+		return NULL;
+	}
+	return c;
+}
+
+typedef struct { size_t left, read, written; } result;
+
+// step compresses some of src and gives what has become of it and of what came before.
+static result step(ZSTD_CCtx *c, void *dst, size_t room, const void *src, size_t size, int how) {
+	ZSTD_outBuffer out = {dst, room, 0};
+	ZSTD_inBuffer in = {src, size, 0};
+	result r = {ZSTD_compressStream2(c, &out, &in, how), 0, 0};
+	r.read = in.pos;
+	r.written = out.pos;
+	return r;
+}
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"unsafe"
+
+	_ "github.com/DataDog/zstd" // libzstd, whose sources are part of the module
 )
 
-// zstdEncoder compresses with libzstd, whose sources are part of the module, so that the bytes depend on
-// slipway's version and not on what is installed where it is built. Only compressing is left to it: what
-// came from others is read in Go.
-type zstdEncoder struct{ level int }
+// libzstd compresses pieces of the input, jobs, on threads of its own. Where one ends depends on the sizes below alone, so
+// the bytes do not depend on how many threads there are. A job is told what came right before it, and finds what comes again
+// in all of the window (long distance matching), as a file that several packages have: the tables of the lower levels
+// remember less than that.
+const (
+	zstdWindowLog  = 23      // 8 MiB, which every decoder reads; klauspost's encoder has as much at its usual level
+	zstdJob        = 2 << 20 // bytes of the input
+	zstdMaxWorkers = 8       // each takes some 6 MB; so many compress more than one core digests
+)
 
-// zstdContexts are libzstd's working memories, which are used again.
-var zstdContexts = sync.Pool{New: func() any { return zstd.NewCtx() }}
+// Beyond this level a worker takes 50 to 130 MB, so there are no more than so many.
+const (
+	zstdThrifty        = 12
+	zstdThriftyWorkers = 2
+)
 
-func newZstdEncoder(level, _ int) (zstdEncoder, error) { return zstdEncoder{level}, nil }
-
-// frame makes a frame of src, in the memory of dst if it has enough.
-func (z zstdEncoder) frame(dst, src []byte) ([]byte, error) {
-	c := zstdContexts.Get().(zstd.Ctx)
-	defer zstdContexts.Put(c)
-	dst, err := c.CompressLevel(dst[:0], src, z.level)
-	if err != nil {
-		return nil, fmt.Errorf("compressing with zstd: %w", err)
+// zstdEffort is libzstd's level for one that was asked for, and how much a job is told of what came before: from 9, the whole
+// window if a job has room for it, down to 1, each number half of the next. Of each level of klauspost's encoder, which is
+// BuildKit's and has four for all of zstd's, libzstd compresses the lowest number a little less: there it tries harder.
+func zstdEffort(level int) (effort, overlap int) {
+	switch {
+	case level == 1:
+		return 2, 7
+	case level < 10:
+		return level, 7
+	case level == 10:
+		return 11, 9
 	}
-	return dst, nil
+	return level, 9
+}
+
+// zstdWriter compresses with libzstd. The bytes depend on slipway's version and not on what is installed where it
+// is built. Only compressing is left to it: what came from others is read in Go.
+type zstdWriter struct {
+	w   io.Writer
+	c   *C.ZSTD_CCtx
+	out []byte
+	err error
+}
+
+func newZstdWriter(w io.Writer, level int) (io.WriteCloser, error) {
+	workers := min(runtime.GOMAXPROCS(0), zstdMaxWorkers)
+	if level > zstdThrifty {
+		workers = min(workers, zstdThriftyWorkers)
+	}
+	effort, overlap := zstdEffort(level)
+	z := &zstdWriter{w: w, out: make([]byte, 128<<10)}
+	var code C.size_t
+	if z.c = C.open(C.int(effort), zstdWindowLog, C.int(workers), zstdJob, C.int(overlap), &code); z.c == nil {
+		return nil, zstdError(code)
+	}
+	return z, nil
+}
+
+func zstdError(code C.size_t) error {
+	if C.ZSTD_isError(code) == 0 {
+		return errors.New("compressing with zstd: there is no memory for it")
+	}
+	return fmt.Errorf("compressing with zstd: %s", C.GoString(C.ZSTD_getErrorName(code)))
+}
+
+func (z *zstdWriter) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		k, _ := z.step(p[n:], C.going)
+		n += k
+		if z.err != nil {
+			return n, z.err
+		}
+	}
+	return n, nil
+}
+
+// step hands bytes to libzstd, as many as it takes, and writes what it has ready; left is how much of that it still has.
+func (z *zstdWriter) step(p []byte, how C.int) (taken int, left bool) {
+	if z.err != nil {
+		return 0, false
+	}
+	r := C.step(z.c, unsafe.Pointer(unsafe.SliceData(z.out)), C.size_t(len(z.out)), unsafe.Pointer(unsafe.SliceData(p)), C.size_t(len(p)), how)
+	if C.ZSTD_isError(r.left) != 0 {
+		z.err = zstdError(r.left)
+	} else if r.written > 0 {
+		_, z.err = z.w.Write(z.out[:r.written])
+	}
+	return int(r.read), r.left > 0
+}
+
+// Close finishes the stream, and ends its threads in any case.
+func (z *zstdWriter) Close() error {
+	if z.c == nil {
+		return z.err
+	}
+	for left := true; left && z.err == nil; {
+		_, left = z.step(nil, C.end)
+	}
+	C.ZSTD_freeCCtx(z.c)
+	z.c = nil
+	return z.err
 }

@@ -192,7 +192,7 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) 
 		want := layerMediaType(encoding.Compression)
 		pulled := len(blobs) > 0
 		for _, b := range blobs {
-			if compressionOf(b.MediaType) == encoding.Compression && (b.level == encoding.Level || b.level == pulledLevel) {
+			if compressionOf(b.MediaType) == encoding.Compression && (b.level == encoding.Made() || b.level == pulledLevel) {
 				return answer{b.Descriptor, info.DiffID}, nil
 			}
 			pulled = pulled && b.MediaType != ocispec.MediaTypeImageLayer
@@ -278,7 +278,7 @@ func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, info Laye
 		return desc, err
 	}
 	desc.Size = w.Size()
-	return desc, s.update(ctx, func(tx *sql.Tx) error { return putLayerBlob(tx, info.DiffID, desc, e.Level) })
+	return desc, s.update(ctx, func(tx *sql.Tx) error { return putLayerBlob(tx, info.DiffID, desc, e.Made()) })
 }
 
 // recompress writes the content of a layer's blob to w. The blob's digest is verified, and the diffID
@@ -304,7 +304,7 @@ func (s *Store) recompress(ctx context.Context, from ocispec.Descriptor, info La
 		defer hash.Digest() // ends its goroutine
 		plain, verify = io.TeeReader(r, hash), func() error { return haveDiffID(hash.Digest(), info.DiffID) }
 	}
-	_, err = io.Copy(cw, layer.ContextReader(ctx, plain))
+	_, err = io.CopyBuffer(cw, layer.ContextReader(ctx, plain), make([]byte, 256<<10))
 	if err = errors.Join(err, cw.Close(), r.Close()); err == nil { // closed, so that nobody else reads the blob
 		_, err = io.Copy(io.Discard, blob) // what follows the compressed stream
 	}
@@ -314,9 +314,9 @@ func (s *Store) recompress(ctx context.Context, from ocispec.Descriptor, info La
 	return damageIn(ctx, blob, err)
 }
 
-// putLayerBlob records a blob that was made here of what has the diffID.
+// putLayerBlob records a blob that was made here of what has the diffID, with its encoding's [layer.Encoding.Made].
 func putLayerBlob(tx *sql.Tx, diffID digest.Digest, desc ocispec.Descriptor, level int) error {
-	_, err := tx.Exec("INSERT INTO layer_blobs(diff_id,digest,media_type,size,level) VALUES(?,?,?,?,?) ON CONFLICT DO NOTHING",
+	_, err := tx.Exec("INSERT INTO layer_blobs(diff_id,digest,media_type,size,level) VALUES(?,?,?,?,?) ON CONFLICT(diff_id,digest) DO UPDATE SET level=excluded.level",
 		diffID.String(), desc.Digest.String(), desc.MediaType, desc.Size, level)
 	return err
 }

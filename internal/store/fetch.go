@@ -197,7 +197,7 @@ func (s *Store) tapped(d digest.Digest, r io.Reader) io.Reader {
 // pulledLevel is the level of blobs that were made elsewhere.
 const pulledLevel = -1
 
-// layerBlob is a blob that is a form of a layer, with the level that it was compressed at here, or
+// layerBlob is a blob that is a form of a layer, with how it was compressed here (layer.Encoding.Made), or
 // pulledLevel.
 type layerBlob struct {
 	ocispec.Descriptor

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -304,6 +305,30 @@ func blobs(t *testing.T, s *Store) []string {
 	all, err := filepath.Glob(filepath.Join(s.root, "blobs", "sha256", "*"))
 	must(t, err)
 	return all
+}
+
+// What another version compressed stays, and is not what this version gives.
+func TestBlobOfAnotherEncoder(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	id := richLayer(t, s, false)
+	encoding := layer.Encoding{Compression: layer.Gzip}
+	want, diff, err := s.Blob(ctx, id, encoding)
+	must(t, err)
+	old, err := s.PutBlob(ctx, want.MediaType, []byte("as another version has compressed it"))
+	must(t, err)
+	must(t, s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec("DELETE FROM layer_blobs WHERE digest=?", want.Digest.String())
+		return errors.Join(err, putLayerBlob(tx, diff, old, encoding.Level))
+	}))
+	got, _, err := s.Blob(ctx, id, encoding)
+	must(t, err)
+	if got.Digest != want.Digest {
+		t.Errorf("the blob is %s, want %s, which this version makes", got.Digest, want.Digest)
+	}
+	if _, err := os.Stat(s.blobPath(old.Digest)); err != nil {
+		t.Errorf("the other version's: %v", err)
+	}
 }
 
 func TestBlobIsMadeOnce(t *testing.T) {
