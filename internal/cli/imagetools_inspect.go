@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/imagetools"
+	"github.com/slipway-build/slipway/internal/terminal"
 )
 
 type imagetoolsInspectFlags struct {
@@ -78,7 +79,8 @@ func indented(v any) (string, error) {
 // printInspection prints an image as buildx does.
 func printInspection(out io.Writer, img *imagetools.Inspection) error {
 	w := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
-	fmt.Fprintf(w, "Name:\t%s\nMediaType:\t%s\nDigest:\t%s\n", img.Ref, img.Desc.MediaType, img.Desc.Digest)
+	line := terminal.Line // what a registry says makes no lines of its own
+	fmt.Fprintf(w, "Name:\t%s\nMediaType:\t%s\nDigest:\t%s\n", img.Ref, line(img.Desc.MediaType), img.Desc.Digest)
 	if err := w.Flush(); err != nil || !img.IsIndex() {
 		return err
 	}
@@ -94,7 +96,7 @@ func printInspection(out io.Writer, img *imagetools.Inspection) error {
 		if ref, err := reference.WithDigest(img.Ref, d.Digest); err == nil {
 			name = ref.String()
 		}
-		fmt.Fprintf(w, "  Name:\t%s\n  MediaType:\t%s\n", name, d.MediaType)
+		fmt.Fprintf(w, "  Name:\t%s\n  MediaType:\t%s\n", name, line(d.MediaType))
 		if err := printPlatform(w, d); err != nil {
 			return err
 		}
@@ -108,12 +110,12 @@ func printPlatform(w *tabwriter.Writer, d ocispec.Descriptor) error {
 	if p == nil {
 		return nil
 	}
-	fmt.Fprintf(w, "  Platform:\t%s\n", platforms.Format(*p))
+	fmt.Fprintf(w, "  Platform:\t%s\n", terminal.Line(platforms.Format(*p)))
 	for _, line := range []struct{ name, value string }{
 		{"OSVersion", p.OSVersion}, {"OSFeatures", strings.Join(p.OSFeatures, ", ")}, {"URLs", strings.Join(d.URLs, ", ")},
 	} {
 		if line.value != "" {
-			fmt.Fprintf(w, "  %s:\t%s\n", line.name, line.value)
+			fmt.Fprintf(w, "  %s:\t%s\n", line.name, terminal.Line(line.value))
 		}
 	}
 	if len(d.Annotations) == 0 {
@@ -124,7 +126,7 @@ func printPlatform(w *tabwriter.Writer, d ocispec.Descriptor) error {
 		return err
 	}
 	for _, k := range slices.Sorted(maps.Keys(d.Annotations)) {
-		fmt.Fprintf(w, "    %s:\t%s\n", k, d.Annotations[k])
+		fmt.Fprintf(w, "    %s:\t%s\n", terminal.Line(k), terminal.Line(d.Annotations[k]))
 	}
 	return w.Flush()
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
@@ -12,6 +14,7 @@ import (
 	"github.com/moby/buildkit/util/attestation"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-build/slipway/internal/registry"
 )
@@ -149,31 +152,41 @@ func (f *filter) attestations(ctx context.Context, manifests []ocispec.Descripto
 	for about, subject := range f.subjects {
 		attested[about], attested[subject.Digest] = true, true
 	}
-	for _, d := range manifests {
+	found := make([][]ocispec.Descriptor, len(manifests))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxReads)
+	for n, d := range manifests {
 		if attested[d.Digest] || !f.matches(d) {
 			continue
 		}
 		attested[d.Digest] = true
-		found, err := f.client.Referrers(ctx, f.sourceOf(d.Digest).ref.String(), d.Digest, attestationArtifact)
-		if err != nil {
-			return nil, err
+		g.Go(func() (err error) {
+			found[n], err = f.client.Referrers(ctx, f.sourceOf(d.Digest).ref.String(), d.Digest, attestationArtifact)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for n, d := range manifests {
+		at := slices.IndexFunc(found[n], func(r ocispec.Descriptor) bool { _, known := f.subjects[r.Digest]; return !known })
+		if at < 0 {
+			continue
 		}
-		for _, r := range found {
-			if _, ok := f.subjects[r.Digest]; ok {
-				continue
-			}
-			all := map[string]string{}
-			for k, v := range r.Annotations {
-				all[k] = v
-			}
-			all[attestation.DockerAnnotationReferenceType] = attestation.DockerAnnotationReferenceTypeDefault
-			all[attestation.DockerAnnotationReferenceDigest] = d.Digest.String()
-			r.Annotations, r.ArtifactType = all, ""
-			r.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
-			added = append(added, r)
-			f.img.parts = append(f.img.parts, part{desc: r, from: f.sourceOf(d.Digest).ref.String()})
-			break
-		}
+		r := asAttestation(found[n][at], d.Digest)
+		added = append(added, r)
+		f.img.parts = append(f.img.parts, part{desc: r, from: f.sourceOf(d.Digest).ref.String()})
 	}
 	return added, nil
+}
+
+// asAttestation is a referrer as an index has it.
+func asAttestation(r ocispec.Descriptor, about digest.Digest) ocispec.Descriptor {
+	all := map[string]string{}
+	maps.Copy(all, r.Annotations)
+	all[attestation.DockerAnnotationReferenceType] = attestation.DockerAnnotationReferenceTypeDefault
+	all[attestation.DockerAnnotationReferenceDigest] = about.String()
+	r.Annotations, r.ArtifactType = all, ""
+	r.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+	return r
 }

@@ -55,6 +55,11 @@ func newFixture(t *testing.T) *fixture {
 		Versioned: versioned, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{amd64, arm64, about},
 		Annotations: map[string]string{"of": "index"},
 	}))
+	signed := f.image("team/signed", "v1", ocispec.Platform{OS: "linux", Architecture: "amd64"}, false)
+	about = f.attestation("team/signed", signed, map[string]string{"https://slsa.dev/provenance/v1": statement})
+	about.ArtifactType, about.Platform, about.Annotations = attestationArtifact, nil, map[string]string{"some": "thing"}
+	f.PushManifest("team/signed", strings.Replace(signed.Digest.String(), ":", "-", 1), ocispec.MediaTypeImageIndex,
+		f.json(ocispec.Index{Versioned: versioned, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{about}}))
 	return f
 }
 
@@ -146,6 +151,8 @@ func TestAsBuildx(t *testing.T) {
 		{"annotated-docker", Request{Sources: []string{"team/docker:amd64"}, Annotations: annotations}, asFlags},
 		{"digest", Request{Sources: []string{f.amd64.Digest.String()}, Tags: []string{"team/app:new"}}, []string{"-t", "team/app:new"}},
 		{"descriptor", Request{Sources: []string{descriptor}, Tags: []string{"team/app:new"}}, []string{"-t", "team/app:new"}},
+		{"referrer", Request{Sources: []string{"team/signed:v1"}}, nil},
+		{"referrer-of-two", Request{Sources: []string{"team/app:arm64", "team/signed:v1"}, Platforms: []ocispec.Platform{{OS: "linux", Architecture: "amd64"}}}, []string{"--platform", "linux/amd64"}},
 		{"append", Request{Sources: []string{"team/app:arm64"}, Tags: []string{"team/app:amd64"}, Append: true}, []string{"--append", "-t", "team/app:amd64"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

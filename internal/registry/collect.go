@@ -135,12 +135,8 @@ func (c *collector) readDocument(ctx context.Context, n *node) (err error) {
 			return err
 		}
 	}
-	mediaType, err := DocumentType(n.desc.MediaType, n.raw)
-	if err != nil {
+	if _, err := DocumentType(n.desc.MediaType, n.raw); err != nil {
 		return fmt.Errorf("copying from %s: manifest %s %w", n.from, n.desc.Digest, err)
-	}
-	if images.IsIndexType(mediaType) != images.IsIndexType(n.desc.MediaType) {
-		return fmt.Errorf("copying from %s: manifest %s is called %q, but is of type %q: %w", n.from, n.desc.Digest, n.desc.MediaType, mediaType, errdefs.ErrDataLoss)
 	}
 	if n.children, err = namedBy(n.raw); err != nil {
 		return fmt.Errorf("copying from %s: reading manifest %s: %w", n.from, n.desc.Digest, err)
