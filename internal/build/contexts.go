@@ -110,6 +110,29 @@ func (r *Request) prepare(ctx context.Context, s *store.Store) (_ *inputs, err e
 	return in, nil
 }
 
+// Reads are the paths of this machine that prepare takes the contexts and the Dockerfile from.
+func (r *Request) Reads() (paths []string) {
+	fi, err := os.Stat(r.Context)
+	isDir := err == nil && fi.IsDir()
+	if isDir || !isRemote(r.Context) {
+		paths = append(paths, r.Context)
+	}
+	if r.DockerfileText == "" && r.Dockerfile != "" && !isHTTP(r.Dockerfile) && (isDir || filepath.IsAbs(r.Dockerfile)) {
+		paths = append(paths, r.Dockerfile)
+	}
+	for _, value := range r.Contexts {
+		switch {
+		case isRemote(value), strings.HasPrefix(value, "docker-image://"), strings.HasPrefix(value, "target:"), strings.HasPrefix(value, "input:"):
+		case strings.HasPrefix(value, "oci-layout://"):
+			dir, _, _ := splitLayout(value)
+			paths = append(paths, dir)
+		default:
+			paths = append(paths, value)
+		}
+	}
+	return paths
+}
+
 // interruptible reads r, which may be a terminal that nobody types at, until the context ends. A nil
 // r is empty.
 func interruptible(ctx context.Context, r io.Reader) io.Reader {
@@ -379,14 +402,19 @@ func (in *inputs) named(name, value string) error {
 	return nil
 }
 
-// layout is a named context that is an image in a directory: oci-layout://DIR[:TAG][@DIGEST].
-func (in *inputs) layout(key, value string) error {
-	rest := strings.TrimPrefix(value, "oci-layout://")
-	dir, pinned, _ := strings.Cut(rest, "@")
+// splitLayout splits oci-layout://DIR[:TAG][@DIGEST].
+func splitLayout(value string) (dir, tag, pinned string) {
+	dir, pinned, _ = strings.Cut(strings.TrimPrefix(value, "oci-layout://"), "@")
 	dir, tag, ok := strings.Cut(dir, ":")
 	if !ok {
 		tag = "latest"
 	}
+	return dir, tag, pinned
+}
+
+// layout is a named context that is an image in a directory: oci-layout://DIR[:TAG][@DIGEST].
+func (in *inputs) layout(key, value string) error {
+	dir, tag, pinned := splitLayout(value)
 	l := imagesource.Layout{Dir: dir}
 	d := digest.Digest(pinned)
 	err := d.Validate()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -16,6 +17,15 @@ import (
 // Source says where a secret comes from. Without a file and a variable it is the variable with
 // the name of the ID if there is one, and the file with that name otherwise.
 type Source = secretsprovider.Source
+
+// File is the file that a secret is read from, if it is one.
+func File(s Source) (string, bool) {
+	if s.FilePath != "" || s.Env != "" {
+		return s.FilePath, s.Env == ""
+	}
+	_, isVariable := os.LookupEnv(s.ID)
+	return s.ID, !isVariable
+}
 
 // ParseSource reads a value of --secret, "id=ID[,src=FILE|env=VARIABLE][,type=file|env]", as
 // docker buildx does.
