@@ -166,12 +166,7 @@ func hasKey(keys []string, key string) bool {
 
 // readDaemonConfig reads a TOML file.
 func readDaemonConfig(path string) (*heldConfig, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	data, err := readSmall(path)
 	if err != nil {
 		return nil, err
 	}
@@ -192,4 +187,22 @@ func readDaemonConfig(path string) (*heldConfig, error) {
 	}
 	walk("", tables)
 	return c, nil
+}
+
+// readSmall reads a file that somebody names. It waits for no pipe, and does not fill the memory.
+func readSmall(path string) ([]byte, error) {
+	const most = 1 << 20
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, errors.Join(err, fmt.Errorf("%s is no regular file", path))
+	}
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && len(data) > most {
+		err = fmt.Errorf("%s is longer than 1 MiB", path)
+	}
+	return data, err
 }

@@ -98,7 +98,7 @@ func (r daemonRegistry) tls(text *bytes.Buffer, dir, name string, files map[stri
 		text.WriteString("skip_verify = true\n")
 	}
 	add := func(kind string, i int, path string) (string, error) {
-		data, err := os.ReadFile(path)
+		data, err := readSmall(path)
 		file := fmt.Sprintf("%s-%s%d.pem", strings.ReplaceAll(name, ":", "_"), kind, i)
 		files[dir+"/"+file] = data
 		return file, err

@@ -1,10 +1,32 @@
 package cli
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 )
+
+func TestDaemonConfigIsFiles(t *testing.T) {
+	dir := t.TempDir()
+	pipe, long, config := filepath.Join(dir, "pipe"), filepath.Join(dir, "long"), filepath.Join(dir, "buildkitd.toml")
+	if err := errors.Join(syscall.Mkfifo(pipe, 0o600), os.WriteFile(long, make([]byte, 1<<20+1), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{pipe: "is no regular file", long: "is longer than 1 MiB", "/dev/zero": "is no regular file", dir: "is no regular file"} {
+		if _, _, err := daemonConfig(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s as configuration: %v, want that it %s", path, err, want)
+		}
+		if err := os.WriteFile(config, []byte("[registry.\"a\"]\nca = [\""+path+"\"]\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := daemonConfig(config); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s as certificate: %v, want that it %s", path, err, want)
+		}
+	}
+}
 
 func TestRegistryFiles(t *testing.T) {
 	dir := t.TempDir()

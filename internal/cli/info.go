@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/slipway-build/slipway/internal/builders"
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -123,7 +122,9 @@ func (a *app) systemInfo(ctx context.Context, s *store.Store) (*systemInfo, erro
 	}
 	info.Swarm.LocalNodeState = "inactive"
 	info.ClientInfo.clientVersion, info.ClientInfo.Debug = v.Client, a.debug
-	info.ClientInfo.Context = builders.Default
+	if _, info.ClientInfo.Context, err = a.contextNames(); err != nil {
+		return nil, err
+	}
 	info.ClientInfo.Plugins = []clientPlugin{{"buildx", buildxRelease, "Docker Buildx"}}
 	return info, nil
 }
