@@ -20,6 +20,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -50,11 +51,11 @@ type List struct {
 	Context  string   `json:"context,omitempty"`
 }
 
-var namePattern = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9._-]*$`)
+var namePattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9._-]*$`) })
 
 // CheckName refuses what buildx does not take as a name.
 func CheckName(name string) error {
-	if !namePattern.MatchString(name) || len(name) > 128 {
+	if !namePattern().MatchString(name) || len(name) > 128 {
 		return fmt.Errorf("invalid name %s, name needs to start with a letter and may not contain symbols, except ._-", name)
 	}
 	return nil

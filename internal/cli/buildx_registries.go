@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 
@@ -32,8 +33,8 @@ type daemonRegistry struct {
 var registrySettings = []string{"mirrors", "http", "insecure", "ca", "keypair"}
 
 var (
-	registryHost = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?$`)
-	mirrorPath   = regexp.MustCompile(`^[A-Za-z0-9._/-]*$`)
+	registryHost = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?$`) })
+	mirrorPath   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._/-]*$`) })
 )
 
 // builderFiles is the directory of the settings of registries that a builder was given, as files hosts.toml.
@@ -50,7 +51,7 @@ func builderFiles(name string) (string, error) {
 func registryFiles(all map[string]daemonRegistry) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for _, host := range slices.Sorted(maps.Keys(all)) {
-		if !registryHost.MatchString(host) {
+		if !registryHost().MatchString(host) {
 			return nil, fmt.Errorf("registry.%q: no name of a registry", host)
 		}
 		var text bytes.Buffer
@@ -64,7 +65,7 @@ func registryFiles(all map[string]daemonRegistry) (map[string][]byte, error) {
 		}
 		for _, mirror := range all[host].Mirrors {
 			name, path, _ := strings.Cut(mirror, "/")
-			if !registryHost.MatchString(name) || !mirrorPath.MatchString(path) {
+			if !registryHost().MatchString(name) || !mirrorPath().MatchString(path) {
 				return nil, fmt.Errorf("registry.%q: mirror %q: want HOST or HOST/PATH", host, mirror)
 			}
 			url := all[name].scheme(name) + name
