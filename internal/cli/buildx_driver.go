@@ -22,12 +22,14 @@ import (
 // and of how its result is loaded, which it is always.
 var inertOptions = []string{"image", "restart-policy", "default-load", "provenance-add-gha", "allow-untrusted-image", "gpus"}
 
-// otherOptions are those that would change something, and what does it here.
-var otherOptions = map[string]string{
-	"memory": "give build --memory", "memory-swap": "give build --memory-swap",
-	"cpu-period": "give build --cpu-period", "cpu-quota": "give build --cpu-quota", "cpu-shares": "give build --cpu-shares",
-	"cpuset-cpus": "give build --cpuset-cpus", "cpuset-mems": "give build --cpuset-mems", "cgroup-parent": "give build --cgroup-parent",
-	"network": "registries are asked over the network of this machine, which is network=host: leave it out",
+// otherOption is what does here what an option would change.
+func otherOption(key string) string {
+	return map[string]string{
+		"memory": "give build --memory", "memory-swap": "give build --memory-swap",
+		"cpu-period": "give build --cpu-period", "cpu-quota": "give build --cpu-quota", "cpu-shares": "give build --cpu-shares",
+		"cpuset-cpus": "give build --cpuset-cpus", "cpuset-mems": "give build --cpuset-mems", "cgroup-parent": "give build --cgroup-parent",
+		"network": "registries are asked over the network of this machine, which is network=host: leave it out",
+	}[key]
 }
 
 // driverOptions reads values of --driver-opt.
@@ -64,17 +66,20 @@ func checkOption(key, value string) error {
 		return nil
 	case isEnv:
 		return fmt.Errorf("--driver-opt %s: no daemon runs that it could be for: set %s in the environment of slipway itself", key, env)
-	case otherOptions[key] != "":
-		return fmt.Errorf("--driver-opt %s=%s: no container runs that it could be for: %s", key, value, otherOptions[key])
+	case otherOption(key) != "":
+		return fmt.Errorf("--driver-opt %s=%s: no container runs that it could be for: %s", key, value, otherOption(key))
 	}
 	return fmt.Errorf("invalid driver option %s for docker-container driver", key)
 }
 
-// inertFlags are flags of buildkitd that change nothing, and whether a value follows. Entitlements are what the client of a
+// inertFlag reports whether a flag of buildkitd changes nothing, and whether a value follows it. Entitlements are what the client of a
 // daemon may ask for: whoever runs slipway may, with build --allow.
-var inertFlags = map[string]bool{
-	"debug": false, "trace": false, "allow-insecure-entitlement": true, "oci-worker": false, "containerd-worker": false,
-	"oci-worker-snapshotter": true, "oci-worker-no-process-sandbox": false, "log-format": true, "group": true,
+func inertFlag(name string) (value, inert bool) {
+	value, inert = map[string]bool{
+		"debug": false, "trace": false, "allow-insecure-entitlement": true, "oci-worker": false, "containerd-worker": false,
+		"oci-worker-snapshotter": true, "oci-worker-no-process-sandbox": false, "log-format": true, "group": true,
+	}[name]
+	return value, inert
 }
 
 // daemonFlags reads --buildkitd-flags.
@@ -86,7 +91,7 @@ func daemonFlags(text string) ([]string, error) {
 	for i := 0; i < len(words); i++ {
 		flag, _, has := strings.Cut(words[i], "=")
 		name, isFlag := strings.CutPrefix(flag, "--")
-		takes, inert := inertFlags[name]
+		takes, inert := inertFlag(name)
 		switch {
 		case !isFlag || !inert:
 			what := "there is no BuildKit daemon that it could be for"

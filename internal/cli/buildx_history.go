@@ -133,7 +133,7 @@ func newHistoryLsCmd(a *app) *cobra.Command {
 				}
 				rows = append(rows, &recordedRow{r: &r, ref: a.buildRef(r.ID), trunc: table && !noTrunc})
 			}
-			return printList(a.stdout, format, recordedHeaders, rows)
+			return printList(a.stdout, format, headers{"Ref": "BUILD ID", "Name": "NAME", "Status": "STATUS", "CreatedAt": "CREATED AT", "Duration": "DURATION", "Link": ""}, rows)
 		},
 	}
 	if !a.calls(cmd) {
@@ -146,8 +146,6 @@ func newHistoryLsCmd(a *app) *cobra.Command {
 	f.BoolVar(&localOnly, "local", false, "List records of builds in the current repository only")
 	return cmd
 }
-
-var recordedHeaders = headers{"Ref": "BUILD ID", "Name": "NAME", "Status": "STATUS", "CreatedAt": "CREATED AT", "Duration": "DURATION", "Link": ""}
 
 // recordedRow is a line of `history ls`.
 type recordedRow struct {

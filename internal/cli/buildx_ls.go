@@ -16,11 +16,6 @@ const (
 	nodeIndent   = ` \_ `
 )
 
-var builderHeaders = headers{
-	"Name": "NAME/NODE", "DriverEndpoint": "DRIVER/ENDPOINT", "LastActivity": "LAST ACTIVITY", "Status": "STATUS", "Buildkit": "BUILDKIT",
-	"Platforms": "PLATFORMS", "Error": "ERROR",
-}
-
 func newBuilderLsCmd(a *app) *cobra.Command {
 	var format string
 	var noTrunc bool
@@ -83,7 +78,10 @@ func (a *app) printBuilders(l *builders.List, format string, noTrunc bool) (fail
 			failed = append(failed, fmt.Sprintf("Failed to get status for %s (%s): %s", b.Name, b.Node, machine.Err))
 		}
 	}
-	return failed, printList(a.stdout, format, builderHeaders, rows)
+	return failed, printList(a.stdout, format, headers{
+		"Name": "NAME/NODE", "DriverEndpoint": "DRIVER/ENDPOINT", "LastActivity": "LAST ACTIVITY", "Status": "STATUS", "Buildkit": "BUILDKIT",
+		"Platforms": "PLATFORMS", "Error": "ERROR",
+	}, rows)
 }
 
 // builderInfo is a builder in the JSON of buildx.

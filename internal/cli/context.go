@@ -66,7 +66,7 @@ func newContextLsCmd(a *app) *cobra.Command {
 			for _, name := range all {
 				rows = append(rows, &contextRow{name, name == current})
 			}
-			return printList(a.stdout, listFormat(format, false, def), contextHeaders, rows)
+			return printList(a.stdout, listFormat(format, false, def), headers{"Name": "NAME", "Description": "DESCRIPTION", "DockerEndpoint": "DOCKER ENDPOINT", "Error": "ERROR"}, rows)
 		},
 	}
 	if !a.calls(cmd) {
@@ -76,8 +76,6 @@ func newContextLsCmd(a *app) *cobra.Command {
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Only show context names")
 	return cmd
 }
-
-var contextHeaders = headers{"Name": "NAME", "Description": "DESCRIPTION", "DockerEndpoint": "DOCKER ENDPOINT", "Error": "ERROR"}
 
 // contextRow is a line of `context ls`.
 type contextRow struct {
