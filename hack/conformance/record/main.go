@@ -1,9 +1,10 @@
 // Command record builds the conformance cases with BuildKit and writes down what it made.
 //
 //	record -buildkitd PATH -buildctl PATH [-out DIR] [-run RE] CASES
-//	record -buildkitd PATH -buildctl PATH -slipway PATH INDEX
+//	record -buildkitd PATH -buildctl PATH -slipway PATH [INDEX]
 //
-// The second form has BuildKit and slipway keep caches at the same places, and writes BuildKit's index to a file.
+// The second form compares how large layers are that slipway and BuildKit compress, and fails where slipway's are larger. With
+// INDEX it has both keep caches at the same places, and writes BuildKit's index to that file.
 //
 // It runs the daemon as root with everything below a temporary directory.
 package main
@@ -31,10 +32,17 @@ func main() {
 	flag.StringVar(&r.out, "out", "testdata/buildkit", "where the records go")
 	run := flag.String("run", ".", "which cases, by a regular expression")
 	show := flag.Bool("show", false, "print the records instead of keeping them")
-	slipway := flag.String("slipway", "", "compare caches with this slipway, instead of recording cases")
+	slipway := flag.String("slipway", "", "compare sizes of layers, and caches, with this slipway, instead of recording cases")
 	flag.Parse()
 	if *slipway != "" {
-		if err := r.with(func() error { return r.caches(*slipway, flag.Arg(0)) }); err != nil {
+		err := r.with(func() error {
+			err := r.sizes(*slipway)
+			if index := flag.Arg(0); index != "" {
+				err = errors.Join(err, r.caches(*slipway, index))
+			}
+			return err
+		})
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "record:", err)
 			os.Exit(1)
 		}
