@@ -44,6 +44,7 @@ var owners = []struct {
 	{"github.com/DataDog/zstd", []string{"internal/layer"}, "C code does not read what comes from others: it only compresses there"},
 	{"gvisor.dev/gvisor", []string{"internal/network"}, "how a process gets out is the network's own affair"},
 	{"github.com/vishvananda/netlink", []string{"internal/network"}, "nothing else sets interfaces up"},
+	{"github.com/minio/minio-go/v7", []string{"internal/cache/bucket"}, "only its signatures and its search for keys are used: the rest of it is large"},
 	{"github.com/spf13/cobra", []string{"internal/cli", "cmd/slipway"}, "flags end in cli: an API server drives the same packages"},
 	{"github.com/docker/buildx", []string{"internal/bake"}, "what targets mean is one package's affair, which makes requests of builds of them"},
 	{"github.com/moby/buildkit/frontend/dockerfile/builder", []string{"internal/frontend"}, "nothing else knows of Dockerfiles"},
@@ -57,6 +58,7 @@ var bans = []struct{ from, to, reason string }{
 	{"internal/engine", "github.com/moby/buildkit/frontend/dockerfile", "the engine executes LLB, whoever wrote it"},
 	{"cmd/slipway", "github.com/google/go-containerregistry", "it is an independent check in tests, not a part"},
 	{"cmd/slipway", "github.com/rogpeppe/go-internal", "it is for tests"},
+	{"cmd/slipway", "github.com/johannesboyne/gofakes3", "it is for tests"},
 	{"cmd/slipway", "testing", "it is for tests, and registers flags"},
 }
 

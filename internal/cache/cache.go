@@ -10,7 +10,7 @@
 //	export.go      writing a cache
 //	inline.go      the records inside of an image's config
 //	documents.go   a cache as a manifest: repository.go in a registry, directory.go in a directory
-//	index.go       a cache as a config alone, beside its blobs: github.go in GitHub Actions
+//	index.go       a cache as a config alone, beside its blobs: github.go in GitHub Actions, s3.go in a bucket
 //
 // # Invariants
 //

@@ -43,6 +43,7 @@ type To struct {
 	IgnoreError bool
 
 	dockerTypes bool // layers have Docker's media types
+	parallel    int  // how many layers are written at the same time; 0 for as many as usual
 	location    location
 }
 

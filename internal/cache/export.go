@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,8 +22,11 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// maxPuts is how many layers are written at the same time.
-const maxPuts = 4
+const (
+	// usualParallel is how many layers are written at the same time, maxParallel how many may be.
+	usualParallel = 4
+	maxParallel   = 64
+)
 
 // Tell is told what an export does, line by line: a line when it begins, and again when it is done.
 type Tell func(line string, done bool)
@@ -200,7 +204,7 @@ func (x *exporting) writeLayers(ctx context.Context, to destination) ([]ocispec.
 	held := []ocispec.Descriptor{}
 	seen := map[digest.Digest]bool{}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(maxPuts)
+	g.SetLimit(cmp.Or(x.parallel, usualParallel))
 	for _, b := range x.layers {
 		if b.base || seen[b.desc.Digest] {
 			continue

@@ -23,6 +23,7 @@ const (
 	TypeLocal    = "local"
 	TypeInline   = "inline"
 	TypeGHA      = "gha"
+	TypeS3       = "s3"
 )
 
 // kind is what a type of cache is made of.
@@ -42,12 +43,12 @@ var kinds = map[string]kind{
 	TypeRegistry: {to: registryTo, from: registryFrom},
 	TypeLocal:    {to: directoryTo, from: directoryFrom},
 	TypeGHA:      {to: githubTo, from: githubFrom, complete: githubEnvironment},
+	TypeS3:       {to: s3To, from: s3From},
 }
 
 // elsewhere are the types that BuildKit has and that are not there.
 var elsewhere = map[string]string{
-	"s3":     "use type=registry, or type=local and copy the directory to and from the bucket",
-	"azblob": "use type=registry, or type=local and copy the directory to and from the container",
+	"azblob": "use type=registry, type=s3, or type=local and copy the directory to and from the container",
 }
 
 // errType is the error for a type that is not there; what is "exporter" or "importer".

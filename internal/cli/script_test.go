@@ -88,6 +88,8 @@ func TestScripts(t *testing.T) {
 			"distribution": distribution,
 			// In script_actions_test.go.
 			"actions": actionsCache,
+			// In script_bucket_test.go.
+			"bucket": s3Bucket,
 		},
 	})
 }

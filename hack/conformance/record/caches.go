@@ -12,6 +12,7 @@ import (
 
 	"github.com/slipway-build/slipway/hack/conformance/daemon"
 	"github.com/slipway-build/slipway/internal/cache/actions/actionstest"
+	"github.com/slipway-build/slipway/internal/cache/bucket/buckettest"
 )
 
 // cachePlace is somewhere that BuildKit and slipway both keep caches.
@@ -43,9 +44,18 @@ func (r *recorder) caches(slipway, index string) error {
 			return srv.Get(ref, fmt.Sprintf("index-%s-%s-1-%s#1", name, version, digest.FromString(ref).Encoded()[:8]))
 		}}
 	}
+	s3, err := buckettest.New("b")
+	if err != nil {
+		return err
+	}
+	defer s3.Close()
+	bucket := cachePlace{"S3", func(name string) string {
+		return fmt.Sprintf("type=s3,bucket=b,region=eu-central-1,prefix=ci/,name=%s,endpoint_url=%s,use_path_style=true,access_key_id=%s,secret_access_key=%s",
+			name, s3.URL, buckettest.ID, buckettest.Secret)
+	}, func(name string) []byte { return s3.Get("b", "ci/manifests/"+name) }}
 	d := <-r.daemons
 	defer func() { r.daemons <- d }()
-	for _, place := range []cachePlace{github("1", "url"), github("2", "url_v2")} {
+	for _, place := range []cachePlace{bucket, github("1", "url"), github("2", "url_v2")} {
 		if err := r.compareCaches(d, slipway, place); err != nil {
 			return fmt.Errorf("%s: %w", place.name, err)
 		}
@@ -55,7 +65,7 @@ func (r *recorder) caches(slipway, index string) error {
 			return err
 		}
 	}
-	if p := srv.Problems(); len(p) > 0 {
+	if p := append(srv.Problems(), s3.Problems()...); len(p) > 0 {
 		return fmt.Errorf("requests that no client may send: %q", p)
 	}
 	return nil
