@@ -44,9 +44,9 @@ func patched(t *testing.T) bool {
 // `slipway version`, does not depend on the machine, and grows with each expression that is compiled and each table
 // that is made before anybody asks for it. sync.OnceValue makes them when somebody does; see also hack/patches.
 func TestStartIsSmall(t *testing.T) {
-	most := initialized{bytes: 540_000, allocs: 3_650}
+	most := initialized{bytes: 570_000, allocs: 3_850}
 	if !patched(t) { // by `go test`; `make test` has the patches
-		most = initialized{bytes: 1_550_000, allocs: 9_200}
+		most = initialized{bytes: 1_880_000, allocs: 11_300}
 	}
 	self, err := os.Executable()
 	if err != nil {

@@ -177,7 +177,7 @@ func keyValues(args []string, lookup func(string) (string, bool)) map[string]str
 	return m
 }
 
-// withoutValues is a command line without the values of build arguments.
+// withoutValues is a command line without the values of build arguments, and without the secrets of caches.
 func withoutValues(args []string) []string {
 	out := slices.Clone(args)
 	for i, arg := range out {

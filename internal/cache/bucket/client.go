@@ -55,6 +55,7 @@ type Client struct {
 	base  url.URL // of the bucket
 	http  *http.Client
 	creds *credentials.Credentials
+	asked *credentials.CredContext
 	pause time.Duration // after the first failure; it doubles with each
 }
 
@@ -89,7 +90,7 @@ func New(o Options) (*Client, error) {
 		Transport:     new(outbound.Reach).Guard(t),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	c.creds = o.Keys.find(o.Region)
+	c.creds, c.asked = o.Keys.find(o.Region), keyContext()
 	return c, nil
 }
 
@@ -189,7 +190,7 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 }
 
 func (c *Client) try(ctx context.Context, r request) (*http.Response, error) {
-	keys, err := c.creds.GetWithContext(c.credContext(ctx))
+	keys, err := c.creds.GetWithContext(c.asked)
 	if err != nil {
 		return nil, fmt.Errorf("looking for keys of bucket %s: %s", c.opts.Bucket, c.clean(err.Error()))
 	}

@@ -1,7 +1,6 @@
 package bucket
 
 import (
-	"context"
 	"net"
 	"net/http"
 	"os"
@@ -39,8 +38,8 @@ func hasRole() bool {
 	return false
 }
 
-// credContext is how services that give keys are asked: one that is not there is not waited for.
-func (c *Client) credContext(ctx context.Context) *credentials.CredContext {
+// keyContext is how services that give keys are asked: one that is not there is not waited for.
+func keyContext() *credentials.CredContext {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: 2 * time.Second}).DialContext
 	t.ResponseHeaderTimeout = 5 * time.Second
