@@ -141,16 +141,16 @@ func (g *github) open(*store.Store, *registry.Client) (place, error) {
 	if g.err != nil {
 		return nil, g.err
 	}
-	return &entries{github: g, pause: indexPause, known: sync.OnceValue(g.listed)}, nil
+	return &entries{github: g, pause: indexPause}, nil
 }
 
 // listed are the keys of blobs that the API lists; nil when it is not to be asked, or does not tell: then each
 // blob is asked for.
-func (g *github) listed() map[string]bool {
+func (g *github) listed(ctx context.Context) map[string]bool {
 	if g.api.Repository == "" || g.api.Token == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	keys, err := g.client.Keys(ctx, g.api, blobPrefix)
 	if err != nil {
@@ -163,7 +163,9 @@ func (g *github) listed() map[string]bool {
 type entries struct {
 	*github
 	pause time.Duration
-	known func() map[string]bool
+
+	list  sync.Once // makes known, for the export that asks first: there is one
+	known map[string]bool
 }
 
 const (
@@ -242,8 +244,9 @@ func (e *entries) open(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 }
 
 func (e *entries) has(ctx context.Context, key string) (bool, error) {
-	if known := e.known(); known != nil {
-		return known[key], nil
+	e.list.Do(func() { e.known = e.listed(ctx) })
+	if e.known != nil {
+		return e.known[key], nil
 	}
 	entry, err := e.client.Find(ctx, key, false)
 	return entry != nil, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strconv"
 	"strings"
@@ -347,5 +348,34 @@ func TestGitHubOfBuildKit(t *testing.T) {
 	i := f.Open(nil)
 	if err := i.Load(t.Context(), func(string) {}); !errors.Is(err, errForeign) || i.contents.foreign == 0 {
 		t.Errorf("got %v, %+v", err, i.contents)
+	}
+}
+
+// Who breaks off does not wait for a list of what is there.
+func TestGitHubListEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		cancel()
+		select {
+		case <-r.Context().Done():
+		case <-time.After(10 * time.Second):
+			t.Error("the list is still waited for")
+		}
+	}))
+	defer api.Close()
+	t.Setenv("GITHUB_API_URL", api.URL)
+	l, err := githubTo(nil, map[string]string{
+		"token": actionstest.Token("refs/heads/main"), "url": api.URL, "repository": "me/app", "ghtoken": "t",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := l.open(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = to.put(ctx, describe("blob", []byte("x")), bytesOpener([]byte("x")))
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }

@@ -31,6 +31,8 @@ type app struct {
 	debug     bool
 	builder   string // that --builder names
 
+	toldDamaged bool // that the file of builders' names is
+
 	builderCerts string // a directory as those of certs, of the builder
 	maxRuns      int    // how many steps may run at the same time, as the builder has it; 0 is any number
 

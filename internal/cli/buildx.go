@@ -64,8 +64,10 @@ func (a *app) builderList() (builders.List, error) {
 	}
 	l, err := builders.Read(file)
 	if errors.Is(err, builders.ErrDamaged) {
-		fmt.Fprintln(a.stderr, "WARNING:", err)
-		err = nil
+		if !a.toldDamaged {
+			fmt.Fprintln(a.stderr, "WARNING:", err)
+		}
+		a.toldDamaged, err = true, nil
 	}
 	return l, err
 }

@@ -135,7 +135,7 @@ func setBuilderFiles(b *builders.Builder, files map[string][]byte) error {
 	if err != nil {
 		return err
 	}
-	fresh := dir + ".new"
+	fresh := filepath.Join(filepath.Dir(dir), ".new") // no name of a builder begins with a dot
 	err = os.RemoveAll(fresh)
 	for name, data := range files {
 		path := filepath.Join(fresh, name)

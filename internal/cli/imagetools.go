@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -76,17 +75,10 @@ func (a *app) imagetoolsCreate(ctx context.Context, args []string, flags imageto
 	if err := a.pushMade(ctx, img, flags.progress); err != nil || flags.metadataFile == "" {
 		return err
 	}
-	data, err := json.MarshalIndent(map[string]any{
+	return writeMetadata(flags.metadataFile, map[string]any{
 		exptypes.ExporterImageDescriptorKey: img.Desc,
 		exptypes.ExporterImageNameKey:       strings.Join(img.Repositories(), ","),
-	}, "", "  ")
-	if err == nil {
-		err = os.WriteFile(flags.metadataFile, data, 0o644)
-	}
-	if err != nil {
-		return fmt.Errorf("writing --metadata-file: %w", err)
-	}
-	return nil
+	})
 }
 
 // request is what the command line asks for.

@@ -49,8 +49,10 @@ func (r *Run) missingLocal(n, source *node, name string) (layer.Tree, string) {
 		if err == nil {
 			_, err = all.Lstat(strings.TrimPrefix(name, "/"))
 		}
-		if pattern := excludedBy(exclude, strings.TrimPrefix(name, "/")); err == nil && pattern != "" {
-			return nil, fmt.Sprintf("it is in the directory, but its .dockerignore leaves it out, by the pattern %q", pattern)
+		if err == nil {
+			if pattern := excludedBy(exclude, strings.TrimPrefix(name, "/")); pattern != "" {
+				return nil, fmt.Sprintf("it is in the directory, but its .dockerignore leaves it out, by the pattern %q", pattern)
+			}
 		}
 	}
 	if name := n.v.Name(); strings.Contains(name, " ../") || strings.Contains(name, `"../`) || strings.Contains(name, "=../") {
@@ -61,23 +63,24 @@ func (r *Run) missingLocal(n, source *node, name string) (layer.Tree, string) {
 
 // excludedBy is the pattern that decides that a file is left out; "": it is not.
 func excludedBy(patterns []string, name string) string {
-	by, before := "", false
-	for i, p := range patterns {
-		m, err := patternmatcher.New(patterns[:i+1])
+	by := ""
+	for _, p := range patterns {
+		so := []string{p}
+		if by != "" {
+			so = []string{"**", p} // what is left out so far, the next pattern may bring back
+		}
+		m, err := patternmatcher.New(so)
 		if err != nil {
 			return ""
 		}
-		now, err := m.MatchesOrParentMatches(name)
-		if err != nil {
+		switch out, err := m.MatchesOrParentMatches(name); {
+		case err != nil:
 			return ""
-		}
-		switch {
-		case now && !before:
-			by = p
-		case !now:
+		case !out:
 			by = ""
+		case by == "":
+			by = p
 		}
-		before = now
 	}
 	return by
 }
