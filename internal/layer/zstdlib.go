@@ -83,7 +83,10 @@ const (
 	zstdMaxWorkers = 8       // each takes some 6 MB; so many compress more than one core digests
 )
 
-// Beyond this level a worker takes 50 to 130 MB, so there are no more than so many.
+// zstdMostEffort is the last level that is there for a window of 8 MiB: those above are of larger ones, and take more than a gigabyte.
+const zstdMostEffort = 19
+
+// Beyond this level a worker takes up to 100 MB, so there are no more than so many.
 const (
 	zstdThrifty        = 12
 	zstdThriftyWorkers = 2
@@ -101,7 +104,7 @@ func zstdEffort(level int) (effort, overlap int) {
 	case level == 10:
 		return 11, 9
 	}
-	return level, 9
+	return min(level, zstdMostEffort), 9
 }
 
 // zstdWriter compresses with libzstd. The bytes depend on slipway's version and not on what is installed where it
