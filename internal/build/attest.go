@@ -27,7 +27,7 @@ const maxAttestation = 80 << 20
 // attest completes the products with the attestations that the request asks for: those that the
 // frontend had made (SBOMs, by a scanner image), and provenance.
 func (b *building) attest(ctx context.Context, out *gw.Result, products []*product) error {
-	asked, err := attestations.Parse(b.req.attrs(b.in))
+	asked, err := attestations.Parse(b.attrs)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package build
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -59,58 +58,32 @@ const maxRepairs = 100
 // building is one build under way.
 type building struct {
 	*Builder
-	req    Request
-	in     *inputs
-	sink   progress.Sink
-	names  []string // full image names
-	run    *engine.Run
-	record *record
+	job      *job
+	name     string // among those of the job; "" when it is the only one
+	req      Request
+	in       *inputs
+	links    map[string]*building // whose results are contexts, by the contexts' names
+	linked   bool                 // it is such a one
+	sessions map[string]string    // see [job.sessionsOf]
+	show     progress.Sink        // the display
+	sink     progress.Sink        // the display and the record's log
+	names    []string             // full image names
+	record   *record
+	caches   *caches
+	done     *Result // once it is delivered
+
+	// Of the last attempt:
+	run   *engine.Run
+	attrs map[string]string // the frontend's options
+	out   *gw.Result        // what the frontend made of them, once solved is closed
+	// solved tells those that wait for out.
+	solved chan struct{}
 	// byPlatform says that the frontend's result is a map of platforms, which may be just one
 	// (BUILDKIT_MULTI_PLATFORM): then images are in an index, and files in directories.
 	byPlatform bool
 
-	mu     sync.Mutex
-	read   []graph.Edge // what the frontend asked for, for provenance
-	caches *caches
-}
-
-// Build carries out one build. When it fails no image is named, and no output file that it was to
-// write is left half-written.
-func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*Result, error) {
-	if err := req.check(); err != nil {
-		return nil, err
-	}
-	names, err := req.names(req.Outputs...)
-	if err != nil {
-		return nil, err
-	}
-	in, err := req.prepare(ctx, b.opt.Store)
-	if err != nil {
-		return nil, err
-	}
-	defer in.close() //nolint:errcheck // a temporary directory: what stays is swept with the lease
-	req.watchStreams()
-	caches, err := b.openCaches(req)
-	if err != nil {
-		return nil, err
-	}
-	rec, err := b.newRecord(ctx, req, in.file)
-	if err != nil {
-		return nil, err
-	}
-	bu := &building{Builder: b, req: req, in: in, names: names, record: rec, caches: caches, sink: progress.Multi(sink, rec.log)}
-	watched, within := b.opt.Store.Limited(ctx)
-	if req.Call == "" {
-		caches.start(watched, bu.sink)
-	}
-	res, err := bu.build(watched)
-	for n := 0; n < maxRepairs && errors.Is(err, store.ErrDamaged) && watched.Err() == nil && !req.streamed(); n++ {
-		// The damaged entry is gone now: what it was for is a miss, and is made again.
-		res, err = bu.build(watched)
-	}
-	bu.closeCaches()
-	err = within(err)
-	return res, errors.Join(err, rec.finish(ctx, b.opt.Store, bu.run, res, err))
+	mu   sync.Mutex
+	read []graph.Edge // what the frontend asked for, for provenance
 }
 
 // blobs reports whether the result is needed as an image.
@@ -120,14 +93,17 @@ func (r *Request) blobs() bool {
 	})
 }
 
-func (b *building) build(ctx context.Context) (_ *Result, err error) {
+func (b *building) build(ctx context.Context) error {
+	if b.done != nil && !b.linked {
+		return nil
+	}
 	host := platforms.Normalize(platforms.DefaultSpec())
-	res := &Result{ID: b.record.ID, Names: b.names}
-	b.read = nil
 	opt := engine.RunOptions{
+		Name:         b.called(),
 		Uploads:      b.in.uploads,
 		Layouts:      b.in.layouts,
 		Sink:         b.sink,
+		Log:          b.record.log,
 		Platform:     host,
 		MaxProcesses: b.req.MaxProcesses,
 		AppArmor:     b.req.AppArmor,
@@ -137,19 +113,60 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 		Slot:         b.in.file,
 		Foreign:      b.caches.foreign(),
 	}
-	if err := b.req.allow(&opt); err != nil {
-		return nil, err
+	err := b.req.allow(&opt)
+	if err != nil {
+		return err
+	}
+	if opt.Links, err = b.await(ctx); err != nil {
+		return err
 	}
 	if err := b.fetchDockerfile(ctx, opt); err != nil {
+		return err
+	}
+	opt.Contexts = b.job.dirs.open(b.in)
+	b.run = b.job.group.NewRun(opt)
+	res := &Result{ID: b.record.ID, Names: b.names}
+	out, err := b.solve(ctx, res)
+	if err != nil {
+		return err
+	}
+	switch {
+	case b.done != nil: // by an earlier attempt; others need what the frontend made
+		return nil
+	case b.req.Call != "":
+		res.Answer = out.Metadata
+	default:
+		if err := b.deliver(ctx, out, res); err != nil {
+			return err
+		}
+		if b.req.VerifyCache {
+			if res.Verified, err = b.verify(out); err != nil {
+				return err
+			}
+		}
+		res.Took = time.Since(b.record.Started)
+	}
+	b.done = res
+	return nil
+}
+
+// called is how logs of other builds call this one.
+func (b *building) called() string {
+	return fmt.Sprintf("target %s (build %s)", b.name, b.record.ID)
+}
+
+// id is the digest by which a display knows a step of this build that is no vertex.
+func (b *building) id(step string) digest.Digest { return digest.FromString(b.name + "\n" + step) }
+
+// solve has the frontend read the Dockerfile, and tells those that wait for what it makes of it.
+func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
+	attrs, inputs, err := b.link()
+	if err != nil {
 		return nil, err
 	}
-	var closeContexts func() error
-	opt.Contexts, closeContexts = b.in.open(b.opt.Store)
-	defer func() { err = errors.Join(err, closeContexts()) }()
-	b.run = b.engine.NewRun(ctx, opt)
-	defer func() { err = errors.Join(err, b.run.Close()) }()
-	out, err := frontend.Build(ctx, frontend.Options{
-		Run: b.run, Images: b.opt.Images, Sink: b.sink, Attrs: b.req.attrs(b.in), Platform: host,
+	b.attrs = attrs
+	opt := frontend.Options{
+		Run: b.run, Images: b.opt.Images, Sink: b.sink, Attrs: attrs, Inputs: inputs, Sessions: b.sessions, Platform: b.run.Platform(),
 		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
 			b.warn(res, vertex, message, opt)
 		},
@@ -158,24 +175,22 @@ func (b *building) build(ctx context.Context) (_ *Result, err error) {
 			defer b.mu.Unlock()
 			b.read = append(b.read, ref.Edge())
 		},
-	})
+	}
+	out, err := frontend.Build(ctx, opt)
 	if err != nil {
 		return nil, b.noDockerfile(err)
 	}
-	if b.req.Call != "" {
-		res.Answer = out.Metadata
-		return res, nil
-	}
-	if err := b.deliver(ctx, out, res); err != nil {
-		return nil, err
-	}
-	if b.req.VerifyCache {
-		if res.Verified, err = b.verify(out); err != nil {
+	b.out = out
+	if b.req.Call != "" && b.linked { // what others have of it is no answer
+		opt.Attrs = maps.Clone(attrs)
+		delete(opt.Attrs, optRequest)
+		opt.Warn = nil
+		if b.out, err = frontend.Build(ctx, opt); err != nil {
 			return nil, err
 		}
 	}
-	res.Took = time.Since(b.record.Started)
-	return res, nil
+	close(b.solved)
+	return out, nil
 }
 
 // noDockerfile says which Dockerfile was looked for, when there is none.

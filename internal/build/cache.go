@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/containerd/platforms"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/cache"
@@ -20,13 +19,14 @@ import (
 // caches are the imported and exported caches of one build, however often it is tried.
 type caches struct {
 	from []*cache.Import
+	own  []*cache.Import // of from, those that no other build of the call loads
 	to   []*cache.To
 	load sync.WaitGroup
 	end  context.CancelFunc
 }
 
-// openCaches reads what the request says of caches.
-func (b *Builder) openCaches(req Request) (*caches, error) {
+// openCaches reads what the request says of caches. imports are those that the builds of the call share, by what they were asked for.
+func (b *Builder) openCaches(req Request, imports map[string]*cache.Import) (*caches, error) {
 	c := &caches{end: func() {}}
 	froms, err := cache.ParseFroms(req.CacheFrom)
 	if err != nil {
@@ -43,8 +43,13 @@ func (b *Builder) openCaches(req Request) (*caches, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range froms {
-		c.from = append(c.from, f.Open(b.opt.Images.Registry(), wanted...))
+	for n, f := range froms {
+		key := fmt.Sprint(req.CacheFrom[n], wanted)
+		if imports[key] == nil {
+			imports[key] = f.Open(b.opt.Images.Registry(), wanted...)
+			c.own = append(c.own, imports[key])
+		}
+		c.from = append(c.from, imports[key])
 	}
 	return c, nil
 }
@@ -59,12 +64,12 @@ func (r *Request) wanted() ([]ocispec.Platform, error) {
 
 // start begins to import. What cannot be imported is shown as a failed step, and the build goes on
 // without it.
-func (c *caches) start(ctx context.Context, sink progress.Sink) {
+func (c *caches) start(ctx context.Context, b *building) {
 	ctx, c.end = context.WithCancel(ctx)
-	for n, i := range c.from {
+	for n, i := range c.own {
 		c.load.Go(func() {
 			name := "importing cache manifest from " + i.Name()
-			step := progress.Start(sink, progress.Vertex{Digest: digest.FromString(fmt.Sprint(name, n)), Name: name})
+			step := progress.Start(b.sink, progress.Vertex{Digest: b.id(fmt.Sprint(name, n)), Name: name})
 			step.Done(i.Load(ctx, func(line string) { step.Status(line, 0, 0, true) }))
 		})
 	}
@@ -145,7 +150,7 @@ func (b *building) exportCaches(ctx context.Context, products []*product, res *R
 }
 
 func (b *building) exportCache(ctx context.Context, t *cache.To, set cache.Set, res *Result) error {
-	step := progress.Start(b.sink, progress.Vertex{Digest: digest.FromString("export cache " + t.Type + t.Place()), Name: t.Name()})
+	step := progress.Start(b.sink, progress.Vertex{Digest: b.id("export cache " + t.Type + t.Place()), Name: t.Name()})
 	desc, err := t.Export(ctx, b.opt.Store, b.opt.Images.Registry(), set, func(line string, done bool) {
 		step.Status(line, 0, 0, done)
 	})

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -23,7 +24,6 @@ import (
 	"github.com/slipway-build/slipway/internal/progress"
 	httpsource "github.com/slipway-build/slipway/internal/source/http"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
-	"github.com/slipway-build/slipway/internal/source/local"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -46,6 +46,7 @@ type inputs struct {
 	attrs   map[string]string             // the frontend's options
 	uploads map[string]httpsource.Upload  // files, by their names at http://buildkit-session/
 	layouts map[string]imagesource.Layout // by the IDs in attrs
+	targets map[string]string             // of other builds of the call, whose results are contexts, by the contexts' names
 	file    string                        // where the Dockerfile is, for records
 	temp    string                        // directory that goes away with the inputs; "" without one
 }
@@ -58,11 +59,11 @@ func (in *inputs) close() error {
 }
 
 // prepare finds out what the request's context, Dockerfile and named contexts are. It reads the
-// request's standard input, and nothing from a network.
-func (r *Request) prepare(ctx context.Context, s *store.Store) (_ *inputs, err error) {
+// request's standard input, and nothing from a network. others are the names of the builds of the same call.
+func (r *Request) prepare(ctx context.Context, s *store.Store, others []string) (_ *inputs, err error) {
 	in := &inputs{
 		dirs: map[string]string{}, attrs: map[string]string{}, uploads: map[string]httpsource.Upload{},
-		layouts: map[string]imagesource.Layout{},
+		layouts: map[string]imagesource.Layout{}, targets: map[string]string{},
 	}
 	defer func() {
 		if err != nil {
@@ -75,6 +76,8 @@ func (r *Request) prepare(ctx context.Context, s *store.Store) (_ *inputs, err e
 	stdin := func() io.Reader { return interruptible(ctx, r.Stdin) }
 	fi, statErr := os.Stat(r.Context)
 	switch {
+	case r.Inputs[contextName] != nil:
+		in.inContext(r.Dockerfile, "input")
 	case r.Context == "":
 		return nil, errors.New(`please specify build context (e.g. "." for the current directory)`)
 	case r.Context == "-":
@@ -101,7 +104,7 @@ func (r *Request) prepare(ctx context.Context, s *store.Store) (_ *inputs, err e
 	}
 	for name, value := range r.Contexts {
 		if err == nil {
-			err = in.named(name, value)
+			err = in.named(r, name, value, others)
 		}
 	}
 	if err != nil {
@@ -327,8 +330,8 @@ func (b *Builder) readFiles(ctx context.Context, opt engine.RunOptions, st llb.S
 	if err != nil {
 		return fmt.Errorf("preparing what is fetched: %w", err)
 	}
-	run := b.engine.NewRun(ctx, opt)
-	defer func() { err = errors.Join(err, run.Close()) }()
+	run := b.job.group.NewRun(opt)
+	b.run = run // that errors are of
 	v, err := run.Result(edge)
 	if err != nil {
 		return err
@@ -340,33 +343,6 @@ func (b *Builder) readFiles(ctx context.Context, opt engine.RunOptions, st llb.S
 	return read(tree)
 }
 
-// open gives the directories as the engine takes them. The digests of files are remembered per
-// directory, but for that of the Dockerfile, of which one file is read.
-func (in *inputs) open(s *store.Store) (contexts map[string]local.Context, closeAll func() error) {
-	contexts = map[string]local.Context{}
-	dirs := map[string]*local.Dir{}
-	for name, path := range in.dirs {
-		abs := path
-		if p, err := filepath.Abs(path); err == nil {
-			abs = p
-		}
-		if name == dockerfileName {
-			contexts[name] = local.NewDir(path, "")
-			continue
-		}
-		if dirs[abs] == nil {
-			dirs[abs] = local.NewDir(path, s.ContextFile(abs))
-		}
-		contexts[name] = dirs[abs]
-	}
-	return contexts, func() (err error) {
-		for _, d := range dirs {
-			err = errors.Join(err, d.Close())
-		}
-		return err
-	}
-}
-
 func (in *inputs) tempDir(s *store.Store) (err error) {
 	if in.temp == "" {
 		in.temp, err = s.TempDir()
@@ -375,7 +351,7 @@ func (in *inputs) tempDir(s *store.Store) (err error) {
 }
 
 // named is a context of --build-context.
-func (in *inputs) named(name, value string) error {
+func (in *inputs) named(r *Request, name, value string, others []string) error {
 	key := optNamedContext + name
 	switch {
 	case isRemote(value), strings.HasPrefix(value, "docker-image://"):
@@ -383,8 +359,11 @@ func (in *inputs) named(name, value string) error {
 		return nil
 	case strings.HasPrefix(value, "oci-layout://"):
 		return in.layout(key, value)
+	case strings.HasPrefix(value, "input:") && r.Inputs[strings.TrimPrefix(value, "input:")] != nil:
+		in.attrs[key] = value
+		return nil
 	case strings.HasPrefix(value, "target:"), strings.HasPrefix(value, "input:"):
-		return fmt.Errorf("build context %s=%s: only docker buildx bake has contexts of this kind: use a stage of the Dockerfile", name, value)
+		return in.target(name, value, others)
 	}
 	fi, err := os.Stat(value)
 	if err != nil {
@@ -400,6 +379,19 @@ func (in *inputs) named(name, value string) error {
 	in.dirs[source] = value
 	in.attrs[key] = "local:" + source
 	return nil
+}
+
+// target is a named context that is the result of another build of the call.
+func (in *inputs) target(name, value string, others []string) error {
+	target, ok := strings.CutPrefix(value, "target:")
+	switch {
+	case ok && target != "" && slices.Contains(others, target):
+		in.targets[name] = target
+		return nil
+	case ok && !slices.Contains(others, ""):
+		return fmt.Errorf("failed to find target %s for context %s", target, name)
+	}
+	return fmt.Errorf("build context %s=%s: only docker buildx bake has contexts of this kind: use a stage of the Dockerfile", name, value)
 }
 
 // splitLayout splits oci-layout://DIR[:TAG][@DIGEST].

@@ -108,7 +108,7 @@ func TestPrepare(t *testing.T) {
 			if tt.stdin == "none" {
 				tt.req.Stdin = nil
 			}
-			in, err := tt.req.prepare(t.Context(), s)
+			in, err := tt.req.prepare(t.Context(), s, []string{""})
 			if tt.fails != "" {
 				if err == nil || err.Error() != tt.fails {
 					t.Fatalf("error is %v, want %s", err, tt.fails)
@@ -162,15 +162,16 @@ func TestPrepare(t *testing.T) {
 // A directory that is used twice remembers its digests once.
 func TestSharedDirectory(t *testing.T) {
 	dir := t.TempDir()
-	in, err := (&Request{Context: dir, Contexts: map[string]string{"a": dir, "b": dir + "/."}}).prepare(t.Context(), openStore(t))
+	in, err := (&Request{Context: dir, Contexts: map[string]string{"a": dir, "b": dir + "/."}}).prepare(t.Context(), openStore(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	contexts, closeAll := in.open(openStore(t))
+	all := newDirectories(openStore(t))
+	contexts := all.open(in)
 	if contexts["a"] != contexts["context"] || contexts["b"] != contexts["a"] || contexts["dockerfile"] == contexts["context"] {
 		t.Errorf("contexts are %v", contexts)
 	}
-	if err := closeAll(); err != nil {
+	if err := all.close(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
-	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/layer"
@@ -194,7 +193,7 @@ func (b *building) export(ctx context.Context, products []*product, res *Result)
 	var images []store.Image
 	for i, o := range outputs {
 		name := exportName(o)
-		step := progress.Start(b.sink, progress.Vertex{Digest: digest.FromString(fmt.Sprint(name, i)), Name: name})
+		step := progress.Start(b.sink, progress.Vertex{Digest: b.id(fmt.Sprint(name, i)), Name: name})
 		var named []store.Image
 		write := func() (err error) {
 			named, err = b.exportOne(ctx, &o, products, res, step)
@@ -202,7 +201,7 @@ func (b *building) export(ctx context.Context, products []*product, res *Result)
 		}
 		var err error
 		if o.Dest != "" && o.Writer == nil {
-			err = b.opt.Store.Again(ctx, o.Dest, write)
+			err = b.job.alone(o.Dest, func() error { return b.opt.Store.Again(ctx, o.Dest, write) })
 		} else {
 			err = write()
 		}

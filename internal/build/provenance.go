@@ -155,7 +155,7 @@ func (b *building) capture(p *product) (*provenance.Capture, error) {
 		}
 	}
 	c.Request.Frontend = "dockerfile.v0"
-	c.Request.Args = provenance.FilterArgs(b.req.attrs(b.in))
+	c.Request.Args = provenance.FilterArgs(b.attrs)
 	if err := c.OptimizeImageSources(); err != nil {
 		return nil, fmt.Errorf("making provenance: %w", err)
 	}

@@ -24,6 +24,7 @@ import (
 // Record is what a build leaves in builds/<ID>/record.json.
 type Record struct {
 	ID        string              `json:"id"`
+	Called    string              `json:"name,omitempty"` // among builds that were carried out together
 	Command   []string            `json:"command,omitempty"`
 	Context   string              `json:"context"`    // the whole path of a directory
 	File      string              `json:"dockerfile"` // the whole path, where the context is a directory
@@ -48,15 +49,15 @@ type record struct {
 	log  *progress.Log
 }
 
-func (b *Builder) newRecord(ctx context.Context, req Request, dockerfile string) (*record, error) {
+func (b *Builder) newRecord(ctx context.Context, name string, req Request, dockerfile string) (*record, error) {
 	var id [4]byte // the time comes first: builds are listed in their order
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
 	now := time.Now().UTC()
 	r := &record{Record: Record{
-		ID:      now.Format(idTime) + hex.EncodeToString(id[:]),
-		Command: req.Command, Context: urlutil.RedactCredentials(req.Context), File: dockerfile, Target: req.Target, Platforms: req.Platforms, Started: now,
+		ID:     now.Format(idTime) + hex.EncodeToString(id[:]),
+		Called: name, Command: req.Command, Context: urlutil.RedactCredentials(req.Context), File: dockerfile, Target: req.Target, Platforms: req.Platforms, Started: now,
 	}}
 	r.wholePaths(&req)
 	s := b.opt.Store

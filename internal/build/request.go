@@ -9,6 +9,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -29,9 +30,12 @@ type Request struct {
 	// DockerfileText is the Dockerfile itself, in place of a path; "" for none.
 	DockerfileText string
 	// Contexts are further contexts by their names: a directory, docker-image://REFERENCE,
-	// oci-layout://DIRECTORY[:TAG][@DIGEST], or a URL as in Context. The names take the place of
-	// stages and images.
+	// oci-layout://DIRECTORY[:TAG][@DIGEST], or a URL as in Context; target:NAME, the result of another build of
+	// [Builder.BuildAll]; or input:KEY, one of Inputs. The names take the place of stages and images.
 	Contexts map[string]string
+	// Inputs are graphs that the frontend begins with: "context" is the context then, others are named by Contexts. Of
+	// directories they may read those of the request.
+	Inputs map[string]*pb.Definition
 	// Stdin is read when Context or Dockerfile say so.
 	Stdin io.Reader
 	// Target is the stage to stop at, by name or number; "" is the last one.

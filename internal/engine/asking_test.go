@@ -10,7 +10,6 @@ import (
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/graph"
 )
@@ -53,8 +52,8 @@ func TestAsking(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				sink := &events{}
-				r := &Run{opt: RunOptions{Sink: sink}, ctx: context.Background(), told: map[digest.Digest]bool{}}
-				n := &node{v: &graph.Vertex{Digest: "sha256:1", Op: &pb.Op{}, Meta: &pb.OpMetadata{}}}
+				r := (&Engine{}).NewGroup(context.Background()).NewRun(RunOptions{Sink: sink})
+				n := &node{run: r, v: &graph.Vertex{Digest: "sha256:1", Op: &pb.Op{}, Meta: &pb.OpMetadata{}}}
 				if tt.nobody {
 					n = nil
 				}

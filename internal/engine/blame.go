@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -27,9 +28,9 @@ func (r *Run) blame(n *node, err error) (*node, error) {
 	if !errors.As(err, &about) {
 		return n, err
 	}
-	r.mu.Lock()
-	images := maps.Clone(r.images)
-	r.mu.Unlock()
+	r.Group.mu.Lock()
+	images, runs := maps.Clone(r.images), slices.Clone(r.runs)
+	r.Group.mu.Unlock()
 	for in, img := range images {
 		for i, l := range img.Manifest.Layers {
 			if l.Digest == about.Blob && img.DiffIDs[i] == about.DiffID {
@@ -40,9 +41,11 @@ func (r *Run) blame(n *node, err error) (*node, error) {
 	if !errors.Is(err, store.ErrFalse) {
 		return n, err
 	}
-	for _, f := range r.opt.Foreign {
-		if f.Distrust(r.ctx, about.Blob, err) {
-			r.tellForeign(f, about.Blob, err)
+	for _, run := range runs {
+		for _, f := range run.opt.Foreign {
+			if f.Distrust(r.ctx, about.Blob, err) {
+				run.tellForeign(f, about.Blob, err)
+			}
 		}
 	}
 	return n, fmt.Errorf("%w: %w", err, store.ErrDamaged)

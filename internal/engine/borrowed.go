@@ -28,13 +28,30 @@ func scopeOf(caches []Foreign) string {
 	return "@" + digest.FromString(strings.Join(slices.Compact(origins), "\n")).Encoded()
 }
 
-// recordKey is the key that something is recorded under now.
-func (r *Run) recordKey(key string) string {
-	if r.borrowed.Load() {
-		return key + r.scope
+// believes are the caches of a run, and those of the runs whose results it stands on.
+func (o *RunOptions) believes() []Foreign {
+	all := slices.Clone(o.Foreign)
+	for _, r := range o.Links {
+		all = append(all, r.opt.believes()...)
 	}
-	return key
+	return all
 }
+
+// hasBorrowed reports whether something of the caches was used that the run believes.
+func (r *Run) hasBorrowed() bool {
+	return r.borrowed.Load() || slices.ContainsFunc(r.opt.Links, (*Run).hasBorrowed)
+}
+
+// recordScope is the part of keys that what is recorded now has; it is "" when that is for everybody.
+func (r *Run) recordScope() string {
+	if r.hasBorrowed() {
+		return r.scope
+	}
+	return ""
+}
+
+// recordKey is the key that something is recorded under now.
+func (r *Run) recordKey(key string) string { return key + r.recordScope() }
 
 // lookUp asks the store for something by its key: for what holds for every build first, then for what holds
 // for this one's caches. ask reports whether it is there.

@@ -24,7 +24,7 @@ func (r *Run) Cacheable(edges ...graph.Edge) (cache.Set, error) {
 	for _, n := range r.below(edges) {
 		switch src := n.v.Op.GetSource(); {
 		case src != nil && isImage(n):
-			img, err := r.resolve(n, src)
+			img, err := n.run.resolve(n, src)
 			if err != nil {
 				return set, err
 			}
@@ -61,17 +61,10 @@ func (r *Run) Cacheable(edges ...graph.Edge) (cache.Set, error) {
 // written for it when the build's result stands on them: those that fetch it will need them. In
 // other stages it is only said that they were planned.
 func (r *Run) cacheable(n *node, id identity, final bool) (store.Result, bool, error) {
-	r.mu.Lock()
-	var pending *pendingResult
-	for _, p := range r.pending {
-		if p.key == id.key {
-			pending = &p
-		}
-	}
-	r.mu.Unlock()
+	pending := r.pendingOf(n, id)
 	if pending != nil {
 		res := pending.result
-		written, err := r.recorded(r.ctx, *pending)
+		written, err := r.recorded(r.ctx, pending)
 		if err != nil || written || final {
 			return res, err == nil, err
 		}

@@ -29,12 +29,13 @@ func (r *Run) Clamp(v Value, inherited int, epoch time.Time) (Value, error) {
 func (r *Run) clampLayer(id layer.ID, epoch time.Time) (layer.ID, error) {
 	s := r.Engine.opt.Store
 	key := r.clampKey(id, epoch)
-	v, err, _ := r.same.Do(key, func() (any, error) {
-		r.mu.Lock()
-		have, ok := r.clamped[key]
-		r.mu.Unlock()
+	shared := string(id) + " " + r.recordKey(key)
+	v, err, _ := r.same.Do(shared, func() (any, error) {
+		r.Group.mu.Lock()
+		have, ok := r.clamped[shared]
+		r.Group.mu.Unlock()
 		if ok {
-			return have, nil
+			return have.id, nil
 		}
 		known, ok, err := r.recallMemo(key)
 		if err != nil {
@@ -48,10 +49,10 @@ func (r *Run) clampLayer(id layer.ID, epoch time.Time) (layer.ID, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.clamped[key] = clamped
-		r.planIDs = append(r.planIDs, clamped)
+		r.keepPlan(clamped)
+		r.Group.mu.Lock()
+		defer r.Group.mu.Unlock()
+		r.clamped[shared] = clampedLayer{r, key, clamped}
 		return clamped, nil
 	})
 	if err != nil {
@@ -66,8 +67,8 @@ func (r *Run) clampKey(id layer.ID, epoch time.Time) string {
 	var k keyLines
 	k.add("operation", "clamp")
 	k.add("epoch", epoch.UTC().Format(time.RFC3339))
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.Group.mu.Lock()
+	defer r.Group.mu.Unlock()
 	for _, p := range r.pending {
 		for i, out := range p.result.Outputs {
 			if len(out) > 0 && out[len(out)-1] == id {
@@ -80,19 +81,26 @@ func (r *Run) clampKey(id layer.ID, epoch time.Time) string {
 	return string(k.sum())
 }
 
+// clampedLayer is what a run made of a layer, and the memo for it.
+type clampedLayer struct {
+	run *Run
+	key string
+	id  layer.ID
+}
+
 // keepClamped remembers the clamped layers that were written.
-func (r *Run) keepClamped(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for key, id := range r.clamped {
-		ok, err := r.Engine.opt.Store.Recorded(ctx, layer.Snapshot{id})
+func (g *Group) keepClamped(ctx context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range g.clamped {
+		ok, err := g.Engine.opt.Store.Recorded(ctx, layer.Snapshot{c.id})
 		if err != nil {
 			return err
 		}
 		if !ok {
 			continue
 		}
-		if err := r.putMemo(ctx, key, string(id)); err != nil {
+		if err := c.run.putMemo(ctx, c.key, string(c.id)); err != nil {
 			return err
 		}
 	}

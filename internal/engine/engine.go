@@ -7,6 +7,7 @@
 //	plan.go   what a vertex reads of each input: the whole of it, or a selection of files
 //	key.go, identify.go   identity: the key of a vertex, from labelled lines
 //	run.go    scheduling: a future per vertex, lookup, execution
+//	group.go, granted.go   what builds that run at the same time share
 //	keep.go   what is recorded, and when
 //	exported.go   layers that will be asked for as blobs
 //	foreign.go, cacheable.go   results from imported caches, and for exported ones
@@ -16,7 +17,7 @@
 // # Invariants
 //
 // Only what the target needs is evaluated. A vertex has one key, computed before it runs; equal
-// keys run once per build, whoever asks. What a copy reads counts by content, so a stage that ran
+// keys run once per group of builds, whoever asks, unless they are given other secrets. What a copy reads counts by content, so a stage that ran
 // again and gave the same files changes nothing after it.
 //
 // The identity of inputs is a [Key], the identity of what came out is a layer.Snapshot; they are
@@ -70,8 +71,11 @@ type RunOptions struct {
 	Uploads map[string]httpsource.Upload
 	// Layouts are the image layouts that the build may read, by the IDs that sources have for them.
 	Layouts map[string]imagesource.Layout
-	// Sink takes the progress events.
-	Sink progress.Sink
+	// Name is how logs of other builds of the group call this one.
+	Name string
+	// Sink takes the progress events. Log takes those that are for the build's own log alone, as another build of
+	// the group has shown them: it is part of Sink.
+	Sink, Log progress.Sink
 	// Platform is what steps run on unless they say otherwise.
 	Platform ocispec.Platform
 	// MaxProcesses bounds the processes and threads of a step; 0 is a default, -1 no limit.
@@ -92,6 +96,8 @@ type RunOptions struct {
 	Entitlements entitlements.Set
 	// Foreign are imported caches, which are asked in their order for what the store does not have.
 	Foreign []Foreign
+	// Links are runs of the group whose results may be contexts of this one: see [Run.Link].
+	Links []*Run
 	// Slot distinguishes this build from others in explanations of cache misses: two builds with
 	// the same slot are versions of the same thing. The Dockerfile's path is a good one.
 	Slot string
@@ -117,6 +123,9 @@ func (e *Engine) Tree(ctx context.Context, v Value, need store.Need) (layer.Tree
 	}
 	return e.opt.Store.Tree(ctx, v.Snapshot, need)
 }
+
+// Platform is what steps run on unless they say otherwise.
+func (r *Run) Platform() ocispec.Platform { return r.opt.Platform }
 
 // platform fills a vertex's platform in.
 func (r *Run) platform(p *pb.Platform) ocispec.Platform {

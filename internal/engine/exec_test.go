@@ -17,7 +17,7 @@ func TestOutputsAreFinal(t *testing.T) {
 	s, err := store.Open(shm(t))
 	must(t, err)
 	defer func() { must(t, s.Close()) }()
-	x := &execution{r: &Run{ctx: context.Background(), Engine: &Engine{opt: Options{Store: s}}}, inputs: []Value{{Snapshot: layer.Snapshot{}}},
+	x := &execution{r: (&Engine{opt: Options{Store: s}}).NewGroup(context.Background()).NewRun(RunOptions{}), inputs: []Value{{Snapshot: layer.Snapshot{}}},
 		op: &pb.ExecOp{Meta: &pb.Meta{}}, outputs: map[int64]execOutput{}}
 	defer x.close()
 	for _, m := range []*pb.Mount{

@@ -19,25 +19,20 @@ func (r *Run) ExportedResult(e graph.Edge, epoch *time.Time) (Value, error) {
 	if err != nil || !missing {
 		return v, err
 	}
-	return v, r.sources()
+	return v, r.exportedSources(e)
 }
 
 // WillExport tells that [Run.ExportedResult] will be asked for an edge. Of several edges that are
 // evaluated at the same time all are told first: they may share nodes.
 func (r *Run) WillExport(e graph.Edge, epoch *time.Time) { r.exported(r.node(e.Vertex), epoch) }
 
-// sources evaluates the images that an exported result stands on. Steps that are cached do not ask
+// exportedSources evaluates the images that an exported result stands on. Steps that are cached do not ask
 // for them, and only they know how to fetch what was lost of their layers.
-func (r *Run) sources() error {
-	r.mu.Lock()
-	var images []*node
-	for _, n := range r.nodes {
-		if n.exported && n.v.Op.GetSource() != nil && !isLocal(n) {
-			images = append(images, n)
+func (r *Run) exportedSources(e graph.Edge) error {
+	for _, n := range r.below([]graph.Edge{e}) {
+		if n.export.Load() == nil || !n.isSource() || isLocal(n) {
+			continue
 		}
-	}
-	r.mu.Unlock()
-	for _, n := range images {
 		if _, err := n.result(); err != nil {
 			return err
 		}
@@ -45,12 +40,15 @@ func (r *Run) sources() error {
 	return nil
 }
 
-// exported marks a node and what its layers stand on.
+// exporting says how the layers of a node will be asked for: with an epoch as [Run.Clamp] has them.
+type exporting struct{ epoch *time.Time }
+
+// exported marks a node and what its layers stand on. Another build may evaluate it already: then its layers are packed when
+// they are asked for.
 func (r *Run) exported(n *node, epoch *time.Time) {
-	if n == nil || n.exported {
+	if n == nil || !n.export.CompareAndSwap(nil, &exporting{epoch}) {
 		return
 	}
-	n.exported, n.epoch = true, epoch
 	uses, err := n.uses()
 	if err != nil {
 		return // evaluating it will tell
@@ -73,9 +71,9 @@ func (r *Run) packAhead(n *node, outputs []Value) {
 		go func() {
 			defer r.bg.Done()
 			id := v.Snapshot[len(v.Snapshot)-1]
-			if n.epoch != nil {
+			if epoch := n.export.Load().epoch; epoch != nil {
 				var err error
-				if id, err = r.clampLayer(id, *n.epoch); err != nil {
+				if id, err = r.clampLayer(id, *epoch); err != nil {
 					return
 				}
 			}

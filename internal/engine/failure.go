@@ -36,7 +36,7 @@ func (r *Run) fail(n *node, err error) error {
 			err = s.WrapError(err)
 		}
 	}
-	r.cancel(err)
+	r.failBy(r, err)
 	return context.Cause(r.ctx)
 }
 
@@ -45,7 +45,7 @@ func (r *Run) fail(n *node, err error) error {
 func (r *Run) placed(n *node) *node {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for ; n != nil && len(n.v.Sources) == 0; n = n.user {
+	for ; n != nil && len(n.v.Sources) == 0; n = n.user.Load() {
 		var first *node
 		for _, u := range r.nodes {
 			if uses := slices.ContainsFunc(u.inputs, func(in edge) bool { return in.n == n }); uses && len(u.v.Sources) > 0 &&
@@ -142,7 +142,7 @@ func (r *Run) questions() []question {
 	for _, n := range nodes {
 		if src := n.v.Op.GetSource(); src != nil {
 			if !isLocal(n) {
-				all = append(all, question{r.placed(n), func() error { return r.asked(n, src) }})
+				all = append(all, question{r.placed(n), func() error { return n.run.asked(n, src) }})
 			}
 			continue
 		}
@@ -172,9 +172,9 @@ func (r *Run) asked(n *node, src *pb.SourceOp) error {
 	if err != nil {
 		return nil //nolint:nilerr // it is of another kind
 	}
-	r.mu.Lock()
-	f := r.httpFiles[req.Key()]
-	r.mu.Unlock()
+	r.Group.mu.Lock()
+	f := r.httpFiles[r.httpQuestion(req)]
+	r.Group.mu.Unlock()
 	if f == nil {
 		return nil
 	}

@@ -46,7 +46,7 @@ func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time, ra
 	}
 	r.keepPlans(outs, tmp)
 	plan := r.Engine.opt.Store.Plan
-	if ran && n.exported && n.epoch == nil && n.runs() {
+	if e := n.export.Load(); ran && e != nil && e.epoch == nil && n.runs() {
 		plan = r.Engine.opt.Store.PlanBoth
 	}
 	layers, err := r.planLayers(outs, created, plan)
@@ -80,9 +80,7 @@ func (r *Run) planLayers(outs []fileop.Output, created time.Time, plan func(stor
 				return nil, err
 			}
 			layers[p] = id
-			r.mu.Lock()
-			r.planIDs = append(r.planIDs, id)
-			r.mu.Unlock()
+			r.keepPlan(id)
 		}
 	}
 	return layers, nil
@@ -91,7 +89,7 @@ func (r *Run) planLayers(outs []fileop.Output, created time.Time, plan func(stor
 // runs reports whether a process will see the layers of a node that is carried out: one that stands on it, or on file
 // operations that do.
 func (n *node) runs() bool {
-	u := n.user
+	u := n.user.Load()
 	if u == nil {
 		return false
 	}
@@ -126,9 +124,7 @@ func (r *Run) planned(out fileop.Output, inputs []Value, layers map[*fileop.Plan
 
 // keepPlans keeps plans, and the directory with their temporary files, until the run is over.
 func (r *Run) keepPlans(outs []fileop.Output, tmp string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.atEnd = append(r.atEnd, func() {
+	r.whenOver(func() {
 		for _, o := range outs {
 			for _, p := range o.Plans {
 				p.Close() //nolint:errcheck // temporary files, in the directory that goes away

@@ -112,9 +112,9 @@ func (r *Run) hasBases(n *node, found *cache.Found) bool {
 	type pair struct{ diffID, blob digest.Digest }
 	bases := map[pair]bool{}
 	for _, in := range r.standsOn(n, map[*node]bool{}) {
-		r.mu.Lock()
+		r.Group.mu.Lock()
 		img := r.images[in]
-		r.mu.Unlock()
+		r.Group.mu.Unlock()
 		if img == nil {
 			continue
 		}
@@ -171,9 +171,7 @@ func (r *Run) adoptLayer(n *node, a *adoption, l *cache.Layer) (layer.ID, error)
 	}
 	r.elsewhere.once(id, func() {
 		forget := s.SetFetch(id, func(ctx context.Context) error { return r.fetchForeign(ctx, n, a.from, l) })
-		r.mu.Lock()
-		r.atEnd = append(r.atEnd, forget)
-		r.mu.Unlock()
+		r.whenOver(forget)
 	})
 	if l.Repository == "" {
 		return id, nil
@@ -271,14 +269,13 @@ func isImage(n *node) bool {
 }
 
 // remember keeps the digest of a selection for an exported cache.
-func (r *Run) remember(memo string, d digest.Digest) digest.Digest {
+func (r *Run) remember(d digested) {
 	r.elsewhere.mu.Lock()
 	defer r.elsewhere.mu.Unlock()
 	if r.elsewhere.memos == nil {
 		r.elsewhere.memos = map[string]digest.Digest{}
 	}
-	r.elsewhere.memos[memo] = d
-	return d
+	r.elsewhere.memos[d.memo] = d.digest
 }
 
 // isRecorded reports whether what a source gives is recorded, as the result of any other vertex.

@@ -67,8 +67,8 @@ func (r *Run) gitSource(n *node, op *pb.SourceOp) (keyLines, error) {
 
 // gitCommit asks which commit a request names, once per build and request. n may be nil.
 func (r *Run) gitCommit(n *node, req *gitsource.Request) (*gitsource.Commit, error) {
-	key := *req
-	r.mu.Lock()
+	key := gitQuestion{*req, r.granted(req.Secrets(), req.Agents())}
+	r.Group.mu.Lock()
 	f := r.gitCommits[key]
 	if f == nil {
 		f = sync.OnceValues(func() (*gitsource.Commit, error) {
@@ -79,7 +79,7 @@ func (r *Run) gitCommit(n *node, req *gitsource.Request) (*gitsource.Commit, err
 		})
 		r.gitCommits[key] = f
 	}
-	r.mu.Unlock()
+	r.Group.mu.Unlock()
 	return f()
 }
 

@@ -76,9 +76,7 @@ func (r *Run) httpValue(n *node, op *pb.SourceOp) (Value, error) {
 	if err != nil {
 		return Value{}, err
 	}
-	r.mu.Lock()
-	r.planIDs = append(r.planIDs, layerID)
-	r.mu.Unlock()
+	r.keepPlan(layerID)
 	v := Value{Snapshot: layer.Snapshot{layerID}}
 	r.tellCached(n)
 	return v, r.keep(r.ctx, r.pendingResult(n, id, []Value{v}, store.Result{Created: now}))
@@ -91,14 +89,14 @@ func (r *Run) httpFile(n *node, op *pb.SourceOp) (*httpsource.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := req.Key()
-	r.mu.Lock()
+	key := r.httpQuestion(req)
+	r.Group.mu.Lock()
 	f := r.httpFiles[key]
 	if f == nil {
 		f = sync.OnceValues(func() (*httpsource.File, error) { return r.askHTTP(n, req) })
 		r.httpFiles[key] = f
 	}
-	r.mu.Unlock()
+	r.Group.mu.Unlock()
 	return f()
 }
 

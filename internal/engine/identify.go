@@ -92,54 +92,65 @@ func (r *Run) content(in edge, copies []*pb.FileActionCopy, missing func()) (dig
 	for _, c := range copies {
 		sel += selectionLine(c) + "\n"
 	}
-	sel = fmt.Sprintf("%d\n%s", in.index, sel)
+	knows := r // who is asked for what is known of the files: whoever made them, and of a source, which may be shared, whoever reads it
+	if !in.n.isSource() {
+		knows = in.n.run
+	}
+	sel = fmt.Sprintf("%s\n%d\n%s", knows.scope, in.index, sel)
 	in.n.mu.Lock()
 	f, ok := in.n.contents[sel]
 	if !ok {
-		f = sync.OnceValues(func() (digest.Digest, error) { return r.digest(in, copies, missing) })
+		f = sync.OnceValues(func() (digested, error) { return knows.digest(in, copies, missing) })
 		in.n.contents[sel] = f
 	}
 	in.n.mu.Unlock()
-	return f()
+	d, err := f()
+	if err == nil && d.memo != "" {
+		r.remember(d)
+	}
+	return d.digest, err
 }
 
-func (r *Run) digest(in edge, copies []*pb.FileActionCopy, missing func()) (digest.Digest, error) {
+// digested is the digest of a selection of files, and the memo that it is found under; "" for none.
+type digested struct {
+	digest digest.Digest
+	memo   string
+}
+
+func (r *Run) digest(in edge, copies []*pb.FileActionCopy, missing func()) (digested, error) {
 	if isLocal(in.n) {
-		return r.localDigest(in, copies)
+		d, err := r.localDigest(in, copies)
+		return digested{digest: d}, err
 	}
 	id, err := in.n.identity()
 	if err != nil {
-		return "", err
+		return digested{}, err
 	}
-	memo := contentMemoKey(id.key, in.index, copies)
+	d := digested{memo: contentMemoKey(id.key, in.index, copies)}
 	if !id.fresh {
-		v, ok, err := r.recallMemo(memo)
+		v, ok, err := r.recallMemo(d.memo)
 		if err != nil {
-			return "", err
+			return d, err
 		}
 		if ok {
-			return r.remember(memo, digest.Digest(v)), nil
+			d.digest = digest.Digest(v)
+			return d, nil
 		}
-		d, ok, err := r.foreignMemo(memo)
-		if err != nil {
-			return "", err
-		}
-		if ok {
-			return r.remember(memo, d), nil
+		if d.digest, ok, err = r.foreignMemo(d.memo); ok || err != nil {
+			return d, err
 		}
 	}
 	missing()
 	v, err := r.value(in)
 	if err != nil {
-		return "", err
+		return d, err
 	}
 	tree, err := r.Tree(r.ctx, v, store.NeedContent)
 	if err != nil {
-		return "", err
+		return d, err
 	}
-	d, err := fileop.SourceDigest(r.ctx, tree, copies, nil)
-	if err != nil {
-		return "", err
+	if d.digest, err = fileop.SourceDigest(r.ctx, tree, copies, nil); err != nil {
+		return d, err
 	}
-	return r.remember(memo, d), r.putMemo(r.ctx, memo, d.String())
+	return d, r.putMemo(r.ctx, d.memo, d.digest.String())
 }

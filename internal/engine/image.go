@@ -34,8 +34,8 @@ func isLocal(n *node) bool {
 func (r *Run) resolve(n *node, src *pb.SourceOp) (*imagesource.Image, error) {
 	img, err := r.resolveImage(n, src)
 	if err == nil {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+		r.Group.mu.Lock()
+		defer r.Group.mu.Unlock()
 		r.images[n] = img
 	}
 	return img, err
@@ -53,11 +53,20 @@ func (r *Run) resolveImage(n *node, src *pb.SourceOp) (*imagesource.Image, error
 	return r.Engine.opt.Images.Resolve(r.ctx, ref, r.platform(n.v.Op.Platform), mode)
 }
 
-// ResolveLayout finds an image in one of the build's layouts. ref has the digest.
-func (r *Run) ResolveLayout(ref, id string, platform ocispec.Platform) (*imagesource.Image, error) {
+// Layout is one of the build's layouts.
+func (r *Run) Layout(id string) (imagesource.Layout, error) {
 	l, ok := r.opt.Layouts[id]
 	if !ok {
-		return nil, fmt.Errorf("the build has no OCI layout %q", id)
+		return l, fmt.Errorf("the build has no OCI layout %q", id)
+	}
+	return l, nil
+}
+
+// ResolveLayout finds an image in one of the build's layouts. ref has the digest.
+func (r *Run) ResolveLayout(ref, id string, platform ocispec.Platform) (*imagesource.Image, error) {
+	l, err := r.Layout(id)
+	if err != nil {
+		return nil, err
 	}
 	return r.Engine.opt.Images.ResolveLayout(r.ctx, l, ref, platform)
 }
@@ -85,17 +94,13 @@ func (r *Run) pull(n *node, src *pb.SourceOp) (layer.Snapshot, error) {
 		}
 		missing = true
 		forget := r.Engine.opt.Store.SetFetch(id, func(ctx context.Context) error { return p.layer(ctx, i) })
-		r.mu.Lock()
-		r.atEnd = append(r.atEnd, forget)
-		r.mu.Unlock()
+		r.whenOver(forget)
 	}
 	if !missing {
 		r.tellCached(n)
 		return snap, nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.atEnd = append(r.atEnd, func() {
+	r.whenOver(func() {
 		if p.step == nil && errors.Is(context.Cause(r.ctx), errOver) { // others had, or fetched, all that was needed of it
 			r.tellCached(n)
 		}
@@ -166,7 +171,7 @@ func (r *Run) localDigest(in edge, copies []*pb.FileActionCopy) (digest.Digest, 
 	if err != nil {
 		return "", err
 	}
-	done := r.readingContext(in.n)
+	done := in.n.run.readingContext(in.n)
 	d, err := fileop.SourceDigest(r.ctx, tree, copies, func(e *layer.Entry) (digest.Digest, error) {
 		in.n.reader.add(e.Size)
 		return c.Hash(e)

@@ -3,71 +3,75 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/moby/buildkit/solver/pb"
 
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
 // errOver ends the context of a run that did not fail.
 var errOver = errors.New("build is over")
 
-// Close ends everything that the run still does, waits for it, and records the results whose
-// layers were written. What was only planned is forgotten.
-func (r *Run) Close() error {
-	r.cancel(errOver)
-	r.bg.Wait()
-	ctx := context.WithoutCancel(r.ctx)
-	err := errors.Join(r.keepClamped(ctx), r.keepPlanned(ctx), r.keepForeign(ctx))
-	r.mu.Lock()
-	plans, atEnd := r.planIDs, r.atEnd
-	r.planIDs, r.atEnd = nil, nil
-	r.mu.Unlock()
-	r.Engine.opt.Store.EndPlans(plans...)
-	r.Engine.opt.Store.KeepDigests()
-	for _, f := range atEnd { // without the lock: some wait for others, who may need it
-		f()
-	}
-	return err
+// whenOver has f called at the end of the group.
+func (g *Group) whenOver(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.atEnd = append(g.atEnd, f)
+}
+
+// keepPlan keeps a planned layer until the end of the group.
+func (g *Group) keepPlan(id layer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.planIDs = append(g.planIDs, id)
 }
 
 // pendingResult is a result that is recorded as soon as all its layers are.
 type pendingResult struct {
+	run    *Run
 	key    Key
+	flight string // the name of its execution
 	slot   string
 	result store.Result
 	exec   bool
+	kept   bool // it is recorded, or somebody looks whether it can be
 }
 
-// keep records results, and those from before that wait for layers which are written by now.
-func (r *Run) keep(ctx context.Context, results ...pendingResult) error {
-	r.mu.Lock()
-	results = append(r.pending, results...)
-	r.pending = nil
-	r.mu.Unlock()
-	var wait []pendingResult
-	for _, p := range results {
-		recorded, err := r.recorded(ctx, p)
+// keep records results, and those from before that wait for layers which are written by now. Until it is recorded a result stays
+// among those that wait: others look for it there.
+func (g *Group) keep(ctx context.Context, results ...*pendingResult) error {
+	g.mu.Lock()
+	g.pending = append(g.pending, results...)
+	var mine []*pendingResult
+	for _, p := range g.pending {
+		if !p.kept {
+			p.kept = true
+			mine = append(mine, p)
+		}
+	}
+	g.mu.Unlock()
+	for _, p := range mine {
+		recorded, err := g.recorded(ctx, p)
+		if err == nil && recorded {
+			err = p.run.putResult(ctx, p.key, p.slot, p.result)
+		}
 		if err != nil {
 			return err
 		}
-		if !recorded {
-			wait = append(wait, p)
-			continue
+		g.mu.Lock()
+		if p.kept = recorded; recorded {
+			g.pending = slices.DeleteFunc(g.pending, func(q *pendingResult) bool { return q == p })
 		}
-		if err := r.putResult(ctx, p.key, p.slot, p.result); err != nil {
-			return err
-		}
+		g.mu.Unlock()
 	}
-	r.mu.Lock()
-	r.pending = append(r.pending, wait...)
-	r.mu.Unlock()
 	return nil
 }
 
-func (r *Run) recorded(ctx context.Context, p pendingResult) (bool, error) {
+func (g *Group) recorded(ctx context.Context, p *pendingResult) (bool, error) {
 	for _, snap := range p.result.Outputs {
-		if ok, err := r.Engine.opt.Store.Recorded(ctx, snap); err != nil || !ok {
+		if ok, err := g.Engine.opt.Store.Recorded(ctx, snap); err != nil || !ok {
 			return false, err
 		}
 	}
@@ -75,8 +79,8 @@ func (r *Run) recorded(ctx context.Context, p pendingResult) (bool, error) {
 }
 
 // pendingResult completes what is recorded of a node's result.
-func (r *Run) pendingResult(n *node, id identity, outputs []Value, res store.Result) pendingResult {
-	p := pendingResult{key: id.key, slot: r.slot(n), result: res}
+func (r *Run) pendingResult(n *node, id identity, outputs []Value, res store.Result) *pendingResult {
+	p := &pendingResult{run: r, key: id.key, flight: r.flightName(n, id, r.recordScope()), slot: r.slot(n), result: res}
 	p.result.Planned, p.result.Lines, p.result.Outputs = false, id.lines, nil
 	for _, o := range outputs {
 		p.result.Outputs = append(p.result.Outputs, o.Snapshot)
@@ -86,19 +90,32 @@ func (r *Run) pendingResult(n *node, id identity, outputs []Value, res store.Res
 }
 
 // keepPlanned records what is still waiting: as written where it is by now, as planned otherwise.
-func (r *Run) keepPlanned(ctx context.Context) error {
-	if err := r.keep(ctx); err != nil {
+func (g *Group) keepPlanned(ctx context.Context) error {
+	if err := g.keep(ctx); err != nil {
 		return err
 	}
-	for _, p := range r.pending {
+	for _, p := range g.pending {
 		if p.exec {
 			continue // running a process again is no planning
 		}
 		p.result.Planned, p.result.Outputs = true, nil
-		if err := r.putResult(ctx, p.key, p.slot, p.result); err != nil {
+		if err := p.run.putResult(ctx, p.key, p.slot, p.result); err != nil {
 			return err
 		}
 	}
-	r.pending = nil
+	g.pending = nil
+	return nil
+}
+
+// pendingOf finds the result of a node that waits to be recorded: the run's own, or what it shares.
+func (r *Run) pendingOf(n *node, id identity) *pendingResult {
+	everybodys, own := r.flightName(n, id, ""), r.flightName(n, id, r.scope)
+	r.Group.mu.Lock()
+	defer r.Group.mu.Unlock()
+	for _, p := range r.pending {
+		if p.flight == own || p.flight == everybodys || p.run == r && p.key == id.key {
+			return p
+		}
+	}
 	return nil
 }

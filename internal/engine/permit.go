@@ -19,6 +19,9 @@ func (r *Run) Permit(e graph.Edge) error {
 			return nil
 		}
 		seen[v] = true
+		if r.owner(v) != r {
+			return nil // it was permitted there
+		}
 		for _, in := range v.Inputs {
 			if err := permit(in.Vertex); err != nil {
 				return err

@@ -11,45 +11,27 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/slipway-build/slipway/internal/graph"
-	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
-	gitsource "github.com/slipway-build/slipway/internal/source/git"
-	httpsource "github.com/slipway-build/slipway/internal/source/http"
-	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
 // Run is one build's use of the engine. Every vertex is a future: its key and its result are
-// computed once, by whoever asks first, and shared.
+// computed once, by whoever asks first, and shared. What it shares with other runs the [Group] has.
 type Run struct {
-	*Engine
-	opt    RunOptions
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	bg     sync.WaitGroup
-	// notices tells what the sandbox has to say once: it says the same of each step.
-	notices sync.Once
-	same    singleflight.Group // executions, by key: vertices of different names may be the same
+	*Group
+	opt RunOptions
 
 	elsewhere elsewhere
-	scope     string      // see borrowed.go
-	borrowed  atomic.Bool // something of an imported cache was used
+	scope     string       // see borrowed.go
+	borrowed  *atomic.Bool // something of the imported caches was used; one of all runs with the same
 
 	mu      sync.Mutex
 	nodes   map[digest.Digest]*node
-	told    map[digest.Digest]bool // vertices that a display has heard of
+	linked  map[digest.Digest]*Run // whose vertices are what this run has of others
+	told    map[digest.Digest]bool // vertices that the build's log has heard of
 	records []StepRecord
-	pending []pendingResult
-	planIDs []layer.ID // layers that the store can make only while the run is not over
-	clamped map[string]layer.ID
-	images  map[*node]*imagesource.Image // what references were resolved to
-	atEnd   []func()
-	// httpFiles and gitCommits are what servers said.
-	httpFiles  map[string]func() (*httpsource.File, error)
-	gitCommits map[gitsource.Request]func() (*gitsource.Commit, error)
 }
 
 // StepRecord tells what became of a vertex.
@@ -59,6 +41,7 @@ type StepRecord struct {
 	Key     Key           `json:"key"`
 	Cached  bool          `json:"cached"`
 	From    string        `json:"from,omitempty"`   // the imported cache that had it
+	Shared  string        `json:"shared,omitempty"` // the other build that ran it, at the same time
 	Reason  string        `json:"reason,omitempty"` // why it was not cached
 	Started time.Time     `json:"started"`
 	Took    time.Duration `json:"took"`
@@ -67,22 +50,26 @@ type StepRecord struct {
 
 // node is a vertex within a run.
 type node struct {
+	run      *Run // that evaluates it
 	v        *graph.Vertex
 	inputs   []edge
+	granted  string // see [Run.grants]
 	identity func() (identity, error)
 	result   func() (*outcome, error)
 	finished atomic.Bool // there is a result, or an error
 
-	user     *node      // one that n is an input of; nil for the root
-	exported bool       // its layers will be asked for as blobs; set before anything is evaluated
-	epoch    *time.Time // with exported: see [Run.Clamp]
-	fetches  sharedStep // of its layers, from an imported cache
+	user    atomic.Pointer[node]      // one that n is an input of; nil for the root
+	export  atomic.Pointer[exporting] // set when its layers will be asked for as blobs
+	fetches sharedStep                // of its layers, from an imported cache
 
 	reader contextReader // of a local source
 
 	mu       sync.Mutex
-	contents map[string]func() (digest.Digest, error)
+	contents map[string]func() (digested, error)
 }
+
+// isSource reports whether a node is a source, which runs may share.
+func (n *node) isSource() bool { return n.v.Op.GetSource() != nil }
 
 // edge is one output of a node; n is nil for the empty filesystem.
 type edge struct {
@@ -93,17 +80,6 @@ type edge struct {
 // outcome is what a vertex gave.
 type outcome struct {
 	outputs []Value
-}
-
-// NewRun starts a build. Close must be called; when ctx ends, so does everything of the run.
-func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
-	if opt.Sink == nil {
-		opt.Sink = progress.Discard
-	}
-	r := &Run{Engine: e, opt: opt, scope: scopeOf(opt.Foreign), nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, clamped: map[string]layer.ID{}, images: map[*node]*imagesource.Image{},
-		httpFiles: map[string]func() (*httpsource.File, error){}, gitCommits: map[gitsource.Request]func() (*gitsource.Commit, error){}}
-	r.ctx, r.cancel = context.WithCancelCause(ctx)
-	return r
 }
 
 // Records returns what became of the vertices so far, in the order in which they ended.
@@ -131,6 +107,9 @@ func (r *Run) value(e edge) (Value, error) {
 	if err != nil {
 		return Value{}, err
 	}
+	if e.n.run != r && e.n.isSource() && !isLocal(e.n) {
+		r.tellCached(e.n) // to the log
+	}
 	if e.index >= len(out.outputs) {
 		return Value{}, fmt.Errorf("%s has no output %d", e.n.v.Name(), e.index)
 	}
@@ -142,21 +121,19 @@ func (r *Run) node(v *graph.Vertex) *node {
 	if v == nil {
 		return nil
 	}
+	if o := r.owner(v); o != r {
+		return o.node(v)
+	}
 	r.mu.Lock()
 	n, ok := r.nodes[v.Digest]
 	r.mu.Unlock()
 	if ok {
 		return n
 	}
-	n = &node{v: v, contents: map[string]func() (digest.Digest, error){}}
-	for _, in := range v.Inputs {
-		n.inputs = append(n.inputs, edge{r.node(in.Vertex), in.Index})
+	n = r.newNode(v)
+	if n.isSource() {
+		n = r.share(n)
 	}
-	n.identity = sync.OnceValues(func() (identity, error) { return r.identify(n) })
-	n.result = sync.OnceValues(func() (*outcome, error) {
-		defer n.finished.Store(true)
-		return r.evaluate(n)
-	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if other, ok := r.nodes[v.Digest]; ok {
@@ -164,10 +141,24 @@ func (r *Run) node(v *graph.Vertex) *node {
 	}
 	r.nodes[v.Digest] = n
 	for _, in := range n.inputs {
-		if in.n != nil && in.n.user == nil {
-			in.n.user = n
+		if in.n != nil {
+			in.n.user.CompareAndSwap(nil, n)
 		}
 	}
+	return n
+}
+
+func (r *Run) newNode(v *graph.Vertex) *node {
+	n := &node{run: r, v: v, contents: map[string]func() (digested, error){}}
+	for _, in := range v.Inputs {
+		n.inputs = append(n.inputs, edge{r.node(in.Vertex), in.Index})
+	}
+	n.granted = r.grants(n)
+	n.identity = sync.OnceValues(func() (identity, error) { return r.identify(n) })
+	n.result = sync.OnceValues(func() (*outcome, error) {
+		defer n.finished.Store(true)
+		return r.evaluate(n)
+	})
 	return n
 }
 
@@ -182,36 +173,41 @@ func (r *Run) evaluate(n *node) (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err, _ := r.same.Do(string(id.key), func() (any, error) {
-		reason := "its cache is ignored"
-		if !id.fresh {
-			res, found, why, err := r.recall(id.key)
-			if err != nil {
-				return nil, r.fail(n, err)
-			}
-			if found {
-				if res.Planned {
-					return r.replan(n, id, res, "")
-				}
-				r.tellCached(n)
-				r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, Started: time.Now()})
-				return fromRecord(res), nil
-			}
-			if out, found, err := r.foreign(n, id); found || err != nil {
-				return out, err
-			}
-			if reason = why; reason == "" {
-				if reason, err = r.why(n, id); err != nil {
-					return nil, r.fail(n, err)
-				}
-			}
-		}
-		return r.execute(n, id, reason)
-	})
-	if err != nil {
-		return nil, err
+	if f := r.underWay(n, id); f != nil {
+		return r.executed(n, id, f)
 	}
-	return v.(*outcome), nil
+	reason := "its cache is ignored"
+	if !id.fresh {
+		var out *outcome
+		if out, reason, err = r.known(n, id); out != nil || err != nil {
+			return out, err
+		}
+	}
+	return r.execute(n, id, reason)
+}
+
+// known gives the result of a node that need not be executed, or nil and why it must be.
+func (r *Run) known(n *node, id identity) (_ *outcome, reason string, err error) {
+	res, found, why, err := r.recall(id.key)
+	if err != nil {
+		return nil, "", r.fail(n, err)
+	}
+	if found {
+		if res.Planned {
+			out, err := r.replan(n, id, res, "")
+			return out, "", err
+		}
+		r.tellCached(n)
+		r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, Started: time.Now()})
+		return fromRecord(res), "", nil
+	}
+	if out, found, err := r.foreign(n, id); found || err != nil {
+		return out, "", err
+	}
+	if why == "" {
+		why, err = r.why(n, id)
+	}
+	return nil, why, r.fail(n, err)
 }
 
 // why says why a vertex was not found.
@@ -231,12 +227,26 @@ func (r *Run) why(n *node, id identity) (string, error) {
 	return explain(last, now), err
 }
 
-// execute runs a node and records the result.
+// execute runs a node, unless that is done already, and records the result.
 func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
 	inputs, err := r.inputs(n)
 	if err != nil {
 		return nil, err
 	}
+	return r.executed(n, id, r.launch(missed, n, id, func() (*outcome, error) { return r.perform(n, id, inputs, reason) }))
+}
+
+// executed gives what an execution gives.
+func (r *Run) executed(n *node, id identity, f *flight) (*outcome, error) {
+	out, err := r.board(n, id, f)
+	if err == nil && n.export.Load() != nil {
+		r.packAhead(n, out.outputs)
+	}
+	return out, err
+}
+
+// perform carries a node out.
+func (r *Run) perform(n *node, id identity, inputs []Value, reason string) (*outcome, error) {
 	if err := r.ctx.Err(); err != nil {
 		return nil, context.Cause(r.ctx)
 	}
@@ -249,9 +259,6 @@ func (r *Run) execute(n *node, id identity, reason string) (*outcome, error) {
 	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Reason: reason, Started: began, Took: time.Since(began)}
 	if err == nil {
 		err = r.keep(r.ctx, r.pendingResult(n, id, outputs, store.Result{Created: began, Took: rec.Took}))
-		if n.exported && err == nil {
-			r.packAhead(n, outputs)
-		}
 	}
 	ended := err
 	if err != nil && r.ctx.Err() != nil {
@@ -289,15 +296,21 @@ func (r *Run) replan(n *node, id identity, res store.Result, from string) (*outc
 		return nil, err
 	}
 	r.tellCached(n)
-	outputs, err := r.operate(n, inputs, nil, res.Created)
+	f := r.launch(planned, n, id, func() (*outcome, error) {
+		outputs, err := r.operate(n, inputs, nil, res.Created)
+		if err == nil {
+			err = r.keep(r.ctx, r.pendingResult(n, id, outputs, res))
+		}
+		if err != nil {
+			return nil, r.fail(n, err)
+		}
+		return &outcome{outputs: outputs}, nil
+	})
+	out, err := f.do()
 	if err == nil {
-		err = r.keep(r.ctx, r.pendingResult(n, id, outputs, res))
+		r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, From: from, Started: time.Now()})
 	}
-	if err != nil {
-		return nil, r.fail(n, err)
-	}
-	r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, From: from, Started: time.Now()})
-	return &outcome{outputs: outputs}, nil
+	return out, err
 }
 
 // inputs evaluates all inputs of a node at the same time.

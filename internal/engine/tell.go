@@ -27,11 +27,20 @@ func (r *Run) start(n *node) *progress.Step {
 	r.mu.Lock()
 	r.told[n.v.Digest] = true
 	r.mu.Unlock()
-	return progress.Start(r.opt.Sink, event(n.v))
+	v := event(n.v)
+	if !r.shows(n) {
+		v.Digest = digest.FromString(r.opt.Name + " " + v.Digest.String())
+	}
+	return progress.Start(r.opt.Sink, v)
 }
 
-// tellCached tells that a node, and with it everything below it that was not needed, is cached.
+// tellCached tells that a node, and with it everything below it that was not needed, is cached. What another run
+// shows the build's log is told alone.
 func (r *Run) tellCached(n *node) {
+	if n.run != r && !n.isSource() {
+		n.run.tellCached(n)
+		return
+	}
 	r.mu.Lock()
 	known := r.told[n.v.Digest]
 	r.told[n.v.Digest] = true
@@ -44,7 +53,11 @@ func (r *Run) tellCached(n *node) {
 			r.tellCached(in.n)
 		}
 	}
-	step := progress.Start(r.opt.Sink, event(n.v))
+	sink := r.opt.Sink
+	if n.run != r || !r.shows(n) {
+		sink = r.opt.Log
+	}
+	step := progress.Start(sink, event(n.v))
 	step.Cached()
 	step.Done(nil)
 }
@@ -77,7 +90,13 @@ func (r *Run) Reading(e graph.Edge) (done func(error)) {
 	if known {
 		return func(error) {}
 	}
-	return r.start(n).Done
+	if n.run == r {
+		return r.start(n).Done
+	}
+	r.mu.Lock()
+	r.told[n.v.Digest] = true
+	r.mu.Unlock()
+	return progress.Start(r.opt.Log, event(n.v)).Done
 }
 
 // patience is how long something may be asked before a display tells of it.

@@ -44,7 +44,7 @@ func (r *Run) Verify(edges ...graph.Edge) ([]Verified, error) {
 	var all []Verified
 	seen := map[Key]bool{}
 	for _, n := range r.below(edges) {
-		if n.v.Op.GetExec() == nil && n.v.Op.GetFile() == nil || ran[n.v.Digest] {
+		if n.v.Op.GetExec() == nil && n.v.Op.GetFile() == nil || ran[n.v.Digest] || n.run != r {
 			continue
 		}
 		id, err := n.identity()

@@ -34,6 +34,10 @@ type Options struct {
 	// Attrs are the frontend's options by BuildKit's names: "filename", "target",
 	// "build-arg:NAME", ...
 	Attrs map[string]string
+	// Inputs are results that the build begins with, by the names that attributes have for them ("input:NAME").
+	Inputs map[string]*pb.Definition
+	// Sessions tell directories with the same name of several builds apart, by the names of local sources.
+	Sessions map[string]string
 	// Platform is the one that steps can run on.
 	Platform ocispec.Platform
 	// Warn is given the linter's findings; may be nil.
@@ -69,6 +73,9 @@ func Build(ctx context.Context, opt Options) (*gw.Result, error) {
 	if c.attrs == nil {
 		c.attrs = map[string]string{}
 	}
+	for name, id := range opt.Sessions {
+		c.attrs[sessionAttr+name] = id
+	}
 	if n, err := strconv.Atoi(c.attrs["target"]); err == nil && n >= 0 {
 		c.last = &n
 		delete(c.attrs, "target") // stages' names do not begin with a digit
@@ -78,11 +85,17 @@ func Build(ctx context.Context, opt Options) (*gw.Result, error) {
 	})
 }
 
+// ownSession is the session of directories that have no other one; sessionAttr begins the option of others.
+const (
+	ownSession  = "local"
+	sessionAttr = "local-sessionid:"
+)
+
 // BuildOpts implements the gateway client: this engine can do whatever LLB has.
 func (c *Client) BuildOpts() gw.BuildOpts {
 	return gw.BuildOpts{
 		Opts:      c.attrs,
-		SessionID: "local",
+		SessionID: ownSession,
 		Workers:   []gw.WorkerInfo{{ID: "local", Platforms: []ocispec.Platform{c.opt.Platform}}},
 		Product:   "slipway",
 		LLBCaps:   pb.Caps.CapSet(pb.Caps.All()),
@@ -165,9 +178,17 @@ func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt
 		if o.Platform != nil {
 			platform = *o.Platform
 		}
-		find = func() (*imagesource.Image, error) { return c.opt.Run.ResolveLayout(ref, o.Store.StoreID, platform) }
+		id := o.Store.StoreID
+		if _, err := c.opt.Run.Layout(id); err != nil {
+			return nil, err
+		}
+		mode = imagesource.ResolveMode("in " + id)
+		find = func() (*imagesource.Image, error) { return c.opt.Run.ResolveLayout(ref, id, platform) }
 	}
 	key := ref + " " + platforms.FormatAll(platform)
+	if mode != imagesource.ResolveDefault {
+		key += " " + string(mode)
+	}
 	c.mu.Lock()
 	img, err := c.resolved[key], c.failed[key]
 	c.mu.Unlock()
@@ -196,12 +217,13 @@ func (c *Client) ask(ctx context.Context, key, ref, name string, find func() (*i
 		name = "[internal] load metadata for " + ref
 	}
 	answered := c.asking.begin()
-	step := progress.Start(c.opt.Sink, progress.Vertex{Digest: digest.FromString(key), Name: name})
-	img, err := find()
-	if err != nil {
-		err = fmt.Errorf("failed to resolve source metadata for %s: %w", ref, err)
-	}
-	step.Done(err)
+	img, err := c.opt.Run.ResolveImage(key, name, func() (*imagesource.Image, error) {
+		img, err := find()
+		if err != nil {
+			err = fmt.Errorf("failed to resolve source metadata for %s: %w", ref, err)
+		}
+		return img, err
+	})
 	c.mu.Lock()
 	if err == nil {
 		c.resolved[key] = img
@@ -216,9 +238,21 @@ func (c *Client) ask(ctx context.Context, key, ref, name string, find func() (*i
 	return img, err
 }
 
-// Inputs implements the gateway client; there are none.
+// Inputs implements the gateway client.
 func (c *Client) Inputs(context.Context) (map[string]llb.State, error) {
-	return map[string]llb.State{}, nil
+	inputs := map[string]llb.State{}
+	for name, def := range c.opt.Inputs {
+		if def == nil || len(def.Def) == 0 {
+			inputs[name] = llb.Scratch()
+			continue
+		}
+		op, err := llb.NewDefinitionOp(def)
+		if err != nil {
+			return nil, fmt.Errorf("reading input %s: %w", name, err)
+		}
+		inputs[name] = llb.NewState(op)
+	}
+	return inputs, nil
 }
 
 // NewContainer implements the gateway client. The Dockerfile frontend runs no containers.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/metrics"
+	"sync"
 	"time"
 
 	"github.com/docker/go-units"
@@ -24,13 +25,17 @@ const (
 // own for what variables grow to, and does not look at the context while it works. When the context
 // ends or the memory is used up, guarded returns and f is left to itself: a caller whose process goes
 // on living must know that it may work on for as long.
+//
+// Of several that are read at the same time nobody knows which takes the memory: each further one may take an eighth of what one
+// may take alone, which is more than any that is honest.
 func guarded[T any](ctx context.Context, limit uint64, f func() (T, error)) (T, error) {
 	type answer struct {
 		value T
 		err   error
 	}
 	done := make(chan answer, 1)
-	before := memoryInUse()
+	defer watching.leave()
+	limited := watching.join(limit)
 	go func() {
 		v, err := f()
 		done <- answer{v, err}
@@ -49,11 +54,42 @@ func guarded[T any](ctx context.Context, limit uint64, f func() (T, error)) (T, 
 		case <-late:
 			return none, context.Cause(ctx)
 		case <-look.C:
-			if memoryInUse() > before+limit {
+			if memoryInUse() > limited() {
 				return none, fmt.Errorf("reading the Dockerfile takes more than %s of memory: do its variables grow, or those of its base image's ONBUILD?", units.BytesSize(float64(limit)))
 			}
 		}
 	}
+}
+
+// watching are those who read Dockerfiles now.
+var watching readers
+
+type readers struct {
+	mu     sync.Mutex
+	now    int
+	before uint64 // the memory that was in use when the first of them began
+	most   int    // of them since
+}
+
+// join begins to read. The function that it returns tells what may be in use.
+func (r *readers) join(limit uint64) func() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now++; r.now == 1 {
+		r.before, r.most = memoryInUse(), 0
+	}
+	r.most = max(r.most, r.now)
+	return func() uint64 {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.before + limit + uint64(r.most-1)*limit/8
+	}
+}
+
+func (r *readers) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now--
 }
 
 // memoryInUse is what objects and stacks of this process take.

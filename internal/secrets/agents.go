@@ -60,14 +60,17 @@ func ParseAgent(value string) (Agent, error) {
 }
 
 // Agents are the SSH agents of one build, by ID. A nil *Agents has none.
-type Agents struct{ serve map[string]server }
+type Agents struct {
+	serve   map[string]server
+	origins map[string]string
+}
 
 // server speaks the agent's protocol on a connection until that ends, and does not close it.
 type server func(ctx context.Context, conn io.ReadWriter) error
 
 // NewAgents reads the keys and checks the sockets that agents name.
 func NewAgents(agents []Agent) (*Agents, error) {
-	all := &Agents{serve: map[string]server{}}
+	all := &Agents{serve: map[string]server{}, origins: map[string]string{}}
 	for _, a := range agents {
 		if a.ID == "" {
 			a.ID = DefaultAgent
@@ -79,7 +82,7 @@ func NewAgents(agents []Agent) (*Agents, error) {
 		if err != nil {
 			return nil, fmt.Errorf("failed to convert agent config for ID: %q: %w", a.ID, err)
 		}
-		all.serve[a.ID] = s
+		all.serve[a.ID], all.origins[a.ID] = s, fmt.Sprintf("%q raw %t", a.Paths, a.Raw)
 	}
 	return all, nil
 }
@@ -194,6 +197,17 @@ func (a *Agents) Check(id string) error {
 		return agentError{"unset ssh forward key " + id}
 	}
 	return nil
+}
+
+// Origin tells where an agent is, as [Store.Origin] does.
+func (a *Agents) Origin(id string) string {
+	if a == nil {
+		return ""
+	}
+	if id == "" {
+		id = DefaultAgent
+	}
+	return a.origins[id]
 }
 
 // agentError keeps BuildKit's words.

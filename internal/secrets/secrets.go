@@ -64,7 +64,10 @@ func ParseSource(value string) (Source, error) {
 }
 
 // Store holds the secrets of one build. A nil store has none.
-type Store struct{ files bksecrets.SecretStore }
+type Store struct {
+	files   bksecrets.SecretStore
+	origins map[string]string
+}
 
 // NewStore returns a store of what sources name. Files must exist, and be no larger than BuildKit
 // takes them (500 KB); they are read when somebody asks for them.
@@ -73,7 +76,20 @@ func NewStore(sources []Source) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{files}, nil
+	s := &Store{files, map[string]string{}}
+	for _, src := range sources {
+		s.origins[src.ID] = fmt.Sprintf("%q", src)
+	}
+	return s, nil
+}
+
+// Origin tells where a secret comes from, in a form that is only good to be compared: that of two secrets is the same when they are
+// read from the same place. It is "" for one that was not given.
+func (s *Store) Origin(id string) string {
+	if s == nil {
+		return ""
+	}
+	return s.origins[id]
 }
 
 // Secret returns the value of the secret id. The error of one that was not given is of the

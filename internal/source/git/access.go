@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,16 +43,7 @@ func (r *Request) authorize(ctx context.Context, env Env) (*access, error) {
 	if env.Secret == nil {
 		return a, nil
 	}
-	for _, c := range []struct {
-		id    string
-		token bool
-	}{
-		{r.AuthHeaderSecret + "." + u.Host, false}, {r.AuthTokenSecret + "." + u.Host, true},
-		{r.AuthHeaderSecret, false}, {r.AuthTokenSecret, true},
-	} {
-		if c.id == "" || strings.HasPrefix(c.id, ".") {
-			continue
-		}
+	for _, c := range r.credentials(u.Host) {
 		value, err := env.Secret(ctx, c.id)
 		if errdefs.IsNotFound(err) {
 			continue
@@ -66,6 +58,42 @@ func (r *Request) authorize(ctx context.Context, env Env) (*access, error) {
 		return a, nil
 	}
 	return a, nil
+}
+
+// credential is a secret that the remote may be shown.
+type credential struct {
+	id    string
+	token bool
+}
+
+// credentials are those that a request names for a host, the first that is there counts.
+func (r *Request) credentials(host string) []credential {
+	all := []credential{
+		{r.AuthHeaderSecret + "." + host, false}, {r.AuthTokenSecret + "." + host, true},
+		{r.AuthHeaderSecret, false}, {r.AuthTokenSecret, true},
+	}
+	return slices.DeleteFunc(all, func(c credential) bool { return c.id == "" || strings.HasPrefix(c.id, ".") })
+}
+
+// Secrets are the IDs of the secrets that the remote may be shown, and Agents those of the SSH agents.
+func (r *Request) Secrets() []string {
+	u, err := url.Parse(r.Remote)
+	if err != nil {
+		return nil
+	}
+	var ids []string
+	for _, c := range r.credentials(u.Host) {
+		ids = append(ids, c.id)
+	}
+	return ids
+}
+
+// Agents are the IDs of the SSH agents that may be asked to sign for the remote.
+func (r *Request) Agents() []string {
+	if r.SSHAgent == "" {
+		return nil
+	}
+	return []string{r.SSHAgent}
 }
 
 func isHTTP(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "https" }

@@ -116,8 +116,8 @@ func (a *answer) file(r *Request) *File {
 // Errors name the URL without its credentials. A file with another checksum is
 // errdefs.ErrDataLoss, one that the server does not have errdefs.ErrNotFound.
 func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*File, error) {
-	if u, err := url.Parse(r.URL); err == nil && u.Host == UploadHost {
-		return r.upload(env, strings.TrimPrefix(u.Path, "/"))
+	if name, ok := r.Upload(); ok {
+		return r.upload(env, name)
 	}
 	known, err := s.known(ctx, r)
 	if err != nil {
@@ -205,6 +205,27 @@ const (
 	authHeaderPrefix = "HTTP_AUTH_HEADER_"
 	authTokenPrefix  = "HTTP_AUTH_TOKEN_"
 )
+
+// Upload is the name of the file of the build's own that the URL is of, if it is of one.
+func (r *Request) Upload() (name string, ok bool) {
+	u, err := url.Parse(r.URL)
+	if err != nil || u.Host != UploadHost {
+		return "", false
+	}
+	return strings.TrimPrefix(u.Path, "/"), true
+}
+
+// Secrets are the IDs of the secrets that the server may be shown.
+func (r *Request) Secrets() []string {
+	if r.AuthHeaderSecret != "" {
+		return []string{r.AuthHeaderSecret}
+	}
+	u, err := url.Parse(r.URL)
+	if err != nil {
+		return nil
+	}
+	return []string{authTokenPrefix + u.Hostname(), authHeaderPrefix + u.Hostname()}
+}
 
 // header makes the header of a request.
 func (r *Request) header(ctx context.Context, env Env) (http.Header, error) {
