@@ -192,13 +192,15 @@ func (b *building) reaches(other *building, seen map[*building]bool) bool {
 func (j *job) sessionsOf(i int) map[string]string {
 	all := map[string]string{}
 	for name, dir := range j.all[i].in.dirs {
-		for first, b := range j.all[:i+1] {
-			if other, ok := b.in.dirs[name]; ok && absolute(other) == absolute(dir) {
-				if first > 0 {
-					all[name] = fmt.Sprintf("local-%d", first+1)
-				}
-				break
-			}
+		first := slices.IndexFunc(j.all[:i], func(b *building) bool {
+			other, ok := b.in.dirs[name]
+			return ok && absolute(other) == absolute(dir)
+		})
+		if first < 0 {
+			first = i
+		}
+		if first > 0 { // those of the first are as they are alone
+			all[name] = fmt.Sprintf("local-%d", first+1)
 		}
 	}
 	return all
