@@ -294,7 +294,8 @@ func (b *building) fetchDockerfile(ctx context.Context, opt engine.RunOptions) e
 	}
 	name := urlutil.RedactCredentials(url)
 	st := llb.HTTP(url, llb.Filename("Dockerfile"), llb.WithCustomNamef("[internal] load %s", name))
-	return b.readFiles(ctx, opt, st, func(tree layer.Tree) error {
+	b.run = b.job.group.NewRun(opt) // which errors are of, until there is another one
+	return readFiles(ctx, b.run, st, func(tree layer.Tree) error {
 		f, err := layer.Open(tree, "Dockerfile")
 		if err != nil {
 			return fmt.Errorf("reading the Dockerfile: %w", err)
@@ -318,10 +319,12 @@ func (b *Builder) Read(ctx context.Context, st llb.State, use Request, sink prog
 	if err := use.allow(&opt); err != nil {
 		return err
 	}
-	return b.readFiles(ctx, opt, st, read)
+	group := b.engine.NewGroup(ctx)
+	err := readFiles(ctx, group.NewRun(opt), st, read)
+	return errors.Join(err, group.Close())
 }
 
-func (b *Builder) readFiles(ctx context.Context, opt engine.RunOptions, st llb.State, read func(layer.Tree) error) (err error) {
+func readFiles(ctx context.Context, run *engine.Run, st llb.State, read func(layer.Tree) error) error {
 	def, err := st.Marshal(ctx)
 	if err != nil {
 		return fmt.Errorf("preparing what is fetched: %w", err)
@@ -330,8 +333,6 @@ func (b *Builder) readFiles(ctx context.Context, opt engine.RunOptions, st llb.S
 	if err != nil {
 		return fmt.Errorf("preparing what is fetched: %w", err)
 	}
-	run := b.job.group.NewRun(opt)
-	b.run = run // that errors are of
 	v, err := run.Result(edge)
 	if err != nil {
 		return err
