@@ -22,6 +22,8 @@ import (
 	buildx "github.com/docker/buildx/build"
 	"github.com/docker/buildx/util/buildflags"
 	"github.com/docker/buildx/util/urlutil"
+
+	"github.com/slipway-build/slipway/internal/frontend"
 )
 
 // Options are what a command line says besides the names of targets.
@@ -150,16 +152,24 @@ type (
 )
 
 // Parse reads a definition with all of its targets.
-func (o *Options) Parse(src *Source) (*Config, []*Variable, error) {
+func (o *Options) Parse(ctx context.Context, src *Source) (cfg *Config, variables []*Variable, err error) {
 	defaults, vars, opt, err := o.parse()
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg, meta, err := bake.ParseFiles(src.Files, defaults, vars, opt)
+	meta, err := guarded(ctx, func() (meta *hclparser.ParseMeta, err error) {
+		cfg, meta, err = bake.ParseFiles(src.Files, defaults, vars, opt)
+		return meta, err
+	})
 	if err != nil {
 		return nil, nil, err
 	}
 	return cfg, meta.AllVariables, nil
+}
+
+// guarded bounds what a definition takes to read: variables and functions may make anything of a few lines.
+func guarded[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	return frontend.Guarded(ctx, "bake definition", read)
 }
 
 // Definition is what is to be built: the targets that were asked for, and those that they need.
@@ -189,18 +199,21 @@ func (o *Options) Resolve(ctx context.Context, src *Source, targets []string) (*
 	if targets = slices.Clone(targets); len(targets) == 0 {
 		targets = []string{"default"}
 	}
-	if d.Targets, d.Groups, err = bake.ReadTargets(ctx, src.Files, targets, overrides, defaults, vars, &d.entitlement, opt); err != nil {
-		return nil, err
-	}
-	for _, t := range d.Targets {
-		if noPolicy {
-			t.Policy = buildflags.PolicyConfigs{{Disabled: true}}
+	return guarded(ctx, func() (*Definition, error) {
+		d.Targets, d.Groups, err = bake.ReadTargets(ctx, src.Files, targets, overrides, defaults, vars, &d.entitlement, opt)
+		if err != nil {
+			return nil, err
 		}
-		takeEpoch(t)
-	}
-	// This also changes contexts of targets to what they are for this command: it comes before printing.
-	d.options, err = bake.TargetsToBuildOpt(d.Targets, src.input)
-	return d, err
+		for _, t := range d.Targets {
+			if noPolicy {
+				t.Policy = buildflags.PolicyConfigs{{Disabled: true}}
+			}
+			takeEpoch(t)
+		}
+		// This also changes contexts of targets to what they are for this command: it comes before printing.
+		d.options, err = bake.TargetsToBuildOpt(d.Targets, src.input)
+		return d, err
+	})
 }
 
 // takeEpoch takes SOURCE_DATE_EPOCH from the environment along.

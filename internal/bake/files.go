@@ -110,3 +110,13 @@ func (l stepLog) Log(stream int, text []byte)          {}
 func (l stepLog) SetStatus(st *client.VertexStatus) {
 	l.step.Status(st.ID, st.Current, st.Total, st.Completed != nil)
 }
+
+// Names are the names of the targets and groups of local files, the default ones for none, as far as they can be read.
+func Names(files []string) []string {
+	src, err := bake.ReadLocalFiles(files, strings.NewReader(""), nil)
+	if err != nil {
+		return nil
+	}
+	names, _ := bake.ListTargets(src) // a file that cannot be read has none
+	return names
+}

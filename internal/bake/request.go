@@ -1,10 +1,12 @@
 package bake
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +16,8 @@ import (
 	buildx "github.com/docker/buildx/build"
 	"github.com/docker/buildx/util/buildflags"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/cache"
@@ -34,10 +38,13 @@ type Build struct {
 
 // Builds are the targets as builds, ordered by their names. What a target says nothing of is as in base,
 // whose maps and lists are not changed. stdout takes what an output writes to "-".
-func (d *Definition) Builds(base build.Request, stdout io.Writer) ([]Build, error) {
+func (d *Definition) Builds(ctx context.Context, base build.Request, stdout io.Writer) ([]Build, error) {
 	var all []Build
 	for _, name := range slices.Sorted(maps.Keys(d.options)) {
 		b, err := newBuild(d.Targets[name], d.options[name], base)
+		if err == nil {
+			err = d.setInputs(ctx, &b.Request, d.options[name].Inputs)
+		}
 		if err == nil {
 			err = b.setOutputs(d.Targets[name], d.options[name].Exports, stdout)
 		}
@@ -81,7 +88,6 @@ func newBuild(t *bake.Target, o buildx.Options, base build.Request) (b Build, er
 	if b.Call, err = callOf(&o); err != nil {
 		return b, err
 	}
-	setInputs(r, &o.Inputs)
 	setAttest(r, o.Attests)
 	setAttrs(r, &o)
 	setSecrets(r, &o)
@@ -132,13 +138,40 @@ func callOf(o *buildx.Options) (string, error) {
 	return f.Name, nil
 }
 
-// setInputs sets the contexts and the Dockerfile.
-func setInputs(r *build.Request, in *buildx.Inputs) {
+// setInputs sets the contexts and the Dockerfile. Where buildx has a graph for what a repository has in a directory, the
+// repository's URL says the same. Of an archive at a URL only the graph can say it: its contexts have no path.
+func (d *Definition) setInputs(ctx context.Context, r *build.Request, in buildx.Inputs) error {
 	r.Context, r.Dockerfile, r.DockerfileText = in.ContextPath, in.DockerfilePath, in.DockerfileInline
-	r.Contexts = map[string]string{}
-	for name, c := range in.NamedContexts {
-		r.Contexts[name] = c.Path
+	r.Contexts, r.Inputs = map[string]string{}, map[string]*pb.Definition{}
+	add := func(name, path string, st *llb.State) error {
+		if st == nil && d.source.input != nil {
+			st = d.source.input.State // all of the archive
+		}
+		if path != "" || st == nil {
+			return nil
+		}
+		def, err := st.Marshal(ctx)
+		if err == nil {
+			r.Inputs[name] = def.ToPB()
+		}
+		return err
 	}
+	if err := add("context", in.ContextPath, in.ContextState); err != nil {
+		return err
+	}
+	if def := r.Inputs["context"]; def != nil && in.DockerfileInline == "" && !filepath.IsAbs(in.DockerfilePath) {
+		r.Inputs["dockerfile"] = def // it is in the context
+	}
+	for name, c := range in.NamedContexts {
+		key := "named-" + name
+		if err := add(key, c.Path, c.State); err != nil {
+			return err
+		}
+		if r.Contexts[name] = c.Path; c.Path == "" {
+			r.Contexts[name] = "input:" + key
+		}
+	}
+	return nil
 }
 
 // setAttest sets the attestations; one that is nil is none.

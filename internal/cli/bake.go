@@ -170,7 +170,7 @@ func (a *app) readBake(ctx context.Context, opts *bakeFlags, list bakeList, targ
 	}
 	if opts.list != "" {
 		display.Wait()
-		cfg, vars, err := opts.Parse(src)
+		cfg, vars, err := opts.Parse(ctx, src)
 		if err != nil {
 			return nil, err
 		}

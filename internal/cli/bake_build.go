@@ -43,7 +43,7 @@ func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Defini
 		return err
 	}
 	base.Command = withoutValues(os.Args)
-	builds, err := def.Builds(base, a.stdout)
+	builds, err := def.Builds(ctx, base, a.stdout)
 	if err != nil {
 		return err
 	}

@@ -177,22 +177,25 @@ func keyValues(args []string, lookup func(string) (string, bool)) map[string]str
 	return m
 }
 
-// withoutValues is a command line without the values of build arguments, and without the secrets of caches.
+// valueFlags are flags of NAME=VALUE whose values are nobody else's affair.
+var valueFlags = []string{"--build-arg", "--set", "--var"}
+
+// withoutValues is a command line without the values of build arguments, and of what stands for them in bake, and without the
+// secrets of caches.
 func withoutValues(args []string) []string {
 	out := slices.Clone(args)
 	for i, arg := range out {
 		arg = cache.Redact(arg)
 		out[i] = arg
-		flag, isFlag := strings.CutPrefix(arg, "--build-arg=")
-		switch {
-		case isFlag:
-		case i > 0 && out[i-1] == "--build-arg":
-			flag = arg
-		default:
-			continue
+		flag, value, joined := strings.Cut(arg, "=")
+		if !joined || !slices.Contains(valueFlags, flag) {
+			if i == 0 || !slices.Contains(valueFlags, args[i-1]) {
+				continue
+			}
+			value = arg
 		}
-		if name, _, ok := strings.Cut(flag, "="); ok {
-			out[i] = strings.TrimSuffix(arg, flag) + name + "=..."
+		if name, _, ok := strings.Cut(value, "="); ok {
+			out[i] = strings.TrimSuffix(arg, value) + name + "=..."
 		}
 	}
 	return out

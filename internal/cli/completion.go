@@ -12,6 +12,7 @@ import (
 	"github.com/moby/sys/capability"
 	"github.com/spf13/cobra"
 
+	"github.com/slipway-build/slipway/internal/bake"
 	"github.com/slipway-build/slipway/internal/builders"
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
@@ -259,8 +260,8 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		"tag": a.completeImages(1), "image tag": a.completeImages(1),
 		"push": a.completeImages(1), "image push": a.completeImages(1), "pull": a.completeImages(1), "image pull": a.completeImages(1),
 		"save": a.completeImages(-1), "image save": a.completeImages(-1),
-		"inspect": a.completeObjects,
-		"build":   completeDirs, "image build": completeDirs, "buildx build": completeDirs,
+		"inspect": a.completeObjects, "bake": completeTargets, "buildx bake": completeTargets,
+		"build": completeDirs, "image build": completeDirs, "buildx build": completeDirs,
 	}
 	for name, fn := range map[string]cobra.CompletionFunc{
 		"create": a.completeRun, "run": a.completeRun, "cp": a.completeCopy,
@@ -282,6 +283,21 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		all[name] = cobra.NoFileCompletions // what registries have nobody is asked for
 	}
 	return all
+}
+
+// completeTargets completes the names of a bake definition's targets and groups.
+func completeTargets(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	files, err := cmd.Flags().GetStringArray("file")
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []cobra.Completion
+	for _, name := range bake.Names(files) {
+		if !slices.Contains(args, name) {
+			out = append(out, name)
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
 // registerCompletions makes the commands complete names and values. It is only called to complete.

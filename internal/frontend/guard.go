@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/metrics"
 	"sync"
@@ -55,10 +56,27 @@ func guarded[T any](ctx context.Context, limit uint64, f func() (T, error)) (T, 
 			return none, context.Cause(ctx)
 		case <-look.C:
 			if memoryInUse() > limited() {
-				return none, fmt.Errorf("reading the Dockerfile takes more than %s of memory: do its variables grow, or those of its base image's ONBUILD?", units.BytesSize(float64(limit)))
+				return none, memoryError(limit)
 			}
 		}
 	}
+}
+
+// memoryError is that reading a Dockerfile took more than so many bytes.
+type memoryError uint64
+
+func (e memoryError) Error() string {
+	return fmt.Sprintf("reading the Dockerfile takes more than %s of memory: do its variables grow, or those of its base image's ONBUILD?", units.BytesSize(float64(e)))
+}
+
+// Guarded runs what reads another file that somebody wrote, a bake file, within the bounds of a Dockerfile.
+func Guarded[T any](ctx context.Context, file string, f func() (T, error)) (T, error) {
+	v, err := guarded(ctx, maxMemory, f)
+	var memory memoryError
+	if errors.As(err, &memory) {
+		err = fmt.Errorf("reading the %s takes more than %s of memory: do its variables grow?", file, units.BytesSize(float64(memory)))
+	}
+	return v, err
 }
 
 // watching are those who read Dockerfiles now.
