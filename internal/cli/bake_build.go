@@ -47,6 +47,12 @@ func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Defini
 	if err != nil {
 		return err
 	}
+	for i := range builds {
+		hosts := &builds[i].Request.AddHosts
+		if *hosts, err = extraHosts(*hosts); err != nil {
+			return fmt.Errorf("target %s: %w", builds[i].Name, err)
+		}
+	}
 	results, err := a.buildAll(ctx, builds, display)
 	warnings := display.Wait()
 	if opts.progress != "quiet" && opts.progress != "none" && opts.progress != "rawjson" {

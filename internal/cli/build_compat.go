@@ -59,28 +59,30 @@ func (a *app) checkCompat(cmd *cobra.Command, opts *buildFlags) error {
 	return nil
 }
 
-// extraHosts checks the values of --add-host as buildx does, HOST=IP or HOST:IP with an address in
+// extraHosts checks the values of --add-host as buildx does, HOST=IP[,IP] or HOST:IP with an address in
 // brackets if that is wanted, and replaces the address host-gateway.
 func extraHosts(values []string) ([]string, error) {
 	hosts := make([]string, 0, len(values))
 	for _, v := range values {
-		host, ip, ok := strings.Cut(v, "=")
+		host, list, ok := strings.Cut(v, "=")
 		if !ok {
-			host, ip, ok = strings.Cut(v, ":")
+			host, list, ok = strings.Cut(v, ":")
 		}
-		if !ok || host == "" || ip == "" {
+		if !ok || host == "" || list == "" {
 			return nil, fmt.Errorf("invalid host %s", v)
 		}
-		if len(ip) > 2 && ip[0] == '[' && ip[len(ip)-1] == ']' {
-			ip = ip[1 : len(ip)-1]
+		for ip := range strings.SplitSeq(list, ",") {
+			if len(ip) > 2 && ip[0] == '[' && ip[len(ip)-1] == ']' {
+				ip = ip[1 : len(ip)-1]
+			}
+			if ip == "host-gateway" && ip == list {
+				ip = sandbox.HostGateway
+			}
+			if net.ParseIP(ip) == nil {
+				return nil, fmt.Errorf("invalid host %s", v)
+			}
+			hosts = append(hosts, host+"="+ip)
 		}
-		if ip == "host-gateway" {
-			ip = sandbox.HostGateway
-		}
-		if net.ParseIP(ip) == nil {
-			return nil, fmt.Errorf("invalid host %s", v)
-		}
-		hosts = append(hosts, host+"="+ip)
 	}
 	return hosts, nil
 }
