@@ -197,16 +197,16 @@ func TestManyAlone(t *testing.T) {
 // TestManyLinked: a build's result is another one's context, with its image's configuration and without being exported.
 func TestManyLinked(t *testing.T) {
 	h := newHarness(t)
-	h.write("base/Dockerfile", "FROM busybox\nENV GREETING=hello\nWORKDIR /work\nCOPY file.txt .\nRUN echo base-ran > ran\n")
+	h.write("base/Dockerfile", "FROM busybox\nENV GREETING=hello\nWORKDIR /srv\nCOPY file.txt .\nRUN echo base-ran > ran\n")
 	h.write("base/file.txt", "of the base")
-	h.write("app/Dockerfile", "FROM start\nRUN echo $GREETING $PWD > said; cat ran\nCOPY --from=start /work/file.txt /copied\nCOPY file.txt /own\n")
+	h.write("app/Dockerfile", "FROM start\nRUN echo $GREETING $PWD > said; cat ran\nCOPY --from=start /srv/file.txt /copied\nCOPY file.txt /own\n")
 	h.write("app/file.txt", "of the app")
 	out := t.TempDir()
 	app := build.Request{Context: h.context + "/app", Contexts: map[string]string{"start": "target:base"}, Outputs: to(out)}
 	base := build.Request{Context: h.context + "/base", Outputs: []build.Output{{Type: build.OutputCacheOnly}}}
 	_, s := h.buildAll(build.Named{Name: "app", Request: app}, build.Named{Name: "base", Request: base})
-	wantFile(t, out+"/work/said", "hello /work\n")
-	wantFile(t, out+"/work/ran", "base-ran\n")
+	wantFile(t, out+"/srv/said", "hello /srv\n")
+	wantFile(t, out+"/srv/ran", "base-ran\n")
 	wantFile(t, out+"/copied", "of the base")
 	wantFile(t, out+"/own", "of the app")
 	if s.count("[base 4/4] RUN echo base-ran") != 1 || s.count("RUN echo base-ran") != 1 {
