@@ -37,7 +37,7 @@ func (o *Options) allowed() (bake.EntitlementConf, error) {
 // Authorize asks for what the targets want and --allow does not give: on out, and with an answer from
 // the terminal where there is one.
 func (d *Definition) Authorize(ctx context.Context, out io.Writer) error {
-	opened, err := d.opened()
+	opened, err := d.opened(ctx)
 	if err != nil {
 		return err
 	}
@@ -52,10 +52,14 @@ func (d *Definition) Authorize(ctx context.Context, out io.Writer) error {
 // finds it. What the check finds by itself is less: it takes no image layout for a path, no secret's ID for a file's
 // name, no Dockerfile that is outside of a remote context, no directory that is named as a URL, and it applies ".."
 // before symbolic links.
-func (d *Definition) opened() (map[string]buildx.Options, error) {
+func (d *Definition) opened(ctx context.Context) (map[string]buildx.Options, error) {
 	all := map[string]buildx.Options{}
 	for name, o := range d.options {
-		read, write, agents := paths(&o)
+		var r build.Request
+		if err := d.setInputs(ctx, &r, o.Inputs); err != nil {
+			return nil, fmt.Errorf("target %s: %w", name, err)
+		}
+		read, write, agents := paths(&r, &o)
 		checked := buildx.Options{
 			Allow: o.Allow, Exports: o.Exports, SSHSpecs: agents,
 			// With a state, only named contexts are looked at.
@@ -80,10 +84,8 @@ func (d *Definition) opened() (map[string]buildx.Options, error) {
 	return all, nil
 }
 
-// paths are those of this machine that a build opens, and the agents that are not of files.
-func paths(o *buildx.Options) (read, write []string, agents []*buildflags.SSH) {
-	var r build.Request
-	setInputs(&r, &o.Inputs)
+// paths are those of this machine that a build opens, and the agents that are not of files. The request has the inputs.
+func paths(r *build.Request, o *buildx.Options) (read, write []string, agents []*buildflags.SSH) {
 	read = r.Reads()
 	for _, s := range o.SecretSpecs {
 		if file, ok := secrets.File(secrets.Source{ID: s.ID, FilePath: s.FilePath, Env: s.Env}); ok {

@@ -117,7 +117,7 @@ func (r *Request) prepare(ctx context.Context, s *store.Store, others []string) 
 func (r *Request) Reads() (paths []string) {
 	fi, err := os.Stat(r.Context)
 	isDir := err == nil && fi.IsDir()
-	if isDir || !isRemote(r.Context) {
+	if r.Inputs[contextName] == nil && (isDir || !isRemote(r.Context)) {
 		paths = append(paths, r.Context)
 	}
 	if r.DockerfileText == "" && r.Dockerfile != "" && !isHTTP(r.Dockerfile) && (isDir || filepath.IsAbs(r.Dockerfile)) {
