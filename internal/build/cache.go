@@ -28,9 +28,23 @@ type caches struct {
 // openCaches reads what the request says of caches. imports are those that the builds of the call share, by what they were asked for.
 func (b *Builder) openCaches(req Request, imports map[string]*cache.Import) (*caches, error) {
 	c := &caches{end: func() {}}
-	froms, err := cache.ParseFroms(req.CacheFrom)
+	wanted, err := req.wanted()
 	if err != nil {
 		return nil, err
+	}
+	for _, e := range req.CacheFrom {
+		froms, err := cache.ParseFroms([]cache.Entry{e}) // none, where there is no such cache in this environment
+		if err != nil {
+			return nil, err
+		}
+		key := fmt.Sprintf("%q %q", e, wanted)
+		for _, f := range froms {
+			if imports[key] == nil {
+				imports[key] = f.Open(b.opt.Images.Registry(), wanted...)
+				c.own = append(c.own, imports[key])
+			}
+			c.from = append(c.from, imports[key])
+		}
 	}
 	to := req.CacheTo
 	if on, err := strconv.ParseBool(req.BuildArgs["BUILDKIT_INLINE_CACHE"]); err == nil && on {
@@ -38,18 +52,6 @@ func (b *Builder) openCaches(req Request, imports map[string]*cache.Import) (*ca
 	}
 	if c.to, err = cache.ParseTos(to); err != nil {
 		return nil, err
-	}
-	wanted, err := req.wanted()
-	if err != nil {
-		return nil, err
-	}
-	for n, f := range froms {
-		key := fmt.Sprint(req.CacheFrom[n], wanted)
-		if imports[key] == nil {
-			imports[key] = f.Open(b.opt.Images.Registry(), wanted...)
-			c.own = append(c.own, imports[key])
-		}
-		c.from = append(c.from, imports[key])
 	}
 	return c, nil
 }

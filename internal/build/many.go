@@ -130,7 +130,11 @@ func (b *building) prepare(ctx context.Context, names []string) (err error) {
 		return err
 	}
 	b.req.watchStreams()
-	b.caches, err = b.openCaches(b.req, b.job.imports)
+	imports := b.job.imports
+	if b.req.Call != "" { // it loads none
+		imports = map[string]*cache.Import{}
+	}
+	b.caches, err = b.openCaches(b.req, imports)
 	return err
 }
 
