@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -460,13 +462,74 @@ func TestManyOutputs(t *testing.T) {
 // TestManyCalls: builds may ask the frontend something, and be contexts of others all the same.
 func TestManyCalls(t *testing.T) {
 	h := newHarness(t)
-	h.write("base/Dockerfile", "FROM busybox\nARG version=1\n")
-	h.write("app/Dockerfile", "FROM start AS last\n")
+	h.write("base/Dockerfile", "FROM busybox\nARG version=1\nENV HOME_OF=base\n")
+	h.write("app/Dockerfile", "FROM start AS last\nWORKDIR /$HOME_OF\n")
 	res, s := h.buildAll(
-		build.Named{Name: "app", Request: build.Request{Context: h.context + "/app", Call: "frontend.targets", Contexts: map[string]string{"start": "target:base"}}},
+		build.Named{Name: "app", Request: build.Request{Context: h.context + "/app", Call: "frontend.lint", Contexts: map[string]string{"start": "target:base"}}},
 		build.Named{Name: "base", Request: build.Request{Context: h.context + "/base", Call: "frontend.outline"}},
 	)
-	if !strings.Contains(string(res[0].Answer["result.json"]), `"last"`) || !strings.Contains(string(res[1].Answer["result.json"]), `"version"`) {
-		t.Errorf("answers are %s and %s; shown %s", res[0].Answer["result.json"], res[1].Answer["result.json"], s.names())
+	if lint := string(res[0].Answer["result.json"]); !strings.Contains(lint, `"warnings"`) || strings.Contains(lint, "UndefinedVar") || !strings.Contains(string(res[1].Answer["result.json"]), `"version"`) {
+		t.Errorf("answers are %s and %s; shown %s", lint, res[1].Answer["result.json"], s.names())
 	}
+}
+
+// TestManyCachesStandApart: what stands on what a cache said is for those who import it, also while it is made.
+func TestManyCachesStandApart(t *testing.T) {
+	const meet = "--mount=type=cache,id=meet,target=/meet "
+	start := "FROM busybox\nRUN " + meet + "until [ -e /meet/second ]; do usleep 10000; done; cat /proc/sys/kernel/random/uuid > /first\n"
+	second := start + "RUN " + meet + "cp /first /second; touch /meet/second\n"
+	h := newHarness(t)
+	h.write("Dockerfile", "FROM busybox\nRUN "+meet+"touch /meet/second\n")
+	h.build(build.Request{})
+	h.write("Dockerfile", start)
+	dir := t.TempDir()
+	h.build(build.Request{CacheTo: []cache.Entry{{Type: "local", Attrs: map[string]string{"dest": dir, "mode": "max"}}}, Outputs: []build.Output{{Type: build.OutputCacheOnly}}})
+
+	// The build that does not import the cache begins when the other one has used it, and its first step ends when
+	// the other one's second has begun.
+	other, used := newHarness(t), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-used:
+		case <-r.Context().Done():
+		}
+		_, _ = w.Write([]byte(second))
+	}))
+	defer server.Close()
+	other.write("Dockerfile", second)
+	out := t.TempDir()
+	once := sync.OnceFunc(func() { close(used) })
+	_, err := other.builder.BuildAll(t.Context(), []build.Named{
+		{Name: "believes", Request: build.Request{Context: other.context, Outputs: to(out + "/believes"), CacheFrom: []cache.Entry{{Type: "local", Attrs: map[string]string{"src": dir}}}}},
+		{Name: "not", Request: build.Request{Context: other.context, Dockerfile: server.URL + "/Dockerfile", Outputs: to(out + "/not")}},
+	}, progress.SinkFunc(func(s *client.SolveStatus) {
+		for _, v := range s.Vertexes {
+			if v.Cached && strings.HasPrefix(v.Name, "[believes") && strings.Contains(v.Name, " 2/3] RUN") {
+				once()
+			}
+		}
+	}))
+	must(t, err)
+	read := func(name string) string {
+		data, err := os.ReadFile(filepath.Join(out, name))
+		must(t, err)
+		return string(data)
+	}
+	if read("believes/first") != read("believes/second") || read("not/first") != read("not/second") {
+		t.Error("a step does not stand on its build's own")
+	}
+	if read("not/first") == read("believes/first") {
+		t.Error("a build has what a cache said that it does not import")
+	}
+}
+
+// TestManyCallsWithCaches: who asks something loads no cache, and nobody waits for it.
+func TestManyCallsWithCaches(t *testing.T) {
+	h := newHarness(t)
+	h.write("Dockerfile", "FROM busybox\nRUN true\n")
+	from := []cache.Entry{{Type: "local", Attrs: map[string]string{"src": t.TempDir()}}}
+	h.buildAll(
+		build.Named{Name: "asks", Request: build.Request{CacheFrom: from, Call: "frontend.outline"}},
+		build.Named{Name: "builds", Request: build.Request{CacheFrom: from}},
+	)
 }
