@@ -57,6 +57,9 @@ type Client struct {
 	creds *credentials.Credentials
 	asked *credentials.CredContext
 	pause time.Duration // after the first failure; it doubles with each
+
+	mu   sync.Mutex
+	keys credentials.Value // that were found last
 }
 
 // dnsName is a bucket's name that can be part of a host's.
@@ -184,13 +187,13 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
-		case <-time.After(min(c.pause<<(n-1), 20*time.Second)):
+		case <-time.After(min(c.pause<<min(n-1, 10), 20*time.Second)):
 		}
 	}
 }
 
 func (c *Client) try(ctx context.Context, r request) (*http.Response, error) {
-	keys, err := c.creds.GetWithContext(c.asked)
+	keys, err := c.findKeys()
 	if err != nil {
 		return nil, fmt.Errorf("looking for keys of bucket %s: %s", c.opts.Bucket, c.clean(err.Error()))
 	}
@@ -304,7 +307,10 @@ func say(message []byte) string {
 
 // clean makes words of the server's fit to be shown: short, and without keys.
 func (c *Client) clean(s string) string {
-	for _, secret := range []string{c.opts.Keys.Secret, c.opts.Keys.Session} {
+	c.mu.Lock()
+	keys := c.keys
+	c.mu.Unlock()
+	for _, secret := range []string{keys.SecretAccessKey, keys.SessionToken} {
 		if secret != "" {
 			s = strings.ReplaceAll(s, secret, "xxxxx")
 		}

@@ -146,6 +146,23 @@ func TestHostileAnswers(t *testing.T) {
 	}
 }
 
+// Keys that were found are in no error either.
+func TestFoundKeysInErrors(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", buckettest.ID)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", buckettest.Secret)
+	t.Setenv("AWS_SESSION_TOKEN", buckettest.Session)
+	srv, c := newTest(t, Keys{})
+	srv.Answer = func(w http.ResponseWriter, r *http.Request) bool {
+		w.WriteHeader(http.StatusForbidden)
+		io.WriteString(w, "<Error><Code>C</Code><Message>of "+r.Header.Get("X-Amz-Security-Token")+buckettest.Secret+"</Message></Error>")
+		return true
+	}
+	_, err := c.Open(t.Context(), "key", 0)
+	if err == nil || !strings.HasSuffix(err.Error(), "C of xxxxxxxxxx") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // Keys that are not given are those of the environment, of a profile, or of a service that gives them.
 func TestKeys(t *testing.T) {
 	dir := t.TempDir()
@@ -167,6 +184,33 @@ func TestKeys(t *testing.T) {
 			t.Errorf("nobody: %v", err)
 		}
 	}
+	t.Run("nobody is asked again", func(t *testing.T) {
+		role, err := buckettest.New("x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(role.Close)
+		asked := 0
+		role.Answer = func(w http.ResponseWriter, r *http.Request) bool {
+			asked++
+			w.WriteHeader(http.StatusNotFound)
+			return true
+		}
+		t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", role.URL+"/role")
+		_, c := newTest(t, Keys{})
+		var first int
+		for n := range 3 {
+			if _, err := c.Open(t.Context(), "key", 0); !errdefs.IsPermissionDenied(err) {
+				t.Errorf("nobody: %v", err)
+			}
+			if n == 0 {
+				first = asked
+			}
+		}
+		if first == 0 || asked != first {
+			t.Errorf("asked %d times for the first request, %d times in all", first, asked)
+		}
+	})
 	t.Run("service", func(t *testing.T) {
 		role, err := buckettest.New("x")
 		if err != nil {

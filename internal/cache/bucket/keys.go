@@ -28,6 +28,20 @@ func (k Keys) find(region string) *credentials.Credentials {
 	return credentials.NewChainCredentials(providers)
 }
 
+// findKeys gives the keys to sign with. That nobody gives any is found out once: services that are not there were waited for.
+func (c *Client) findKeys() (credentials.Value, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.keys.SignerType.IsAnonymous() {
+		return c.keys, nil
+	}
+	keys, err := c.creds.GetWithContext(c.asked)
+	if err == nil {
+		c.keys = keys
+	}
+	return keys, err
+}
+
 // hasRole reports whether the environment names a service that gives keys.
 func hasRole() bool {
 	for _, name := range []string{"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"} {
