@@ -270,6 +270,7 @@ func (j *job) verdict(ctx context.Context, errs []error) error {
 	case i < 0:
 		return nil
 	case ctx.Err() != nil: // none of them did
+		j.first = nil
 		return errs[i]
 	case errs[i] == nil: // it was done, and what others have of it was at fault
 		errs[i] = context.Cause(j.group.Context())

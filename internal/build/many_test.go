@@ -397,6 +397,15 @@ func TestManyInterrupted(t *testing.T) {
 	if !errors.Is(err, stop) || strings.Contains(err.Error(), "target") {
 		t.Errorf("error is %v", err)
 	}
+	records, _ := filepath.Glob(filepath.Join(h.store.Root(), "builds", "*", "record.json"))
+	for _, r := range records {
+		if data, err := os.ReadFile(r); err != nil || strings.Contains(string(data), "failed") || !strings.Contains(string(data), "enough") {
+			t.Errorf("a record is %s, %v", data, err)
+		}
+	}
+	if len(records) != 2 {
+		t.Errorf("records are %q", records)
+	}
 }
 
 // TestManyCaches: an imported cache is believed by the builds that import it, and by no other one of the call.
