@@ -258,8 +258,9 @@ func (g *Group) shows(n *node) bool {
 	return true
 }
 
-// ResolveImage asks for an image once in the group, and shows it as one step. key says all that is asked.
-func (r *Run) ResolveImage(key, name string, find func() (*imagesource.Image, error)) (*imagesource.Image, error) {
+// ResolveImage asks for an image once in the group, and shows it as one step. key says all that is asked. ctx is what find
+// works with: when that of another build ends, which has failed, this one asks itself.
+func (r *Run) ResolveImage(ctx context.Context, key, name string, find func() (*imagesource.Image, error)) (*imagesource.Image, error) {
 	shown := progress.Vertex{Digest: digest.FromString(key), Name: name}
 	tell := func(sink progress.Sink) *progress.Step {
 		r.mu.Lock()
@@ -267,7 +268,7 @@ func (r *Run) ResolveImage(key, name string, find func() (*imagesource.Image, er
 		r.mu.Unlock()
 		return progress.Start(sink, shown)
 	}
-	v, err, _ := r.same.Do("resolve "+key, func() (any, error) {
+	ask := func() (any, error) {
 		r.Group.mu.Lock()
 		img := r.resolved[key]
 		r.Group.mu.Unlock()
@@ -278,13 +279,17 @@ func (r *Run) ResolveImage(key, name string, find func() (*imagesource.Image, er
 		img, err := find()
 		step.Done(err)
 		if err != nil {
-			return nil, err
+			return ctx.Err() != nil, err
 		}
 		r.Group.mu.Lock()
 		r.resolved[key] = img
 		r.Group.mu.Unlock()
 		return img, nil
-	})
+	}
+	v, err, _ := r.same.Do("resolve "+key, ask)
+	for gaveUp, _ := v.(bool); gaveUp && ctx.Err() == nil; gaveUp, _ = v.(bool) {
+		v, err, _ = r.same.Do("resolve "+key, ask)
+	}
 	r.mu.Lock()
 	told := r.told[shown.Digest]
 	r.mu.Unlock()

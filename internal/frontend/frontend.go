@@ -217,7 +217,7 @@ func (c *Client) ask(ctx context.Context, key, ref, name string, find func() (*i
 		name = "[internal] load metadata for " + ref
 	}
 	answered := c.asking.begin()
-	img, err := c.opt.Run.ResolveImage(key, name, func() (*imagesource.Image, error) {
+	img, err := c.opt.Run.ResolveImage(ctx, key, name, func() (*imagesource.Image, error) {
 		img, err := find()
 		if err != nil {
 			err = fmt.Errorf("failed to resolve source metadata for %s: %w", ref, err)
