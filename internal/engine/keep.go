@@ -52,12 +52,17 @@ func (g *Group) keep(ctx context.Context, results ...*pendingResult) error {
 		}
 	}
 	g.mu.Unlock()
-	for _, p := range mine {
+	for i, p := range mine {
 		recorded, err := g.recorded(ctx, p)
 		if err == nil && recorded {
 			err = p.run.putResult(ctx, p.key, p.slot, p.result)
 		}
-		if err != nil {
+		if err != nil { // of a group that ends, most likely: there is another look at its end
+			g.mu.Lock()
+			for _, p := range mine[i:] {
+				p.kept = false
+			}
+			g.mu.Unlock()
 			return err
 		}
 		g.mu.Lock()
