@@ -10,12 +10,14 @@ import (
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/bake"
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/terminal"
 )
 
 // bakeFlags are the flags of bake as they were given.
@@ -168,6 +170,7 @@ func (a *app) readBake(ctx context.Context, opts *bakeFlags, list bakeList, targ
 	if err != nil {
 		return nil, err
 	}
+	defer showWarnings(afterDisplay{display, a.stderr})()
 	if opts.list != "" {
 		display.Wait()
 		cfg, vars, err := opts.Parse(ctx, src)
@@ -185,6 +188,31 @@ func (a *app) readBake(ctx context.Context, opts *bakeFlags, list bakeList, targ
 		return nil, a.printDefinition(def)
 	}
 	return def, def.Authorize(ctx, afterDisplay{display, a.stderr})
+}
+
+// showWarnings has what the readers of compose files warn of written, as of a variable that is not set, until end is called.
+func showWarnings(to io.Writer) (end func()) {
+	l := logrus.StandardLogger()
+	level, out, form := l.GetLevel(), l.Out, l.Formatter
+	l.SetLevel(logrus.WarnLevel)
+	l.SetOutput(to)
+	l.SetFormatter(warningLines{})
+	return func() {
+		l.SetLevel(level)
+		l.SetOutput(out)
+		l.SetFormatter(form)
+	}
+}
+
+// warningLines has each warning in a line, once: files are read several times.
+type warningLines map[string]bool
+
+func (w warningLines) Format(e *logrus.Entry) ([]byte, error) {
+	if w[e.Message] {
+		return nil, nil
+	}
+	w[e.Message] = true
+	return []byte("WARNING: " + terminal.Line(e.Message) + "\n"), nil
 }
 
 // printDefinition prints what --print shows.

@@ -94,7 +94,9 @@ func (a *app) runComposeBuild(ctx context.Context, opts *composeFlags, services 
 	if opts.quiet {
 		opts.progress = "quiet"
 	}
+	end := showWarnings(a.stderr)
 	def, err := o.Resolve(ctx, services)
+	end()
 	if errors.Is(err, bake.ErrNothing) {
 		_, err = fmt.Fprintln(a.stderr, "No services to build")
 		return err
