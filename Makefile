@@ -98,7 +98,7 @@ docs: ## write docs/commands.md from the commands' own help
 	$(GO) run $(PATCHED) -buildvcs=false -tags "$(TAGS)" ./hack/commands -w docs/commands.md
 
 bench: build ## print how long things take beside the plain commands that bound them
-	@hack/deps.sh all
+	@hack/deps.sh bench
 	$(GO) run -buildvcs=false -tags "$(TAGS)" ./hack/bench -slipway bin/slipway
 
 scale: build ## see that commands which handle 1,000,000 files need less than 250 MB of memory, and 80 MB for 20,000

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what is missing for a purpose: build, demo, bases, test, vm, arm64 or all. On Debian and Ubuntu,
+# Installs what is missing for a purpose: build, demo, bases, test, bench, vm, arm64 or all. On Debian and Ubuntu,
 # as root, by apt-get; anywhere else it says in a sentence what is missing.
 set -eu
 
-purpose=${1:?usage: hack/deps.sh build|demo|bases|test|vm|arm64|all}
+purpose=${1:?usage: hack/deps.sh build|demo|bases|test|bench|vm|arm64|all}
 packages=
 sentences=
 
@@ -84,6 +84,16 @@ for_test() {
 	need strace strace "makes system calls fail, or the last ones of a process"
 }
 
+for_bench() {
+	for_build
+	for_bases
+	need buildah buildah "is what slipway is timed beside"
+	need curl curl "bounds pulls"
+	need pigz pigz "bounds compressing with gzip, and unpacking it"
+	need runc runc "bounds the start of containers"
+	need zstd zstd "bounds compressing with zstd"
+}
+
 for_vm() {
 	for_build
 	need qemu-system-x86_64 qemu-system-x86 "is the machine"
@@ -120,6 +130,7 @@ build) for_build ;;
 demo) for_demo ;;
 bases) for_bases ;;
 test) for_test ;;
+bench) for_bench ;;
 vm) for_vm ;;
 arm64) for_arm64 ;;
 all) for_test; for_bases ;;
@@ -127,7 +138,7 @@ all) for_test; for_bases ;;
 esac
 
 case $purpose in
-demo | bases | test)
+demo | bases | test | bench)
 	if [ "$(id -u)" -ne 0 ]; then
 		echo "slipway: containers are run as root today: run make $purpose as root." >&2
 		exit 1
