@@ -309,7 +309,12 @@ func (s *Store) writeIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lock, err := os.OpenFile(filepath.Join(s.root, "oci-layout"), os.O_RDONLY, 0)
+	lock, err := os.Open(s.layoutMarker())
+	if errors.Is(err, os.ErrNotExist) { // somebody has removed it, and nothing needs what it says
+		if err = s.writeLayoutMarker(); err == nil {
+			lock, err = os.Open(s.layoutMarker())
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("writing index.json: %w", err)
 	}

@@ -236,6 +236,7 @@ func TestStoreIsOCILayout(t *testing.T) {
 			t.Errorf("umoci unpacked %q, %v", got, err)
 		}
 	}
+	must(t, os.Remove(filepath.Join(s.root, "oci-layout"))) // it is made again
 	must(t, s.RemoveImages(ctx, "docker.io/library/app:v1"))
 	if out := run(t, "umoci", "ls", "--layout", s.root); strings.TrimSpace(out) != "example.com/me/app:v1" {
 		t.Errorf("umoci lists %q", out)

@@ -183,8 +183,7 @@ func (s *Store) makeDirs() error {
 			return err
 		}
 	}
-	layout := filepath.Join(s.root, "oci-layout")
-	if err := os.WriteFile(layout, []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o600); err != nil {
+	if err := s.writeLayoutMarker(); err != nil {
 		return err
 	}
 	db, err := os.OpenFile(filepath.Join(s.root, "meta.db"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -192,6 +191,13 @@ func (s *Store) makeDirs() error {
 		return err
 	}
 	return db.Close()
+}
+
+// layoutMarker is the file that makes the directory an OCI image layout.
+func (s *Store) layoutMarker() string { return filepath.Join(s.root, "oci-layout") }
+
+func (s *Store) writeLayoutMarker() error {
+	return os.WriteFile(s.layoutMarker(), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o600)
 }
 
 // patience is how long a process waits for others that use the database. Tests have less.
