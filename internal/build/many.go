@@ -272,7 +272,8 @@ func (j *job) verdict(ctx context.Context, errs []error) error {
 	case ctx.Err() != nil: // none of them did
 		j.first = nil
 		return errs[i]
-	case errs[i] == nil: // it was done, and what others have of it was at fault
+	case errs[i] == nil, errors.Is(errs[i], context.Canceled):
+		// It was done, and what others have of it was at fault; or it was ended by what a step of it had found.
 		errs[i] = context.Cause(j.group.Context())
 	}
 	return j.named(j.first, errs[i])
