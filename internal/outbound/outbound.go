@@ -13,6 +13,9 @@
 package outbound
 
 import (
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -35,6 +38,29 @@ func HostPort(u *url.URL) string {
 		port = "80"
 	}
 	return strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")) + ":" + port
+}
+
+// NewClient makes a client that heeds all of the rules. It is for one server: what that may reach is not another's
+// affair. set, which may be nil, is given the transport before the rules are.
+func NewClient(set func(*http.Transport)) *http.Client {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	if set != nil {
+		set(t)
+	}
+	Tune(t)
+	return &http.Client{Transport: new(Reach).Guard(t), CheckRedirect: Redirect}
+}
+
+// IsUnreachable reports whether err is that a server cannot be connected to, or is one that a server may not name:
+// asking again is of no use.
+func IsUnreachable(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial" || IsBeyondReach(err)
+}
+
+// StartsAt reports whether an answer says that it has a file from an offset on.
+func StartsAt(resp *http.Response, offset int64) bool {
+	return strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset))
 }
 
 // Tune sets the bounds of a transport that do not depend on who is spoken to.

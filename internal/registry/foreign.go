@@ -82,17 +82,10 @@ func (d *download) getPlace(ctx context.Context, off int64) (io.ReadCloser, erro
 	case resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent:
 		defer resp.Body.Close()
 		return nil, remoteerrors.NewUnexpectedStatusErr(resp)
-	case off > 0 && resp.Header.Get("Content-Range") != "" && !startsAt(resp, off):
+	case off > 0 && resp.Header.Get("Content-Range") != "" && !outbound.StartsAt(resp, off):
 		return nil, errors.Join(fmt.Errorf("the server answers with another range than the one from byte %d on", off), resp.Body.Close())
 	}
 	return resp.Body, nil
-}
-
-// startsAt reports whether an answer is the range from a byte on.
-func startsAt(resp *http.Response, off int64) bool {
-	var start int64
-	_, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-", &start)
-	return err == nil && start == off
 }
 
 // anybody returns a client for servers that are no registries.

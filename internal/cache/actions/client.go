@@ -106,18 +106,17 @@ func New(o Options) (*Client, error) {
 	return c, nil
 }
 
-// newHTTP makes a client for one server: what that may reach is not another's affair.
+// newHTTP makes a client for one server.
 func (c *Client) newHTTP() *http.Client {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	outbound.Tune(t)
-	dial := t.DialContext
-	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		if c.Tune.Dial != nil {
-			return c.Tune.Dial(ctx, network, address)
+	return outbound.NewClient(func(t *http.Transport) {
+		dial := t.DialContext
+		t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if c.Tune.Dial != nil {
+				return c.Tune.Dial(ctx, network, address)
+			}
+			return dial(ctx, network, address)
 		}
-		return dial(ctx, network, address)
-	}
-	return &http.Client{Transport: new(outbound.Reach).Guard(t), CheckRedirect: outbound.Redirect}
+	})
 }
 
 // Scopes are what the token is for: refs of git, with what may be done to their entries.
@@ -144,7 +143,7 @@ func (c *Client) Open(ctx context.Context, e *Entry, offset int64) (io.ReadClose
 	if err != nil {
 		return nil, err
 	}
-	if offset > 0 && !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)) {
+	if offset > 0 && !outbound.StartsAt(resp, offset) {
 		resp.Body.Close()
 		return nil, fmt.Errorf("downloading: asked for what comes after %d bytes, got something else (%d): %w", offset, resp.StatusCode, errdefs.ErrDataLoss)
 	}
@@ -274,8 +273,7 @@ func mayHelp(err error) bool {
 	if errors.As(err, &status) {
 		return status.code >= 500
 	}
-	var dial *net.OpError
-	return !(errors.As(err, &dial) && dial.Op == "dial") && !outbound.IsBeyondReach(err)
+	return !outbound.IsUnreachable(err)
 }
 
 func (c *Client) try(ctx context.Context, r request) (*http.Response, error) {

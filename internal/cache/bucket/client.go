@@ -86,13 +86,8 @@ func New(o Options) (*Client, error) {
 	} else {
 		c.base.Host = o.Bucket + "." + c.base.Host
 	}
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.ResponseHeaderTimeout = 5 * time.Minute // a copy may take long
-	outbound.Tune(t)
-	c.http = &http.Client{
-		Transport:     new(outbound.Reach).Guard(t),
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	c.http = outbound.NewClient(func(t *http.Transport) { t.ResponseHeaderTimeout = 5 * time.Minute }) // a copy may take long
+	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c.creds, c.asked = o.Keys.find(o.Region), keyContext()
 	return c, nil
 }
@@ -116,7 +111,7 @@ func (c *Client) Open(ctx context.Context, key string, offset int64) (io.ReadClo
 	if err != nil {
 		return nil, err
 	}
-	if offset > 0 && !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)) {
+	if offset > 0 && !outbound.StartsAt(resp, offset) {
 		resp.Body.Close()
 		return nil, fmt.Errorf("reading %s: asked for what comes after %d bytes, got something else (%d): %w", key, offset, resp.StatusCode, errdefs.ErrDataLoss)
 	}
@@ -180,8 +175,7 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		var dial *net.OpError
-		if n >= c.opts.Attempts || !errdefs.IsUnavailable(err) || errors.As(err, &dial) && dial.Op == "dial" || outbound.IsBeyondReach(err) {
+		if n >= c.opts.Attempts || !errdefs.IsUnavailable(err) || outbound.IsUnreachable(err) {
 			return nil, err
 		}
 		select {

@@ -153,10 +153,8 @@ func (a *access) follow(ctx context.Context) {
 	}
 	req.Header.Set("Authorization", a.header)
 	req.Header.Set("User-Agent", "git/slipway") // some servers speak to nobody else
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	outbound.Tune(t)
-	defer t.CloseIdleConnections()
-	client := &http.Client{Transport: new(outbound.Reach).Guard(t), CheckRedirect: outbound.Redirect}
+	client := outbound.NewClient(nil)
+	defer client.CloseIdleConnections()
 	first := *req.URL
 	resp, err := client.Do(req)
 	if err != nil {

@@ -35,10 +35,7 @@ func (s *Source) client(u *url.URL) *http.Client {
 	defer s.mu.Unlock()
 	origin := outbound.Origin(u)
 	if s.clients[origin] == nil {
-		t := http.DefaultTransport.(*http.Transport).Clone()
-		t.ResponseHeaderTimeout = headerTimeout
-		outbound.Tune(t)
-		s.clients[origin] = &http.Client{Transport: new(outbound.Reach).Guard(t), CheckRedirect: outbound.Redirect}
+		s.clients[origin] = outbound.NewClient(func(t *http.Transport) { t.ResponseHeaderTimeout = headerTimeout })
 	}
 	return s.clients[origin]
 }
@@ -108,7 +105,6 @@ func (c *conversation) get(ctx context.Context) (*answer, error) {
 func (c *conversation) again(err error, n int) (time.Duration, bool) {
 	wait := min(c.tune.base<<(n-1), c.tune.max)
 	var status *statusError
-	var dial *net.OpError
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
 	switch {
@@ -119,7 +115,7 @@ func (c *conversation) again(err error, n int) (time.Duration, bool) {
 		return max(wait, status.after), status.code == http.StatusTooManyRequests || status.code >= 500
 	case errors.As(err, &dns):
 		return wait, dns.IsTemporary
-	case errors.As(err, &dial) && dial.Op == "dial", errors.As(err, &cert), outbound.IsBeyondReach(err), errors.Is(err, errDisk), errdefs.IsDataLoss(err):
+	case outbound.IsUnreachable(err), errors.As(err, &cert), errors.Is(err, errDisk), errdefs.IsDataLoss(err):
 		return 0, false
 	}
 	// What is left is a connection that broke or a server that speaks badly.
