@@ -125,13 +125,13 @@ func newHistoryLsCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			table := strings.HasPrefix(format, "table")
+			table, prefix := strings.HasPrefix(format, "table"), a.buildRef("")
 			var rows []any
 			for _, r := range all {
 				if slices.ContainsFunc(keep, func(k recordFilter) bool { return !k(&r) }) || len(rows) == maxHistory {
 					continue
 				}
-				rows = append(rows, &recordedRow{r: &r, ref: a.buildRef(r.ID), trunc: table && !noTrunc})
+				rows = append(rows, &recordedRow{r: &r, ref: prefix + r.ID, trunc: table && !noTrunc})
 			}
 			return printList(a.stdout, format, headers{"Ref": "BUILD ID", "Name": "NAME", "Status": "STATUS", "CreatedAt": "CREATED AT", "Duration": "DURATION", "Link": ""}, rows)
 		},

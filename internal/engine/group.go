@@ -82,7 +82,7 @@ func (e *Engine) NewGroup(ctx context.Context) *Group {
 func (g *Group) Context() context.Context { return g.ctx }
 
 // Fail ends the group with an error. Of several only the first counts.
-func (g *Group) Fail(err error) { g.cancel(err) }
+func (g *Group) Fail(err error) { g.failBy(nil, err) }
 
 // Failed is the run whose error ended the group; nil where none did.
 func (g *Group) Failed() *Run {
@@ -91,13 +91,13 @@ func (g *Group) Failed() *Run {
 	return g.failed
 }
 
-// failBy ends the group with an error of a run.
+// failBy ends the group with an error of a run, or nil. The run that failed is that of the error which counts.
 func (g *Group) failBy(r *Run, err error) {
 	g.mu.Lock()
-	if g.failed == nil && g.ctx.Err() == nil {
+	defer g.mu.Unlock()
+	if g.ctx.Err() == nil {
 		g.failed = r
 	}
-	g.mu.Unlock()
 	g.cancel(err)
 }
 
