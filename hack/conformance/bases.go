@@ -180,8 +180,20 @@ func (b Bases) Push(host string) error {
 	return remote.WriteIndex(ref, index)
 }
 
-// DiffIDs are the layers of all the images.
-func (b Bases) DiffIDs() (map[string]bool, error) {
+// PushBases makes the images, pushes them to a registry, and returns the layers of all.
+func PushBases(host string) (layers map[string]bool, err error) {
+	b, err := NewBases()
+	if err != nil {
+		return nil, err
+	}
+	if layers, err = b.diffIDs(); err != nil {
+		return nil, err
+	}
+	return layers, b.Push(host)
+}
+
+// diffIDs are the layers of all the images.
+func (b Bases) diffIDs() (map[string]bool, error) {
 	all := map[string]bool{}
 	for _, img := range b {
 		c, err := img.ConfigFile()

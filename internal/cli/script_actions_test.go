@@ -1,7 +1,6 @@
 package cli_test
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -62,16 +61,9 @@ func actionsCache(ts *testscript.TestScript, neg bool, args []string) {
 	case args[0] == "stop":
 		s.Close()
 	case args[0] == "asked" && len(args) == 2:
-		if all := s.Asked(); slices.ContainsFunc(all, regexp.MustCompile(args[1]).MatchString) == neg {
-			ts.Fatalf("want %v, it was asked %q", !neg, all)
-		}
+		wasAsked(ts, neg, s.Asked(), args[1])
 	case args[0] == "quiet" && len(args) == 2:
-		ts.Check(without(ts.MkAbs(args[1]), ts.Getenv("ACTIONS_RUNTIME_TOKEN"), actionstest.Signature))
-		for _, text := range []string{ts.ReadFile("stdout"), ts.ReadFile("stderr")} {
-			if strings.Contains(text, ts.Getenv("ACTIONS_RUNTIME_TOKEN")) || strings.Contains(text, actionstest.Signature) {
-				ts.Fatalf("a secret was printed")
-			}
-		}
+		isQuiet(ts, args[1], ts.Getenv("ACTIONS_RUNTIME_TOKEN"), actionstest.Signature)
 		if p := s.Problems(); len(p) > 0 {
 			ts.Fatalf("%q", p)
 		}

@@ -52,16 +52,9 @@ func s3Bucket(ts *testscript.TestScript, neg bool, args []string) {
 	case args[0] == "stop":
 		s.Close()
 	case args[0] == "asked" && len(args) == 2:
-		if all := s.Asked(); slices.ContainsFunc(all, regexp.MustCompile(args[1]).MatchString) == neg {
-			ts.Fatalf("want %v, it was asked %q", !neg, all)
-		}
+		wasAsked(ts, neg, s.Asked(), args[1])
 	case args[0] == "quiet" && len(args) == 2:
-		ts.Check(without(ts.MkAbs(args[1]), buckettest.Secret, buckettest.Session))
-		for _, text := range []string{ts.ReadFile("stdout"), ts.ReadFile("stderr")} {
-			if strings.Contains(text, buckettest.Secret) || strings.Contains(text, buckettest.Session) {
-				ts.Fatalf("a secret was printed")
-			}
-		}
+		isQuiet(ts, args[1], buckettest.Secret, buckettest.Session)
 		if p := s.Problems(); len(p) > 0 {
 			ts.Fatalf("%q", p)
 		}
@@ -72,6 +65,23 @@ func s3Bucket(ts *testscript.TestScript, neg bool, args []string) {
 
 // scriptBuckets are the servers of all scripts by their URL.
 var scriptBuckets sync.Map
+
+// wasAsked compares what a server was asked with an expression, which some of it has to match, or none.
+func wasAsked(ts *testscript.TestScript, neg bool, all []string, re string) {
+	if slices.ContainsFunc(all, regexp.MustCompile(re).MatchString) == neg {
+		ts.Fatalf("want %v, it was asked %q", !neg, all)
+	}
+}
+
+// isQuiet looks for secrets in the files of a directory, and in the last output.
+func isQuiet(ts *testscript.TestScript, dir string, secrets ...string) {
+	ts.Check(without(ts.MkAbs(dir), secrets...))
+	for _, text := range []string{ts.ReadFile("stdout"), ts.ReadFile("stderr")} {
+		if slices.ContainsFunc(secrets, func(s string) bool { return strings.Contains(text, s) }) {
+			ts.Fatalf("a secret was printed")
+		}
+	}
+}
 
 // without looks for secrets in the files of a directory.
 func without(dir string, secrets ...string) error {

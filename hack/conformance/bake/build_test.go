@@ -20,19 +20,12 @@ func TestBuildEqualsBuildx(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("containers need root")
 	}
-	bases, err := conformance.NewBases()
+	reg := registrytest.Start(t)
+	ids, err := conformance.PushBases(reg.Host)
 	if errors.Is(err, baseimage.ErrMissing) {
 		t.Skip(err)
 	}
 	if err != nil {
-		t.Fatal(err)
-	}
-	ids, err := bases.DiffIDs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	reg := registrytest.Start(t)
-	if err := bases.Push(reg.Host); err != nil {
 		t.Fatal(err)
 	}
 	projects, err := Projects("cases")

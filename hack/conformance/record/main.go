@@ -106,14 +106,7 @@ func (r *recorder) with(f func() error) (err error) {
 func (r *recorder) start() (stop func(), err error) {
 	reg := registrytest.New()
 	stop = reg.Close
-	bases, err := conformance.NewBases()
-	if err != nil {
-		return stop, err
-	}
-	if r.bases, err = bases.DiffIDs(); err != nil {
-		return stop, err
-	}
-	if err := bases.Push(reg.Host); err != nil {
+	if r.bases, err = conformance.PushBases(reg.Host); err != nil {
 		return stop, err
 	}
 	r.certs = filepath.Join(r.dir, "certs")

@@ -131,14 +131,7 @@ func (b builder) Bake(dir string, env, args []string) (stdout, stderr []byte, ex
 func (r *recorder) start() (stop func(), err error) {
 	reg := registrytest.New()
 	stop = reg.Close
-	bases, err := conformance.NewBases()
-	if err != nil {
-		return stop, err
-	}
-	if r.bases, err = bases.DiffIDs(); err != nil {
-		return stop, err
-	}
-	if err := bases.Push(reg.Host); err != nil {
+	if r.bases, err = conformance.PushBases(reg.Host); err != nil {
 		return stop, err
 	}
 	d := &daemon.Daemon{Buildctl: r.buildctl, Dir: filepath.Join(r.dir, "daemon")}
