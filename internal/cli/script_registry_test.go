@@ -28,6 +28,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/slipway-build/slipway/internal/outbound/outboundtest"
 )
 
 // distribution is the command `distribution`: Debian's docker-registry, on a loopback port of its own.
@@ -75,7 +77,7 @@ func distribution(ts *testscript.TestScript, neg bool, args []string) {
 		f.flaky.Store(false)
 		f.cuts.Store(0)
 	case "asked":
-		all := f.requests()
+		all := f.Asked()
 		if args[2] == "only" {
 			onlyAsked(ts, all, args[3:])
 			return
@@ -110,9 +112,7 @@ type front struct {
 	flaky atomic.Bool
 	cuts  atomic.Int32
 	count atomic.Int32
-
-	mu  sync.Mutex
-	log []string
+	outboundtest.Notes
 }
 
 func newFront(behind string) *front {
@@ -125,9 +125,7 @@ func newFront(behind string) *front {
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		f.mu.Lock()
-		f.log = append(f.log, req.Method+" "+req.URL.RequestURI())
-		f.mu.Unlock()
+		f.Ask(req.Method + " " + req.URL.RequestURI())
 		if f.flaky.Load() && f.spoil(w) {
 			return
 		}
@@ -155,14 +153,6 @@ func (f *front) spoil(w http.ResponseWriter) bool {
 		return false
 	}
 	return true
-}
-
-func (f *front) requests() []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	all := f.log
-	f.log = nil
-	return all
 }
 
 // half is a request of which a part is read.

@@ -18,6 +18,8 @@ import (
 	"sync"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/slipway-build/slipway/internal/outbound/outboundtest"
 )
 
 // serve is the command `serve`, an http server that belongs to one script. Its address is in $HTTP,
@@ -48,7 +50,7 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	case len(args) == 1 && args[0] == "stop" && !neg:
 		v.(*scriptServer).Close()
 	case len(args) == 2 && args[0] == "asked":
-		all := v.(*scriptServer).requests()
+		all := v.(*scriptServer).Asked()
 		if slices.ContainsFunc(all, regexp.MustCompile(args[1]).MatchString) == neg {
 			ts.Fatalf("requests of %s: want %v, the server had %q", args[1], !neg, all)
 		}
@@ -64,17 +66,10 @@ type scriptServer struct {
 	*httptest.Server
 	dir string
 
-	mu       sync.Mutex
-	asked    []string
-	failures map[string]int // of /flaky/, by path
-}
+	outboundtest.Notes
 
-func (s *scriptServer) requests() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := s.asked
-	s.asked = nil
-	return all
+	mu       sync.Mutex
+	failures map[string]int // of /flaky/, by path
 }
 
 // statusWriter notes the status of an answer.
@@ -93,9 +88,7 @@ func (s *scriptServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	sw := &statusWriter{ResponseWriter: w, status: http.StatusOK}
 	asked := req.URL.RequestURI()
 	s.answer(sw, req)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.asked = append(s.asked, fmt.Sprintf("%s %s %d", req.Method, asked, sw.status))
+	s.Ask(fmt.Sprintf("%s %s %d", req.Method, asked, sw.status))
 }
 
 func (s *scriptServer) answer(w http.ResponseWriter, req *http.Request) {

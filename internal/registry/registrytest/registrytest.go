@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+
+	"github.com/slipway-build/slipway/internal/outbound/outboundtest"
 )
 
 // TB is what Start needs of testing.TB.
@@ -38,9 +40,10 @@ type Registry struct {
 	server  *httptest.Server
 	content http.Handler
 
+	notes outboundtest.Notes
+
 	mu         sync.Mutex
 	middleware Middleware
-	requests   []string
 }
 
 // New starts a registry; the caller closes it.
@@ -76,17 +79,11 @@ func (r *Registry) Use(m Middleware) {
 
 // Requests returns "METHOD /path" of the requests since the last call, in order, without
 // those of this package's own methods.
-func (r *Registry) Requests() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	list := r.requests
-	r.requests = nil
-	return list
-}
+func (r *Registry) Requests() []string { return r.notes.Asked() }
 
 func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
+	r.notes.Ask(req.Method + " " + req.URL.Path)
 	r.mu.Lock()
-	r.requests = append(r.requests, req.Method+" "+req.URL.Path)
 	m := r.middleware
 	r.mu.Unlock()
 	if m != nil {

@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/slipway-build/slipway/internal/outbound/outboundtest"
 )
 
 // Server is the service. Its fields are set before it is spoken to.
@@ -32,10 +34,11 @@ type Server struct {
 
 	service, blobs *httptest.Server
 
-	mu       sync.Mutex
-	entries  []*entry
-	asked    []string
-	problems []string
+	// Notes are the requests, "POST /path", with "blob " before it for the blob store, and the problems with them.
+	outboundtest.Notes
+
+	mu      sync.Mutex
+	entries []*entry
 }
 
 type entry struct {
@@ -85,22 +88,6 @@ func Token(scopes ...string) string {
 	claims, _ := json.Marshal(map[string]any{"ac": string(ac), "exp": 4e9, "nbf": 1e9})
 	enc := base64.RawURLEncoding.EncodeToString
 	return enc([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + enc(claims) + "." + enc([]byte(Secret))
-}
-
-// Asked lists what was asked for since the last time: "POST /path", with "blob " before it for the blob store.
-func (s *Server) Asked() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := s.asked
-	s.asked = nil
-	return all
-}
-
-// Problems are the requests that no client may send.
-func (s *Server) Problems() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.problems)
 }
 
 // Keys lists the keys of the entries of a scope that are complete.
@@ -196,11 +183,8 @@ func scopesOf(r *http.Request) (readable []string, writable string) {
 
 // begin notes a request, and reports whether it is to be answered as usual.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, what string) bool {
-	s.mu.Lock()
-	s.asked = append(s.asked, what+r.Method+" "+r.URL.Path)
-	answer := s.Answer
-	s.mu.Unlock()
-	return answer == nil || !answer(w, r)
+	s.Ask(what + r.Method + " " + r.URL.Path)
+	return s.Answer == nil || !s.Answer(w, r)
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
@@ -373,7 +357,7 @@ func (s *Server) serveBlob(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r.Header.Get("Authorization") != "" {
-		s.problems = append(s.problems, "the blob store was given the token")
+		s.Problem("the blob store was given the token")
 	}
 	q := r.URL.Query()
 	e := s.byID(strings.TrimPrefix(r.URL.Path, "/"))
@@ -448,9 +432,7 @@ func (s *Server) download(w http.ResponseWriter, r *http.Request, e *entry) {
 	w.WriteHeader(status)
 	if s.Break > 0 && len(data) > 1 {
 		s.Break--
-		w.Write(data[:len(data)/2]) //nolint:errcheck // it is broken off
-		w.(http.Flusher).Flush()
-		panic(http.ErrAbortHandler)
+		w = outboundtest.Broken{ResponseWriter: w}
 	}
 	w.Write(data) //nolint:errcheck // the client notices
 }

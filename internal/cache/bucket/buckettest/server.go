@@ -12,12 +12,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
+
+	"github.com/slipway-build/slipway/internal/outbound/outboundtest"
 )
 
 // ID, Secret and Session are the keys that the server knows.
@@ -39,9 +40,10 @@ type Server struct {
 	objects *s3mem.Backend
 	next    http.Handler
 
-	mu       sync.Mutex
-	asked    []string
-	problems []string
+	// Notes are the requests, "PUT /bucket/key", and those whose signature was wrong.
+	outboundtest.Notes
+
+	mu sync.Mutex
 }
 
 // New starts a server with a bucket.
@@ -58,29 +60,6 @@ func New(bucket string) (*Server, error) {
 
 // Close ends it.
 func (s *Server) Close() { s.http.Close() }
-
-// Asked lists what was asked for since the last time: "PUT /bucket/key".
-func (s *Server) Asked() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := s.asked
-	s.asked = nil
-	return all
-}
-
-// Problems are the requests whose signature was wrong.
-func (s *Server) Problems() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.problems)
-}
-
-// Forgive forgets the problems: they were wanted.
-func (s *Server) Forgive() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.problems = nil
-}
 
 // Get returns an object; nil for none.
 func (s *Server) Get(bucket, key string) []byte {
@@ -113,11 +92,8 @@ func (s *Server) Delete(bucket, key string) {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	s.asked = append(s.asked, r.Method+" "+r.URL.Path)
-	answer := s.Answer
-	s.mu.Unlock()
-	if answer != nil && answer(w, r) {
+	s.Ask(r.Method + " " + r.URL.Path)
+	if s.Answer != nil && s.Answer(w, r) {
 		return
 	}
 	s.mu.Lock()
@@ -132,25 +108,16 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		err = verify(r, body)
 	}
 	if err != nil {
-		s.problems = append(s.problems, err.Error())
+		s.Problem(err.Error())
 		refuse(w, http.StatusForbidden, "SignatureDoesNotMatch", err.Error())
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	if s.Break > 0 && r.Method == http.MethodGet {
 		s.Break--
-		w = &breaking{ResponseWriter: w}
+		w = outboundtest.Broken{ResponseWriter: w}
 	}
 	s.next.ServeHTTP(w, r)
-}
-
-// breaking sends half of what is written to it first.
-type breaking struct{ http.ResponseWriter }
-
-func (b *breaking) Write(p []byte) (int, error) {
-	b.ResponseWriter.Write(p[:len(p)/2]) //nolint:errcheck // it is broken off
-	b.ResponseWriter.(http.Flusher).Flush()
-	panic(http.ErrAbortHandler)
 }
 
 func refuse(w http.ResponseWriter, status int, code, message string) {
