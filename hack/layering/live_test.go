@@ -48,7 +48,7 @@ var byPath = map[string]string{
 	"internal/container.isWhiteout":          "the writable layer of a container that is locked and does not run",
 }
 
-// takesPath tells whether a function of the standard library or x/sys looks a path up from the working directory
+// takesPath tells whether a function of the standard library, x/sys or atomicfile looks a path up from the working directory
 // or the host's root. (With AT_FDCWD, those that take a descriptor do so as well.)
 func takesPath(pkg, name string) bool {
 	var names string
@@ -61,7 +61,7 @@ func takesPath(pkg, name string) bool {
 			"Mknod Mount Open Readlink Removexattr Rename Rmdir Setxattr Stat Statfs Symlink Truncate Unlink Unmount Utimes UtimesNano"
 	case "filepath":
 		names = "EvalSymlinks Glob Walk WalkDir"
-	case "securejoin":
+	case "securejoin", "atomicfile":
 		return true
 	}
 	return slices.Contains(strings.Fields(names), name)

@@ -3,12 +3,10 @@ package build
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 
+	"github.com/slipway-build/slipway/internal/atomicfile"
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -382,7 +381,7 @@ func (o *Output) send(step *progress.Step, fn func(io.Writer) error) error {
 }
 
 // write gives the output's stream to fn. A file appears under its name only when it is whole.
-func (o *Output) write(fn func(io.Writer) error) (err error) {
+func (o *Output) write(fn func(io.Writer) error) error {
 	if o.Writer != nil {
 		return fn(o.Writer)
 	}
@@ -393,23 +392,12 @@ func (o *Output) write(fn func(io.Writer) error) (err error) {
 	case err == nil && !fi.Mode().IsRegular():
 		return o.writeThrough(fn)
 	}
-	tmp := filepath.Join(filepath.Dir(o.Dest), "."+filepath.Base(o.Dest)+"."+rand.Text())
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666) // and the umask, as BuildKit's client
+	err = atomicfile.Write(o.Dest, atomicfile.Options{Mode: 0o666}, func(f *os.File) error { // the mode of BuildKit's client
+		out := layer.NewSparseWriter(f)
+		buf := bufio.NewWriterSize(out, 1<<20)
+		return errors.Join(fn(buf), buf.Flush(), out.Flush())
+	})
 	if err != nil {
-		return fmt.Errorf("writing output: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	out := layer.NewSparseWriter(f)
-	buf := bufio.NewWriterSize(out, 1<<20)
-	if err := errors.Join(fn(buf), buf.Flush(), out.Flush(), f.Close()); err != nil {
-		return fmt.Errorf("writing output: %w", err)
-	}
-	if err := os.Rename(f.Name(), o.Dest); err != nil {
 		return fmt.Errorf("writing output: %w", err)
 	}
 	return nil

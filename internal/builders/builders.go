@@ -22,6 +22,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/slipway-build/slipway/internal/atomicfile"
 )
 
 // Default is the name that the builder has always.
@@ -168,20 +170,8 @@ func write(path string, l *List) error {
 	if err != nil {
 		return err
 	}
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+	return atomicfile.Write(path, atomicfile.Options{Temporary: path + ".new", Mode: 0o600, Sync: true}, func(f *os.File) error {
+		_, err := f.Write(append(data, '\n'))
 		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp))
-	}
-	return nil
+	})
 }

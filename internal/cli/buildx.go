@@ -112,8 +112,13 @@ func (a *app) checkBuilder() error {
 	if err != nil || !b.Registries {
 		return err
 	}
-	a.builderCerts, err = builderFiles(b.Name)
-	return err
+	if a.builderCerts, err = builderFiles(b.Name); err != nil {
+		return err
+	}
+	if _, err := os.Stat(a.builderCerts); err != nil { // as when `buildx rm` was killed: its mirrors are not to be passed over
+		return fmt.Errorf("reading the settings of registries of builder %s: %w: make it again with `buildx create`, or remove it with `buildx rm %s`", b.Name, err, b.Name)
+	}
+	return nil
 }
 
 func newBuilderUseCmd(a *app) *cobra.Command {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 
+	"github.com/slipway-build/slipway/internal/atomicfile"
 	"github.com/slipway-build/slipway/internal/builders"
 )
 
@@ -129,7 +130,8 @@ func (r daemonRegistry) tls(text *bytes.Buffer, dir, name string, files map[stri
 	return nil
 }
 
-// setBuilderFiles makes the files those of a builder; none removes what it had. The lock of the names is held.
+// setBuilderFiles makes the files those of a builder, all of them or, when the process is killed, those that it had; none removes
+// what it had. The lock of the names is held.
 func setBuilderFiles(b *builders.Builder, files map[string][]byte) error {
 	dir, err := builderFiles(b.Name)
 	if err != nil {
@@ -141,14 +143,19 @@ func setBuilderFiles(b *builders.Builder, files map[string][]byte) error {
 		path := filepath.Join(fresh, name)
 		err = errors.Join(err, os.MkdirAll(filepath.Dir(path), 0o700))
 		if err == nil {
-			err = os.WriteFile(path, data, 0o600)
+			err = atomicfile.Write(path, atomicfile.Options{Mode: 0o600, Sync: true}, func(f *os.File) error {
+				_, err := f.Write(data)
+				return err
+			})
 		}
 	}
-	if err == nil {
+	b.Registries = len(files) > 0
+	switch {
+	case err != nil:
+	case b.Registries:
+		err = atomicfile.ReplaceDir(fresh, dir)
+	default:
 		err = os.RemoveAll(dir)
-	}
-	if b.Registries = len(files) > 0; b.Registries && err == nil {
-		err = os.Rename(fresh, dir)
 	}
 	_ = os.Remove(filepath.Dir(dir)) // when it was the last one
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/slipway-build/slipway/internal/builders"
 )
 
 func TestDaemonConfigIsFiles(t *testing.T) {
@@ -84,5 +86,62 @@ override_path = true
 	}
 	if len(files) != len(want) {
 		t.Errorf("there are %d files, want %d", len(files), len(want))
+	}
+}
+
+// TestBuilderFiles: the files of a builder are replaced whole. What a process that was killed has left behind is in nobody's way,
+// and settings that are gone are no settings.
+func TestBuilderFiles(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	b := &builders.Builder{Name: "Mirrored"}
+	dir, err := builderFiles(b.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(filepath.Dir(dir), ".new", "old.example.com")
+	if err := os.MkdirAll(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"a.example.com", "b.example.com"} {
+		if err := setBuilderFiles(b, map[string][]byte{host + "/hosts.toml": []byte("of " + host)}); err != nil || !b.Registries {
+			t.Fatal(b, err)
+		}
+		all, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "*", "*", "*"))
+		if err != nil || len(all) != 1 || all[0] != filepath.Join(dir, host, "hosts.toml") {
+			t.Errorf("it has %q, %v", all, err)
+		}
+	}
+	held, err := os.Open(dir) // by who reads it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	// One that cannot be written leaves what is there.
+	if err := setBuilderFiles(b, map[string][]byte{"c/hosts.toml": nil, "c/hosts.toml/x": nil}); err == nil {
+		t.Error("a file is a directory")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "b.example.com", "hosts.toml")); err != nil {
+		t.Error(err)
+	}
+	file, err := buildersFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Registries = true
+	if err := builders.Change(file, func(l *builders.List) error { l.Put(*b); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	a := &app{builder: "mirrored"}
+	if err := a.checkBuilder(); err != nil || a.builderCerts != dir {
+		t.Errorf("%v, its files are in %s", err, a.builderCerts)
+	}
+	if err := setBuilderFiles(b, nil); err != nil || b.Registries {
+		t.Error(b, err)
+	}
+	if _, err := os.Stat(filepath.Dir(dir)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory of the last one: %v", err)
+	}
+	if err := a.checkBuilder(); err == nil || !strings.Contains(err.Error(), "buildx rm Mirrored") {
+		t.Errorf("a builder whose settings are gone: %v", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/slipway-build/slipway/internal/atomicfile"
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
@@ -163,27 +164,15 @@ func writeOutput(path string, fn func(io.Writer) error) (err error) {
 	if err == nil && fi.IsDir() {
 		return fmt.Errorf("invalid output path: %s is a directory", path)
 	}
-	var f *os.File
 	if err == nil && !fi.Mode().IsRegular() {
-		f, err = os.OpenFile(path, os.O_WRONLY, 0)
-	} else {
-		f, err = os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // with mode 0600
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(buffered(f, fn), f.Close())
 	}
-	if err != nil {
-		return err
-	}
-	temporary := f.Name() != path
-	if temporary {
+	return atomicfile.Write(path, atomicfile.Options{Mode: 0o600}, func(f *os.File) error {
 		out := layer.NewSparseWriter(f)
-		err = errors.Join(buffered(out, fn), out.Flush())
-	} else {
-		err = buffered(f, fn)
-	}
-	if err = errors.Join(err, f.Close()); err == nil && temporary {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil && temporary {
-		os.Remove(f.Name())
-	}
-	return err
+		return errors.Join(buffered(out, fn), out.Flush())
+	})
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/atomicfile"
 )
 
 // State tells what became of a container. The zero value is one that never ran.
@@ -50,10 +52,11 @@ func (m *Manager) lockPath(id string) string {
 func (m *Manager) saveState(id string, s State) error {
 	data, err := json.Marshal(s)
 	if err == nil {
-		tmp := m.statePath(id) + ".tmp"
-		if err = os.WriteFile(tmp, data, 0o600); err == nil {
-			err = os.Rename(tmp, m.statePath(id))
-		}
+		path := m.statePath(id)
+		err = atomicfile.Write(path, atomicfile.Options{Temporary: path + ".tmp", Mode: 0o600}, func(f *os.File) error {
+			_, err := f.Write(data)
+			return err
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("recording the container's state: %w", err)

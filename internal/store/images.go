@@ -305,10 +305,6 @@ func (s *Store) pinnedImage(ctx context.Context, ref string) (img Image, found b
 // writeIndex writes index.json from the records. Writers take turns, so that the last one writes
 // what the records say last.
 func (s *Store) writeIndex(ctx context.Context) error {
-	l, err := s.current()
-	if err != nil {
-		return err
-	}
 	lock, err := os.Open(s.layoutMarker())
 	if errors.Is(err, os.ErrNotExist) { // somebody has removed it, and nothing needs what it says
 		if err = s.writeLayoutMarker(); err == nil {
@@ -330,11 +326,11 @@ func (s *Store) writeIndex(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("writing index.json: %w", err)
 	}
-	tmp := filepath.Join(l.dir, l.name())
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return fmt.Errorf("writing index.json: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(s.root, "index.json")); err != nil {
+	err = s.replaceBeside(filepath.Join(s.root, "index.json"), func(f *os.File) error {
+		_, err := f.Write(data)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("writing index.json: %w", err)
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
+
+	"github.com/slipway-build/slipway/internal/atomicfile"
 )
 
 // maskResults masks the lines of all results, which had values in them in version 1. Results whose
@@ -71,11 +73,11 @@ func (s *Store) maskBuilds() error {
 		if string(masked) == string(old) {
 			continue
 		}
-		tmp := file + ".new"
-		if err := os.WriteFile(tmp, masked, 0o600); err != nil {
+		err = atomicfile.Write(file, atomicfile.Options{Temporary: file + ".new", Mode: 0o600}, func(f *os.File) error {
+			_, err := f.Write(masked)
 			return err
-		}
-		if err := os.Rename(tmp, file); err != nil {
+		})
+		if err != nil {
 			return err
 		}
 	}

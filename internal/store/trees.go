@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/slipway-build/slipway/internal/atomicfile"
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
@@ -265,24 +266,13 @@ func (s *Store) putBeside(path string, data io.WriterTo, durable bool) (err erro
 	return nil
 }
 
-// replaceBeside puts the file that write fills in place of one beside the forms of a layer, whose directory is there.
+// replaceBeside puts the file that write fills in place of one of the store, whose directory is there.
 func (s *Store) replaceBeside(path string, write func(*os.File) error) error {
 	l, err := s.current()
 	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(l.dir, l.name())
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err == nil {
-		err = errors.Join(write(f), f.Close())
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return errors.Join(err, os.RemoveAll(tmp))
-	}
-	return nil
+	return atomicfile.Write(path, atomicfile.Options{Temporary: filepath.Join(l.dir, l.name()), Mode: 0o600}, write)
 }
 
 // fsync has a file or a directory written to the disk.

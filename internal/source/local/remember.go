@@ -6,35 +6,37 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/slipway-build/slipway/internal/atomicfile"
 )
 
 // replaceFile writes a file so that readers see the old or the new one: the old one, where somebody pruned the new one
 // while it was written.
 func replaceFile(name string, write func(*os.File) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
+	o := atomicfile.Options{Mode: 0o600}
+	f, err := atomicfile.Create(name, o)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 			return err
 		}
-		f, err = os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
+		f, err = atomicfile.Create(name, o)
 	}
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(write(f), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+	if err = write(f.File); err == nil {
+		err = f.Commit()
 	}
-	err = os.Rename(f.Name(), name)
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.EISDIR) { // a directory, which none of slipway's makes
 		if err = os.RemoveAll(name); err == nil {
-			err = os.Rename(f.Name(), name)
+			err = f.Commit()
 		}
+	}
+	if err != nil {
+		f.Abort()
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return err
 }
