@@ -14,7 +14,6 @@ import (
 	"text/template"
 
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -93,8 +92,8 @@ func printInspection(out io.Writer, img *imagetools.Inspection) error {
 			fmt.Fprint(w, "\t\n")
 		}
 		name := img.Ref.String()
-		if ref, err := reference.WithDigest(img.Ref, d.Digest); err == nil {
-			name = ref.String()
+		if l, err := img.Ref.WithDigest(d.Digest); err == nil {
+			name = l.String()
 		}
 		fmt.Fprintf(w, "  Name:\t%s\n  MediaType:\t%s\n", name, line(d.MediaType))
 		if err := printPlatform(w, d); err != nil {

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/imagetools"
@@ -13,7 +12,7 @@ import (
 
 // TestInspectionLines: what an index says of a manifest looks like no line of another one.
 func TestInspectionLines(t *testing.T) {
-	ref, err := reference.ParseNormalizedNamed("example.com/app:v1")
+	ref, err := imagetools.ParseLocation("example.com/app:v1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/slipway-build/slipway/internal/registry"
 )
 
 // attestationArtifact is the type of a manifest that holds attestations (BuildKit's image exporter).
@@ -27,7 +25,7 @@ const maxEntries = 1000
 
 // filter leaves the wanted platforms of an image, with their attestations, and finds where its parts come from.
 type filter struct {
-	client  *registry.Client
+	*places
 	img     *Image
 	sources []*source
 
@@ -161,7 +159,7 @@ func (f *filter) attestations(ctx context.Context, manifests []ocispec.Descripto
 		}
 		attested[d.Digest] = true
 		g.Go(func() (err error) {
-			found[n], err = f.client.Referrers(ctx, f.sourceOf(d.Digest).ref.String(), d.Digest, attestationArtifact)
+			found[n], err = f.Referrers(ctx, f.sourceOf(d.Digest).ref.String(), d.Digest, attestationArtifact)
 			return err
 		})
 	}

@@ -3,7 +3,8 @@
 //
 // # Structure
 //
-// A [Source] is what the user named (source.go). [Create] puts the sources together as one manifest or index (combine.go),
+// A [Location] is where an image is, in a registry or in a directory that is an OCI layout (location.go): both are read, and written to, by
+// the same functions (layout.go). What the user named is a source (source.go). [Create] puts the sources together as one manifest or index (combine.go),
 // without the platforms that are not wanted (filter.go), and [Image.Push] copies what it names and pushes it. [Inspect] reads an
 // image of a registry; what only some ask for of it is read when they do (inspect.go).
 //
@@ -20,9 +21,7 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 
-	"github.com/distribution/reference"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -52,7 +51,7 @@ type Image struct {
 	Desc ocispec.Descriptor
 
 	parts []part
-	tags  map[string][]reference.Named // by repository
+	tags  map[string][]Location // by repository
 }
 
 // part is a manifest or index that an image is made of, and the reference of the source that it came with.
@@ -66,13 +65,17 @@ type part struct {
 //
 // Errors are those of [registry.Client.Manifest], and what is wrong with the request.
 func Create(ctx context.Context, c *registry.Client, req Request) (*Image, error) {
-	img := &Image{tags: map[string][]reference.Named{}}
+	img := &Image{tags: map[string][]Location{}}
+	var targets []Location
 	for _, t := range req.Tags {
-		ref, err := parseReference(t)
+		l, err := ParseLocation(t)
 		if err != nil {
 			return nil, err
 		}
-		img.tags[ref.Name()] = append(img.tags[ref.Name()], ref)
+		if same := img.tags[l.Name()]; len(same) > 0 && same[0].isLayout() != l.isLayout() {
+			return nil, fmt.Errorf("%s and %s have the same name: give the directory as a whole path", same[0], l)
+		}
+		img.tags[l.Name()], targets = append(img.tags[l.Name()], l), append(targets, l)
 	}
 	texts := req.Sources
 	if req.Append && len(req.Tags) > 0 {
@@ -82,16 +85,17 @@ func Create(ctx context.Context, c *registry.Client, req Request) (*Image, error
 	if err != nil {
 		return nil, err
 	}
-	if err := placeSources(sources, texts, img.Repositories()); err != nil {
+	if err := placeSources(sources, texts, targets); err != nil {
 		return nil, err
 	}
-	if err := readSources(ctx, c, sources); err != nil {
+	at := newPlaces(c)
+	if err := readSources(ctx, at, sources); err != nil {
 		return nil, err
 	}
 	if err := combine(img, sources, req); err != nil {
 		return nil, err
 	}
-	if err := (&filter{client: c, img: img, sources: sources}).run(ctx, req.Platforms); err != nil {
+	if err := (&filter{places: at, img: img, sources: sources}).run(ctx, req.Platforms); err != nil {
 		return nil, err
 	}
 	if len(img.Raw) > registry.MaxManifestSize {
@@ -100,7 +104,7 @@ func Create(ctx context.Context, c *registry.Client, req Request) (*Image, error
 	return img, nil
 }
 
-// Repositories are those of the tags, without them, in their order.
+// Repositories are those of the tags, without them, and directories, in their order.
 func (i *Image) Repositories() []string { return slices.Sorted(maps.Keys(i.tags)) }
 
 // referrers are the artifacts about a manifest that are copied with it: attestations and signatures.
@@ -116,12 +120,16 @@ type Events struct {
 	Blob func(registry.CopyEvent)
 }
 
-// Push copies what the image names to one of its repositories, and then the image itself, under each of its tags there.
+// Push copies what the image names to one of its repositories or directories, and then the image itself, under each of its tags there.
 //
 // Errors are those of [registry.Copier.Copy].
 func (i *Image) Push(ctx context.Context, c *registry.Client, repo string, events Events) error {
-	copier := c.NewCopier(repo)
-	copier.Referrers, copier.Progress = referrers, events.Blob
+	at, tags, to := newPlaces(c), i.tags[repo], repo
+	if tags[0].isLayout() {
+		to = layoutPrefix + repo + ":latest" // to be read as a location, whatever is in its path
+	}
+	copier := c.NewCopier(to)
+	copier.From, copier.Into, copier.Referrers, copier.Progress = at, at, referrers, events.Blob
 	for _, p := range i.parts {
 		events.Log(fmt.Sprintf("copying %s from %s to %s", p.desc.Digest, p.from, repo))
 		copier.Add(p.from, p.desc, p.raw)
@@ -129,35 +137,26 @@ func (i *Image) Push(ctx context.Context, c *registry.Client, repo string, event
 	if err := copier.Copy(ctx); err != nil {
 		return err
 	}
-	for _, ref := range i.tags[repo] {
-		if digested, ok := ref.(reference.Digested); ok && digested.Digest() != i.Desc.Digest {
-			return fmt.Errorf("target %s requested digest %s but produced %s", ref, digested.Digest(), i.Desc.Digest)
+	for _, l := range tags {
+		if d := l.Digest(); d != "" && d != i.Desc.Digest {
+			return fmt.Errorf("target %s requested digest %s but produced %s", l, d, i.Desc.Digest)
 		}
-		events.Log(fmt.Sprintf("pushing %s to %s", i.Desc.Digest, ref))
-		target := repo + "@" + i.Desc.Digest.String()
-		if tagged, ok := ref.(reference.Tagged); ok {
-			target = repo + ":" + tagged.Tag()
+		events.Log(fmt.Sprintf("pushing %s to %s", i.Desc.Digest, l))
+		target := to + "@" + i.Desc.Digest.String()
+		if tag := l.Tag(); tag != "" && !l.isLayout() {
+			target = repo + ":" + tag
 		}
-		_, err := c.Push(ctx, target, registry.Content{
+		_, err := at.Push(ctx, target, registry.Content{
 			Desc: i.Desc, Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(i.Raw)), nil },
 		})
+		if err == nil && l.isLayout() {
+			err = i.enter(l, copier.About)
+		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// parseReference reads a reference, which gets the tag latest if it has neither tag nor digest.
-func parseReference(text string) (reference.Named, error) {
-	if strings.HasPrefix(text, "oci-layout://") {
-		return nil, fmt.Errorf("%s: layouts are not supported here: copy it into a registry first (load it, tag it and push it)", text)
-	}
-	ref, err := reference.ParseNormalizedNamed(text)
-	if err != nil {
-		return nil, err
-	}
-	return reference.TagNameOnly(ref), nil
 }
 
 var errNoRepository = errors.New("no repositories specified, please set a reference in tag or source")

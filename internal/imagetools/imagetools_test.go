@@ -129,6 +129,13 @@ func TestAsBuildx(t *testing.T) {
 	annotations := map[exptypes.AnnotationKey]string{
 		{Type: index, Key: "i"}: "1", {Type: of, Key: "all"}: "2", {Type: of, Platform: &arm, Key: "arm"}: "3",
 	}
+	layout := t.TempDir()
+	for _, name := range []string{"app:amd64", "multi:v1", "signed:v1"} {
+		repo, _, _ := strings.Cut(name, ":")
+		if _, err := f.make(Request{Sources: []string{"team/" + name}, Tags: []string{"oci-layout://" + layout + ":" + repo}}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	asFlags := []string{"--annotation", "index:i=1", "--annotation", "manifest-descriptor:all=2", "--annotation", "manifest-descriptor[linux/arm64]:arm=3"}
 	descriptor := fmt.Sprintf(`{"digest":%q,"size":%d,"mediaType":%q,"platform":{"os":"linux","architecture":"arm","variant":"v7"},"annotations":{"k":"v"}}`,
 		f.amd64.Digest, f.amd64.Size, f.amd64.MediaType)
@@ -153,6 +160,11 @@ func TestAsBuildx(t *testing.T) {
 		{"descriptor", Request{Sources: []string{descriptor}, Tags: []string{"team/app:new"}}, []string{"-t", "team/app:new"}},
 		{"referrer", Request{Sources: []string{"team/signed:v1"}}, nil},
 		{"referrer-of-two", Request{Sources: []string{"team/app:arm64", "team/signed:v1"}, Platforms: []ocispec.Platform{{OS: "linux", Architecture: "amd64"}}}, []string{"--platform", "linux/amd64"}},
+		{"layout", Request{Sources: []string{"oci-layout://LAYOUT:multi"}}, nil},
+		{"layout-one", Request{Sources: []string{"oci-layout://LAYOUT:app"}}, nil},
+		{"layout-more", Request{Sources: []string{"oci-layout://LAYOUT:multi", "team/docker:arm", "oci-layout://LAYOUT@" + f.amd64.Digest.String()}}, nil},
+		{"layout-digest", Request{Sources: []string{f.amd64.Digest.String(), "oci-layout://LAYOUT:multi"}}, nil},
+		{"layout-referrer", Request{Sources: []string{"oci-layout://LAYOUT:signed"}}, nil},
 		{"append", Request{Sources: []string{"team/app:arm64"}, Tags: []string{"team/app:amd64"}, Append: true}, []string{"--append", "-t", "team/app:amd64"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -160,6 +172,9 @@ func TestAsBuildx(t *testing.T) {
 				tt.req.PreferIndex = true
 			}
 			f.place(&tt.req, tt.flags)
+			for i := range tt.req.Sources {
+				tt.req.Sources[i] = strings.Replace(tt.req.Sources[i], "LAYOUT", layout, 1)
+			}
 			file := filepath.Join("testdata/buildx", tt.name+".json")
 			if buildx := os.Getenv("BUILDX"); buildx != "" {
 				record(t, buildx, file, slices.Concat(tt.flags, tt.req.Sources))

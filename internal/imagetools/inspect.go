@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -27,14 +26,14 @@ const (
 	maxStatement = 64 << 20
 )
 
-// Inspection is an image of a registry. It is not safe for concurrent use.
+// Inspection is an image of a registry, or of a layout. It is not safe for concurrent use.
 type Inspection struct {
-	Ref   reference.Named
+	Ref   Location
 	Desc  ocispec.Descriptor
 	Raw   []byte
 	Index ocispec.Index // what Raw says as an index; of a manifest only a few fields
 
-	client *registry.Client
+	client *places
 	loaded bool
 	images map[string]*image // by platform
 }
@@ -55,12 +54,12 @@ type statement struct {
 //
 // Errors are those of [registry.Client.Manifest].
 func Inspect(ctx context.Context, c *registry.Client, name string) (*Inspection, error) {
-	ref, err := parseReference(name)
+	ref, err := ParseLocation(name)
 	if err != nil {
 		return nil, err
 	}
-	i := &Inspection{Ref: ref, client: c}
-	if i.Desc, i.Raw, err = c.Manifest(ctx, ref.String()); err != nil {
+	i := &Inspection{Ref: ref, client: newPlaces(c)}
+	if i.Desc, i.Raw, err = i.client.Manifest(ctx, ref.String()); err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(i.Raw, &i.Index); err != nil {

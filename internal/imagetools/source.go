@@ -9,7 +9,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -22,7 +21,7 @@ const maxReads = 8
 
 // source is a manifest or index that an image is made of.
 type source struct {
-	ref  reference.Named // nil until it has a place
+	ref  *Location // nil until it has a place
 	said ocispec.Descriptor
 
 	desc ocispec.Descriptor // once it was read
@@ -51,9 +50,9 @@ func parseSource(text string) (*source, error) {
 	if strings.HasPrefix(text, "sha256") {
 		return nil, err
 	}
-	ref, err := parseReference(text)
+	l, err := ParseLocation(text)
 	if err == nil {
-		return &source{ref: ref}, nil
+		return &source{ref: &l}, nil
 	}
 	if !strings.HasPrefix(text, "{") {
 		return nil, err
@@ -77,15 +76,15 @@ func parseSource(text string) (*source, error) {
 	return &source{said: said.Descriptor}, nil
 }
 
-// placeSources gives sources that are no references the repository of the others, or of the tags, when there is only one.
-func placeSources(sources []*source, texts, targets []string) error {
-	repos := map[string]bool{}
-	for _, name := range targets {
-		repos[name] = true
+// placeSources gives sources that are no references the repository or directory of the others, or of the tags, when there is only one.
+func placeSources(sources []*source, texts []string, targets []Location) error {
+	repos := map[string]Location{}
+	for _, l := range targets {
+		repos[l.Name()] = l
 	}
 	for _, s := range sources {
 		if s.ref != nil {
-			repos[s.ref.Name()] = true
+			repos[s.ref.Name()] = *s.ref
 		}
 	}
 	if len(repos) == 0 {
@@ -98,21 +97,19 @@ func placeSources(sources []*source, texts, targets []string) error {
 		if len(repos) > 1 {
 			return fmt.Errorf("multiple repositories specified, cannot infer repository for %q", texts[i])
 		}
-		for name := range repos {
-			repo, err := reference.ParseNormalizedNamed(name)
+		for _, only := range repos {
+			l, err := only.repository().WithDigest(s.said.Digest)
 			if err != nil {
 				return err
 			}
-			if s.ref, err = reference.WithDigest(repo, s.said.Digest); err != nil {
-				return err
-			}
+			s.ref = &l
 		}
 	}
 	return nil
 }
 
 // readSources reads the sources' documents, and of manifests the configs of which the platform is not known.
-func readSources(ctx context.Context, c *registry.Client, sources []*source) error {
+func readSources(ctx context.Context, c *places, sources []*source) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxReads)
 	for _, s := range sources {
@@ -121,7 +118,7 @@ func readSources(ctx context.Context, c *registry.Client, sources []*source) err
 	return g.Wait()
 }
 
-func (s *source) read(ctx context.Context, c *registry.Client) error {
+func (s *source) read(ctx context.Context, c *places) error {
 	desc, raw, err := c.Manifest(ctx, s.ref.String())
 	if err != nil {
 		return err
@@ -167,7 +164,7 @@ func merge(desc, said ocispec.Descriptor) (ocispec.Descriptor, error) {
 }
 
 // readPlatform fills in what a platform lacks, from the config of a manifest.
-func readPlatform(ctx context.Context, c *registry.Client, ref string, manifest []byte, p *ocispec.Platform) error {
+func readPlatform(ctx context.Context, c *places, ref string, manifest []byte, p *ocispec.Platform) error {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(manifest, &m); err != nil {
 		return fmt.Errorf("reading the manifest of %s: %w", ref, err)

@@ -57,6 +57,12 @@ func (p *Copier) collect(ctx context.Context) (blobs, manifests []copied, err er
 	if err != nil {
 		return nil, nil, err
 	}
+	p.About = map[digest.Digest][]ocispec.Descriptor{}
+	for d, n := range c.nodes {
+		if len(n.referrers) > 0 {
+			p.About[d] = n.referrers
+		}
+	}
 	o := &order{nodes: c.nodes, seen: map[digest.Digest]bool{}}
 	for _, root := range p.roots {
 		o.visit(root.desc.Digest)
@@ -114,7 +120,7 @@ func (c *collector) read(ctx context.Context, n *node) (err error) {
 		return context.Cause(ctx)
 	}
 	if images.IsManifestType(n.desc.MediaType) {
-		if n.there, err = c.client.has(ctx, c.To, n.desc); err != nil {
+		if n.there, err = c.Into.Has(ctx, c.To, n.desc); err != nil {
 			return err
 		}
 	}
@@ -124,14 +130,14 @@ func (c *collector) read(ctx context.Context, n *node) (err error) {
 		return err
 	}
 	if len(c.Referrers) > 0 && !sameRepository(n.from, c.To) {
-		n.referrers, err = c.client.Referrers(ctx, n.from, n.desc.Digest, c.Referrers...)
+		n.referrers, err = c.From.Referrers(ctx, n.from, n.desc.Digest, c.Referrers...)
 	}
 	return err
 }
 
 func (c *collector) readDocument(ctx context.Context, n *node) (err error) {
 	if n.raw == nil {
-		if n.raw, err = c.client.Document(ctx, n.from, n.desc, MaxManifestSize); err != nil {
+		if n.raw, err = c.From.Document(ctx, n.from, n.desc, MaxManifestSize); err != nil {
 			return err
 		}
 	}

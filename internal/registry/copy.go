@@ -3,12 +3,11 @@ package registry
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 
-	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 )
@@ -26,9 +25,27 @@ type Copier struct {
 	Referrers []string
 	// Progress, unless nil, is told what becomes of each blob and manifest, from several goroutines at once.
 	Progress func(CopyEvent)
+	// From is what is copied from, and Into what is copied to, by references of their own forms: the client, unless something else is set.
+	From Origin
+	Into Destination
+	// About are the artifacts of Referrers that were found, by what they are about; once Copy has returned.
+	About map[digest.Digest][]ocispec.Descriptor
 
-	client *Client
-	roots  []copied
+	roots []copied
+}
+
+// Origin is what a Copier copies from. Its methods are as those of [Client], and take the text of a reference as Add was given it.
+type Origin interface {
+	Document(ctx context.Context, ref string, desc ocispec.Descriptor, limit int64) ([]byte, error)
+	Verified(ctx context.Context, ref string, desc ocispec.Descriptor) (io.ReadCloser, error)
+	Referrers(ctx context.Context, ref string, d digest.Digest, types ...string) ([]ocispec.Descriptor, error)
+}
+
+// Destination is what a Copier copies to. References are To, and "@" with a digest behind it for manifests.
+type Destination interface {
+	// Has reports whether a manifest is there, and all that it names with it.
+	Has(ctx context.Context, ref string, desc ocispec.Descriptor) (bool, error)
+	Push(ctx context.Context, ref string, content Content) (Pushed, error)
 }
 
 // CopyEvent is what became of a blob or manifest, or how many bytes of it have been sent.
@@ -48,7 +65,7 @@ type copied struct {
 
 // NewCopier returns a Copier. It is not safe for concurrent use.
 func (c *Client) NewCopier(to string) *Copier {
-	return &Copier{To: to, client: c, Progress: func(CopyEvent) {}}
+	return &Copier{To: to, From: c, Into: c, Progress: func(CopyEvent) {}}
 }
 
 // Add has a manifest or index of the repository from be copied, with all that it names. raw is the manifest where it is here: with
@@ -72,7 +89,7 @@ func (p *Copier) Copy(ctx context.Context) error {
 	for _, b := range blobs {
 		g.Go(func() error {
 			return p.push(gctx, p.To, b, func(ctx context.Context) (io.ReadCloser, error) {
-				return p.client.Verified(ctx, b.from, b.desc)
+				return p.From.Verified(ctx, b.from, b.desc)
 			})
 		})
 	}
@@ -91,14 +108,11 @@ func (p *Copier) Copy(ctx context.Context) error {
 }
 
 func (p *Copier) push(ctx context.Context, ref string, what copied, open func(context.Context) (io.ReadCloser, error)) error {
-	named, err := reference.ParseNormalizedNamed(what.from)
-	if err != nil {
-		return fmt.Errorf("parsing image reference %q: %w: %w", what.from, err, errdefs.ErrInvalidArgument)
+	content := Content{Desc: what.desc, Open: open, Progress: func(sent int64) { p.Progress(CopyEvent{Desc: what.desc, Sent: sent}) }}
+	if named, err := reference.ParseNormalizedNamed(what.from); err == nil { // otherwise it is no repository
+		content.Sources = []string{named.Name()}
 	}
-	pushed, err := p.client.Push(ctx, ref, Content{
-		Desc: what.desc, Open: open, Sources: []string{named.Name()},
-		Progress: func(sent int64) { p.Progress(CopyEvent{Desc: what.desc, Sent: sent}) },
-	})
+	pushed, err := p.Into.Push(ctx, ref, content)
 	if err != nil {
 		return err
 	}
@@ -106,8 +120,8 @@ func (p *Copier) push(ctx context.Context, ref string, what copied, open func(co
 	return nil
 }
 
-// has reports whether the repository of ref has a manifest, as the host says that is pushed to.
-func (c *Client) has(ctx context.Context, ref string, desc ocispec.Descriptor) (there bool, err error) {
+// Has reports whether the repository of ref has a manifest, as the host says that is pushed to. Registries take none before what it names.
+func (c *Client) Has(ctx context.Context, ref string, desc ocispec.Descriptor) (there bool, err error) {
 	named, err := parsePush(ref, desc)
 	if err != nil {
 		return false, err

@@ -69,13 +69,21 @@ func (c *Client) Verified(ctx context.Context, ref string, desc ocispec.Descript
 	if err != nil {
 		return nil, err
 	}
-	return &verified{ReadCloser: r, ref: ref, want: desc.Digest, left: desc.Size, verifier: desc.Digest.Verifier()}, nil
+	return Verify(r, desc, func() error {
+		return fmt.Errorf("registry gave other content for %s of image %q: %w: what it holds is damaged; push the image again, or use another one",
+			desc.Digest, ref, errdefs.ErrDataLoss)
+	}), nil
+}
+
+// Verify is r with as many bytes as desc says, of which the last come only when the digest, which is valid, is right.
+// Otherwise Read fails with what other returns.
+func Verify(r io.ReadCloser, desc ocispec.Descriptor, other func() error) io.ReadCloser {
+	return &verified{ReadCloser: r, other: other, left: desc.Size, verifier: desc.Digest.Verifier()}
 }
 
 type verified struct {
 	io.ReadCloser
-	ref      string
-	want     digest.Digest
+	other    func() error
 	left     int64
 	verifier digest.Verifier
 }
@@ -83,9 +91,8 @@ type verified struct {
 func (v *verified) Read(p []byte) (int, error) {
 	n, err := v.ReadCloser.Read(p)
 	v.verifier.Write(p[:n]) // a hash takes everything
-	if v.left -= int64(n); v.left <= 0 && (err == nil || err == io.EOF) && !v.verifier.Verified() {
-		return 0, fmt.Errorf("registry gave other content for %s of image %q: %w: what it holds is damaged; push the image again, or use another one",
-			v.want, v.ref, errdefs.ErrDataLoss)
+	if v.left -= int64(n); (err == nil && v.left <= 0 || err == io.EOF) && !v.verifier.Verified() {
+		return 0, v.other()
 	}
 	return n, err
 }
