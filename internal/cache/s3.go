@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -109,13 +110,18 @@ func (b *bucketAt) open(*store.Store, *registry.Client) (place, error) {
 type objects struct {
 	*bucketAt
 	client *bucket.Client
+	blind  atomic.Bool // what is there cannot be found out: see [bucket.Hidden]
 }
 
 func (o *objects) load(ctx context.Context, _ platforms.MatchComparer, tell func(string)) (*contents, error) {
 	key := o.indexes + o.names[0]
 	r, err := o.read(ctx, key, -1)
 	if errdefs.IsNotFound(err) {
-		tell("no cache at " + key)
+		line := "no cache at " + key
+		if bucket.Hidden(err) {
+			line = "WARNING: " + line + " that may be read: " + err.Error()
+		}
+		tell(line)
 		return decode(nil, nil), nil
 	}
 	if err != nil {
@@ -140,6 +146,9 @@ func (o *objects) read(ctx context.Context, key string, size int64) (io.ReadClos
 func (o *objects) put(ctx context.Context, desc ocispec.Descriptor, open opener) error {
 	key := o.blobs + desc.Digest.String()
 	size, when, err := o.client.Stat(ctx, key)
+	if bucket.Hidden(err) {
+		o.blind.Store(true)
+	}
 	switch {
 	case err != nil && !errdefs.IsNotFound(err):
 		return err
@@ -152,6 +161,9 @@ func (o *objects) put(ctx context.Context, desc ocispec.Descriptor, open opener)
 }
 
 func (o *objects) commit(ctx context.Context, x *exporting, _ []ocispec.Descriptor) (ocispec.Descriptor, error) {
+	if o.blind.Load() {
+		x.tell("WARNING: all layers were sent: the keys may not find out what bucket "+o.opts.Bucket+" has (403 Forbidden): give them s3:ListBucket", true)
+	}
 	data, err := x.marshal()
 	if err != nil {
 		return ocispec.Descriptor{}, err

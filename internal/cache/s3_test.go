@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -138,6 +139,47 @@ func TestS3Blobs(t *testing.T) {
 		t.Errorf("%q", p)
 	}
 	srv.Forgive()
+}
+
+// Who may not list a bucket hears "forbidden" of what is not there: a layer is written then, and that is said once. Keys that
+// are wrong are refused all the same.
+func TestS3WithoutListing(t *testing.T) {
+	srv, o := s3At(t)
+	srv.Answer = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPut {
+			return false
+		}
+		w.WriteHeader(http.StatusForbidden)
+		io.WriteString(w, "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+		return true
+	}
+	loaded := ""
+	c, err := o.load(t.Context(), nil, func(line string) { loaded += line })
+	if err != nil || len(c.results) > 0 || !strings.Contains(loaded, "WARNING: no cache at manifests/buildkit that may be read: reading manifests/buildkit of bucket b: 403 Forbidden: AccessDenied") {
+		t.Errorf("loading told %q, %v", loaded, err)
+	}
+	if _, err := o.open(t.Context(), describe("", []byte("one"))); !errdefs.IsNotFound(err) {
+		t.Errorf("a layer that may not be there: %v", err)
+	}
+	var told []string
+	x := &exporting{tell: func(line string, _ bool) {
+		if strings.Contains(line, "WARNING") {
+			told = append(told, line)
+		}
+	}}
+	for _, text := range []string{"one", "two"} {
+		desc := describe(ocispec.MediaTypeImageLayer, []byte(text))
+		if err := o.put(t.Context(), desc, bytesOpener([]byte(text))); err != nil || string(srv.Get("b", "blobs/"+desc.Digest.String())) != text {
+			t.Errorf("%s was not written: %v", text, err)
+		}
+	}
+	if _, err := o.commit(t.Context(), x, nil); err != nil || len(told) != 1 || !strings.Contains(told[0], "s3:ListBucket") {
+		t.Errorf("it was told %q, %v", told, err)
+	}
+	srv.Answer = func(w http.ResponseWriter, r *http.Request) bool { w.WriteHeader(http.StatusForbidden); return true }
+	if err := o.put(t.Context(), describe("", []byte("three")), bytesOpener([]byte("three"))); err == nil || !strings.Contains(err.Error(), "403 Forbidden") {
+		t.Errorf("keys that may do nothing: %v", err)
+	}
 }
 
 // An index has every name that it is given, and is read by the first.

@@ -259,12 +259,15 @@ const maxMessage = 64 << 10
 func (c *Client) refusal(r request, resp *http.Response) error {
 	text := fmt.Sprintf("%s %s of bucket %s: %d %s", r.doing, r.key, c.opts.Bucket, resp.StatusCode, http.StatusText(resp.StatusCode))
 	data, _ := io.ReadAll(io.LimitReader(resp.Body, maxMessage))
-	if words := c.clean(say(data)); words != "" {
+	said := say(data)
+	if words := c.clean(said); words != "" {
 		text += ": " + words
 	}
 	kind := errdefs.ErrFailedPrecondition
 	e := &refusal{text: text, kind: kind}
 	switch code := resp.StatusCode; {
+	case code == http.StatusForbidden && r.method != http.MethodPut && (said == "" || strings.HasPrefix(said, "AccessDenied")):
+		e.kind, e.hidden = errdefs.ErrNotFound, true
 	case code == http.StatusNotFound:
 		e.kind = errdefs.ErrNotFound
 	case code == http.StatusForbidden:
@@ -279,8 +282,17 @@ func (c *Client) refusal(r request, resp *http.Response) error {
 
 // refusal is an error with a category whose name is not part of the text.
 type refusal struct {
-	text string
-	kind error
+	text   string
+	kind   error
+	hidden bool
+}
+
+// Hidden reports whether an error is the answer 403 about an object that may be there or not. Who has no permission to list
+// a bucket gets it for what is not there, so it is an errdefs.ErrNotFound as well. An answer to HEAD does not say
+// more, so that it may also be about the keys: then a write is refused, in words.
+func Hidden(err error) bool {
+	var e *refusal
+	return errors.As(err, &e) && e.hidden
 }
 
 func (e *refusal) Error() string { return e.text }
