@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -131,7 +130,7 @@ func (c *Compose) overrideServices(project *types.Project, selected map[string]t
 // composeSource writes a project that was read as one file for buildx' parser: what is decided already,
 // variables and paths, stays as it is.
 func composeSource(project *types.Project) (*Source, error) {
-	services := types.Services{}
+	services, environment := types.Services{}, map[string]string{}
 	for name, s := range project.Services {
 		if s.Build == nil {
 			continue
@@ -145,12 +144,10 @@ func composeSource(project *types.Project) (*Source, error) {
 		build.Tags = append([]string{image}, build.Tags...)
 		services[name] = types.ServiceConfig{Name: name, Image: image, Build: &build}
 		for _, use := range build.Secrets {
-			// Of an environment file, which buildx does not read: the process has it from here on.
+			// Of an environment file, which buildx does not read.
 			env := project.Secrets[use.Source].Environment
 			if v, ok := project.Environment[env]; ok && env != "" {
-				if err := os.Setenv(env, v); err != nil {
-					return nil, fmt.Errorf("secret %s: %w", use.Source, err)
-				}
+				environment[env] = v
 			}
 		}
 	}
@@ -160,5 +157,5 @@ func composeSource(project *types.Project) (*Source, error) {
 		return nil, fmt.Errorf("reading the compose file: %w", err)
 	}
 	text = bytes.ReplaceAll(text, []byte("$"), []byte("$$"))
-	return &Source{Files: []bake.File{{Name: "compose.yaml", Data: text}}}, nil
+	return &Source{Files: []bake.File{{Name: "compose.yaml", Data: text}}, environment: environment}, nil
 }

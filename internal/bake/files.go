@@ -3,7 +3,6 @@ package bake
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -20,6 +19,8 @@ import (
 type Source struct {
 	Files []bake.File
 	input *bake.Input // what a remote definition came with; nil for a local one
+	// environment has the values of variables that secrets name, where these are not those of this process.
+	environment map[string]string
 }
 
 // EnvFiles are the files that BUILDX_BAKE_FILE names, if any.
@@ -96,10 +97,7 @@ func readLocal(names []string, fromEnv bool, stdin io.Reader, to progress.Sink) 
 	step := progress.Start(to, progress.Vertex{Digest: digest.FromString(title), Name: title})
 	files, err = bake.ReadLocalFiles(names, stdin, stepLog{step})
 	step.Done(nil) // what is wrong is said once, at the end
-	if err != nil {
-		return nil, fmt.Errorf("reading the bake definition: %w", err)
-	}
-	return files, nil
+	return files, err
 }
 
 // stepLog is a step as what buildx tells of reading.

@@ -43,6 +43,7 @@ func (d *Definition) Builds(ctx context.Context, base build.Request, stdout io.W
 	for _, name := range slices.Sorted(maps.Keys(d.options)) {
 		b, err := newBuild(d.Targets[name], d.options[name], base)
 		if err == nil {
+			d.setSecrets(&b.Request, d.options[name])
 			err = d.setInputs(ctx, &b.Request, d.options[name].Inputs)
 		}
 		if err == nil {
@@ -58,7 +59,7 @@ func (d *Definition) Builds(ctx context.Context, base build.Request, stdout io.W
 }
 
 // newBuild makes a build of what buildx made of a target. The target tells what the options have no
-// more: where files are written.
+// more: where files are written, and which caches there are none of in this environment.
 func newBuild(t *bake.Target, o buildx.Options, base build.Request) (b Build, err error) {
 	if err := supported(&o); err != nil {
 		return b, err
@@ -81,16 +82,15 @@ func newBuild(t *bake.Target, o buildx.Options, base build.Request) (b Build, er
 	for _, p := range o.Platforms {
 		r.Platforms = append(r.Platforms, platforms.FormatAll(p))
 	}
-	r.CacheFrom = slices.Concat(base.CacheFrom, caches(o.CacheFrom))
-	if len(o.CacheTo) > 0 {
-		r.CacheTo = caches(o.CacheTo)
+	r.CacheFrom = slices.Concat(base.CacheFrom, caches(t.CacheFrom))
+	if len(t.CacheTo) > 0 {
+		r.CacheTo = caches(t.CacheTo)
 	}
 	if b.Call, err = callOf(&o); err != nil {
 		return b, err
 	}
 	setAttest(r, o.Attests)
 	setAttrs(r, &o)
-	setSecrets(r, &o)
 	return b, nil
 }
 
@@ -120,7 +120,7 @@ func merged(all ...map[string]string) map[string]string {
 	return m
 }
 
-func caches(entries []client.CacheOptionsEntry) (all []cache.Entry) {
+func caches(entries buildflags.CacheOptions) (all []cache.Entry) {
 	for _, e := range entries {
 		all = append(all, cache.Entry{Type: e.Type, Attrs: e.Attrs})
 	}
@@ -218,10 +218,15 @@ func setAttrs(r *build.Request, o *buildx.Options) {
 	set("cpusetmems", l.CPUSetMems)
 }
 
-func setSecrets(r *build.Request, o *buildx.Options) {
+// setSecrets adds the secrets and agents. The values of variables that are not this process' come along.
+func (d *Definition) setSecrets(r *build.Request, o buildx.Options) {
 	r.Secrets, r.SSH = slices.Clone(r.Secrets), slices.Clone(r.SSH)
 	for _, s := range o.SecretSpecs {
-		r.Secrets = append(r.Secrets, secrets.Source{ID: s.ID, FilePath: s.FilePath, Env: s.Env})
+		src := secrets.Source{ID: s.ID, FilePath: s.FilePath, Env: s.Env}
+		if v, ok := d.source.environment[s.Env]; ok && s.Env != "" {
+			src.Value = &v
+		}
+		r.Secrets = append(r.Secrets, src)
 	}
 	for _, s := range o.SSHSpecs {
 		r.SSH = append(r.SSH, secrets.Agent{ID: s.ID, Paths: s.Paths})

@@ -18,7 +18,7 @@ func TestEveryOption(t *testing.T) {
 		"Annotations",                // attributes of Exports
 		"Session",                    // SecretSpecs and SSHSpecs
 		"Ref", "GroupRef",            // slipway has its own
-		"ProvenanceResponseMode", // of a daemon's answer
+		"ProvenanceResponseMode", // of --metadata-file, which the command line asks for
 	}
 	of := reflect.TypeFor[buildx.Options]()
 	for i := range of.NumField() {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -45,6 +47,7 @@ func (b *Builder) BuildAll(ctx context.Context, requests []Named, sink progress.
 	if err := j.openRecords(ctx); err != nil {
 		return nil, err
 	}
+	j.tellAbsent(sink)
 	watched, within := b.opt.Store.Limited(ctx)
 	for _, b := range j.all {
 		if b.req.Call == "" {
@@ -224,6 +227,22 @@ func (j *job) openRecords(ctx context.Context) error {
 		b.sink = progress.Multi(b.show, rec.log)
 	}
 	return nil
+}
+
+// tellAbsent tells once of a cache that is left out, as there is none of its type in this environment.
+func (j *job) tellAbsent(sink progress.Sink) {
+	told := map[string]bool{}
+	for _, b := range j.all {
+		for _, e := range slices.Concat(b.req.CacheFrom, b.req.CacheTo) {
+			why := e.Absent()
+			if why == "" || told[why] || b.req.Call != "" {
+				continue
+			}
+			told[why] = true
+			name := "WARNING: " + why
+			progress.Start(progress.Multi(sink, b.record.log), progress.Vertex{Digest: digest.FromString(name), Name: name}).Done(nil)
+		}
+	}
 }
 
 // attempt carries out all builds that are not done.

@@ -116,8 +116,8 @@ func ParseFrom(e Entry) (*From, error) {
 func ParseFroms(entries []Entry) ([]*From, error) {
 	var all []*From
 	for _, e := range entries {
-		e, ok := e.completed()
-		if !ok {
+		e, missing := e.completed()
+		if missing != "" {
 			continue
 		}
 		f, err := ParseFrom(e)
@@ -136,8 +136,8 @@ func ParseTos(entries []Entry) ([]*To, error) {
 	seen := map[string]bool{}
 	var twice []string
 	for _, e := range entries {
-		e, ok := e.completed()
-		if !ok {
+		e, missing := e.completed()
+		if missing != "" {
 			continue
 		}
 		key := e.key()

@@ -35,7 +35,7 @@ type github struct {
 
 // githubEnvironment adds what the environment of a job has. Outside of one there is no such cache.
 // (Its rules are buildx'.)
-func githubEnvironment(attrs map[string]string, env func(string) (string, bool)) bool {
+func githubEnvironment(attrs map[string]string, env func(string) (string, bool)) (missing string) {
 	set := func(attr string, names ...string) {
 		if _, ok := attrs[attr]; ok {
 			return
@@ -58,7 +58,13 @@ func githubEnvironment(attrs map[string]string, env func(string) (string, bool))
 		set("url_v2", "ACTIONS_RESULTS_URL")
 	}
 	set("url", "ACTIONS_CACHE_URL", "ACTIONS_RESULTS_URL")
-	return attrs["token"] != "" && (attrs["url"] != "" || attrs["url_v2"] != "")
+	switch {
+	case attrs["token"] == "":
+		return "ACTIONS_RUNTIME_TOKEN is not set, and neither is token="
+	case attrs["url"] == "" && attrs["url_v2"] == "":
+		return "ACTIONS_RESULTS_URL and ACTIONS_CACHE_URL are not set, and neither is url="
+	}
+	return ""
 }
 
 // githubTo finds out before the build whether there is a token to export with, githubFrom when it imports: what

@@ -43,9 +43,10 @@ func TestGitHubEnvironment(t *testing.T) {
 		for k, v := range tc.attrs {
 			attrs[k] = v
 		}
-		active := githubEnvironment(attrs, func(k string) (string, bool) { v, ok := tc.env[k]; return v, ok })
+		missing := githubEnvironment(attrs, func(k string) (string, bool) { v, ok := tc.env[k]; return v, ok })
+		active := missing == ""
 		if active != (tc.want != nil) {
-			t.Errorf("%s: active is %v", name, active)
+			t.Errorf("%s: missing is %q", name, missing)
 		}
 		if active && !bytes.Equal(encode(t, attrs), encode(t, tc.want)) {
 			t.Errorf("%s: got %v, want %v", name, attrs, tc.want)

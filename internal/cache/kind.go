@@ -32,9 +32,9 @@ type kind struct {
 	// them is nil where a type has no such end.
 	to   func(t *To, attrs map[string]string) (location, error)
 	from func(attrs map[string]string) (location, error)
-	// complete adds to attributes what the environment has, and reports whether there is a cache to speak
+	// complete adds to attributes what the environment has, and says what is missing for a cache to speak
 	// of: one that is there in some environments alone is passed over in others. It may be nil.
-	complete func(attrs map[string]string, env func(string) (string, bool)) bool
+	complete func(attrs map[string]string, env func(string) (string, bool)) (missing string)
 }
 
 // kinds are the types that there are.
@@ -59,17 +59,25 @@ func errType(what, name string) error {
 	return fmt.Errorf("unknown cache %s: %q (want %s)", what, name, strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
 }
 
-// completed is an entry with what the environment adds to it; false when there is no such cache here.
-func (e Entry) completed() (Entry, bool) {
+// completed is an entry with what the environment adds to it, and what is missing when there is no such cache here.
+func (e Entry) completed() (_ Entry, missing string) {
 	k := kinds[e.Type]
 	if k.complete == nil {
-		return e, true
+		return e, ""
 	}
 	e.Attrs = maps.Clone(e.Attrs)
 	if e.Attrs == nil {
 		e.Attrs = map[string]string{}
 	}
 	return e, k.complete(e.Attrs, os.LookupEnv)
+}
+
+// Absent says why there is no such cache in this environment; "" when there is one.
+func (e Entry) Absent() string {
+	if _, missing := e.completed(); missing != "" {
+		return fmt.Sprintf("cache type=%s is left out: %s", e.Type, missing)
+	}
+	return ""
 }
 
 // location says where a cache is.

@@ -3,6 +3,7 @@ package secrets
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -16,7 +17,11 @@ import (
 
 // Source says where a secret comes from. Without a file and a variable it is the variable with
 // the name of the ID if there is one, and the file with that name otherwise.
-type Source = secretsprovider.Source
+type Source struct {
+	ID, FilePath, Env string
+	// Value is what the variable has, where it is none of this process; nil otherwise.
+	Value *string
+}
 
 // File is the file that a secret is read from, if it is one.
 func File(s Source) (string, bool) {
@@ -66,19 +71,34 @@ func ParseSource(value string) (Source, error) {
 // Store holds the secrets of one build. A nil store has none.
 type Store struct {
 	files   bksecrets.SecretStore
+	values  map[string]string // of those that are no files and no variables of this process
 	origins map[string]string
 }
 
 // NewStore returns a store of what sources name. Files must exist, and be no larger than BuildKit
 // takes them (500 KB); they are read when somebody asks for them.
 func NewStore(sources []Source) (*Store, error) {
-	files, err := secretsprovider.NewStore(sources)
-	if err != nil {
-		return nil, err
+	s := &Store{values: map[string]string{}, origins: map[string]string{}}
+	var named []secretsprovider.Source
+	for _, src := range sources { // the last one of an ID counts
+		one := secretsprovider.Source{ID: src.ID, FilePath: src.FilePath, Env: src.Env}
+		s.origins[src.ID] = fmt.Sprintf("%q", one)
+		delete(s.values, src.ID)
+		switch {
+		case src.Value == nil:
+			named = append(named, one)
+		case src.ID == "":
+			return nil, errors.New("secret missing ID")
+		case len(*src.Value) > secretsprovider.MaxSecretSize:
+			return nil, fmt.Errorf("secret %s too big. max size %d bytes", src.ID, secretsprovider.MaxSecretSize)
+		default:
+			s.values[src.ID] = *src.Value
+			s.origins[src.ID] += fmt.Sprintf(" %x", sha256.Sum256([]byte(*src.Value)))
+		}
 	}
-	s := &Store{files, map[string]string{}}
-	for _, src := range sources {
-		s.origins[src.ID] = fmt.Sprintf("%q", src)
+	var err error
+	if s.files, err = secretsprovider.NewStore(named); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
@@ -97,6 +117,9 @@ func (s *Store) Origin(id string) string {
 func (s *Store) Secret(ctx context.Context, id string) ([]byte, error) {
 	if s == nil {
 		return nil, fmt.Errorf("secret %s: %w", id, errdefs.ErrNotFound)
+	}
+	if v, ok := s.values[id]; ok {
+		return []byte(v), nil
 	}
 	value, err := s.files.GetSecret(ctx, id)
 	switch {

@@ -61,7 +61,25 @@ func TestSecret(t *testing.T) {
 			t.Errorf("secret %s: %q, %v, want %q", id, got, err, want)
 		}
 	}
-	for _, s := range []*Store{s, nil} {
+	// A value that came along is told apart from others of the variable's name, and from this process' variable.
+	own, other := "own", "other"
+	valued, err := NewStore([]Source{{ID: "b", Env: "VARIABLE", Value: &own}, {ID: "a", Env: "VARIABLE", Value: &own}, {ID: "a", FilePath: "file"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]string{"a": "from file", "b": "own"} {
+		if got, err := valued.Secret(t.Context(), id); err != nil || string(got) != want {
+			t.Errorf("secret %s: %q, %v, want %q", id, got, err, want)
+		}
+	}
+	second, err := NewStore([]Source{{ID: "b", Env: "VARIABLE", Value: &other}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := valued.Origin("b"); o == s.Origin("b") || o == second.Origin("b") || strings.Contains(o, own) {
+		t.Errorf("the origin of a value is %s", o)
+	}
+	for _, s := range []*Store{s, valued, nil} {
 		if _, err := s.Secret(t.Context(), "c"); !errdefs.IsNotFound(err) || err.Error() != "secret c: not found" {
 			t.Errorf("missing secret: %v", err)
 		}
@@ -70,10 +88,14 @@ func TestSecret(t *testing.T) {
 	if err := os.WriteFile(big, make([]byte, 500<<10+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	large := strings.Repeat("x", 500<<10+1)
 	for _, tc := range []struct {
 		source Source
 		err    string
-	}{{Source{ID: "x", FilePath: big}, "too big"}, {Source{}, "secret missing ID"}, {Source{ID: "nosuch"}, "failed to stat nosuch"}} {
+	}{
+		{Source{ID: "x", FilePath: big}, "too big"}, {Source{ID: "x", Value: &large}, "too big"},
+		{Source{}, "secret missing ID"}, {Source{Value: &own}, "secret missing ID"}, {Source{ID: "nosuch"}, "failed to stat nosuch"},
+	} {
 		if _, err := NewStore([]Source{tc.source}); err == nil || !strings.Contains(err.Error(), tc.err) {
 			t.Errorf("NewStore(%+v): %v, want %q", tc.source, err, tc.err)
 		}
