@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,7 +80,7 @@ func newBakeCmd(a *app) *cobra.Command {
 	f.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
 	f.BoolVar(&opts.pull, "pull", false, "Always attempt to pull all referenced images")
 	f.StringVar(&opts.metadataFile, "metadata-file", "", "Write build result metadata to a file")
-	f.StringVar(&opts.progress, "progress", os.Getenv("BUILDKIT_PROGRESS"), `Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty"). Use plain to show container output`)
+	f.StringVar(&opts.progress, "progress", cmp.Or(os.Getenv("BUILDKIT_PROGRESS"), "auto"), `Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty"). Use plain to show container output`)
 	return cmd
 }
 

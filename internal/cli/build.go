@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,7 @@ type buildFlags struct {
 	cacheFlags
 	call          string
 	noCacheFilter []string
+	policy        []string
 	verifyCache   string
 	squash        bool
 }
@@ -81,7 +83,7 @@ func (o *buildFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.iidFile, "iidfile", "", "Write the image ID to a file")
 	f.StringVar(&o.metadataFile, "metadata-file", "", "Write build result metadata to a file")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
-	f.StringVar(&o.progress, "progress", os.Getenv("BUILDKIT_PROGRESS"), `Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty"). Use plain to show container output`)
+	f.StringVar(&o.progress, "progress", cmp.Or(os.Getenv("BUILDKIT_PROGRESS"), "auto"), `Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty"). Use plain to show container output`)
 	f.StringVar(&o.shmSize, "shm-size", "", "Shared memory size for build containers, such as 128m")
 	f.StringArrayVar(&o.ulimits, "ulimit", nil, `Ulimit options (format: "NAME=SOFT[:HARD]")`)
 	f.StringVar(&o.cgroupParent, "cgroup-parent", "", `Set the parent cgroup for the "RUN" instructions during build`)
@@ -118,7 +120,7 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, err 
 	default:
 		return req, fmt.Errorf("--network %s: only default, host and none are there", o.network)
 	}
-	if req.AddHosts, err = extraHosts(o.addHosts); err != nil {
+	if req.AddHosts, err = extraHosts(hostList(o.addHosts)); err != nil {
 		return req, err
 	}
 	call, err := parseCall(o.call)

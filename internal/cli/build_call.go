@@ -31,6 +31,9 @@ type callMethod struct {
 func addCallFlags(cmd *cobra.Command, opts *buildFlags) {
 	f := cmd.Flags()
 	f.StringVar(&opts.call, "call", "build", `Set method for evaluating build ("build", "check", "outline", "targets"; ",format=json" for a program)`)
+	call := opts.call
+	f.StringVar(&opts.call, "print", "", "Accepted for older buildx' sake: see --call")
+	f.Lookup("print").Hidden, opts.call = true, call
 	f.BoolFunc("check", `Shorthand for "--call=check"`, func(v string) error {
 		on, err := strconv.ParseBool(v)
 		if err == nil && on {

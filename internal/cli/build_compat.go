@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/docker/cli/cli/config"
@@ -24,12 +25,13 @@ func (a *app) addCompatFlags(cmd *cobra.Command, opts *buildFlags) {
 	f.StringSliceVar(&opts.noCacheFilter, "no-cache-filter", nil, "Do not cache specified stages")
 	f.BoolVar(&opts.squash, "squash", false, "Not supported: squash in a stage of the Dockerfile")
 	a.builderFlag(f)
-	for _, name := range []string{"rm", "force-rm", "compress"} {
-		f.Bool(name, true, "Accepted for Docker's sake: it is so anyway")
-	}
-	f.StringArray("isolation", nil, "Accepted for Docker's sake, with a warning: it has no effect")
+	f.StringArrayVar(&opts.policy, "policy", nil, `Policy of sources: "disabled=true", as there are none`)
+	f.Bool("rm", true, "Accepted for Docker's sake: no container is left")
+	f.Bool("force-rm", false, "Accepted for Docker's sake: no container is left")
+	f.Bool("compress", false, "Accepted for Docker's sake: nothing is sent to a daemon")
+	f.String("isolation", "", "Accepted for Docker's sake, with a warning: it has no effect")
 	f.StringArrayVar(&opts.securityOpts, "security-opt", nil, `Security options of each "RUN": apparmor=PROFILE (default docker-default where there is AppArmor)`)
-	for _, name := range []string{"squash", "rm", "force-rm", "compress", "isolation"} {
+	for _, name := range []string{"squash", "rm", "force-rm", "compress", "isolation", "policy"} {
 		f.Lookup(name).Hidden = true
 	}
 }
@@ -43,6 +45,8 @@ func (a *app) checkCompat(cmd *cobra.Command, opts *buildFlags) error {
 		return fmt.Errorf("--label: invalid key-value pair %q: empty key", emptyKey(opts.labels))
 	case emptyKey(opts.buildArgs) != "":
 		return fmt.Errorf("--build-arg: invalid key-value pair %q: empty key", emptyKey(opts.buildArgs))
+	case slices.ContainsFunc(opts.policy, func(v string) bool { return v != "disabled=true" }):
+		return fmt.Errorf("--policy %s: policies of sources are not supported: leave it out, or say disabled=true", strings.Join(opts.policy, " --policy "))
 	case opts.noCache && len(opts.noCacheFilter) > 0:
 		return errors.New("--no-cache and --no-cache-filter cannot currently be used together")
 	case opts.quiet && cmd.Flags().Changed("progress") && opts.progress != "quiet" && opts.progress != "auto":
@@ -57,6 +61,20 @@ func (a *app) checkCompat(cmd *cobra.Command, opts *buildFlags) error {
 		}
 	}
 	return nil
+}
+
+// hostList splits values of --add-host that are lists, HOST:IP,HOST:IP. An address alone is another one of the host before it.
+func hostList(values []string) (all []string) {
+	for _, v := range values {
+		for i, part := range strings.Split(v, ",") {
+			if i > 0 && net.ParseIP(strings.Trim(part, "[]")) != nil {
+				all[len(all)-1] += "," + part
+				continue
+			}
+			all = append(all, part)
+		}
+	}
+	return all
 }
 
 // extraHosts checks the values of --add-host as buildx does, HOST=IP[,IP] or HOST:IP with an address in

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
@@ -13,10 +14,12 @@ import (
 type limitFlags struct {
 	memory, memorySwap, cpusetCpus, cpusetMems string
 	userns                                     string
+	resources                                  []string
 	cpuPeriod, cpuQuota, cpuShares, pids       int64
 }
 
 func (o *limitFlags) add(f *pflag.FlagSet) {
+	f.StringArrayVar(&o.resources, "resource", nil, `Resource limits of each "RUN" (format: "memory=2g", "cpu-quota=50000"; the names are those of the flags)`)
 	f.StringVarP(&o.memory, "memory", "m", "", `Memory limit of each "RUN", such as 512m`)
 	f.StringVar(&o.memorySwap, "memory-swap", "", `Swap limit equal to memory plus swap: "-1" to enable unlimited swap`)
 	f.Int64Var(&o.cpuPeriod, "cpu-period", 0, "Limit the CPU CFS (Completely Fair Scheduler) period, in microseconds")
@@ -41,9 +44,38 @@ func userNS(value string) (bool, error) {
 	return false, fmt.Errorf("--userns %s: only host and auto are there", value)
 }
 
+// takeResources reads the values of --resource, each of which says what another flag says. They come after those.
+func (o *limitFlags) takeResources() error {
+	for _, entry := range o.resources {
+		key, value, ok := strings.Cut(entry, "=")
+		if !ok {
+			return fmt.Errorf("invalid resource %q, expected key=value", entry)
+		}
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+		texts := map[string]*string{"memory": &o.memory, "memory-swap": &o.memorySwap, "cpuset-cpus": &o.cpusetCpus, "cpuset-mems": &o.cpusetMems}
+		numbers := map[string]*int64{"cpu-shares": &o.cpuShares, "cpu-period": &o.cpuPeriod, "cpu-quota": &o.cpuQuota}
+		switch {
+		case texts[key] != nil:
+			*texts[key] = value
+		case numbers[key] != nil:
+			n, err := strconv.ParseInt(value, 10, 64)
+			if err != nil {
+				return fmt.Errorf("invalid value %q for resource %s: %w", value, key, err)
+			}
+			*numbers[key] = n
+		default:
+			return fmt.Errorf("unknown resource %q", key)
+		}
+	}
+	return nil
+}
+
 // attrs sets the frontend's options. It reads them as BuildKit's does, which then says what is
 // wrong with a number.
 func (o *limitFlags) attrs(attrs map[string]string) error {
+	if err := o.takeResources(); err != nil {
+		return err
+	}
 	var errs []error
 	for key, size := range map[string]struct{ flag, value string }{
 		"memory": {"memory", o.memory}, "memswap": {"memory-swap", o.memorySwap},

@@ -26,7 +26,11 @@ type outputFlags struct {
 
 func (o *outputFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVarP(&o.outputs, "output", "o", nil, `Output destination (format: "type=local,dest=path"); types: "image", "registry", "oci", "docker", "tar", "local", "cacheonly"; "path" and "-" are "type=local,dest=path" and "type=tar,dest=-"`)
-	f.StringArrayVar(&o.platforms, "platform", nil, `Set target platform for build, such as "linux/amd64,linux/arm64"`)
+	var usual []string
+	if p := os.Getenv("DOCKER_DEFAULT_PLATFORM"); p != "" {
+		usual = []string{p}
+	}
+	f.StringArrayVar(&o.platforms, "platform", usual, `Set target platform for build, such as "linux/amd64,linux/arm64"`)
 	f.StringArrayVar(&o.annotations, "annotation", nil, `Add annotation to the image (format: "[TYPE[PLATFORM],...:]KEY=VALUE"; types: "manifest", "index", "manifest-descriptor", "index-descriptor")`)
 	f.StringArrayVar(&o.attests, "attest", nil, `Attestation parameters (format: "type=sbom,generator=image", "type=provenance,mode=max")`)
 	f.StringVar(&o.provenance, "provenance", "", `Shorthand for "--attest=type=provenance"`)
