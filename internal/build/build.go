@@ -211,6 +211,11 @@ func (b *building) deliver(ctx context.Context, out *gw.Result, res *Result) err
 	if err := b.attest(ctx, out, products); err != nil {
 		return err
 	}
+	if b.req.TellProvenance != "" {
+		if res.Provenance, err = b.tell(ctx, products); err != nil {
+			return err
+		}
+	}
 	if err := b.inlineCaches(products); err != nil {
 		return err
 	}

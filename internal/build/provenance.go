@@ -13,6 +13,7 @@ import (
 	"github.com/distribution/reference"
 	slsa02 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v0.2"
 	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
+	"github.com/moby/buildkit/frontend/attestations"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/llbsolver/compat"
 	"github.com/moby/buildkit/solver/llbsolver/provenance"
@@ -55,33 +56,21 @@ func (b *building) provenance(ctx context.Context, p *product, attrs map[string]
 	if err != nil {
 		return a, err
 	}
-	pr, err := provenance.NewPredicate(capture)
+	pr, err := b.predicate(capture, attrs["builder-id"])
 	if err != nil {
-		return a, fmt.Errorf("making provenance: %w", err)
+		return a, err
 	}
 	meta := pr.RunDetails.Metadata
 	if flags["complete-materials"] && !meta.Completeness.ResolvedDependencies {
 		return a, incompleteMaterials(capture)
 	}
-	now := time.Now().UTC()
-	meta.StartedOn, meta.FinishedOn = &b.record.Started, &now
-	meta.Reproducible, meta.InvocationID = flags["reproducible"], b.record.ID
-	pr.RunDetails.Builder.ID = attrs["builder-id"]
-	pr.BuildDefinition.InternalParameters.DockerfileVersion = frontend.Version()
-	pr.BuildDefinition.ExternalParameters.Request.CompatibilityVersion = compat.CompatibilityVersionCurrent
+	meta.Reproducible = flags["reproducible"]
 	switch attrs["mode"] {
 	case "min":
 		scrub(pr)
 	case "", "max", "full":
-		if p.ref != nil {
-			if _, err := provenance.AddBuildConfig(ctx, pr, capture, definition{def: p.ref.Definition()}, false); err != nil {
-				return a, fmt.Errorf("making provenance: %w", err)
-			}
-			if src := meta.BuildKitMetadata.Source; src != nil {
-				for i := range src.Infos { // Dockerfiles, which are base64 in JSON
-					src.Infos[i].Data = []byte(outbound.Redact(string(src.Infos[i].Data)))
-				}
-			}
+		if err := addSteps(ctx, pr, capture, p); err != nil {
+			return a, err
 		}
 	default:
 		return a, fmt.Errorf("invalid mode %q", attrs["mode"])
@@ -90,12 +79,86 @@ func (b *building) provenance(ctx context.Context, p *product, attrs map[string]
 	if version == provenancetypes.ProvenanceSLSA02 {
 		a.PredicateType, predicate = slsa02.PredicateSLSAProvenance, pr.ConvertToSLSA02()
 	}
-	if a.Predicate, err = json.MarshalIndent(predicate, "", "  "); err != nil {
-		return a, fmt.Errorf("making provenance: %w", err)
+	a.Predicate, err = marshalPredicate(predicate)
+	return a, err
+}
+
+// predicate is what there is to say of a product in any mode.
+func (b *building) predicate(capture *provenance.Capture, builder string) (*provenancetypes.ProvenancePredicateSLSA1, error) {
+	pr, err := provenance.NewPredicate(capture)
+	if err != nil {
+		return nil, fmt.Errorf("making provenance: %w", err)
 	}
-	// The definition and the arguments have passwords of URLs; what they are for is told without.
-	a.Predicate = []byte(outbound.Redact(string(a.Predicate)))
-	return a, nil
+	now := time.Now().UTC()
+	meta := pr.RunDetails.Metadata
+	meta.StartedOn, meta.FinishedOn, meta.InvocationID = &b.record.Started, &now, b.record.ID
+	pr.RunDetails.Builder.ID = builder
+	pr.BuildDefinition.InternalParameters.DockerfileVersion = frontend.Version()
+	pr.BuildDefinition.ExternalParameters.Request.CompatibilityVersion = compat.CompatibilityVersionCurrent
+	return pr, nil
+}
+
+// addSteps adds what mode=max tells of the steps, and of the Dockerfile.
+func addSteps(ctx context.Context, pr *provenancetypes.ProvenancePredicateSLSA1, capture *provenance.Capture, p *product) error {
+	if p.ref == nil {
+		return nil
+	}
+	if _, err := provenance.AddBuildConfig(ctx, pr, capture, definition{def: p.ref.Definition()}, false); err != nil {
+		return fmt.Errorf("making provenance: %w", err)
+	}
+	if src := pr.RunDetails.Metadata.BuildKitMetadata.Source; src != nil {
+		for i := range src.Infos { // Dockerfiles, which are base64 in JSON
+			src.Infos[i].Data = []byte(outbound.Redact(string(src.Infos[i].Data)))
+		}
+	}
+	return nil
+}
+
+// marshalPredicate writes a predicate. The definition and the arguments have passwords of URLs; what they are for is told without.
+func marshalPredicate(predicate any) ([]byte, error) {
+	data, err := json.MarshalIndent(predicate, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("making provenance: %w", err)
+	}
+	return []byte(outbound.Redact(string(data))), nil
+}
+
+// tell makes the provenance that the result has, whatever the image gets: that which buildx writes into --metadata-file. It is in
+// version 0.2, with the arguments; in the mode "min" it has neither the steps nor what it says of itself.
+func (b *building) tell(ctx context.Context, products []*product) (map[string]json.RawMessage, error) {
+	asked, err := attestations.Parse(b.attrs)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]json.RawMessage{}
+	for _, p := range products {
+		if p.ref == nil {
+			continue // an empty result, of which BuildKit has none either
+		}
+		capture, err := b.capture(p)
+		if err != nil {
+			return nil, err
+		}
+		pr, err := b.predicate(capture, asked[attestations.KeyTypeProvenance]["builder-id"])
+		if err == nil && b.req.TellProvenance == ProvenanceMax {
+			err = addSteps(ctx, pr, capture, p)
+		}
+		if err != nil {
+			return nil, err
+		}
+		told := pr.ConvertToSLSA02()
+		if b.req.TellProvenance == ProvenanceMin {
+			told.BuildConfig, told.Metadata = nil, nil
+		}
+		platform := ""
+		if b.byPlatform {
+			platform = p.id
+		}
+		if all[platform], err = marshalPredicate(told); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 // scrub leaves out what mode=min does not tell: arguments and labels, and the names of secrets.

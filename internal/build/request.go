@@ -6,6 +6,7 @@
 package build
 
 import (
+	"encoding/json"
 	"io"
 	"time"
 
@@ -67,6 +68,8 @@ type Request struct {
 	// Attest are the attestations that the image gets, "provenance" and "sbom", each with its
 	// attributes as comma-separated key=value pairs ("mode=max").
 	Attest map[string]string
+	// TellProvenance has the result tell its provenance, whatever the image gets; "" for none.
+	TellProvenance ProvenanceMode
 	// CacheFrom and CacheTo are the caches to import and to export, as in --cache-from and --cache-to.
 	CacheFrom, CacheTo []cache.Entry
 	// Attrs are further options of the Dockerfile frontend by BuildKit's names ("shm-size",
@@ -84,6 +87,14 @@ type Request struct {
 	// Command is the command line for the build's record; may be empty.
 	Command []string
 }
+
+// ProvenanceMode is how much is told of how a result was made.
+type ProvenanceMode string
+
+const (
+	ProvenanceMin ProvenanceMode = "min" // what was asked for, and what was read
+	ProvenanceMax ProvenanceMode = "max" // the steps as well
+)
 
 // OutputType is a kind of result.
 type OutputType string
@@ -122,6 +133,8 @@ type Result struct {
 	Config digest.Digest
 	// Names are the image's full names.
 	Names []string
+	// Provenance is what Request.TellProvenance asked for, an SLSA predicate of version 0.2, by platform; "" is the only one.
+	Provenance map[string]json.RawMessage
 	// Cache describes the manifest of the last cache that was exported; nil for none.
 	Cache *ocispec.Descriptor
 	// Warnings are what the Dockerfile frontend's linter says, one line each.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 
 	"github.com/spf13/pflag"
 
@@ -43,6 +42,9 @@ func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Defini
 		return err
 	}
 	base.Command = withoutValues(os.Args)
+	if opts.metadataFile != "" {
+		base.TellProvenance = toldProvenance()
+	}
 	builds, err := def.Builds(ctx, base, a.stdout)
 	if err != nil {
 		return err
@@ -66,8 +68,8 @@ func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Defini
 		for i, b := range builds {
 			all[b.Name] = a.metadata(results[i])
 		}
-		if on, err := strconv.ParseBool(os.Getenv("BUILDX_METADATA_WARNINGS")); err == nil && on && opts.call == "" && len(warnings) > 0 {
-			all["buildx.build.warnings"] = warnings
+		if call, err := parseCall(opts.call); err == nil && call.name == "" {
+			addWarnings(all, warnings)
 		}
 		if err := writeMetadata(opts.metadataFile, all); err != nil {
 			return err

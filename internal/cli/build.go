@@ -210,6 +210,9 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 		return err
 	}
 	req.Command = withoutValues(os.Args)
+	if opts.metadataFile != "" {
+		req.TellProvenance = toldProvenance()
+	}
 	if opts.iidFile != "" { // an old one must not be taken for this build's
 		if err := os.Remove(opts.iidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("removing the old --iidfile: %w", err)
@@ -247,7 +250,7 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 	if err := errors.Join(err, keys.Close()); err != nil {
 		return err
 	}
-	return errors.Join(a.finishBuild(opts, result), a.printVerified(result, opts.verifyCache, mode))
+	return errors.Join(a.finishBuild(opts, result, warnings), a.printVerified(result, opts.verifyCache, mode))
 }
 
 // keyDump is the file of --dump-keys; nil without one.
@@ -296,14 +299,18 @@ func (k *keyDump) Close() error {
 }
 
 // finishBuild writes what the flags ask for besides the outputs.
-func (a *app) finishBuild(opts *buildFlags, result *build.Result) error {
+func (a *app) finishBuild(opts *buildFlags, result *build.Result, warnings []client.VertexWarning) error {
 	if opts.iidFile != "" {
 		if err := os.WriteFile(opts.iidFile, []byte(result.ImageID), 0o644); err != nil {
 			return fmt.Errorf("writing --iidfile: %w", err)
 		}
 	}
 	if opts.metadataFile != "" {
-		if err := writeMetadata(opts.metadataFile, a.metadata(result)); err != nil {
+		meta := a.metadata(result)
+		if result.Answer == nil {
+			addWarnings(meta, warnings)
+		}
+		if err := writeMetadata(opts.metadataFile, meta); err != nil {
 			return err
 		}
 	}
@@ -319,6 +326,25 @@ func (a *app) finishBuild(opts *buildFlags, result *build.Result) error {
 		return err
 	}
 	return nil
+}
+
+// toldProvenance is how much of the provenance --metadata-file has, by buildx' variable.
+func toldProvenance() build.ProvenanceMode {
+	v := os.Getenv("BUILDX_METADATA_PROVENANCE")
+	if on, err := strconv.ParseBool(v); v == "disabled" || err == nil && !on {
+		return ""
+	}
+	if v == string(build.ProvenanceMax) {
+		return build.ProvenanceMax
+	}
+	return build.ProvenanceMin
+}
+
+// addWarnings adds what a build was warned of, if buildx' variable asks for that.
+func addWarnings(meta map[string]any, warnings []client.VertexWarning) {
+	if on, err := strconv.ParseBool(os.Getenv("BUILDX_METADATA_WARNINGS")); err == nil && on && len(warnings) > 0 {
+		meta["buildx.build.warnings"] = warnings
+	}
 }
 
 // metadata is the result under the keys that buildx uses.
@@ -338,6 +364,13 @@ func (a *app) metadata(result *build.Result) map[string]any {
 		}
 		meta["containerimage.digest"] = result.Manifest.Digest
 		meta["containerimage.descriptor"] = result.Manifest
+	}
+	for platform, provenance := range result.Provenance {
+		key := "buildx.build.provenance"
+		if platform != "" {
+			key += "/" + platform
+		}
+		meta[key] = provenance
 	}
 	if result.Cache != nil {
 		meta["cache.manifest"] = result.Cache
