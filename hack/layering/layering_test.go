@@ -22,7 +22,7 @@ const module = "github.com/slipway-build/slipway/"
 // too. A package imports only from tiers below its own, or from below its own name.
 var tiers = [][]string{
 	{"internal/atomicfile"},
-	{"internal/tools", "internal/gunzip", "internal/overlay", "internal/secrets", "internal/terminal", "internal/outbound", "internal/network", "internal/config", "internal/builders"},
+	{"internal/tools", "internal/gunzip", "internal/libdeflate", "internal/overlay", "internal/secrets", "internal/terminal", "internal/outbound", "internal/network", "internal/config", "internal/builders"},
 	{"internal/layer", "internal/graph", "internal/progress", "internal/registry"},
 	{"internal/ocilayout"},
 	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source", "internal/imagetools", "internal/manifestlist"},
@@ -44,6 +44,7 @@ var owners = []struct {
 	{"modernc.org/sqlite", []string{"internal/store"}, "the database's format is the store's own affair"},
 	{"github.com/opencontainers/runc", []string{"internal/sandbox"}, "any OCI runtime must be able to take the place of what starts containers"},
 	{"github.com/DataDog/zstd", []string{"internal/layer"}, "C code does not read what comes from others: it only compresses there"},
+	{module + "internal/libdeflate", []string{"internal/layer"}, "C code does not read what comes from others"},
 	{"gvisor.dev/gvisor", []string{"internal/network"}, "how a process gets out is the network's own affair"},
 	{"github.com/vishvananda/netlink", []string{"internal/network"}, "nothing else sets interfaces up"},
 	{"github.com/minio/minio-go/v7", []string{"internal/cache/bucket"}, "only its signatures and its search for keys are used: the rest of it is large"},

@@ -123,10 +123,10 @@ func (o *Output) encoding() (layer.Encoding, error) {
 	}
 	if v := o.Attrs["compression-level"]; v != "" {
 		n, err := strconv.Atoi(v)
-		if err != nil || n < 1 {
-			return e, fmt.Errorf("compression-level %q is no level", v)
+		if err != nil {
+			return e, fmt.Errorf("non-integer value %s specified for compression-level: %w", v, err)
 		}
-		e.Level = n
+		return e.WithLevel(n)
 	}
 	return e, e.Check()
 }

@@ -290,6 +290,8 @@ func TestOutputsThatCannotBe(t *testing.T) {
 		{build.Output{Type: build.OutputTar}, "output type tar needs dest=PATH"},
 		{build.Output{Type: "registry", Dest: "x"}, `output type "registry" is not supported`},
 		{build.Output{Type: build.OutputOCI, Dest: "x", Attrs: map[string]string{"compression": "xz"}}, `compression "xz" is not supported`},
+		{build.Output{Type: build.OutputOCI, Dest: "x", Attrs: map[string]string{"compression-level": "10"}}, `gzip has levels -2 to 9, not 10`},
+		{build.Output{Type: build.OutputOCI, Dest: "x", Attrs: map[string]string{"compression-level": "high"}}, `non-integer value high specified for compression-level`},
 		{build.Output{Type: build.OutputLocal, Dest: "x", Attrs: map[string]string{"name": "x"}}, `output attribute "name" is not supported for type local`},
 	}
 	for _, tt := range tests {

@@ -91,7 +91,8 @@ func (t *To) parseEncoding(attrs map[string]string) error {
 		if err != nil {
 			return fmt.Errorf("non-integer value %s specified for compression-level: %w", v, err)
 		}
-		t.Encoding.Level = n
+		t.Encoding, err = t.Encoding.WithLevel(n)
+		return err
 	}
 	return t.Encoding.Check()
 }

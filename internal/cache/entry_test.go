@@ -35,6 +35,7 @@ func TestParseTo(t *testing.T) {
 		"local":                {Entry{Type: TypeLocal, Attrs: map[string]string{"dest": "d"}}, To{location: &directory{form: form{imageManifest: true}, path: "d", label: "latest"}, Encoding: gzip}, ""},
 		"insecure":             {registry("registry.insecure", "true"), To{location: app(true, true, false), Encoding: gzip}, ""},
 		"insecure or what":     {registry("registry.insecure", "perhaps"), To{}, "failed to parse registry.insecure"},
+		"nothing compressed":   {registry("compression-level", "0"), To{location: app(false, true, false), Encoding: layer.Encoding{Compression: layer.Gzip, Level: layer.Stored}}, ""},
 		"level":                {registry("compression-level", "high"), To{}, "non-integer value high specified for compression-level"},
 		"level out of range":   {registry("compression-level", "30"), To{}, "level"},
 		"boolean":              {registry("image-manifest", "perhaps"), To{}, "failed to parse image-manifest"},

@@ -13,7 +13,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -90,41 +92,185 @@ func TestCompress(t *testing.T) {
 	for _, size := range []int{0, 1, gzipBlock - 1, gzipBlock, zstdJob - 1, zstdJob, 2*zstdJob + 17, 5 * gzipBlock} {
 		data := make([]byte, size)
 		r.Read(data[:size/2]) // half of it cannot be compressed
-		for _, c := range []Compression{Uncompressed, Gzip, Zstd} {
+		for _, e := range []Encoding{{}, {Compression: Gzip}, {Compression: Gzip, Level: Stored}, {Compression: Gzip, Level: HuffmanOnly},
+			{Compression: Gzip, Level: 1}, {Compression: Gzip, Level: 9}, {Compression: Zstd}} {
 			var outs [][]byte
 			for _, cores := range []int{1, 2, 8} {
 				before := runtime.GOMAXPROCS(cores)
 				var out bytes.Buffer
-				w, err := Compress(&out, Encoding{Compression: c})
-				if err != nil {
-					t.Fatal(err)
-				}
-				for rest := data; len(rest) > 0; { // in odd pieces
-					n := min(len(rest), 100_003)
-					if _, err := w.Write(rest[:n]); err != nil {
-						t.Fatal(err)
-					}
-					rest = rest[n:]
-				}
-				if err := w.Close(); err != nil {
-					t.Fatal(err)
-				}
+				compressTo(t, &out, e, data)
 				runtime.GOMAXPROCS(before)
 				outs = append(outs, out.Bytes())
 			}
 			if !bytes.Equal(outs[0], outs[1]) || !bytes.Equal(outs[0], outs[2]) {
-				t.Errorf("%q of %d bytes depends on the number of cores", c, size)
+				t.Errorf("%v of %d bytes depends on the number of cores", e, size)
 			}
 			back, err := Decompress(bytes.NewReader(outs[0]))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if got, err := io.ReadAll(back); err != nil || !bytes.Equal(got, data) {
-				t.Errorf("%q of %d bytes: got %d bytes back, %v", c, size, len(got), err)
+				t.Errorf("%v of %d bytes: got %d bytes back, %v", e, size, len(got), err)
 			}
 			back.Close()
+			if e.Compression == Gzip {
+				oneMember(t, outs[0], data)
+			}
 		}
 	}
+}
+
+// compressTo compresses in odd pieces.
+func compressTo(t *testing.T, w io.Writer, e Encoding, data []byte) {
+	t.Helper()
+	cw, err := Compress(w, e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rest := data; len(rest) > 0; {
+		n := min(len(rest), 100_003)
+		if _, err := cw.Write(rest[:n]); err != nil {
+			t.Fatal(err)
+		}
+		rest = rest[n:]
+	}
+	if err := cw.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// oneMember reads gzip as those do who know of no second member, with Go's decoder.
+func oneMember(t *testing.T, stream, want []byte) {
+	t.Helper()
+	r := bytes.NewReader(stream)
+	gz, err := gzip.NewReader(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gz.Multistream(false)
+	if got, err := io.ReadAll(gz); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("of %d bytes %d are in the first member, %v", len(want), len(got), err)
+	}
+	if r.Len() > 0 {
+		t.Errorf("%d bytes come after the first member", r.Len())
+	}
+}
+
+// What reads layers elsewhere reads these.
+func TestGzipIsReadByOthers(t *testing.T) {
+	var data, out bytes.Buffer
+	for name, layer := range sizedLayers(t) {
+		fmt.Fprintln(&data, name)
+		data.Write(layer[:min(len(layer), 3*gzipBlock)])
+	}
+	compressTo(t, &out, Encoding{Compression: Gzip}, data.Bytes())
+	for _, program := range [][]string{{"gzip", "-dc"}, {"pigz", "-dc"}, {"python3", "-c", "import gzip,sys; sys.stdout.buffer.write(gzip.decompress(sys.stdin.buffer.read()))"},
+		{"busybox", "gzip", "-dc"}} {
+		if _, err := exec.LookPath(program[0]); err != nil {
+			t.Logf("%s is not here", program[0])
+			continue
+		}
+		cmd := exec.Command(program[0], program[1:]...)
+		cmd.Stdin = bytes.NewReader(out.Bytes())
+		if got, err := cmd.Output(); err != nil || !bytes.Equal(got, data.Bytes()) {
+			t.Errorf("%s reads %d bytes of %d, %v", program[0], len(got), data.Len(), err)
+		}
+	}
+}
+
+// Layers are compressed at the same time, each by itself.
+func TestCompressAtTheSameTime(t *testing.T) {
+	data := sizedLayers(t)["source files"]
+	data = data[:min(len(data), 3*gzipBlock+17)]
+	for _, c := range []Compression{Gzip, Zstd} {
+		var want bytes.Buffer
+		compressTo(t, &want, Encoding{Compression: c}, data)
+		var outs [6]bytes.Buffer
+		var group sync.WaitGroup
+		for i := range outs {
+			group.Go(func() { compressTo(t, &outs[i], Encoding{Compression: c}, data) })
+		}
+		group.Wait()
+		for i := range outs {
+			if !bytes.Equal(outs[i].Bytes(), want.Bytes()) {
+				t.Errorf("%s: a stream differs from the one that was compressed alone", c)
+			}
+		}
+	}
+}
+
+// The memory that C has goes with the writer, also when nobody could be written to.
+func TestCompressGivesMemoryBack(t *testing.T) {
+	data := bytes.Repeat([]byte("slipway "), 1000)
+	many := func(n int) {
+		for range n {
+			for _, e := range []Encoding{{Compression: Gzip, Level: 9}, {Compression: Gzip, Level: 1}} {
+				compressTo(t, io.Discard, e, data)
+				w, err := Compress(fullDisk{}, e)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = w.Write(data)
+				if errors.Join(err, w.Close()) == nil {
+					t.Error("a full disk was written to")
+				}
+			}
+		}
+		debug.FreeOSMemory()
+	}
+	many(10)
+	before := residentBytes(t)
+	many(150)
+	if grown := residentBytes(t) - before; grown > 60<<20 {
+		t.Errorf("600 layers leave %d MB", grown>>20)
+	}
+}
+
+// residentBytes is how much memory this process has.
+func residentBytes(t *testing.T) int64 {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(status), &size, &resident); err != nil {
+		t.Fatal(err)
+	}
+	return resident * int64(os.Getpagesize())
+}
+
+// FuzzGzip compares with Go's decoder: streams of up to some blocks, in pieces of any size.
+func FuzzGzip(f *testing.F) {
+	f.Add([]byte("slipway"), int8(0), uint32(gzipBlock), uint32(100_000))
+	f.Add([]byte{}, int8(-1), uint32(0), uint32(1))
+	f.Add([]byte("0123456789"), int8(9), uint32(2*gzipBlock+1), uint32(gzipBlock))
+	f.Fuzz(func(t *testing.T, some []byte, level int8, size, piece uint32) {
+		e, err := Encoding{Compression: Gzip}.WithLevel(int(level)%12 - 2)
+		if err != nil {
+			return
+		}
+		data := append([]byte{}, some...)
+		for n := int(size % (3 * gzipBlock)); len(data) < n; {
+			data = append(append(data, some...), byte(len(data)>>8))
+		}
+		var out bytes.Buffer
+		w, err := Compress(&out, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rest := data; len(rest) > 0; {
+			n := min(len(rest), 1+int(piece%(2*gzipBlock)))
+			if _, err := w.Write(rest[:n]); err != nil {
+				t.Fatal(err)
+			}
+			rest = rest[n:]
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		oneMember(t, out.Bytes(), data)
+	})
 }
 
 // A full disk is told.
@@ -148,10 +294,31 @@ func (fullDisk) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
 func TestEncodingCheck(t *testing.T) {
 	for e, ok := range map[Encoding]bool{
 		{}: true, {Compression: Gzip, Level: 0}: true, {Compression: Gzip, Level: 1}: true, {Compression: Gzip, Level: 9}: true, {Compression: Zstd, Level: 22}: true,
-		{Compression: Gzip, Level: 10}: false, {Compression: Gzip, Level: -1}: false, {Compression: Zstd, Level: 23}: false, {Compression: Uncompressed, Level: 1}: false, {Compression: Xz, Level: 0}: false, {Compression: "lz4", Level: 0}: false,
+		{Compression: Gzip, Level: Stored}: true, {Compression: Gzip, Level: HuffmanOnly}: true,
+		{Compression: Gzip, Level: 10}: false, {Compression: Gzip, Level: -3}: false, {Compression: Zstd, Level: 23}: false, {Compression: Zstd, Level: -1}: false,
+		{Compression: Uncompressed, Level: 1}: false, {Compression: Xz, Level: 0}: false, {Compression: "lz4", Level: 0}: false,
 	} {
 		if err := e.Check(); (err == nil) != ok {
 			t.Errorf("%+v: %v", e, err)
+		}
+	}
+}
+
+// A user's levels are BuildKit's.
+func TestWithLevel(t *testing.T) {
+	const none = 1000
+	for _, tt := range []struct {
+		c     Compression
+		asked int
+		want  int
+	}{
+		{Gzip, -3, none}, {Gzip, -2, HuffmanOnly}, {Gzip, -1, 0}, {Gzip, 0, Stored}, {Gzip, 1, 1}, {Gzip, 9, 9}, {Gzip, 10, none},
+		{Zstd, -7, 1}, {Zstd, 0, 1}, {Zstd, 1, 1}, {Zstd, 3, 3}, {Zstd, 22, 22}, {Zstd, 100, 22},
+		{Uncompressed, 5, 0}, {Uncompressed, -50, 0}, {Xz, 1, none},
+	} {
+		e, err := Encoding{Compression: tt.c, Force: true}.WithLevel(tt.asked)
+		if (err != nil) != (tt.want == none) || err == nil && e != (Encoding{tt.c, tt.want, true}) {
+			t.Errorf("level %d of %q: %+v, %v", tt.asked, tt.c, e, err)
 		}
 	}
 }

@@ -27,6 +27,8 @@ func TestCompressedSize(t *testing.T) {
 		most     int // bytes of each layer: what takes long gets less
 	}{
 		{Encoding{Compression: Gzip}, 4 << 20},
+		{Encoding{Compression: Gzip, Level: Stored}, 4 << 20},
+		{Encoding{Compression: Gzip, Level: HuffmanOnly}, 4 << 20},
 		{Encoding{Compression: Gzip, Level: 1}, 2 << 20},
 		{Encoding{Compression: Gzip, Level: 2}, 2 << 20},
 		{Encoding{Compression: Gzip, Level: 3}, 2 << 20},
@@ -79,6 +81,10 @@ func buildkits(t *testing.T, w io.Writer, e Encoding) io.WriteCloser {
 	switch {
 	case e.Compression == Gzip && e.Level == 0:
 		zw = gzip.NewWriter(w)
+	case e.Compression == Gzip && e.Level == Stored:
+		zw, err = gzip.NewWriterLevel(w, gzip.NoCompression)
+	case e.Compression == Gzip && e.Level == HuffmanOnly:
+		zw, err = gzip.NewWriterLevel(w, gzip.HuffmanOnly)
 	case e.Compression == Gzip:
 		zw, err = gzip.NewWriterLevel(w, e.Level)
 	case e.Level == 0:

@@ -1,15 +1,13 @@
 package layer
 
 import (
-	"bytes"
 	"encoding/binary"
 	"hash/crc32"
 	"io"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
-
-	"github.com/klauspost/compress/flate"
 )
 
 const (
@@ -23,25 +21,30 @@ const (
 	gzipMaxCores = 16
 )
 
-// gzipLevels are klauspost's levels for those of zlib and Go, which compress as well, to half a percent. klauspost's
-// of the same number are quicker and compress less.
-var gzipLevels = [10]int{0: 8, 1: 3, 2: 4, 3: 5, 4: 6, 5: 8, 6: 8, 7: 8, 8: 9, 9: 9}
+// A deflater compresses blocks of a deflate stream, one at a time.
+type deflater interface {
+	// Block compresses the bytes of in that are there from a place on, and may refer to those before it. The block ends at a
+	// byte, so that the next one can follow. What it returns may be in the memory of out.
+	Block(out, in []byte, from int, last bool) ([]byte, error)
+	// Free ends the use of it.
+	Free()
+}
 
-// deflaters are encoders by klauspost's level, to be used again.
-var deflaters [10]sync.Pool
-
-// gzipWriter writes a gzip stream of blocks that are compressed at the same time.
+// gzipWriter writes a gzip stream, of one member, of blocks that are compressed at the same time.
 type gzipWriter struct {
-	w      io.Writer
-	level  int             // klauspost's
-	cur    *gzipPiece      // being filled
-	queue  chan *gzipPiece // in order
-	spare  chan *gzipPiece // to be used again; bounds how many there are
-	done   chan struct{}   // closed when all is written
-	err    atomic.Pointer[error]
-	crc    uint32
-	size   uint32
-	closed bool
+	w       io.Writer
+	level   int
+	cur     *gzipPiece      // being filled
+	queue   chan *gzipPiece // in order
+	todo    chan *gzipPiece // the same, for who compresses them
+	spare   chan *gzipPiece // to be used again; bounds how many there are
+	workers int             // that were started
+	working sync.WaitGroup  // the same
+	done    chan struct{}   // closed when all is written
+	err     atomic.Pointer[error]
+	crc     uint32
+	size    uint32
+	closed  bool
 }
 
 // gzipPiece is a block of the input and what becomes of it.
@@ -49,14 +52,15 @@ type gzipPiece struct {
 	in    []byte // the window, as far as there is one, and the block
 	from  int    // where the block begins
 	last  bool
-	out   bytes.Buffer
+	out   []byte
 	err   error
 	ready chan struct{} // gets a value when out is there
 }
 
 func newGzipWriter(w io.Writer, level int) *gzipWriter {
 	n := 2 * min(runtime.GOMAXPROCS(0), gzipMaxCores)
-	z := &gzipWriter{w: w, level: gzipLevels[level], queue: make(chan *gzipPiece, n), spare: make(chan *gzipPiece, n), done: make(chan struct{})}
+	z := &gzipWriter{w: w, level: level, done: make(chan struct{})}
+	z.queue, z.todo, z.spare = make(chan *gzipPiece, n), make(chan *gzipPiece, n), make(chan *gzipPiece, n)
 	for range n {
 		z.spare <- &gzipPiece{ready: make(chan struct{}, 1)}
 	}
@@ -104,37 +108,33 @@ func (z *gzipWriter) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// flush has the block in hand compressed, and returns what is the window of the next one.
+// flush has the block in hand compressed, and returns what is the window of the next one. Compressors are C's threads, so
+// there are no more than cores; a small layer has one.
 func (z *gzipWriter) flush(last bool) (window []byte) {
 	p := z.cur
 	p.last = last
+	if z.workers < cap(z.todo)/2 {
+		z.workers++
+		z.working.Add(1)
+		go z.deflate()
+	}
 	z.queue <- p
-	go func() {
-		p.deflate(z.level)
-		p.ready <- struct{}{}
-	}()
+	z.todo <- p
 	return p.in
 }
 
-// deflate compresses the block to whole bytes, so that the next one can follow.
-func (p *gzipPiece) deflate(level int) {
-	p.out.Reset()
-	enc, _ := deflaters[level].Get().(*flate.Writer)
-	if enc == nil {
-		if enc, p.err = flate.NewWriter(nil, level); p.err != nil {
-			return
+// deflate compresses blocks until there are no more.
+func (z *gzipWriter) deflate() {
+	defer z.working.Done()
+	d, err := newDeflater(z.level)
+	if err == nil {
+		defer d.Free()
+	}
+	for p := range z.todo {
+		if p.err = err; err == nil {
+			p.out, p.err = d.Block(p.out, p.in, p.from, p.last)
 		}
-	}
-	defer deflaters[level].Put(enc)
-	enc.ResetDict(&p.out, p.in[:p.from])
-	_, p.err = enc.Write(p.in[p.from:])
-	if p.err != nil {
-		return
-	}
-	if p.last {
-		p.err = enc.Close()
-	} else {
-		p.err = enc.Flush()
+		p.ready <- struct{}{}
 	}
 }
 
@@ -148,7 +148,7 @@ func (z *gzipWriter) write(header []byte) {
 			err = p.err
 		}
 		if err == nil {
-			_, err = z.w.Write(p.out.Bytes())
+			_, err = z.w.Write(p.out)
 		}
 		if err != nil {
 			z.err.CompareAndSwap(nil, &err)
@@ -165,7 +165,9 @@ func (z *gzipWriter) Close() error {
 	z.closed = true
 	z.flush(true)
 	close(z.queue)
+	close(z.todo)
 	<-z.done
+	z.working.Wait() // its memory is free then
 	if err := z.err.Load(); err != nil {
 		return *err
 	}
@@ -173,3 +175,26 @@ func (z *gzipWriter) Close() error {
 	_, err := z.w.Write(binary.LittleEndian.AppendUint32(trailer, z.size))
 	return err
 }
+
+// stored is the deflater of level 0, which compresses nothing.
+type stored struct{}
+
+// Block implements [deflater].
+func (stored) Block(out, in []byte, from int, last bool) ([]byte, error) {
+	out, in = out[:0], in[from:]
+	for more := true; more; more = len(in) > 0 {
+		n := min(len(in), math.MaxUint16)
+		head := [5]byte{}
+		if last && n == len(in) {
+			head[0] = 1
+		}
+		binary.LittleEndian.PutUint16(head[1:], uint16(n))
+		binary.LittleEndian.PutUint16(head[3:], ^uint16(n))
+		out = append(append(out, head[:]...), in[:n]...)
+		in = in[n:]
+	}
+	return out, nil
+}
+
+// Free implements [deflater].
+func (stored) Free() {}
