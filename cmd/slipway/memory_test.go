@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,6 +42,9 @@ var bytesOfFile = map[string]int64{
 func TestMemory(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("files of other owners need root")
+	}
+	if detectsRaces() {
+		t.Skip("the race detector takes several times the memory of the program")
 	}
 	n := many
 	if s := os.Getenv("SLIPWAY_SCALE"); s != "" {
@@ -226,4 +231,10 @@ func tmpfs() string {
 		return "/dev/shm"
 	}
 	return os.TempDir()
+}
+
+// detectsRaces reports whether this program, which the test runs as slipway, is compiled with the race detector.
+func detectsRaces() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }

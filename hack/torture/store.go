@@ -118,6 +118,7 @@ func (s *store) program(ctx context.Context, around []string, args ...string) *e
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "TMPDIR=" + s.dir, "SLIPWAY_ROOT=" + s.root,
 		"SLIPWAY_CERTS_DIR=" + s.path("certs.d"), "SOURCE_DATE_EPOCH=1700000000",
+		"GORACE=" + os.Getenv("GORACE"), // `make race` has suppressions there
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
