@@ -23,6 +23,9 @@ type Options struct {
 	// Servers are the host's name servers, which are reached at [Resolvers], whenever one is asked: a host may
 	// move to another network. They may be on its loopback.
 	Servers func() []netip.AddrPort
+	// Failed, unless nil, is told why there is no way out any more when that broke. Nothing of what processes wait
+	// for comes after that, so they are to be ended; Close returns the error, too.
+	Failed func(error)
 }
 
 // Namespace is a network namespace. The kernel drops it when it is closed and the processes in
@@ -51,7 +54,7 @@ func New(opt Options) (*Namespace, error) {
 	if opt.Isolated {
 		return n, nil
 	}
-	if n.out, err = open(tun, &policy{opt.Servers}); err != nil {
+	if n.out, err = open(tun, &policy{opt.Servers}, opt.Failed); err != nil {
 		return nil, fmt.Errorf("making a network namespace: %w", errors.Join(err, n.ns.Close()))
 	}
 	return n, nil

@@ -5,7 +5,8 @@
 // A [Namespace] is a network namespace of the kernel with one interface, eth0, and what is sent there
 // arrives in this process (namespace.go). A TCP/IP stack in user space, gVisor's, takes it (stack.go): it
 // ends each connection and makes another one from here to where the first one wanted (tcp.go, udp.go),
-// if that is allowed (address.go). This is how slirp4netns, pasta and rootless Docker reach the outside.
+// if that is allowed (address.go). This is how slirp4netns, pasta and rootless Docker reach the outside. What breaks the
+// stack breaks its network alone (contain.go).
 //
 // A bridge with address translation in the kernel would be the other way. It needs the host to
 // forward packets, which opens it as a router to its neighbours, rules in its firewall, which other

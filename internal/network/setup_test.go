@@ -117,7 +117,7 @@ func TestFileThatCannotBeWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := open(fd, &policy{}); err == nil || !strings.Contains(err.Error(), "max_user_watches") {
+	if _, err := open(fd, &policy{}, nil); err == nil || !strings.Contains(err.Error(), "max_user_watches") {
 		t.Errorf("got %v, want what may be the reason", err)
 	}
 	returnsTo(t, before)

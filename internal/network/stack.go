@@ -35,11 +35,16 @@ type outlet struct {
 	ended    chan struct{} // then there is err
 	err      error         // why there was no way out
 	started  atomic.Bool   // there is a stack
+	failed   func(error)   // unless nil, is told that the stack broke
+
+	breakOnce sync.Once
+	broken    chan struct{} // then there is broke, see contain
+	broke     error
 }
 
-// open begins to read from tun, which it closes in the end.
-func open(tun int, policy *policy) (*outlet, error) {
-	o := &outlet{policy: policy, tun: os.NewFile(uintptr(tun), tunDevice), ended: make(chan struct{})}
+// open begins to read from tun, which it closes in the end. failed may be nil.
+func open(tun int, policy *policy, failed func(error)) (*outlet, error) {
+	o := &outlet{policy: policy, tun: os.NewFile(uintptr(tun), tunDevice), failed: failed, ended: make(chan struct{}), broken: make(chan struct{})}
 	if err := o.tun.SetReadDeadline(time.Time{}); err != nil { // Go was refused to wait for it, and keeps the reason to itself
 		return nil, errors.Join(fmt.Errorf("waiting for packets of %s: %w (is the limit fs.epoll.max_user_watches reached?)", tunDevice, err), o.tun.Close())
 	}
@@ -53,7 +58,7 @@ func open(tun int, policy *policy) (*outlet, error) {
 func (o *outlet) close() error {
 	o.cancel()
 	<-o.ended
-	if o.err != nil {
+	if o.err != nil && o.err != o.broke {
 		o.err = fmt.Errorf("passing on packets of a network namespace: %w", o.err)
 	}
 	return errors.Join(o.err, o.tun.Close())
@@ -64,21 +69,43 @@ func (o *outlet) run() {
 	defer close(o.ended)
 	stop := context.AfterFunc(o.ctx, o.stopReading)
 	packet := packets.Get().(*[mtu]byte)
-	defer packets.Put(packet)
 	n, err := o.tun.Read(packet[:])
 	if !stop() || err != nil {
+		packets.Put(packet)
 		o.err = o.readError(err)
 		return
 	}
 	o.started.Store(true)
+	over := make(chan error, 1)
+	go func() {
+		defer o.contain()
+		over <- o.pass(packet, n)
+	}()
+	select {
+	case o.err = <-over:
+	case <-o.broken:
+	}
+	select {
+	case <-o.broken: // who reads may have the packet for ever
+		o.abandon()
+		o.err = o.broke
+	default:
+		packets.Put(packet)
+	}
+}
+
+// pass has a stack take all packets, the first one being that in packet, until the network ends.
+func (o *outlet) pass(packet *[mtu]byte, n int) error {
 	s, link, err := o.newStack()
 	if err != nil {
 		s.Destroy()
-		o.err = err
-		return
+		return err
 	}
 	var reader sync.WaitGroup
-	reader.Go(func() { o.err = o.read(link, packet[:], n) })
+	reader.Go(func() {
+		defer o.contain()
+		err = o.read(link, packet[:], n)
+	})
 	<-o.ctx.Done()
 	// All connections break off before the stack does: it would end them like any other. Those that are not
 	// there yet it has to end: a process that hides its address never answers.
@@ -89,6 +116,7 @@ func (o *outlet) run() {
 	o.endFlows(s)
 	o.pairs.stop()
 	s.Destroy()
+	return err
 }
 
 // endFlows ends what did not come about yet. The stack does not tell when it begins with one that was just connected
@@ -184,6 +212,7 @@ const nic = 1
 // newStack returns what there is of a stack with an error, too.
 func (o *outlet) newStack() (*stack.Stack, *tunLink, error) {
 	s := stack.New(stack.Options{
+		Clock:              clock{tcpip.NewStdClock(), o},
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
 	})

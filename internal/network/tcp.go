@@ -19,6 +19,7 @@ import (
 // tcp connects a process's connection to the outside. The process sees its connection once the
 // other one is there, or refused if that is.
 func (o *outlet) tcp(r *tcp.ForwarderRequest) {
+	defer o.contain()
 	ends := endsOf(r.ID())
 	target, ok := o.policy.target(ends.wanted)
 	if !ok {
@@ -40,13 +41,12 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 		r.Complete(true)
 		return
 	}
+	defer reset(outer) // which it is not yet only when the stack failed
 	var queue waiter.Queue
 	ep, terr := r.CreateEndpoint(&queue)
 	r.Complete(terr != nil)
 	if terr != nil {
-		_ = outer.SetLinger(0) // the process may think that it is connected
-		_ = outer.Close()
-		return
+		return // and the process, which may think that it is connected, gets a reset
 	}
 	in := &inner{TCPConn: gonet.NewTCPConn(&queue, ep), ep: ep, queue: &queue}
 	setBuffers(ep, f.wide)
@@ -56,9 +56,12 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 		return
 	}
 	defer leave()
-	stop := context.AfterFunc(o.ctx, func() { f.stop(in, outer) })
+	stop := context.AfterFunc(o.ctx, func() {
+		defer o.contain()
+		f.stop(in, outer)
+	})
 	defer stop()
-	f.join(o.ctx, in, outer)
+	o.join(f, in, outer)
 }
 
 // connect connects to the outside; a variable for tests.
@@ -124,22 +127,24 @@ func delivered(out *net.TCPConn) bool {
 
 // join copies both ways until both have ended. What breaks on one side breaks on the other: an end
 // that was none would look like a complete answer. Until both sides have everything, it has buffers.
-func (f *flow) join(ctx context.Context, in *inner, out *net.TCPConn) {
+func (o *outlet) join(f *flow, in *inner, out *net.TCPConn) {
 	var both sync.WaitGroup
 	both.Go(func() {
+		defer o.contain()
 		if err := f.carry(out, in); err != nil || out.CloseWrite() != nil {
 			breakOff(in, out)
 		}
 		f.setSent()
 	})
 	both.Go(func() {
+		defer o.contain()
 		if err := f.carry(newSendQueue(in, f.wide), out); err != nil || in.CloseWrite() != nil {
 			breakOff(in, out)
 		}
 	})
 	both.Wait()
-	in.closeAndWait(ctx)
-	closeAndWait(ctx, out)
+	in.closeAndWait(o.ctx)
+	closeAndWait(o.ctx, out)
 }
 
 // stop ends a connection at once. What the process has sent in full stays with the host's kernel.
@@ -150,10 +155,15 @@ func (f *flow) stop(in *inner, out *net.TCPConn) {
 	breakOff(in, out)
 }
 
-// breakOff ends a connection so that both sides see that it broke.
-func breakOff(in *inner, out *net.TCPConn) {
+// reset ends a connection so that the peer sees that it broke, unless it has ended.
+func reset(out *net.TCPConn) {
 	_ = out.SetLinger(0) // has Close send a reset
 	_ = out.Close()
+}
+
+// breakOff ends a connection so that both sides see that it broke.
+func breakOff(in *inner, out *net.TCPConn) {
+	reset(out)
 	in.ep.Abort() // whoever reads from it sees an ordinary end
 }
 

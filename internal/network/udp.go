@@ -66,6 +66,7 @@ func (o *outlet) begin(p *pair) error {
 	}
 	p.out = out.(*net.UDPConn)
 	o.pairs.all.Go(func() {
+		defer o.contain()
 		defer o.pairs.end(p)
 		o.answer(p)
 	})

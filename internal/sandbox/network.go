@@ -60,8 +60,8 @@ type connection struct {
 	err    error
 }
 
-// begin makes what spec asks for.
-func (n *networks) begin(spec *Spec) (*connection, error) {
+// begin makes what spec asks for. failed is told why there is no way out any more when that breaks.
+func (n *networks) begin(spec *Spec, failed func(error)) (*connection, error) {
 	resolv, err := hostResolvers()
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func (n *networks) begin(spec *Spec) (*connection, error) {
 		case NetworkNone:
 			c.ns, c.err = newNamespace(network.Options{Isolated: true})
 		case NetworkBridge:
-			c.ns, c.err = n.bridge(network.Options{Servers: resolv.now})
+			c.ns, c.err = n.bridge(network.Options{Servers: resolv.now, Failed: failed})
 		}
 	}()
 	return c, nil
@@ -146,7 +146,7 @@ func (c *connection) close(ctx context.Context, err error) error {
 	switch {
 	case cerr == nil:
 		return err
-	case err == nil:
+	case err == nil || errors.Is(cerr, context.Cause(ctx)): // that is why the run ended
 		return cerr
 	case errors.As(err, &exit): // the caller may take an exit code for a success
 		return fmt.Errorf("%s: %w", err.Error(), cerr)

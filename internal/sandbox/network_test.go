@@ -211,12 +211,44 @@ func TestNetworkThatFailed(t *testing.T) {
 	cancel(io.ErrUnexpectedEOF)
 	spec := l.command("true")
 	spec.Network = NetworkBridge
-	conn, err := l.runner.(*runner).networks.begin(spec)
+	conn, err := l.runner.(*runner).networks.begin(spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.close(ctx, context.Cause(ctx)); !errors.Is(err, io.ErrUnexpectedEOF) || !errors.Is(err, errNoWayOut) {
 		t.Errorf("after an interrupt: got %v", err)
+	}
+}
+
+// A process whose network breaks while it runs is ended, and the error tells why, once.
+func TestNetworkThatBreaks(t *testing.T) {
+	good := newNamespace
+	t.Cleanup(func() { newNamespace = good })
+	var broke func(error)
+	newNamespace = func(opt network.Options) (namespace, error) {
+		broke = opt.Failed
+		ns, err := good(opt)
+		return failing{ns}, err
+	}
+	l := newLab(t, func(t testing.TB, state string) Runner {
+		r, err := New(Options{StateDir: state})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	})
+	spec := l.spec("echo begun && exec sleep 100000")
+	spec.Network = NetworkBridge
+	pr, pw := io.Pipe()
+	go func() {
+		_, _ = pr.Read(make([]byte, 1))
+		broke(errNoWayOut)
+		_, _ = io.Copy(io.Discard, pr)
+	}()
+	err := l.runner.Run(context.Background(), spec, IO{Stdout: pw})
+	var exit *ExitError
+	if !errors.Is(err, errNoWayOut) || errors.As(err, &exit) || strings.Count(err.Error(), errNoWayOut.Error()) != 1 {
+		t.Errorf("got %v, want that there was no way out", err)
 	}
 }
 

@@ -42,7 +42,9 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		}
 	}
 	defer r.prepare()()
-	conn, err := r.networks.begin(spec)
+	ctx, end := context.WithCancelCause(ctx) // a process whose network broke may wait for ever
+	defer end(nil)
+	conn, err := r.networks.begin(spec, end)
 	if err != nil {
 		return err
 	}
