@@ -81,6 +81,7 @@ for_test() {
 	need docker-registry docker-registry "is the registry that images are pushed to and pulled from"
 	need umoci umoci "checks the image layouts that are written"
 	need mkfs.ext4 e2fsprogs "makes the small filesystems that tests fill"
+	need mkfs.btrfs btrfs-progs "makes filesystems that lose what was not synced"
 	need strace strace "makes system calls fail, or the last ones of a process"
 }
 

@@ -88,11 +88,12 @@ func damageRound(ctx context.Context, r *round) error {
 // damage damages some file, and returns which.
 func (s *store) damage() (string, error) {
 	for {
-		found, err := filepath.Glob(filepath.Join(s.root, oneOf(s.round, places...)))
+		place := oneOf(s.round, places...)
+		found, err := filepath.Glob(filepath.Join(s.root, place))
 		if err != nil {
 			return "", err
 		}
-		if len(found) == 0 {
+		if len(found) == 0 || !s.places.MatchString(place) {
 			continue
 		}
 		path, way := oneOf(s.round, found...), oneOf(s.round, slices.Sorted(maps.Keys(ways))...)

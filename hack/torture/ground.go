@@ -25,6 +25,7 @@ type ground struct {
 	reg       *registrytest.Registry
 	truths    map[string]truth // by name of what is built
 	stockroom string           // a store with all images and their cache, which rounds begin with
+	bareroom  string           // one with the base image
 }
 
 // truth is what a build has to give, always.
@@ -70,7 +71,7 @@ RUN head -c 300000 /dev/zero | tr '\0' x > /out/big
 `
 
 // look prints all that a RUN could have made wrong.
-const look = `find /app | sort | xargs stat -c '%n %F %a %u %g %h %s' | sed 's,^\(/app[^ ]* directory .*\) .*,\1,'; find /app /bin/busybox -type f | sort | xargs sha256sum`
+const look = `find /app | sort | xargs stat -c '%n %F %a %u %g %h %s' | sed 's,^\(/app[^ ]* directory .*\) .* .*,\1,'; find /app /bin/busybox -type f | sort | xargs sha256sum`
 
 func newGround(ctx context.Context, s settings) (_ *ground, err error) {
 	dir, err := os.MkdirTemp(s.tmpfs, "slipway-torture-")
@@ -142,6 +143,13 @@ func (g *ground) inPeace(ctx context.Context) error {
 	}
 	r := &round{ground: g, kind: kind{name: "peace"}, rng: rand.New(rand.NewPCG(1, 1)), dir: dir, count: new(atomic.Int64)}
 	s := r.store(filepath.Join(dir, "store"))
+	if _, err := s.must(ctx, "pull", busybox); err != nil {
+		return err
+	}
+	g.bareroom = g.path("bare")
+	if err := storeAway(s.root, g.bareroom); err != nil {
+		return err
+	}
 	for name := range recipes {
 		id, err := s.must(ctx, "build", "-q", "-t", name, g.path("contexts", name))
 		if err != nil {
@@ -159,8 +167,7 @@ func (g *ground) inPeace(ctx context.Context) error {
 		return err
 	}
 	g.stockroom = g.path("stock")
-	// Not the reserve, of which cp would make a hole.
-	if err := errors.Join(copyTree(s.root, g.stockroom), os.Remove(filepath.Join(g.stockroom, "reserve"))); err != nil {
+	if err := storeAway(s.root, g.stockroom); err != nil {
 		return err
 	}
 	for name := range recipes {
@@ -172,8 +179,17 @@ func (g *ground) inPeace(ctx context.Context) error {
 	return os.RemoveAll(dir)
 }
 
-// close ends the registry and removes everything.
+// storeAway copies a store, but not its reserve, of which cp would make a hole.
+func storeAway(root, to string) error {
+	return errors.Join(copyTree(root, to), os.Remove(filepath.Join(to, "reserve")))
+}
+
+// close ends the registry and removes everything, but what is to be kept.
 func (g *ground) close() error {
 	g.reg.Close()
+	if failed, err := filepath.Glob(g.path("*-[0-9]*")); err != nil || g.keep && len(failed) > 0 {
+		fmt.Fprintln(os.Stderr, "kept:", failed)
+		return err
+	}
 	return removeAll(g.dir)
 }

@@ -42,9 +42,10 @@ func (s *store) killOne(ctx context.Context, d deed) (result, error) {
 	return s.do(ctx, d, s.killAt(calls, n)...)
 }
 
-// killAt are the words before a command that has SIGKILL, in place of the nth of such calls of a thread.
-func (r *round) killAt(calls string, n int) []string {
-	return r.inject(calls, fmt.Sprintf("signal=SIGKILL:when=%d", n))
+// killAt are the words before a command that has SIGKILL, in place of the nth of such calls of a thread; of those about
+// files, if there are any.
+func (r *round) killAt(calls string, n int, files ...string) []string {
+	return r.inject(calls, fmt.Sprintf("signal=SIGKILL:when=%d", n), files...)
 }
 
 // killAfter kills the command after a time.

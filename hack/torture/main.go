@@ -8,12 +8,16 @@
 //	go run ./hack/torture -list               the kinds
 //	go run ./hack/torture -run 'kill|power' -rounds 50
 //	go run ./hack/torture -run kill -seed 17 -rounds 1   the round that failed with seed 17
+//	go run ./hack/torture -run none -plant .             nothing but whether planted defects are found
 //
 // # Structure
 //
 // A kind (kind.go) has a function that is one round: it makes a store (store.go), does something to it while
 // commands run there (work.go), and checks all promises (check.go). What the commands have to give was found out
 // by running them once in peace (ground.go). All choices of a round come from its seed.
+//
+// Whether a kind can find anything is tried, too: slipway is built with defects planted in it (defects.go), and rounds
+// of their kinds have to fail (plant.go).
 //
 // # Caveats
 //
@@ -41,6 +45,10 @@ import (
 type settings struct {
 	run      string         // regular expression of kinds
 	calls    *regexp.Regexp // of those that are chosen to kill at, or to fail
+	deeds    *regexp.Regexp // of commands that are chosen
+	places   *regexp.Regexp // of files that are chosen to damage
+	plant    string         // regular expression of planted defects
+	planted  string         // the one that slipway has, or ""
 	rounds   int            // of each kind; 0: its own number
 	part     int            // of its own number, where rounds is 0: one part-th
 	seed     uint64         // of the first round; the next ones count on
@@ -56,15 +64,25 @@ type settings struct {
 	markdown bool
 }
 
-var allCalls = regexp.MustCompile("")
+var anything = regexp.MustCompile("")
 
 func main() {
-	s := settings{calls: allCalls}
-	flag.Func("calls", "only kill at, or have fail, system calls that match this `regexp`", func(text string) (err error) {
-		s.calls, err = regexp.Compile(text)
-		return err
-	})
-	flag.StringVar(&s.run, "run", "", "only kinds whose name matches this `regexp`")
+	s := settings{calls: anything, deeds: anything, places: anything}
+	for _, f := range []struct {
+		name, usage string
+		of          **regexp.Regexp
+	}{
+		{"calls", "only kill at, or have fail, system calls that match this `regexp`", &s.calls},
+		{"deeds", "only do commands that match this `regexp`", &s.deeds},
+		{"places", "only damage files whose place matches this `regexp`", &s.places},
+	} {
+		flag.Func(f.name, f.usage, func(text string) (err error) {
+			*f.of, err = regexp.Compile(text)
+			return err
+		})
+	}
+	flag.StringVar(&s.plant, "plant", "", "plant defects whose name matches this `regexp`, to see that they are found (default: all, unless -run is given)")
+	flag.StringVar(&s.run, "run", "", "only kinds whose name matches this `regexp`; \"none\" is none")
 	flag.IntVar(&s.rounds, "rounds", 0, "rounds of each kind (default: its own number)")
 	flag.IntVar(&s.part, "part", 1, "only one `n`-th of each kind's own number of rounds")
 	flag.Uint64Var(&s.seed, "seed", 1, "seed of the first round; each next one has the next seed")
@@ -99,9 +117,16 @@ func start(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
+	planted, err := chooseDefects(s)
+	if err != nil {
+		return err
+	}
 	if s.list {
 		for _, k := range kinds {
 			fmt.Printf("%-8s %d rounds: %s\n", k.name, k.long, k.done)
+		}
+		for _, d := range planted {
+			fmt.Printf("planted %s, which %s has to find: %s\n", d.name, d.kind, d.what)
 		}
 		return nil
 	}
@@ -117,7 +142,7 @@ func start(ctx context.Context, s settings) error {
 	if _, err := os.Stat(s.slipway); err != nil {
 		return fmt.Errorf("%w: run make build", err)
 	}
-	return torture(ctx, s, kinds)
+	return torture(ctx, s, kinds, planted)
 }
 
 // again runs this program with a mount namespace of its own, so that whatever is mounted ends with it.
@@ -134,8 +159,8 @@ func again(ctx context.Context) error {
 	return cmd.Run()
 }
 
-// torture runs rounds of the kinds, and prints the table also of what was done before a failure.
-func torture(ctx context.Context, s settings, kinds []kind) (err error) {
+// torture runs rounds of the kinds, and prints the tables also of what was done before a failure.
+func torture(ctx context.Context, s settings, kinds []kind, planted []defect) (err error) {
 	g, err := newGround(ctx, s)
 	if err != nil {
 		return err
@@ -153,19 +178,32 @@ func torture(ctx context.Context, s settings, kinds []kind) (err error) {
 			err = errors.Join(err, f)
 		}
 	}
+	findings, perr := g.plantAll(ctx, planted)
+	err = errors.Join(err, perr)
 	if ctx.Err() != nil {
 		err = errors.Join(err, errors.New("interrupted"))
 	}
-	text := table(outcomes, s.markdown || s.write != "")
-	fmt.Print(text)
-	if s.write != "" && ctx.Err() == nil {
-		err = errors.Join(err, writeTable(s.write, text))
+	return errors.Join(err, s.show(ctx, doneTable, doneRows(outcomes)), s.show(ctx, plantedTable, plantedRows(findings)))
+}
+
+// show prints a table, unless nothing was done of it, and writes it into a file if it was all done.
+func (s *settings) show(ctx context.Context, name string, rows [][]string) error {
+	if len(rows) == 1 {
+		return nil
 	}
-	return err
+	text := table(rows, s.markdown || s.write != "")
+	fmt.Print(text)
+	if s.write == "" || ctx.Err() != nil {
+		return nil
+	}
+	return writeTable(s.write, name, text)
 }
 
 // choose returns the kinds whose name matches a regular expression.
 func choose(pattern string) ([]kind, error) {
+	if pattern == "none" {
+		return nil, nil
+	}
 	re, err := regexp.Compile(pattern)
 	if err != nil {
 		return nil, fmt.Errorf("reading -run: %w", err)

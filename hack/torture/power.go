@@ -5,114 +5,47 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// needLoop says why no filesystem can be mounted from a file.
-func needLoop() error {
-	if _, err := os.Stat("/dev/loop-control"); err != nil {
-		return fmt.Errorf("there are no loop devices: %w", err)
-	}
-	dir, err := os.MkdirTemp("", "slipway-torture-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	d := &disk{file: filepath.Join(dir, "disk"), mount: filepath.Join(dir, "mount"), data: "ordered"}
-	if err := d.make(); err != nil {
-		return err
-	}
-	return d.unmount()
-}
-
-// disk is an ext4 filesystem in a file on a tmpfs. The file has what was written out: what nobody synced stays in
-// the kernel's memory, as it writes out by itself only after a while.
-type disk struct{ file, mount, data string }
-
-func (d *disk) make() error {
-	f, err := os.Create(d.file)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(f.Truncate(192<<20), f.Close(), os.Mkdir(d.mount, 0o755)); err != nil {
-		return err
-	}
-	if err := tool("mkfs.ext4", "-q", "-F", "-N", "8192", "-J", "size=4", "-E", "lazy_itable_init=0,nodiscard", d.file); err != nil {
-		return err
-	}
-	return d.attach()
-}
-
-func (d *disk) attach() error {
-	return tool("mount", "-o", "loop,commit=300,data="+d.data, d.file, d.mount)
-}
-
-// unmount waits until those that were killed are gone.
-func (d *disk) unmount() error {
-	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-		err := unix.Unmount(d.mount, unix.UMOUNT_NOFOLLOW)
-		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
-			return err
-		}
-	}
-}
-
-// lose takes the power: what is left is what the file had at this moment.
-func (d *disk) lose() error {
-	left := d.file + ".left"
-	if err := tool("cp", "--sparse=always", d.file, left); err != nil {
-		return err
-	}
-	if err := d.unmount(); err != nil { // writes the rest into the file, which goes
-		return err
-	}
-	if err := os.Rename(left, d.file); err != nil {
-		return err
-	}
-	return d.attach() // replays the journal
-}
-
-func tool(name string, args ...string) error {
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
-	}
-	return nil
-}
-
 // powerRound takes the power once or twice, in the middle of a command or right after it.
 func powerRound(ctx context.Context, r *round) error {
-	d := &disk{file: filepath.Join(r.dir, "disk"), mount: filepath.Join(r.dir, "mount"), data: oneOf(r, "ordered", "writeback")}
-	r.note("ext4, data=%s", d.data)
+	d := newDisk(r.dir, oneOf(r, here()...))
+	r.note("%s", d.name)
 	if err := d.make(); err != nil {
 		return err
 	}
-	s, err := r.stocked(filepath.Join(d.mount, "store"))
+	w, err := newWitness(r.dir)
 	if err != nil {
 		return err
 	}
-	if err := tool("sync", "-f", d.mount); err != nil {
-		return err
+	s, err := r.beginning(filepath.Join(d.mount, "store"), oneOf(r, empty, bare, bare, full))
+	if err == nil {
+		err = tool("sync", "-f", d.mount)
 	}
-	for range 1 + r.rng.IntN(2) {
-		if err := s.loss(ctx, d); err != nil {
-			return err
-		}
+	for n := 1 + r.rng.IntN(2); n > 0 && err == nil; n-- {
+		err = s.loss(ctx, d, w)
+	}
+	if err := errors.Join(err, w.close()); err != nil {
+		return err
 	}
 	return s.check(ctx)
 }
 
 // loss does something, and takes the power.
-func (s *store) loss(ctx context.Context, d *disk) error {
+func (s *store) loss(ctx context.Context, d *disk, w *witness) error {
 	beside, err := s.buildOn(ctx)
 	if err != nil {
+		return err
+	}
+	defer beside()
+	if err := w.begin(); err != nil {
 		return err
 	}
 	for range s.rng.IntN(4) {
@@ -120,31 +53,28 @@ func (s *store) loss(ctx context.Context, d *disk) error {
 			return err
 		}
 	}
-	written := s.rng.IntN(2) == 0
-	switch s.rng.IntN(3) {
+	written := s.rng.IntN(4)
+	switch s.rng.IntN(5) {
 	case 0: // right after a command
 	case 1:
-		if _, err := s.killOne(ctx, s.pick()); err != nil {
-			return err
-		}
-	case 2: // what is to be on the disk before the records say so is not
-		written = true
-		d := s.build()
-		if !slices.Contains(d.args, "--no-cache") {
-			d.args = slices.Insert(d.args, 1, "--no-cache")
-		}
-		if _, err := s.do(ctx, d, s.killAt(syncs, oneOf(s.round, 1, 1, 1, 2))...); err != nil {
-			return err
-		}
+		_, err = s.killOne(ctx, s.pick())
+	default: // what is to be on the disk before the records say so is not
+		written = max(written, 1)
+		err = s.killAtSync(ctx)
 	}
-	if written {
-		if err := s.writeOut(); err != nil {
-			return err
-		}
+	if err == nil {
+		err = s.writeOut(written)
+	}
+	if err != nil {
+		return err
 	}
 	s.note("the power is gone")
-	s.count.Add(1)
 	beside()
+	if w.undisturbed() {
+		s.count.Add(1)
+	} else {
+		s.note("somebody has synced all disks meanwhile: little was lost")
+	}
 	if err := d.lose(); err != nil {
 		return err
 	}
@@ -154,20 +84,99 @@ func (s *store) loss(ctx context.Context, d *disk) error {
 	return os.WriteFile(s.boot, []byte(id+"\n"), 0o444)
 }
 
-// writeOut has the records on the disk: the kernel writes out what it likes when it likes, and nothing but a sync says
-// what else is there.
-func (s *store) writeOut() error {
-	s.note("the kernel has written the records out")
-	for _, name := range []string{"meta.db", "meta.db-wal"} {
-		f, err := os.Open(filepath.Join(s.root, name))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
+// killAtSync kills a build, or something else, in place of a sync: of the store's disk, of its records, or of any.
+func (s *store) killAtSync(ctx context.Context) error {
+	d := s.pick()
+	if s.rng.IntN(4) > 0 {
+		d = s.build()
+	}
+	if d.args[0] == "build" && !slices.Contains(d.args, "--no-cache") {
+		d.args = slices.Insert(d.args, 1, "--no-cache")
+	}
+	calls, n, file := syncs, s.few(3), ""
+	switch s.rng.IntN(5) {
+	case 0, 1:
+		calls, n = "syncfs", 1
+	case 2:
+		calls, n, file = "fsync,fdatasync", 1+s.rng.IntN(2), "meta.db-wal"
+	case 3:
+		calls, n, file = "fsync,fdatasync", 1, "meta.db"
+	}
+	s.note("SIGKILL at the %d. of %s %s", n, calls, file)
+	around := s.killAt(calls, n)
+	if file != "" {
+		around = s.killAt(calls, n, filepath.Join(s.root, file))
+	}
+	_, err := s.do(ctx, d, around...)
+	return err
+}
+
+// writeOut has something on the disk that nobody synced: the kernel writes out what it likes when it likes. What is
+// there besides nothing but a sync tells.
+func (s *store) writeOut(how int) error {
+	var err error
+	switch how {
+	case 1, 2:
+		s.note("the kernel has written the records out")
+		err = errors.Join(syncFile(filepath.Join(s.root, "meta.db")), syncFile(filepath.Join(s.root, "meta.db-wal")))
+	case 3:
+		s.note("the kernel has written out parts of the records, and others")
+		err = s.writeParts(filepath.Join(s.root, "meta.db-wal"))
+	}
+	if err != nil || how < 2 {
+		return err
+	}
+	var there []string
+	for _, place := range []string{"*", "*/*", "*/*/*", "layers/*/fs/*/*"} {
+		found, err := filepath.Glob(filepath.Join(s.root, place))
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		there = append(there, found...)
+	}
+	for range min(s.rng.IntN(6), len(there)) {
+		if err := syncFile(oneOf(s.round, there...)); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// syncFile syncs a file or a directory that is there.
+func syncFile(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !info.IsDir() && !info.Mode().IsRegular() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// writeParts writes some pages of a file out.
+func (s *store) writeParts(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return err
+	}
+	const how = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	for range 1 + s.rng.IntN(8) {
+		from := s.rng.Int64N(info.Size()) &^ 4095
+		if err := unix.SyncFileRange(int(f.Fd()), from, 4096*(1+s.rng.Int64N(4)), how); err != nil {
+			return os.NewSyscallError("sync_file_range", err)
 		}
 	}
 	return nil
@@ -204,8 +213,8 @@ func (s *store) buildOn(ctx context.Context) (kill func(), err error) {
 			break
 		}
 	}
-	return func() {
+	return sync.OnceFunc(func() {
 		_ = cmd.Process.Kill() // it has not ended by itself
 		_ = cmd.Wait()
-	}, nil
+	}), nil
 }

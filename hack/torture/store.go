@@ -63,12 +63,30 @@ func (r *round) store(root string) *store {
 	return &store{round: r, root: root, names: map[string]allowed{}, containers: map[string]allowed{}}
 }
 
-// stocked is a store that begins with all images in it, or, by the round's choice, with nothing.
+// What a store begins with. What is built in one that has all of it already is the same as what is there, to the byte,
+// and so nothing is written.
+type beginning string
+
+const (
+	empty beginning = "nothing"
+	bare  beginning = "the base image"
+	full  beginning = "all images"
+)
+
+// stocked is a store with some beginning, by the round's choice.
 func (r *round) stocked(root string) (*store, error) {
+	return r.beginning(root, oneOf(r, empty, bare, full, full))
+}
+
+func (r *round) beginning(root string, with beginning) (*store, error) {
 	s := r.store(root)
-	if r.rng.IntN(4) == 0 {
-		r.note("an empty store")
+	r.note("a store with %s", with)
+	switch with {
+	case empty:
 		return s, nil
+	case bare:
+		s.names[busybox] = only("*")
+		return s, copyTree(r.bareroom, root)
 	}
 	return s, s.stock()
 }
@@ -80,6 +98,9 @@ func (s *store) stock() error {
 	}
 	return copyTree(s.stockroom, s.root)
 }
+
+// busybox is the base image.
+const busybox = "docker.io/library/busybox:latest"
 
 // result is how a command ended.
 type result struct {
@@ -119,6 +140,7 @@ func (s *store) program(ctx context.Context, around []string, args ...string) *e
 		"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "TMPDIR=" + s.dir, "SLIPWAY_ROOT=" + s.root,
 		"SLIPWAY_CERTS_DIR=" + s.path("certs.d"), "SOURCE_DATE_EPOCH=1700000000",
 		"GORACE=" + os.Getenv("GORACE"), // `make race` has suppressions there
+		plantedVariable + "=" + s.planted,
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }

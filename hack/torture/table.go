@@ -8,8 +8,8 @@ import (
 	"text/tabwriter"
 )
 
-// table is what was done, how often, and what was lost.
-func table(outcomes []outcome, markdown bool) string {
+// doneRows are what was done, how often, and what was lost.
+func doneRows(outcomes []outcome) [][]string {
 	rows := [][]string{{"kind", "what was done", "rounds", "how often", "lost", "took"}}
 	for _, o := range outcomes {
 		if o.skipped != nil {
@@ -22,6 +22,24 @@ func table(outcomes []outcome, markdown bool) string {
 		}
 		rows = append(rows, []string{o.kind.name, o.kind.done, fmt.Sprint(o.rounds), fmt.Sprintf("%d %s", o.count, o.kind.what), lost, fmt.Sprintf("%.0f s", o.took.Seconds())})
 	}
+	return rows
+}
+
+// plantedRows are the defects that were planted, and whether they were found.
+func plantedRows(findings []planting) [][]string {
+	rows := [][]string{{"planted", "what it does", "rounds", "kind", "found", "took"}}
+	for _, f := range findings {
+		found := "found"
+		if f.err != nil {
+			found = "not found"
+		}
+		rows = append(rows, []string{f.name, f.what, fmt.Sprint(f.rounds), f.kind, found, fmt.Sprintf("%.0f s", f.took.Seconds())})
+	}
+	return rows
+}
+
+// table is a table for a terminal, or of markdown.
+func table(rows [][]string, markdown bool) string {
 	if markdown {
 		var b strings.Builder
 		for i, row := range rows {
@@ -42,14 +60,15 @@ func table(outcomes []outcome, markdown bool) string {
 	return b.String()
 }
 
-// The table of docs/reliability.md stands between these.
+// The tables of docs/reliability.md. Each stands between its comment and the end.
 const (
-	tableBegin = "<!-- make torture writes this table -->\n"
-	tableEnd   = "<!-- end of the table -->\n"
+	doneTable    = "<!-- make torture writes this table -->\n"
+	plantedTable = "<!-- make torture writes this table of planted defects -->\n"
+	tableEnd     = "<!-- end of the table -->\n"
 )
 
 // writeTable puts a table into a file.
-func writeTable(file, text string) error {
+func writeTable(file, tableBegin, text string) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ type deed struct {
 // pick chooses what is done next, of what can be done.
 func (s *store) pick() deed {
 	for {
-		if d, ok := s.tryPick(); ok {
+		if d, ok := s.tryPick(); ok && s.deeds.MatchString(strings.Join(d.args, " ")) {
 			return d
 		}
 	}
@@ -28,7 +28,7 @@ func (s *store) tryPick() (deed, bool) {
 	case n < 40:
 		return s.build(), true
 	case n < 45:
-		return named("docker.io/library/busybox:latest", "*", "pull", "busybox"), true
+		return named(busybox, "*", "pull", "busybox"), true
 	case n < 52:
 		return named("app", s.truths["app"].id, "load", "-i", s.path("app.tar")), true
 	case n < 58:

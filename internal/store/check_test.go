@@ -420,6 +420,10 @@ func TestRepairKeepsTheLastFormOfWhatIsNamed(t *testing.T) {
 	if _, err := c.Image(ctx, "app:v1"); err != nil {
 		t.Errorf("the image is gone: %v", err)
 	}
+	plain := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: c.ownBlob, Size: 1}
+	if id, err := c.BlobLayer(ctx, c.ownBlob, plain); err != nil || id == c.own {
+		t.Errorf("who has the blob gets the damaged layer %s, %v", id, err)
+	}
 }
 
 // What somebody else uses stays until he has ended.

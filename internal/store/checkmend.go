@@ -188,7 +188,8 @@ func (c *checker) keeps(ctx context.Context, id layer.ID) ([]string, error) {
 	return all, nil
 }
 
-// dropLayer forgets a layer that nothing can be made of, and the cache that needs it; what is named is kept as it is.
+// dropLayer forgets a layer that nothing can be made of, and the cache that needs it; what is named is kept as it is, and
+// nobody else gets it.
 func (c *checker) dropLayer(ctx context.Context, id layer.ID) error {
 	if err := c.dropCache(ctx, id); err != nil {
 		return err
@@ -198,6 +199,14 @@ func (c *checker) dropLayer(ctx context.Context, id layer.ID) error {
 		return err
 	}
 	if len(who) > 0 {
+		// Whoever has the same content made again gets that, and not this: it has no diffID any more.
+		err := c.s.update(ctx, func(tx *sql.Tx) error {
+			_, err := tx.Exec("UPDATE layers SET diff_id='' WHERE id=?", string(id))
+			return err
+		})
+		if err != nil {
+			return err
+		}
 		return fmt.Errorf("it is kept for %s, and nothing that is cached uses it any more: build or pull what it belongs to again", strings.Join(who, ", "))
 	}
 	return c.takeAway(ctx, []string{c.s.layerDir(id)}, func(o others) (bool, error) {

@@ -72,6 +72,9 @@ func (s *Store) AddContainer(ctx context.Context, c Container) error {
 				return fmt.Errorf("creating container: %w", err)
 			}
 		}
+		if err := fsync(s.ContainerDir(c.ID)); err != nil { // the record is on the disk when this returns
+			return fmt.Errorf("creating container: %w", err)
+		}
 		return nil
 	})
 	if err != nil {

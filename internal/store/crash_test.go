@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -188,6 +189,33 @@ func TestNamesAreOnTheDisk(t *testing.T) {
 	}
 }
 
+// The directories of a container are on the disk before its record is: not every filesystem has what was made before a
+// file that is synced.
+func TestContainerIsOnTheDisk(t *testing.T) {
+	s := newStore(t)
+	c := Container{ID: "0123456789abcdef", Name: "one"}
+	defer func(was func(string) error) { fsync = was }(fsync)
+	defer func(was func(string) error) { syncFile = was }(syncFile)
+	var synced []string
+	fsync = func(path string) error {
+		for _, sub := range []string{"fs", "work"} {
+			if _, err := os.Lstat(filepath.Join(path, sub)); err != nil {
+				t.Errorf("when it is synced: %v", err)
+			}
+		}
+		synced = append(synced, path)
+		return nil
+	}
+	syncFile = func(path string) error {
+		synced = append(synced, path)
+		return nil
+	}
+	must(t, s.AddContainer(t.Context(), c))
+	if want := []string{s.ContainerDir(c.ID), filepath.Join(s.root, "meta.db-wal")}; !slices.Equal(synced, want) {
+		t.Errorf("%q were synced, want %q", synced, want)
+	}
+}
+
 // A directory of a container that was never recorded, or was forgotten, is collected; others are not.
 func TestTornContainer(t *testing.T) {
 	ctx := context.Background()
@@ -367,6 +395,54 @@ func TestPackedJustBeforeCrash(t *testing.T) {
 	s = anotherBoot(t, s)
 	if info, err := s.Layer(ctx, id); err != nil || info.Dir {
 		t.Errorf("the layer is %+v, %v, want it without its directory", info, err)
+	}
+}
+
+// What a process was writing is deleted also when a crash of the machine left its directory, and not its lock.
+func TestLeaseWithoutLock(t *testing.T) {
+	s := newStore(t)
+	dead, err := newLease(filepath.Join(s.root, "tmp"))
+	must(t, err)
+	must(t, dead.makeDir())
+	must(t, errors.Join(os.WriteFile(filepath.Join(dead.dir, "half"), nil, 0o600), dead.lock.Close(), os.Remove(dead.dir+".lock")))
+	torn := s.layerFS(layer.ID(dead.id + "-1"))
+	must(t, os.MkdirAll(torn, 0o700))
+	put(t, s, "writer")
+	for _, path := range []string{dead.dir, dead.dir + ".lock", torn} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is still there", path)
+		}
+	}
+	wantClean(t, s)
+}
+
+// Of a layer that was made and packed before a crash of the machine, and not synced, there is neither a directory nor a
+// blob, and so no record.
+func TestLostLayerIsForgotten(t *testing.T) {
+	s := newStore(t)
+	id := made(t, s, map[string]string{"a": "hello"})
+	_, _, err := s.Blob(t.Context(), id, layer.Encoding{})
+	must(t, err)
+	s = anotherBoot(t, s)
+	if info, err := s.Layer(t.Context(), id); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the layer is %+v, %v", info, err)
+	}
+	// One that came from elsewhere stays, to be fetched again, and so does one whose blob was synced.
+	pull, _, _ := pulled(t, s, map[string]string{"b": "hello"})
+	blob := made(t, s, map[string]string{"c": "hello"})
+	_, _, err = s.Blob(t.Context(), blob, layer.Encoding{})
+	must(t, err)
+	must(t, s.Sync(t.Context()))
+	must(t, os.RemoveAll(s.layerFS(blob)))
+	for _, id := range []layer.ID{pull, blob} {
+		_, err := s.Dir(t.Context(), id)
+		must(t, err)
+	}
+	s = anotherBoot(t, s)
+	for _, id := range []layer.ID{pull, blob} {
+		if info, err := s.Layer(t.Context(), id); err != nil || info.Dir {
+			t.Errorf("the layer is %+v, %v, want it without its directory", info, err)
+		}
 	}
 }
 

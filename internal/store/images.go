@@ -124,11 +124,12 @@ func (s *Store) SetImages(ctx context.Context, images ...Image) error {
 	return s.writeIndex(ctx)
 }
 
-// sameImages reports whether all names are set to just these images already.
+// sameImages reports whether all names are set to just these images already, and to be made of these layers: of an image
+// that is built again those of before may be damaged.
 func (s *Store) sameImages(ctx context.Context, images []Image) bool {
 	for _, img := range images {
 		old, err := s.imageByName(ctx, img.Name)
-		if err != nil || old.Manifest.Digest != img.Manifest.Digest || old.Target().Digest != img.Target().Digest || img.Source != "" && old.Source != img.Source {
+		if err != nil || old.Manifest.Digest != img.Manifest.Digest || old.Target().Digest != img.Target().Digest || img.Source != "" && old.Source != img.Source || !slices.Equal(old.Layers, img.Layers) {
 			return false
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -126,6 +127,19 @@ func TestSetImages(t *testing.T) {
 	wantNames(t, s, "<none>=3 app:v1=2")
 	must(t, s.RemoveImages(ctx, three.ID.String()))
 	wantNames(t, s, "app:v1=2")
+}
+
+// An image that is built again is made of the layers that it was built of now: those of before may be damaged.
+func TestSameImageOfOtherLayers(t *testing.T) {
+	s := newStore(t)
+	img := as(newImage(t, s, "app", 0), "docker.io/library/app:v1")
+	for range 2 {
+		img.Layers = layer.Snapshot{made(t, s, map[string]string{"file": "app"})}
+		must(t, s.SetImages(t.Context(), img))
+		if got, err := s.imageByName(t.Context(), img.Name); err != nil || !slices.Equal(got.Layers, img.Layers) {
+			t.Errorf("the image is made of %v, %v, want %v", got.Layers, err, img.Layers)
+		}
+	}
 }
 
 func TestSetImagesIsDurable(t *testing.T) {

@@ -168,15 +168,25 @@ func (s *Store) sweep(own *lease, by time.Time) (freed int64) {
 	tmp := filepath.Join(s.root, "tmp")
 	entries, _ := os.ReadDir(tmp)
 	for _, e := range entries {
-		if id, ok := strings.CutSuffix(e.Name(), ".lock"); ok && id != own.id {
-			s.sweepLease(id, filepath.Join(tmp, e.Name()))
+		id, isLock := strings.CutSuffix(e.Name(), ".lock")
+		path, how := filepath.Join(tmp, id+".lock"), os.O_RDWR
+		if !isLock && e.IsDir() && !strings.HasSuffix(id, trashSuffix) {
+			// Its lock is there as long as it is, but for a crash of the machine.
+			if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			isLock, how = true, os.O_RDWR|os.O_CREATE
+		}
+		if isLock && id != own.id {
+			s.sweepLease(id, path, how)
 		}
 	}
 	return s.deleteLeft(by)
 }
 
-func (s *Store) sweepLease(id, path string) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+// sweepLease deletes what a process left that has ended; how its lock is opened.
+func (s *Store) sweepLease(id, path string, how int) {
+	f, err := os.OpenFile(path, how, 0o600)
 	if err != nil {
 		return
 	}

@@ -222,12 +222,15 @@ var bootTables = []string{"blobs", "layers", "results", "memo"}
 // of the first part.
 const unsynced = "boot!='' AND boot!=?1"
 
+// ofBlob is the condition of layers that a blob gives, or gave and can be fetched again.
+const ofBlob = "(blob!='' OR EXISTS(SELECT 1 FROM layer_blobs m JOIN blobs USING(digest) WHERE m.diff_id=layers.diff_id))"
+
 var anyUnsynced = "SELECT EXISTS(SELECT 1 FROM results WHERE " + unsynced + ") OR EXISTS(SELECT 1 FROM layers WHERE " + unsynced +
 	") OR EXISTS(SELECT 1 FROM blobs WHERE " + unsynced + ") OR EXISTS(SELECT 1 FROM memo WHERE " + unsynced + ")"
 
 // dropUnsynced deletes the records of an earlier boot that were never synced, and with them the
-// directories of layers. A layer with a diffID stays, in blob form: it may have been durable before
-// it was unpacked, and its directory is made again from the blob.
+// directories of layers. A layer of which there is a blob stays: it may have been durable before it was unpacked,
+// and its directory is made again from the blob.
 func (s *Store) dropUnsynced() error {
 	var stale bool
 	if err := s.db.QueryRow(anyUnsynced, s.boot).Scan(&stale); err != nil || !stale {
@@ -237,10 +240,12 @@ func (s *Store) dropUnsynced() error {
 		if err := s.setAside(tx); err != nil {
 			return err
 		}
-		if _, err := tx.Exec("UPDATE layers SET dir=0, boot='' WHERE diff_id!='' AND "+unsynced, s.boot); err != nil {
-			return err
-		}
 		for _, t := range bootTables {
+			if t == "layers" { // after blobs
+				if _, err := tx.Exec("UPDATE layers SET dir=0, boot='' WHERE diff_id!='' AND "+ofBlob+" AND "+unsynced, s.boot); err != nil {
+					return err
+				}
+			}
 			if _, err := tx.Exec("DELETE FROM "+t+" WHERE "+unsynced, s.boot); err != nil {
 				return err
 			}

@@ -275,8 +275,8 @@ func (s *Store) replaceBeside(path string, write func(*os.File) error) error {
 	return atomicfile.Write(path, atomicfile.Options{Temporary: filepath.Join(l.dir, l.name()), Mode: 0o600}, write)
 }
 
-// fsync has a file or a directory written to the disk.
-func fsync(path string) error {
+// fsync has a file or a directory written to the disk. Tests look when.
+var fsync = func(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
