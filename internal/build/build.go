@@ -250,6 +250,7 @@ func (b *building) warn(res *Result, vertex digest.Digest, message string, opt g
 	if opt.SourceInfo != nil {
 		w.File = opt.SourceInfo.Filename
 		opt.SourceInfo = opt.SourceInfo.CloneVT()
+		opt.SourceInfo.Definition = nil // as BuildKit's daemon passes it on
 		opt.SourceInfo.Data = []byte(outbound.Redact(string(opt.SourceInfo.Data)))
 	}
 	if len(opt.Range) > 0 {

@@ -146,6 +146,9 @@ func (b *building) tell(ctx context.Context, products []*product) (map[string]js
 		if err != nil {
 			return nil, err
 		}
+		if capture.TargetPlatform != "" { // which version 0.2 has no field for
+			pr.BuildDefinition.InternalParameters.ProvenanceCustomEnv = provenancetypes.ProvenanceCustomEnv{"targetPlatform": capture.TargetPlatform}
+		}
 		told := pr.ConvertToSLSA02()
 		if b.req.TellProvenance == ProvenanceMin {
 			told.BuildConfig, told.Metadata = nil, nil

@@ -384,7 +384,7 @@ func (a *app) metadata(result *build.Result) map[string]any {
 func writeMetadata(path string, meta map[string]any) error {
 	data, err := json.MarshalIndent(meta, "", "  ")
 	if err == nil {
-		err = os.WriteFile(path, append(data, '\n'), 0o644)
+		err = os.WriteFile(path, data, 0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("writing --metadata-file: %w", err)

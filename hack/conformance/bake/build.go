@@ -29,8 +29,7 @@ type Project struct {
 	files   []txtar.File
 }
 
-// Built is what became of a project. What differs everywhere is not in it (docs/differences.md): the time of an export, and
-// the provenance that buildx adds to what --metadata-file says.
+// Built is what became of a project. What differs everywhere is not in it (docs/differences.md): the time of an export.
 type Built struct {
 	Targets  map[string]*conformance.Record `json:"targets"`         // those that become images
 	Files    *conformance.Record            `json:"files,omitempty"` // ./out
@@ -196,11 +195,39 @@ func readMetadata(file string) (map[string]any, error) {
 		return nil, err
 	}
 	for _, target := range metadata {
-		if fields, ok := target.(map[string]any); ok {
-			maps.DeleteFunc(fields, func(key string, _ any) bool { return strings.HasPrefix(key, "buildx.build.provenance") })
+		fields, _ := target.(map[string]any)
+		for key, v := range fields {
+			if strings.HasPrefix(key, "buildx.build.provenance") {
+				withoutSession(v)
+			}
 		}
 	}
 	return withoutCreated(metadata).(map[string]any), nil
+}
+
+// sessionArgs are the beginnings of arguments that tell of BuildKit's session, and of how its client names contexts in it.
+var sessionArgs = []string{"local-sessionid:", "sharedkey:", "frontend.caps", "multi-platform", "input-metadata:", "context:"}
+
+// withoutSession drops from a provenance what docs/differences.md tells of: the request that is told twice, and what is about the
+// session. Of an image that a linked target reads, BuildKit has the digest in the name as well.
+func withoutSession(provenance any) {
+	invocation, _ := provenance.(map[string]any)["invocation"].(map[string]any)
+	parameters, _ := invocation["parameters"].(map[string]any)
+	delete(parameters, "root")
+	delete(parameters, "inputs")
+	args, _ := parameters["args"].(map[string]any)
+	maps.DeleteFunc(args, func(arg string, _ any) bool {
+		return slices.ContainsFunc(sessionArgs, func(prefix string) bool { return strings.HasPrefix(arg, prefix) })
+	})
+	if len(args) == 0 {
+		delete(parameters, "args")
+	}
+	materials, _ := provenance.(map[string]any)["materials"].([]any)
+	for _, m := range materials {
+		if m, ok := m.(map[string]any); ok {
+			m["uri"] = strings.Replace(fmt.Sprint(m["uri"]), "digest=sha256:...&", "", 1)
+		}
+	}
 }
 
 // withoutCreated drops the time of an export from descriptors.
