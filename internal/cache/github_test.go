@@ -69,11 +69,8 @@ func TestParseGitHub(t *testing.T) {
 		"no number":           {"url=http://one,version=x", "", false, `failed to parse api version "x"`},
 		"no time":             {"url=http://one,timeout=x", "", false, "failed to parse timeout"},
 	} {
-		attrs := map[string]string{"token": token}
-		for _, kv := range strings.Split(tc.attrs, ",") {
-			k, v, _ := strings.Cut(kv, "=")
-			attrs[k] = v
-		}
+		attrs := attrsOf(tc.attrs)
+		attrs["token"] = token
 		l, err := githubFrom(attrs)
 		if tc.err != "" {
 			if err == nil || !strings.Contains(err.Error(), tc.err) {

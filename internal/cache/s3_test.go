@@ -44,11 +44,7 @@ func TestParseS3(t *testing.T) {
 		"parallelism":   {"bucket=b,region=r,upload_parallelism=0", "upload_parallelism must be a positive integer", bucketAt{}},
 		"a compression": {"bucket=b,region=r,compression=x", "unsupported compression type x", bucketAt{}},
 	} {
-		e := Entry{Type: TypeS3, Attrs: map[string]string{}}
-		for _, kv := range strings.Split(tc.attrs, ",") {
-			k, v, _ := strings.Cut(kv, "=")
-			e.Attrs[k] = v
-		}
+		e := Entry{Type: TypeS3, Attrs: attrsOf(tc.attrs)}
 		to, err := ParseTo(e)
 		if tc.err != "" {
 			if err == nil || !strings.Contains(err.Error(), tc.err) {
@@ -69,6 +65,16 @@ func TestParseS3(t *testing.T) {
 			t.Errorf("%s: %s", name, s)
 		}
 	}
+}
+
+// attrsOf reads KEY=VALUE,KEY=VALUE.
+func attrsOf(text string) map[string]string {
+	attrs := map[string]string{}
+	for kv := range strings.SplitSeq(text, ",") {
+		k, v, _ := strings.Cut(kv, "=")
+		attrs[k] = v
+	}
+	return attrs
 }
 
 // s3At makes a place at a new server, of a bucket "b".

@@ -153,15 +153,7 @@ func serveSmall(t *testing.T, f func(*net.TCPConn)) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go f(c.(*net.TCPConn))
-		}
-	}()
+	go accept(l, f)
 	return l.Addr().String()
 }
 

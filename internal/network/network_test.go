@@ -161,16 +161,19 @@ func serve(t testing.TB, addr string, f func(*net.TCPConn)) netip.AddrPort {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go f(c.(*net.TCPConn))
-		}
-	}()
+	go accept(l, f)
 	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// accept has each connection answered by f.
+func accept(l net.Listener, f func(*net.TCPConn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go f(c.(*net.TCPConn))
+	}
 }
 
 // smallReceiveBuffer has a socket take little that nobody has read yet.

@@ -58,22 +58,29 @@ func childCreates(root string) error {
 	return s.Close()
 }
 
+// atOnce runs a command of the tests in several processes at the same time, which have ended when it returns.
+func atOnce(t *testing.T, processes int, name, root string) []*exec.Cmd {
+	t.Helper()
+	cmds := make([]*exec.Cmd, processes)
+	outs := make([]bytes.Buffer, processes)
+	for i := range cmds {
+		cmds[i] = command(t, name, root)
+		cmds[i].Stdout, cmds[i].Stderr = &outs[i], &outs[i]
+		must(t, cmds[i].Start())
+	}
+	for i, cmd := range cmds {
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("process %d: %v: %s", i, err, outs[i].String())
+		}
+	}
+	return cmds
+}
+
 func TestManyProcessesCreateStore(t *testing.T) {
 	const processes = 10
 	for range 3 {
 		root := filepath.Join(shm(t), "deeper", "store")
-		cmds := make([]*exec.Cmd, processes)
-		outs := make([]bytes.Buffer, processes)
-		for i := range cmds {
-			cmds[i] = command(t, "create", root)
-			cmds[i].Stdout, cmds[i].Stderr = &outs[i], &outs[i]
-			must(t, cmds[i].Start())
-		}
-		for i, cmd := range cmds {
-			if err := cmd.Wait(); err != nil {
-				t.Errorf("process %d: %v: %s", i, err, outs[i].String())
-			}
-		}
+		cmds := atOnce(t, processes, "create", root)
 		if left, _ := os.ReadDir(filepath.Join(root, "tmp")); len(left) != 0 {
 			t.Errorf("these are left: %v", left)
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -80,19 +79,7 @@ func childUpgrades(root string) error {
 
 func TestOldStoreIsUpgraded(t *testing.T) {
 	root := oldStore(t, "INSERT INTO memo VALUES('kept','yes','')")
-	const processes = 8
-	cmds := make([]*exec.Cmd, processes)
-	outs := make([]bytes.Buffer, processes)
-	for i := range cmds {
-		cmds[i] = command(t, "upgrade", root)
-		cmds[i].Stdout, cmds[i].Stderr = &outs[i], &outs[i]
-		must(t, cmds[i].Start())
-	}
-	for i, cmd := range cmds {
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("process %d: %v: %s", i, err, outs[i].String())
-		}
-	}
+	atOnce(t, 8, "upgrade", root)
 	s := open(t, root)
 	if v, err := s.version(s.db); err != nil || v != len(steps) {
 		t.Errorf("the store has version %d, %v, want %d", v, err, len(steps))

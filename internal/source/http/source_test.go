@@ -20,6 +20,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/outbound"
+	"github.com/slipway-build/slipway/internal/outbound/outboundtest"
 )
 
 // memStore is a store in memory.
@@ -75,30 +76,22 @@ func (m *memStore) PutMemo(_ context.Context, key, value string) error {
 // server answers with fn and counts.
 type server struct {
 	*httptest.Server
+	outboundtest.Notes
 	mu   sync.Mutex
-	seen []string // method and path
 	head []http.Header
 }
 
 func serve(t *testing.T, fn http.HandlerFunc) *server {
 	s := &server{}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.Ask(r.Method + " " + r.URL.Path)
 		s.mu.Lock()
-		s.seen = append(s.seen, r.Method+" "+r.URL.Path)
 		s.head = append(s.head, r.Header.Clone())
 		s.mu.Unlock()
 		fn(w, r)
 	}))
 	t.Cleanup(s.Close)
 	return s
-}
-
-func (s *server) requests() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	seen := s.seen
-	s.seen = nil
-	return seen
 }
 
 func newSource(m *memStore) *Source {
@@ -152,9 +145,9 @@ func TestRevalidation(t *testing.T) {
 				}
 			}
 			get("one")
-			srv.requests()
+			srv.Asked()
 			get("one")
-			if got := srv.requests(); !slices.Equal(got, tt.second) {
+			if got := srv.Asked(); !slices.Equal(got, tt.second) {
 				t.Errorf("asked %q, want %q", got, tt.second)
 			}
 			if want := map[string]int{"neither": 2}[tt.name]; want > 0 && sent != want || want == 0 && sent != 1 {
@@ -231,7 +224,7 @@ func TestFailures(t *testing.T) {
 			if strings.Contains(err.Error(), "secret") {
 				t.Errorf("the error tells the password: %v", err)
 			}
-			if n := len(srv.requests()); tt.times > 0 && n != tt.times {
+			if n := len(srv.Asked()); tt.times > 0 && n != tt.times {
 				t.Errorf("asked %d times, want %d", n, tt.times)
 			}
 			if len(m.blobs)+len(m.memos) > 0 {
@@ -273,7 +266,7 @@ func TestFullStore(t *testing.T) {
 	m := newMemStore()
 	m.full = true
 	_, err := newSource(m).Resolve(t.Context(), &Request{URL: srv.URL}, Env{})
-	if err == nil || !strings.Contains(err.Error(), "no space left") || len(srv.requests()) != 1 {
+	if err == nil || !strings.Contains(err.Error(), "no space left") || len(srv.Asked()) != 1 {
 		t.Errorf("error is %v", err)
 	}
 }
@@ -288,7 +281,7 @@ func TestChecksum(t *testing.T) {
 	bad := &Request{URL: srv.URL, Checksum: digest.FromString("two")}
 	_, err := s.Resolve(t.Context(), bad, Env{})
 	want := "digest mismatch for " + srv.URL + ": " + digest.FromString("one").String() + " (expected: " + digest.FromString("two").String() + ")"
-	if err == nil || err.Error() != want || !errdefs.IsDataLoss(err) || len(srv.requests()) != 1 || len(m.blobs) > 0 {
+	if err == nil || err.Error() != want || !errdefs.IsDataLoss(err) || len(srv.Asked()) != 1 || len(m.blobs) > 0 {
 		t.Errorf("error is %v, want %s", err, want)
 	}
 	good := &Request{URL: srv.URL, Checksum: digest.FromString("one")}
@@ -297,7 +290,7 @@ func TestChecksum(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := srv.requests(); len(got) != 1 {
+	if got := srv.Asked(); len(got) != 1 {
 		t.Errorf("asked %q for a file that is known", got)
 	}
 	// What is known has another checksum than the one that is wanted now.
@@ -466,7 +459,7 @@ func TestSlowServer(t *testing.T) {
 	s.tune.attempts = 2
 	s.tune.pace = outbound.Pace{Stall: time.Minute, Rate: 1 << 50, Window: time.Nanosecond}
 	_, err := s.Resolve(t.Context(), &Request{URL: srv.URL}, Env{})
-	if !errors.Is(err, outbound.ErrSlow) || len(srv.requests()) != 2 {
+	if !errors.Is(err, outbound.ErrSlow) || len(srv.Asked()) != 2 {
 		t.Errorf("error is %v", err)
 	}
 }
