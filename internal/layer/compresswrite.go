@@ -56,7 +56,7 @@ func (e Encoding) Check() error {
 }
 
 // encoders are the numbers of what makes the bytes: one grows when the same content and level give others than before.
-var encoders = map[Compression]int{Gzip: 2, Zstd: 1}
+var encoders = map[Compression]int{Gzip: 2, Zstd: 2}
 
 // Made tells by which encoder and level something was compressed here, where that is recorded: what an older version
 // compressed is as good, but one version gives the same bytes whatever the store has seen.

@@ -18,11 +18,11 @@ size_t ZSTD_CCtx_setParameter(ZSTD_CCtx *, int, int);
 size_t ZSTD_compressStream2(ZSTD_CCtx *, ZSTD_outBuffer *, ZSTD_inBuffer *, int);
 unsigned ZSTD_isError(size_t);
 const char *ZSTD_getErrorName(size_t);
-enum { level = 100, windowLog = 101, longDistance = 160, nbWorkers = 400, jobSize = 401, overlapLog = 402 };
+enum { level = 100, windowLog = 101, hashLog = 102, chainLog = 103, longDistance = 160, nbWorkers = 400, jobSize = 401, overlapLog = 402 };
 enum { going = 0, end = 2 };
 
 // open returns a stream, or NULL and what libzstd says. Its threads start here, with all signals blocked: they are Go's.
-static ZSTD_CCtx *open(int lvl, int window, int workers, int job, int overlap, size_t *err) {
+static ZSTD_CCtx *open(int lvl, int window, int hash, int chain, int workers, int job, int overlap, size_t *err) {
 	ZSTD_CCtx *c = ZSTD_createCCtx();
 	ZSTD_inBuffer in = {0};
 	ZSTD_outBuffer out = {0};
@@ -32,6 +32,8 @@ static ZSTD_CCtx *open(int lvl, int window, int workers, int job, int overlap, s
 		return NULL;
 	(void)(ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, level, lvl)) ||
 		ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, windowLog, window)) ||
+		ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, hashLog, hash)) || // 0 is the level's own
+		ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, chainLog, chain)) ||
 		ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, longDistance, 1)) ||
 		ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, nbWorkers, workers)) ||
 		ZSTD_isError(*err = ZSTD_CCtx_setParameter(c, jobSize, job)) ||
@@ -92,19 +94,29 @@ const (
 	zstdThriftyWorkers = 2
 )
 
-// zstdEffort is libzstd's level for one that was asked for, and how much a job is told of what came before: from 9, the whole
-// window if a job has room for it, down to 1, each number half of the next. Of each level of klauspost's encoder, which is
-// BuildKit's and has four for all of zstd's, libzstd compresses the lowest number a little less: there it tries harder.
-func zstdEffort(level int) (effort, overlap int) {
+// zstdEffort is what libzstd is to do for a level.
+type zstdEffort struct {
+	level   int // libzstd's
+	overlap int // how much a job is told of what came before: 9 is the whole window if a job has room for it, each number below half of the next
+	// hash and chain are the sizes of its tables, as powers of two; 0 is the level's own.
+	hash, chain int
+}
+
+// zstdEffortOf gives what compresses as well as klauspost's encoder, which is BuildKit's and has four levels for all of zstd's. At
+// the lowest number of each, libzstd would compress a little less, so there it tries harder, but for the usual level: there
+// smaller tables do, which stay in a core's cache.
+func zstdEffortOf(level int) zstdEffort {
 	switch {
 	case level == 1:
-		return 2, 7
+		return zstdEffort{level: 2, overlap: 7}
+	case level == 3:
+		return zstdEffort{level: 3, overlap: 7, hash: 16, chain: 15}
 	case level < 10:
-		return level, 7
+		return zstdEffort{level: level, overlap: 7}
 	case level == 10:
-		return 11, 9
+		return zstdEffort{level: 11, overlap: 9}
 	}
-	return min(level, zstdMostEffort), 9
+	return zstdEffort{level: min(level, zstdMostEffort), overlap: 9}
 }
 
 // zstdWriter compresses with libzstd. The bytes depend on slipway's version and not on what is installed where it
@@ -121,10 +133,10 @@ func newZstdWriter(w io.Writer, level int) (io.WriteCloser, error) {
 	if level > zstdThrifty {
 		workers = min(workers, zstdThriftyWorkers)
 	}
-	effort, overlap := zstdEffort(level)
+	effort := zstdEffortOf(level)
 	z := &zstdWriter{w: w, out: make([]byte, 128<<10)}
 	var code C.size_t
-	if z.c = C.open(C.int(effort), zstdWindowLog, C.int(workers), zstdJob, C.int(overlap), &code); z.c == nil {
+	if z.c = C.open(C.int(effort.level), zstdWindowLog, C.int(effort.hash), C.int(effort.chain), C.int(workers), zstdJob, C.int(effort.overlap), &code); z.c == nil {
 		return nil, zstdError(code)
 	}
 	return z, nil
