@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -101,8 +102,8 @@ func (s *store) makeOld() (shared int64, err error) {
 		for i, form := range forms {
 			dir := filepath.Dir(form)
 			id := fmt.Sprintf("old-%d", i)
-			if out, err := exec.Command("cp", "-al", dir, filepath.Join(filepath.Dir(dir), id)).CombinedOutput(); err != nil {
-				return fmt.Errorf("copying %s: %w: %s", dir, err, out)
+			if err := twin(dir, filepath.Join(filepath.Dir(dir), id)); err != nil {
+				return err
 			}
 			if _, err := db.Exec("CREATE TEMP TABLE twin AS SELECT * FROM layers WHERE id=?", filepath.Base(dir)); err != nil {
 				return err
@@ -120,17 +121,36 @@ func (s *store) makeOld() (shared int64, err error) {
 		}
 		return nil
 	})
+	seen := map[uint64]bool{} // busybox has hundreds of names
 	for _, form := range forms {
 		files, ferr := entries(form, isFile)
 		err = errors.Join(err, ferr)
 		for _, f := range files {
-			info, ferr := os.Lstat(f)
-			if err = errors.Join(err, ferr); ferr == nil {
-				shared += (info.Size() + 4095) &^ 4095
+			var st unix.Stat_t
+			if err = errors.Join(err, unix.Lstat(f, &st)); !seen[st.Ino] {
+				seen[st.Ino] = true
+				shared += (st.Size + 4095) &^ 4095
 			}
 		}
 	}
 	return shared, err
+}
+
+// twin copies the directory of a layer, which shares its regular files with the copy, and nothing else.
+func twin(dir, to string) error {
+	if out, err := exec.Command("cp", "-al", dir, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("copying %s: %w: %s", dir, err, out)
+	}
+	links, err := entries(to, isLink)
+	for _, link := range links {
+		of := filepath.Join(dir, strings.TrimPrefix(link, to))
+		info, lerr := os.Stat(filepath.Dir(of))
+		if err = errors.Join(err, lerr, os.Remove(link), copyTree(of, link)); err != nil {
+			break
+		}
+		err = os.Chtimes(filepath.Dir(link), info.ModTime(), info.ModTime())
+	}
+	return err
 }
 
 // nothingShared looks whether all names of a file of a layer are in that layer.
