@@ -32,6 +32,7 @@ type File struct {
 	*os.File
 	path         string
 	sync, closed bool
+	err          error // of what was written, once it is closed
 }
 
 // Create makes a file that Commit calls path.
@@ -53,17 +54,18 @@ func Create(path string, o Options) (*File, error) {
 	return &File{File: f, path: path, sync: o.Sync}, nil
 }
 
-// Commit gives the file its name, in the place of a file that has it. After an error it may be called again.
+// Commit gives the file its name, in the place of a file that has it. Where that fails it may be called again; a file that is
+// not whole gets no name.
 func (f *File) Commit() error {
 	if !f.closed {
-		var err error
 		if f.sync {
-			err = f.Sync()
+			f.err = f.Sync()
 		}
 		f.closed = true
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
+		f.err = errors.Join(f.err, f.Close())
+	}
+	if f.err != nil {
+		return f.err
 	}
 	return os.Rename(f.Name(), f.path)
 }

@@ -152,3 +152,24 @@ func TestReplaceDir(t *testing.T) {
 		t.Errorf("then it has %q", got)
 	}
 }
+
+// A file whose content may not be on the disk gets no name, however often that is tried.
+func TestCommitAfterAFailedSync(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	f, err := Create(path, Options{Mode: 0o600, Sync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Abort()
+	if err := f.File.Close(); err != nil { // so that Sync fails
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := f.Commit(); err == nil {
+			t.Error("what was not synced has a name")
+		}
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file is there: %v", err)
+	}
+}
