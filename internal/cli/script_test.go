@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { os.RemoveAll(root) })
 			env.Setenv("SLIPWAY_ROOT", filepath.Join(root, "store"))
+			env.Setenv("UNIQUE", filepath.Base(root)) // for what is the machine's: another run of the tests may be beside
 			env.Setenv("SLIPWAY_CERTS_DIR", certs)
 			env.Setenv("SLIPWAY_VERIFY", "forms") // every planned layer is written both ways
 			env.Setenv("REGISTRY", reg.Host)

@@ -42,6 +42,9 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 		return
 	}
 	defer reset(outer) // which it is not yet only when the stack failed
+	// A process may never complete the handshake, and a stack that failed never does.
+	stopEarly := context.AfterFunc(o.ctx, func() { reset(outer) })
+	defer stopEarly()
 	var queue waiter.Queue
 	ep, terr := r.CreateEndpoint(&queue)
 	r.Complete(terr != nil)
@@ -50,6 +53,7 @@ func (o *outlet) tcp(r *tcp.ForwarderRequest) {
 	}
 	in := &inner{TCPConn: gonet.NewTCPConn(&queue, ep), ep: ep, queue: &queue}
 	setBuffers(ep, f.wide)
+	stopEarly()
 	leave, ok := o.tcpFlows.join(f, in, outer)
 	if !ok {
 		breakOff(in, outer)

@@ -108,7 +108,10 @@ func (l *lab) kept(ctx context.Context, keep func(string) (func() error, error))
 	if err = errors.Join(err, end.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, -1); err != nil {
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); { // by which Go's scheduler has a goroutine stop
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, -1)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return release, done
