@@ -2,6 +2,7 @@ package bake
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,29 @@ func (c *Compose) project(ctx context.Context) (*types.Project, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the compose file: %w", err)
 	}
-	return p, nil
+	return p, setPlatforms(p)
+}
+
+// setPlatforms says which platforms services are built for, as docker compose does: those of the build, or else the one that
+// the service, or DOCKER_DEFAULT_PLATFORM in the environment or the project's environment file, is to run on.
+// That one has to be among those of the build.
+func setPlatforms(p *types.Project) error {
+	usual := p.Environment["DOCKER_DEFAULT_PLATFORM"]
+	for _, name := range slices.Sorted(maps.Keys(p.Services)) {
+		s := p.Services[name]
+		runs := cmp.Or(s.Platform, usual)
+		if s.Build == nil || runs == "" {
+			continue
+		}
+		switch {
+		case len(s.Build.Platforms) == 0:
+			s.Build.Platforms = []string{runs}
+		case slices.Contains(s.Build.Platforms, runs):
+		default: // a platform that the service says was compared when it was read
+			return fmt.Errorf("service %q build.platforms does not support value set by DOCKER_DEFAULT_PLATFORM: %s: add it there, or give the service a platform", name, runs)
+		}
+	}
+	return nil
 }
 
 // selected are the services to build, by the names of their targets.
