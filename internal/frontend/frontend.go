@@ -159,7 +159,7 @@ func (c *Client) ResolveImageConfig(ctx context.Context, ref string, opt sourcer
 	if err != nil {
 		return "", "", nil, err
 	}
-	return ref, img.Digest, img.Config, nil
+	return ref, img.Root, img.Config, nil
 }
 
 func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt) (*imagesource.Image, error) {

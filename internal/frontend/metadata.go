@@ -21,12 +21,13 @@ func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt
 	case "http", "https":
 		res.HTTP, err = c.opt.Run.HTTPMetadata(op, opt.HTTPOpt)
 	case srctypes.DockerImageScheme, srctypes.OCIScheme:
-		// The frontend pins the reference to the digest, so that what was resolved is what is used.
+		// The frontend pins the reference to the digest, so that what was resolved is what is used; displays and provenance
+		// have that digest, which is an index's if that is what the reference names.
 		img, ierr := c.resolve(ctx, ref, opt)
 		if ierr != nil {
 			return nil, ierr
 		}
-		res.Image = &sourceresolver.ResolveImageResponse{Digest: img.Digest, Config: img.Config}
+		res.Image = &sourceresolver.ResolveImageResponse{Digest: img.Root, Config: img.Config}
 	}
 	return res, err
 }

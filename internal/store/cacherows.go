@@ -15,10 +15,8 @@ import (
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
-// keptBy notes that a row keeps what the lines say, layers in the order in which they are stacked.
-func (c *cacheState) keptBy(row rowKey, used time.Time, uses int, description string, stack []string, others ...string) {
-	var below *CacheRecord
-	var last *CacheRecord
+// keptBy notes that a row keeps what the lines say, of which the stacks are layers in the order in which they lie on each other.
+func (c *cacheState) keptBy(row rowKey, used time.Time, uses int, description string, stacks [][]string, others ...string) {
 	known := map[*CacheRecord]bool{}
 	note := func(line string) *CacheRecord {
 		r := c.of[line]
@@ -33,23 +31,26 @@ func (c *cacheState) keptBy(row rowKey, used time.Time, uses int, description st
 		}
 		return r
 	}
-	for i, line := range stack {
-		r := note(line)
-		if r == nil || r == below {
-			continue
+	for _, stack := range stacks {
+		var below *CacheRecord
+		for i, line := range stack {
+			r := note(line)
+			if r == nil || r == below {
+				continue
+			}
+			if below != nil && !slices.Contains(r.Parents, below.ID) {
+				r.Parents = append(r.Parents, below.ID)
+				below.children++
+			}
+			r.depth = max(r.depth, i)
+			below = r
 		}
-		if below != nil && !slices.Contains(r.Parents, below.ID) {
-			r.Parents = append(r.Parents, below.ID)
-			below.children++
+		if below != nil && below.Description == "" {
+			below.Description = description
 		}
-		r.depth = max(r.depth, i)
-		below, last = r, r
 	}
 	for _, line := range others {
 		note(line)
-	}
-	if last != nil && last.Description == "" {
-		last.Description = description
 	}
 	if len(known) == 0 {
 		c.idle = append(c.idle, idleRow{row, used})
@@ -78,7 +79,7 @@ func (s *Store) findRows(ctx context.Context, c *cacheState) error {
 				}
 			}
 		}
-		c.keptBy(row, used[row].when, used[row].times, r.describe(), stack, others...)
+		c.keptBy(row, used[row].when, used[row].times, r.describe(), [][]string{stack}, others...)
 	}
 	memos, err := s.memos(ctx)
 	if err != nil {
@@ -105,7 +106,7 @@ func (s *Store) findRows(ctx context.Context, c *cacheState) error {
 	return nil
 }
 
-// findRef finds what a reference keeps: an image of each platform that is here.
+// findRef finds what a reference keeps: an image of each platform that is here. Each is a stack of its own.
 func (s *Store) findRef(ctx context.Context, c *cacheState, row rowKey, u use) error {
 	var d string
 	err := s.db.QueryRowContext(ctx, "SELECT digest FROM refs WHERE "+keyOf("refs")+"=?", row.key).Scan(&d)
@@ -120,7 +121,8 @@ func (s *Store) findRef(ctx context.Context, c *cacheState, row rowKey, u use) e
 	if _, pinned, ok := strings.Cut(ref, "@"); ok {
 		targets = append(targets, digest.Digest(pinned))
 	}
-	var stack, others []string
+	var stacks [][]string
+	var others []string
 	for seen := map[digest.Digest]bool{}; len(targets) > 0; targets = targets[1:] {
 		t := targets[0]
 		if seen[t] {
@@ -136,16 +138,18 @@ func (s *Store) findRef(ctx context.Context, c *cacheState, row rowKey, u use) e
 			continue
 		}
 		targets = append(targets, p.manifests...)
+		var stack []string
 		for _, b := range p.blobs {
-			if r := c.of[blobLine(b)]; r != nil && r.Type == TypeRegular && len(seen) < 3 {
+			if r := c.of[blobLine(b)]; r != nil && r.Type == TypeRegular {
 				stack = append(stack, blobLine(b))
 			} else {
 				others = append(others, blobLine(b))
 			}
 		}
+		stacks = append(stacks, stack)
 	}
-	c.keptBy(row, u.when, u.times, "pulled from "+ref, stack, others...)
-	for _, line := range slices.Concat(stack, others) {
+	c.keptBy(row, u.when, u.times, "pulled from "+ref, stacks, others...)
+	for _, line := range append(others, slices.Concat(stacks...)...) {
 		if r := c.of[line]; r != nil {
 			r.Base = true
 		}

@@ -354,7 +354,7 @@ func indexOf(images []Image) ocispec.Index {
 	return index
 }
 
-// Ref returns the image manifest that a reference meant for a platform when it was last resolved.
+// Ref returns the image manifest, or the index with it, that a reference meant for a platform when it was last resolved.
 func (s *Store) Ref(ctx context.Context, ref, platform string) (digest.Digest, bool) {
 	var d string
 	err := s.db.QueryRowContext(ctx, "SELECT digest FROM refs WHERE ref=? AND platform=?", ref, platform).Scan(&d)

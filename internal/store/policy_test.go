@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -250,6 +252,52 @@ func TestPruneAll(t *testing.T) {
 	prune(t, s, Policy{All: true})
 	if memos, err := s.memos(ctx); err != nil || len(memos) > 0 {
 		t.Errorf("these memos are left: %v, %v", memos, err)
+	}
+}
+
+// A reference to an index keeps the images of it that are here, each as a stack of layers.
+func TestReferenceOfIndex(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	var manifests []ocispec.Descriptor
+	var layers []ocispec.Descriptor // by platform, base first
+	for _, arch := range []string{"arm64", "amd64"} {
+		var snap []layer.ID
+		for _, which := range []string{"below", "above"} {
+			id, desc, _ := pulled(t, s, files(arch+which))
+			snap, layers = append(snap, id), append(layers, desc)
+		}
+		img := layered(t, s, arch, snap...)
+		must(t, s.RemoveImages(ctx, img.Name))
+		manifests = append(manifests, img.Manifest)
+	}
+	manifests = slices.Insert(manifests, 0, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("never here"), Size: 10})
+	data, err := json.Marshal(ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: manifests})
+	must(t, err)
+	index, err := s.PutBlob(ctx, ocispec.MediaTypeImageIndex, data)
+	must(t, err)
+	must(t, s.SetRef(ctx, "docker.io/library/base:v1", "linux/amd64", index.Digest))
+	prune(t, s, Policy{})
+	for _, d := range append(layers, index, manifests[1], manifests[2]) {
+		if _, err := os.Lstat(s.blobPath(d.Digest)); err != nil {
+			t.Errorf("blob %s is gone: %v", d.Digest, err)
+		}
+	}
+	all, err := s.CacheRecords(ctx)
+	must(t, err)
+	var above []CacheRecord
+	for _, r := range all {
+		if len(r.Parents) > 0 {
+			above = append(above, r)
+		}
+	}
+	for _, r := range above {
+		if r.Description != "pulled from docker.io/library/base:v1" || len(r.Parents) != 1 {
+			t.Errorf("a layer on another one is %+v", r)
+		}
+	}
+	if len(above) != 2 || above[0].Parents[0] == above[1].Parents[0] {
+		t.Errorf("%d layers stand on others, want one of each image: %+v", len(above), above)
 	}
 }
 

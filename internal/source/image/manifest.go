@@ -42,7 +42,11 @@ var errNoPlatform = fmt.Errorf("no image for the platform: %w", errdefs.ErrNotFo
 // Blobs that are not in the store are fetched into it if online, else they are errNotHere.
 func (r *resolution) load(ctx context.Context, desc ocispec.Descriptor, online bool) (*Image, error) {
 	l := &loader{resolution: r, online: online}
-	return l.image(ctx, desc, 0)
+	img, err := l.image(ctx, desc, 0)
+	if err == nil {
+		img.Root = desc.Digest
+	}
+	return img, err
 }
 
 type loader struct {

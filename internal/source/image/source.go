@@ -40,8 +40,8 @@ type Store interface {
 	// when r fails, it fails and nothing is stored. Writing what is held already, also at
 	// the same time, succeeds, and replaces a damaged blob.
 	WriteBlob(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error
-	// Ref returns the image manifest that a normalised reference was last resolved to for a
-	// platform.
+	// Ref returns the image manifest, or the index with it, that a normalised reference was last resolved
+	// to for a platform.
 	Ref(ctx context.Context, ref, platform string) (digest.Digest, bool)
 	// SetRef remembers that.
 	SetRef(ctx context.Context, ref, platform string, d digest.Digest) error
@@ -143,12 +143,6 @@ func (r *resolution) platformName() string { return platforms.FormatAll(r.platfo
 
 func (r *resolution) run(ctx context.Context) (*Image, error) {
 	img, err := r.fromStore(ctx)
-	if img != nil {
-		img.Root = img.Digest
-		if pinned, ok := r.named.(reference.Digested); ok {
-			img.Root = pinned.Digest()
-		}
-	}
 	if img != nil || err != nil {
 		return img, err
 	}
@@ -166,8 +160,7 @@ func (r *resolution) run(ctx context.Context) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img.Root = desc.Digest
-	if err := r.store.SetRef(ctx, img.Ref, r.platformName(), img.Digest); err != nil {
+	if err := r.store.SetRef(ctx, img.Ref, r.platformName(), img.Root); err != nil {
 		return nil, fmt.Errorf("remembering image %q: %w", img.Ref, err)
 	}
 	return img, nil
@@ -200,6 +193,7 @@ func (r *resolution) fromStore(ctx context.Context) (*Image, error) {
 		case !platforms.Only(r.platform).Match(img.Platform):
 			r.note = fmt.Sprintf("\n  the one in the local store is for %s, not %s", platforms.FormatAll(img.Platform), r.platformName())
 		default:
+			img.Root = img.Digest
 			return img, nil
 		}
 	}

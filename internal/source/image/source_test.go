@@ -139,6 +139,29 @@ func TestResolveDigest(t *testing.T) {
 	checkError(t, err, errdefs.ErrNotFound, "sha256:000")
 }
 
+// What a reference names is the index, from the registry and from the store, of each platform; by a name of a
+// manifest it is the manifest.
+func TestResolveRoot(t *testing.T) {
+	r := registrytest.Start(t)
+	index, pushed := r.PushIndex("app:v1",
+		registrytest.Image{Platform: amd64, Layers: simple("a").Layers},
+		registrytest.Image{Platform: arm64, Layers: simple("b").Layers})
+	s, _ := newSource(t)
+	tagged, manifest := r.Host+"/app:v1", r.Host+"/app@"+pushed[0].Desc.Digest.String()
+	for _, mode := range []ResolveMode{ResolveDefault, ResolvePull, ResolveDefault, ResolveLocal} {
+		for i, p := range []ocispec.Platform{amd64, arm64} {
+			for _, ref := range []string{tagged, tagged + "@" + index.Digest.String()} {
+				if img := mustResolve(t, s, ref, p, mode); img.Root != index.Digest || img.Digest != pushed[i].Desc.Digest {
+					t.Errorf("mode %s, %s: the image is %s of %s, want %s of %s", mode, ref, img.Digest, img.Root, pushed[i].Desc.Digest, index.Digest)
+				}
+			}
+		}
+		if img := mustResolve(t, s, manifest, amd64, mode); img.Root != img.Digest || img.Digest != pushed[0].Desc.Digest {
+			t.Errorf("mode %s: %s of %s, want the manifest", mode, img.Digest, img.Root)
+		}
+	}
+}
+
 func TestPlatforms(t *testing.T) {
 	r := registrytest.Start(t)
 	v7 := ocispec.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}
