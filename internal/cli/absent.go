@@ -27,9 +27,8 @@ var absentCommands = map[string]string{
 // inContainerGroup are those that are below `container` as well.
 var inContainerGroup = []string{"attach", "exec", "logs", "pause", "port", "restart", "stats", "top", "unpause", "update"}
 
-// addAbsent adds hidden commands that refuse what is not there by its name.
-func addAbsent(root, container *cobra.Command) {
-	addRefused(root, absentCommands)
+// addAbsentInContainer adds those that are below container.
+func addAbsentInContainer(container *cobra.Command) {
 	below := map[string]string{}
 	for _, name := range inContainerGroup {
 		below[name] = absentCommands[name]

@@ -20,6 +20,7 @@ import (
 type app struct {
 	name           string
 	words          []string // the arguments; nil makes all commands as whole as if each were called
+	allCommands    bool     // are to be made, or were
 	stdin          io.Reader
 	stdout, stderr io.Writer
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 	"testing"
@@ -57,5 +58,29 @@ func TestOtherCommandsHaveNoFlags(t *testing.T) {
 		if names := flagNames(cmd.LocalNonPersistentFlags()); cmd != root && cmd.Name() != "version" && len(names) > 0 {
 			t.Errorf("for a call of another command, %s has the flags %q", cmd.CommandPath(), names)
 		}
+	}
+}
+
+// TestOtherCommandsAreNotMade, and what is no command, or one that is not there, is told as when all are.
+func TestOtherCommandsAreNotMade(t *testing.T) {
+	root := newRoot(&app{name: "slipway", words: []string{"version"}})
+	if all := root.Commands(); len(all) != 1 || all[0].Name() != "version" {
+		t.Errorf("for a call of version there are %d commands", len(all))
+	}
+	for line, want := range map[string]string{
+		"biuld build":            "unknown command: slipway biuld (did you mean build?)",
+		"--debug biuld -t build": "unknown command: slipway biuld (did you mean build?)",
+		"exec build":             "slipway exec: " + absentCommands["exec"],
+		"exec -it build":         "slipway exec: " + absentCommands["exec"],
+		"--nosuchflag build":     "unknown flag: --nosuchflag",
+	} {
+		var out, err bytes.Buffer
+		if code := Main(append([]string{"slipway"}, strings.Fields(line)...), nil, &out, &err); code == 0 || !strings.Contains(err.String(), want) || strings.Count(err.String(), want) != 1 {
+			t.Errorf("slipway %s: exit code %d, %q, want %q once", line, code, err.String(), want)
+		}
+	}
+	var out, err bytes.Buffer
+	if code := Main([]string{"slipway", "--help"}, nil, &out, &err); code != 0 || !strings.Contains(out.String(), "\n  imagetools ") {
+		t.Errorf("slipway --help: exit code %d, %q", code, out.String()+err.String())
 	}
 }

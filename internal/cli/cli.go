@@ -49,18 +49,14 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
 		a.words = args[1:]
 	}
+	completes := len(args) > 1 && strings.HasPrefix(args[1], cobra.ShellCompRequestCmd)
+	a.allCommands = completes
 	root := newRoot(a)
-	if len(args) > 0 {
-		root.SetArgs(args[1:])
-	}
-	if len(args) > 1 && strings.HasPrefix(args[1], cobra.ShellCompRequestCmd) {
+	if completes {
 		a.registerCompletions(root)
 	}
-	root.SetIn(a.stdin)
-	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
 	calls.begin()
-	err := root.ExecuteContext(ctx)
+	err := a.execute(ctx, root)
 	if err != nil {
 		catchSignals(ctx) // the exit code is the error's, also where nobody reads the message
 	}
@@ -72,6 +68,17 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	calls.end()
 	return code
+}
+
+// execute runs the command line.
+func (a *app) execute(ctx context.Context, root *cobra.Command) error {
+	if a.words != nil {
+		root.SetArgs(a.words)
+	}
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	return root.ExecuteContext(ctx)
 }
 
 // calls are the commands that this process executes: one, but for tests. What runs beside the process
@@ -114,6 +121,10 @@ func newRoot(a *app) *cobra.Command {
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && !a.allCommands {
+				a.allCommands = true
+				return a.execute(cmd.Context(), newRoot(a))
+			}
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
@@ -136,24 +147,7 @@ func newRoot(a *app) *cobra.Command {
 	root.SetFlagErrorFunc(wrongFlag)
 	a.globalFlags(root)
 
-	image := group("image", "Manage images", newBuildCmd(a), newImageLsCmd(a, "ls"), newImageRmCmd(a, "rm"), newImageInspectCmd(a),
-		newImagePruneCmd(a), newHistoryCmd(a), newSaveCmd(a), newLoadCmd(a), newImportCmd(a), newTagCmd(a), newPullCmd(a), newPushCmd(a))
-	container := group("container", "Manage containers", newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a, "remove"), newContainerLsCmd(a, "ls"),
-		newContainerPruneCmd(a), newStartCmd(a), newRunCmd(a), newContainerInspectCmd(a))
-	root.AddCommand(
-		newBuildCmd(a), newBakeCmd(a), newImageLsCmd(a, "images"), newImageRmCmd(a, "rmi"), newTagCmd(a), newHistoryCmd(a), newSaveCmd(a), newLoadCmd(a), newImportCmd(a), newInspectCmd(a),
-		newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a), newContainerLsCmd(a, "ps"), newStartCmd(a), newRunCmd(a),
-		image, container,
-		newBuildxCmd(a), newContextCmd(a),
-		group("system", "Manage the store", newSystemCheckCmd(a), newSystemDfCmd(a), newSystemPruneCmd(a)),
-		newComposeCmd(a), newPullCmd(a), newPushCmd(a), newVersionCmd(a), newInfoCmd(a),
-	)
-	root.AddCommand(newLoginCmd(a), newLogoutCmd(a))
-	root.AddCommand(newManifestCmd(a), newImagetoolsCmd(a))
-	addAbsent(root, container)
-	for _, parent := range []*cobra.Command{root, container} {
-		parent.AddCommand(newExportCmd(a), newCommitCmd(a), newDiffCmd(a), newRenameCmd(a), newKillCmd(a), newStopCmd(a), newWaitCmd(a))
-	}
+	a.addCommands(root)
 	templateFuncs()
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(usageTemplate)
