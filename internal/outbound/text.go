@@ -17,7 +17,7 @@ var (
 
 // Redact takes names and passwords out of the addresses in a text.
 func Redact(s string) string {
-	if !strings.Contains(s, "@") {
+	if !strings.Contains(s, "@") || !strings.Contains(s, "://") {
 		return s
 	}
 	s = webUser().ReplaceAllStringFunc(s, func(found string) string {
