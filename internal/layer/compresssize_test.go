@@ -66,6 +66,30 @@ func TestCompressedSize(t *testing.T) {
 	}
 }
 
+// What comes again is found as far back as BuildKit's encoder looks, at each of its levels.
+func TestZstdLooksBack(t *testing.T) {
+	for level, far := range map[int]int{3: 7 << 20, 6: 15 << 20, 10: 31 << 20} {
+		data := make([]byte, far)
+		rand.New(rand.NewSource(1)).Read(data)
+		var out counter
+		w, err := Compress(&out, Encoding{Compression: Zstd, Level: level})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if _, err := w.Write(data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if int(out) > far+far/100 {
+			t.Errorf("level %d: what comes again after %d bytes is not found: %d bytes", level, far, out)
+		}
+	}
+}
+
 type counter int64
 
 func (c *counter) Write(p []byte) (int, error) {

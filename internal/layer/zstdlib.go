@@ -80,7 +80,9 @@ import (
 // in all of the window (long distance matching), as a file that several packages have: the tables of the lower levels
 // remember less than that.
 const (
-	zstdWindowLog  = 23      // 8 MiB, which every decoder reads; klauspost's encoder has as much at its usual level
+	zstdWindowLog  = 23      // 8 MiB, which every decoder reads; klauspost's encoder, which is BuildKit's, has as much at its usual level
+	zstdBetterLog  = 24      // 16 MiB, as that encoder has at its better level
+	zstdBestLog    = 25      // 32 MiB, as that encoder has at its best level
 	zstdJob        = 2 << 20 // bytes of the input
 	zstdMaxWorkers = 8       // each takes some 6 MB; so many compress more than one core digests
 )
@@ -100,6 +102,7 @@ type zstdEffort struct {
 	overlap int // how much a job is told of what came before: 9 is the whole window if a job has room for it, each number below half of the next
 	// hash and chain are the sizes of its tables, as powers of two; 0 is the level's own.
 	hash, chain int
+	window      int // how far back it looks, as a power of two
 }
 
 // zstdEffortOf gives what compresses as well as klauspost's encoder, which is BuildKit's and has four levels for all of zstd's. At
@@ -108,15 +111,17 @@ type zstdEffort struct {
 func zstdEffortOf(level int) zstdEffort {
 	switch {
 	case level == 1:
-		return zstdEffort{level: 2, overlap: 7}
+		return zstdEffort{level: 2, overlap: 7, window: zstdWindowLog}
 	case level == 3:
-		return zstdEffort{level: 3, overlap: 7, hash: 16, chain: 15}
+		return zstdEffort{level: 3, overlap: 7, hash: 16, chain: 15, window: zstdWindowLog}
+	case level < 6:
+		return zstdEffort{level: level, overlap: 7, window: zstdWindowLog}
 	case level < 10:
-		return zstdEffort{level: level, overlap: 7}
+		return zstdEffort{level: level, overlap: 6, window: zstdBetterLog} // of a window twice as large, as much as before
 	case level == 10:
-		return zstdEffort{level: 11, overlap: 9}
+		return zstdEffort{level: 11, overlap: 8, window: zstdBestLog}
 	}
-	return zstdEffort{level: min(level, zstdMostEffort), overlap: 9}
+	return zstdEffort{level: min(level, zstdMostEffort), overlap: 8, window: zstdBestLog}
 }
 
 // zstdWriter compresses with libzstd. The bytes depend on slipway's version and not on what is installed where it
@@ -136,7 +141,7 @@ func newZstdWriter(w io.Writer, level int) (io.WriteCloser, error) {
 	effort := zstdEffortOf(level)
 	z := &zstdWriter{w: w, out: make([]byte, 128<<10)}
 	var code C.size_t
-	if z.c = C.open(C.int(effort.level), zstdWindowLog, C.int(effort.hash), C.int(effort.chain), C.int(workers), zstdJob, C.int(effort.overlap), &code); z.c == nil {
+	if z.c = C.open(C.int(effort.level), C.int(effort.window), C.int(effort.hash), C.int(effort.chain), C.int(workers), zstdJob, C.int(effort.overlap), &code); z.c == nil {
 		return nil, zstdError(code)
 	}
 	return z, nil
