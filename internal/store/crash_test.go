@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/layer/layertest"
 )
 
 // What a crash of the machine leaves has no record, or one that is older: the tests write it.
@@ -249,7 +250,7 @@ func TestLeaseThatCannotBeDeleted(t *testing.T) {
 	must(t, os.Mkdir(stuck, 0o755))
 	must(t, unix.Mount("none", stuck, "tmpfs", 0, ""))
 	err = s.Close()
-	must(t, unix.Unmount(stuck, 0))
+	layertest.Unmount(t, stuck)
 	if err == nil {
 		t.Error("nobody says that something stays behind")
 	}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/layer/layertest"
 )
 
 // TestManyLayersFewConnections: whoever looks at many layers at once opens no connection for each, which
@@ -89,7 +89,10 @@ func TestReserve(t *testing.T) {
 	const size = 40 << 20
 	must(t, unix.Mount("none", disk, "tmpfs", 0, fmt.Sprint("size=", size)))
 	s := open(t, filepath.Join(disk, "store"))
-	t.Cleanup(func() { must(t, errors.Join(s.Close(), unix.Unmount(disk, 0))) })
+	t.Cleanup(func() {
+		must(t, s.Close())
+		layertest.Unmount(t, disk)
+	})
 	reserved := func(when string, want int64) {
 		t.Helper()
 		var st unix.Stat_t
@@ -140,7 +143,10 @@ func TestNoInodes(t *testing.T) {
 	disk := shm(t)
 	must(t, unix.Mount("none", disk, "tmpfs", 0, "size=40m,nr_inodes=200"))
 	s := open(t, filepath.Join(disk, "store"))
-	t.Cleanup(func() { must(t, errors.Join(s.Close(), unix.Unmount(disk, 0))) })
+	t.Cleanup(func() {
+		must(t, s.Close())
+		layertest.Unmount(t, disk)
+	})
 	must(t, s.Full())
 	for i := range 150 {
 		must(t, os.WriteFile(filepath.Join(disk, fmt.Sprint(i)), nil, 0o600))

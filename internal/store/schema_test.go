@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer/layertest"
 )
 
 // version1 is what the first version of slipway made its tables with.
@@ -158,7 +160,7 @@ func TestUpgradeOnFullDisk(t *testing.T) {
 	}
 	disk := shm(t)
 	must(t, unix.Mount("none", disk, "tmpfs", 0, "size=24m"))
-	t.Cleanup(func() { must(t, unix.Unmount(disk, 0)) })
+	t.Cleanup(func() { layertest.Unmount(t, disk) })
 	root := filepath.Join(disk, "store")
 	makeOldStore(t, root, "INSERT INTO memo VALUES('kept','yes','')")
 	one, two := bytes.Repeat([]byte("1"), 1<<20), bytes.Repeat([]byte("2"), 4<<20)
