@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +22,9 @@ import (
 // completed.
 const statusInterval = 100 * time.Millisecond
 
+// maxPast is how many bytes of output a shared step keeps for who comes later.
+const maxPast = 256 << 10
+
 // Vertex is what is shown of a vertex, whatever its state.
 type Vertex struct {
 	Digest digest.Digest   // stable and unique within the build
@@ -33,30 +38,117 @@ func (v Vertex) event() *client.Vertex {
 }
 
 // Step is a vertex that has started. It is safe for concurrent use. Done must be called.
+//
+// Several builds may be told of one step, each under its own name for it: see [Shared]. A sink that keeps its caller waiting
+// makes the step wait, for all of them.
 type Step struct {
-	sink Sink
+	shared bool
+
+	out sync.Mutex // held while output is told, which may take long: taken before mu
 
 	mu       sync.Mutex
-	state    client.Vertex
+	viewers  []*Viewer     // replaced when one leaves
+	state    client.Vertex // but for what the viewers have
 	statuses map[string]*client.VertexStatus
 	told     map[string]time.Time // when a status was last told
+	past     []client.VertexLog   // of a shared step
+	size     int                  // of the output in past
+	lost     int                  // bytes that are no longer in it
+}
+
+// Viewer is a sink that is told of a step.
+type Viewer struct {
+	step   *Step
+	sink   Sink
+	vertex client.Vertex // without a state
 }
 
 // Start tells that a vertex begins.
 func Start(sink Sink, v Vertex) *Step {
-	s := &Step{sink: sink, state: *v.event()}
-	now := time.Now()
-	s.state.Started = &now
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.tell()
+	s := &Step{}
+	s.begin()
+	s.Show(sink, v)
 	return s
 }
 
-// tell emits the vertex's state. The caller holds the lock, so that states arrive in order.
+// Shared begins a step that several are told of by [Step.Show]. Who comes later hears what the others have heard, of its
+// output the last part.
+func Shared() *Step {
+	s := &Step{shared: true}
+	s.begin()
+	return s
+}
+
+func (s *Step) begin() {
+	now := time.Now()
+	s.state.Started = &now
+}
+
+// Show tells a sink of the step, as the vertex that the step is for it.
+func (s *Step) Show(sink Sink, v Vertex) *Viewer {
+	s.out.Lock()
+	defer s.out.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := &Viewer{step: s, sink: sink, vertex: *v.event()}
+	s.viewers = append(s.viewers, w)
+	started := s.state
+	started.Completed, started.Cached, started.Error = nil, false, ""
+	w.tell(started)
+	for _, st := range s.statuses {
+		w.status(*st)
+	}
+	if s.lost > 0 {
+		w.log(client.VertexLog{Stream: 2, Data: fmt.Appendf(nil, "[the first %d bytes of its output are left out]\n", s.lost), Timestamp: *s.state.Started})
+	}
+	for _, l := range s.past {
+		w.log(l)
+	}
+	if s.state.Completed != nil {
+		w.tell(s.state)
+	}
+	return w
+}
+
+// Leave tells the viewer's sink, which is told nothing more, that the step has ended for it. It does nothing after the end of the step.
+func (w *Viewer) Leave(err error) {
+	s := w.step
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.viewers, w)
+	if i < 0 {
+		return
+	}
+	s.viewers = slices.Concat(s.viewers[:i], s.viewers[i+1:])
+	if s.state.Completed == nil {
+		ended := s.state
+		complete(&ended, err)
+		w.tell(ended)
+	}
+}
+
+// tell emits a state of the vertex. The caller holds the step's lock, so that states arrive in order.
+func (w *Viewer) tell(state client.Vertex) {
+	v := w.vertex
+	v.Started, v.Completed, v.Cached, v.Error = state.Started, state.Completed, state.Cached, state.Error
+	w.sink.Write(&client.SolveStatus{Vertexes: []*client.Vertex{&v}})
+}
+
+func (w *Viewer) status(st client.VertexStatus) {
+	st.Vertex = w.vertex.Digest
+	w.sink.Write(&client.SolveStatus{Statuses: []*client.VertexStatus{&st}})
+}
+
+func (w *Viewer) log(l client.VertexLog) {
+	l.Vertex = w.vertex.Digest
+	w.sink.Write(&client.SolveStatus{Logs: []*client.VertexLog{&l}})
+}
+
+// tell emits the step's state to all. The caller holds the lock.
 func (s *Step) tell() {
-	c := s.state
-	s.sink.Write(&client.SolveStatus{Vertexes: []*client.Vertex{&c}})
+	for _, w := range s.viewers {
+		w.tell(s.state)
+	}
 }
 
 // Stdout takes what the step's process writes to its standard output.
@@ -75,11 +167,35 @@ func (w logWriter) Write(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	s := w.step
-	s.sink.Write(&client.SolveStatus{Logs: []*client.VertexLog{{
-		Vertex: s.state.Digest, Stream: w.stream, Data: bytes.Clone(p), Timestamp: time.Now(),
-	}}})
+	w.step.output(client.VertexLog{Stream: w.stream, Data: bytes.Clone(p), Timestamp: time.Now()})
 	return len(p), nil
+}
+
+// output tells of output. Who comes meanwhile hears it once.
+func (s *Step) output(l client.VertexLog) {
+	s.out.Lock()
+	defer s.out.Unlock()
+	s.mu.Lock()
+	if s.shared && s.state.Completed == nil {
+		s.keep(l)
+	}
+	viewers := s.viewers
+	s.mu.Unlock()
+	for _, w := range viewers {
+		w.log(l)
+	}
+}
+
+// keep keeps output for who comes later.
+func (s *Step) keep(l client.VertexLog) {
+	s.past, s.size = append(s.past, l), s.size+len(l.Data)
+	n := 0
+	for ; s.size > maxPast && n < len(s.past)-1; n++ {
+		s.size, s.lost = s.size-len(s.past[n].Data), s.lost+len(s.past[n].Data)
+	}
+	if n > 0 {
+		s.past = append(s.past[:0:0], s.past[n:]...)
+	}
 }
 
 // Status tells how far one part of the step is, such as the download of one layer. The units of
@@ -94,7 +210,7 @@ func (s *Step) Status(id string, current, total int64, completed bool) {
 		if s.statuses == nil {
 			s.statuses, s.told = map[string]*client.VertexStatus{}, map[string]time.Time{}
 		}
-		st = &client.VertexStatus{ID: id, Name: id, Vertex: s.state.Digest, Started: &now}
+		st = &client.VertexStatus{ID: id, Name: id, Started: &now}
 		s.statuses[id] = st
 	}
 	if st.Completed != nil || (!completed && now.Sub(s.told[id]) < statusInterval) {
@@ -105,8 +221,9 @@ func (s *Step) Status(id string, current, total int64, completed bool) {
 		st.Completed = &now
 	}
 	s.told[id] = now
-	c := *st
-	s.sink.Write(&client.SolveStatus{Statuses: []*client.VertexStatus{&c}})
+	for _, w := range s.viewers {
+		w.status(*st)
+	}
 }
 
 // Cached marks the step's result as taken from the cache. It is told with Done.
@@ -119,11 +236,15 @@ func (s *Step) Cached() {
 // Warn tells something that does not stop the build, in one line. Detail, url, source and ranges may be empty.
 func (s *Step) Warn(short string, detail []string, url string, source *pb.SourceInfo, ranges ...*pb.Range) {
 	short = strings.ReplaceAll(short, "\n  ", "; ") // an error's lines about what was tried
-	w := &client.VertexWarning{Vertex: s.state.Digest, Level: 1, Short: []byte(short), URL: url, SourceInfo: source, Range: ranges}
-	for _, d := range detail {
-		w.Detail = append(w.Detail, []byte(d))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.viewers {
+		warning := &client.VertexWarning{Vertex: w.vertex.Digest, Level: 1, Short: []byte(short), URL: url, SourceInfo: source, Range: ranges}
+		for _, d := range detail {
+			warning.Detail = append(warning.Detail, []byte(d))
+		}
+		w.sink.Write(&client.SolveStatus{Warnings: []*client.VertexWarning{warning}})
 	}
-	s.sink.Write(&client.SolveStatus{Warnings: []*client.VertexWarning{w}})
 }
 
 // Done tells that the step has ended. An error that is context.Canceled is told as such, whatever
@@ -134,13 +255,19 @@ func (s *Step) Done(err error) {
 	if s.state.Completed != nil {
 		return
 	}
+	complete(&s.state, err)
+	s.tell()
+	s.past = nil
+}
+
+// complete makes a state that of a step that has ended.
+func complete(state *client.Vertex, err error) {
 	now := time.Now()
-	s.state.Completed = &now
+	state.Completed = &now
 	switch {
 	case errors.Is(err, context.Canceled):
-		s.state.Error = context.Canceled.Error()
+		state.Error = context.Canceled.Error()
 	case err != nil:
-		s.state.Error = outbound.Redact(err.Error())
+		state.Error = outbound.Redact(err.Error())
 	}
-	s.tell()
 }
