@@ -59,7 +59,7 @@ func (b *building) unbundle(ctx context.Context, a *result.Attestation[gw.Refere
 	if !ok || ref == nil {
 		return nil, errors.New("no ref provided for attestation bundle")
 	}
-	value, err := b.run.Result(ref.Edge())
+	value, err := b.run.Result(ctx, ref.Edge())
 	if err != nil {
 		return nil, err
 	}

@@ -105,6 +105,8 @@ func (b *building) build(ctx context.Context) error {
 		Layouts:      b.in.layouts,
 		Sink:         b.sink,
 		Log:          b.record.log,
+		Screen:       b.job.screen,
+		Since:        b.job.since,
 		Platform:     host,
 		MaxProcesses: b.req.MaxProcesses,
 		AppArmor:     b.req.AppArmor,
@@ -125,7 +127,7 @@ func (b *building) build(ctx context.Context) error {
 		return err
 	}
 	opt.Contexts = b.job.dirs.open(b.in)
-	b.run = b.job.group.NewRun(opt)
+	b.run = b.newRun(ctx, opt)
 	res := &Result{ID: b.record.ID, Names: b.names}
 	out, err := b.solve(ctx, res)
 	if err != nil {
@@ -141,7 +143,7 @@ func (b *building) build(ctx context.Context) error {
 			return err
 		}
 		if b.req.VerifyCache {
-			if res.Verified, err = b.verify(out); err != nil {
+			if res.Verified, err = b.verify(ctx, out); err != nil {
 				return err
 			}
 		}
@@ -153,6 +155,9 @@ func (b *building) build(ctx context.Context) error {
 
 // called is how logs of other builds call this one.
 func (b *building) called() string {
+	if !b.job.many {
+		return "build " + b.record.ID
+	}
 	return fmt.Sprintf("target %s (build %s)", b.name, b.record.ID)
 }
 
@@ -204,7 +209,7 @@ func (b *building) noDockerfile(err error) error {
 
 // deliver evaluates what the frontend made, and brings it to where the request wants it.
 func (b *building) deliver(ctx context.Context, out *gw.Result, res *Result) error {
-	products, err := b.products(out)
+	products, err := b.products(ctx, out)
 	if err != nil {
 		return err
 	}
@@ -216,18 +221,18 @@ func (b *building) deliver(ctx context.Context, out *gw.Result, res *Result) err
 			return err
 		}
 	}
-	if err := b.inlineCaches(products); err != nil {
+	if err := b.inlineCaches(ctx, products); err != nil {
 		return err
 	}
 	if err := b.export(ctx, products, res); err != nil {
-		return b.run.Blame(err)
+		return b.run.Blame(ctx, err)
 	}
-	return b.run.Blame(b.exportCaches(ctx, products, res))
+	return b.run.Blame(ctx, b.exportCaches(ctx, products, res))
 }
 
 // verify carries out again what was cached of the result, which is delivered by then.
-func (b *building) verify(out *gw.Result) ([]engine.Verified, error) {
-	products, err := b.products(out)
+func (b *building) verify(ctx context.Context, out *gw.Result) ([]engine.Verified, error) {
+	products, err := b.products(ctx, out)
 	if err != nil {
 		return nil, err
 	}
@@ -235,8 +240,8 @@ func (b *building) verify(out *gw.Result) ([]engine.Verified, error) {
 	for _, p := range products {
 		edges = append(edges, p.edge())
 	}
-	all, err := b.run.Verify(edges...)
-	return all, b.run.Blame(err)
+	all, err := b.run.Verify(ctx, edges...)
+	return all, b.run.Blame(ctx, err)
 }
 
 // warn keeps a finding of the linter and shows it.

@@ -110,12 +110,12 @@ func (p *product) edge() graph.Edge {
 }
 
 // inlineCaches puts inline caches into the images of products, when they are asked for.
-func (b *building) inlineCaches(products []*product) error {
+func (b *building) inlineCaches(ctx context.Context, products []*product) error {
 	if !slices.ContainsFunc(b.caches.to, func(t *cache.To) bool { return t.Type == cache.TypeInline }) {
 		return nil
 	}
 	for _, p := range products {
-		set, err := b.run.Cacheable(p.edge())
+		set, err := b.run.Cacheable(ctx, p.edge())
 		if err == nil {
 			p.Cache, err = cache.Inline(set, p.Snapshot)
 		}
@@ -138,7 +138,7 @@ func (b *building) exportCaches(ctx context.Context, products []*product, res *R
 			continue
 		}
 		if set == nil {
-			s, err := b.run.Cacheable(edges...)
+			s, err := b.run.Cacheable(ctx, edges...)
 			if err != nil {
 				return err
 			}

@@ -294,7 +294,7 @@ func (b *building) fetchDockerfile(ctx context.Context, opt engine.RunOptions) e
 	}
 	name := urlutil.RedactCredentials(url)
 	st := llb.HTTP(url, llb.Filename("Dockerfile"), llb.WithCustomNamef("[internal] load %s", name))
-	b.run = b.job.group.NewRun(opt) // which errors are of, until there is another one
+	b.run = b.newRun(ctx, opt) // which errors are of, until there is another one
 	return readFiles(ctx, b.run, st, func(tree layer.Tree) error {
 		f, err := layer.Open(tree, "Dockerfile")
 		if err != nil {
@@ -319,9 +319,9 @@ func (b *Builder) Read(ctx context.Context, st llb.State, use Request, sink prog
 	if err := use.allow(&opt); err != nil {
 		return err
 	}
-	group := b.engine.NewGroup(ctx)
-	err := readFiles(ctx, group.NewRun(opt), st, read)
-	return errors.Join(err, group.Close())
+	run := b.engine.NewRun(ctx, opt)
+	err := readFiles(ctx, run, st, read)
+	return errors.Join(err, run.Close())
 }
 
 func readFiles(ctx context.Context, run *engine.Run, st llb.State, read func(layer.Tree) error) error {
@@ -333,7 +333,7 @@ func readFiles(ctx context.Context, run *engine.Run, st llb.State, read func(lay
 	if err != nil {
 		return fmt.Errorf("preparing what is fetched: %w", err)
 	}
-	v, err := run.Result(edge)
+	v, err := run.Result(ctx, edge)
 	if err != nil {
 		return err
 	}

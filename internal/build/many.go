@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -34,7 +35,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink progress.Sink) (*
 	return all[0], nil
 }
 
-// BuildAll carries out several builds at the same time, in one group of the engine: what they share runs once. Each has
+// BuildAll carries out several builds at the same time, each as a run of the engine: what they share runs once. Each has
 // its own outputs, caches, secrets and permissions, and a record and a log of its own. What one was asked for is
 // written when that one is done; the first that fails ends all others, and the error says which it was. The
 // results are in the order of the requests, and nil for those that were not done then.
@@ -80,11 +81,15 @@ type job struct {
 
 	mu    sync.Mutex
 	dests map[string]*sync.Mutex // by the path of an output: one writes at a time
-	first *building              // that failed
 
 	// Of an attempt:
-	group *engine.Group
-	dirs  *directories
+	since  time.Time
+	screen *engine.Screen
+	dirs   *directories
+	end    context.CancelCauseFunc
+	runs   map[*engine.Run]*building
+	first  *building // that failed, and what of
+	failed error
 }
 
 // newJob prepares all builds, and finds what cannot be served before anything is done.
@@ -245,57 +250,66 @@ func (j *job) tellAbsent(sink progress.Sink) {
 	}
 }
 
-// attempt carries out all builds that are not done.
+// attempt carries out all builds that are not done. The first that fails ends the others.
 func (j *job) attempt(ctx context.Context) (err error) {
-	j.group, j.dirs, j.first = j.engine.NewGroup(ctx), newDirectories(j.opt.Store), nil
-	defer func() { err = errors.Join(err, j.group.Close(), j.dirs.close()) }()
-	errs := make([]error, len(j.all))
-	var all sync.WaitGroup
+	running, end := context.WithCancelCause(ctx)
+	j.since, j.screen, j.dirs, j.end = time.Now(), engine.NewScreen(), newDirectories(j.opt.Store), end
+	j.runs, j.first, j.failed = map[*engine.Run]*building{}, nil, nil
 	for _, b := range j.all {
 		b.run, b.out, b.solved, b.read = nil, nil, make(chan struct{}), nil
 	}
-	for i, b := range j.all {
+	var all sync.WaitGroup
+	for _, b := range j.all {
 		all.Go(func() {
-			if errs[i] = b.build(j.group.Context()); errs[i] != nil {
-				j.fail(b, errs[i])
+			if err := b.build(running); err != nil {
+				j.fail(b, err)
 			}
 		})
 	}
 	all.Wait()
-	return j.verdict(ctx, errs)
+	err = j.verdict(ctx)
+	for r := range j.runs { // all at last: some use what others have
+		err = errors.Join(err, r.Close())
+	}
+	end(nil)
+	return errors.Join(err, j.dirs.close())
 }
 
-// fail ends all builds because of one.
+// newRun begins a run of a build, which the attempt closes.
+func (b *building) newRun(ctx context.Context, opt engine.RunOptions) *engine.Run {
+	j := b.job
+	r := j.engine.NewRun(ctx, opt)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.runs[r] = b
+	return r
+}
+
+// fail ends all builds because of one: that whose step failed, or else that which has the error. Of several errors the first counts.
 func (j *job) fail(b *building, err error) {
 	j.mu.Lock()
-	if j.first == nil {
-		j.first = b
+	defer j.mu.Unlock()
+	if j.failed != nil {
+		return
 	}
-	j.mu.Unlock()
-	j.group.Fail(err)
+	j.first, j.failed = b, err
+	var failure *engine.Failure
+	if errors.As(err, &failure) && j.runs[failure.Run] != nil {
+		j.first = j.runs[failure.Run]
+	}
+	j.end(err)
 }
 
-// verdict is the error of the build that ended the others.
-func (j *job) verdict(ctx context.Context, errs []error) error {
-	if failed := j.group.Failed(); failed != nil {
-		for _, b := range j.all {
-			if b.run == failed {
-				j.first = b
-			}
-		}
-	}
-	i := slices.Index(j.all, j.first)
+// verdict is the error that ended the builds. The end of their context is none of them's.
+func (j *job) verdict(ctx context.Context) error {
 	switch {
-	case i < 0:
+	case j.failed == nil:
 		return nil
-	case ctx.Err() != nil: // none of them did
+	case ctx.Err() != nil:
 		j.first = nil
-		return errs[i]
-	case errs[i] == nil, errors.Is(errs[i], context.Canceled):
-		// It was done, and what others have of it was at fault; or it was ended by what a step of it had found.
-		errs[i] = context.Cause(j.group.Context())
+		return j.failed
 	}
-	return j.named(j.first, errs[i])
+	return j.named(j.first, j.failed)
 }
 
 // failureOf is what a build's record says of why it was not done.

@@ -27,8 +27,8 @@ type product struct {
 }
 
 // products evaluates the frontend's result, all platforms at the same time: this is where
-// everything runs.
-func (b *building) products(out *gw.Result) ([]*product, error) {
+// everything runs. The first that fails ends the others.
+func (b *building) products(ctx context.Context, out *gw.Result) ([]*product, error) {
 	ps, err := exptypes.ParsePlatforms(out.Metadata)
 	if err != nil {
 		return nil, fmt.Errorf("reading the frontend's result: %w", err)
@@ -49,9 +49,9 @@ func (b *building) products(out *gw.Result) ([]*product, error) {
 			b.run.WillExport(p.edge(), p.Epoch)
 		}
 	}
-	var g errgroup.Group
+	g, ctx := errgroup.WithContext(ctx)
 	for _, p := range products {
-		g.Go(func() error { return b.evaluate(p) })
+		g.Go(func() error { return b.evaluate(ctx, p) })
 	}
 	return products, g.Wait()
 }
@@ -75,11 +75,11 @@ func (b *building) product(out *gw.Result, p exptypes.Platform, ref gw.Reference
 	return pr, nil
 }
 
-func (b *building) evaluate(p *product) (err error) {
+func (b *building) evaluate(ctx context.Context, p *product) (err error) {
 	if b.req.blobs() {
-		p.value, err = b.run.ExportedResult(p.edge(), p.Epoch)
+		p.value, err = b.run.ExportedResult(ctx, p.edge(), p.Epoch)
 	} else {
-		p.value, err = b.run.Result(p.edge())
+		p.value, err = b.run.Result(ctx, p.edge())
 	}
 	p.Snapshot = p.value.Snapshot
 	return err
@@ -97,7 +97,7 @@ func (b *building) clamp(ctx context.Context, p *product, epoch *time.Time, file
 	if err != nil {
 		return src, err
 	}
-	v, err := b.run.Clamp(p.value, inherited, *epoch)
+	v, err := b.run.Clamp(ctx, p.value, inherited, *epoch)
 	src.Snapshot = v.Snapshot
 	return src, err
 }

@@ -52,7 +52,7 @@ func (b *building) provenance(ctx context.Context, p *product, attrs map[string]
 		}
 	}
 	a.InlineOnly = flags["inline-only"]
-	capture, err := b.capture(p)
+	capture, err := b.capture(ctx, p)
 	if err != nil {
 		return a, err
 	}
@@ -135,7 +135,7 @@ func (b *building) tell(ctx context.Context, products []*product) (map[string]js
 		if p.ref == nil {
 			continue // an empty result, of which BuildKit has none either
 		}
-		capture, err := b.capture(p)
+		capture, err := b.capture(ctx, p)
 		if err != nil {
 			return nil, err
 		}
@@ -186,7 +186,7 @@ func incompleteMaterials(c *provenance.Capture) error {
 }
 
 // capture walks the graph of a product, and what the frontend read, for their sources.
-func (b *building) capture(p *product) (*provenance.Capture, error) {
+func (b *building) capture(ctx context.Context, p *product) (*provenance.Capture, error) {
 	c := &provenance.Capture{TargetPlatform: platforms.FormatAll(p.Platform)}
 	seen := map[digest.Digest]bool{}
 	var walk func(v *graph.Vertex) error
@@ -195,7 +195,7 @@ func (b *building) capture(p *product) (*provenance.Capture, error) {
 			return nil
 		}
 		seen[v.Digest] = true
-		if err := b.captureVertex(c, v); err != nil {
+		if err := b.captureVertex(ctx, c, v); err != nil {
 			return err
 		}
 		for _, in := range v.Inputs {
@@ -230,10 +230,10 @@ func (b *building) capture(p *product) (*provenance.Capture, error) {
 }
 
 // captureVertex notes what one vertex takes from elsewhere.
-func (b *building) captureVertex(c *provenance.Capture, v *graph.Vertex) error {
+func (b *building) captureVertex(ctx context.Context, c *provenance.Capture, v *graph.Vertex) error {
 	switch op := v.Op.Op.(type) {
 	case *pb.Op_Source:
-		return b.captureSource(c, v, op.Source)
+		return b.captureSource(ctx, c, v, op.Source)
 	case *pb.Op_Exec:
 		for _, m := range op.Exec.Mounts {
 			switch m.MountType {
@@ -252,7 +252,7 @@ func (b *building) captureVertex(c *provenance.Capture, v *graph.Vertex) error {
 }
 
 // captureSource notes a source with what it was resolved to.
-func (b *building) captureSource(c *provenance.Capture, v *graph.Vertex, src *pb.SourceOp) error {
+func (b *building) captureSource(ctx context.Context, c *provenance.Capture, v *graph.Vertex, src *pb.SourceOp) error {
 	scheme, id, _ := strings.Cut(src.Identifier, "://")
 	switch scheme {
 	case "docker-image", "oci-layout":
@@ -274,9 +274,9 @@ func (b *building) captureSource(c *provenance.Capture, v *graph.Vertex, src *pb
 	case "local":
 		c.AddLocal(provenancetypes.LocalSource{Name: id})
 	case "git":
-		return b.captureGit(c, v, src)
+		return b.captureGit(ctx, c, v, src)
 	case "http", "https":
-		pin, err := b.run.Pin(v)
+		pin, err := b.run.Pin(ctx, v)
 		if err != nil {
 			return err
 		}
@@ -287,12 +287,12 @@ func (b *building) captureSource(c *provenance.Capture, v *graph.Vertex, src *pb
 	return nil
 }
 
-func (b *building) captureGit(c *provenance.Capture, v *graph.Vertex, src *pb.SourceOp) error {
+func (b *building) captureGit(ctx context.Context, c *provenance.Capture, v *graph.Vertex, src *pb.SourceOp) error {
 	req, err := gitsource.Parse(src)
 	if err != nil {
 		return err
 	}
-	commit, err := b.run.Pin(v)
+	commit, err := b.run.Pin(ctx, v)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -46,20 +45,21 @@ func TestAsking(t *testing.T) {
 		{name: "slow", takes: time.Minute, told: true},
 		{name: "failure", err: errors.New("no"), told: true},
 		{name: "slow failure", takes: time.Minute, err: errors.New("no"), told: true},
-		{name: "without a vertex", takes: time.Minute, err: errors.New("no"), nobody: true},
+		{name: "nobody waits", takes: time.Minute, err: errors.New("no"), nobody: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				sink := &events{}
-				r := (&Engine{}).NewGroup(context.Background()).NewRun(RunOptions{Sink: sink})
+				r := New(Options{}).NewRun(t.Context(), RunOptions{Sink: sink})
 				n := &node{run: r, v: &graph.Vertex{Digest: "sha256:1", Op: &pb.Op{}, Meta: &pb.OpMetadata{}}}
-				if tt.nobody {
-					n = nil
+				var whom audience
+				if !tt.nobody {
+					whom.join(n.seat())
 				}
-				a := r.asking(n)
+				a := whom.asking()
 				time.Sleep(tt.takes)
-				if told := a.done(tt.err); told != tt.told {
+				if told := a.done(false, tt.err); told != (tt.told || tt.nobody) {
 					t.Errorf("told %t, want %t", told, tt.told)
 				}
 				time.Sleep(time.Minute) // nothing comes later

@@ -67,11 +67,11 @@ func (r *Run) lookUp(key string, ask func(key string) (bool, error)) error {
 }
 
 // recall looks a result up in the store. Where there is none, reason says why, unless nothing is known of it.
-func (r *Run) recall(key Key) (res store.Result, found bool, reason string, err error) {
+func (r *Run) recall(ctx context.Context, key Key) (res store.Result, found bool, reason string, err error) {
 	err = r.lookUp(string(key), func(key string) (bool, error) {
 		var why string
 		var err error
-		if res, found, why, err = r.Engine.opt.Store.Result(r.ctx, key); why != "" {
+		if res, found, why, err = r.Engine.opt.Store.Result(ctx, key); why != "" {
 			reason = why
 		}
 		return found, err
@@ -80,10 +80,10 @@ func (r *Run) recall(key Key) (res store.Result, found bool, reason string, err 
 }
 
 // recallMemo looks a memo up in the store.
-func (r *Run) recallMemo(key string) (value string, found bool, err error) {
+func (r *Run) recallMemo(ctx context.Context, key string) (value string, found bool, err error) {
 	err = r.lookUp(key, func(key string) (bool, error) {
 		var err error
-		value, found, err = r.Engine.opt.Store.Memo(r.ctx, key)
+		value, found, err = r.Engine.opt.Store.Memo(ctx, key)
 		return found, err
 	})
 	return value, found, err

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"maps"
 
 	"github.com/opencontainers/go-digest"
@@ -14,7 +15,9 @@ import (
 // Cacheable lists what other builds can use of the graphs below edges that were evaluated: results
 // of this build and of builds before it, those that were imported, and digests of files. It must be
 // called before Close: layers that are only planned can be written as long as the run is not over.
-func (r *Run) Cacheable(edges ...graph.Edge) (cache.Set, error) {
+func (r *Run) Cacheable(ctx context.Context, edges ...graph.Edge) (cache.Set, error) {
+	ctx, end := r.begin(ctx)
+	defer end()
 	set := cache.Set{Memos: map[string]digest.Digest{}, Bases: map[digest.Digest]ocispec.Descriptor{}}
 	final := map[*node]bool{}
 	for _, e := range edges {
@@ -24,7 +27,7 @@ func (r *Run) Cacheable(edges ...graph.Edge) (cache.Set, error) {
 	for _, n := range r.below(edges) {
 		switch src := n.v.Op.GetSource(); {
 		case src != nil && isImage(n):
-			img, err := n.run.resolve(n, src)
+			img, err := n.run.resolve(ctx, n, src)
 			if err != nil {
 				return set, err
 			}
@@ -35,7 +38,7 @@ func (r *Run) Cacheable(edges ...graph.Edge) (cache.Set, error) {
 		case src != nil && !isRecorded(src):
 			continue
 		}
-		id, err := n.identity()
+		id, err := n.identity(ctx)
 		if err != nil {
 			return set, err
 		}
@@ -43,7 +46,7 @@ func (r *Run) Cacheable(edges ...graph.Edge) (cache.Set, error) {
 			continue
 		}
 		seen[id.key] = true
-		res, found, err := r.cacheable(n, id, final[n])
+		res, found, err := r.cacheable(ctx, n, id, final[n])
 		if err != nil {
 			return set, err
 		}
@@ -60,28 +63,28 @@ func (r *Run) Cacheable(edges ...graph.Edge) (cache.Set, error) {
 // cacheable returns the result of a node as others can use it. Layers that are only planned are
 // written for it when the build's result stands on them: those that fetch it will need them. In
 // other stages it is only said that they were planned.
-func (r *Run) cacheable(n *node, id identity, final bool) (store.Result, bool, error) {
+func (r *Run) cacheable(ctx context.Context, n *node, id identity, final bool) (store.Result, bool, error) {
 	pending := r.pendingOf(n, id)
 	if pending != nil {
 		res := pending.result
-		written, err := r.recorded(r.ctx, pending)
+		written, err := r.recorded(ctx, pending)
 		if err != nil || written || final {
 			return res, err == nil, err
 		}
 		res.Planned, res.Outputs = true, nil
 		return res, !pending.exec, nil
 	}
-	own, found, _, err := r.recall(id.key)
+	own, found, _, err := r.recall(ctx, id.key)
 	if err != nil || found && !own.Planned {
 		return own, found, err
 	}
-	a, err := r.adopt(n, id)
+	a, err := r.adopt(ctx, n, id)
 	if err != nil {
 		return own, false, err
 	}
 	if a != nil && (!found || !a.result.Planned) {
 		if a.bases {
-			err = r.baseImages(n)
+			_, err = r.baseImages(ctx, n)
 		}
 		return a.result, err == nil, err
 	}

@@ -14,11 +14,13 @@ import (
 // first layers of v, inherited in number, stay as they are: they are somebody else's.
 //
 // Clamping comes after caching: a build with another epoch runs nothing again.
-func (r *Run) Clamp(v Value, inherited int, epoch time.Time) (Value, error) {
+func (r *Run) Clamp(ctx context.Context, v Value, inherited int, epoch time.Time) (Value, error) {
+	ctx, end := r.begin(ctx)
+	defer end()
 	snap := slices.Clone(v.Snapshot)
 	for i := inherited; i < len(snap); i++ {
 		var err error
-		if snap[i], err = r.clampLayer(snap[i], epoch); err != nil {
+		if snap[i], err = r.clampLayer(ctx, snap[i], epoch); err != nil {
 			return Value{}, err
 		}
 	}
@@ -26,39 +28,30 @@ func (r *Run) Clamp(v Value, inherited int, epoch time.Time) (Value, error) {
 }
 
 // clampLayer returns the clamped form of a layer: one of an earlier build, or a plan.
-func (r *Run) clampLayer(id layer.ID, epoch time.Time) (layer.ID, error) {
-	s := r.Engine.opt.Store
+func (r *Run) clampLayer(ctx context.Context, id layer.ID, epoch time.Time) (layer.ID, error) {
 	key := r.clampKey(id, epoch)
-	shared := string(id) + " " + r.recordKey(key)
-	v, err, _ := r.same.Do(shared, func() (any, error) {
-		r.Group.mu.Lock()
-		have, ok := r.clamped[shared]
-		r.Group.mu.Unlock()
-		if ok {
-			return have.id, nil
-		}
-		known, ok, err := r.recallMemo(key)
+	p := pool(r, r.clamped, string(id)+" "+r.recordKey(key), false, r.planOf(id))
+	clamped, err := p.do(ctx, p.ctx, r, func(ctx context.Context) (layer.ID, error) {
+		s := r.Engine.opt.Store
+		known, ok, err := r.recallMemo(ctx, key)
 		if err != nil {
-			return nil, err
+			return "", err
 		}
-		clamped := layer.ID(known)
-		if ok && s.Check(r.ctx, layer.Snapshot{clamped}) == nil {
-			return clamped, nil
+		if ok && s.Check(ctx, layer.Snapshot{layer.ID(known)}) == nil {
+			return layer.ID(known), nil
 		}
-		clamped, err = s.PlanClamped(r.ctx, id, epoch)
+		clamped, err := s.PlanClamped(ctx, id, epoch)
 		if err != nil {
-			return nil, err
+			return "", err
 		}
-		r.keepPlan(clamped)
-		r.Group.mu.Lock()
-		defer r.Group.mu.Unlock()
-		r.clamped[shared] = clampedLayer{r, key, clamped}
+		p.keepPlan(clamped)
+		p.remember(func(ctx context.Context) error { return r.keepClamped(ctx, key, clamped) })
 		return clamped, nil
 	})
 	if err != nil {
 		return "", fmt.Errorf("clamping times: %w", err)
 	}
-	return v.(layer.ID), nil
+	return clamped, nil
 }
 
 // clampKey is what the clamped form of a layer is remembered under. A layer that is only planned is
@@ -67,12 +60,15 @@ func (r *Run) clampKey(id layer.ID, epoch time.Time) string {
 	var k keyLines
 	k.add("operation", "clamp")
 	k.add("epoch", epoch.UTC().Format(time.RFC3339))
-	r.Group.mu.Lock()
-	defer r.Group.mu.Unlock()
-	for _, p := range r.pending {
-		for i, out := range p.result.Outputs {
+	r.Engine.mu.Lock()
+	defer r.Engine.mu.Unlock()
+	for _, s := range r.used() {
+		if s.result == nil {
+			continue
+		}
+		for i, out := range s.result.result.Outputs {
 			if len(out) > 0 && out[len(out)-1] == id {
-				k.add("result", fmt.Sprintf("%s output %d", p.key, i))
+				k.add("result", fmt.Sprintf("%s output %d", s.result.key, i))
 				return string(k.sum())
 			}
 		}
@@ -81,28 +77,11 @@ func (r *Run) clampKey(id layer.ID, epoch time.Time) string {
 	return string(k.sum())
 }
 
-// clampedLayer is what a run made of a layer, and the memo for it.
-type clampedLayer struct {
-	run *Run
-	key string
-	id  layer.ID
-}
-
-// keepClamped remembers the clamped layers that were written.
-func (g *Group) keepClamped(ctx context.Context) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, c := range g.clamped {
-		ok, err := g.Engine.opt.Store.Recorded(ctx, layer.Snapshot{c.id})
-		if err != nil {
-			return err
-		}
-		if !ok {
-			continue
-		}
-		if err := c.run.putMemo(ctx, c.key, string(c.id)); err != nil {
-			return err
-		}
+// keepClamped remembers a clamped layer, if it was written.
+func (r *Run) keepClamped(ctx context.Context, key string, id layer.ID) error {
+	ok, err := r.Engine.opt.Store.Recorded(ctx, layer.Snapshot{id})
+	if err != nil || !ok {
+		return err
 	}
-	return nil
+	return r.putMemo(ctx, key, string(id))
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"path"
 
@@ -11,7 +12,7 @@ import (
 )
 
 // merge stacks snapshots: the layers of each input on those of the inputs before it.
-func (r *Run) merge(op *pb.MergeOp, inputs []Value) ([]Value, error) {
+func (r *Run) merge(ctx context.Context, op *pb.MergeOp, inputs []Value) ([]Value, error) {
 	var snap layer.Snapshot
 	for _, in := range op.Inputs {
 		if in.Input < 0 {
@@ -20,7 +21,7 @@ func (r *Run) merge(op *pb.MergeOp, inputs []Value) ([]Value, error) {
 		if int(in.Input) >= len(inputs) {
 			return nil, fmt.Errorf("merging: input %d of %d", in.Input, len(inputs))
 		}
-		v, err := r.stored(inputs[in.Input])
+		v, err := r.stored(ctx, inputs[in.Input])
 		if err != nil {
 			return nil, err
 		}
@@ -31,7 +32,7 @@ func (r *Run) merge(op *pb.MergeOp, inputs []Value) ([]Value, error) {
 
 // diff gives what turns the lower filesystem into the upper one. When the upper one stands on
 // the lower one's layers, that is the layers on top; otherwise the trees are compared.
-func (r *Run) diff(op *pb.DiffOp, inputs []Value) ([]Value, error) {
+func (r *Run) diff(ctx context.Context, op *pb.DiffOp, inputs []Value) ([]Value, error) {
 	var ends [2]Value
 	for i, in := range []int64{op.GetLower().GetInput(), op.GetUpper().GetInput()} {
 		if in < 0 {
@@ -41,7 +42,7 @@ func (r *Run) diff(op *pb.DiffOp, inputs []Value) ([]Value, error) {
 			return nil, fmt.Errorf("taking difference: input %d of %d", in, len(inputs))
 		}
 		var err error
-		if ends[i], err = r.stored(inputs[in]); err != nil {
+		if ends[i], err = r.stored(ctx, inputs[in]); err != nil {
 			return nil, err
 		}
 	}
@@ -49,15 +50,15 @@ func (r *Run) diff(op *pb.DiffOp, inputs []Value) ([]Value, error) {
 	if isPrefix(lower, upper) {
 		return []Value{{Snapshot: append(layer.Snapshot{}, upper[len(lower):]...)}}, nil
 	}
-	lt, err := r.Tree(r.ctx, ends[0], store.NeedContent)
+	lt, err := r.Tree(ctx, ends[0], store.NeedContent)
 	if err != nil {
 		return nil, err
 	}
-	ut, err := r.Tree(r.ctx, ends[1], store.NeedContent)
+	ut, err := r.Tree(ctx, ends[1], store.NeedContent)
 	if err != nil {
 		return nil, err
 	}
-	id, err := r.writeLayer(func(s layer.Sink) error { return diffTrees(lt, ut, ".", s) })
+	id, err := r.writeLayer(ctx, func(s layer.Sink) error { return diffTrees(lt, ut, ".", s) })
 	if err != nil {
 		return nil, fmt.Errorf("taking difference: %w", err)
 	}

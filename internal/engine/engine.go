@@ -6,9 +6,13 @@
 //
 //	plan.go   what a vertex reads of each input: the whole of it, or a selection of files
 //	key.go, identify.go   identity: the key of a vertex, from labelled lines
-//	run.go    scheduling: a future per vertex, lookup, execution
-//	group.go, granted.go   what builds that run at the same time share
+//	run.go, evaluation.go   runs, and the evaluations of one
+//	node.go, future.go      a vertex within a run: its key and its result are futures
+//	evaluate.go             lookup, execution
+//	shared.go, flight.go, granted.go   what runs have in common
+//	screen.go, tell.go      what displays and logs are told, of what is shared too
 //	keep.go   what is recorded, and when
+//	failure.go, blame.go    errors
 //	exported.go   layers that will be asked for as blobs
 //	foreign.go, cacheable.go   results from imported caches, and for exported ones
 //	exec.go, file.go, compose.go   the operations
@@ -17,8 +21,11 @@
 // # Invariants
 //
 // Only what the target needs is evaluated. A vertex has one key, computed before it runs; equal
-// keys run once per group of builds, whoever asks, unless they are given other secrets. What a copy reads counts by content, so a stage that ran
+// keys run once at a time, whoever asks, unless they are given other secrets. What a copy reads counts by content, so a stage that ran
 // again and gave the same files changes nothing after it.
+//
+// A failure belongs to an evaluation: it ends what that one has begun and nobody else waits for. Every function takes a context;
+// nothing is ended by anything else.
 //
 // The identity of inputs is a [Key], the identity of what came out is a layer.Snapshot; they are
 // different types on purpose.
@@ -26,6 +33,9 @@ package engine
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/entitlements"
@@ -56,11 +66,25 @@ type Engine struct {
 	opt  Options
 	http *httpsource.Source
 	git  *gitsource.Source
+	last atomic.Int64 // number of a run
+
+	// What runs have in common: see [shared].
+	mu         sync.Mutex
+	flights    map[string]*flight
+	sources    map[sourceKey]*source
+	httpFiles  map[string]*pooled[*httpsource.File]
+	gitCommits map[string]*pooled[*gitsource.Commit]
+	resolved   map[string]*pooled[*imagesource.Image]
+	clamped    map[string]*pooled[layer.ID]
 }
 
 // New returns an engine.
 func New(opt Options) *Engine {
-	return &Engine{opt: opt, http: httpsource.New(opt.Store), git: newGit(opt.Store)}
+	return &Engine{
+		opt: opt, http: httpsource.New(opt.Store), git: newGit(opt.Store),
+		flights: map[string]*flight{}, sources: map[sourceKey]*source{}, httpFiles: map[string]*pooled[*httpsource.File]{},
+		gitCommits: map[string]*pooled[*gitsource.Commit]{}, resolved: map[string]*pooled[*imagesource.Image]{}, clamped: map[string]*pooled[layer.ID]{},
+	}
 }
 
 // RunOptions are what one build brings along.
@@ -71,11 +95,17 @@ type RunOptions struct {
 	Uploads map[string]httpsource.Upload
 	// Layouts are the image layouts that the build may read, by the IDs that sources have for them.
 	Layouts map[string]imagesource.Layout
-	// Name is how logs of other builds of the group call this one.
+	// Name is how logs of other builds call this one.
 	Name string
-	// Sink takes the progress events. Log takes those that are for the build's own log alone, as another build of
-	// the group has shown them: it is part of Sink.
+	// Sink takes the progress events. Log takes those that are for the build's own log alone, as another build has shown
+	// them on the same display: it is part of Sink.
 	Sink, Log progress.Sink
+	// Screen is the display that Sink ends at, for builds that share one; nil: it has its own.
+	Screen *Screen
+	// Since is when the build began, if that was before its run: what others have asked servers since then holds for it too.
+	Since time.Time
+	// KeepFailed keeps what a process that fails leaves behind, until the run is closed: see [ExecError].
+	KeepFailed bool
 	// Platform is what steps run on unless they say otherwise.
 	Platform ocispec.Platform
 	// MaxProcesses bounds the processes and threads of a step; 0 is a default, -1 no limit.
@@ -96,7 +126,7 @@ type RunOptions struct {
 	Entitlements entitlements.Set
 	// Foreign are imported caches, which are asked in their order for what the store does not have.
 	Foreign []Foreign
-	// Links are runs of the group whose results may be contexts of this one: see [Run.Link].
+	// Links are runs whose results may be contexts of this one: see [Run.Link].
 	Links []*Run
 	// Slot distinguishes this build from others in explanations of cache misses: two builds with
 	// the same slot are versions of the same thing. The Dockerfile's path is a good one.
@@ -111,6 +141,8 @@ type Value struct {
 	// tree is set for a local source, which has no layers, and for what a file operation of this
 	// process gave, whose tree is known without looking at layers.
 	tree layer.Tree
+	// of is what keeps the layers of the snapshot that are not in the store; nil where all are.
+	of *shared
 }
 
 // local reports whether the value is a local source.

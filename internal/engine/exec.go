@@ -13,7 +13,6 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/slipway-build/slipway/internal/layer"
-	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/terminal"
@@ -22,15 +21,20 @@ import (
 // execution is one RUN while it is prepared, run and committed.
 type execution struct {
 	r      *Run
+	ctx    context.Context
+	work   work
 	op     *pb.ExecOp
 	inputs []Value
 	spec   sandbox.Spec
 	// outputs are the drafts that become layers, by output index, with what they stand on.
 	outputs map[int64]execOutput
+	// mounts are what mounts of files show, by their index in the operation.
+	mounts map[int]FailedMount
 	// caches are the cache mounts that are open, by ID: an exec may mount one twice.
 	caches map[string]*store.Cache
 	// hidden are the secrets that the step was given.
 	hidden [][]byte
+	drafts []*store.Draft
 	undo   []func()
 }
 
@@ -40,21 +44,23 @@ type execOutput struct {
 }
 
 // exec runs a process. The root and every writable mount with an output become layers.
-func (r *Run) exec(n *node, op *pb.ExecOp, inputs []Value, step *progress.Step) ([]Value, error) {
-	x := &execution{r: r, op: op, inputs: inputs, outputs: map[int64]execOutput{}, caches: map[string]*store.Cache{}}
+func (r *Run) exec(ctx context.Context, w work, n *node, op *pb.ExecOp, inputs []Value) ([]Value, error) {
+	x := &execution{
+		r: r, ctx: ctx, work: w, op: op, inputs: inputs, outputs: map[int64]execOutput{}, mounts: map[int]FailedMount{}, caches: map[string]*store.Cache{},
+	}
 	defer x.close()
 	if err := x.prepare(n); err != nil {
 		return nil, err
 	}
-	stdout, flushOut := redact(step.Stdout(), x.hidden)
-	stderr, flushErr := redact(step.Stderr(), x.hidden)
-	err := r.Engine.opt.Runner.Run(r.ctx, &x.spec, sandbox.IO{Stdout: stdout, Stderr: stderr, Notice: func(text string) {
-		r.notices.Do(func() { fmt.Fprintf(stderr, "WARNING: %s\n", text) })
+	stdout, flushOut := redact(w.step.Stdout(), x.hidden)
+	stderr, flushErr := redact(w.step.Stderr(), x.hidden)
+	err := r.Engine.opt.Runner.Run(ctx, &x.spec, sandbox.IO{Stdout: stdout, Stderr: stderr, Notice: func(text string) {
+		r.screen.notices.Do(func() { fmt.Fprintf(stderr, "WARNING: %s\n", text) })
 	}})
 	flushOut()
 	flushErr()
 	if err := x.accept(err); err != nil {
-		return nil, err
+		return nil, x.failed(n, err)
 	}
 	return x.commit()
 }
@@ -63,6 +69,18 @@ func (x *execution) close() {
 	for _, f := range slices.Backward(x.undo) {
 		f()
 	}
+	for _, d := range x.drafts {
+		d.Abort()
+	}
+}
+
+// draft makes a directory that goes away with the execution.
+func (x *execution) draft() (*store.Draft, error) {
+	d, err := x.r.Engine.opt.Store.NewLayer()
+	if err == nil {
+		x.drafts = append(x.drafts, d)
+	}
+	return d, err
 }
 
 // prepare makes the sandbox's spec of the operation.
@@ -232,13 +250,14 @@ func (x *execution) root(m *pb.Mount) (*sandbox.Root, error) {
 	}
 	root := &sandbox.Root{Lower: dirs}
 	if m.Readonly && m.Output == int64(pb.SkipOutput) && len(dirs) > 0 {
+		x.shows(m, dirs, "")
 		return root, nil
 	}
-	draft, err := x.r.Engine.opt.Store.NewLayer()
+	draft, err := x.draft()
 	if err != nil {
 		return nil, err
 	}
-	x.undo = append(x.undo, draft.Abort)
+	x.shows(m, dirs, draft.FS)
 	root.Upper, root.Work = draft.FS, draft.Work
 	if m.Output != int64(pb.SkipOutput) {
 		if v.local() {
@@ -255,13 +274,12 @@ func (x *execution) root(m *pb.Mount) (*sandbox.Root, error) {
 // user leaves them alone.
 func (x *execution) layers(v Value) ([]string, error) {
 	if !v.local() {
-		return x.r.Engine.opt.Store.Dirs(x.r.ctx, v.Snapshot)
+		return x.r.Engine.opt.Store.Dirs(x.ctx, v.Snapshot)
 	}
-	draft, err := x.r.Engine.opt.Store.NewLayer()
+	draft, err := x.draft()
 	if err != nil {
 		return nil, err
 	}
-	x.undo = append(x.undo, draft.Abort)
 	w, err := layer.NewDirWriter(draft.FS)
 	if err != nil {
 		return nil, err
@@ -282,7 +300,7 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 	}
 	id := m.CacheOpt.GetID()
 	if m.Input >= 0 {
-		in, err := n.inputs[m.Input].n.identity()
+		in, err := n.inputs[m.Input].n.identity(x.ctx)
 		if err != nil {
 			return err
 		}
@@ -290,7 +308,7 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 	}
 	cache := x.caches[id]
 	if cache == nil {
-		cache, err = x.r.Engine.opt.Store.Cache(x.r.ctx, id, sharing, func(dir string) error {
+		cache, err = x.r.Engine.opt.Store.Cache(x.ctx, id, sharing, func(dir string) error {
 			if m.Input < 0 {
 				return nil
 			}
@@ -308,7 +326,7 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 
 // seed fills dir with the files below selector.
 func (x *execution) seed(dir string, v Value, selector string) error {
-	tree, err := x.r.Tree(x.r.ctx, v, store.NeedContent)
+	tree, err := x.r.Tree(x.ctx, v, store.NeedContent)
 	if err != nil {
 		return err
 	}
@@ -337,8 +355,8 @@ func (x *execution) accept(err error) error {
 	code := 0
 	var exit *sandbox.ExitError
 	switch {
-	case err != nil && x.r.ctx.Err() != nil: // the cause may be the exit of another process
-		return context.Cause(x.r.ctx)
+	case err != nil && x.ctx.Err() != nil: // the cause may be the exit of another process
+		return context.Cause(x.ctx)
 	case errors.As(err, &exit):
 		code = exit.Code
 	case err != nil: // it was not even started
@@ -376,14 +394,14 @@ func (x *execution) incomplete(err error) error {
 func (x *execution) commit() ([]Value, error) {
 	var values []Value
 	for index, out := range x.outputs {
-		base, err := x.r.Tree(x.r.ctx, Value{Snapshot: out.base}, store.NeedContent)
+		base, err := x.r.Tree(x.ctx, Value{Snapshot: out.base}, store.NeedContent)
 		if err != nil {
 			return nil, err
 		}
 		if err := layer.DropUnchanged(out.draft.FS, base); err != nil {
 			return nil, err
 		}
-		id, err := out.draft.Commit(x.r.ctx)
+		id, err := out.draft.Commit(x.ctx)
 		if err != nil {
 			return nil, err
 		}

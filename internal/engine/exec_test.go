@@ -17,8 +17,8 @@ func TestOutputsAreFinal(t *testing.T) {
 	s, err := store.Open(shm(t))
 	must(t, err)
 	defer func() { must(t, s.Close()) }()
-	x := &execution{r: (&Engine{opt: Options{Store: s}}).NewGroup(context.Background()).NewRun(RunOptions{}), inputs: []Value{{Snapshot: layer.Snapshot{}}},
-		op: &pb.ExecOp{Meta: &pb.Meta{}}, outputs: map[int64]execOutput{}}
+	x := &execution{r: New(Options{Store: s}).NewRun(t.Context(), RunOptions{}), ctx: context.Background(), inputs: []Value{{Snapshot: layer.Snapshot{}}},
+		op: &pb.ExecOp{Meta: &pb.Meta{}}, outputs: map[int64]execOutput{}, mounts: map[int]FailedMount{}}
 	defer x.close()
 	for _, m := range []*pb.Mount{
 		{Dest: pb.RootMount, Input: 0, Output: 0}, {Dest: "/out", Input: 0, Output: 1}, {Dest: "/lost", Input: 0, Output: int64(pb.SkipOutput)},

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"time"
 
 	"github.com/slipway-build/slipway/internal/graph"
@@ -9,17 +10,19 @@ import (
 
 // ExportedResult evaluates an edge whose layers will be exported as blobs. They are packed as soon
 // as they are there, beside the steps that come after them; with an epoch, as [Run.Clamp] has them.
-func (r *Run) ExportedResult(e graph.Edge, epoch *time.Time) (Value, error) {
+func (r *Run) ExportedResult(ctx context.Context, e graph.Edge, epoch *time.Time) (Value, error) {
 	r.exported(r.node(e.Vertex), epoch)
-	v, err := r.Result(e)
+	ctx, end := r.begin(ctx)
+	defer end()
+	v, err := r.value(ctx, edge{r.node(e.Vertex), e.Index})
 	if err != nil {
 		return v, err
 	}
-	missing, err := r.Engine.opt.Store.MissingBlobs(r.ctx, v.Snapshot)
+	missing, err := r.Engine.opt.Store.MissingBlobs(ctx, v.Snapshot)
 	if err != nil || !missing {
 		return v, err
 	}
-	return v, r.exportedSources(e)
+	return v, r.exportedSources(ctx, e)
 }
 
 // WillExport tells that [Run.ExportedResult] will be asked for an edge. Of several edges that are
@@ -28,12 +31,12 @@ func (r *Run) WillExport(e graph.Edge, epoch *time.Time) { r.exported(r.node(e.V
 
 // exportedSources evaluates the images that an exported result stands on. Steps that are cached do not ask
 // for them, and only they know how to fetch what was lost of their layers.
-func (r *Run) exportedSources(e graph.Edge) error {
+func (r *Run) exportedSources(ctx context.Context, e graph.Edge) error {
 	for _, n := range r.below([]graph.Edge{e}) {
 		if n.export.Load() == nil || !n.isSource() || isLocal(n) {
 			continue
 		}
-		if _, err := n.result(); err != nil {
+		if _, err := n.result(ctx); err != nil {
 			return err
 		}
 	}
@@ -60,24 +63,22 @@ func (r *Run) exported(n *node, epoch *time.Time) {
 	}
 }
 
-// packAhead begins to pack the layers that a node has made. Errors come out again when the blobs
-// are asked for.
-func (r *Run) packAhead(n *node, outputs []Value) {
+// packAhead begins to pack the layers that a node has made, which goes on after the evaluation. Errors come out again when the
+// blobs are asked for.
+func (r *Run) packAhead(ctx context.Context, n *node, outputs []Value) {
 	for _, v := range outputs {
 		if len(v.Snapshot) == 0 {
 			continue
 		}
-		r.bg.Add(1)
-		go func() {
-			defer r.bg.Done()
+		r.beside(ctx, func(ctx context.Context) {
 			id := v.Snapshot[len(v.Snapshot)-1]
 			if epoch := n.export.Load().epoch; epoch != nil {
 				var err error
-				if id, err = r.clampLayer(id, *epoch); err != nil {
+				if id, err = r.clampLayer(ctx, id, *epoch); err != nil {
 					return
 				}
 			}
-			r.Engine.opt.Store.Blob(r.ctx, id, layer.Encoding{}) //nolint:errcheck // see above
-		}()
+			r.Engine.opt.Store.Blob(ctx, id, layer.Encoding{}) //nolint:errcheck // see above
+		})
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -12,33 +14,49 @@ import (
 	httpsource "github.com/slipway-build/slipway/internal/source/http"
 )
 
-// settling is how long a run that has failed waits for what sources of earlier lines give.
+// settling is how long an evaluation that has failed waits for what sources of earlier lines give.
 const settling = 5 * time.Second
 
-// fail adds the places in the Dockerfile to an error, ends the run with it, and returns what the run ended
-// with. A nil error stays nil.
+// Failure is an error of an evaluation. It has its place in the Dockerfile, if it has one.
+type Failure struct {
+	Run *Run // whose vertex failed: another one's, if what that gives was asked for
+	err error
+}
+
+func (f *Failure) Error() string { return f.err.Error() }
+func (f *Failure) Unwrap() error { return f.err }
+
+// fail makes an error about n, which may be nil, a failure. A nil error stays nil, and what is one stays as it is; one that came as
+// nobody waits any longer is the cause of that.
 //
 // Sources are looked for at the same time, so that of several that are missing any may be found first. The
-// run ends with the one that stands first in the Dockerfile.
-func (r *Run) fail(n *node, err error) error {
+// failure is about the one that stands first in the Dockerfile.
+func (r *Run) fail(ctx context.Context, n *node, err error) error {
 	if err == nil {
 		return nil
 	}
-	if r.ctx.Err() != nil {
-		return context.Cause(r.ctx)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	n, err = r.blame(n, err)
+	if isFailure(err) {
+		return err
+	}
+	n, err = r.blame(ctx, n, err)
 	if n = r.placed(n); n != nil {
-		if at, first := r.earlier(n); first != nil {
+		if at, first := r.earlier(ctx, n); first != nil {
+			if isFailure(first) {
+				return first
+			}
 			n, err = at, first
 		}
 		for _, s := range n.v.Sources {
 			err = s.WrapError(err)
 		}
 	}
-	r.failBy(r, err)
-	return context.Cause(r.ctx)
+	return &Failure{Run: r, err: err}
 }
+
+func isFailure(err error) bool { return errors.As(err, new(*Failure)) }
 
 // placed returns the node whose place an error about n has: n or, as a source has no place of its own, the
 // first instruction that uses it; nil when there is none.
@@ -86,11 +104,15 @@ func (n *node) before(other *node) bool {
 //
 // What it asks is what this run asks in any case, so that its answer is here, or on its way. The result of a
 // step is not waited for, and nothing is waited for longer than [settling].
-func (r *Run) earlier(n *node) (at *node, err error) {
+func (r *Run) earlier(ctx context.Context, n *node) (at *node, err error) {
 	type answer struct {
 		at  *node
 		err chan error
 	}
+	var asked sync.WaitGroup
+	defer asked.Wait()
+	ctx, cancel := context.WithTimeout(ctx, settling)
+	defer cancel()
 	var answers []answer
 	for _, q := range r.questions() {
 		if !q.at.before(n) {
@@ -98,19 +120,17 @@ func (r *Run) earlier(n *node) (at *node, err error) {
 		}
 		a := answer{q.at, make(chan error, 1)}
 		answers = append(answers, a)
-		r.bg.Add(1)
-		go func() {
-			defer r.bg.Done()
-			a.err <- q.ask()
-		}()
+		asked.Go(func() {
+			if err := q.ask(ctx); ctx.Err() == nil { // those that have answered by then count
+				a.err <- err
+			}
+		})
 	}
 	slices.SortStableFunc(answers, func(a, b answer) int { return cmp.Compare(a.at.line(), b.at.line()) })
-	ctx, cancel := context.WithTimeout(r.ctx, settling)
-	defer cancel()
 	for _, a := range answers {
 		select {
 		case err = <-a.err:
-		case <-ctx.Done(): // those that have answered count
+		case <-ctx.Done():
 			select {
 			case err = <-a.err:
 			default:
@@ -123,10 +143,10 @@ func (r *Run) earlier(n *node) (at *node, err error) {
 	return nil, nil
 }
 
-// question asks whether a source is there. The error has no place, or has ended the run.
+// question asks whether a source is there. The error has no place, or is a [Failure].
 type question struct {
 	at  *node // has the place of the source
-	ask func() error
+	ask func(context.Context) error
 }
 
 // questions are those of all sources that need no step to run first.
@@ -142,7 +162,7 @@ func (r *Run) questions() []question {
 	for _, n := range nodes {
 		if src := n.v.Op.GetSource(); src != nil {
 			if !isLocal(n) {
-				all = append(all, question{r.placed(n), func() error { return n.run.asked(n, src) }})
+				all = append(all, question{r.placed(n), func(ctx context.Context) error { return r.asked(ctx, n, src) }})
 			}
 			continue
 		}
@@ -152,9 +172,9 @@ func (r *Run) questions() []question {
 		}
 		for i, u := range uses {
 			if in := n.inputs[i]; len(u.copies) > 0 && in.quick(quick) {
-				all = append(all, question{n, func() error {
-					_, err := r.content(in, u.copies, func() {})
-					return r.missing(n, in, err)
+				all = append(all, question{n, func(ctx context.Context) error {
+					_, err := r.content(ctx, in, u.copies, func() {})
+					return r.missing(ctx, n, in, err)
 				}})
 			}
 		}
@@ -164,28 +184,28 @@ func (r *Run) questions() []question {
 
 // asked is what a server says of a source. A file whose digest the Dockerfile has is only asked for when it is
 // not in the cache.
-func (r *Run) asked(n *node, src *pb.SourceOp) error {
-	if _, err := n.identity(); err != nil {
+func (r *Run) asked(ctx context.Context, n *node, src *pb.SourceOp) error {
+	if _, err := n.identity(ctx); err != nil {
 		return err
 	}
 	req, err := httpsource.Parse(src)
 	if err != nil {
 		return nil //nolint:nilerr // it is of another kind
 	}
-	r.Group.mu.Lock()
-	f := r.httpFiles[r.httpQuestion(req)]
-	r.Group.mu.Unlock()
-	if f == nil {
+	r.Engine.mu.Lock()
+	p := r.httpFiles[r.httpQuestion(req)]
+	r.Engine.mu.Unlock()
+	if p == nil {
 		return nil
 	}
-	_, err = f()
+	_, err = r.httpFile(ctx, n, src)
 	return err
 }
 
 // quick reports whether the files of an edge are there without a step that is still to run. seen is what is
 // known of nodes.
 func (e edge) quick(seen map[*node]bool) bool {
-	if e.n == nil || e.n.finished.Load() {
+	if e.n == nil || e.n.outcome.has() {
 		return true
 	}
 	known, ok := seen[e.n]

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,8 +18,8 @@ import (
 
 // file carries a file operation out: it is planned against the inputs' trees, and each plan is a
 // layer. Nothing is written here: a RUN that mounts the layer makes the store write a directory,
-// an export a blob. ran tells that the operation was not cached: so is nothing that stands on it.
-func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time, ran bool) ([]Value, error) {
+// an export a blob. What has no step is cached; where it has one, so has what stands on it.
+func (r *Run) file(ctx context.Context, w work, n *node, op *pb.FileOp, inputs []Value) ([]Value, error) {
 	uses, err := n.uses()
 	if err != nil {
 		return nil, err
@@ -29,7 +30,7 @@ func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time, ra
 		if uses[i].whole && !uses[i].read {
 			need = store.NeedMetadata
 		}
-		if trees[i], err = r.Tree(r.ctx, in, need); err != nil {
+		if trees[i], err = r.Tree(ctx, in, need); err != nil {
 			return nil, err
 		}
 		if in.local() {
@@ -40,22 +41,22 @@ func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time, ra
 	if err != nil {
 		return nil, err
 	}
-	outs, err := fileop.Make(r.ctx, op, trees, fileop.Options{TempDir: tmp})
+	outs, err := fileop.Make(ctx, op, trees, fileop.Options{TempDir: tmp})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(tmp))
 	}
-	r.keepPlans(outs, tmp)
+	w.of.keepPlans(outs, tmp)
 	plan := r.Engine.opt.Store.Plan
-	if e := n.export.Load(); ran && e != nil && e.epoch == nil && n.runs() {
+	if e := n.export.Load(); w.step != nil && e != nil && e.epoch == nil && n.runs() {
 		plan = r.Engine.opt.Store.PlanBoth
 	}
-	layers, err := r.planLayers(outs, created, plan)
+	layers, err := planLayers(w, outs, plan)
 	if err != nil {
 		return nil, err
 	}
 	var values []Value
 	for _, out := range outs {
-		v, err := r.planned(out, inputs, layers)
+		v, err := r.planned(ctx, out, inputs, layers)
 		if err != nil {
 			return nil, err
 		}
@@ -68,19 +69,19 @@ func (r *Run) file(n *node, op *pb.FileOp, inputs []Value, created time.Time, ra
 }
 
 // planLayers makes a layer of each plan; a plan may be part of several outputs.
-func (r *Run) planLayers(outs []fileop.Output, created time.Time, plan func(store.Planned, time.Time) (layer.ID, error)) (map[*fileop.Plan]layer.ID, error) {
+func planLayers(w work, outs []fileop.Output, plan func(store.Planned, time.Time) (layer.ID, error)) (map[*fileop.Plan]layer.ID, error) {
 	layers := map[*fileop.Plan]layer.ID{}
 	for _, out := range outs {
 		for _, p := range out.Plans {
 			if _, ok := layers[p]; ok {
 				continue
 			}
-			id, err := plan(p, created)
+			id, err := plan(p, w.created)
 			if err != nil {
 				return nil, err
 			}
 			layers[p] = id
-			r.keepPlan(id)
+			w.of.keepPlan(id)
 		}
 	}
 	return layers, nil
@@ -106,11 +107,11 @@ func (n *node) runs() bool {
 }
 
 // planned makes the value of one output.
-func (r *Run) planned(out fileop.Output, inputs []Value, layers map[*fileop.Plan]layer.ID) (Value, error) {
+func (r *Run) planned(ctx context.Context, out fileop.Output, inputs []Value, layers map[*fileop.Plan]layer.ID) (Value, error) {
 	var v Value
 	if out.Base >= 0 {
 		var err error
-		if v, err = r.stored(inputs[out.Base]); err != nil {
+		if v, err = r.stored(ctx, inputs[out.Base]); err != nil {
 			return v, err
 		}
 	}
@@ -122,9 +123,9 @@ func (r *Run) planned(out fileop.Output, inputs []Value, layers map[*fileop.Plan
 	return v, nil
 }
 
-// keepPlans keeps plans, and the directory with their temporary files, until the run is over.
-func (r *Run) keepPlans(outs []fileop.Output, tmp string) {
-	r.whenOver(func() {
+// keepPlans keeps plans, and the directory with their temporary files, as long as somebody holds them.
+func (s *shared) keepPlans(outs []fileop.Output, tmp string) {
+	s.whenOver(func() {
 		for _, o := range outs {
 			for _, p := range o.Plans {
 				p.Close() //nolint:errcheck // temporary files, in the directory that goes away
@@ -135,7 +136,7 @@ func (r *Run) keepPlans(outs []fileop.Output, tmp string) {
 }
 
 // writeLayer makes a layer, in directory form, of the entries that write gives.
-func (r *Run) writeLayer(write func(layer.Sink) error) (layer.ID, error) {
+func (r *Run) writeLayer(ctx context.Context, write func(layer.Sink) error) (layer.ID, error) {
 	draft, err := r.Engine.opt.Store.NewLayer()
 	if err != nil {
 		return "", err
@@ -148,18 +149,15 @@ func (r *Run) writeLayer(write func(layer.Sink) error) (layer.ID, error) {
 	if err := errors.Join(write(sink), sink.Close()); err != nil {
 		return "", fmt.Errorf("writing layer: %w", err)
 	}
-	if r.ctx.Err() != nil {
-		return "", r.ctx.Err()
-	}
-	return draft.Commit(r.ctx)
+	return draft.Commit(ctx)
 }
 
 // stored returns a value as layers of the store. A local source is copied into one; the layer is
 // found again by its content.
-func (r *Run) stored(v Value) (Value, error) {
+func (r *Run) stored(ctx context.Context, v Value) (Value, error) {
 	if !v.local() {
 		return v, nil
 	}
-	id, err := r.writeLayer(func(s layer.Sink) error { return layer.WriteTree(v.tree, s) })
+	id, err := r.writeLayer(ctx, func(s layer.Sink) error { return layer.WriteTree(v.tree, s) })
 	return Value{Snapshot: layer.Snapshot{id}}, err
 }

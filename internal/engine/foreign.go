@@ -43,7 +43,7 @@ type Foreign interface {
 type elsewhere struct {
 	mu       sync.Mutex
 	adopted  map[Key]*adoption
-	fetching map[layer.ID]bool        // layers that somebody knows how to fetch
+	fetching map[layer.ID]*shared     // what knows how to fetch layers
 	memos    map[string]digest.Digest // what was asked for of digests of files
 }
 
@@ -54,37 +54,42 @@ type adoption struct {
 	key    Key
 	slot   string
 	result store.Result
-	bases  bool // some layers only the images can fetch that the result stands on
+	bases  bool      // some layers only the images can fetch that the result stands on
+	needs  []*shared // what fetches the others
 }
 
 // foreign gives the result of a node that the store does not have from elsewhere, if somebody has it.
-func (r *Run) foreign(n *node, id identity) (*outcome, bool, error) {
-	a, err := r.adopt(n, id)
+func (r *Run) foreign(ctx context.Context, n *node, id identity) (*outcome, bool, error) {
+	a, err := r.adopt(ctx, n, id)
 	if err != nil || a == nil {
-		return nil, false, r.fail(n, err)
+		return nil, false, err
 	}
 	a.from.Used()
 	if a.result.Planned {
-		out, err := r.replan(n, id, a.result, a.from.Name())
+		out, err := r.replan(ctx, n, id, a.result, a.from.Name())
 		return out, err == nil, err
 	}
 	if a.bases {
-		if err := r.baseImages(n); err != nil {
+		images, err := r.baseImages(ctx, n)
+		if err != nil {
 			return nil, false, err
 		}
+		a.needs = append(a.needs, images...)
 	}
 	r.elsewhere.add(a)
 	r.tellCached(n)
 	r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, From: a.from.Name(), Started: time.Now()})
-	return fromRecord(a.result), true, nil
+	out := fromRecord(a.result)
+	r.own(a.needs...).made(out.outputs)
+	return out, true, nil
 }
 
 // adopt looks a key up elsewhere and names the layers of what it finds in the store. It returns nil
 // when nobody has it.
-func (r *Run) adopt(n *node, id identity) (*adoption, error) {
+func (r *Run) adopt(ctx context.Context, n *node, id identity) (*adoption, error) {
 	for _, f := range r.opt.Foreign {
-		found, ok := f.Result(r.ctx, string(id.key))
-		if !ok || !r.hasBases(n, found) {
+		found, ok := f.Result(ctx, string(id.key))
+		if !ok || !r.hasBases(n, found) || found.Result.Planned && n.v.Op.GetExec() != nil { // running a process is no planning
 			continue
 		}
 		r.borrowed.Store(true)
@@ -93,7 +98,7 @@ func (r *Run) adopt(n *node, id identity) (*adoption, error) {
 		for _, layers := range found.Outputs {
 			var snap layer.Snapshot
 			for _, l := range layers {
-				lid, err := r.adoptLayer(n, a, l)
+				lid, err := r.adoptLayer(ctx, n, a, l)
 				if err != nil {
 					return nil, err
 				}
@@ -112,9 +117,7 @@ func (r *Run) hasBases(n *node, found *cache.Found) bool {
 	type pair struct{ diffID, blob digest.Digest }
 	bases := map[pair]bool{}
 	for _, in := range r.standsOn(n, map[*node]bool{}) {
-		r.Group.mu.Lock()
-		img := r.images[in]
-		r.Group.mu.Unlock()
+		img := in.image.Load()
 		if img == nil {
 			continue
 		}
@@ -141,27 +144,27 @@ func (e *elsewhere) add(a *adoption) {
 	e.adopted[a.key] = a
 }
 
-// once calls set for a layer unless that was done before; afterwards it is done, whoever asks.
-func (e *elsewhere) once(id layer.ID, set func()) {
+// once gives what knows how to fetch a layer, and has it made by set if there is nothing.
+func (e *elsewhere) once(id layer.ID, set func() *shared) *shared {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.fetching == nil {
-		e.fetching = map[layer.ID]bool{}
+		e.fetching = map[layer.ID]*shared{}
 	}
-	if !e.fetching[id] {
-		e.fetching[id] = true
-		set()
+	if e.fetching[id] == nil {
+		e.fetching[id] = set()
 	}
+	return e.fetching[id]
 }
 
 // adoptLayer names a layer of a result in the store and says how it is fetched.
-func (r *Run) adoptLayer(n *node, a *adoption, l *cache.Layer) (layer.ID, error) {
+func (r *Run) adoptLayer(ctx context.Context, n *node, a *adoption, l *cache.Layer) (layer.ID, error) {
 	s := r.Engine.opt.Store
-	id, err := s.BlobLayerOf(r.ctx, l.DiffID, l.Blob, l.Created)
+	id, err := s.BlobLayerOf(ctx, l.DiffID, l.Blob, l.Created)
 	if err != nil {
 		return "", err
 	}
-	here, err := s.Here(r.ctx, layer.Snapshot{id})
+	here, err := s.Here(ctx, layer.Snapshot{id})
 	if err != nil || here {
 		return id, err
 	}
@@ -169,18 +172,19 @@ func (r *Run) adoptLayer(n *node, a *adoption, l *cache.Layer) (layer.ID, error)
 		a.bases = true
 		return id, nil
 	}
-	r.elsewhere.once(id, func() {
-		forget := s.SetFetch(id, func(ctx context.Context) error { return r.fetchForeign(ctx, n, a.from, l) })
-		r.whenOver(forget)
-	})
+	a.needs = append(a.needs, r.elsewhere.once(id, func() *shared {
+		own := r.own()
+		own.whenOver(s.SetFetch(id, func(ctx context.Context) error { return r.fetchForeign(ctx, n, a.from, l) }))
+		return own
+	}))
 	if l.Repository == "" {
 		return id, nil
 	}
-	return id, s.AddSources(r.ctx, l.Repository, l.Blob.Digest) // others who push the layer there need not send it
+	return id, s.AddSources(ctx, l.Repository, l.Blob.Digest) // others who push the layer there need not send it
 }
 
-// fetchForeign fetches a layer as part of a step that is shown as cached all the same. An error
-// ends the run: the build tries again without what turned out to be gone.
+// fetchForeign fetches a layer as part of a step that is shown as cached all the same. After an error
+// the build tries again without what turned out to be gone.
 func (r *Run) fetchForeign(ctx context.Context, n *node, from Foreign, l *cache.Layer) error {
 	step, id := n.fetches.begin(r, n), l.Blob.Digest.String()
 	var got int64
@@ -197,13 +201,13 @@ func (r *Run) fetchForeign(ctx context.Context, n *node, from Foreign, l *cache.
 	}
 	n.fetches.end(context.Canceled) // it will run, in the next attempt
 	r.tellForeign(from, l.Blob.Digest, err)
-	return r.fail(n, err)
+	return err
 }
 
 // tellForeign shows what is wrong with a layer of a cache.
 func (r *Run) tellForeign(from Foreign, blob digest.Digest, err error) {
 	name := "importing cache layer " + blob.String() + " from " + from.Name()
-	progress.Start(r.opt.Sink, progress.Vertex{Digest: digest.FromString(name), Name: name}).Done(err)
+	progress.Start(r.sink, progress.Vertex{Digest: digest.FromString(name), Name: name}).Done(err)
 }
 
 // sharedStep is the step of a cached node whose layers are fetched, as long as they overlap.
@@ -232,15 +236,16 @@ func (s *sharedStep) end(err error) {
 }
 
 // baseImages evaluates the images that a node's layers stand on: only they know how to fetch theirs.
-func (r *Run) baseImages(n *node) error {
+func (r *Run) baseImages(ctx context.Context, n *node) (needs []*shared, err error) {
 	for _, img := range r.standsOn(n, map[*node]bool{}) {
 		if isImage(img) {
-			if _, err := img.result(); err != nil {
-				return err
+			if _, err := img.result(ctx); err != nil {
+				return nil, err
 			}
+			needs = append(needs, img.src.shared)
 		}
 	}
-	return nil
+	return needs, nil
 }
 
 // standsOn lists a node and all those whose layers can be among its own.
@@ -285,20 +290,20 @@ func isRecorded(src *pb.SourceOp) bool {
 }
 
 // foreignMemo looks the digest of a selection up elsewhere. What is found is remembered here, too.
-func (r *Run) foreignMemo(memo string) (digest.Digest, bool, error) {
+func (r *Run) foreignMemo(ctx context.Context, memo string) (digest.Digest, bool, error) {
 	for _, f := range r.opt.Foreign {
-		if d, ok := f.Memo(r.ctx, memo); ok {
+		if d, ok := f.Memo(ctx, memo); ok {
 			r.borrowed.Store(true)
-			return d, true, r.putMemo(r.ctx, memo, d.String())
+			return d, true, r.putMemo(ctx, memo, d.String())
 		}
 	}
 	return "", false, nil
 }
 
 // foreignLines are the lines of the key of what others had last at the place of a node.
-func (r *Run) foreignLines(n *node) []string {
+func (r *Run) foreignLines(ctx context.Context, n *node) []string {
 	for _, f := range r.opt.Foreign {
-		if lines := f.Lines(r.ctx, place(n)); lines != nil {
+		if lines := f.Lines(ctx, place(n)); lines != nil {
 			return lines
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/gitutil"
@@ -35,12 +34,12 @@ func newGit(s *store.Store) *gitsource.Source {
 
 // gitSource writes the key of a commit. The rule is BuildKit's: the remote is no part of it, so that
 // a repository is the same by ssh and by https. But a kept .git names its remote.
-func (r *Run) gitSource(n *node, op *pb.SourceOp) (keyLines, error) {
+func (r *Run) gitSource(ctx context.Context, n *node, op *pb.SourceOp) (keyLines, error) {
 	req, err := gitsource.Parse(op)
 	if err != nil {
 		return nil, err
 	}
-	c, err := r.gitCommit(n, req)
+	c, err := r.gitCommit(ctx, n, req)
 	if err != nil {
 		return nil, err
 	}
@@ -65,31 +64,25 @@ func (r *Run) gitSource(n *node, op *pb.SourceOp) (keyLines, error) {
 	return k, nil
 }
 
-// gitCommit asks which commit a request names, once per build and request. n may be nil.
-func (r *Run) gitCommit(n *node, req *gitsource.Request) (*gitsource.Commit, error) {
-	key := gitQuestion{*req, r.granted(req.Secrets(), req.Agents())}
-	r.Group.mu.Lock()
-	f := r.gitCommits[key]
-	if f == nil {
-		f = sync.OnceValues(func() (*gitsource.Commit, error) {
-			a := r.asking(n)
-			c, err := r.git.Resolve(r.ctx, req, r.gitEnv(nil))
-			a.done(err)
-			return c, err
-		})
-		r.gitCommits[key] = f
-	}
-	r.Group.mu.Unlock()
-	return f()
+// gitCommit asks which commit a request names, once for all runs and request. n may be nil.
+func (r *Run) gitCommit(ctx context.Context, n *node, req *gitsource.Request) (*gitsource.Commit, error) {
+	name := fmt.Sprintf("%#v\n%s", *req, r.granted(req.Secrets(), req.Agents()))
+	p := pool(r, r.gitCommits, name, true)
+	return answer(ctx, r, p, n, func(ctx context.Context) (*gitsource.Commit, error) {
+		a := p.asking()
+		c, err := r.git.Resolve(ctx, req, r.gitEnv(nil))
+		a.done(ctx.Err() != nil, err)
+		return c, err
+	})
 }
 
 // fetchGit checks the commit out into a layer.
-func (r *Run) fetchGit(n *node, op *pb.SourceOp, step *progress.Step) (Value, error) {
+func (r *Run) fetchGit(ctx context.Context, n *node, op *pb.SourceOp, step *progress.Step) (Value, error) {
 	req, err := gitsource.Parse(op)
 	if err != nil {
 		return Value{}, err
 	}
-	c, err := r.gitCommit(n, req)
+	c, err := r.gitCommit(ctx, n, req)
 	if err != nil {
 		return Value{}, err
 	}
@@ -98,10 +91,10 @@ func (r *Run) fetchGit(n *node, op *pb.SourceOp, step *progress.Step) (Value, er
 		return Value{}, err
 	}
 	defer draft.Abort()
-	if err := r.git.Checkout(r.ctx, req, c, draft.FS, draft.Work, r.gitEnv(step)); err != nil {
+	if err := r.git.Checkout(ctx, req, c, draft.FS, draft.Work, r.gitEnv(step)); err != nil {
 		return Value{}, err
 	}
-	id, err := draft.Commit(r.ctx)
+	id, err := draft.Commit(ctx)
 	return Value{Snapshot: layer.Snapshot{id}}, err
 }
 
@@ -134,7 +127,7 @@ func (r *Run) sshSocket(ctx context.Context, id string) (path string, release fu
 		l.Close()
 		os.RemoveAll(dir)
 	}
-	if err := r.opt.SSH.Serve(r.ctx, id, l); err != nil {
+	if err := r.opt.SSH.Serve(ctx, id, l); err != nil {
 		release()
 		return "", nil, err
 	}

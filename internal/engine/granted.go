@@ -74,34 +74,29 @@ func (r *Run) grants(n *node) string {
 	return all
 }
 
-// sourceKey says what a source is shared by.
+// sourceKey says what a directory or an image is shared by: the operation, and what of its build decides what it gives.
 func (r *Run) sourceKey(n *node) sourceKey {
 	op := n.v.Op.GetSource()
-	key := sourceKey{digest: n.v.Digest, bound: n.granted, fresh: r.opt.NoCache || n.v.IgnoreCache()}
-	own := fmt.Sprintf("%p", r) // what the run does not have it does not get from others
+	key := sourceKey{digest: n.v.Digest}
 	scheme, name, _ := strings.Cut(op.Identifier, "://")
 	switch scheme {
 	case "local":
 		if key.dir = r.opt.Contexts[name]; key.dir == nil {
-			key.bound = own
+			key.bound = r.alone()
 		}
-	case "docker-image":
-		key.pull = r.opt.Pull
+		return key
 	case "oci-layout":
-		key.bound = own
+		key.bound = r.alone()
 		if l, ok := r.opt.Layouts[op.Attrs[pb.AttrOCILayoutStoreID]]; ok {
 			key.bound = l.Dir
 		}
-	case "http", "https":
-		key.scope, key.bound = r.scope, own
-		if req, err := httpsource.Parse(op); err == nil {
-			key.bound = r.sentWith(req)
-		}
-	default:
-		key.scope = r.scope
 	}
+	key.platform, key.pull = platformName(r, n.v.Op.Platform), r.opt.Pull
 	return key
 }
+
+// alone is what no other run is called: what the run does not have it does not get from others.
+func (r *Run) alone() string { return fmt.Sprintf("run %d", r.id) }
 
 // httpQuestion is what a server is asked, and with what.
 func (r *Run) httpQuestion(req *httpsource.Request) string { return req.Key() + "\n" + r.sentWith(req) }
@@ -115,5 +110,5 @@ func (r *Run) sentWith(req *httpsource.Request) string {
 	if u, ok := r.opt.Uploads[name]; ok {
 		return "upload " + u.Path
 	}
-	return fmt.Sprintf("%p", r) // it has none, and gets none from others
+	return r.alone()
 }

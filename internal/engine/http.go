@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -19,7 +18,7 @@ import (
 
 // httpSource writes the key of a file from a server. One with a checksum is known without asking,
 // as in BuildKit; so its time is in no key.
-func (r *Run) httpSource(n *node, op *pb.SourceOp) (keyLines, error) {
+func (r *Run) httpSource(ctx context.Context, n *node, op *pb.SourceOp) (keyLines, error) {
 	req, err := httpsource.Parse(op)
 	if err != nil {
 		return nil, err
@@ -27,7 +26,7 @@ func (r *Run) httpSource(n *node, op *pb.SourceOp) (keyLines, error) {
 	if req.Checksum != "" {
 		return httpLines(req, &httpsource.File{Digest: req.Checksum, Name: req.Name()}), nil
 	}
-	f, err := r.httpFile(n, op)
+	f, err := r.httpFile(ctx, n, op)
 	if err != nil {
 		return nil, err
 	}
@@ -50,12 +49,12 @@ func httpLines(req *httpsource.Request, f *httpsource.File) keyLines {
 
 // httpValue gives the file as a layer: of an earlier build, or planned, so that who reads it reads
 // the blob.
-func (r *Run) httpValue(n *node, op *pb.SourceOp) (Value, error) {
-	id, err := n.identity()
+func (r *Run) httpValue(ctx context.Context, n *node, op *pb.SourceOp) (Value, error) {
+	id, err := n.identity(ctx)
 	if err != nil {
 		return Value{}, err
 	}
-	res, found, _, err := r.recall(id.key)
+	res, found, _, err := r.recall(ctx, id.key)
 	if err != nil {
 		return Value{}, err
 	}
@@ -63,48 +62,55 @@ func (r *Run) httpValue(n *node, op *pb.SourceOp) (Value, error) {
 		r.tellCached(n)
 		return fromRecord(res).outputs[0], nil
 	}
-	f, err := r.httpFile(n, op)
+	out, err := r.plan(ctx, n, id, nil, func(ctx context.Context, f *flight) (*outcome, error) {
+		return r.planHTTP(ctx, f, n, id, op)
+	})
 	if err != nil {
 		return Value{}, err
 	}
-	req, err := httpsource.Parse(op)
-	if err != nil {
-		return Value{}, err
-	}
-	now := time.Now()
-	layerID, err := r.Engine.opt.Store.Plan(&httpPlan{store: r.Engine.opt.Store, req: req, file: f}, now)
-	if err != nil {
-		return Value{}, err
-	}
-	r.keepPlan(layerID)
-	v := Value{Snapshot: layer.Snapshot{layerID}}
 	r.tellCached(n)
-	return v, r.keep(r.ctx, r.pendingResult(n, id, []Value{v}, store.Result{Created: now}))
+	return out.outputs[0], nil
 }
 
-// httpFile finds out what the URL names, once per build and request, whatever platform asks. What is
-// fetched for it is a step of the display.
-func (r *Run) httpFile(n *node, op *pb.SourceOp) (*httpsource.File, error) {
+// planHTTP makes a layer of the file.
+func (r *Run) planHTTP(ctx context.Context, f *flight, n *node, id identity, op *pb.SourceOp) (*outcome, error) {
+	file, err := r.httpFile(ctx, n, op)
+	if err != nil {
+		return nil, err
+	}
 	req, err := httpsource.Parse(op)
 	if err != nil {
 		return nil, err
 	}
-	key := r.httpQuestion(req)
-	r.Group.mu.Lock()
-	f := r.httpFiles[key]
-	if f == nil {
-		f = sync.OnceValues(func() (*httpsource.File, error) { return r.askHTTP(n, req) })
-		r.httpFiles[key] = f
+	now := time.Now()
+	layerID, err := r.Engine.opt.Store.Plan(&httpPlan{store: r.Engine.opt.Store, req: req, file: file}, now)
+	if err != nil {
+		return nil, err
 	}
-	r.Group.mu.Unlock()
-	return f()
+	f.keepPlan(layerID)
+	outputs := f.made([]Value{{Snapshot: layer.Snapshot{layerID}}})
+	f.await(r.pendingResult(n, id, outputs, store.Result{Created: now}))
+	return &outcome{outputs: outputs}, r.keep(ctx, f.shared)
 }
 
-func (r *Run) askHTTP(n *node, req *httpsource.Request) (*httpsource.File, error) {
+// httpFile finds out what the URL names, once for all runs and request, whatever platform asks. What is
+// fetched for it is a step of displays. n may be nil.
+func (r *Run) httpFile(ctx context.Context, n *node, op *pb.SourceOp) (*httpsource.File, error) {
+	req, err := httpsource.Parse(op)
+	if err != nil {
+		return nil, err
+	}
+	p := pool(r, r.httpFiles, r.httpQuestion(req), true)
+	return answer(ctx, r, p, n, func(ctx context.Context) (*httpsource.File, error) {
+		return r.askHTTP(ctx, &p.audience, req)
+	})
+}
+
+func (r *Run) askHTTP(ctx context.Context, whom *audience, req *httpsource.Request) (*httpsource.File, error) {
 	began := time.Now()
-	a := r.asking(n)
+	a := whom.asking()
 	fetched := false
-	f, err := r.http.Resolve(r.ctx, req, httpsource.Env{
+	f, err := r.http.Resolve(ctx, req, httpsource.Env{
 		Secret: r.opt.Secrets.Secret, Uploads: r.opt.Uploads,
 		Progress: func(current, total int64) {
 			fetched = true
@@ -113,17 +119,17 @@ func (r *Run) askHTTP(n *node, req *httpsource.Request) (*httpsource.File, error
 			}
 		},
 	})
-	if fetched && err == nil && n != nil {
+	if fetched && err == nil {
 		a.start().Status("downloading "+req.Name(), f.Size, f.Size, true)
 	}
-	if !a.done(err) {
+	if !a.done(ctx.Err() != nil, err) {
 		return f, err
 	}
-	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Reason: "the server has another file", Started: began, Took: time.Since(began)}
+	rec := StepRecord{Reason: "the server has another file", Started: began, Took: time.Since(began)}
 	if err != nil {
 		rec.Error = err.Error()
 	}
-	r.record(rec)
+	whom.record(rec)
 	return f, err
 }
 

@@ -31,26 +31,52 @@ func isLocal(n *node) bool {
 	return strings.HasPrefix(n.v.Op.GetSource().GetIdentifier(), schemeLocal)
 }
 
-func (r *Run) resolve(n *node, src *pb.SourceOp) (*imagesource.Image, error) {
-	img, err := r.resolveImage(n, src)
+// resolve finds out which image a node is.
+func (r *Run) resolve(ctx context.Context, n *node, src *pb.SourceOp) (*imagesource.Image, error) {
+	img, err := n.src.image.do(ctx, n.src.ctx, r, func(ctx context.Context) (*imagesource.Image, error) {
+		return r.resolveImage(ctx, n, src)
+	})
 	if err == nil {
-		r.Group.mu.Lock()
-		defer r.Group.mu.Unlock()
-		r.images[n] = img
+		n.image.Store(img)
 	}
 	return img, err
 }
 
-func (r *Run) resolveImage(n *node, src *pb.SourceOp) (*imagesource.Image, error) {
+func (r *Run) resolveImage(ctx context.Context, n *node, src *pb.SourceOp) (*imagesource.Image, error) {
 	if ref, ok := strings.CutPrefix(src.Identifier, schemeLayout); ok {
-		return r.ResolveLayout(ref, src.Attrs[pb.AttrOCILayoutStoreID], r.platform(n.v.Op.Platform))
+		return r.ResolveLayout(ctx, ref, src.Attrs[pb.AttrOCILayoutStoreID], r.platform(n.v.Op.Platform))
 	}
 	mode := imagesource.ResolveDefault
 	if r.opt.Pull || src.Attrs[pb.AttrImageResolveMode] == pb.AttrImageResolveModeForcePull {
 		mode = imagesource.ResolvePull
 	}
 	ref := strings.TrimPrefix(src.Identifier, schemeImage)
-	return r.Engine.opt.Images.Resolve(r.ctx, ref, r.platform(n.v.Op.Platform), mode)
+	return r.Engine.opt.Images.Resolve(ctx, ref, r.platform(n.v.Op.Platform), mode)
+}
+
+// ResolveImage asks for an image once for all runs, and shows it as one step. key says all that is asked, and find asks. Where that
+// fails as the build of another run has ended, which began it, this one asks itself.
+func (r *Run) ResolveImage(ctx context.Context, key, name string, find func(context.Context) (*imagesource.Image, error)) (*imagesource.Image, error) {
+	ctx, end := r.begin(ctx)
+	defer end()
+	p := pool(r, r.resolved, key, true)
+	v := progress.Vertex{Digest: digest.FromString(key), Name: name}
+	seat := p.join(&seat{run: r, what: p, v: v})
+	img, err := p.do(ctx, p.ctx, r, func(ctx context.Context) (*imagesource.Image, error) {
+		p.start()
+		img, err := find(ctx)
+		if err != nil && ctx.Err() != nil {
+			p.end(context.Canceled)
+		} else {
+			p.end(err)
+		}
+		return img, err
+	})
+	p.leave(seat, context.Canceled)
+	if ctx.Err() == nil && !r.hears(v.Digest) { // another run asked, and had the answer
+		progress.Start(r.toldOf(v, p), v).Done(err)
+	}
+	return img, err
 }
 
 // Layout is one of the build's layouts.
@@ -63,58 +89,52 @@ func (r *Run) Layout(id string) (imagesource.Layout, error) {
 }
 
 // ResolveLayout finds an image in one of the build's layouts. ref has the digest.
-func (r *Run) ResolveLayout(ref, id string, platform ocispec.Platform) (*imagesource.Image, error) {
+func (r *Run) ResolveLayout(ctx context.Context, ref, id string, platform ocispec.Platform) (*imagesource.Image, error) {
 	l, err := r.Layout(id)
 	if err != nil {
 		return nil, err
 	}
-	return r.Engine.opt.Images.ResolveLayout(r.ctx, l, ref, platform)
+	return r.Engine.opt.Images.ResolveLayout(ctx, l, ref, platform)
 }
 
 // pull names the layers of an image. Those that are not here are fetched when something needs
 // them, and unpacked when something needs their files.
-func (r *Run) pull(n *node, src *pb.SourceOp) (layer.Snapshot, error) {
-	img, err := r.resolve(n, src)
+func (r *Run) pull(ctx context.Context, n *node, src *pb.SourceOp) (*pulling, error) {
+	img, err := r.resolve(ctx, n, src)
 	if err != nil {
 		return nil, err
 	}
-	snap, err := imagesource.Snapshot(r.ctx, r.Engine.opt.Store, img)
-	if err != nil {
-		return nil, err
-	}
-	p, missing := &pulling{r: r, n: n, img: img, fetch: r.Engine.opt.Images.PullLayer}, false
-	if id, ok := src.Attrs[pb.AttrOCILayoutStoreID]; ok {
-		p.fetch = func(ctx context.Context, img *imagesource.Image, i int, progress imagesource.Progress) error {
-			return r.Engine.opt.Images.PullLayout(ctx, r.opt.Layouts[id], img, i, progress)
+	return n.src.layers.do(ctx, n.src.ctx, r, func(ctx context.Context) (*pulling, error) {
+		snap, err := imagesource.Snapshot(ctx, r.Engine.opt.Store, img)
+		if err != nil {
+			return nil, err
 		}
-	}
-	for i, id := range snap {
-		if r.Engine.opt.Store.HasBlob(img.Manifest.Layers[i].Digest) {
-			continue
+		p := &pulling{of: n.src, img: img, snap: snap, fetch: r.Engine.opt.Images.PullLayer}
+		if id, ok := src.Attrs[pb.AttrOCILayoutStoreID]; ok {
+			layout := r.opt.Layouts[id]
+			p.fetch = func(ctx context.Context, img *imagesource.Image, i int, progress imagesource.Progress) error {
+				return r.Engine.opt.Images.PullLayout(ctx, layout, img, i, progress)
+			}
 		}
-		missing = true
-		forget := r.Engine.opt.Store.SetFetch(id, func(ctx context.Context) error { return p.layer(ctx, i) })
-		r.whenOver(forget)
-	}
-	if !missing {
-		r.tellCached(n)
-		return snap, nil
-	}
-	r.whenOver(func() {
-		if p.step == nil && errors.Is(context.Cause(r.ctx), errOver) { // others had, or fetched, all that was needed of it
-			r.tellCached(n)
+		for i, id := range snap {
+			if r.Engine.opt.Store.HasBlob(img.Manifest.Layers[i].Digest) {
+				continue
+			}
+			p.missing = true
+			n.src.whenOver(r.Engine.opt.Store.SetFetch(id, func(ctx context.Context) error { return p.layer(ctx, i) }))
 		}
+		return p, nil
 	})
-	return snap, nil
 }
 
 // pulling is an image whose layers are fetched one by one, which a display sees as one step as
 // long as they overlap.
 type pulling struct {
-	r     *Run
-	n     *node
-	img   *imagesource.Image
-	fetch func(ctx context.Context, img *imagesource.Image, i int, progress imagesource.Progress) error
+	of      *source
+	img     *imagesource.Image
+	snap    layer.Snapshot
+	missing bool // some layers were not here
+	fetch   func(ctx context.Context, img *imagesource.Image, i int, progress imagesource.Progress) error
 
 	mu    sync.Mutex
 	users int
@@ -126,26 +146,24 @@ type pulling struct {
 func (p *pulling) layer(ctx context.Context, i int) error {
 	p.mu.Lock()
 	if p.users++; p.users == 1 {
-		p.began, p.step = time.Now(), p.r.start(p.n)
+		p.began, p.step = time.Now(), p.of.start()
 	}
 	step := p.step
 	p.mu.Unlock()
 	err := p.fetch(ctx, p.img, i, func(desc ocispec.Descriptor, current, total int64) {
 		step.Status(desc.Digest.String(), current, total, current == total)
 	})
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx) // another layer failed, and that is told
-	}
 	p.mu.Lock()
-	if p.users--; p.users == 0 || err != nil {
-		step.Done(err)
+	defer p.mu.Unlock()
+	p.users--
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx) // others may go on with it, and who does not leaves
+	}
+	if p.users == 0 || err != nil {
+		p.of.end(err)
 	}
 	if p.users == 0 {
-		p.r.record(StepRecord{Name: p.n.v.Name(), Digest: p.n.v.Digest, Reason: "its layers were not here", Started: p.began, Took: time.Since(p.began)})
-	}
-	p.mu.Unlock()
-	if err != nil && ctx.Err() == nil {
-		return p.r.fail(p.n, err)
+		p.of.record(StepRecord{Reason: "its layers were not here", Started: p.began, Took: time.Since(p.began)})
 	}
 	return err
 }
@@ -166,21 +184,26 @@ func (r *Run) localTree(src *pb.SourceOp) (local.Context, layer.Tree, error) {
 
 // localDigest digests files of a local context. A display is shown one step for it, however many
 // instructions read the context at the same time.
-func (r *Run) localDigest(in edge, copies []*pb.FileActionCopy) (digest.Digest, error) {
-	c, tree, err := r.localTree(in.n.v.Op.GetSource())
-	if err != nil {
-		return "", err
-	}
-	done := in.n.run.readingContext(in.n)
-	d, err := fileop.SourceDigest(r.ctx, tree, copies, func(e *layer.Entry) (digest.Digest, error) {
-		in.n.reader.add(e.Size)
-		return c.Hash(e)
+func (r *Run) localDigest(ctx context.Context, in edge, sel string, copies []*pb.FileActionCopy) (digest.Digest, error) {
+	src := in.n.src
+	seat := src.join(in.n.seat())
+	defer src.leave(seat, context.Canceled)
+	return src.content(sel).do(ctx, src.ctx, r, func(ctx context.Context) (digest.Digest, error) {
+		c, tree, err := r.localTree(in.n.v.Op.GetSource())
+		if err != nil {
+			return "", err
+		}
+		done := src.reading()
+		d, err := fileop.SourceDigest(ctx, tree, copies, func(e *layer.Entry) (digest.Digest, error) {
+			src.reader.add(e.Size)
+			return c.Hash(e)
+		})
+		done()
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w in the build context", err)
+		}
+		return d, err
 	})
-	done()
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w in the build context", err)
-	}
-	return d, err
 }
 
 // contextReader counts who reads a local context.
@@ -199,21 +222,21 @@ func (c *contextReader) add(n int64) {
 	c.step.Status("reading context", c.bytes, 0, false)
 }
 
-// readingContext starts the context's step unless it is under way; the step ends when the last
+// reading starts the context's step unless it is under way; the step ends when the last
 // user calls done.
-func (r *Run) readingContext(n *node) (done func()) {
-	c := &n.reader
+func (s *source) reading() (done func()) {
+	c := &s.reader
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.users++; c.users == 1 {
-		c.step = r.start(n)
+		c.step = s.start()
 	}
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.users--; c.users == 0 {
 			c.step.Status("reading context", c.bytes, c.bytes, true)
-			c.step.Done(nil)
+			s.end(nil)
 		}
 	}
 }

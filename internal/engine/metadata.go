@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -11,12 +12,14 @@ import (
 )
 
 // GitMetadata tells which commit a git source names, and what git stores of it when objects is set.
-func (r *Run) GitMetadata(op *pb.SourceOp, objects bool) (*sourceresolver.ResolveGitResponse, error) {
+func (r *Run) GitMetadata(ctx context.Context, op *pb.SourceOp, objects bool) (*sourceresolver.ResolveGitResponse, error) {
+	ctx, end := r.begin(ctx)
+	defer end()
 	req, err := gitsource.Parse(op)
 	if err != nil {
 		return nil, err
 	}
-	c, err := r.gitCommit(nil, req)
+	c, err := r.gitCommit(ctx, nil, req)
 	if err != nil {
 		return nil, err
 	}
@@ -24,7 +27,7 @@ func (r *Run) GitMetadata(op *pb.SourceOp, objects bool) (*sourceresolver.Resolv
 	if !objects {
 		return res, nil
 	}
-	o, err := r.git.Objects(r.ctx, req, c, r.gitEnv(nil))
+	o, err := r.git.Objects(ctx, req, c, r.gitEnv(nil))
 	if err != nil {
 		return nil, err
 	}
@@ -33,11 +36,13 @@ func (r *Run) GitMetadata(op *pb.SourceOp, objects bool) (*sourceresolver.Resolv
 }
 
 // HTTPMetadata tells what a URL names, which is in the store then.
-func (r *Run) HTTPMetadata(op *pb.SourceOp, opt *sourceresolver.ResolveHTTPOpt) (*sourceresolver.ResolveHTTPResponse, error) {
+func (r *Run) HTTPMetadata(ctx context.Context, op *pb.SourceOp, opt *sourceresolver.ResolveHTTPOpt) (*sourceresolver.ResolveHTTPResponse, error) {
 	if opt != nil && opt.ChecksumReq != nil {
 		return nil, errors.New("other checksums of files than sha256 are not supported")
 	}
-	f, err := r.httpFile(nil, op)
+	ctx, end := r.begin(ctx)
+	defer end()
+	f, err := r.httpFile(ctx, nil, op)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path"
@@ -17,7 +18,7 @@ import (
 )
 
 // missing adds, to an error about a file that n reads of an input and that is not there, lines that say why.
-func (r *Run) missing(n *node, in edge, err error) error {
+func (r *Run) missing(ctx context.Context, n *node, in edge, err error) error {
 	var gone *fileop.NotFoundError
 	if !errors.As(err, &gone) || in.n == nil {
 		return err
@@ -28,8 +29,8 @@ func (r *Run) missing(n *node, in edge, err error) error {
 		tree, why = r.missingLocal(n, in.n, gone.Path)
 	} else {
 		why = "it was looked for in " + terminal.Short(in.n.v.Name(), maxCommand)
-		if v, verr := r.value(in); verr == nil {
-			tree, _ = r.Tree(r.ctx, v, store.NeedMetadata) // it is only for a hint
+		if v, verr := r.value(ctx, in); verr == nil {
+			tree, _ = r.Tree(ctx, v, store.NeedMetadata) // it is only for a hint
 		}
 	}
 	if meant := similar(tree, gone.Path); meant != "" {

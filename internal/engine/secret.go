@@ -14,7 +14,7 @@ import (
 
 // secret returns the value of a secret, and remembers that the step's output must not show it.
 func (x *execution) secret(id string) ([]byte, error) {
-	value, err := x.r.opt.Secrets.Secret(x.r.ctx, id)
+	value, err := x.r.opt.Secrets.Secret(x.ctx, id)
 	if err == nil {
 		x.hidden = append(x.hidden, value)
 	}
@@ -81,7 +81,7 @@ func (x *execution) sshMount(m *pb.Mount) error {
 		return fmt.Errorf("%w\n  give an agent or keys with --ssh %s", err, cmp.Or(opt.ID, "default"))
 	}
 	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), Socket: &sandbox.Socket{
-		Serve: func(l net.Listener) error { return x.r.opt.SSH.Serve(x.r.ctx, opt.ID, l) },
+		Serve: func(l net.Listener) error { return x.r.opt.SSH.Serve(x.ctx, opt.ID, l) },
 		Mode:  opt.Mode & 0o777, UID: int(opt.Uid), GID: int(opt.Gid),
 	}})
 	return nil

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"strings"
 	"sync"
 	"time"
@@ -22,30 +23,41 @@ func event(v *graph.Vertex) progress.Vertex {
 	return progress.Vertex{Digest: v.Digest, Name: v.Name(), Inputs: inputs, Group: v.Meta.GetProgressGroup()}
 }
 
-// start tells that a node begins to run.
-func (r *Run) start(n *node) *progress.Step {
-	r.mu.Lock()
-	r.told[n.v.Digest] = true
-	r.mu.Unlock()
-	v := event(n.v)
-	if !r.shows(n) {
-		v.Digest = digest.FromString(r.opt.Name + " " + v.Digest.String())
+// seat is the place of a node's run in an audience.
+func (n *node) seat() *seat { return &seat{run: n.run, what: n.what(), v: event(n.v)} }
+
+// what is what a screen shows as the node: of a source that several runs read it is one thing.
+func (n *node) what() any {
+	if n.src != nil {
+		return n.src
 	}
-	return progress.Start(r.opt.Sink, v)
+	return n
 }
 
-// tellCached tells that a node, and with it everything below it that was not needed, is cached. What another run
-// shows the build's log is told alone.
+// hears notes that the run's log hears of a vertex. It reports whether it had already.
+func (r *Run) hears(d digest.Digest) (known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known = r.told[d]
+	r.told[d] = true
+	return known
+}
+
+// start tells that a node begins to run, which no other run has part in.
+func (r *Run) start(n *node) *progress.Step {
+	r.hears(n.v.Digest)
+	v := event(n.v)
+	return progress.Start(r.sink, r.screen.shows(v, n.what(), r).as(v, n.what(), r))
+}
+
+// tellCached tells that a node, and with it everything below it that was not needed, is cached. What another run of the
+// screen shows the build's log is told alone.
 func (r *Run) tellCached(n *node) {
-	if n.run != r && !n.isSource() {
+	if n.run != r {
 		n.run.tellCached(n)
 		return
 	}
-	r.mu.Lock()
-	known := r.told[n.v.Digest]
-	r.told[n.v.Digest] = true
-	r.mu.Unlock()
-	if known {
+	if r.hears(n.v.Digest) {
 		return
 	}
 	for _, in := range n.inputs {
@@ -53,11 +65,7 @@ func (r *Run) tellCached(n *node) {
 			r.tellCached(in.n)
 		}
 	}
-	sink := r.opt.Sink
-	if n.run != r || !r.shows(n) {
-		sink = r.opt.Log
-	}
-	step := progress.Start(sink, event(n.v))
+	step := progress.Start(r.toldOf(event(n.v), n.what()), event(n.v))
 	step.Cached()
 	step.Done(nil)
 }
@@ -81,32 +89,27 @@ func place(n *node) string {
 // For every other vertex its own step tells enough.
 func (r *Run) Reading(e graph.Edge) (done func(error)) {
 	n := r.node(e.Vertex)
-	if n == nil || !isLocal(n) {
+	if n == nil || !isLocal(n) || r.hears(n.v.Digest) {
 		return func(error) {}
 	}
-	r.mu.Lock()
-	known := r.told[n.v.Digest]
-	r.mu.Unlock()
-	if known {
-		return func(error) {}
+	return progress.Start(r.toldOf(event(n.v), n.what()), event(n.v)).Done
+}
+
+// toldOf is who is told of a vertex: the log alone, if the screen shows it as another run's, or something else as it.
+func (r *Run) toldOf(v progress.Vertex, what any) *gate {
+	if first := r.screen.shows(v, what, r); first.what != what || first.run != r {
+		return r.log
 	}
-	if n.run == r {
-		return r.start(n).Done
-	}
-	r.mu.Lock()
-	r.told[n.v.Digest] = true
-	r.mu.Unlock()
-	return progress.Start(r.opt.Log, event(n.v)).Done
+	return r.sink
 }
 
 // patience is how long something may be asked before a display tells of it.
 const patience = 5 * time.Second
 
-// asking is a question to a server as a step of the display: it begins when there is something to
+// asking is a question to a server as a step of displays: it begins when there is something to
 // tell, or when the answer takes long.
 type asking struct {
-	r *Run
-	n *node // nil: nothing is ever told
+	whom *audience // nil: nobody is ever told
 
 	mu    sync.Mutex
 	step  *progress.Step
@@ -114,34 +117,37 @@ type asking struct {
 	timer *time.Timer
 }
 
-func (r *Run) asking(n *node) *asking {
-	a := &asking{r: r, n: n}
-	a.timer = time.AfterFunc(patience, func() { a.start() })
-	return a
+func (a *audience) asking() *asking {
+	q := &asking{whom: a}
+	q.timer = time.AfterFunc(patience, func() { q.start() })
+	return q
 }
 
 // start begins the step. It returns nil when there is none.
-func (a *asking) start() *progress.Step {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.step == nil && a.n != nil && !a.over {
-		a.step = a.r.start(a.n)
+func (q *asking) start() *progress.Step {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.step == nil && !q.over {
+		q.step = q.whom.start()
 	}
-	return a.step
+	return q.step
 }
 
-// done ends the step. An error always has one, unless the run has ended. told reports whether there
+// done ends the step. An error always has one, unless nobody waits for the answer any more. told reports whether there
 // was one.
-func (a *asking) done(err error) (told bool) {
-	a.timer.Stop()
-	if err != nil && a.r.ctx.Err() == nil {
-		a.start()
+func (q *asking) done(ended bool, err error) (told bool) {
+	q.timer.Stop()
+	switch {
+	case ended && err != nil:
+		err = context.Canceled
+	case err != nil:
+		q.start()
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.over = true
-	if a.step != nil {
-		a.step.Done(err)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.over = true
+	if q.step != nil {
+		q.whom.end(err)
 	}
-	return a.step != nil
+	return q.step != nil
 }

@@ -36,7 +36,9 @@ func (v Verified) Same() bool { return v.Count == 0 && v.Error == "" }
 // Verify carries out again what was cached of the graphs below edges, and compares: processes and file operations, one
 // after the other, each on top of what is recorded of those before it. Nothing of what they give is recorded or used.
 // It must be called before Close.
-func (r *Run) Verify(edges ...graph.Edge) ([]Verified, error) {
+func (r *Run) Verify(ctx context.Context, edges ...graph.Edge) ([]Verified, error) {
+	ctx, end := r.begin(ctx)
+	defer end()
 	ran := map[digest.Digest]bool{}
 	for _, rec := range r.Records() {
 		ran[rec.Digest] = ran[rec.Digest] || !rec.Cached
@@ -47,11 +49,11 @@ func (r *Run) Verify(edges ...graph.Edge) ([]Verified, error) {
 		if n.v.Op.GetExec() == nil && n.v.Op.GetFile() == nil || ran[n.v.Digest] || n.run != r {
 			continue
 		}
-		id, err := n.identity()
+		id, err := n.identity(ctx)
 		if err != nil {
 			return nil, err
 		}
-		res, found, _, err := r.recall(id.key)
+		res, found, _, err := r.recall(ctx, id.key)
 		if err != nil {
 			return nil, err
 		}
@@ -59,7 +61,7 @@ func (r *Run) Verify(edges ...graph.Edge) ([]Verified, error) {
 			continue
 		}
 		seen[id.key] = true
-		v, err := r.verify(n, id, res)
+		v, err := r.verify(ctx, n, id, res)
 		if err != nil {
 			return nil, err
 		}
@@ -69,18 +71,18 @@ func (r *Run) Verify(edges ...graph.Edge) ([]Verified, error) {
 }
 
 // verify carries one node out.
-func (r *Run) verify(n *node, id identity, res store.Result) (Verified, error) {
+func (r *Run) verify(ctx context.Context, n *node, id identity, res store.Result) (Verified, error) {
 	v := Verified{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key}
-	inputs, err := r.inputs(n)
+	inputs, err := r.inputs(ctx, n)
 	if err != nil {
 		return v, err
 	}
 	shown := event(n.v)
 	shown.Name, shown.Digest = "verifying "+shown.Name, digest.FromString("verify "+n.v.Digest.String())
-	step := progress.Start(r.opt.Sink, shown)
-	outputs, err := r.operate(n, inputs, step, time.Now())
+	step := progress.Start(r.sink, shown)
+	outputs, err := r.operate(ctx, work{of: r.own(), step: step, created: time.Now()}, n, inputs)
 	if err == nil {
-		err = r.compare(res.Outputs, outputs, func(d layer.Difference) error {
+		err = r.compare(ctx, res.Outputs, outputs, func(d layer.Difference) error {
 			if d.Time() {
 				v.Times++
 				return nil
@@ -92,12 +94,12 @@ func (r *Run) verify(n *node, id identity, res store.Result) (Verified, error) {
 			return err
 		})
 	}
-	if r.ctx.Err() != nil {
-		err = context.Cause(r.ctx)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
 	step.Done(err)
 	switch {
-	case r.ctx.Err() != nil, errors.Is(err, store.ErrDamaged):
+	case ctx.Err() != nil, errors.Is(err, store.ErrDamaged):
 		return v, err
 	case err != nil:
 		v.Error = err.Error()
@@ -106,7 +108,7 @@ func (r *Run) verify(n *node, id identity, res store.Result) (Verified, error) {
 }
 
 // compare tells fn how the layers that outputs have beside their inputs differ from those that are recorded.
-func (r *Run) compare(recorded []layer.Snapshot, outputs []Value, fn func(layer.Difference) error) error {
+func (r *Run) compare(ctx context.Context, recorded []layer.Snapshot, outputs []Value, fn func(layer.Difference) error) error {
 	for i, out := range outputs {
 		if i >= len(recorded) {
 			break
@@ -119,11 +121,11 @@ func (r *Run) compare(recorded []layer.Snapshot, outputs []Value, fn func(layer.
 			if was[j] == is[j] {
 				continue
 			}
-			a, err := r.Engine.opt.Store.LayerTree(r.ctx, was[j])
+			a, err := r.Engine.opt.Store.LayerTree(ctx, was[j])
 			if err != nil {
 				return err
 			}
-			b, err := r.Engine.opt.Store.LayerTree(r.ctx, is[j])
+			b, err := r.Engine.opt.Store.LayerTree(ctx, is[j])
 			if err != nil {
 				return err
 			}

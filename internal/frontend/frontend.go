@@ -173,7 +173,9 @@ func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt
 			mode = imagesource.ResolvePull
 		}
 	}
-	find := func() (*imagesource.Image, error) { return c.opt.Images.Resolve(ctx, ref, platform, mode) }
+	find := func(ctx context.Context) (*imagesource.Image, error) {
+		return c.opt.Images.Resolve(ctx, ref, platform, mode)
+	}
 	if o := opt.OCILayoutOpt; o != nil {
 		if o.Platform != nil {
 			platform = *o.Platform
@@ -183,7 +185,9 @@ func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt
 			return nil, err
 		}
 		mode = imagesource.ResolveMode("in " + id)
-		find = func() (*imagesource.Image, error) { return c.opt.Run.ResolveLayout(ref, id, platform) }
+		find = func(ctx context.Context) (*imagesource.Image, error) {
+			return c.opt.Run.ResolveLayout(ctx, ref, id, platform)
+		}
 	}
 	key := ref + " " + platforms.FormatAll(platform)
 	if mode != imagesource.ResolveDefault {
@@ -212,13 +216,13 @@ func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt
 }
 
 // ask resolves an image as a step of the display. An error comes when the other questions are answered as well.
-func (c *Client) ask(ctx context.Context, key, ref, name string, find func() (*imagesource.Image, error)) (*imagesource.Image, error) {
+func (c *Client) ask(ctx context.Context, key, ref, name string, find func(context.Context) (*imagesource.Image, error)) (*imagesource.Image, error) {
 	if name == "" {
 		name = "[internal] load metadata for " + ref
 	}
 	answered := c.asking.begin()
-	img, err := c.opt.Run.ResolveImage(ctx, key, name, func() (*imagesource.Image, error) {
-		img, err := find()
+	img, err := c.opt.Run.ResolveImage(ctx, key, name, func(ctx context.Context) (*imagesource.Image, error) {
+		img, err := find(ctx)
 		if err != nil {
 			err = fmt.Errorf("failed to resolve source metadata for %s: %w", ref, err)
 		}

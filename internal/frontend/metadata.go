@@ -17,9 +17,9 @@ func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt
 	var err error
 	switch scheme {
 	case "git":
-		res.Git, err = c.opt.Run.GitMetadata(op, opt.GitOpt != nil && opt.GitOpt.ReturnObject)
+		res.Git, err = c.opt.Run.GitMetadata(ctx, op, opt.GitOpt != nil && opt.GitOpt.ReturnObject)
 	case "http", "https":
-		res.HTTP, err = c.opt.Run.HTTPMetadata(op, opt.HTTPOpt)
+		res.HTTP, err = c.opt.Run.HTTPMetadata(ctx, op, opt.HTTPOpt)
 	case srctypes.DockerImageScheme, srctypes.OCIScheme:
 		// The frontend pins the reference to the digest, so that what was resolved is what is used; displays and provenance
 		// have that digest, which is an index's if that is what the reference names.

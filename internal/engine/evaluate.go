@@ -1,0 +1,230 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// evaluate gives the result of a node: from the store, or by running it.
+func (r *Run) evaluate(ctx context.Context, n *node) (*outcome, error) {
+	if src := n.v.Op.GetSource(); src != nil {
+		if out, done, err := r.evaluateSource(ctx, n, src); done {
+			return out, err
+		}
+	}
+	id, err := n.identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for t := r.underWay(n, id); t != nil; t = r.underWay(n, id) {
+		if out, err := r.flown(ctx, n, id, t, ""); !t.others(ctx, r, err) {
+			return out, err
+		}
+	}
+	reason := "its cache is ignored"
+	if !id.fresh {
+		var out *outcome
+		if out, reason, err = r.known(ctx, n, id); out != nil || err != nil {
+			return out, err
+		}
+	}
+	return r.execute(ctx, n, id, reason)
+}
+
+// known gives the result of a node that need not be executed, or nil and why it must be.
+func (r *Run) known(ctx context.Context, n *node, id identity) (_ *outcome, reason string, err error) {
+	res, found, why, err := r.recall(ctx, id.key)
+	if err != nil {
+		return nil, "", err
+	}
+	if found {
+		if res.Planned {
+			out, err := r.replan(ctx, n, id, res, "")
+			return out, "", err
+		}
+		r.tellCached(n)
+		r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, Started: time.Now()})
+		return fromRecord(res), "", nil
+	}
+	if out, found, err := r.foreign(ctx, n, id); found || err != nil {
+		return out, "", err
+	}
+	if why == "" {
+		why, err = r.why(ctx, n, id)
+	}
+	return nil, why, err
+}
+
+// why says why a vertex was not found.
+func (r *Run) why(ctx context.Context, n *node, id identity) (string, error) {
+	last, err := r.Engine.opt.Store.LastLines(ctx, r.slot(n))
+	if err != nil {
+		return "", err
+	}
+	if last == nil { // others tell no values
+		reason := explain(r.foreignLines(ctx, n), store.WithoutValues(id.lines...))
+		if reason == optionChanged {
+			reason = "a value of the environment or an option of the instruction changed"
+		}
+		return reason, nil
+	}
+	now, err := r.Engine.opt.Store.Masked(id.lines)
+	return explain(last, now), err
+}
+
+// execute runs a node, unless that is done already, and records the result.
+func (r *Run) execute(ctx context.Context, n *node, id identity, reason string) (*outcome, error) {
+	inputs, err := r.inputs(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		t, err := r.launch(ctx, missed, n, id, inputs, func(ctx context.Context, f *flight) (*outcome, error) {
+			return r.perform(ctx, f, n, id, inputs)
+		})
+		if err != nil {
+			return nil, err
+		}
+		if out, err := r.flown(ctx, n, id, t, reason); !t.others(ctx, r, err) {
+			return out, err
+		}
+	}
+}
+
+// perform carries a node out, for all who wait for it. The error has no place.
+func (r *Run) perform(ctx context.Context, f *flight, n *node, id identity, inputs []Value) (*outcome, error) {
+	step := f.start()
+	out, err := r.operate(ctx, work{f.shared, step, f.began, &f.keep}, n, inputs)
+	if err != nil && r.madeSpace(ctx, err, step) {
+		out, err = r.operate(ctx, work{f.shared, step, f.began, &f.keep}, n, inputs)
+	}
+	if err == nil {
+		if n.v.Op.GetExec() != nil {
+			f.standOnNothing()
+		} else {
+			out = f.made(out)
+		}
+		f.await(r.pendingResult(n, id, out, store.Result{Created: f.began, Took: time.Since(f.began)}))
+		err = r.keep(ctx, f.shared)
+	}
+	ended := err
+	if err != nil && ctx.Err() != nil {
+		ended = context.Canceled // nobody waits for it, for a reason that is told elsewhere
+	}
+	f.end(ended)
+	if err != nil {
+		return nil, err
+	}
+	return &outcome{outputs: out}, nil
+}
+
+// madeSpace reports whether a step failed for want of space, and unused cache gave some.
+func (r *Run) madeSpace(ctx context.Context, err error, step *progress.Step) bool {
+	if ctx.Err() != nil || !store.IsFull(err) {
+		return false
+	}
+	freed, merr := r.Engine.opt.Store.MakeSpace(ctx)
+	if merr != nil || freed == 0 {
+		return false // the step's error says what is the matter
+	}
+	fmt.Fprintf(step.Stderr(), "no space left: %s of unused build cache went, this step is tried once more\n", units.HumanSize(float64(freed)))
+	return true
+}
+
+// replan gives the result of an operation that was planned in an earlier build and written in
+// none; from names the imported cache that knew of it, if one did.
+func (r *Run) replan(ctx context.Context, n *node, id identity, res store.Result, from string) (*outcome, error) {
+	inputs, err := r.inputs(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	r.tellCached(n)
+	out, err := r.plan(ctx, n, id, inputs, func(ctx context.Context, f *flight) (*outcome, error) {
+		outputs, err := r.operate(ctx, work{of: f.shared, created: res.Created}, n, inputs)
+		if err != nil {
+			return nil, err
+		}
+		outputs = f.made(outputs)
+		f.await(r.pendingResult(n, id, outputs, res))
+		return &outcome{outputs: outputs}, r.keep(ctx, f.shared)
+	})
+	if err == nil {
+		r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, From: from, Started: time.Now()})
+	}
+	return out, err
+}
+
+// plan has something planned, once for all runs, that no display is told of.
+func (r *Run) plan(ctx context.Context, n *node, id identity, inputs []Value, do func(context.Context, *flight) (*outcome, error)) (*outcome, error) {
+	for {
+		t, err := r.launch(ctx, planned, n, id, inputs, do)
+		if err != nil {
+			return nil, err
+		}
+		if out, err := t.wait(ctx); !t.others(ctx, r, err) {
+			return out, err
+		}
+	}
+}
+
+// made says of values what they are kept by.
+func (s *shared) made(values []Value) []Value {
+	for i := range values {
+		values[i].of = s
+	}
+	return values
+}
+
+// inputs evaluates all inputs of a node at the same time. The first that fails ends the others.
+func (r *Run) inputs(ctx context.Context, n *node) ([]Value, error) {
+	values := make([]Value, len(n.inputs))
+	var err error
+	if len(n.inputs) == 1 {
+		values[0], err = r.value(ctx, n.inputs[0])
+		return values, err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for i, in := range n.inputs {
+		g.Go(func() (err error) {
+			values[i], err = r.value(ctx, in)
+			return err
+		})
+	}
+	return values, g.Wait()
+}
+
+// work is an operation that is carried out.
+type work struct {
+	of      *shared        // what keeps what it gives
+	step    *progress.Step // nil for one that is cached
+	created time.Time      // the time of what is only planned
+	keep    *atomic.Bool   // whether what a process that fails leaves behind is kept; nil: no
+}
+
+// operate carries a node's operation out.
+func (r *Run) operate(ctx context.Context, w work, n *node, inputs []Value) ([]Value, error) {
+	switch op := n.v.Op.Op.(type) {
+	case *pb.Op_Source:
+		return r.fetchSource(ctx, w, n, op.Source)
+	case *pb.Op_Exec:
+		return r.exec(ctx, w, n, op.Exec, inputs)
+	case *pb.Op_File:
+		return r.file(ctx, w, n, op.File, inputs)
+	case *pb.Op_Merge:
+		return r.merge(ctx, op.Merge, inputs)
+	case *pb.Op_Diff:
+		return r.diff(ctx, op.Diff, inputs)
+	case *pb.Op_Passthrough:
+		return passthrough(op.Passthrough, inputs)
+	}
+	return nil, fmt.Errorf("operation %T is not supported", n.v.Op.Op)
+}

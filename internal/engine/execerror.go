@@ -1,0 +1,70 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// ExecError is the failure of a process of a step. When the run's options ask for it, it has what the process was given and what it left
+// behind, until all runs are closed that waited for the step.
+type ExecError struct {
+	Vertex *graph.Vertex
+	Inputs []Value       // as the operation has them
+	Mounts []FailedMount // as the operation has them; without an ID where a mount has no files
+	err    error
+}
+
+func (e *ExecError) Error() string { return e.err.Error() }
+func (e *ExecError) Unwrap() error { return e.err }
+
+// FailedMount is what a mount of a process that failed shows.
+type FailedMount struct {
+	ID string // names it
+	// Lower are the directories of layers that it shows, base first, and Upper is the one of what the process changed, in
+	// overlayfs's form; "" for a mount that it could not write to.
+	Lower []string
+	Upper string
+}
+
+// Tree is what the process saw at its end.
+func (m FailedMount) Tree() layer.Tree {
+	var trees []layer.Tree
+	for _, dir := range m.Lower {
+		trees = append(trees, layer.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true}))
+	}
+	if m.Upper != "" {
+		trees = append(trees, layer.OpenDir(m.Upper, layer.DirOptions{Overlay: true}))
+	}
+	return layer.Merged(trees)
+}
+
+// shows notes what a mount shows.
+func (x *execution) shows(m *pb.Mount, lower []string, upper string) {
+	i := slices.Index(x.op.Mounts, m)
+	x.mounts[i] = FailedMount{ID: fmt.Sprintf("%s-%d", x.spec.ID, i), Lower: lower, Upper: upper}
+}
+
+// failed makes the error of a process, and keeps what that leaves behind if somebody wants it.
+func (x *execution) failed(n *node, err error) error {
+	if x.ctx.Err() != nil {
+		return err
+	}
+	e := &ExecError{Vertex: n.v, err: err}
+	if x.work.keep == nil || !x.work.keep.Load() {
+		return e
+	}
+	e.Inputs, e.Mounts = x.inputs, make([]FailedMount, len(x.op.Mounts))
+	for i, m := range x.mounts {
+		e.Mounts[i] = m
+	}
+	for _, d := range x.drafts {
+		x.work.of.whenOver(d.Abort)
+	}
+	x.drafts = nil
+	return e
+}

@@ -1,0 +1,229 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/source/local"
+)
+
+// flight is an execution, which is carried out once for all runs that need it at the same time. It ends when nobody waits for
+// it any longer, whoever began it. What it fails of reaches those who wait, and nobody who comes later.
+type flight struct {
+	*shared
+	audience
+	run   *Run   // that carries it out
+	scope string // of the imported caches that it may stand on; "" when it stands on none
+	began time.Time
+	keep  atomic.Bool // somebody wants what it leaves behind when it fails
+	call  *call[*outcome]
+}
+
+// ticket is a node's part in a flight, of which it must call wait.
+type ticket struct {
+	*flight
+	seat *seat
+	mine bool // it began it
+	late bool // it had ended before
+}
+
+// flightName is what the execution of a node is shared by: its key, the secrets and agents in it, the directories that what it gives
+// may be read from, and the imported caches that it may stand on. What stands on none is everybody's.
+func (r *Run) flightName(n *node, id identity, scope string) string {
+	name := string(id.key) + scope + "\n" + n.granted
+	for _, c := range n.reads {
+		name += fmt.Sprintf("\nreads %p", c)
+	}
+	return name
+}
+
+// readBy are the directories that files of a node may be read from later: what a file operation gives is written when somebody
+// needs it. What a process is given is copied before it runs, and what it gives is in the store.
+func (r *Run) readBy(n *node) (all []local.Context) {
+	if src := n.v.Op.GetSource(); src != nil {
+		if c := r.opt.Contexts[strings.TrimPrefix(src.Identifier, schemeLocal)]; c != nil && isLocal(n) {
+			all = append(all, c)
+		}
+		return all
+	}
+	if n.v.Op.GetExec() != nil {
+		return nil
+	}
+	for _, in := range n.inputs {
+		if in.n == nil {
+			continue
+		}
+		for _, c := range in.n.reads {
+			if !slices.Contains(all, c) {
+				all = append(all, c)
+			}
+		}
+	}
+	return all
+}
+
+// Executions of what was planned in an earlier build have other names: they are no misses.
+const (
+	missed  = ""
+	planned = "planned "
+)
+
+// underWay joins an execution of the same that somebody began; nil is none.
+func (r *Run) underWay(n *node, id identity) *ticket {
+	for _, scope := range []string{"", r.scope} {
+		r.Engine.mu.Lock()
+		t := r.join(missed+r.flightName(n, id, scope), id)
+		r.Engine.mu.Unlock()
+		if t != nil {
+			return t.sit(n)
+		}
+	}
+	return nil
+}
+
+// launch begins an execution, unless somebody did. The inputs have been evaluated before: what they stand on is known.
+func (r *Run) launch(ctx context.Context, kind string, n *node, id identity, inputs []Value, do func(context.Context, *flight) (*outcome, error)) (*ticket, error) {
+	scope := r.recordScope()
+	name := kind + r.flightName(n, id, scope)
+	for {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		r.Engine.mu.Lock()
+		f := r.flights[name]
+		t := r.join(name, id)
+		if t == nil && (f == nil || !r.takes(f, id)) {
+			t = r.depart(ctx, name, scope, n, inputs, do)
+		}
+		r.Engine.mu.Unlock()
+		if t != nil {
+			return t.sit(n), nil
+		}
+		select { // nobody waits for it any longer: it ends first
+		case <-f.call.ended:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// join joins a flight that the run may have. The caller holds the engine's lock.
+func (r *Run) join(name string, id identity) *ticket {
+	f := r.flights[name]
+	if f == nil || !r.takes(f, id) || !f.call.join() {
+		return nil
+	}
+	r.board(f)
+	return &ticket{flight: f, late: f.call.over()}
+}
+
+// takes reports whether a run may have what an execution gives: nothing of one that failed, or whose runs are all over, and what is
+// to be made anew only of one that did not begin before the run.
+func (r *Run) takes(f *flight, id identity) bool {
+	return f.ctx.Err() == nil && !(f.call.over() && f.call.err != nil) && !(id.fresh && f.began.Before(r.since))
+}
+
+// board notes what using an execution means: the run holds it, and may stand on caches. The caller holds the engine's lock.
+func (r *Run) board(f *flight) {
+	if f.scope != "" {
+		r.borrowed.Store(true)
+	}
+	if r.opt.KeepFailed {
+		f.keep.Store(true)
+	}
+	r.hold(f.shared)
+}
+
+// depart begins a flight. The caller holds the engine's lock.
+func (r *Run) depart(ctx context.Context, name, scope string, n *node, inputs []Value, do func(context.Context, *flight) (*outcome, error)) *ticket {
+	var needs []*shared
+	for _, v := range inputs {
+		needs = append(needs, v.of)
+	}
+	f := &flight{shared: r.newShared(needs...), run: r, scope: scope, began: time.Now()}
+	f.forget = func() {
+		if r.flights[name] == f {
+			delete(r.flights, name)
+		}
+	}
+	if !r.closed {
+		r.flights[name] = f
+	}
+	r.board(f)
+	t := &ticket{flight: f, seat: f.audience.join(n.seat()), mine: true}
+	f.call = begin(ctx, f.ctx, r, func(ctx context.Context) (*outcome, error) { return do(ctx, f) })
+	return t
+}
+
+// sit has the node's run told of the flight.
+func (t *ticket) sit(n *node) *ticket {
+	if t.seat == nil && !t.late {
+		t.seat = t.audience.join(n.seat())
+	}
+	return t
+}
+
+// wait gives what the execution gives.
+func (t *ticket) wait(ctx context.Context) (*outcome, error) {
+	out, err := t.call.wait(ctx)
+	if t.seat != nil {
+		var ended error
+		if ctx.Err() != nil {
+			ended = context.Canceled
+		}
+		t.leave(t.seat, ended)
+	}
+	return out, err
+}
+
+// others reports whether an error is none of the run: one of another command that carried the step out had it, perhaps for want
+// of something that this one has. How a process ends is the same for both.
+func (t *ticket) others(ctx context.Context, r *Run, err error) bool {
+	var exit *sandbox.ExitError
+	return err != nil && t.run.apart(r) && ctx.Err() == nil && !errors.As(err, &exit)
+}
+
+// flown gives what an execution gives that was a miss, and tells of it.
+func (r *Run) flown(ctx context.Context, n *node, id identity, t *ticket, reason string) (*outcome, error) {
+	came := time.Now()
+	elsewhere := t.run.apart(r)
+	if t.late && t.run != r && !elsewhere { // its display has shown it
+		r.hears(n.v.Digest)
+		step := progress.Start(r.log, event(n.v))
+		fmt.Fprintf(step.Stderr(), "%s has this step too, it ran there\n", t.run.opt.Name)
+		step.Done(nil)
+	}
+	out, err := t.wait(ctx)
+	if t.others(ctx, r, err) {
+		return nil, err
+	}
+	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Started: came, Took: time.Since(came)}
+	switch {
+	case t.mine:
+		rec.Reason, rec.Started, rec.Took = reason, t.began, time.Since(t.began)
+	case t.late && elsewhere:
+		r.tellCached(n)
+		rec.Cached = true
+	default:
+		rec.Shared = t.run.opt.Name
+	}
+	switch {
+	case ctx.Err() != nil:
+		rec.Error = context.Canceled.Error()
+	case err != nil:
+		rec.Error = err.Error()
+	}
+	if t.mine || t.run != r { // the run has it once
+		r.record(rec)
+	}
+	if err == nil && n.export.Load() != nil {
+		r.packAhead(ctx, n, out.outputs)
+	}
+	return out, err
+}
