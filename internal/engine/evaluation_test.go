@@ -423,6 +423,27 @@ func TestProcessIsNotPlanned(t *testing.T) {
 	}
 }
 
+// Of a run that is over nobody is told anything, whatever goes on.
+func TestClosedRunTellsNothing(t *testing.T) {
+	e, _ := newProcesses(t, nil)
+	display, log := newView(), newView()
+	r := e.NewRun(t.Context(), RunOptions{Sink: display, Log: log})
+	n := r.node(edgeOf(t, runs("step")).Vertex)
+	must(t, r.Close())
+	r.start(n).Done(nil)
+	r.tellCached(n)
+	progress.Start(r.log, event(n.v)).Done(nil)
+	if display.started+log.started != 0 {
+		t.Errorf("they saw %+v and %+v", display, log)
+	}
+	if _, err := r.Result(t.Context(), edgeOf(t, runs("step"))); !errors.Is(err, errOver) {
+		t.Errorf("asked: %v", err)
+	}
+	if len(e.flights)+len(e.sources) != 0 {
+		t.Error("it holds something")
+	}
+}
+
 // What is evaluated ahead of what needs it ends the evaluation when it fails: nobody waits for another stage then.
 func TestEvaluationFailsAhead(t *testing.T) {
 	began, ended := make(signal), make(signal)
