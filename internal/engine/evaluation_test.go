@@ -385,7 +385,7 @@ func TestResolveImageOfOneThatEnded(t *testing.T) {
 	go ask(ctx, a, first)
 	<-asks
 	go ask(t.Context(), b, second)
-	layertest.WaitBlocked(t, "engine.(*call[...]).wait", 2)
+	layertest.WaitBlocked(t, "inflight.(*Call[...]).Wait", 2)
 	end(errEnough)
 	if err := <-first; !errors.Is(err, errEnough) {
 		t.Errorf("the one that ended: %v", err)

@@ -107,7 +107,7 @@ func (r *Run) launch(ctx context.Context, kind string, n *node, id identity, inp
 			return t.sit(n), nil
 		}
 		select { // nobody waits for it any longer: it ends first
-		case <-f.call.ended:
+		case <-f.call.Ended():
 		case <-ctx.Done():
 		}
 	}
@@ -116,17 +116,17 @@ func (r *Run) launch(ctx context.Context, kind string, n *node, id identity, inp
 // join joins a flight that the run may have. The caller holds the engine's lock.
 func (r *Run) join(name string, id identity) *ticket {
 	f := r.flights[name]
-	if f == nil || !r.takes(f, id) || !f.call.join() {
+	if f == nil || !r.takes(f, id) || !f.call.Join() {
 		return nil
 	}
 	r.board(f)
-	return &ticket{flight: f, late: f.call.over()}
+	return &ticket{flight: f, late: f.call.Over()}
 }
 
 // takes reports whether a run may have what an execution gives: nothing of one that failed, or whose runs are all over, and what is
 // to be made anew only of one that did not begin before the run.
 func (r *Run) takes(f *flight, id identity) bool {
-	return f.ctx.Err() == nil && !(f.call.over() && f.call.err != nil) && !(id.fresh && f.began.Before(r.since))
+	return f.ctx.Err() == nil && !f.call.failed() && !(id.fresh && f.began.Before(r.since))
 }
 
 // board notes what using an execution means: the run holds it, and may stand on caches. The caller holds the engine's lock.
@@ -171,7 +171,7 @@ func (t *ticket) sit(n *node) *ticket {
 
 // wait gives what the execution gives.
 func (t *ticket) wait(ctx context.Context) (*outcome, error) {
-	out, err := t.call.wait(ctx)
+	out, err := t.call.Wait(ctx)
 	if t.seat != nil {
 		var ended error
 		if ctx.Err() != nil {

@@ -3,78 +3,28 @@ package engine
 import (
 	"context"
 	"sync"
+
+	"github.com/slipway-build/slipway/internal/inflight"
 )
 
-// call is work that several may wait for. It runs by itself, under a context that ends when nobody waits any longer.
+// call is work that runs may wait for: see [inflight.Call].
 type call[T any] struct {
-	by     *Run // who began it
-	cancel context.CancelCauseFunc
-	ended  chan struct{}
-
-	// Once ended is closed:
-	value T
-	err   error
-	quit  bool // err says that it was ended, and nothing of what it would have given
-
-	mu      sync.Mutex
-	waiting int
-	left    bool // nobody waits any longer
+	*inflight.Call[T]
+	by *Run // who began it
 }
 
-// begin begins work, with one who waits: the caller, who must call wait. The work's context has the values of ctx, and does
-// not end with it, but with life. What the work leaves behind may go on to use it until then.
+// begin begins work, with one who waits. The work's context has the values of ctx, and does not end with it, but with life.
 func begin[T any](ctx, life context.Context, by *Run, work func(context.Context) (T, error)) *call[T] {
-	c := &call[T]{by: by, ended: make(chan struct{}), waiting: 1}
-	ctx, c.cancel = context.WithCancelCause(within(life, ctx))
-	go func() {
-		defer close(c.ended)
-		c.value, c.err = work(ctx)
-		c.quit = c.err != nil && ctx.Err() != nil
-	}()
-	return c
+	return &call[T]{inflight.Begin(within(life, ctx), work), by}
 }
 
-// join counts one more who waits, who must call wait. It reports false when there was nobody any longer, and the work is being
-// ended, or was.
-func (c *call[T]) join() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.left && !(c.over() && c.err == nil) {
+// failed reports whether the work has ended with an error.
+func (c *call[T]) failed() bool {
+	if !c.Over() {
 		return false
 	}
-	c.waiting++
-	return true
-}
-
-// wait gives what the work gives. When ctx ends before, it gives the cause of that: at once, unless nobody else waits. Then it
-// ends the work and returns when that has ended.
-func (c *call[T]) wait(ctx context.Context) (value T, err error) {
-	select {
-	case <-c.ended:
-		return c.value, c.err
-	case <-ctx.Done():
-	}
-	c.mu.Lock()
-	if c.waiting--; c.waiting == 0 {
-		c.left = true
-		c.cancel(context.Cause(ctx))
-	}
-	last := c.left
-	c.mu.Unlock()
-	if last {
-		<-c.ended
-	}
-	return value, context.Cause(ctx)
-}
-
-// over reports whether the work has ended.
-func (c *call[T]) over() bool {
-	select {
-	case <-c.ended:
-		return true
-	default:
-		return false
-	}
+	_, err, _ := c.Result()
+	return err != nil
 }
 
 // future is a value that is computed when somebody asks for it, once for all who do. A value is kept, and so is an error; an
@@ -103,13 +53,13 @@ func (f *future[T]) do(ctx, life context.Context, r *Run, work func(context.Cont
 			return f.value, f.err
 		case !joined: // it ends first
 			select {
-			case <-c.ended:
+			case <-c.Ended():
 			case <-ctx.Done():
 			}
 			f.settle(c)
 			continue
 		}
-		value, err = c.wait(ctx)
+		value, err = c.Wait(ctx)
 		f.settle(c)
 		if err != nil && f.common && c.by.apart(r) && ctx.Err() == nil {
 			continue
@@ -129,12 +79,12 @@ func (f *future[T]) enter(ctx, life context.Context, r *Run, work func(context.C
 		f.call = begin(ctx, life, r, work)
 		return f.call, true
 	}
-	return f.call, f.call.join()
+	return f.call, f.call.Join()
 }
 
 // settle keeps what a call gave that has ended.
 func (f *future[T]) settle(c *call[T]) {
-	if !c.over() {
+	if !c.Over() {
 		return
 	}
 	f.mu.Lock()
@@ -143,8 +93,8 @@ func (f *future[T]) settle(c *call[T]) {
 		return
 	}
 	f.call = nil
-	if c.err == nil || !c.quit && !f.common {
-		f.done, f.value, f.err = true, c.value, c.err
+	if value, err, quit := c.Result(); err == nil || !quit && !f.common {
+		f.done, f.value, f.err = true, value, err
 	}
 }
 

@@ -68,7 +68,7 @@ func (s *Source) pullLayer(ctx context.Context, named reference.Named, layer oci
 	}
 	// The repository is part of the key: another one may refuse the same layer.
 	key := named.Name() + "@" + layer.Digest.String()
-	_, err := s.pulls.do(ctx, key, func(ctx context.Context) (struct{}, error) {
+	_, err := s.pulls.Do(ctx, key, func(ctx context.Context) (struct{}, error) {
 		if err := s.slots.Acquire(ctx, 1); err != nil {
 			return struct{}{}, context.Cause(ctx)
 		}

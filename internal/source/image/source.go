@@ -26,6 +26,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/slipway-build/slipway/internal/inflight"
 	"github.com/slipway-build/slipway/internal/outbound"
 	"github.com/slipway-build/slipway/internal/registry"
 )
@@ -84,8 +85,8 @@ type Source struct {
 	store Store
 	reg   *registry.Client
 
-	resolves flight[*Image]
-	pulls    flight[struct{}]
+	resolves inflight.Group[*Image]
+	pulls    inflight.Group[struct{}]
 	slots    *semaphore.Weighted
 }
 
@@ -123,7 +124,7 @@ func (s *Source) Resolve(ctx context.Context, ref string, platform ocispec.Platf
 	}
 	r := &resolution{Source: s, named: named, platform: platforms.Normalize(platform), mode: mode}
 	key := fmt.Sprintf("%s %s %s", named, r.platformName(), mode)
-	img, err := s.resolves.do(ctx, key, r.run)
+	img, err := s.resolves.Do(ctx, key, r.run)
 	if err != nil && ctx.Err() != nil {
 		return nil, fmt.Errorf("resolving image %q: %w", named, context.Cause(ctx))
 	}

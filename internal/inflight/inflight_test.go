@@ -1,4 +1,4 @@
-package imagesource
+package inflight
 
 import (
 	"context"
@@ -10,8 +10,8 @@ import (
 )
 
 // One caller's leaving does not disturb the others.
-func TestFlightLeave(t *testing.T) {
-	var f flight[int]
+func TestGroupLeave(t *testing.T) {
+	var f Group[int]
 	release := make(chan struct{})
 	fn := func(ctx context.Context) (int, error) {
 		select {
@@ -24,13 +24,13 @@ func TestFlightLeave(t *testing.T) {
 	first, leave := context.WithCancel(t.Context())
 	left := make(chan error)
 	go func() {
-		_, err := f.do(first, "k", fn)
+		_, err := f.Do(first, "k", fn)
 		left <- err
 	}()
 	waiting(&f, "k", 1)
 	stayed := make(chan int)
 	go func() {
-		n, _ := f.do(t.Context(), "k", fn)
+		n, _ := f.Do(t.Context(), "k", fn)
 		stayed <- n
 	}()
 	waiting(&f, "k", 2)
@@ -45,13 +45,13 @@ func TestFlightLeave(t *testing.T) {
 }
 
 // When the last caller has left, nothing runs on.
-func TestFlightCancel(t *testing.T) {
+func TestGroupCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var f flight[int]
+		var f Group[int]
 		var ended atomic.Bool
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		_, err := f.do(ctx, "k", func(ctx context.Context) (int, error) {
+		_, err := f.Do(ctx, "k", func(ctx context.Context) (int, error) {
 			<-ctx.Done()
 			time.Sleep(time.Minute)
 			ended.Store(true)
@@ -64,10 +64,10 @@ func TestFlightCancel(t *testing.T) {
 }
 
 // A result is for those who asked while it was made.
-func TestFlightNotStale(t *testing.T) {
-	var f flight[int]
+func TestGroupNotStale(t *testing.T) {
+	var f Group[int]
 	for i := range 2000 {
-		n, err := f.do(t.Context(), "k", func(context.Context) (int, error) { return i, nil })
+		n, err := f.Do(t.Context(), "k", func(context.Context) (int, error) { return i, nil })
 		if n != i || err != nil {
 			t.Fatalf("call %d got %d, %v", i, n, err)
 		}
@@ -75,12 +75,17 @@ func TestFlightNotStale(t *testing.T) {
 }
 
 // waiting returns when n callers wait for a key.
-func waiting(f *flight[int], key string, n int) {
+func waiting(f *Group[int], key string, n int) {
 	for {
 		f.mu.Lock()
 		c := f.calls[key]
-		ok := c != nil && c.waiters == n
 		f.mu.Unlock()
+		ok := false
+		if c != nil {
+			c.mu.Lock()
+			ok = c.waiting == n
+			c.mu.Unlock()
+		}
 		if ok {
 			return
 		}
