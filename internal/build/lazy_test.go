@@ -318,7 +318,7 @@ func TestCancelledPullDoesNotDisturbOthers(t *testing.T) {
 	go start(ctx, first, h.out("unused"))
 	<-entered
 	go start(context.Background(), second, dest)
-	layertest.WaitBlocked(t, "singleflight.(*Group).Do", 2) // the second one waits for the first one's pull
+	layertest.WaitBlocked(t, "store.(*Store).once", 2) // the second one waits for the first one's pull
 	cancel(stop)
 	select {
 	case err := <-first:

@@ -154,10 +154,6 @@ func (c *countingSink) Add(e *layer.Entry) error {
 // whatever its compression; one that was made here is made, once per layer and compression, and
 // kept.
 func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) (ocispec.Descriptor, digest.Digest, error) {
-	type answer struct {
-		desc ocispec.Descriptor
-		diff digest.Digest
-	}
 	info, err := s.Layer(ctx, id)
 	if err != nil {
 		return ocispec.Descriptor{}, "", err
@@ -167,54 +163,63 @@ func (s *Store) Blob(ctx context.Context, id layer.ID, encoding layer.Encoding) 
 			return ocispec.Descriptor{}, "", err
 		}
 	}
-	v, err := s.once(ctx, fmt.Sprintf("blob:%s:%v", id, encoding), func() (any, error) {
-		info, err := s.Layer(ctx, id) // another call may have made it in the meantime
-		if err != nil {
-			return nil, err
-		}
-		blobs, err := s.presentBlobs(ctx, info)
-		if err != nil {
-			// A layer that was made here, and that an image in a registry may be thought to have, is
-			// packed again. One that was pulled was packed by others, and has another tar.
-			desc, perr := s.packAgain(ctx, info)
-			if perr != nil {
-				return nil, err
-			}
-			blobs = []layerBlob{{Descriptor: desc}}
-		}
-		if !encoding.Force { // compressed as it was pulled, whatever others have made of it since
-			for _, b := range blobs {
-				if b.Digest == info.Blob.Digest && b.MediaType != ocispec.MediaTypeImageLayer {
-					return answer{b.Descriptor, info.DiffID}, nil
-				}
-			}
-		}
-		want := layerMediaType(encoding.Compression)
-		pulled := len(blobs) > 0
-		for _, b := range blobs {
-			if compressionOf(b.MediaType) == encoding.Compression && (b.level == encoding.Made() || b.level == pulledLevel) {
-				return answer{b.Descriptor, info.DiffID}, nil
-			}
-			pulled = pulled && b.MediaType != ocispec.MediaTypeImageLayer
-		}
-		if pulled && !encoding.Force {
-			return answer{blobs[0].Descriptor, info.DiffID}, nil
-		}
-		if info.DiffID == "" || len(blobs) == 0 {
-			desc, err := s.pack(ctx, id, "")
-			if err != nil || want == desc.MediaType {
-				return answer{desc, desc.Digest}, err
-			}
-			info, blobs = LayerInfo{ID: id, DiffID: desc.Digest}, []layerBlob{{Descriptor: desc}}
-		}
-		desc, err := s.compress(ctx, blobs[0].Descriptor, info, encoding)
-		return answer{desc, info.DiffID}, err
-	})
+	v, err := s.once(ctx, fmt.Sprintf("blob:%s:%v", id, encoding), func(ctx context.Context) (any, error) { return s.makeBlob(ctx, id, encoding) })
 	if err != nil {
 		return ocispec.Descriptor{}, "", ofLayer(info, err)
 	}
-	a := v.(answer)
+	a := v.(blobForm)
 	return a.desc, a.diff, nil
+}
+
+// blobForm is a blob of a layer, and the layer's diffID.
+type blobForm struct {
+	desc ocispec.Descriptor
+	diff digest.Digest
+}
+
+// makeBlob finds the blob form of a layer, or makes it.
+func (s *Store) makeBlob(ctx context.Context, id layer.ID, encoding layer.Encoding) (blobForm, error) {
+	info, err := s.Layer(ctx, id) // another call may have made it in the meantime
+	if err != nil {
+		return blobForm{}, err
+	}
+	blobs, err := s.presentBlobs(ctx, info)
+	if err != nil {
+		// A layer that was made here, and that an image in a registry may be thought to have, is
+		// packed again. One that was pulled was packed by others, and has another tar.
+		desc, perr := s.packAgain(ctx, info)
+		if perr != nil {
+			return blobForm{}, err
+		}
+		blobs = []layerBlob{{Descriptor: desc}}
+	}
+	if !encoding.Force { // compressed as it was pulled, whatever others have made of it since
+		for _, b := range blobs {
+			if b.Digest == info.Blob.Digest && b.MediaType != ocispec.MediaTypeImageLayer {
+				return blobForm{b.Descriptor, info.DiffID}, nil
+			}
+		}
+	}
+	want := layerMediaType(encoding.Compression)
+	pulled := len(blobs) > 0
+	for _, b := range blobs {
+		if compressionOf(b.MediaType) == encoding.Compression && (b.level == encoding.Made() || b.level == pulledLevel) {
+			return blobForm{b.Descriptor, info.DiffID}, nil
+		}
+		pulled = pulled && b.MediaType != ocispec.MediaTypeImageLayer
+	}
+	if pulled && !encoding.Force {
+		return blobForm{blobs[0].Descriptor, info.DiffID}, nil
+	}
+	if info.DiffID == "" || len(blobs) == 0 {
+		desc, err := s.pack(ctx, id, "")
+		if err != nil || want == desc.MediaType {
+			return blobForm{desc, desc.Digest}, err
+		}
+		info, blobs = LayerInfo{ID: id, DiffID: desc.Digest}, []layerBlob{{Descriptor: desc}}
+	}
+	desc, err := s.compress(ctx, blobs[0].Descriptor, info, encoding)
+	return blobForm{desc, info.DiffID}, err
 }
 
 // packAgain makes the plain tar of a layer whose blob is lost from its directory.

@@ -69,7 +69,7 @@ func (s *Store) fetchable(id layer.ID) bool {
 // fetch gets a layer's blob, once however many ask at the same time. It does nothing when nobody
 // knows how.
 func (s *Store) fetch(ctx context.Context, id layer.ID) error {
-	_, err := s.once(ctx, "fetch:"+string(id), func() (any, error) {
+	_, err := s.once(ctx, "fetch:"+string(id), func(ctx context.Context) (any, error) {
 		for {
 			forgotten, err := s.fetchOne(ctx, id)
 			if !forgotten {

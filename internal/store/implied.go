@@ -58,7 +58,7 @@ func (s *Store) stacking(ctx context.Context, id layer.ID) (layer.Stacking, erro
 	if err == nil {
 		return st, nil
 	}
-	v, err := s.once(ctx, "stacking:"+string(id), func() (any, error) {
+	v, err := s.once(ctx, "stacking:"+string(id), func(ctx context.Context) (any, error) {
 		info, err := s.Layer(ctx, id)
 		if err != nil {
 			return nil, err

@@ -247,21 +247,24 @@ func (s *Store) Dir(ctx context.Context, id layer.ID) (string, error) {
 		}
 	}
 	ctx, within := s.Limited(ctx) // a blob may be much smaller than its files
-	_, err = s.once(ctx, "dir:"+string(id), func() (any, error) {
-		info, err := s.Layer(ctx, id) // another call may have made it in the meantime
-		if err != nil {
-			return nil, err
-		}
-		if _, err := os.Lstat(fs); err == nil && info.Dir {
-			return nil, nil
-		}
-		if p, done := s.usePlan(id); p != nil {
-			defer done()
-			return nil, s.writePlan(ctx, p, info)
-		}
-		return nil, s.unpack(ctx, info)
-	})
+	_, err = s.once(ctx, "dir:"+string(id), func(ctx context.Context) (any, error) { return nil, s.makeDir(ctx, id) })
 	return fs, ofLayer(info, within(err))
+}
+
+// makeDir makes the directory form of a layer.
+func (s *Store) makeDir(ctx context.Context, id layer.ID) error {
+	info, err := s.Layer(ctx, id) // another call may have made it in the meantime
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(s.layerFS(id)); err == nil && info.Dir {
+		return nil
+	}
+	if p, done := s.usePlan(id); p != nil {
+		defer done()
+		return s.writePlan(ctx, p, info)
+	}
+	return s.unpack(ctx, info)
 }
 
 // Dirs returns the directories that show a snapshot when they are stacked, base first: the directory form of each

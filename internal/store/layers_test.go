@@ -478,13 +478,13 @@ func TestCancelledConversionsLeaveNothing(t *testing.T) {
 		mine := made(t, s, map[string]string{"b": string(noise), "n": fmt.Sprint(n)})
 		left := &atomic.Int64{}
 		left.Store(n)
-		if _, err := s.Dir(endsAfter{context.Background(), left}, id); errors.Is(err, context.Canceled) {
+		if err := s.makeDir(endsAfter{context.Background(), left}, id); errors.Is(err, context.Canceled) {
 			cancelled++
 		} else if err != nil {
 			t.Errorf("Dir gave %v", err)
 		}
 		left.Store(n)
-		if _, _, err := s.Blob(endsAfter{context.Background(), left}, mine, layer.Encoding{Compression: layer.Gzip}); errors.Is(err, context.Canceled) {
+		if _, err := s.makeBlob(endsAfter{context.Background(), left}, mine, layer.Encoding{Compression: layer.Gzip}); errors.Is(err, context.Canceled) {
 			cancelled++
 		} else if err != nil {
 			t.Errorf("Blob gave %v", err)

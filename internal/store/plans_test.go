@@ -292,12 +292,12 @@ func TestCancelledPlan(t *testing.T) {
 	cancelled := map[string]int{}
 	for n := range int64(40) {
 		for name, write := range map[string]func(*Store, context.Context, layer.ID) error{
-			"directory": func(s *Store, ctx context.Context, id layer.ID) error { _, err := s.Dir(ctx, id); return err },
+			"directory": (*Store).makeDir,
 			"blob": func(s *Store, ctx context.Context, id layer.ID) error {
-				_, _, err := s.Blob(ctx, id, layer.Encoding{})
+				_, err := s.makeBlob(ctx, id, layer.Encoding{})
 				return err
 			},
-			"both": func(s *Store, ctx context.Context, id layer.ID) error { _, err := s.Dir(ctx, id); return err },
+			"both": (*Store).makeDir,
 		} {
 			s := newStore(t)
 			id, err := planFor(name)(s, somePlan(), planTime)
@@ -414,14 +414,16 @@ func cannotBeRead(t *testing.T, plan func(*Store, Planned, time.Time) (layer.ID,
 	wantNothing(t, s)
 }
 
-// One caller's being cancelled is not the others' failure: one of them goes on.
+// One caller's being cancelled is not the others' failure, and it does not wait for them: what it began goes on for them.
 func TestCancelledCallerDoesNotFailOthers(t *testing.T) {
 	s := newStore(t)
 	entered, release := make(chan struct{}), make(chan struct{})
-	var once sync.Once
+	var times atomic.Int64
 	p := &planned{entries: []*layer.Entry{regular("a", "a"), regular("file", "content")}}
 	p.entries[1].Content = contentFunc(func() (io.ReadCloser, error) {
-		once.Do(func() { close(entered) })
+		if times.Add(1) == 1 {
+			close(entered)
+		}
 		<-release
 		return layer.Bytes("content").Open()
 	})
@@ -434,14 +436,14 @@ func TestCancelledCallerDoesNotFailOthers(t *testing.T) {
 	go func() { _, err := s.Dir(ctx, id); first <- err }()
 	<-entered
 	go func() { _, err := s.Dir(context.Background(), id); second <- err }()
-	layertest.WaitBlocked(t, "singleflight.(*Group).Do", 2) // the second one waits for the first one
+	layertest.WaitBlocked(t, "store.(*Store).once", 2) // the second one waits for the first one
 	cancel(cause)
-	close(release)
 	if err := <-first; !errors.Is(err, cause) {
 		t.Errorf("the cancelled caller got %v", err)
 	}
-	if err := <-second; err != nil {
-		t.Errorf("the other caller got %v", err)
+	close(release)
+	if err := <-second; err != nil || times.Load() != 1 {
+		t.Errorf("the other caller got %v, and the file was read %d times", err, times.Load())
 	}
 }
 

@@ -51,10 +51,10 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 	"modernc.org/sqlite" // also the database driver
 
+	"github.com/slipway-build/slipway/internal/inflight"
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
@@ -76,7 +76,7 @@ type Store struct {
 	boot string
 	// readOnly is the directory of a copy of the records, where nothing can be written in the store.
 	readOnly string
-	work     singleflight.Group // conversions between forms, by layer and form
+	work     inflight.Group[any] // conversions between forms, by layer and form
 
 	maskKey func() ([]byte, error) // what values in records are masked with; read once
 
@@ -355,32 +355,10 @@ func (s *Store) Close() error {
 	return errors.Join(s.endLease(), s.closeRecords(), s.use.dir.Close(), s.gate.dir.Close())
 }
 
-// cancelled is an error of somebody whose context has ended.
-type cancelled struct{ error }
-
-// once does calls with the same key that are made at the same time once. When the one who does it
-// is cancelled, another one of those who wait does it.
-func (s *Store) once(ctx context.Context, key string, fn func() (any, error)) (any, error) {
-	for {
-		mine := false
-		v, err, _ := s.work.Do(key, func() (any, error) {
-			mine = true
-			v, err := fn()
-			if err != nil && ctx.Err() != nil {
-				err = cancelled{err}
-			}
-			return v, err
-		})
-		c, ok := err.(cancelled)
-		switch {
-		case !ok:
-			return v, err
-		case mine:
-			return v, c.error
-		case ctx.Err() != nil:
-			return nil, context.Cause(ctx)
-		}
-	}
+// once does calls with the same key that are made at the same time once. When the context of one who waits ends, it leaves; fn goes on
+// as long as another one waits.
+func (s *Store) once(ctx context.Context, key string, fn func(context.Context) (any, error)) (any, error) {
+	return s.work.Do(ctx, key, fn)
 }
 
 // update runs fn in one write transaction.

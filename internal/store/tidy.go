@@ -96,7 +96,7 @@ func (s *Store) MakeSpace(ctx context.Context) (freed int64, err error) {
 
 // makeSpace lets unused cache of so many bytes go, whatever is free, and if that is not enough the records of builds but the newest.
 func (s *Store) makeSpace(ctx context.Context, bytes int64) (Pruned, error) {
-	v, err, _ := s.work.Do("making space", func() (any, error) {
+	v, err := s.once(ctx, "making space", func(ctx context.Context) (any, error) {
 		defer s.keepReserve()
 		own, err := s.current()
 		if err != nil {

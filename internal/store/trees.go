@@ -157,7 +157,7 @@ func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.In
 	if need == NeedContent {
 		return nil, nil
 	}
-	v, err := s.once(ctx, "index:"+string(info.ID), func() (any, error) {
+	v, err := s.once(ctx, "index:"+string(info.ID), func(ctx context.Context) (any, error) {
 		tmp, err := s.leaseDir()
 		if err != nil {
 			return nil, err

@@ -11,7 +11,7 @@ import (
 var waiting = regexp.MustCompile(`^goroutine \d+ \[(sync\.|chan |semacquire|select)`)
 
 // WaitBlocked returns when n goroutines at least wait for another one inside of a function, which is named as in
-// a stack trace, such as "singleflight.(*Group).Do". It is for tests in which somebody has to wait before the
+// a stack trace, such as "store.(*Store).once". It is for tests in which somebody has to wait before the
 // next thing happens.
 func WaitBlocked(t testing.TB, function string, n int) {
 	t.Helper()
