@@ -30,7 +30,7 @@ var tiers = [][]string{
 	{"internal/engine", "internal/export", "internal/load"},
 	{"internal/container", "internal/frontend"},
 	{"internal/build"},
-	{"internal/bake"},
+	{"internal/bake", "internal/history"},
 	{"internal/cli"},
 	{"cmd/slipway"},
 }

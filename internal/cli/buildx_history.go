@@ -15,7 +15,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
-	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/history"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -34,8 +34,8 @@ func newBuildHistoryCmd(a *app) *cobra.Command {
 // maxHistory is how many records are listed, as BuildKit is asked for no more.
 const maxHistory = 50
 
-// buildRecords reads the records of builds: those that run first, the newest of the others after them.
-func (a *app) buildRecords() (*store.Store, []build.Recorded, error) {
+// buildRecords reads the records of builds that a filter takes, no more than limit.
+func (a *app) buildRecords(filter history.Filter, limit int) (*store.Store, []history.Record, error) {
 	if err := a.checkBuilder(); err != nil {
 		return nil, nil, err
 	}
@@ -43,23 +43,14 @@ func (a *app) buildRecords() (*store.Store, []build.Recorded, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := build.Records(s)
-	slices.SortStableFunc(all, func(a, b build.Recorded) int {
-		switch {
-		case a.Running == b.Running:
-			return 0
-		case a.Running:
-			return -1
-		}
-		return 1
-	})
+	all, err := history.List(s, filter, limit)
 	return s, all, err
 }
 
 // buildRecord is the record that ref names, in buildx' ways: by its ID, also after BUILDER/NODE/; "^1" is the second newest,
 // and "" the newest.
-func (a *app) buildRecord(ref string) (*build.Recorded, error) {
-	_, all, err := a.buildRecords()
+func (a *app) buildRecord(ref string) (*history.Record, error) {
+	_, all, err := a.buildRecords(nil, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -72,14 +63,14 @@ func (a *app) buildRecord(ref string) (*build.Recorded, error) {
 		}
 		switch {
 		case n < len(all):
-			slices.SortStableFunc(all, func(a, b build.Recorded) int { return strings.Compare(b.ID, a.ID) })
+			slices.SortStableFunc(all, func(a, b history.Record) int { return strings.Compare(b.ID, a.ID) })
 			return &all[n], nil
 		case n == 0:
 			return nil, errors.New("no records found")
 		}
 		return nil, fmt.Errorf("no completed build found with offset %d", n)
 	}
-	i := slices.IndexFunc(all, func(r build.Recorded) bool { return r.ID == buildID(ref) })
+	i := slices.IndexFunc(all, func(r history.Record) bool { return r.ID == buildID(ref) })
 	if i < 0 {
 		return nil, fmt.Errorf("no record found for ref %q", ref)
 	}
@@ -110,7 +101,7 @@ func newHistoryLsCmd(a *app) *cobra.Command {
 			if format == "table" {
 				format = "table {{.Ref}}\t{{.Name}}\t{{.Status}}\t{{.CreatedAt}}\t{{.Duration}}\t{{.Link}}"
 			}
-			keep, err := historyFilters(filters)
+			filter, err := history.ParseWords(filters)
 			if err != nil {
 				return err
 			}
@@ -119,18 +110,18 @@ func newHistoryLsCmd(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				keep = append(keep, func(r *build.Recorded) bool { return r.Context == top || strings.HasPrefix(r.Context, top+"/") })
+				inWords := filter
+				filter = func(r *history.Record) bool {
+					return (inWords == nil || inWords(r)) && (r.Context == top || strings.HasPrefix(r.Context, top+"/"))
+				}
 			}
-			_, all, err := a.buildRecords()
+			_, all, err := a.buildRecords(filter, maxHistory)
 			if err != nil {
 				return err
 			}
 			table, prefix := strings.HasPrefix(format, "table"), a.buildRef("")
 			var rows []any
 			for _, r := range all {
-				if slices.ContainsFunc(keep, func(k recordFilter) bool { return !k(&r) }) || len(rows) == maxHistory {
-					continue
-				}
 				rows = append(rows, &recordedRow{r: &r, ref: prefix + r.ID, trunc: table && !noTrunc})
 			}
 			return printList(a.stdout, format, headers{"Ref": "BUILD ID", "Name": "NAME", "Status": "STATUS", "CreatedAt": "CREATED AT", "Duration": "DURATION", "Link": ""}, rows)
@@ -149,35 +140,22 @@ func newHistoryLsCmd(a *app) *cobra.Command {
 
 // recordedRow is a line of `history ls`.
 type recordedRow struct {
-	r     *build.Recorded
+	r     *history.Record
 	ref   string
 	trunc bool
 }
 
 // MarshalJSON gives what buildx gives.
 func (r *recordedRow) MarshalJSON() ([]byte, error) {
-	done, cached := stepCounts(&r.r.Record)
+	done, cached := r.r.Counts()
 	m := map[string]any{
 		"ref": r.ref, "name": r.Name(), "status": r.Status(), "created_at": r.r.Started.Format(time.RFC3339Nano),
 		"total_steps": len(r.r.Steps), "completed_steps": done, "cached_steps": cached,
 	}
 	if !r.r.Running {
-		m["completed_at"] = r.r.Started.Add(r.r.Took).Format(time.RFC3339Nano)
+		m["completed_at"] = r.r.Completed().Format(time.RFC3339Nano)
 	}
 	return json.Marshal(m)
-}
-
-// stepCounts counts the steps that have ended well, and those of them that were cached.
-func stepCounts(r *build.Record) (done, cached int) {
-	for _, s := range r.Steps {
-		if s.Error == "" {
-			done++
-		}
-		if s.Cached {
-			cached++
-		}
-	}
-	return done, cached
 }
 
 // Ref is the build's ID.
@@ -246,87 +224,6 @@ func repositoryTop() (string, error) {
 	}
 }
 
-// recordFilter reports whether a record is wanted.
-type recordFilter func(*build.Recorded) bool
-
-// historyFilters reads values of --filter, all of which have to match.
-func historyFilters(values []string) (all []recordFilter, err error) {
-	for _, v := range values {
-		at := strings.IndexAny(v, "!<>=")
-		if at < 0 {
-			return nil, fmt.Errorf("invalid filter %q", v)
-		}
-		key, op := v[:at], v[at:at+1]
-		if strings.HasPrefix(v[at+1:], "=") && op != "=" {
-			op += "="
-		}
-		var f recordFilter
-		switch value := v[at+len(op):]; key {
-		case "ref", "repository", "status":
-			f, err = textFilter(key, op, value)
-		case "startedAt", "completedAt", "duration":
-			f, err = timeFilter(key, op, value)
-		default:
-			err = fmt.Errorf("unsupported filter %q", v)
-		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, f)
-	}
-	return all, nil
-}
-
-// textFilter compares texts: a status is the same, of the others the value is a part.
-func textFilter(key, op, value string) (recordFilter, error) {
-	if op != "=" && op != "!=" {
-		return nil, fmt.Errorf("invalid separator for %q, expected = or !=", key+op+value)
-	}
-	return func(r *build.Recorded) bool {
-		has := map[string]string{"ref": r.ID, "repository": r.Context, "status": string(recordStatus(r))}[key]
-		if key == "status" && has == string(statusFailed) {
-			has = "error" // as buildx' filter calls it
-		}
-		if op == "=" && key != "status" {
-			return strings.Contains(has, value)
-		}
-		return (has == value) == (op == "=")
-	}, nil
-}
-
-// timeFilter compares times and durations. A time is a point, or a duration before now.
-func timeFilter(key, op, value string) (recordFilter, error) {
-	if op == "=" || op == "!=" || op == "!" {
-		return nil, fmt.Errorf("invalid separator for %q, expected <=, <, >= or >", key+op+value)
-	}
-	duration, err := time.ParseDuration(value)
-	when := time.Now().Add(-duration)
-	if err != nil && key != "duration" {
-		when, err = time.Parse(time.RFC3339, value)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("invalid value of the filter %s: %q", key, value)
-	}
-	return func(r *build.Recorded) bool {
-		var c int
-		switch key {
-		case "startedAt":
-			c = r.Started.Compare(when)
-		case "completedAt":
-			c = -1
-			if !r.Running {
-				c = r.Started.Add(r.Took).Compare(when)
-			}
-		case "duration":
-			c = int(r.Took - duration)
-			if r.Running {
-				c = int(-duration)
-			}
-		}
-		return c < 0 && op[0] == '<' || c > 0 && op[0] == '>' || c == 0 && len(op) == 2
-	}, nil
-}
-
 func newHistoryLogsCmd(a *app) *cobra.Command {
 	var progress string
 	cmd := &cobra.Command{
@@ -374,7 +271,7 @@ func newHistoryRmCmd(a *app) *cobra.Command {
 			case len(args) > 0 && every:
 				return errors.New("rm requires either --all or at least one argument")
 			}
-			s, all, err := a.buildRecords()
+			s, all, err := a.buildRecords(nil, 0)
 			if err != nil {
 				return err
 			}
@@ -383,7 +280,7 @@ func newHistoryRmCmd(a *app) *cobra.Command {
 				return err
 			}
 			for _, ref := range args {
-				if !slices.ContainsFunc(all, func(r build.Recorded) bool { return r.ID == buildID(ref) }) {
+				if !slices.ContainsFunc(all, func(r history.Record) bool { return r.ID == buildID(ref) }) {
 					err = errors.Join(err, fmt.Errorf("no record found for ref %q", ref))
 					continue
 				}

@@ -12,29 +12,15 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/history"
 )
 
-// buildStatus is how a build ended, in the words of buildx' `history inspect`.
-type buildStatus string
-
-const (
-	statusCompleted buildStatus = "completed"
-	statusRunning   buildStatus = "running"
-	statusFailed    buildStatus = "failed"
-	statusCanceled  buildStatus = "canceled"
-)
-
-func recordStatus(r *build.Recorded) buildStatus {
-	switch {
-	case r.Running:
-		return statusRunning
-	case strings.Contains(r.Record.Error, "context canceled"), strings.HasPrefix(r.Record.Error, "interrupted"):
-		return statusCanceled
-	case r.Record.Error != "":
-		return statusFailed
+// statusOf is how a build ended, in the words of buildx' `history inspect`.
+func statusOf(r *history.Record) string {
+	if s := r.Status(); s != history.Failed {
+		return string(s)
 	}
-	return statusCompleted
+	return "failed"
 }
 
 // recordInfo is a record in the JSON of buildx, as far as it tells of it, with the steps.
@@ -48,7 +34,7 @@ type recordInfo struct {
 	StartedAt         *time.Time    `json:",omitempty"`
 	CompletedAt       *time.Time    `json:",omitempty"`
 	Duration          time.Duration `json:",omitempty"`
-	Status            buildStatus   `json:",omitempty"`
+	Status            string        `json:",omitempty"`
 	Error             *recordError  `json:",omitempty"`
 	NumCompletedSteps int
 	NumTotalSteps     int
@@ -74,21 +60,21 @@ type recordStep struct {
 	Error     string        `json:",omitempty"`
 }
 
-func newRecordInfo(r *build.Recorded) *recordInfo {
+func newRecordInfo(r *history.Record) *recordInfo {
 	rec := &r.Record
 	info := &recordInfo{
 		Name: rec.Name(), Ref: r.ID, Context: fromHere(rec.Context), Target: rec.Target, Platform: rec.Platforms,
 		Dockerfile: strings.TrimPrefix(rec.File, strings.TrimSuffix(rec.Context, "/")+"/"),
-		Duration:   rec.Took, Status: recordStatus(r), NumTotalSteps: len(rec.Steps), Names: rec.Names,
+		Duration:   rec.Took, Status: statusOf(r), NumTotalSteps: len(rec.Steps), Names: rec.Names,
 	}
 	if rec.Error == "" && !r.Running {
 		info.ImageID = rec.ImageID
 	}
-	info.NumCompletedSteps, info.NumCachedSteps = stepCounts(rec)
+	info.NumCompletedSteps, info.NumCachedSteps = r.Counts()
 	if started := rec.Started.Local(); !rec.Started.IsZero() {
 		info.StartedAt = &started
 		if !r.Running {
-			completed := started.Add(rec.Took)
+			completed := r.Completed().Local()
 			info.CompletedAt = &completed
 		}
 	}
@@ -175,12 +161,12 @@ func (a *app) printRecord(info *recordInfo, withRef bool) error {
 	}
 	duration := buildDuration(info.Duration)
 	switch info.Status {
-	case statusRunning:
+	case string(history.Running):
 		line("Duration", duration+" (running)")
-	case statusFailed:
+	case "failed":
 		line("Duration", duration)
 		line("Error", info.Error.Message)
-	case statusCanceled:
+	case string(history.Canceled):
 		line("Duration", duration)
 		line("Status", "Canceled")
 	default:
