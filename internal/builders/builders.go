@@ -87,6 +87,21 @@ func (l *List) Remove(name string) {
 // CurrentBuilder is the builder that is used where none is named; nil is Default.
 func (l *List) CurrentBuilder() *Builder { return l.Find(l.Current) }
 
+// Named is the builder of a name; without a name the current one. The default one has a driver of Docker's too.
+func (l *List) Named(name string) (Builder, error) {
+	b := l.CurrentBuilder()
+	if name != "" {
+		b = l.Find(name)
+	}
+	switch {
+	case b != nil:
+		return *b, nil
+	case name == "" || name == Default:
+		return Builder{Name: Default, Driver: "docker", Node: Default}, nil
+	}
+	return Builder{}, fmt.Errorf("no builder %q found", name)
+}
+
 // maxSize is how long the file may be: it is read into memory.
 const maxSize = 1 << 20
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -93,5 +94,27 @@ func TestFailedChangeChangesNothing(t *testing.T) {
 	}
 	if l, err := Read(file); err != nil || l.CurrentBuilder() == nil {
 		t.Errorf("it is %v, %v", l, err)
+	}
+}
+
+// A builder is found by its name; the default one is always there, and the current one where none is named.
+func TestNamed(t *testing.T) {
+	l := &List{}
+	mine := Builder{Name: "mine", Driver: "docker-container", Node: "mine0"}
+	l.Put(mine)
+	own := Builder{Name: Default, Driver: "docker", Node: Default}
+	for _, tc := range []struct {
+		current, name string
+		want          Builder
+	}{
+		{"", "", own}, {"", "Mine", mine}, {"mine", "", mine}, {"mine", Default, own}, {"gone", "", own},
+	} {
+		l.Current = tc.current
+		if got, err := l.Named(tc.name); err != nil || !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("with %q in use, %q is %+v, %v", tc.current, tc.name, got, err)
+		}
+	}
+	if b, err := l.Named("nosuch"); err == nil || err.Error() != `no builder "nosuch" found` {
+		t.Errorf("a builder that is not there is %+v, %v", b, err)
 	}
 }

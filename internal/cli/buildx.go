@@ -81,28 +81,13 @@ func (a *app) changeBuilders(change func(*builders.List) error) error {
 	return builders.Change(file, change)
 }
 
-// namedBuilder is the builder of a name; without a name the current one. The default one has a driver of Docker's too.
-func namedBuilder(l *builders.List, name string) (builders.Builder, error) {
-	b := l.CurrentBuilder()
-	if name != "" {
-		b = l.Find(name)
-	}
-	switch {
-	case b != nil:
-		return *b, nil
-	case name == "" || name == builders.Default:
-		return builders.Builder{Name: builders.Default, Driver: "docker", Node: builders.Default}, nil
-	}
-	return builders.Builder{}, fmt.Errorf("no builder %q found", name)
-}
-
 // useBuilder is the builder that --builder names for a command, or the current one.
 func (a *app) useBuilder() (builders.Builder, error) {
 	l, err := a.builderList()
 	if err != nil {
 		return builders.Builder{}, err
 	}
-	return namedBuilder(&l, a.builder)
+	return l.Named(a.builder)
 }
 
 // checkBuilder refuses a builder that is not there, and takes what was said of registries and of steps for it.
@@ -200,7 +185,7 @@ func (a *app) removeBuilders(names []string) error {
 	failed := false
 	for _, name := range names {
 		err := a.changeBuilders(func(l *builders.List) error {
-			b, err := namedBuilder(l, name)
+			b, err := l.Named(name)
 			if err != nil {
 				return err
 			}

@@ -54,11 +54,11 @@ func newBuilderLsCmd(a *app) *cobra.Command {
 
 // printBuilders lists builders, each with its node. It returns what to tell of nodes that cannot work.
 func (a *app) printBuilders(l *builders.List, format string, noTrunc bool) (failed []string, err error) {
-	current, err := namedBuilder(l, "")
+	current, err := l.Named("")
 	if err != nil {
 		return nil, err
 	}
-	own, err := namedBuilder(l, builders.Default)
+	own, err := l.Named(builders.Default)
 	if err != nil {
 		return nil, err
 	}
