@@ -29,7 +29,7 @@ var tiers = [][]string{
 	{"internal/cache"},
 	{"internal/engine", "internal/export", "internal/load"},
 	{"internal/container", "internal/frontend"},
-	{"internal/build"},
+	{"internal/build", "internal/view"},
 	{"internal/bake", "internal/history"},
 	{"internal/cli"},
 	{"cmd/slipway"},
@@ -49,6 +49,9 @@ var owners = []struct {
 	{"github.com/vishvananda/netlink", []string{"internal/network"}, "nothing else sets interfaces up"},
 	{"github.com/minio/minio-go/v7", []string{"internal/cache/bucket"}, "only its signatures and its search for keys are used: the rest of it is large"},
 	{"github.com/spf13/cobra", []string{"internal/cli", "cmd/slipway"}, "flags end in cli: an API server drives the same packages"},
+	{"github.com/docker/cli/templates", []string{"internal/cli"}, "how something is shown is its front door's affair: others give values"},
+	{"text/template", []string{"internal/cli"}, "how something is shown is its front door's affair: others give values"},
+	{"text/tabwriter", []string{"internal/cli"}, "how something is shown is its front door's affair: others give values"},
 	{"github.com/docker/buildx", []string{"internal/bake"}, "what targets mean is one package's affair, which makes requests of builds of them"},
 	{"github.com/moby/buildkit/frontend/dockerfile/builder", []string{"internal/frontend"}, "nothing else knows of Dockerfiles"},
 }
@@ -57,6 +60,9 @@ var owners = []struct {
 var bans = []struct{ from, to, reason string }{
 	{"internal/layer", "github.com/moby/buildkit", "forms of layers do not depend on the build graph"},
 	{"internal/store", "github.com/moby/buildkit", "what is on disk does not depend on the build graph"},
+	{"internal/view", "github.com/moby/buildkit/api", "it knows no protocol: its values serve all front doors"},
+	{"internal/view", "github.com/moby/moby/api", "it knows no protocol: its values serve all front doors"},
+	{"internal/view", module + "internal/engine", "what a store has is told without a build"},
 	{"internal/sandbox", "github.com/moby/buildkit", "the sandbox's contract is the OCI runtime specification"},
 	{"internal/engine", "github.com/moby/buildkit/frontend/dockerfile", "the engine executes LLB, whoever wrote it"},
 	{"cmd/slipway", "github.com/google/go-containerregistry", "it is an independent check in tests, not a part"},

@@ -1,11 +1,9 @@
 package cli
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -13,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // The formats of records of the build cache: buildx' table and what it calls pretty.
@@ -60,7 +59,7 @@ func newBuilderDuCmd(a *app) *cobra.Command {
 			case format == "", format == "table":
 				format = recordTable
 			}
-			unused, filters, err := cacheFilters(by)
+			filter, err := view.ParseCacheFilter(by)
 			if err != nil {
 				return err
 			}
@@ -71,18 +70,10 @@ func newBuilderDuCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			records, err := s.CacheRecords(cmd.Context())
+			records, err := view.CacheRecords(cmd.Context(), s, filter)
 			if err != nil {
 				return err
 			}
-			if records, err = store.FilterCache(records, filters...); err != nil {
-				return err
-			}
-			if unused > 0 {
-				since := time.Now().Add(-unused)
-				records = slices.DeleteFunc(records, func(r store.CacheRecord) bool { return r.LastUsed.After(since) })
-			}
-			sortRecords(records)
 			err = printRecords(a.stdout, format, records)
 			if err == nil && len(by) == 0 && (format == recordTable || format == recordPretty) {
 				err = printRecordSums(a.stdout, records)
@@ -99,13 +90,6 @@ func newBuilderDuCmd(a *app) *cobra.Command {
 	f.StringVar(&format, "format", "", `Format the output ("pretty", "table", "json", or a Go template)`)
 	statusTimeout(f)
 	return cmd
-}
-
-// sortRecords puts what was used least recently first, as it goes first.
-func sortRecords(records []store.CacheRecord) {
-	slices.SortFunc(records, func(a, b store.CacheRecord) int {
-		return cmp.Or(a.LastUsed.Compare(b.LastUsed), cmp.Compare(a.ID, b.ID))
-	})
 }
 
 // printRecords lists records of the build cache as buildx does.

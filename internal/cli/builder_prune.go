@@ -3,16 +3,11 @@ package cli
 import (
 	"context"
 	"fmt"
-	"maps"
-	"regexp"
-	"slices"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newBuilderPruneCmd(a *app) *cobra.Command {
@@ -23,10 +18,12 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 		Use:   "prune [OPTIONS]",
 		Short: "Remove build cache",
 		Args:  maxArgs(0),
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if p.KeepDuration, p.Filters, err = cacheFilters(by); err != nil {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			filter, err := view.ParseCacheFilter(by)
+			if err != nil {
 				return err
 			}
+			p.KeepDuration, p.Filters = filter.Unused, filter.By
 			if err := a.checkBuilder(); err != nil {
 				return err
 			}
@@ -35,7 +32,7 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 				if p.All {
 					what = "all build cache"
 				}
-				if takesBuilds(p) {
+				if view.TakesBuilds(p) {
 					what += ", and all records and logs of builds"
 				}
 				yes, err := a.confirm(cmd.Context(), "WARNING! This will remove "+what+". Are you sure you want to continue?")
@@ -47,12 +44,8 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			pruned, err := s.Prune(cmd.Context(), p)
+			pruned, err := a.pruneCache(cmd.Context(), s, p)
 			if err != nil {
-				return err
-			}
-			freed, err := a.pruneBuilds(s, p)
-			if pruned.Freed += freed; err != nil {
 				return err
 			}
 			return a.printPrunedCache(&pruned, verbose)
@@ -89,23 +82,16 @@ func (a *app) printPrunedCache(pruned *store.Pruned, verbose bool) error {
 	return err
 }
 
-// pruneBuilds removes records of builds, with what is pruned of the cache: those that the configuration does not want to
-// keep, or all when all of the cache goes that was not used for some time.
-func (a *app) pruneBuilds(s *store.Store, p store.Policy) (freed int64, err error) {
-	keep := &store.History{MaxAge: p.KeepDuration}
-	if !takesBuilds(p) {
-		if keep, err = a.history(); err != nil || keep == nil {
-			return 0, err
+// pruneCache removes build cache, and records of builds that the configuration does not want to keep.
+func (a *app) pruneCache(ctx context.Context, s *store.Store, p store.Policy) (store.Pruned, error) {
+	var keep *store.History
+	if !view.TakesBuilds(p) {
+		var err error
+		if keep, err = a.history(); err != nil {
+			return store.Pruned{}, err
 		}
 	}
-	_, freed, err = s.PruneBuilds(*keep)
-	return freed, err
-}
-
-// takesBuilds reports whether all records of builds go with what a policy takes of the cache.
-func takesBuilds(p store.Policy) bool {
-	limits := p.ReservedSpace != (store.Space{}) || p.MaxUsedSpace != (store.Space{}) || p.MinFreeSpace != (store.Space{})
-	return p.All && !limits && len(p.Filters) == 0
+	return view.PruneCache(ctx, s, p, keep)
 }
 
 // spaceFlag is a flag whose value is an amount of a disk.
@@ -122,45 +108,6 @@ func (f *spaceFlag) String() string {
 	}
 	return fmt.Sprint(f.Bytes)
 }
-
-// cacheFilters reads --filter of commands about the build cache as buildx does: until=DURATION is how long something must
-// not have been used, id=ID is a part of one, and the others are "field", "field=value", "field!=value" and
-// "field~=expression" of the store's filters. All of them have to match.
-func cacheFilters(values []string) (unused time.Duration, by []string, err error) {
-	var all []string
-	for _, v := range values {
-		key, value, has := strings.Cut(v, "=")
-		switch plain := strings.TrimRight(key, "!~"); {
-		case !slices.Contains([]string{"until", "unused-for", "id", "parents", "description", "type", "inuse", "mutable", "immutable", "shared", "private"}, plain):
-			return 0, nil, fmt.Errorf("invalid filter %q: want one of until, id, parents, description, type, inuse, mutable, immutable, shared, private", v)
-		case key == "until" || key == "unused-for":
-			if unused, err = time.ParseDuration(value); err != nil {
-				return 0, nil, fmt.Errorf("invalid filter 'until=%s': %w", value, err)
-			}
-			continue
-		case plain == "type" && plain == key && !slices.Contains(cacheTypes, strings.TrimPrefix(value, "=")):
-			return 0, nil, fmt.Errorf("invalid filter '%s': use %s", v, strings.Join(cacheTypes, ", "))
-		case !has:
-			all = append(all, plain)
-			continue
-		}
-		value = strings.TrimPrefix(value, "=")
-		switch op := key[len(strings.TrimRight(key, "!~")):]; {
-		case op != "":
-			all = append(all, strings.TrimRight(key, "!~")+op+"="+strconv.Quote(value))
-		case key == "id":
-			all = append(all, "id~="+strconv.Quote(regexp.QuoteMeta(value)))
-		default:
-			all = append(all, key+"=="+strconv.Quote(value))
-		}
-	}
-	if len(all) > 0 {
-		by = []string{strings.Join(all, ",")}
-	}
-	return unused, by, nil
-}
-
-var cacheTypes = []string{store.TypeRegular, store.TypeMount, store.TypeGit, store.TypeLocal, store.TypeInternal}
 
 func newSystemPruneCmd(a *app) *cobra.Command {
 	var all, force, volumes bool
@@ -196,39 +143,33 @@ func newSystemPruneCmd(a *app) *cobra.Command {
 
 // pruneSystem removes stopped containers, then images, then build cache: each may set the next one free.
 func (a *app) pruneSystem(ctx context.Context, all bool, values []string) error {
-	filters, err := parseFilters(values, "until", "label", "label!")
+	args, err := view.ParseArgs(values, "until", "label", "label!")
 	if err != nil {
 		return err
 	}
 	cache := store.Policy{All: all}
-	for _, v := range filters["until"] {
-		if cache.KeepDuration, _, err = cacheFilters([]string{"until=" + v}); err != nil {
+	for _, v := range args["until"] {
+		filter, err := view.ParseCacheFilter([]string{"until=" + v})
+		if err != nil {
 			return err
 		}
+		cache.KeepDuration = filter.Unused
 	}
 	s, err := a.Store()
 	if err != nil {
 		return err
 	}
-	total, err := a.pruneContainers(ctx, filters)
+	total, err := a.pruneContainers(ctx, args)
 	if err != nil {
 		return err
 	}
-	images := maps.Clone(filters)
-	if !all {
-		images["dangling"] = []string{"true"}
-	}
-	freed, err := a.pruneImages(ctx, s, images)
+	freed, err := a.pruneImages(ctx, s, args, all)
 	if total += freed; err != nil {
 		return err
 	}
-	if len(filters["label"])+len(filters["label!"]) == 0 { // cache has no labels
-		pruned, err := s.Prune(ctx, cache)
+	if len(args["label"])+len(args["label!"]) == 0 { // cache has no labels
+		pruned, err := a.pruneCache(ctx, s, cache)
 		if total += pruned.Freed; err != nil {
-			return err
-		}
-		freed, err := a.pruneBuilds(s, cache)
-		if total += freed; err != nil {
 			return err
 		}
 	}

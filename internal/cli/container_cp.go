@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newCpCmd(a *app) *cobra.Command {
@@ -75,7 +76,7 @@ func (a *app) copyFiles(ctx context.Context, src, dst string, opts container.Cop
 	if err != nil {
 		return err
 	}
-	c, err := findContainer(ctx, m.Store, name)
+	c, err := view.FindContainer(ctx, m.Store, name)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newExportCmd(a *app) *cobra.Command {
@@ -50,7 +51,7 @@ func (a *app) oneContainer(ctx context.Context, name string) (*container.Manager
 	if err != nil {
 		return nil, store.Container{}, err
 	}
-	c, err := findContainer(ctx, m.Store, name)
+	c, err := view.FindContainer(ctx, m.Store, name)
 	return m, c, err
 }
 

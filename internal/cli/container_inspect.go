@@ -11,6 +11,7 @@ import (
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newContainerInspectCmd(a *app) *cobra.Command {
@@ -164,7 +165,7 @@ type inspectedEndpoint struct {
 
 // inspectContainer describes a container with Docker's names.
 func inspectContainer(ctx context.Context, s *store.Store, name string, size bool) (any, error) {
-	c, err := findContainer(ctx, s, name)
+	c, err := view.FindContainer(ctx, s, name)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +212,7 @@ func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 func inspectState(m *container.Manager, c store.Container) inspectedState {
 	s := m.State(c.ID)
 	out := inspectedState{
-		Status: statusWord(s), Running: s.Running, OOMKilled: s.OOM, ExitCode: exitCode(s), Error: s.Error,
+		Status: s.Word(), Running: s.Running, OOMKilled: s.OOM, ExitCode: s.Code(), Error: s.Error,
 		StartedAt: rfc3339(s.Started), FinishedAt: rfc3339(s.Finished),
 	}
 	if s.Running {

@@ -7,16 +7,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/distribution/reference"
 	"github.com/docker/cli/templates"
-	"github.com/docker/go-units"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/container"
-	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 type containerLsFlags struct {
@@ -67,7 +65,7 @@ var containerHeaders = headers{
 // listContainers prints containers, the newest first. As Docker's, it shows what runs, unless others
 // are asked for: with --all, --last, --latest, or by their status.
 func (a *app) listContainers(ctx context.Context, opts *containerLsFlags) error {
-	filters, err := parseFilters(opts.filters, "ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "volume")
+	args, err := view.ParseArgs(opts.filters, "ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "volume")
 	if err != nil {
 		return err
 	}
@@ -78,33 +76,21 @@ func (a *app) listContainers(ctx context.Context, opts *containerLsFlags) error 
 	if err != nil {
 		return err
 	}
-	keep, err := containerFilter(ctx, m, filters)
+	filter, err := view.ParseContainerFilter(args)
 	if err != nil {
 		return err
 	}
-	all, err := m.Store.Containers(ctx)
+	filter.All, filter.Limit = opts.all, opts.last
+	if opts.latest && opts.last == -1 {
+		filter.Limit = 1
+	}
+	all, err := view.Containers(ctx, m, filter)
 	if err != nil {
 		return err
 	}
-	limit := opts.last
-	if opts.latest && limit == -1 {
-		limit = 1
-	}
-	ended := opts.all || limit > 0 || len(filters["status"]) > 0
 	var rows []any
 	for _, c := range all {
-		state := m.State(c.ID)
-		if !ended && !state.Running || !keep(c, state) {
-			continue
-		}
-		if limit > 0 && len(rows) == limit {
-			break
-		}
-		row := &containerRow{ctx: ctx, m: m, c: c, state: state, opts: opts}
-		if row.config, err = container.ReadConfig(c); err != nil {
-			return err
-		}
-		rows = append(rows, row)
+		rows = append(rows, &containerRow{ctx: ctx, m: m, c: c, opts: opts})
 	}
 	if err := printList(a.stdout, opts.listFormat(), containerHeaders, rows); err != nil {
 		return err
@@ -130,7 +116,7 @@ func (o *containerLsFlags) checkFormat(stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("failed to parse template: %w", err)
 	}
-	try := &containerRow{ctx: context.Background(), opts: &containerLsFlags{}, config: &container.Config{}}
+	try := &containerRow{ctx: context.Background(), opts: &containerLsFlags{}, c: view.Container{Config: &container.Config{}}}
 	if err := tmpl.Execute(io.Discard, try); err != nil {
 		return fmt.Errorf("failed to execute template: %w", err)
 	}
@@ -153,14 +139,12 @@ func (o *containerLsFlags) listFormat() string {
 
 // containerRow is a line of `container ls`: the fields of Docker's templates.
 type containerRow struct {
-	ctx    context.Context
-	m      *container.Manager // nil: there is no container, the template is only tried
-	c      store.Container
-	config *container.Config
-	state  container.State
-	opts   *containerLsFlags
-	sized  bool  // the size was asked for
-	err    error // of finding out the size
+	ctx   context.Context
+	m     *container.Manager // nil: there is no container, the template is only tried
+	c     view.Container
+	opts  *containerLsFlags
+	sized bool  // the size was asked for
+	err   error // of finding out the size
 }
 
 // MarshalJSON gives all fields.
@@ -182,7 +166,7 @@ func (r *containerRow) Image() string {
 	if r.m == nil {
 		return ""
 	}
-	if img, err := r.m.Store.Image(r.ctx, r.c.Image); err != nil || img.ID != r.c.ImageID {
+	if !r.c.ImageIsNamed(r.ctx, r.m.Store) {
 		if r.opts.noTrunc {
 			return r.c.ImageID.String()
 		}
@@ -206,15 +190,9 @@ func ellipsisID(name string) string {
 	return name
 }
 
-// Command is what is run, in quotes. Arguments with spaces are in quotes of their own.
+// Command is what is run, in quotes.
 func (r *containerRow) Command() string {
-	words := slices.Clone(r.config.Args)
-	for i := range words {
-		if i > 0 && strings.Contains(words[i], " ") {
-			words[i] = "'" + words[i] + "'"
-		}
-	}
-	command := strings.Join(words, " ")
+	command := r.c.Command()
 	if !r.opts.noTrunc {
 		command = ellipsis(command, 20)
 	}
@@ -231,10 +209,10 @@ func (r *containerRow) RunningFor() string { return ago(r.c.Created) }
 func (r *containerRow) Ports() string { return "" }
 
 // State is one word.
-func (r *containerRow) State() string { return statusWord(r.state) }
+func (r *containerRow) State() string { return r.c.State.Word() }
 
 // Status is the state with times and exit code.
-func (r *containerRow) Status() string { return statusText(r.state) }
+func (r *containerRow) Status() string { return r.c.Status() }
 
 // HealthStatus is empty: health is not watched.
 func (r *containerRow) HealthStatus() string { return "" }
@@ -245,12 +223,7 @@ func (r *containerRow) Size() string {
 	if r.m == nil || !r.opts.size {
 		return size(0)
 	}
-	own, err := r.m.Size(r.c)
-	if err != nil {
-		r.err = err
-		return "N/A"
-	}
-	all, err := r.m.RootSize(r.ctx, r.c)
+	own, all, err := r.c.Sizes(r.ctx, r.m)
 	if err != nil {
 		r.err = err
 		return "N/A"
@@ -264,7 +237,7 @@ func (r *containerRow) Size() string {
 // Labels are all labels, KEY=VALUE, sorted.
 func (r *containerRow) Labels() string {
 	var all []string
-	for k, v := range r.config.Labels {
+	for k, v := range r.c.Config.Labels {
 		all = append(all, k+"="+v)
 	}
 	slices.Sort(all)
@@ -272,12 +245,12 @@ func (r *containerRow) Labels() string {
 }
 
 // Label is the value of one label.
-func (r *containerRow) Label(name string) string { return r.config.Labels[name] }
+func (r *containerRow) Label(name string) string { return r.c.Config.Labels[name] }
 
 // Mounts are the sources of volumes.
 func (r *containerRow) Mounts() string {
 	var all []string
-	for _, m := range r.config.Mounts {
+	for _, m := range r.c.Config.Mounts {
 		if m.Bind == "" {
 			continue
 		}
@@ -294,30 +267,12 @@ func (r *containerRow) Mounts() string {
 func (r *containerRow) LocalVolumes() string { return "0" }
 
 // Networks is the name of the network.
-func (r *containerRow) Networks() string { return string(r.config.Network) }
+func (r *containerRow) Networks() string { return string(r.c.Config.Network) }
 
 // Platform is that of the image; nil when the image is gone.
 func (r *containerRow) Platform() *ocispec.Platform {
 	if r.m == nil {
 		return nil
 	}
-	img, err := container.ReadImage(r.ctx, r.m.Store, r.c.ImageID)
-	if err != nil {
-		return nil
-	}
-	return &ocispec.Platform{Architecture: img.Architecture, OS: img.OS, Variant: img.Variant}
-}
-
-// statusText is a container's state as `ps` shows it.
-func statusText(s container.State) string {
-	switch statusWord(s) {
-	case "running":
-		return "Up " + units.HumanDuration(time.Since(s.Started))
-	case "created":
-		return "Created"
-	}
-	if s.Finished.IsZero() { // the process that ran it was killed
-		return fmt.Sprintf("Exited (%d)", exitCode(s))
-	}
-	return fmt.Sprintf("Exited (%d) %s", s.ExitCode, ago(s.Finished))
+	return r.c.Platform(r.ctx, r.m.Store)
 }

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
-	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newContainerPruneCmd(a *app) *cobra.Command {
@@ -19,7 +20,7 @@ func newContainerPruneCmd(a *app) *cobra.Command {
 		Short: "Remove all stopped containers",
 		Args:  maxArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			filters, err := parseFilters(values, "until", "label", "label!")
+			args, err := view.ParseArgs(values, "until", "label", "label!")
 			if err != nil {
 				return err
 			}
@@ -33,7 +34,7 @@ func newContainerPruneCmd(a *app) *cobra.Command {
 					return errors.New("container prune has been cancelled")
 				}
 			}
-			freed, err := a.pruneContainers(cmd.Context(), filters)
+			freed, err := a.pruneContainers(cmd.Context(), args)
 			return errors.Join(err, a.printReclaimed(freed))
 		},
 	}
@@ -52,45 +53,20 @@ func (a *app) printReclaimed(bytes int64) error {
 	return err
 }
 
-// pruneContainers removes what does not run and passes the filters, and returns the bytes of the disk
+// pruneContainers removes what does not run and passes the filters, lists it, and returns the bytes of the disk
 // that are free now.
-func (a *app) pruneContainers(ctx context.Context, filters map[string][]string) (freed int64, err error) {
+func (a *app) pruneContainers(ctx context.Context, args view.Args) (int64, error) {
 	m, err := a.containers()
 	if err != nil {
 		return 0, err
 	}
-	keep, err := containerFilter(ctx, m, filters)
+	filter, err := view.ParseContainerFilter(args)
 	if err != nil {
 		return 0, err
 	}
-	all, err := m.Store.Containers(ctx)
-	if err != nil {
-		return 0, err
+	gone, freed, err := view.PruneContainers(ctx, m, filter)
+	if len(gone) > 0 {
+		fmt.Fprintf(a.stdout, "Deleted Containers:\n%s\n\n", strings.Join(gone, "\n"))
 	}
-	var errs error
-	header := "Deleted Containers:\n"
-	for _, c := range all {
-		state := m.State(c.ID)
-		if state.Running || !keep(c, state) {
-			continue
-		}
-		n, err := m.Size(c)
-		if err == nil {
-			err = m.Remove(ctx, c.ID, false)
-		}
-		if errors.Is(err, container.ErrRunning) {
-			continue // since we looked
-		}
-		if err != nil {
-			errs = errors.Join(errs, err)
-			continue
-		}
-		freed += n
-		fmt.Fprintf(a.stdout, "%s%s\n", header, c.ID)
-		header = ""
-	}
-	if header == "" {
-		fmt.Fprintln(a.stdout)
-	}
-	return freed, errs
+	return freed, err
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newContainerRmCmd(a *app, aliases ...string) *cobra.Command {
@@ -48,11 +50,11 @@ func (a *app) removeContainers(ctx context.Context, names []string, force bool) 
 			all = errors.Join(all, errors.New("container name cannot be empty"))
 			continue
 		}
-		_, err := findContainer(ctx, m.Store, ref)
+		_, err := view.FindContainer(ctx, m.Store, ref)
 		if err == nil {
 			err = m.Remove(ctx, ref, force)
 		}
-		if missing := (*notFoundError)(nil); force && errors.As(err, &missing) {
+		if missing := (*view.NotFoundError)(nil); force && errors.As(err, &missing) {
 			continue
 		}
 		if err != nil {

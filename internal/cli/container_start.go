@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newStartCmd(a *app) *cobra.Command {
@@ -47,7 +48,7 @@ func (a *app) startOne(ctx context.Context, name string, attach, stdin bool) err
 	if err != nil {
 		return failed(err)
 	}
-	c, err := findContainer(ctx, m.Store, name)
+	c, err := view.FindContainer(ctx, m.Store, name)
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func (a *app) startAll(ctx context.Context, names []string) error {
 	var mu sync.Mutex // of stderr
 	var wg sync.WaitGroup
 	for i, name := range names {
-		c, err := findContainer(ctx, m.Store, name)
+		c, err := view.FindContainer(ctx, m.Store, name)
 		wg.Add(1)
 		go func() {
 			defer wg.Done()

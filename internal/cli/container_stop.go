@@ -12,6 +12,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newKillCmd(a *app) *cobra.Command {
@@ -99,7 +100,7 @@ func newWaitCmd(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.eachContainer(cmd.Context(), args, func(m *container.Manager, c store.Container) (string, error) {
 				s, err := m.Wait(cmd.Context(), c)
-				return fmt.Sprint(exitCode(s)), err
+				return fmt.Sprint(s.Code()), err
 			})
 		},
 	}
@@ -120,7 +121,7 @@ func (a *app) eachContainer(ctx context.Context, names []string, do func(*contai
 	for i, name := range names {
 		done[i] = make(chan outcome, 1)
 		go func() {
-			c, err := findContainer(ctx, m.Store, name)
+			c, err := view.FindContainer(ctx, m.Store, name)
 			text := ""
 			if err == nil {
 				text, err = do(m, c)

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func TestHistoryTimes(t *testing.T) {
@@ -13,7 +15,7 @@ func TestHistoryTimes(t *testing.T) {
 		time.Unix(0, 0):                "N/A", // SOURCE_DATE_EPOCH=0
 		time.Now().Add(-3 * time.Hour): "3 hours ago",
 	} {
-		row := &historyRow{step: ocispec.History{Created: &in}, human: true}
+		row := &historyRow{step: view.HistoryStep{History: ocispec.History{Created: &in}}, human: true}
 		if got := row.CreatedSince(); got != want {
 			t.Errorf("%v is %q, want %q", in, got, want)
 		}

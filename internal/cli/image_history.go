@@ -2,15 +2,14 @@ package cli
 
 import (
 	"context"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 type historyFlags struct {
@@ -49,18 +48,22 @@ func (a *app) showHistory(ctx context.Context, s *store.Store, name string, opts
 	if err != nil {
 		return err
 	}
-	img, err := useImage(ctx, s, name)
+	img, err := view.UseImage(ctx, s, name)
 	if err != nil {
 		return err
 	}
 	if platform != nil {
-		if img, err = forPlatform(ctx, s, img, *platform); err != nil {
+		if img, err = view.ForPlatform(ctx, s, img, *platform); err != nil {
 			return err
 		}
 	}
-	rows, err := historyRows(ctx, s, img, opts)
+	steps, err := view.ImageHistory(ctx, s, img)
 	if err != nil {
 		return err
+	}
+	var rows []any
+	for _, step := range steps {
+		rows = append(rows, &historyRow{step: step, human: opts.human, noTrunc: opts.noTrunc})
 	}
 	created := "{{.CreatedSince}}"
 	if !opts.human {
@@ -74,37 +77,9 @@ var historyHeaders = headers{
 	"ID": "IMAGE", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY", "Size": "SIZE", "Comment": "COMMENT",
 }
 
-// historyRows lists the steps that made an image, the last one first. Only that has the image's ID: no
-// images are made on the way.
-func historyRows(ctx context.Context, s *store.Store, img store.Image, opts *historyFlags) ([]any, error) {
-	config, err := imageConfig(ctx, s, img)
-	if err != nil {
-		return nil, err
-	}
-	var rows []any
-	layers := img.Layers
-	for _, h := range config.History {
-		row := &historyRow{step: h, human: opts.human, noTrunc: opts.noTrunc, id: "<missing>"}
-		if !h.EmptyLayer && len(layers) > 0 {
-			if row.size, err = s.Size(ctx, layers[0]); err != nil {
-				return nil, err
-			}
-			layers = layers[1:]
-		}
-		rows = append(rows, row)
-	}
-	slices.Reverse(rows)
-	if len(rows) > 0 {
-		rows[0].(*historyRow).id = img.ID.String()
-	}
-	return rows, nil
-}
-
 // historyRow is a line of `image history`: the fields of Docker's templates.
 type historyRow struct {
-	step           ocispec.History
-	id             string
-	size           int64
+	step           view.HistoryStep
 	human, noTrunc bool
 }
 
@@ -113,10 +88,14 @@ func (r *historyRow) MarshalJSON() ([]byte, error) { return marshalRow(r) }
 
 // ID is the image's for its last step.
 func (r *historyRow) ID() string {
-	if r.noTrunc {
-		return r.id
+	switch id := r.step.ID.String(); {
+	case id == "":
+		return "<missing>"
+	case r.noTrunc:
+		return id
+	default:
+		return shortID(id)
 	}
-	return shortID(r.id)
 }
 
 // CreatedAt is when the step was made, or when its layer was.
@@ -153,9 +132,9 @@ func (r *historyRow) CreatedBy() string {
 // Size is how much the files of the step's layer take.
 func (r *historyRow) Size() string {
 	if r.human {
-		return size(r.size)
+		return size(r.step.Size)
 	}
-	return strconv.FormatInt(r.size, 10)
+	return strconv.FormatInt(r.step.Size, 10)
 }
 
 // Comment tells who made the step.

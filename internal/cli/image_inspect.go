@@ -2,16 +2,14 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newImageInspectCmd(a *app) *cobra.Command {
@@ -71,18 +69,18 @@ type inspectedMetadata struct{ LastTagTime time.Time }
 
 // inspectImage describes an image, or what it is for one platform.
 func inspectImage(ctx context.Context, s *store.Store, name string, platform *ocispec.Platform) (any, error) {
-	img, err := useImage(ctx, s, name)
+	img, err := view.UseImage(ctx, s, name)
 	if err != nil {
 		return nil, err
 	}
 	target, whole := img.Target(), img
 	if platform != nil {
-		if img, err = forPlatform(ctx, s, img, *platform); err != nil {
+		if img, err = view.ForPlatform(ctx, s, img, *platform); err != nil {
 			return nil, err
 		}
 		target = img.Manifest
 	}
-	config, err := imageConfig(ctx, s, img)
+	config, err := view.ImageConfig(ctx, s, img.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -105,27 +103,9 @@ func inspectImage(ctx context.Context, s *store.Store, name string, platform *oc
 
 // addNames fills in what the image is called.
 func (o *inspectedImage) addNames(ctx context.Context, s *store.Store, img store.Image) error {
-	all, err := s.Images(ctx)
-	if err != nil {
-		return err
-	}
-	o.RepoTags, o.RepoDigests = []string{}, []string{}
-	seen := map[string]bool{}
-	for _, i := range all {
-		if i.Target().Digest != img.Target().Digest || !i.Tagged() {
-			continue
-		}
-		repo, tag := store.FamiliarName(i.Name)
-		o.RepoTags = append(o.RepoTags, repo+":"+tag)
-		if d := repo + "@" + i.RepoDigest().String(); !seen[d] {
-			seen[d] = true
-			o.RepoDigests = append(o.RepoDigests, d)
-		}
-		if i.Named.After(o.Metadata.LastTagTime) {
-			o.Metadata.LastTagTime = i.Named
-		}
-	}
-	return nil
+	sum, err := view.NamesOf(ctx, s, img)
+	o.RepoTags, o.RepoDigests, o.Metadata.LastTagTime = sum.Tags, sum.Digests, sum.Named
+	return err
 }
 
 // lastComment is the comment of the newest layer, which Docker shows as the image's.
@@ -134,21 +114,4 @@ func lastComment(history []ocispec.History) string {
 		return ""
 	}
 	return history[len(history)-1].Comment
-}
-
-// imageConfig reads the config of an image.
-func imageConfig(ctx context.Context, s *store.Store, img store.Image) (*dockerspec.DockerOCIImage, error) {
-	return readConfig(ctx, s, img.ID)
-}
-
-func readConfig(ctx context.Context, s *store.Store, id digest.Digest) (*dockerspec.DockerOCIImage, error) {
-	data, err := s.ReadBlob(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	var config dockerspec.DockerOCIImage
-	if err := json.Unmarshal(data, &config); err != nil {
-		return nil, fmt.Errorf("decoding the config of image %s: %w", id, err)
-	}
-	return &config, nil
 }

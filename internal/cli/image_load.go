@@ -13,6 +13,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/load"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newLoadCmd(a *app) *cobra.Command {
@@ -99,10 +100,10 @@ func (a *app) printLoaded(img store.Image, before []store.Image) error {
 	}
 	for _, old := range before {
 		if old.Name == img.Name && old.ID != img.ID {
-			fmt.Fprintf(a.stdout, "The image %s already exists, renaming the old one with ID %s to empty string\n", familiar(img.Name), old.ID)
+			fmt.Fprintf(a.stdout, "The image %s already exists, renaming the old one with ID %s to empty string\n", view.Familiar(img.Name), old.ID)
 		}
 	}
-	_, err := fmt.Fprintln(a.stdout, "Loaded image:", familiar(img.Name))
+	_, err := fmt.Fprintln(a.stdout, "Loaded image:", view.Familiar(img.Name))
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 type imageLsFlags struct {
@@ -59,35 +60,25 @@ until=TIME, reference=PATTERN`)
 // listImages prints images, the newest first, and returns how many. As Docker's, it shows dangling ones only with --all or
 // when they are asked for.
 func (a *app) listImages(ctx context.Context, s *store.Store, opts *imageLsFlags, name string) (int, error) {
-	filters, err := parseFilters(opts.filters, "dangling", "label", "before", "since", "until", "reference")
+	args, err := view.ParseArgs(opts.filters, "dangling", "label", "before", "since", "until", "reference")
 	if err != nil {
 		return 0, err
 	}
 	if name != "" {
-		filters["reference"] = append(filters["reference"], name)
+		args["reference"] = append(args["reference"], name)
 	}
-	images, err := s.Images(ctx)
+	filter, err := view.ParseImageFilter(args)
 	if err != nil {
 		return 0, err
 	}
-	keep, err := imageFilter(ctx, s, filters)
+	if len(filter.Dangling) == 0 && !opts.all {
+		filter.Dangling = []bool{false}
+	}
+	images, err := view.Images(ctx, s, filter)
 	if err != nil {
 		return 0, err
 	}
-	kept := images[:0]
-	for _, img := range images {
-		if !img.Tagged() && !opts.all && len(filters["dangling"]) == 0 {
-			continue
-		}
-		ok, err := keep(img)
-		if err != nil {
-			return 0, err
-		}
-		if ok {
-			kept = append(kept, img)
-		}
-	}
-	return len(kept), printImages(ctx, a.stdout, s, opts, kept)
+	return len(images), printImages(ctx, a.stdout, s, opts, images)
 }
 
 // hintAtCommand tells of the command that somebody meant who looks for images of its name, as Docker does.
@@ -209,21 +200,3 @@ func (r *imageRow) SharedSize() string { return "N/A" }
 
 // UniqueSize see Containers.
 func (r *imageRow) UniqueSize() string { return "N/A" }
-
-// parseFilters reads the values of --filter, KEY=VALUE, in Docker's words; other keys than the known ones
-// are an error.
-func parseFilters(values []string, known ...string) (map[string][]string, error) {
-	filters := map[string][]string{}
-	for _, v := range values {
-		key, value, ok := strings.Cut(v, "=")
-		if !ok {
-			return nil, fmt.Errorf("invalid argument %q for \"--filter\" flag: invalid filter %q (should be key=value)", v, v)
-		}
-		key = strings.ToLower(strings.TrimSpace(key))
-		if !slices.Contains(known, key) {
-			return nil, fmt.Errorf("invalid filter %q: want one of %s", key, strings.Join(known, ", "))
-		}
-		filters[key] = append(filters[key], strings.TrimSpace(value))
-	}
-	return filters, nil
-}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newImagePruneCmd(a *app) *cobra.Command {
@@ -18,15 +19,9 @@ func newImagePruneCmd(a *app) *cobra.Command {
 		Short: "Remove unused images",
 		Args:  maxArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			parsed, err := parseFilters(filters, "dangling", "label", "label!", "until")
+			args, err := view.ParseArgs(filters, "dangling", "label", "label!", "until")
 			if err != nil {
 				return err
-			}
-			if len(parsed["dangling"]) == 0 && !all {
-				parsed["dangling"] = []string{"true"}
-			}
-			if slices.Contains(parsed["dangling"], "false") { // is --all, in Docker's API
-				delete(parsed, "dangling")
 			}
 			if !force {
 				warning := "WARNING! This will remove all dangling images."
@@ -42,7 +37,7 @@ func newImagePruneCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			freed, err := a.pruneImages(cmd.Context(), s, parsed)
+			freed, err := a.pruneImages(cmd.Context(), s, args, all)
 			if err != nil {
 				return err
 			}
@@ -59,59 +54,31 @@ func newImagePruneCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-// pruneImages removes the images that pass the filters and that no container uses, and returns the bytes of
-// the disk that are free now.
-func (a *app) pruneImages(ctx context.Context, s *store.Store, filters map[string][]string) (int64, error) {
-	keep, err := imageFilter(ctx, s, filters)
+// pruneImages removes what the filters let through of images that no container uses, those without a name or all, lists it and
+// returns the bytes of the disk that are free now.
+func (a *app) pruneImages(ctx context.Context, s *store.Store, args view.Args, all bool) (int64, error) {
+	filter, err := view.ParseImageFilter(args)
 	if err != nil {
 		return 0, err
 	}
-	images, err := s.Images(ctx)
-	if err != nil {
-		return 0, err
+	switch {
+	case slices.Contains(filter.Dangling, false): // is --all, in Docker's API
+		filter.Dangling = nil
+	case len(filter.Dangling) == 0 && !all:
+		filter.Dangling = []bool{true}
 	}
-	var remove []store.Image
-	for _, img := range images {
-		ok, err := keep(img)
-		if err != nil {
-			return 0, err
-		}
-		user, _, err := usedBy(ctx, s, img)
-		if err != nil {
-			return 0, err
-		}
-		if ok && user == "" {
-			remove = append(remove, img)
-		}
-	}
-	names := make([]string, len(remove))
-	for i, img := range remove {
-		names[i] = img.Name
-	}
-	if err := s.PruneImages(ctx, names...); err != nil {
-		return 0, err
-	}
-	freed, err := s.Collect(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return freed, a.printPruned(remove)
-}
-
-// printPruned lists what was removed: names first, and each image once, after its last name.
-func (a *app) printPruned(images []store.Image) error {
-	if len(images) == 0 {
-		return nil
+	gone, freed, err := view.PruneImages(ctx, s, filter)
+	if err != nil || len(gone) == 0 {
+		return freed, err
 	}
 	fmt.Fprintln(a.stdout, "Deleted Images:")
-	for i, img := range images {
-		if img.Tagged() {
-			fmt.Fprintln(a.stdout, "untagged:", familiar(img.Name))
-		}
-		if !slices.ContainsFunc(images[i+1:], func(o store.Image) bool { return o.ID == img.ID }) {
-			fmt.Fprintln(a.stdout, "deleted:", img.ID)
+	for _, r := range gone {
+		if r.Untagged != "" {
+			fmt.Fprintln(a.stdout, "untagged:", r.Untagged)
+		} else {
+			fmt.Fprintln(a.stdout, "deleted:", r.Deleted)
 		}
 	}
-	_, err := fmt.Fprintln(a.stdout)
-	return err
+	_, err = fmt.Fprintln(a.stdout)
+	return freed, err
 }

@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newImageRmCmd(a *app, use string) *cobra.Command {
@@ -56,126 +56,17 @@ func (a *app) removeImages(ctx context.Context, s *store.Store, args []string, f
 	return all
 }
 
-// removal is what removing an image means.
-type removal struct {
-	img   store.Image
-	names []string // to be removed, of those that the image has
-	keeps bool     // the image keeps other names
-	bare  bool     // a running container uses it: it stays without a name
-}
-
 // removeImage removes one name of an image, or an image by its ID, and prints what Docker prints. It
 // reports whether the image is gone.
-func (a *app) removeImage(ctx context.Context, s *store.Store, arg string, force bool) (bool, error) {
-	r, err := planRemoval(ctx, s, arg, force)
-	if err != nil {
-		return false, err
-	}
-	remove := func() error { return s.RemoveImages(ctx, r.names...) }
-	if r.bare && !r.keeps {
-		remove = func() error { return s.UntagImage(ctx, r.img) }
-	}
-	if err := remove(); err != nil {
-		return false, err
-	}
-	for _, name := range r.names {
-		if name != r.img.ID.String() {
-			fmt.Fprintf(a.stdout, "Untagged: %s\n", familiar(name))
-		}
-	}
-	if r.keeps || r.bare {
-		return false, nil
-	}
-	_, err = fmt.Fprintf(a.stdout, "Deleted: %s\n", r.img.ID)
-	return true, err
-}
-
-// planRemoval finds out what is to be removed and whether that may be. The rules and words are those of
-// Docker's engine: a name may go while another one is left; an image that containers use needs force; one
-// that a running container uses cannot be deleted, but lose its name.
-func planRemoval(ctx context.Context, s *store.Store, arg string, force bool) (*removal, error) {
-	img, err := findImage(ctx, s, arg)
-	if err != nil {
-		return nil, err
-	}
-	names, err := namesOf(ctx, s, img)
-	if err != nil {
-		return nil, err
-	}
-	user, running, err := usedBy(ctx, s, img)
-	if err != nil {
-		return nil, err
-	}
-	if full, err := store.NormalizeName(arg); err == nil && full == img.Name {
-		r := &removal{img: img, names: []string{img.Name}, keeps: len(names) > 1, bare: running}
-		if !r.keeps && user != "" && !force {
-			return nil, fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
-				arg, shortID(user), shortID(img.ID.String()))
-		}
-		return r, nil
-	}
-	conflict := func(how, why string) error {
-		return fmt.Errorf("conflict: unable to delete %s (%s) - %s", shortID(img.ID.String()), how, why)
-	}
-	switch {
-	case running:
-		return nil, conflict("cannot be forced", "image is being used by running container "+shortID(user))
-	case len(names) > 1 && !force:
-		return nil, conflict("must be forced", "image is referenced in multiple repositories")
-	case user != "" && !force:
-		return nil, conflict("must be forced", "image is being used by stopped container "+shortID(user))
-	}
-	return &removal{img: img, names: names}, nil
-}
-
-// namesOf lists the names under which the store has an image.
-func namesOf(ctx context.Context, s *store.Store, img store.Image) ([]string, error) {
-	all, err := s.Images(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, i := range all {
-		if i.ID == img.ID {
-			names = append(names, i.Name)
-		}
-	}
-	return names, nil
-}
-
-// usedBy returns the ID of a container that is made of an image, a running one if there is one; "" for none.
-func usedBy(ctx context.Context, s *store.Store, img store.Image) (id string, running bool, err error) {
-	containers, err := s.Containers(ctx)
-	if err != nil {
-		return "", false, err
-	}
-	m := container.Manager{Store: s}
-	for _, c := range containers {
-		if c.ImageID != img.ID {
+func (a *app) removeImage(ctx context.Context, s *store.Store, arg string, force bool) (deleted bool, err error) {
+	gone, err := view.RemoveImage(ctx, s, arg, force)
+	for _, r := range gone {
+		if r.Untagged != "" {
+			fmt.Fprintf(a.stdout, "Untagged: %s\n", r.Untagged)
 			continue
 		}
-		id = c.ID
-		if m.State(c.ID).Running {
-			return id, true, nil
-		}
+		deleted = true
+		_, err = fmt.Fprintf(a.stdout, "Deleted: %s\n", r.Deleted)
 	}
-	return id, false, nil
+	return deleted, err
 }
-
-// findContainer is store.Container with a message for people.
-func findContainer(ctx context.Context, s *store.Store, name string) (store.Container, error) {
-	c, err := s.Container(ctx, name)
-	if errors.Is(err, store.ErrNotFound) {
-		return c, &notFoundError{"No such container: " + name, err}
-	}
-	return c, err
-}
-
-// notFoundError says in Docker's words what the store does not have.
-type notFoundError struct {
-	message string
-	err     error
-}
-
-func (e *notFoundError) Error() string { return e.message }
-func (e *notFoundError) Unwrap() error { return e.err }

@@ -18,6 +18,7 @@ import (
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newSaveCmd(a *app) *cobra.Command {
@@ -88,7 +89,7 @@ func savedImages(ctx context.Context, s *store.Store, args []string, wanted []oc
 	for _, arg := range args {
 		images := tagsOf(all, arg)
 		if len(images) == 0 {
-			img, err := findImage(ctx, s, arg)
+			img, err := view.FindImage(ctx, s, arg)
 			if err != nil {
 				return nil, err
 			}
@@ -115,10 +116,7 @@ func tagsOf(all []store.Image, arg string) []store.Image {
 	if err != nil || !reference.IsNameOnly(ref) {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(all), func(i store.Image) bool {
-		own, err := reference.ParseNormalizedNamed(i.Name)
-		return err != nil || !i.Tagged() || own.Name() != ref.Name()
-	})
+	return view.OfRepository(all, ref)
 }
 
 // addSaved adds an image with its name, or the name to the image that is there already.
@@ -126,7 +124,7 @@ func addSaved(ctx context.Context, s *store.Store, out []export.Saved, img store
 	name := img.Name
 	tagged := img.Tagged()
 	for _, p := range wanted {
-		one, err := forPlatform(ctx, s, img, p)
+		one, err := view.ForPlatform(ctx, s, img, p)
 		if err != nil {
 			return nil, err
 		}

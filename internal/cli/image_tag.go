@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newTagCmd(a *app) *cobra.Command {
@@ -20,7 +21,7 @@ func newTagCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			img, err := useImage(cmd.Context(), s, args[0])
+			img, err := view.UseImage(cmd.Context(), s, args[0])
 			if err != nil {
 				return err
 			}

@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // objectTypes are the types of objects that Docker's `inspect --type` knows.
@@ -61,29 +61,9 @@ func (a *app) inspectAny(ctx context.Context, s *store.Store, name, kind string,
 		}
 		i, err := inspectImage(ctx, s, name, nil)
 		if errors.Is(err, store.ErrNotFound) {
-			return nil, &notFoundError{"No such object: " + name, err}
+			return nil, &view.NotFoundError{Message: "No such object: " + name, Err: err}
 		}
 		return i, err
 	}
-	return nil, &notFoundError{"No such " + kind + ": " + name, store.ErrNotFound}
-}
-
-// exitCode is the exit code of a container that ended; one whose process was killed with its
-// slipway has the code of that.
-func exitCode(s container.State) int {
-	if !s.Running && !s.Started.IsZero() && s.Finished.IsZero() {
-		return 137
-	}
-	return s.ExitCode
-}
-
-// statusWord is a container's state in one word of Docker's.
-func statusWord(s container.State) string {
-	switch {
-	case s.Running:
-		return "running"
-	case s.Started.IsZero():
-		return "created"
-	}
-	return "exited"
+	return nil, &view.NotFoundError{Message: "No such " + kind + ": " + name, Err: store.ErrNotFound}
 }

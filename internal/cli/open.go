@@ -15,6 +15,7 @@ import (
 	"github.com/slipway-build/slipway/internal/sandbox"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // Runner makes the sandbox.
@@ -135,11 +136,11 @@ func (a *app) openImage(ctx context.Context, name, platform, pull string) (*cont
 		}
 	}
 	if pull == "never" {
-		return nil, &notFoundError{"No such image: " + name, store.ErrNotFound}
+		return nil, &view.NotFoundError{Message: "No such image: " + name, Err: store.ErrNotFound}
 	}
 	mode := imagesource.ResolvePull
 	if pull != "always" {
-		fmt.Fprintf(a.stderr, "Unable to find image '%s' locally\n", familiar(name))
+		fmt.Fprintf(a.stderr, "Unable to find image '%s' locally\n", view.Familiar(name))
 		mode = imagesource.ResolveDefault
 	}
 	return a.pullImage(ctx, s, wanted{name, platform, mode}, newTransferDisplay(a.stderr, false))
@@ -164,13 +165,4 @@ func isTagged(ref reference.Named) bool {
 	_, digested := ref.(reference.Digested)
 	_, tagged := ref.(reference.Tagged)
 	return tagged && !digested
-}
-
-// familiar is the short form of a reference, with its tag.
-func familiar(name string) string {
-	ref, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
-		return name
-	}
-	return reference.FamiliarString(reference.TagNameOnly(ref))
 }

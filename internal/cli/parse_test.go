@@ -167,56 +167,6 @@ func TestImageFormats(t *testing.T) {
 	}
 }
 
-func TestImageFilter(t *testing.T) {
-	app := store.Image{Name: "docker.io/library/app:v1", ID: digest.FromString("x")}
-	bare := store.Image{Name: digest.FromString("y").String(), ID: digest.FromString("y")}
-	for _, tc := range []struct {
-		filters   []string
-		arg       string
-		app, bare bool
-	}{
-		{nil, "", true, true},
-		{nil, "app", true, false},
-		{nil, "app:v1", true, false},
-		{nil, "app:v2", false, false},
-		{nil, "docker.io/library/app", true, false},
-		{nil, "a*", true, false},
-		{[]string{"dangling=true"}, "", false, true},
-		{[]string{"dangling=false"}, "", true, false},
-		{[]string{"reference=b*"}, "", false, false},
-	} {
-		filters, err := parseFilters(tc.filters, "dangling", "reference")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if tc.arg != "" {
-			filters["reference"] = append(filters["reference"], tc.arg)
-		}
-		keep, err := imageFilter(t.Context(), nil, filters)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range []struct {
-			img  store.Image
-			want bool
-		}{{app, tc.app}, {bare, tc.bare}} {
-			if got, err := keep(c.img); err != nil || got != c.want {
-				t.Errorf("filters %v, argument %q: %s is kept: %v, %v", tc.filters, tc.arg, c.img.Name, got, err)
-			}
-		}
-	}
-	for _, bad := range []string{"nonsense=x", "dangling"} {
-		if _, err := parseFilters([]string{bad}, "dangling", "reference"); err == nil {
-			t.Errorf("--filter %s is accepted", bad)
-		}
-	}
-	for _, bad := range []map[string][]string{{"dangling": {"x"}}, {"reference": {"[a"}}, {"until": {"soon"}}} {
-		if _, err := imageFilter(t.Context(), nil, bad); err == nil {
-			t.Errorf("filter %v is accepted", bad)
-		}
-	}
-}
-
 func TestPlatformList(t *testing.T) {
 	for _, in := range [][]string{{"linux/amd64,linux/arm64"}, {"linux/amd64", "linux/arm64"}} {
 		if p, err := platformList(in); strings.Join(p, " ") != "linux/amd64 linux/arm64" || err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/slipway-build/slipway/internal/container"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 type pullFlags struct {
@@ -122,9 +123,9 @@ func (a *app) pullImage(ctx context.Context, s *store.Store, w wanted, show *tra
 	}
 	show.Printf("Digest: %s\n", img.Root)
 	if news {
-		show.Printf("Status: Downloaded newer image for %s\n", familiar(full))
+		show.Printf("Status: Downloaded newer image for %s\n", view.Familiar(full))
 	} else {
-		show.Printf("Status: Image is up to date for %s\n", familiar(full))
+		show.Printf("Status: Image is up to date for %s\n", view.Familiar(full))
 	}
 	return opened, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 type pushFlags struct {
@@ -83,7 +84,7 @@ func (a *app) push(ctx context.Context, name string, flags pushFlags) error {
 
 // toPush finds the images of a repository that are pushed: the tagged one, or all.
 func toPush(ctx context.Context, s *store.Store, ref reference.Named, allTags bool) ([]store.Image, error) {
-	missing := &notFoundError{"An image does not exist locally with the tag: " + reference.FamiliarName(ref), store.ErrNotFound}
+	missing := &view.NotFoundError{Message: "An image does not exist locally with the tag: " + reference.FamiliarName(ref), Err: store.ErrNotFound}
 	if !allTags {
 		img, err := s.UseImage(ctx, ref.String())
 		if errors.Is(err, store.ErrNotFound) || err == nil && img.Name != ref.String() {
@@ -95,11 +96,7 @@ func toPush(ctx context.Context, s *store.Store, ref reference.Named, allTags bo
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(img store.Image) bool {
-		named, err := reference.ParseNormalizedNamed(img.Name)
-		return !img.Tagged() || err != nil || named.Name() != ref.Name()
-	})
-	if len(all) == 0 {
+	if all = view.OfRepository(all, ref); len(all) == 0 {
 		return nil, missing
 	}
 	slices.Reverse(all) // the oldest first
@@ -113,7 +110,7 @@ func (a *app) pushImage(ctx context.Context, s *store.Store, img store.Image, fl
 		return err
 	}
 	if p != nil {
-		if img, err = forPlatform(ctx, s, img, *p); err != nil {
+		if img, err = view.ForPlatform(ctx, s, img, *p); err != nil {
 			return err
 		}
 	}

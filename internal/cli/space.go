@@ -11,7 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // noSpace tells where there is no space left, when an error says that there is none, and what gives some back: also of a
@@ -64,36 +66,16 @@ func (a *app) noSpace(ctx context.Context, err error) string {
 func (a *app) givesBack(ctx context.Context) string {
 	shows := fmt.Sprintf("`%s system df` shows what the store takes; ", a.name)
 	if a.openStore != nil {
-		if u, err := a.usage(ctx); err == nil {
-			return shows + u.givesBack(a.name)
+		if u, err := view.DiskUsage(ctx, &container.Manager{Store: a.openStore}); err == nil {
+			return shows + givesBack(u, a.name)
 		}
 	}
 	return shows + "`builder prune`, `image prune`, `rmi` and `system prune --all` give space of the store back"
 }
 
 // givesBack tells how much of the space commands would give back.
-func (u *usage) givesBack(name string) string {
-	var cache, dangling int64
-	for _, r := range u.BuildCache {
-		if r.r.InUse || r.r.Shared {
-			continue
-		}
-		cache += r.r.Size
-		if !r.r.Base && r.r.Type != store.TypeInternal {
-			dangling += r.r.Size
-		}
-	}
-	for _, b := range u.Builds {
-		if !b.r.Running && !b.r.Pinned {
-			cache += b.r.Size
-		}
-	}
-	all := cache + u.images.Reclaimable
-	for _, c := range u.Containers {
-		if !c.state.Running {
-			all += c.own
-		}
-	}
+func givesBack(u *view.Usage, name string) string {
+	dangling, cache, all := u.GivesBack()
 	var ways []string
 	way := func(command, words string, bytes, instead int64) {
 		if bytes > instead {
@@ -102,7 +84,7 @@ func (u *usage) givesBack(name string) string {
 	}
 	way("builder prune", "", dangling, 0)
 	way("builder prune --all", "", cache, dangling)
-	way("system prune --all", "at least ", all, cache) // more, of images of containers that go with it
+	way("system prune --all", "at least ", all, cache)
 	if len(ways) == 0 {
 		return "nothing of it is unused: remove images and containers"
 	}

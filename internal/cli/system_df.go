@@ -3,7 +3,6 @@ package cli
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -11,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newSystemDfCmd(a *app) *cobra.Command {
@@ -56,91 +55,43 @@ type usage struct {
 	BuildCache []*cacheUsageRow
 	Builds     []*buildUsageRow
 
-	images store.Usage
+	all *view.Usage
 }
 
-// usage finds out what takes space. Others may build, run and remove things meanwhile.
+// usage finds out what takes space.
 func (a *app) usage(ctx context.Context) (*usage, error) {
 	m, err := a.containers()
 	if err != nil {
 		return nil, err
 	}
-	u := &usage{Images: []*imageUsageRow{}, Containers: []*containerUsageRow{}, Volumes: []any{}, BuildCache: []*cacheUsageRow{}, Builds: []*buildUsageRow{}}
-	if u.images, err = m.Store.ImageUsage(ctx); err != nil {
+	all, err := view.DiskUsage(ctx, m)
+	if err != nil {
 		return nil, err
 	}
-	for _, img := range u.images.Images {
+	u := &usage{Images: []*imageUsageRow{}, Containers: []*containerUsageRow{}, Volumes: []any{}, BuildCache: []*cacheUsageRow{}, Builds: []*buildUsageRow{}, all: all}
+	for _, img := range all.Images.Images {
 		u.Images = append(u.Images, &imageUsageRow{&imageRow{ctx: ctx, s: m.Store, img: img.Image}, img})
 	}
-	all, err := m.Store.Containers(ctx)
-	if err != nil {
-		return nil, err
+	for _, c := range all.Containers {
+		u.Containers = append(u.Containers, &containerUsageRow{&containerRow{ctx: ctx, m: m, c: c.Container, opts: &containerLsFlags{}}, c.Own})
 	}
-	for _, c := range all {
-		row := &containerUsageRow{&containerRow{ctx: ctx, m: m, c: c, state: m.State(c.ID), opts: &containerLsFlags{}}, 0}
-		row.own, err = m.Size(c)
-		if err == nil {
-			row.config, err = container.ReadConfig(c)
-		}
-		if err != nil {
-			if _, gone := m.Store.Container(ctx, c.ID); errors.Is(gone, store.ErrNotFound) {
-				continue
-			}
-			return nil, err
-		}
-		u.Containers = append(u.Containers, row)
-	}
-	records, err := m.Store.CacheRecords(ctx)
-	if err != nil {
-		return nil, err
-	}
-	sortRecords(records)
-	for _, r := range records {
+	for _, r := range all.Cache {
 		u.BuildCache = append(u.BuildCache, &cacheUsageRow{r})
 	}
-	builds, err := m.Store.Builds()
-	if err != nil {
-		return nil, err
-	}
-	for _, b := range builds {
+	for _, b := range all.Builds {
 		u.Builds = append(u.Builds, &buildUsageRow{b})
 	}
 	return u, nil
 }
 
-// sums are the lines of `system df`. What the build cache shares with images counts as theirs.
+// sums are the lines of `system df`.
 func (u *usage) sums() []any {
-	images := &usageRow{what: "Images", total: len(u.Images), bytes: u.images.Disk, free: u.images.Reclaimable, percent: true}
-	for _, img := range u.Images {
-		images.active += one(img.u.Containers > 0)
+	return []any{
+		&usageRow{what: "Images", sum: u.all.ImageSum(), percent: true},
+		&usageRow{what: "Containers", sum: u.all.ContainerSum(), percent: true},
+		&usageRow{what: "Local Volumes", percent: true},
+		&usageRow{what: "Build Cache", sum: u.all.CacheSum()},
 	}
-	containers := &usageRow{what: "Containers", total: len(u.Containers), percent: true}
-	for _, c := range u.Containers {
-		containers.active += one(c.state.Running)
-		containers.bytes += c.own
-		if !c.state.Running {
-			containers.free += c.own
-		}
-	}
-	cache := &usageRow{what: "Build Cache", total: len(u.BuildCache)}
-	for _, r := range u.BuildCache {
-		cache.active += one(r.r.InUse)
-		if r.r.Shared {
-			continue
-		}
-		cache.bytes += r.r.Size
-		if !r.r.InUse {
-			cache.free += r.r.Size
-		}
-	}
-	return []any{images, containers, &usageRow{what: "Local Volumes", percent: true}, cache}
-}
-
-func one(yes bool) int {
-	if yes {
-		return 1
-	}
-	return 0
 }
 
 // printTables lists everything that takes space, in Docker's tables.
@@ -157,9 +108,9 @@ func (u *usage) printTables(w io.Writer) error {
 			containerHeaders, anyRows(u.Containers)},
 		{"\nLocal Volumes space usage:", "{{.Name}}\t{{.Links}}\t{{.Size}}",
 			headers{"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"}, nil},
-		{"\nBuild cache usage: " + u.sums()[3].(*usageRow).Size(),
+		{"\nBuild cache usage: " + longSize(u.all.CacheSum().Size),
 			"{{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}", cacheHeaders, anyRows(u.BuildCache)},
-		{"\nRecords of builds space usage: " + u.buildBytes(), "{{.ID}}\t{{.Status}}\t{{.EndedSince}}\t{{.Size}}", buildHeaders, anyRows(u.Builds)},
+		{"\nRecords of builds space usage: " + longSize(u.all.BuildSum().Size), "{{.ID}}\t{{.Status}}\t{{.EndedSince}}\t{{.Size}}", buildHeaders, anyRows(u.Builds)},
 	} {
 		fmt.Fprint(&b, part.title, "\n\n")
 		if err := printList(&b, "table "+part.format, part.heads, part.rows); err != nil {
@@ -186,10 +137,9 @@ var usageHeaders = headers{"Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACT
 
 // usageRow is a line of `system df`: the fields of Docker's templates.
 type usageRow struct {
-	what          string
-	total, active int
-	bytes, free   int64
-	percent       bool // is told of what can be reclaimed
+	what    string
+	sum     view.Sum
+	percent bool // is told of what can be reclaimed
 }
 
 // MarshalJSON gives all fields.
@@ -199,20 +149,20 @@ func (r *usageRow) MarshalJSON() ([]byte, error) { return marshalRow(r) }
 func (r *usageRow) Type() string { return r.what }
 
 // TotalCount is how many there are.
-func (r *usageRow) TotalCount() string { return strconv.Itoa(r.total) }
+func (r *usageRow) TotalCount() string { return strconv.Itoa(r.sum.Total) }
 
 // Active is how many of them are in use.
-func (r *usageRow) Active() string { return strconv.Itoa(r.active) }
+func (r *usageRow) Active() string { return strconv.Itoa(r.sum.Active) }
 
 // Size is how much of the disk they take.
-func (r *usageRow) Size() string { return longSize(r.bytes) }
+func (r *usageRow) Size() string { return longSize(r.sum.Size) }
 
 // Reclaimable is how much of that nothing in use needs.
 func (r *usageRow) Reclaimable() string {
-	if r.percent && r.bytes > 0 {
-		return fmt.Sprintf("%s (%d%%)", longSize(r.free), int(float64(r.free)*100/float64(r.bytes)))
+	if r.percent && r.sum.Size > 0 {
+		return fmt.Sprintf("%s (%d%%)", longSize(r.sum.Reclaimable), int(float64(r.sum.Reclaimable)*100/float64(r.sum.Size)))
 	}
-	return longSize(r.free)
+	return longSize(r.sum.Reclaimable)
 }
 
 // imageUsageRow is an image of `system df -v`. Its sizes are those on the disk.
@@ -335,12 +285,3 @@ func (r *buildUsageRow) EndedSince() string {
 
 // Size is how much of the disk it takes.
 func (r *buildUsageRow) Size() string { return size(r.r.Size) }
-
-// buildBytes is how much of the disk all records of builds take.
-func (u *usage) buildBytes() string {
-	var bytes int64
-	for _, b := range u.Builds {
-		bytes += b.r.Size
-	}
-	return longSize(bytes)
-}

@@ -25,6 +25,25 @@ type State struct {
 	OOM      bool      `json:"oom,omitempty"`   // the kernel killed it for memory
 }
 
+// Word is the state in one word of Docker's.
+func (s State) Word() string {
+	switch {
+	case s.Running:
+		return "running"
+	case s.Started.IsZero():
+		return "created"
+	}
+	return "exited"
+}
+
+// Code is the exit code of a container that ended; one whose process was killed with its slipway has the code of that.
+func (s State) Code() int {
+	if !s.Running && !s.Started.IsZero() && s.Finished.IsZero() {
+		return 137
+	}
+	return s.ExitCode
+}
+
 // State reads a container's state. What cannot be read counts as never run.
 func (m *Manager) State(id string) State {
 	var s State

@@ -1,0 +1,215 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Removed is something of an image that went: a name, or the image itself.
+type Removed struct {
+	Untagged string // the short form of the name
+	Deleted  digest.Digest
+}
+
+// removal is what removing an image means.
+type removal struct {
+	img   store.Image
+	names []string // to be removed, of those that the image has
+	keeps bool     // the image keeps other names
+	bare  bool     // a running container uses it: it stays without a name
+}
+
+// RemoveImage removes one name of an image, or an image by its ID. The space of an image that was deleted is given back by
+// [store.Store.Collect].
+func RemoveImage(ctx context.Context, s *store.Store, nameOrID string, force bool) ([]Removed, error) {
+	r, err := planRemoval(ctx, s, nameOrID, force)
+	if err != nil {
+		return nil, err
+	}
+	if r.bare && !r.keeps {
+		err = s.UntagImage(ctx, r.img)
+	} else {
+		err = s.RemoveImages(ctx, r.names...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var gone []Removed
+	for _, name := range r.names {
+		if name != r.img.ID.String() {
+			gone = append(gone, Removed{Untagged: Familiar(name)})
+		}
+	}
+	if !r.keeps && !r.bare {
+		gone = append(gone, Removed{Deleted: r.img.ID})
+	}
+	return gone, nil
+}
+
+// planRemoval finds out what is to be removed and whether that may be. The rules and words are those of
+// Docker's engine: a name may go while another one is left; an image that containers use needs force; one
+// that a running container uses cannot be deleted, but lose its name.
+func planRemoval(ctx context.Context, s *store.Store, nameOrID string, force bool) (*removal, error) {
+	img, err := FindImage(ctx, s, nameOrID)
+	if err != nil {
+		return nil, err
+	}
+	names, err := namesByID(ctx, s, img.ID)
+	if err != nil {
+		return nil, err
+	}
+	users, err := imageUsers(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	user := users[img.ID]
+	if full, err := store.NormalizeName(nameOrID); err == nil && full == img.Name {
+		r := &removal{img: img, names: []string{img.Name}, keeps: len(names) > 1, bare: user.running}
+		if !r.keeps && user.id != "" && !force {
+			return nil, fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
+				nameOrID, short(user.id), short(img.ID.Encoded()))
+		}
+		return r, nil
+	}
+	conflict := func(how, why string) error {
+		return fmt.Errorf("conflict: unable to delete %s (%s) - %s", short(img.ID.Encoded()), how, why)
+	}
+	switch {
+	case user.running:
+		return nil, conflict("cannot be forced", "image is being used by running container "+short(user.id))
+	case len(names) > 1 && !force:
+		return nil, conflict("must be forced", "image is referenced in multiple repositories")
+	case user.id != "" && !force:
+		return nil, conflict("must be forced", "image is being used by stopped container "+short(user.id))
+	}
+	return &removal{img: img, names: names}, nil
+}
+
+// short is how Docker's messages name an ID.
+func short(id string) string { return id[:min(12, len(id))] }
+
+// namesByID lists the names under which the store has an image.
+func namesByID(ctx context.Context, s *store.Store, id digest.Digest) (names []string, err error) {
+	all, err := s.Images(ctx)
+	for _, img := range all {
+		if img.ID == id {
+			names = append(names, img.Name)
+		}
+	}
+	return names, err
+}
+
+// imageUser is a container that is made of an image.
+type imageUser struct {
+	id      string // "" for none
+	running bool
+}
+
+// imageUsers finds a container of each image that has one: a running one if there is one.
+func imageUsers(ctx context.Context, s *store.Store) (map[digest.Digest]imageUser, error) {
+	all, err := s.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := container.Manager{Store: s}
+	users := map[digest.Digest]imageUser{}
+	for _, c := range all {
+		if !users[c.ImageID].running {
+			users[c.ImageID] = imageUser{c.ID, m.State(c.ID).Running}
+		}
+	}
+	return users, nil
+}
+
+// PruneImages removes the names that a filter lets through, of images that no container uses, and gives their space back.
+// It returns what went, each image after the last of its names, and the bytes of the disk that are free now.
+func PruneImages(ctx context.Context, s *store.Store, f ImageFilter) (gone []Removed, freed int64, err error) {
+	images, err := Images(ctx, s, f)
+	if err != nil {
+		return nil, 0, err
+	}
+	users, err := imageUsers(ctx, s)
+	if err != nil {
+		return nil, 0, err
+	}
+	images = slices.DeleteFunc(images, func(img store.Image) bool { return users[img.ID].id != "" })
+	var names []string
+	for i, img := range images {
+		names = append(names, img.Name)
+		if img.Tagged() {
+			gone = append(gone, Removed{Untagged: Familiar(img.Name)})
+		}
+		if !slices.ContainsFunc(images[i+1:], func(o store.Image) bool { return o.ID == img.ID }) {
+			gone = append(gone, Removed{Deleted: img.ID})
+		}
+	}
+	if err := s.PruneImages(ctx, names...); err != nil {
+		return nil, 0, err
+	}
+	if freed, err = s.Collect(ctx); err != nil {
+		return nil, 0, err
+	}
+	return gone, freed, nil
+}
+
+// PruneContainers removes the containers that do not run and that a filter lets through. It returns their IDs and the bytes
+// of the disk that are free now, also when some could not be removed.
+func PruneContainers(ctx context.Context, m *container.Manager, f ContainerFilter) (gone []string, freed int64, err error) {
+	f.All = true
+	all, err := chooseContainers(ctx, m, f)
+	if err != nil {
+		return nil, 0, err
+	}
+	var errs error
+	for _, c := range all {
+		if c.State.Running {
+			continue
+		}
+		n, err := m.Size(c.Container)
+		if err == nil {
+			err = m.Remove(ctx, c.ID, false)
+		}
+		if errors.Is(err, container.ErrRunning) {
+			continue // since we looked
+		}
+		if err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		freed += n
+		gone = append(gone, c.ID)
+	}
+	return gone, freed, errs
+}
+
+// PruneCache removes build cache as a policy wants it, and with it records of builds: all when all of the cache goes that was
+// not used for some time ([TakesBuilds]), otherwise those that are not to be kept; nil keeps them. The caller must not be
+// using layers or blobs.
+func PruneCache(ctx context.Context, s *store.Store, p store.Policy, keep *store.History) (store.Pruned, error) {
+	pruned, err := s.Prune(ctx, p)
+	if err != nil {
+		return pruned, err
+	}
+	if TakesBuilds(p) {
+		keep = &store.History{MaxAge: p.KeepDuration}
+	}
+	if keep == nil {
+		return pruned, nil
+	}
+	_, freed, err := s.PruneBuilds(*keep)
+	pruned.Freed += freed
+	return pruned, err
+}
+
+// TakesBuilds reports whether all records of builds go with what a policy takes of the cache.
+func TakesBuilds(p store.Policy) bool {
+	limits := p.ReservedSpace != (store.Space{}) || p.MaxUsedSpace != (store.Space{}) || p.MinFreeSpace != (store.Space{})
+	return p.All && !limits && len(p.Filters) == 0
+}
