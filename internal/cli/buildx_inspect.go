@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -15,7 +14,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/builders"
 	"github.com/slipway-build/slipway/internal/engine"
-	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // nodeInfo is a builder's node in the JSON of buildx. There is one, this machine.
@@ -39,21 +38,14 @@ func (a *app) machineNode() nodeInfo {
 	for _, p := range engine.Platforms() {
 		n.Platforms = append(n.Platforms, platforms.Format(platforms.Normalize(p)))
 	}
-	s, err := a.Store()
-	if err == nil {
-		n.GCPolicy, err = a.prunePolicies(s)
-	}
+	w, err := a.worker()
 	if err != nil {
 		n.Status, n.Err = "error", err.Error()
 		return n
 	}
-	n.Labels = map[string]string{
-		"org.mobyproject.buildkit.worker.executor": "slipway",
-		"slipway.store":   s.Root(),
-		"slipway.version": version(),
-	}
-	if host, err := os.Hostname(); err == nil {
-		n.Labels["org.mobyproject.buildkit.worker.hostname"] = host
+	n.Labels = w.Labels
+	for _, p := range w.Policies {
+		n.GCPolicy = append(n.GCPolicy, client.PruneInfo(p))
 	}
 	return n
 }
@@ -74,24 +66,17 @@ func (n nodeInfo) of(b builders.Builder) nodeInfo {
 	return n
 }
 
-// prunePolicies are what the configuration lets go of the cache by itself.
-func (a *app) prunePolicies(s *store.Store) ([]client.PruneInfo, error) {
+// worker is this machine with its store.
+func (a *app) worker() (*view.Worker, error) {
+	s, err := a.Store()
+	if err != nil {
+		return nil, err
+	}
 	policies, err := a.policies()
 	if err != nil {
 		return nil, err
 	}
-	disk, _, err := s.Disk()
-	if err != nil {
-		return nil, err
-	}
-	var all []client.PruneInfo
-	for _, p := range policies {
-		all = append(all, client.PruneInfo{
-			All: p.All, Filter: p.Filters, KeepDuration: p.KeepDuration,
-			ReservedSpace: p.ReservedSpace.Of(disk), MaxUsedSpace: p.MaxUsedSpace.Of(disk), MinFreeSpace: p.MinFreeSpace.Of(disk),
-		})
-	}
-	return all, nil
+	return view.NewWorker(s, version(), policies)
 }
 
 func newBuilderInspectCmd(a *app) *cobra.Command {
