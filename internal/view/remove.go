@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -65,35 +66,37 @@ func planRemoval(ctx context.Context, s *store.Store, nameOrID string, force boo
 	if err != nil {
 		return nil, err
 	}
-	users, err := imageUsers(ctx, s)
+	user, running, err := imageUser(ctx, s, img.ID)
 	if err != nil {
 		return nil, err
 	}
-	user := users[img.ID]
 	if full, err := store.NormalizeName(nameOrID); err == nil && full == img.Name {
-		r := &removal{img: img, names: []string{img.Name}, keeps: len(names) > 1, bare: user.running}
-		if !r.keeps && user.id != "" && !force {
+		r := &removal{img: img, names: []string{img.Name}, keeps: len(names) > 1, bare: running}
+		if !r.keeps && user != "" && !force {
 			return nil, fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
-				nameOrID, short(user.id), short(img.ID.Encoded()))
+				nameOrID, short(user), short(img.ID.String()))
 		}
 		return r, nil
 	}
 	conflict := func(how, why string) error {
-		return fmt.Errorf("conflict: unable to delete %s (%s) - %s", short(img.ID.Encoded()), how, why)
+		return fmt.Errorf("conflict: unable to delete %s (%s) - %s", short(img.ID.String()), how, why)
 	}
 	switch {
-	case user.running:
-		return nil, conflict("cannot be forced", "image is being used by running container "+short(user.id))
+	case running:
+		return nil, conflict("cannot be forced", "image is being used by running container "+short(user))
 	case len(names) > 1 && !force:
 		return nil, conflict("must be forced", "image is referenced in multiple repositories")
-	case user.id != "" && !force:
-		return nil, conflict("must be forced", "image is being used by stopped container "+short(user.id))
+	case user != "" && !force:
+		return nil, conflict("must be forced", "image is being used by stopped container "+short(user))
 	}
 	return &removal{img: img, names: names}, nil
 }
 
 // short is how Docker's messages name an ID.
-func short(id string) string { return id[:min(12, len(id))] }
+func short(id string) string {
+	id = id[strings.IndexByte(id, ':')+1:]
+	return id[:min(12, len(id))]
+}
 
 // namesByID lists the names under which the store has an image.
 func namesByID(ctx context.Context, s *store.Store, id digest.Digest) (names []string, err error) {
@@ -106,26 +109,26 @@ func namesByID(ctx context.Context, s *store.Store, id digest.Digest) (names []s
 	return names, err
 }
 
-// imageUser is a container that is made of an image.
-type imageUser struct {
-	id      string // "" for none
-	running bool
-}
-
-// imageUsers finds a container of each image that has one: a running one if there is one.
-func imageUsers(ctx context.Context, s *store.Store) (map[digest.Digest]imageUser, error) {
-	all, err := s.Containers(ctx)
-	if err != nil {
-		return nil, err
-	}
+// imageUser returns the ID of a container that is made of an image, a running one if there is one; "" for none.
+func imageUser(ctx context.Context, s *store.Store, id digest.Digest) (user string, running bool, err error) {
+	users, err := imageUsers(ctx, s)
 	m := container.Manager{Store: s}
-	users := map[digest.Digest]imageUser{}
-	for _, c := range all {
-		if !users[c.ImageID].running {
-			users[c.ImageID] = imageUser{c.ID, m.State(c.ID).Running}
+	for _, user = range users[id] {
+		if m.State(user).Running {
+			return user, true, err
 		}
 	}
-	return users, nil
+	return user, false, err
+}
+
+// imageUsers lists the IDs of the containers of each image, the newest first.
+func imageUsers(ctx context.Context, s *store.Store) (map[digest.Digest][]string, error) {
+	all, err := s.Containers(ctx)
+	users := map[digest.Digest][]string{}
+	for _, c := range all {
+		users[c.ImageID] = append(users[c.ImageID], c.ID)
+	}
+	return users, err
 }
 
 // PruneImages removes the names that a filter lets through, of images that no container uses, and gives their space back.
@@ -139,7 +142,7 @@ func PruneImages(ctx context.Context, s *store.Store, f ImageFilter) (gone []Rem
 	if err != nil {
 		return nil, 0, err
 	}
-	images = slices.DeleteFunc(images, func(img store.Image) bool { return users[img.ID].id != "" })
+	images = slices.DeleteFunc(images, func(img store.Image) bool { return len(users[img.ID]) > 0 })
 	var names []string
 	for i, img := range images {
 		names = append(names, img.Name)
