@@ -60,7 +60,7 @@ func (l *lazyRunner) Run(ctx context.Context, spec *sandbox.Spec, streams sandbo
 	if err != nil {
 		return err
 	}
-	if cap(l.slots) > 0 {
+	if cap(l.slots) > 0 && !spec.Waits {
 		select {
 		case l.slots <- struct{}{}:
 			defer func() { <-l.slots }()
@@ -69,6 +69,15 @@ func (l *lazyRunner) Run(ctx context.Context, spec *sandbox.Spec, streams sandbo
 		}
 	}
 	return r.Run(ctx, spec, streams)
+}
+
+// Exec implements sandbox.Runner. The container has a place already.
+func (l *lazyRunner) Exec(ctx context.Context, id string, p *sandbox.Process, streams sandbox.IO) error {
+	r, err := l.get()
+	if err != nil {
+		return err
+	}
+	return r.Exec(ctx, id, p, streams)
 }
 
 // Images makes the source of images.

@@ -63,6 +63,9 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 		return fmt.Errorf("starting the OCI runtime: %w", err)
 	}
 	w.started()
+	if streams.Started != nil {
+		streams.Started() // the runtime does not tell when it has executed the program
+	}
 	killed := false
 	stop := forward(ctx, streams, w, func(sig unix.Signal) {
 		killed = killed || sig == unix.SIGKILL
@@ -77,6 +80,11 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 		err = fmt.Errorf("cleaning up after the OCI runtime: %w", cerr)
 	}
 	return err
+}
+
+// exec implements runner.exec.
+func (r *external) exec(context.Context, string, *Process, IO) error {
+	return errors.New("running one more process in a container: only the runtime that is linked in does it: leave --runtime out")
 }
 
 // plainDev refuses a root filesystem in which /dev is a symbolic link: runc before 1.2 makes its links and

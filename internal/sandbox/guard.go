@@ -120,14 +120,26 @@ func (g *guard) leave() error {
 }
 
 func (j joined) leave() error {
-	threads := "tasks"
-	if j.parent == unifiedCgroup() {
-		threads = "cgroup.threads"
-	}
-	if err := writeCgroup(filepath.Join(j.parent, threads), "0"); err != nil {
-		return fmt.Errorf("leaving a cgroup: %w", err)
+	if err := j.back(); err != nil {
+		return err
 	}
 	return removeCgroup(j.dir)
+}
+
+// back moves the calling thread back.
+func (j joined) back() error {
+	if err := writeCgroup(filepath.Join(j.parent, j.threads()), "0"); err != nil {
+		return fmt.Errorf("leaving a cgroup: %w", err)
+	}
+	return nil
+}
+
+// threads is the name of the file that takes threads.
+func (j joined) threads() string {
+	if j.parent == unifiedCgroup() {
+		return "cgroup.threads"
+	}
+	return "tasks"
 }
 
 var swept sync.Map // cgroup -> *sync.Once

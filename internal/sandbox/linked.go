@@ -9,13 +9,15 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/slipway-build/slipway/internal/sandbox/initproc"
 	"golang.org/x/sys/unix"
 )
 
 // linked executes bundles by itself.
 type linked struct {
-	filter func() ([]byte, error) // gives the compiled seccomp filter
+	filter     func() ([]byte, error) // gives the compiled seccomp filter
+	containers containers
 }
 
 // prepare begins with what the first run needs. The function that it returns waits for the end.
@@ -69,10 +71,17 @@ func (l *linked) run(ctx context.Context, b *bundle, streams IO) (err error) {
 	if err != nil {
 		return err
 	}
+	container := l.containers.add(b, process)
+	if streams.Started != nil {
+		streams.Started()
+	}
 	stop := forward(ctx, streams, wires, func(sig unix.Signal) {
 		_ = unix.PidfdSendSignal(process.PidFD, sig, nil, 0) // the process may be gone
 	})
-	ws, err := process.Wait(stop)
+	ws, err := process.Wait(func() {
+		stop()
+		l.containers.end(container)
+	})
 	wires.drain(ctx)
 	switch {
 	case err != nil:
@@ -119,34 +128,58 @@ func (l *linked) start(ctx context.Context, b *bundle, w *wires) (*initproc.Firs
 	if err != nil {
 		return nil, fmt.Errorf("starting the container: %w", err)
 	}
+	return process, l.launch(ctx, launching{b, process, &calls.Calls, w}, func() error { return b.release(process, message) })
+}
+
+// launching is a process that waits for its calls.
+type launching struct {
+	b       *bundle
+	process *initproc.First
+	calls   *initproc.Calls
+	wires   *wires
+}
+
+// launch has release let a process go, and waits until the program is executed. If that fails the process has ended.
+func (*linked) launch(ctx context.Context, s launching, release func() error) error {
 	// A call may take as long as a filesystem wants.
 	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		_ = unix.PidfdSendSignal(process.PidFD, unix.SIGKILL, nil, 0) // it may have ended
+		_ = unix.PidfdSendSignal(s.process.PidFD, unix.SIGKILL, nil, 0) // it may have ended
 		close(killed)
 	})
-	if err = b.release(process, message); err == nil {
-		if b.spec.Terminal {
-			w.fetch(process.Socket())
+	err := release()
+	if err == nil {
+		if s.b.spec.Terminal {
+			s.wires.fetch(s.process.Socket())
 		}
-		err = startError(b.spec, &calls.Calls, process.Executed())
+		err = startError(s.b.spec, s.calls, s.process.Executed())
 	}
 	if !stop() {
 		<-killed
 	}
 	if err != nil {
-		_ = unix.PidfdSendSignal(process.PidFD, unix.SIGKILL, nil, 0) // it may have ended, which is the error then
-		_, _ = process.Wait(func() {})
-		return nil, err
+		_ = unix.PidfdSendSignal(s.process.PidFD, unix.SIGKILL, nil, 0) // it may have ended, which is the error then
+		_, _ = s.process.Wait(func() {})
 	}
-	return process, nil
+	return err
 }
 
 // startFirst starts the first process with its streams, where nil is nothing, in its namespaces.
 func (b *bundle) startFirst(ends [3]*opened) (*initproc.First, error) {
+	namespaces := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS
+	if b.ids != nil {
+		namespaces |= unix.CLONE_NEWUSER
+	} else {
+		namespaces |= unix.CLONE_NEWIPC
+	}
+	return startWith(ends, b.null, namespaces)
+}
+
+// startWith starts a process with streams, of which nil ones are the file null.
+func startWith(ends [3]*opened, null string, namespaces int) (*initproc.First, error) {
 	var files [3]int
 	if slices.Contains(ends[:], nil) {
-		null, err := openFile(b.null, unix.O_RDWR)
+		null, err := openFile(null, unix.O_RDWR)
 		if err != nil {
 			return nil, err
 		}
@@ -159,12 +192,6 @@ func (b *bundle) startFirst(ends [3]*opened) (*initproc.First, error) {
 	}
 	for i, f := range ends {
 		files[i] = f.fd
-	}
-	namespaces := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS
-	if b.ids != nil {
-		namespaces |= unix.CLONE_NEWUSER
-	} else {
-		namespaces |= unix.CLONE_NEWIPC
 	}
 	return initproc.Start(files, namespaces)
 }
@@ -187,12 +214,25 @@ func (b *bundle) release(process *initproc.First, message []byte) error {
 			return err
 		}
 	}
-	for _, l := range b.oci.Process.Rlimits {
+	if err := limitProcess(process.PID, b.oci.Process.Rlimits); err != nil {
+		return err
+	}
+	return send(process, message)
+}
+
+// limitProcess sets the resource limits of a process.
+func limitProcess(pid int, limits []specs.POSIXRlimit) error {
+	for _, l := range limits {
 		limit := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
-		if err := unix.Prlimit(process.PID, rlimitNumbers[strings.TrimPrefix(l.Type, "RLIMIT_")], &limit, nil); err != nil {
+		if err := unix.Prlimit(pid, rlimitNumbers[strings.TrimPrefix(l.Type, "RLIMIT_")], &limit, nil); err != nil {
 			return fmt.Errorf("setting the limit %s: %w", strings.ToLower(l.Type), os.NewSyscallError("prlimit", err))
 		}
 	}
+	return nil
+}
+
+// send gives a process its calls.
+func send(process *initproc.First, message []byte) error {
 	if err := process.Send(message); err != nil {
 		return fmt.Errorf("starting the container: %w", errors.Join(process.Executed(), err)) // it has ended, and may tell why
 	}

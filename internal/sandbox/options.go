@@ -70,8 +70,8 @@ func New(opt Options) (Runner, error) {
 		}
 		openCgroups()
 		setDevices()
-		l := &linked{newFilter(opt.FilterFile)}
-		r.stateDir, r.prepare, r.guard, r.execute = dir, l.prepare, l.guard, l.run
+		l := &linked{filter: newFilter(opt.FilterFile)}
+		r.stateDir, r.prepare, r.guard, r.execute, r.exec = dir, l.prepare, l.guard, l.run, l.exec
 		return r, nil
 	}
 	path, err := exec.LookPath(opt.RuntimeBinary)
@@ -81,11 +81,11 @@ func New(opt Options) (Runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the OCI runtime: %w", err)
 	}
-	e := &external{path}
+	e := &external{path: path}
 	r.ids = func() (*idMap, error) {
 		return nil, errors.New("making a user namespace: only the runtime that is linked in has it: leave --runtime out, or --userns=host does without")
 	}
-	r.stateDir, r.prepare, r.guard, r.execute = dir, func() func() { return func() {} }, e.guard, e.run
+	r.stateDir, r.prepare, r.guard, r.execute, r.exec = dir, func() func() { return func() {} }, e.guard, e.run, e.exec
 	r.foreign = true
 	return r, nil
 }

@@ -21,6 +21,8 @@ type runner struct {
 	guard func(*Spec) (leave func() error, ok bool)
 	// execute runs a prepared bundle on the calling thread, whose children see its mounts.
 	execute func(context.Context, *bundle, IO) error
+	// exec runs one more process in a container that execute runs.
+	exec func(ctx context.Context, id string, p *Process, streams IO) error
 	// foreign: execute is an OCI runtime's, which has ways of its own.
 	foreign  bool
 	networks *networks

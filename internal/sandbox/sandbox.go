@@ -131,6 +131,9 @@ type Spec struct {
 	// MaxProcesses bounds the processes and threads of a container for which Resources sets no limit of them;
 	// 0 does not. Unlike those it costs nothing, and where cgroups cannot be made it is left out.
 	MaxProcesses int64
+	// Waits: the process waits for others that the same build runs, so that it is not to be kept back until some of them have
+	// ended. The sandbox does not look at it, only who decides how many processes run at the same time.
+	Waits bool
 
 	// sharesNetwork: the network is the host's though another one was asked for.
 	sharesNetwork bool
@@ -160,6 +163,8 @@ type IO struct {
 	Notice func(string)
 	// Signals are delivered to the process; may be nil.
 	Signals <-chan int
+	// Started is called when the program has been executed, and returns at once; may be nil.
+	Started func()
 }
 
 // WinSize is a terminal's size in characters.
@@ -171,8 +176,13 @@ type WinSize struct{ Rows, Cols uint16 }
 // way, and any other error when it could not be run. When ctx ends, every process of the
 // container is killed and Run returns ctx's cause; no mount, cgroup or process is left, whatever
 // happened.
+//
+// Exec runs one more process in the container with an id that a Run of this runner runs at that time, from the call of its
+// [IO.Started] on; otherwise the error is [ErrNotRunning]. It returns as Run does. When ctx ends the process is killed, but
+// not those that it has started; all of them end with the container's first process.
 type Runner interface {
 	Run(ctx context.Context, spec *Spec, streams IO) error
+	Exec(ctx context.Context, id string, p *Process, streams IO) error
 }
 
 // ExitError tells how a process ended when it did not exit with 0.

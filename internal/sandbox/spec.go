@@ -41,11 +41,7 @@ func maskedAlso(pattern string) []string {
 // ociSpec is the whole description of a container for an OCI runtime. The mounts are complete
 // and their sources exist.
 func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) (*specs.Spec, error) {
-	caps, err := capabilitySet(spec)
-	if err != nil {
-		return nil, err
-	}
-	limits, err := rlimits(spec.Ulimits)
+	process, err := ociProcess(spec, u)
 	if err != nil {
 		return nil, err
 	}
@@ -54,39 +50,51 @@ func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) 
 		Hostname: hostname(spec),
 		Root:     &specs.Root{Path: rootfs, Readonly: spec.Root.Upper == ""},
 		Mounts:   mounts,
-		Process: &specs.Process{
-			Terminal:     spec.Terminal,
-			User:         ociUser(u),
-			Args:         spec.Args,
-			Env:          environment(spec, u),
-			Cwd:          filepath.Join("/", spec.Cwd),
-			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
-			Rlimits:      limits,
-		},
+		Process:  process,
 		Linux: &specs.Linux{
 			Namespaces:  namespaces(),
 			CgroupsPath: cgroupsPath(spec),
 			Resources:   spec.Resources.oci(spec.Insecure, spec.MaxProcesses),
 		},
 	}
-	if s.Process.ApparmorProfile, err = appArmor(spec); err != nil {
-		return nil, err
-	}
 	if spec.Insecure {
 		s.Linux.Devices = insecureDevices()
-		if spec.KeepCaps {
-			s.Process.Capabilities.Inheritable, s.Process.Capabilities.Ambient = caps, caps
-		}
 		return s, nil
 	}
 	s.Linux.MaskedPaths = maskedPaths()
 	s.Linux.ReadonlyPaths = readonlyPaths
 	if spec.tweaked() {
-		s.Linux.Seccomp, err = seccompFor(caps)
+		s.Linux.Seccomp, err = seccompFor(process.Capabilities.Bounding)
 	} else {
 		s.Linux.Seccomp, err = seccompProfile()
 	}
 	return s, err
+}
+
+// ociProcess is the description of the process of a spec, with a user that was looked up.
+func ociProcess(spec *Spec, u *user.ExecUser) (*specs.Process, error) {
+	caps, err := capabilitySet(spec)
+	if err != nil {
+		return nil, err
+	}
+	limits, err := rlimits(spec.Ulimits)
+	if err != nil {
+		return nil, err
+	}
+	p := &specs.Process{
+		Terminal:     spec.Terminal,
+		User:         ociUser(u),
+		Args:         spec.Args,
+		Env:          environment(spec, u),
+		Cwd:          filepath.Join("/", spec.Cwd),
+		Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+		Rlimits:      limits,
+	}
+	if spec.Insecure && spec.KeepCaps {
+		p.Capabilities.Inheritable, p.Capabilities.Ambient = caps, caps
+	}
+	p.ApparmorProfile, err = appArmor(spec)
+	return p, err
 }
 
 // seccompProfile is Docker's, for the default capabilities.
