@@ -37,6 +37,8 @@ type Options struct {
 	DumpKey func(vertex string, lines []string)
 	// Registry is what pushes; nil when nothing will be pushed.
 	Registry *registry.Client
+	// Serve has frontends that are images drive builds; nil: there are none.
+	Serve frontend.Serve
 }
 
 // Builder carries out builds. It is safe for concurrent use.
@@ -172,7 +174,7 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 	}
 	b.attrs = attrs
 	opt := frontend.Options{
-		Run: b.run, Images: b.opt.Images, Sink: b.sink, Attrs: attrs, Inputs: inputs, Sessions: b.sessions, Platform: b.run.Platform(),
+		Run: b.run, Images: b.opt.Images, Sink: b.sink, Serve: b.opt.Serve, Attrs: attrs, Inputs: inputs, Sessions: b.sessions, Platform: b.run.Platform(),
 		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
 			b.warn(res, vertex, message, opt)
 		},

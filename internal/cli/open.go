@@ -13,6 +13,7 @@ import (
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/serve/bridge"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/view"
@@ -111,7 +112,7 @@ func (a *app) Builder(dumpKey func(vertex string, lines []string)) (*build.Build
 	if err != nil {
 		return nil, err
 	}
-	return build.New(build.Options{Store: s, Images: images, Runner: runner, DumpKey: dumpKey, Registry: a.registry()}), nil
+	return build.New(build.Options{Store: s, Images: images, Runner: runner, DumpKey: dumpKey, Registry: a.registry(), Serve: bridge.Serve}), nil
 }
 
 // containers makes what manages containers, without what runs them.

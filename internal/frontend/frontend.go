@@ -5,7 +5,6 @@ package frontend
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"strconv"
@@ -15,7 +14,6 @@ import (
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
-	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -40,6 +38,8 @@ type Options struct {
 	Sessions map[string]string
 	// Platform is the one that steps can run on.
 	Platform ocispec.Platform
+	// Serve has frontends that are images drive the build; nil: there are none.
+	Serve Serve
 	// Warn is given the linter's findings; may be nil.
 	Warn func(vertex digest.Digest, message string, opt gw.WarnOpts)
 	// Solved is given everything that the frontend asks for, the files that it reads included; it
@@ -55,6 +55,7 @@ type Client struct {
 	only  string // the key of the one image that is missing; "": as it is: see [Client.build]
 
 	asking questions
+	nested int // how many frontends have asked for it
 
 	mu         sync.Mutex
 	resolved   map[string]*imagesource.Image
@@ -64,11 +65,8 @@ type Client struct {
 	refused    error            // what the Dockerfile was not given to the frontend for
 }
 
-var _ gw.Client = (*Client)(nil)
-
-// Build evaluates the Dockerfile. References in the result are of type *Ref; a nil reference is
-// the empty filesystem.
-func Build(ctx context.Context, opt Options) (*gw.Result, error) {
+// New gives a client for somebody else than the frontend that is linked in.
+func New(opt Options) *Client {
 	c := &Client{opt: opt, attrs: maps.Clone(opt.Attrs), resolved: map[string]*imagesource.Image{}, failed: map[string]error{}}
 	if c.attrs == nil {
 		c.attrs = map[string]string{}
@@ -76,13 +74,20 @@ func Build(ctx context.Context, opt Options) (*gw.Result, error) {
 	for name, id := range opt.Sessions {
 		c.attrs[sessionAttr+name] = id
 	}
+	return c
+}
+
+var _ gw.Client = (*Client)(nil)
+
+// Build evaluates the Dockerfile. References in the result are of type *Ref; a nil reference is
+// the empty filesystem.
+func Build(ctx context.Context, opt Options) (*gw.Result, error) {
+	c := New(opt)
 	if n, err := strconv.Atoi(c.attrs["target"]); err == nil && n >= 0 {
 		c.last = &n
 		delete(c.attrs, "target") // stages' names do not begin with a digit
 	}
-	return guarded(ctx, maxMemory, func() (*gw.Result, error) {
-		return c.build(ctx)
-	})
+	return c.read(ctx)
 }
 
 // ownSession is the session of directories that have no other one; sessionAttr begins the option of others.
@@ -91,15 +96,15 @@ const (
 	sessionAttr = "local-sessionid:"
 )
 
-// BuildOpts implements the gateway client: this engine can do whatever LLB has.
+// BuildOpts implements the gateway client.
 func (c *Client) BuildOpts() gw.BuildOpts {
 	return gw.BuildOpts{
 		Opts:      c.attrs,
 		SessionID: ownSession,
 		Workers:   []gw.WorkerInfo{{ID: "local", Platforms: []ocispec.Platform{c.opt.Platform}}},
 		Product:   "slipway",
-		LLBCaps:   pb.Caps.CapSet(pb.Caps.All()),
-		Caps:      gwpb.Caps.CapSet(gwpb.Caps.All()),
+		LLBCaps:   llbCaps(),
+		Caps:      gatewayCaps(),
 	}
 }
 
@@ -131,26 +136,6 @@ func (c *Client) Solve(ctx context.Context, req gw.SolveRequest) (*gw.Result, er
 	}
 	res.SetRef(ref)
 	return res, nil
-}
-
-// forward serves "# syntax=" lines. The linked frontend is docker/dockerfile; no other is there.
-func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, error) {
-	source := req.FrontendOpt["source"]
-	name := source
-	if named, err := repository(source); err == nil {
-		name = named
-	}
-	switch name {
-	case "docker.io/docker/dockerfile", "docker.io/docker/dockerfile-upstream":
-	case "docker.io/library/dockerfile.v0": // BuildKit's name for the frontend that it has built in
-	default:
-		if source == "" {
-			source = req.Frontend
-		}
-		return nil, fmt.Errorf("frontend %q is not supported: slipway has docker/dockerfile built in and runs no other; remove the syntax line, or name docker/dockerfile:1", source)
-	}
-	inner := &Client{opt: c.opt, attrs: maps.Clone(req.FrontendOpt), last: c.last, resolved: c.resolved, failed: map[string]error{}}
-	return inner.build(ctx)
 }
 
 // ResolveImageConfig implements the gateway client.
@@ -259,14 +244,14 @@ func (c *Client) Inputs(context.Context) (map[string]llb.State, error) {
 	return inputs, nil
 }
 
-// NewContainer implements the gateway client. The Dockerfile frontend runs no containers.
-func (c *Client) NewContainer(context.Context, gw.NewContainerRequest) (gw.Container, error) {
-	return nil, errors.New("running containers from a frontend is not supported")
-}
+// warning is held while somebody is told of a finding.
+var warning sync.Mutex
 
 // Warn implements the gateway client.
 func (c *Client) Warn(_ context.Context, dgst digest.Digest, msg string, opt gw.WarnOpts) error {
 	if c.opt.Warn != nil {
+		warning.Lock() // several may drive the build
+		defer warning.Unlock()
 		c.opt.Warn(dgst, msg, opt)
 	}
 	return nil

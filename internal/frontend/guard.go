@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/metrics"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/docker/go-units"
@@ -30,6 +31,7 @@ const (
 // Of several that are read at the same time nobody knows which takes the memory: each further one may take an eighth of what one
 // may take alone, which is more than any that is honest.
 func guarded[T any](ctx context.Context, limit uint64, f func() (T, error)) (T, error) {
+	g := guardOf(ctx)
 	type answer struct {
 		value T
 		err   error
@@ -51,14 +53,43 @@ func guarded[T any](ctx context.Context, limit uint64, f func() (T, error)) (T, 
 		case a := <-done:
 			return a.value, a.err
 		case <-ended:
-			ended, late = nil, time.After(parting)
+			if ended = nil; !g.off() {
+				late = time.After(parting)
+			}
 		case <-late:
 			return none, context.Cause(ctx)
 		case <-look.C:
-			if memoryInUse() > limited() {
+			if !g.off() && memoryInUse() > limited() {
 				return none, memoryError(limit)
 			}
 		}
+	}
+}
+
+// guard is what those know of each other who guard the reading of a Dockerfile and who read it. Nil is nothing.
+type guard struct{ over atomic.Bool }
+
+type guardKey struct{}
+
+func guardOf(ctx context.Context) *guard {
+	g, _ := ctx.Value(guardKey{}).(*guard)
+	return g
+}
+
+func (g *guard) off() bool { return g != nil && g.over.Load() }
+
+// withGuard is a context for what [guarded] runs.
+func withGuard(ctx context.Context) context.Context {
+	return context.WithValue(ctx, guardKey{}, &guard{})
+}
+
+// isGuarded reports whether somebody looks at what the reader of a Dockerfile does.
+func isGuarded(ctx context.Context) bool { g := guardOf(ctx); return g != nil && !g.off() }
+
+// unguard ends that: from here on another process reads, which has its own bounds, and the build works for it.
+func unguard(ctx context.Context) {
+	if g := guardOf(ctx); g != nil {
+		g.over.Store(true)
 	}
 }
 

@@ -145,7 +145,7 @@ func (r *Ref) StatFile(ctx context.Context, req gw.StatRequest) (*fstypes.Stat, 
 	if err != nil {
 		return nil, err
 	}
-	p, err := layer.Resolve(t, req.Path, false)
+	p, err := layer.Resolve(t, req.Path, true) // as BuildKit does
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", req.Path, err)
 	}
@@ -166,7 +166,12 @@ func (r *Ref) ReadDir(ctx context.Context, req gw.ReadDirRequest) ([]*fstypes.St
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", req.Path, err)
 	}
-	entries, err := t.ReadDir(p)
+	return readDir(t, p, req)
+}
+
+// readDir lists the directory that a request was resolved to.
+func readDir(t layer.Tree, dir string, req gw.ReadDirRequest) ([]*fstypes.Stat, error) {
+	entries, err := t.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", req.Path, err)
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"testing"
 	"time"
 )
 

@@ -89,7 +89,7 @@ func TestLateCwd(t *testing.T) {
 					t.Fatal(err)
 				}
 				code := uint(errno)
-				without := &linked{func() ([]byte, error) {
+				without := &linked{filter: func() ([]byte, error) {
 					return compileFilter(&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64, specs.ArchAARCH64},
 						Syscalls: []specs.LinuxSyscall{{Names: []string{"openat2"}, Action: specs.ActErrno, ErrnoRet: &code}}})
 				}}

@@ -1,0 +1,39 @@
+package frontend
+
+import (
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/apicaps"
+)
+
+// lacking are the capabilities of BuildKit that this engine has not, with what it has instead or why not. Clients ask before they
+// use one, so that one that is not told of is a clear message, and one that is told of by mistake fails in the middle of a build.
+var lacking = map[apicaps.CapID]string{
+	pb.CapRemoteCacheGHA:            "clients leave a cache out that the server has not; with it they send credentials of the runner, which no server here takes",
+	pb.CapRemoteCacheS3:             "as above",
+	pb.CapRemoteCacheAzBlob:         "there is no such cache",
+	pb.CapSourceGitBundle:           "repositories come from servers",
+	pb.CapSourceGitCheckoutBundle:   "repositories come from servers",
+	pb.CapSourceGitSignatureVerify:  "signatures of commits are not looked at",
+	pb.CapSourceHTTPSignatureVerify: "signatures of files are not looked at; digests are",
+	pb.CapSourceImageBlob:           "there is no source of single blobs",
+	pb.CapExecMetaCDI:               "steps have no devices by the Container Device Interface",
+	pb.CapExecMetaNetworkProxy:      "a step has a network of its own, none, or the host's",
+	pb.CapSessionExporter:           "exporters are those that are built in",
+	pb.CapSourcePolicy:              "policies are refused",
+	pb.CapSourcePolicySession:       "policies are refused",
+}
+
+// capsOf are those of all capabilities that this engine has.
+func capsOf(list *apicaps.CapList) apicaps.CapSet {
+	var had []*apicaps.PBCap
+	for _, c := range list.All() {
+		if _, not := lacking[apicaps.CapID(c.ID)]; !not {
+			had = append(had, c)
+		}
+	}
+	return list.CapSet(had)
+}
+
+func llbCaps() apicaps.CapSet     { return capsOf(&pb.Caps) }
+func gatewayCaps() apicaps.CapSet { return capsOf(&gwpb.Caps) }

@@ -1,0 +1,86 @@
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/containerd/containerd/v2/defaults"
+	gw "github.com/moby/buildkit/frontend/gateway/client"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// maxFile is how much of a file one answer has. A client that asks for one byte more gets it, and knows that there is more.
+const maxFile = defaults.DefaultMaxSendMsgSize
+
+// ReadFile implements the service.
+func (b *Bridge) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*gwpb.ReadFileResponse, error) {
+	ctx, leave, err := b.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	ref, err := b.ref(req.Ref)
+	if err != nil {
+		return nil, err
+	}
+	return readFile(req, func(r gw.ReadRequest) ([]byte, error) { return ref.ReadFile(ctx, r) })
+}
+
+// readFile reads a file, or the part of it that a request is about, if that is not too large for an answer.
+func readFile(req *gwpb.ReadFileRequest, read func(gw.ReadRequest) ([]byte, error)) (*gwpb.ReadFileResponse, error) {
+	part, limited := gw.FileRange{Length: maxFile + 1}, true
+	if r := req.Range; r != nil {
+		if r.Offset < 0 || r.Length < 0 || r.Offset > math.MaxInt64-r.Length {
+			return nil, status.Errorf(codes.InvalidArgument, "invalid range for %s", req.FilePath)
+		}
+		limited = r.Length > maxFile+1
+		part.Offset, part.Length = int(r.Offset), int(min(r.Length, maxFile+1))
+	}
+	data, err := read(gw.ReadRequest{Filename: req.FilePath, Range: &part})
+	if err != nil {
+		return nil, err
+	}
+	if limited && len(data) > maxFile {
+		return nil, fmt.Errorf("%s exceeds maximum allowed size of %d bytes", req.FilePath, maxFile)
+	}
+	return &gwpb.ReadFileResponse{Data: data}, nil
+}
+
+// ReadDir implements the service.
+func (b *Bridge) ReadDir(ctx context.Context, req *gwpb.ReadDirRequest) (*gwpb.ReadDirResponse, error) {
+	ctx, leave, err := b.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	ref, err := b.ref(req.Ref)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := ref.ReadDir(ctx, gw.ReadDirRequest{Path: req.DirPath, IncludePattern: req.IncludePattern})
+	if err != nil {
+		return nil, err
+	}
+	return &gwpb.ReadDirResponse{Entries: entries}, nil
+}
+
+// StatFile implements the service.
+func (b *Bridge) StatFile(ctx context.Context, req *gwpb.StatFileRequest) (*gwpb.StatFileResponse, error) {
+	ctx, leave, err := b.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	ref, err := b.ref(req.Ref)
+	if err != nil {
+		return nil, err
+	}
+	stat, err := ref.StatFile(ctx, gw.StatRequest{Path: req.Path})
+	if err != nil {
+		return nil, err
+	}
+	return &gwpb.StatFileResponse{Stat: stat}, nil
+}
