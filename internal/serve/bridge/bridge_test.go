@@ -879,18 +879,17 @@ func TestHostileStreams(t *testing.T) {
 		return &gwpb.ExecMessage{ProcessID: "p", Input: &gwpb.ExecMessage_Init{Init: &gwpb.InitMessage{ContainerID: id, Meta: &pb.Meta{Args: []string{"sleep"}}}}}
 	}
 	for name, messages := range map[string][]*gwpb.ExecMessage{
-		"no process":        {{}},
-		"nothing":           {init("c"), {ProcessID: "p"}},
-		"no meta":           {{ProcessID: "p", Input: &gwpb.ExecMessage_Init{Init: &gwpb.InitMessage{ContainerID: "c"}}}},
-		"unknown container": {init("x")},
-		"twice":             {init("c"), init("c")},
-		"fd":                {{ProcessID: "p", Input: &gwpb.ExecMessage_Init{Init: &gwpb.InitMessage{ContainerID: "c", Meta: &pb.Meta{}, Fds: []uint32{7}}}}},
-		"no stdin":          {init("c"), {ProcessID: "p", Input: &gwpb.ExecMessage_File{File: &gwpb.FdMessage{}}}},
-		"stdout":            {init("c"), {ProcessID: "p", Input: &gwpb.ExecMessage_File{File: &gwpb.FdMessage{Fd: 1}}}},
-		"unknown file":      {{ProcessID: "x", Input: &gwpb.ExecMessage_File{File: &gwpb.FdMessage{}}}},
-		"unknown resize":    {{ProcessID: "x", Input: &gwpb.ExecMessage_Resize{Resize: &gwpb.ResizeMessage{}}}},
-		"unknown signal":    {init("c"), {ProcessID: "p", Input: &gwpb.ExecMessage_Signal{Signal: &gwpb.SignalMessage{Name: "NOSUCH"}}}},
-		"server's":          {init("c"), {ProcessID: "p", Input: &gwpb.ExecMessage_Exit{Exit: &gwpb.ExitMessage{}}}},
+		"no process":     {{}},
+		"nothing":        {init("c"), {ProcessID: "p"}},
+		"no meta":        {{ProcessID: "p", Input: &gwpb.ExecMessage_Init{Init: &gwpb.InitMessage{ContainerID: "c"}}}},
+		"twice":          {init("c"), init("c")},
+		"fd":             {{ProcessID: "p", Input: &gwpb.ExecMessage_Init{Init: &gwpb.InitMessage{ContainerID: "c", Meta: &pb.Meta{}, Fds: []uint32{7}}}}},
+		"no stdin":       {init("c"), {ProcessID: "p", Input: &gwpb.ExecMessage_File{File: &gwpb.FdMessage{}}}},
+		"stdout":         {init("c"), {ProcessID: "p", Input: &gwpb.ExecMessage_File{File: &gwpb.FdMessage{Fd: 1}}}},
+		"unknown file":   {{ProcessID: "x", Input: &gwpb.ExecMessage_File{File: &gwpb.FdMessage{}}}},
+		"unknown resize": {{ProcessID: "x", Input: &gwpb.ExecMessage_Resize{Resize: &gwpb.ResizeMessage{}}}},
+		"unknown signal": {init("c"), {ProcessID: "p", Input: &gwpb.ExecMessage_Signal{Signal: &gwpb.SignalMessage{Name: "NOSUCH"}}}},
+		"server's":       {init("c"), {ProcessID: "p", Input: &gwpb.ExecMessage_Exit{Exit: &gwpb.ExitMessage{}}}},
 	} {
 		f := newFake()
 		ctr := newContainer(script)
@@ -937,18 +936,38 @@ func TestProcessesAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 4 {
-		_ = stream.Send(&gwpb.ExecMessage{ProcessID: fmt.Sprint(i), Input: &gwpb.ExecMessage_Init{Init: &gwpb.InitMessage{ContainerID: "0", Meta: &pb.Meta{Args: []string{"sleep"}}}}})
+	ended := func(id, container string) *gwpb.ExitMessage {
+		t.Helper()
+		if err := stream.Send(&gwpb.ExecMessage{ProcessID: id, Input: &gwpb.ExecMessage_Init{Init: &gwpb.InitMessage{ContainerID: container, Meta: &pb.Meta{Args: []string{"sleep"}}}}}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			m, err := stream.Recv()
+			if err != nil || m.ProcessID != id {
+				t.Fatalf("got %v, %v", m, err)
+			}
+			if exit := m.GetExit(); exit != nil {
+				return exit
+			}
+			if container == "0" && id < "3" {
+				break // it runs
+			}
+		}
+		return nil
 	}
-	started := 0
-	for err = nil; err == nil; {
-		var m *gwpb.ExecMessage
-		if m, err = stream.Recv(); m.GetStarted() != nil {
-			started++
+	for i := range 3 {
+		if exit := ended(fmt.Sprint(i), "0"); exit != nil {
+			t.Errorf("process %d ended: %v", i+1, exit)
 		}
 	}
-	if grpcerrors.Code(err) != codes.ResourceExhausted || started > 3 {
-		t.Errorf("%d processes are started: %v", started, err)
+	if exit := ended("3", "0"); exit.GetError().GetCode() != int32(codes.ResourceExhausted) {
+		t.Errorf("one process more ended with %v", exit)
+	}
+	if m, err := stream.Recv(); err != nil || m.GetDone() == nil {
+		t.Errorf("got %v, %v", m, err)
+	}
+	if exit := ended("4", "nobody's"); exit.GetError().GetCode() != int32(codes.NotFound) {
+		t.Errorf("a process of no container ended with %v", exit)
 	}
 }
 

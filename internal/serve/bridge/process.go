@@ -154,16 +154,9 @@ func (s *stream) start(id string, init *gwpb.InitMessage) error {
 			return status.Errorf(codes.InvalidArgument, "a process has no fd %d: want 0, 1 or 2", fd)
 		}
 	}
-	ctr, err := s.b.container(init.ContainerID, codes.NotFound, "container %s previously released or not created")
-	if err != nil {
-		return err
-	}
 	p := &process{id: id, stream: s, told: make(chan struct{})}
 	if slices.Contains(init.Fds, 0) {
 		p.stdin = newInput()
-	}
-	if err := s.b.admit(ctr); err != nil {
-		return err
 	}
 	s.mu.Lock()
 	full := len(s.processes) >= maxRemembered
@@ -173,26 +166,34 @@ func (s *stream) start(id string, init *gwpb.InitMessage) error {
 	}
 	s.mu.Unlock()
 	if full {
-		s.b.dismiss(ctr)
 		return status.Errorf(codes.ResourceExhausted, "a stream has no more than %d processes", maxRemembered)
 	}
+	ctr, err := s.b.admit(init.ContainerID)
 	go func() {
 		defer s.b.calls.Done()
+		if err != nil { // of this process alone
+			p.run(init, func(gw.StartRequest) (gw.ContainerProcess, error) { return nil, err })
+			return
+		}
 		defer s.b.dismiss(ctr)
-		p.run(ctr, init)
+		p.run(init, func(req gw.StartRequest) (gw.ContainerProcess, error) { return ctr.Start(s.ctx, req) })
 	}()
 	return nil
 }
 
-// admit counts a process of a container.
-func (b *Bridge) admit(ctr *held) error {
+// admit finds a container and counts one more process of it.
+func (b *Bridge) admit(id string) (*held, error) {
+	ctr, err := b.container(id, codes.NotFound, "container %s previously released or not created")
+	if err != nil {
+		return nil, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if ctr.processes >= b.limits.Processes {
-		return status.Errorf(codes.ResourceExhausted, "the container has %d processes, which is as many as a client may start at the same time", ctr.processes)
+		return nil, status.Errorf(codes.ResourceExhausted, "the container has %d processes, which is as many as a client may start at the same time", ctr.processes)
 	}
 	ctr.processes++
-	return nil
+	return ctr, nil
 }
 
 func (b *Bridge) dismiss(ctr *held) {
@@ -238,8 +239,8 @@ func (p *process) kill() {
 }
 
 // run starts the process, waits for it and tells the client. Whatever happens, the client is told that it has started, how it
-// has ended, and that this is all: BuildKit's own waits for these, and for nothing else.
-func (p *process) run(ctr *held, init *gwpb.InitMessage) {
+// has ended, and that this is all: BuildKit's own waits for these, and not for the end of the stream.
+func (p *process) run(init *gwpb.InitMessage, start func(gw.StartRequest) (gw.ContainerProcess, error)) {
 	s := p.stream
 	req := gw.StartRequest{
 		Args: init.Meta.Args, Env: init.Meta.Env, SecretEnv: init.Secretenv, User: init.Meta.User, Cwd: init.Meta.Cwd, Tty: init.Tty,
@@ -256,7 +257,7 @@ func (p *process) run(ctr *held, init *gwpb.InitMessage) {
 			outputs = append(outputs, fd)
 		}
 	}
-	proc, err := ctr.Start(s.ctx, req)
+	proc, err := start(req)
 	if err == nil {
 		p.mu.Lock()
 		p.proc = proc
