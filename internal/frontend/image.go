@@ -123,7 +123,7 @@ func (c *Client) drive(ctx context.Context, ctr *engine.Container, p engine.Cont
 }
 
 // lastWords is how long a frontend may go on that has closed its output, by which it could return something.
-const lastWords = 5 * time.Second
+const lastWords = time.Second
 
 // waitFor waits for the end of a frontend's process.
 func waitFor(ctx context.Context, run *engine.Running, driver Driver) error {

@@ -45,7 +45,18 @@ import (
 
 func TestMain(m *testing.M) {
 	sandbox.Init()
-	os.Exit(m.Run())
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "slipway-bridge-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	programs.dir = dir
+	return m.Run()
 }
 
 // machine is everything that a build needs, with busybox in a registry.
@@ -289,22 +300,29 @@ func TestContainerEnds(t *testing.T) {
 	b.Close() // and newMachine looks for what is left
 }
 
-// program compiles a program without a library, for an image of nothing else.
-var program = func() func(t *testing.T, pkg string) string {
-	var mu sync.Mutex
-	return func(t *testing.T, pkg string) string {
-		t.Helper()
-		mu.Lock()
-		defer mu.Unlock()
-		path := filepath.Join(t.TempDir(), "frontend")
-		cmd := exec.Command("go", "build", "-buildvcs=false", "-o", path, pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("compiling %s: %v: %s", pkg, err, out)
-		}
+// program compiles a program that needs no library, for an image of nothing else. It stays for other tests.
+func program(t *testing.T, pkg string) string {
+	t.Helper()
+	programs.Lock()
+	defer programs.Unlock()
+	if path := programs.made[pkg]; path != "" {
 		return path
 	}
-}()
+	path := filepath.Join(programs.dir, fmt.Sprint(len(programs.made)))
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", path, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("compiling %s: %v: %s", pkg, err, out)
+	}
+	programs.made[pkg] = path
+	return path
+}
+
+var programs = struct {
+	sync.Mutex
+	dir  string
+	made map[string]string
+}{made: map[string]string{}}
 
 // pushFrontend pushes an image with a program, and gives its digest.
 func (m *machine) pushFrontend(repository, path string, labels map[string]string) string {
@@ -372,7 +390,7 @@ func TestImageFrontend(t *testing.T) {
 		req.Outputs = []build.Output{{Type: build.OutputLocal, Dest: dest}}
 		return req, dest
 	}
-	for _, mode := range []string{"", "container", "failing"} {
+	for _, mode := range []string{"", "container"} {
 		req, dest := exported(args(mode))
 		_, log, err := m.dockerfile(syntax, req)
 		made, rerr := os.ReadFile(filepath.Join(dest, "made"))
@@ -390,7 +408,7 @@ func TestImageFrontend(t *testing.T) {
 		t.Errorf("nested: %q, %v", got, err)
 	}
 	for mode, want := range map[string]string{
-		"error": "the frontend does not like it", "exit": "exit code: 3", "close": "frontend grpc server closed unexpectedly", "loop": "frontends name each other",
+		"error": "the frontend does not like it", "exit": "exit code: 3", "garbage": "frontend grpc server closed unexpectedly", "loop": "frontends name each other",
 	} {
 		_, log, err := m.dockerfile(syntax, args(mode))
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -459,15 +477,15 @@ func TestDockerfileImage(t *testing.T) {
 	const text = "FROM busybox AS base\nARG A\nRUN echo $A > /a\nFROM scratch\nCOPY --from=base /a /a\nCOPY file /file\n"
 	for _, line := range []string{"# syntax=docker/dockerfile:1@" + digest + "\n", "# syntax=docker/dockerfile:1\n"} {
 		req := build.Request{Context: dir, BuildArgs: map[string]string{"A": "b"}, Outputs: []build.Output{{Type: build.OutputLocal, Dest: dest}}}
-		before := asked()
+		asked() // what was before
 		began := time.Now()
 		_, log, err := m.dockerfile(line+text, req)
 		t.Logf("%q took %s", line, time.Since(began))
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", line, err, log)
 		}
-		if image := strings.Contains(line, "@"); image != (asked() > before) {
-			t.Errorf("%q: the image was asked for %d times", line, asked()-before)
+		if n := asked(); strings.Contains(line, "@") != (n > 0) {
+			t.Errorf("%q: the image was asked for %d times", line, n)
 		}
 		for file, want := range map[string]string{"a": "b\n", "file": "of the context"} {
 			if got, err := os.ReadFile(filepath.Join(dest, file)); err != nil || string(got) != want {

@@ -22,6 +22,10 @@ import (
 
 func main() {
 	fmt.Fprintln(os.Stderr, "the frontend speaks")
+	if strings.Contains(strings.Join(os.Environ(), " "), "mode=garbage") {
+		fmt.Println("this is no way to speak")
+		time.Sleep(time.Hour)
+	}
 	if err := grpcclient.RunFromEnvironment(context.Background(), run); err != nil {
 		fmt.Fprintln(os.Stderr, "the frontend failed:", err)
 		os.Exit(4)
@@ -33,9 +37,6 @@ func run(ctx context.Context, c gw.Client) (*gw.Result, error) {
 	switch opts["build-arg:mode"] {
 	case "exit":
 		os.Exit(3)
-	case "close":
-		os.Stdout.Close()
-		time.Sleep(time.Hour)
 	case "wait":
 		select {}
 	case "error":
@@ -48,11 +49,6 @@ func run(ctx context.Context, c gw.Client) (*gw.Result, error) {
 		return c.Solve(ctx, gw.SolveRequest{Frontend: "dockerfile.v0", FrontendOpt: opts})
 	case "loop":
 		return c.Solve(ctx, gw.SolveRequest{Frontend: "gateway.v0", FrontendOpt: opts})
-	case "failing":
-		_, err := solve(ctx, c, llb.Image("busybox").Run(llb.Shlex("sh -c 'exit 9'")).Root(), true)
-		if err == nil {
-			return nil, errors.New("a step that fails has no error")
-		}
 	case "container":
 		if err := container(ctx, c); err != nil {
 			return nil, err
@@ -64,7 +60,7 @@ func run(ctx context.Context, c gw.Client) (*gw.Result, error) {
 	if err != nil || st == nil {
 		return nil, fmt.Errorf("the frontend does not know itself: %v, %w", st, err)
 	}
-	res, err := solve(ctx, c, llb.Image("busybox").Run(llb.Args([]string{"sh", "-c", "echo made by a frontend for " + opts["build-arg:name"] + " > /made"})).Root(), false)
+	res, err := solve(ctx, c, llb.Image("busybox").Run(llb.Args([]string{"sh", "-c", "echo made by a frontend for " + opts["build-arg:name"] + " > /made"})).Root())
 	if err != nil {
 		return nil, err
 	}
@@ -80,12 +76,12 @@ func run(ctx context.Context, c gw.Client) (*gw.Result, error) {
 	return res, nil
 }
 
-func solve(ctx context.Context, c gw.Client, st llb.State, evaluate bool) (*gw.Result, error) {
+func solve(ctx context.Context, c gw.Client, st llb.State) (*gw.Result, error) {
 	def, err := st.Marshal(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return c.Solve(ctx, gw.SolveRequest{Definition: def.ToPB(), Evaluate: evaluate})
+	return c.Solve(ctx, gw.SolveRequest{Definition: def.ToPB()})
 }
 
 type output struct{ bytes.Buffer }
@@ -94,7 +90,7 @@ func (*output) Close() error { return nil }
 
 // container runs processes in a container.
 func container(ctx context.Context, c gw.Client) error {
-	res, err := solve(ctx, c, llb.Image("busybox"), false)
+	res, err := solve(ctx, c, llb.Image("busybox"))
 	if err != nil {
 		return err
 	}
