@@ -8,6 +8,8 @@ import (
 
 // lacking are the capabilities of BuildKit that this engine has not, with what it has instead or why not. Clients ask before they
 // use one, so that one that is not told of is a clear message, and one that is told of by mistake fails in the middle of a build.
+// But devices (exec.meta.cdi) are told of: docker/dockerfile would leave them out without a word, and steps that want them are
+// refused before anything runs.
 var lacking = map[apicaps.CapID]string{
 	pb.CapRemoteCacheGHA:            "clients leave a cache out that the server has not; with it they send credentials of the runner, which no server here takes",
 	pb.CapRemoteCacheS3:             "as above",
@@ -17,7 +19,6 @@ var lacking = map[apicaps.CapID]string{
 	pb.CapSourceGitSignatureVerify:  "signatures of commits are not looked at",
 	pb.CapSourceHTTPSignatureVerify: "signatures of files are not looked at; digests are",
 	pb.CapSourceImageBlob:           "there is no source of single blobs",
-	pb.CapExecMetaCDI:               "steps have no devices by the Container Device Interface",
 	pb.CapExecMetaNetworkProxy:      "a step has a network of its own, none, or the host's",
 	pb.CapSessionExporter:           "exporters are those that are built in",
 	pb.CapSourcePolicy:              "policies are refused",
