@@ -21,8 +21,9 @@ var lacking = map[apicaps.CapID]string{
 	pb.CapSourceImageBlob:           "there is no source of single blobs",
 	pb.CapExecMetaNetworkProxy:      "a step has a network of its own, none, or the host's",
 	pb.CapSessionExporter:           "exporters are those that are built in",
-	pb.CapSourcePolicy:              "policies are refused",
-	pb.CapSourcePolicySession:       "policies are refused",
+	pb.CapSourcePolicySession:       "a client is not asked about each source",
+
+	gwpb.CapSourceMetaResolverImageAttestations: "attestations of images are not looked at",
 }
 
 // capsOf are those of all capabilities that this engine has.

@@ -15,6 +15,8 @@ import (
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
+	srctypes "github.com/moby/buildkit/source/types"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -40,6 +42,8 @@ type Options struct {
 	Platform ocispec.Platform
 	// Serve has frontends that are images drive the build; nil: there are none.
 	Serve Serve
+	// SourcePolicies say which sources the build may use, and which take the place of others.
+	SourcePolicies []*spb.Policy
 	// Warn is given the linter's findings; may be nil.
 	Warn func(vertex digest.Digest, message string, opt gw.WarnOpts)
 	// Solved is given everything that the frontend asks for, the files that it reads included; it
@@ -114,6 +118,13 @@ func (c *Client) Solve(ctx context.Context, req gw.SolveRequest) (*gw.Result, er
 	if req.Frontend != "" {
 		return c.forward(ctx, req)
 	}
+	p, err := c.policy(req.SourcePolicies)
+	if err == nil {
+		req.Definition, err = p.definition(ctx, req.Definition)
+	}
+	if err != nil {
+		return nil, err
+	}
 	e, err := graph.Load(req.Definition)
 	if err != nil {
 		return nil, err
@@ -140,6 +151,17 @@ func (c *Client) Solve(ctx context.Context, req gw.SolveRequest) (*gw.Result, er
 
 // ResolveImageConfig implements the gateway client.
 func (c *Client) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	p, err := c.policy(opt.SourcePolicies)
+	if err != nil {
+		return "", "", nil, err
+	}
+	scheme := srctypes.DockerImageScheme
+	if opt.OCILayoutOpt != nil {
+		scheme = srctypes.OCIScheme
+	}
+	if ref, err = p.image(ctx, ref, scheme); err != nil {
+		return "", "", nil, err
+	}
 	img, err := c.resolve(ctx, ref, opt)
 	if err != nil {
 		return "", "", nil, err

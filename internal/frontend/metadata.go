@@ -12,9 +12,15 @@ import (
 // ResolveSourceMetadata implements the gateway client: it tells what a source is now, without its
 // files. Of a directory there is nothing to tell.
 func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+	p, err := c.policy(opt.SourcePolicies)
+	if err == nil {
+		op, _, err = p.source(ctx, op)
+	}
+	if err != nil {
+		return nil, err
+	}
 	scheme, ref, _ := strings.Cut(op.Identifier, "://")
 	res := &sourceresolver.MetaResponse{Op: op.CloneVT()}
-	var err error
 	switch scheme {
 	case "git":
 		res.Git, err = c.opt.Run.GitMetadata(ctx, op, opt.GitOpt != nil && opt.GitOpt.ReturnObject)

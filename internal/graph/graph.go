@@ -7,6 +7,7 @@ package graph
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/solver/errdefs"
@@ -193,10 +194,15 @@ func (l *loader) sources(d digest.Digest) []*errdefs.Source {
 	var all []*errdefs.Source
 	for _, loc := range src.Locations[d.String()].Locations {
 		// The images of "--mount=from=" have a location without a line.
-		if int(loc.SourceIndex) < 0 || int(loc.SourceIndex) >= len(src.Infos) || len(loc.Ranges) == 0 {
+		if int(loc.SourceIndex) < 0 || int(loc.SourceIndex) >= len(src.Infos) || len(Ranges(loc.Ranges)) == 0 {
 			continue
 		}
-		all = append(all, &errdefs.Source{Info: src.Infos[loc.SourceIndex], Ranges: loc.Ranges})
+		all = append(all, &errdefs.Source{Info: src.Infos[loc.SourceIndex], Ranges: Ranges(loc.Ranges)})
 	}
 	return all
+}
+
+// Ranges are those of some ranges that have a beginning and an end, as whoever prints them takes for granted.
+func Ranges(all []*pb.Range) []*pb.Range {
+	return slices.DeleteFunc(slices.Clone(all), func(r *pb.Range) bool { return r == nil || r.Start == nil || r.End == nil })
 }

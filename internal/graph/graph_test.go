@@ -174,8 +174,9 @@ func TestSources(t *testing.T) {
 	def.Source = &pb.Source{
 		Infos: []*pb.SourceInfo{{Filename: "Dockerfile"}},
 		Locations: map[string]*pb.Locations{d.String(): {Locations: []*pb.Location{
-			{SourceIndex: 0, Ranges: []*pb.Range{{Start: &pb.Position{Line: 3}}}},
+			{SourceIndex: 0, Ranges: []*pb.Range{{}, {Start: &pb.Position{Line: 3}, End: &pb.Position{Line: 3}}, {Start: &pb.Position{Line: 1}}, nil}},
 			{SourceIndex: 1}, {SourceIndex: -1}, // there is no such file
+			{SourceIndex: 0, Ranges: []*pb.Range{{End: &pb.Position{Line: 1}}}},
 		}}},
 	}
 	e, err := Load(def)
@@ -183,7 +184,7 @@ func TestSources(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := e.Vertex.Sources
-	if len(s) != 1 || s[0].Info.Filename != "Dockerfile" || s[0].Ranges[0].Start.Line != 3 {
+	if len(s) != 1 || len(s[0].Ranges) != 1 || s[0].Info.Filename != "Dockerfile" || s[0].Ranges[0].Start.Line != 3 {
 		t.Errorf("the sources are %v", s)
 	}
 }

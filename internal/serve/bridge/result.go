@@ -8,6 +8,7 @@ import (
 	"github.com/moby/buildkit/client/llb"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/apicaps"
 	"github.com/moby/buildkit/util/grpcerrors"
@@ -15,6 +16,8 @@ import (
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/slipway-build/slipway/internal/graph"
 )
 
 // Return implements the service: the first call ends the client's part of the build.
@@ -26,6 +29,9 @@ func (b *Bridge) Return(ctx context.Context, req *gwpb.ReturnRequest) (*gwpb.Ret
 	defer leave()
 	if e := req.Error; e != nil {
 		err := grpcerrors.FromGRPC(status.ErrorProto(&spb.Status{Code: e.Code, Message: e.Message, Details: e.Details}))
+		if !printable(err) {
+			err = grpcerrors.FromGRPC(status.ErrorProto(&spb.Status{Code: e.Code, Message: e.Message}))
+		}
 		return &gwpb.ReturnResponse{}, b.setResult(nil, err)
 	}
 	if req.Result == nil {
@@ -36,6 +42,16 @@ func (b *Bridge) Return(ctx context.Context, req *gwpb.ReturnRequest) (*gwpb.Ret
 		return nil, err
 	}
 	return &gwpb.ReturnResponse{}, b.setResult(res, nil)
+}
+
+// printable reports whether the places of an error are such: BuildKit's function that prints them relies on it.
+func printable(err error) bool {
+	for _, s := range errdefs.Sources(err) {
+		if len(graph.Ranges(s.Ranges)) < len(s.Ranges) {
+			return false
+		}
+	}
+	return true
 }
 
 func (b *Bridge) setResult(res *gw.Result, err error) error {
@@ -179,12 +195,12 @@ func (b *Bridge) Warn(ctx context.Context, req *gwpb.WarnRequest) (*gwpb.WarnRes
 	}
 	defer leave()
 	for _, r := range req.Ranges {
-		if r == nil || r.Start == nil || r.End == nil {
+		if r == nil {
 			return nil, status.Error(codes.InvalidArgument, "invalid source range")
 		}
 	}
 	err = b.client.Warn(ctx, digest.Digest(req.Digest), string(req.Short), gw.WarnOpts{
-		Level: int(req.Level), SourceInfo: req.Info, Range: req.Ranges, Detail: req.Detail, URL: req.Url,
+		Level: int(req.Level), SourceInfo: req.Info, Range: graph.Ranges(req.Ranges), Detail: req.Detail, URL: req.Url,
 	})
 	if err != nil {
 		return nil, err
