@@ -56,6 +56,9 @@ func (p *policy) image(ctx context.Context, ref, scheme string) (string, error) 
 	if err != nil || !changed {
 		return ref, err
 	}
+	if scheme != srctypes.DockerImageScheme {
+		return "", fmt.Errorf("the source policy replaces %s://%s, a layout that the build was given, with %s: this is not supported", scheme, ref, op.Identifier)
+	}
 	updated, ok := strings.CutPrefix(op.Identifier, srctypes.DockerImageScheme+"://")
 	if !ok {
 		return "", &imageutil.ResolveToNonImageError{Ref: ref, Updated: op.Identifier} // which frontends look for

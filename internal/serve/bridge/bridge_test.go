@@ -335,6 +335,28 @@ func TestErrors(t *testing.T) {
 	check(err)
 }
 
+// TestErrorsCanBePrinted: an error with a place that is none is one without.
+func TestErrorsCanBePrinted(t *testing.T) {
+	for _, r := range []*pb.Range{{}, {Start: &pb.Position{Line: 1}}, {End: &pb.Position{Line: 1}}} {
+		b, g := gateway(t, newFake())
+		err := g.Run(t.Context(), func(context.Context, gw.Client) (*gw.Result, error) {
+			return nil, errdefs.WithSource(errors.New("it went wrong"), &errdefs.Source{Info: &pb.SourceInfo{Filename: "f", Data: []byte("x")}, Ranges: []*pb.Range{r}})
+		})
+		if err == nil {
+			t.Error("there is no error")
+		}
+		_, err = b.Wait(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "it went wrong") {
+			t.Errorf("the error is %v", err)
+		}
+		for _, s := range errdefs.Sources(err) {
+			if err := s.Print(io.Discard); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // TestCaps: a client is told of what the build's client can do, and of nothing else.
 func TestCaps(t *testing.T) {
 	f := newFake()
@@ -465,7 +487,6 @@ func TestHostileRequests(t *testing.T) {
 			return b.Return(ctx, &gwpb.ReturnRequest{Result: &gwpb.Result{Attestations: map[string]*gwpb.Attestations{"b": {Attestation: []*gwpb.Attestation{{Ref: &gwpb.Ref{Id: "x"}}}}}}})
 		},
 		"nil range":       func() (any, error) { return b.Warn(ctx, &gwpb.WarnRequest{Ranges: []*pb.Range{nil}}) },
-		"empty range":     func() (any, error) { return b.Warn(ctx, &gwpb.WarnRequest{Ranges: []*pb.Range{{}}}) },
 		"no container id": func() (any, error) { return b.NewContainer(ctx, &gwpb.NewContainerRequest{Mounts: []*pb.Mount{root}}) },
 		"no root":         func() (any, error) { return b.NewContainer(ctx, &gwpb.NewContainerRequest{ContainerID: "a"}) },
 		"nil mount": func() (any, error) {
