@@ -296,7 +296,7 @@ func joinGuards(id string) (back func() error, err error) {
 func (b *bundle) callsIn(filter []byte) (*inside, error) {
 	in := &inside{b: b, trees: map[string]*initproc.Call{}}
 	p := b.oci.Process
-	// It has more rights than those who see it from now on.
+	// It has more rights than those who see it from now on. Who may trace it all the same, with CAP_SYS_PTRACE, could have them.
 	in.Add("hiding from the container", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	if p.ApparmorProfile != "" { // of the host's /proc: in the container it may be anything
 		proc := in.Add("opening /proc", unix.SYS_OPENAT, unix.AT_FDCWD, "/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
