@@ -583,7 +583,7 @@ func TestRefsAreBounded(t *testing.T) {
 
 // TestBuilds: calls find their build by its id, also when it comes later.
 func TestBuilds(t *testing.T) {
-	builds := NewBuilds()
+	builds := NewBuilds(Limits{})
 	server := grpc.NewServer(ServerOptions()...)
 	builds.Register(server)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -611,14 +611,14 @@ func TestBuilds(t *testing.T) {
 		_, err := api.Ping(ctx, &gwpb.PingRequest{})
 		late <- err
 	}()
-	drive, end, err := builds.Drive("one", Limits{})
+	drive, end, err := builds.Drive("one")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := builds.Drive("one", Limits{}); err == nil {
+	if _, _, err := builds.Drive("one"); err == nil {
 		t.Error("two builds have the same id")
 	}
-	if _, _, err := builds.Drive("", Limits{}); err == nil {
+	if _, _, err := builds.Drive(""); err == nil {
 		t.Error("a build has no id")
 	}
 	returned := make(chan error)
@@ -650,7 +650,7 @@ func TestBuilds(t *testing.T) {
 			t.Errorf("build %s: %v", id, err)
 		}
 	}
-	if _, end, err := builds.Drive("one", Limits{}); err != nil {
+	if _, end, err := builds.Drive("one"); err != nil {
 		t.Errorf("the id of a build that is over: %v", err)
 	} else {
 		end()

@@ -19,15 +19,16 @@ import (
 // Builds are the builds of a server that clients drive. Each call names one, by the id in its metadata; it may come before the
 // build is there, by some seconds.
 type Builds struct {
-	known *registrar.Registrar[string, *Bridge]
+	limits Limits
+	known  *registrar.Registrar[string, *Bridge]
 
 	mu  sync.Mutex
 	ids map[string]bool
 }
 
-// NewBuilds gives builds, of which there are none.
-func NewBuilds() *Builds {
-	return &Builds{known: registrar.New[string, *Bridge](), ids: map[string]bool{}}
+// NewBuilds gives builds, of which there are none. Each of them has the limits.
+func NewBuilds(limits Limits) *Builds {
+	return &Builds{limits: limits, known: registrar.New[string, *Bridge](), ids: map[string]bool{}}
 }
 
 // Register has a server serve the builds.
@@ -36,7 +37,7 @@ func (b *Builds) Register(s grpc.ServiceRegistrar) { gwpb.RegisterLLBBridgeServe
 // Drive lets clients drive a build until end is called, which must be. The function that it returns is given the build's own
 // client, once, and gives what a client returns; calls are served also after that, for as long as what was returned is
 // delivered.
-func (b *Builds) Drive(id string, limits Limits) (drive func(context.Context, gw.Client) (*gw.Result, error), end func(), err error) {
+func (b *Builds) Drive(id string) (drive func(context.Context, gw.Client) (*gw.Result, error), end func(), err error) {
 	if id == "" {
 		return nil, nil, status.Error(codes.InvalidArgument, "a build that is driven by its client needs an id")
 	}
@@ -51,7 +52,7 @@ func (b *Builds) Drive(id string, limits Limits) (drive func(context.Context, gw
 		if bridge != nil { // another attempt: what clients have of the last one is gone
 			return nil, errors.New("a build that is driven by its client cannot begin again")
 		}
-		bridge = New(context.WithoutCancel(ctx), c, limits)
+		bridge = New(context.WithoutCancel(ctx), c, b.limits)
 		b.known.Register(id, bridge)
 		return bridge.Wait(ctx)
 	}
