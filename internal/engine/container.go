@@ -31,10 +31,13 @@ type ContainerOptions struct {
 	Platform   *pb.Platform // nil is the run's
 }
 
-// ContainerMount is a mount of a container, whose inputs and outputs have no meaning, and the result that it shows.
+// ContainerMount is a mount of a container, whose inputs and outputs have no meaning, and what it shows: a result, which is
+// evaluated, an input of a process that failed, or what a mount of such a process showed at its end.
 type ContainerMount struct {
 	*pb.Mount
-	Edge graph.Edge
+	Edge   graph.Edge
+	Input  *Value
+	Failed *FailedMount
 }
 
 // ContainerProcess is a process that a container is to run.
@@ -82,23 +85,49 @@ func (r *Run) NewContainer(ctx context.Context, opt ContainerOptions) (_ *Contai
 	if !slices.ContainsFunc(op.Mounts, func(m *pb.Mount) bool { return m.Dest == pb.RootMount }) {
 		return nil, errors.New("root mount is required")
 	}
-	inputs, err := r.inputs(n)
+	inputs, err := r.containerInputs(ctx, n)
 	if err != nil {
 		return nil, err
 	}
-	c := &Container{mounts: op.Mounts, x: &execution{r: r, op: op, inputs: inputs, outputs: map[int64]execOutput{}, caches: map[string]*store.Cache{}}}
-	if err := c.x.prepare(n); err != nil {
-		c.x.close()
+	c := &Container{mounts: op.Mounts}
+	c.ctx, c.cancel = context.WithCancelCause(r.life)
+	c.x = &execution{
+		r: r, ctx: c.ctx, op: op, inputs: inputs, outputs: map[int64]execOutput{}, mounts: map[int]FailedMount{}, caches: map[string]*store.Cache{},
+		lower: map[*pb.Mount][]string{},
+	}
+	for i, m := range opt.Mounts {
+		pm := op.Mounts[i]
+		switch {
+		case pm.MountType != pb.MountType_BIND: // a cache is what it is
+		case m.Failed != nil:
+			c.x.lower[pm] = m.Failed.Lower
+			if m.Failed.Upper != "" {
+				c.x.lower[pm] = append(slices.Clone(m.Failed.Lower), m.Failed.Upper)
+			}
+		case m.Input != nil:
+			pm.Input = int64(len(c.x.inputs))
+			c.x.inputs = append(c.x.inputs, *m.Input)
+		}
+	}
+	waits := context.AfterFunc(ctx, func() { c.cancel(context.Cause(ctx)) })
+	err = c.x.prepare(n)
+	if !waits() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		c.Close()
 		return nil, err
 	}
 	c.x.spec.Mounts = append(c.x.spec.Mounts, opt.Files...)
 	c.x.spec.Waits = true
-	c.ctx, c.cancel = context.WithCancelCause(r.ctx)
-	if ctx.Err() != nil {
-		c.Close()
-		return nil, context.Cause(ctx)
-	}
 	return c, nil
+}
+
+// containerInputs evaluates what a container shows.
+func (r *Run) containerInputs(ctx context.Context, n *node) ([]Value, error) {
+	ctx, end := r.begin(ctx)
+	defer end()
+	return r.inputs(ctx, n)
 }
 
 // Running is a process of a container.
@@ -139,8 +168,13 @@ func (c *Container) Start(ctx context.Context, p ContainerProcess) (*Running, er
 		start = c.firstOf(p, env)
 		c.first = run
 	}
+	leave, ok := r.crew.enter()
+	if !ok {
+		return nil, errOver
+	}
 	c.running.Add(1)
 	go func() {
+		defer leave()
 		defer c.running.Done()
 		defer close(run.done)
 		defer run.cancel(errOver)

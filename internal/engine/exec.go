@@ -30,6 +30,8 @@ type execution struct {
 	outputs map[int64]execOutput
 	// mounts are what mounts of files show, by their index in the operation.
 	mounts map[int]FailedMount
+	// lower are the directories that mounts show which show no input.
+	lower map[*pb.Mount][]string
 	// caches are the cache mounts that are open, by ID: an exec may mount one twice.
 	caches map[string]*store.Cache
 	// hidden are the secrets that the step was given.
@@ -248,6 +250,7 @@ func (x *execution) root(m *pb.Mount) (*sandbox.Root, error) {
 	if err != nil {
 		return nil, err
 	}
+	dirs = append(dirs, x.lower[m]...)
 	root := &sandbox.Root{Lower: dirs}
 	if m.Readonly && m.Output == int64(pb.SkipOutput) && len(dirs) > 0 {
 		x.shows(m, dirs, "")

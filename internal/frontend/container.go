@@ -33,7 +33,7 @@ func (c *Client) NewContainer(ctx context.Context, req gw.NewContainerRequest) (
 		case *Ref:
 			mount.Edge = ref.edge
 		case nil:
-			if m.ResultID != "" {
+			if m.ResultID != "" && !c.failures.show(m.ResultID, &mount) {
 				return nil, fmt.Errorf("failed to find ref %q for %q mount", m.ResultID, m.Dest)
 			}
 		default:
@@ -43,7 +43,7 @@ func (c *Client) NewContainer(ctx context.Context, req gw.NewContainerRequest) (
 	}
 	ctr, err := c.opt.Run.NewContainer(ctx, opt)
 	if err != nil {
-		return nil, err
+		return nil, c.failures.typed(err)
 	}
 	return &container{ctr}, nil
 }

@@ -34,7 +34,7 @@ func (c *Client) build(ctx context.Context) (*gw.Result, error) {
 	defer cancel()
 	first, found := int32(0), err
 	for _, key := range c.missing() {
-		again := &Client{opt: c.opt, attrs: maps.Clone(c.attrs), last: c.last, resolved: c.resolved, failed: c.failed, nested: c.nested, only: key}
+		again := &Client{opt: c.opt, attrs: maps.Clone(c.attrs), last: c.last, resolved: c.resolved, failed: c.failed, nested: c.nested, failures: c.failures, only: key}
 		again.opt.Warn, again.opt.Solved = nil, nil
 		if _, err := again.build(ctx); err != nil && again.unresolved != "" {
 			if l := line(err); l > 0 && (first == 0 || l < first) {

@@ -61,6 +61,8 @@ type Client struct {
 	asking questions
 	nested int // how many frontends have asked for it
 
+	failures *failures // of the build, for those who ask for what was left behind
+
 	mu         sync.Mutex
 	resolved   map[string]*imagesource.Image
 	failed     map[string]error // by the same keys
@@ -71,7 +73,7 @@ type Client struct {
 
 // New gives a client for somebody else than the frontend that is linked in.
 func New(opt Options) *Client {
-	c := &Client{opt: opt, attrs: maps.Clone(opt.Attrs), resolved: map[string]*imagesource.Image{}, failed: map[string]error{}}
+	c := &Client{opt: opt, attrs: maps.Clone(opt.Attrs), resolved: map[string]*imagesource.Image{}, failed: map[string]error{}, failures: &failures{}}
 	if c.attrs == nil {
 		c.attrs = map[string]string{}
 	}

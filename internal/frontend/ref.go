@@ -54,13 +54,13 @@ func (r *Ref) ToState() (llb.State, error) {
 // Evaluate implements the gateway's reference.
 func (r *Ref) Evaluate(ctx context.Context) error {
 	_, err := r.run.Result(ctx, r.edge)
-	return err
+	return r.client.failures.typed(err)
 }
 
 func (r *Ref) tree(ctx context.Context, need store.Need) (layer.Tree, error) {
 	v, err := r.run.Result(ctx, r.edge)
 	if err != nil {
-		return nil, err
+		return nil, r.client.failures.typed(err)
 	}
 	return r.run.Tree(ctx, v, need)
 }

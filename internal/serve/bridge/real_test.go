@@ -114,10 +114,9 @@ func (m *machine) push(repository string, img v1.Image) {
 // build is a build's own client, without anything that it builds yet.
 func (m *machine) build(opt engine.RunOptions) *frontend.Client {
 	m.t.Helper()
-	group := engine.New(engine.Options{Store: m.store, Images: m.images, Runner: m.runner}).NewGroup(context.Background())
-	m.t.Cleanup(func() { must(m.t, group.Close()) })
 	opt.Platform = platforms.DefaultSpec()
-	run := group.NewRun(opt)
+	run := engine.New(engine.Options{Store: m.store, Images: m.images, Runner: m.runner}).NewRun(context.Background(), opt)
+	m.t.Cleanup(func() { must(m.t, run.Close()) })
 	return frontend.New(frontend.Options{Run: run, Images: m.images, Sink: progress.Discard, Platform: opt.Platform, Serve: Serve})
 }
 
@@ -274,6 +273,39 @@ func TestContainersAreSteps(t *testing.T) {
 	}
 }
 
+// TestFailedStep: a step that fails ends nothing else, and what it left behind can be looked into.
+func TestFailedStep(t *testing.T) {
+	m := newMachine(t)
+	_, c := gateway(t, m.build(engine.RunOptions{KeepFailed: true}))
+	ctx := t.Context()
+	failing := llb.Image("busybox").Run(llb.Args([]string{"sh", "-c", "echo left > /left; echo of the mount > /m/left; exit 9"}), llb.AddMount("/m", llb.Image("busybox"))).Root()
+	_, err := c.Solve(ctx, gw.SolveRequest{Definition: definitionOf(t, failing), Evaluate: true})
+	var solved *errdefs.SolveError
+	var vertex *errdefs.VertexError
+	var exit *gwpb.ExitError
+	if !errors.As(err, &solved) || !errors.As(err, &vertex) || !errors.As(err, &exit) || exit.ExitCode != 9 || len(solved.Solve.MountIDs) != 2 || solved.Solve.Op.GetExec() == nil {
+		t.Fatalf("the failure is %v: %+v", err, solved)
+	}
+	for i, want := range []string{"left", "of the mount"} {
+		ctr, err := c.NewContainer(ctx, gw.NewContainerRequest{Mounts: []gw.Mount{{Dest: "/", ResultID: solved.Solve.MountIDs[i]}}})
+		must(t, err)
+		out := buffer()
+		p, err := ctr.Start(ctx, gw.StartRequest{Args: []string{"cat", "/left"}, Stdout: out})
+		must(t, err)
+		if err := p.Wait(); err != nil || strings.TrimSpace(out.String()) != want {
+			t.Errorf("mount %d has %q, %v, want %q", i, out.String(), err, want)
+		}
+		must(t, ctr.Release(ctx))
+	}
+	if _, err := c.NewContainer(ctx, gw.NewContainerRequest{Mounts: []gw.Mount{{Dest: "/", ResultID: solved.Solve.InputIDs[0]}}}); err != nil {
+		t.Errorf("a container on what the step was given: %v", err)
+	}
+	solve(t, c, llb.Image("busybox").Run(llb.Shlex("true")).Root())
+	if _, err := c.Solve(ctx, gw.SolveRequest{Definition: definitionOf(t, failing), Evaluate: true}); err == nil {
+		t.Error("the step does not fail again")
+	}
+}
+
 // TestContainerEnds: a container ends with the client's connection, whatever runs in it.
 func TestContainerEnds(t *testing.T) {
 	m := newMachine(t)
@@ -390,7 +422,7 @@ func TestImageFrontend(t *testing.T) {
 		req.Outputs = []build.Output{{Type: build.OutputLocal, Dest: dest}}
 		return req, dest
 	}
-	for _, mode := range []string{"", "container"} {
+	for _, mode := range []string{"", "container", "failing"} {
 		req, dest := exported(args(mode))
 		_, log, err := m.dockerfile(syntax, req)
 		made, rerr := os.ReadFile(filepath.Join(dest, "made"))

@@ -49,6 +49,14 @@ func run(ctx context.Context, c gw.Client) (*gw.Result, error) {
 		return c.Solve(ctx, gw.SolveRequest{Frontend: "dockerfile.v0", FrontendOpt: opts})
 	case "loop":
 		return c.Solve(ctx, gw.SolveRequest{Frontend: "gateway.v0", FrontendOpt: opts})
+	case "failing":
+		def, err := llb.Image("busybox").Run(llb.Shlex("sh -c 'exit 9'")).Root().Marshal(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := c.Solve(ctx, gw.SolveRequest{Definition: def.ToPB(), Evaluate: true}); err == nil {
+			return nil, errors.New("a step that fails has no error")
+		}
 	case "container":
 		if err := container(ctx, c); err != nil {
 			return nil, err
