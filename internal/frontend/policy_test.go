@@ -80,7 +80,7 @@ func TestPolicyDenies(t *testing.T) {
 	}{
 		{rules(rule(spb.PolicyAction_DENY, policyFrom, "")), "denied by policy"},
 		{rules(&spb.Rule{Action: spb.PolicyAction_CONVERT}), "invalid nil selector in policy"},
-		{rules(nil), "invalid nil rule in policy"},
+		{[]*spb.Policy{{Rules: []*spb.Rule{nil}}}, "invalid nil rule in policy"},
 		{[]*spb.Policy{nil}, "invalid nil source policy"},
 		{rules(rule(9000, policyFrom, "")), "unknown type"},
 		{rules(rule(spb.PolicyAction_CONVERT, policyFrom, "")), "missing destination for convert rule"},
