@@ -168,7 +168,7 @@ func (p *pulling) layer(ctx context.Context, i int) error {
 	return err
 }
 
-func (r *Run) localTree(src *pb.SourceOp) (local.Context, layer.Tree, error) {
+func (r *Run) localTree(ctx context.Context, src *pb.SourceOp) (local.Context, layer.Tree, error) {
 	name := strings.TrimPrefix(src.Identifier, schemeLocal)
 	c, ok := r.opt.Contexts[name]
 	if !ok {
@@ -178,7 +178,7 @@ func (r *Run) localTree(src *pb.SourceOp) (local.Context, layer.Tree, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	tree, err := c.Tree(include, exclude)
+	tree, err := c.Tree(ctx, include, exclude)
 	return c, tree, err
 }
 
@@ -189,14 +189,14 @@ func (r *Run) localDigest(ctx context.Context, in edge, sel string, copies []*pb
 	seat := src.join(in.n.seat())
 	defer src.leave(seat, context.Canceled)
 	return src.content(sel).do(ctx, src.ctx, r, func(ctx context.Context) (digest.Digest, error) {
-		c, tree, err := r.localTree(in.n.v.Op.GetSource())
+		c, tree, err := r.localTree(ctx, in.n.v.Op.GetSource())
 		if err != nil {
 			return "", err
 		}
 		done := src.reading()
 		d, err := fileop.SourceDigest(ctx, tree, copies, func(e *layer.Entry) (digest.Digest, error) {
 			src.reader.add(e.Size)
-			return c.Hash(e)
+			return c.Hash(ctx, e)
 		})
 		done()
 		if errors.Is(err, fs.ErrNotExist) {

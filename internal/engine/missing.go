@@ -26,7 +26,7 @@ func (r *Run) missing(ctx context.Context, n *node, in edge, err error) error {
 	var why string
 	var tree layer.Tree
 	if isLocal(in.n) {
-		tree, why = r.missingLocal(n, in.n, gone.Path)
+		tree, why = r.missingLocal(ctx, n, in.n, gone.Path)
 	} else {
 		why = "it was looked for in " + terminal.Short(in.n.v.Name(), maxCommand)
 		if v, verr := r.value(ctx, in); verr == nil {
@@ -40,13 +40,13 @@ func (r *Run) missing(ctx context.Context, n *node, in edge, err error) error {
 }
 
 // missingLocal says why a context does not have a file. The tree is what it has.
-func (r *Run) missingLocal(n, source *node, name string) (layer.Tree, string) {
-	c, tree, err := r.localTree(source.v.Op.GetSource())
+func (r *Run) missingLocal(ctx context.Context, n, source *node, name string) (layer.Tree, string) {
+	c, tree, err := r.localTree(ctx, source.v.Op.GetSource())
 	if err != nil {
 		return nil, "check the path"
 	}
 	if _, exclude, err := local.Patterns(source.v.Op.GetSource()); err == nil && len(exclude) > 0 {
-		all, err := c.Tree(nil, nil)
+		all, err := c.Tree(ctx, nil, nil)
 		if err == nil {
 			_, err = all.Lstat(strings.TrimPrefix(name, "/"))
 		}

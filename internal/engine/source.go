@@ -122,7 +122,7 @@ func (r *Run) localSource(ctx context.Context, n *node, _ *pb.SourceOp) (keyLine
 }
 
 func (r *Run) localValue(_ context.Context, _ *node, op *pb.SourceOp) (Value, error) {
-	_, tree, err := r.localTree(op)
+	_, tree, err := r.localTree(ctx, op)
 	return Value{tree: tree}, err
 }
 

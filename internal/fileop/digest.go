@@ -108,6 +108,9 @@ func (d *description) wait(e *layer.Entry, at int) {
 			d.eg.Go(d.digest)
 		}
 	}
+	if coming, ok := e.Content.(layer.Coming); ok {
+		coming.Expect() // many of them before the first is waited for
+	}
 	c := &content{entry: e, at: at, done: make(chan struct{})}
 	d.pending = append(d.pending, c)
 	d.todo <- c // there is room for all that are pending

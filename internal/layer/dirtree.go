@@ -291,8 +291,17 @@ func Settled(c Content) bool {
 	if _, ok := c.(*loaded); ok {
 		return true // it was checked, or is an error
 	}
+	if _, ok := c.(Checked); ok {
+		return true
+	}
 	s, ok := c.(Stamped)
 	return ok && (isImmutable(c) || s.Stamp().OlderThan(processStart))
+}
+
+// Checked is a Content that gives what has its entry's digest, when that is known, or cannot be opened.
+type Checked interface {
+	Content
+	Checked()
 }
 
 func isImmutable(c Content) bool {

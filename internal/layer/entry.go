@@ -89,6 +89,13 @@ type Content interface {
 	Open() (io.ReadCloser, error)
 }
 
+// Coming is a Content that others have to send first. Expect tells that it is going to be opened, so that it may be sent
+// meanwhile, and waits for nobody.
+type Coming interface {
+	Content
+	Expect()
+}
+
 // HostFile is a Content that is a whole file of the host's filesystem. A sink may clone or
 // copy it in the kernel. Immutable tells that nobody will ever write to that file (it lies in
 // a layer of the store), so that a hard link is safe.

@@ -124,7 +124,7 @@ func (x *Index) WriteTo(out io.Writer) (int64, error) {
 		if e == nil {
 			continue
 		}
-		if err := w.put(e); err != nil {
+		if err := w.Put(e); err != nil {
 			return 0, err
 		}
 	}

@@ -156,6 +156,12 @@ func (x *IndexFile) run(out []IndexEntry, dir string, r run) ([]IndexEntry, erro
 	}
 }
 
+// Lookup returns a function, for one goroutine, that finds what the index has at a path, hard links as they are; nil is
+// nothing.
+func (x *IndexFile) Lookup() func(name string) (*IndexEntry, error) {
+	return (&indexFileTree{x: x}).lookup
+}
+
 // Tree returns the layer's tree. open gives the content of a regular file by its entry.
 func (x *IndexFile) Tree(open func(*IndexEntry) (io.ReadCloser, error)) Tree {
 	return &indexFileTree{x: x, open: open, dev: newTreeID()}
@@ -291,6 +297,15 @@ type indexContent struct {
 }
 
 func (c *indexContent) Open() (io.ReadCloser, error) { return c.open(&c.entry) }
+
+// Indexed is a Content of the tree of an index. Its entry is that of the file itself, where a tree has a hard link to it.
+type Indexed interface {
+	Content
+	Indexed() *IndexEntry
+}
+
+// Indexed implements [Indexed].
+func (c *indexContent) Indexed() *IndexEntry { return &c.entry }
 
 // indexDecoder takes bytes apart. After an error it gives nothing.
 type indexDecoder struct {

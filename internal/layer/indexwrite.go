@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -83,10 +84,12 @@ func (w *IndexWriter) add(e *Entry, offset int64) error {
 	}
 	w.entry = IndexEntry{Entry: *e, Offset: offset}
 	w.entry.ModTime = time.Unix(e.ModTime.Unix(), 0) // as the tar has it
-	return w.put(&w.entry)
+	return w.Put(&w.entry)
 }
 
-func (w *IndexWriter) put(e *IndexEntry) error {
+// Put notes an entry as it is, with the time in nanoseconds and a number of the caller's for the place of its content. Who
+// uses it replaces nothing.
+func (w *IndexWriter) Put(e *IndexEntry) error {
 	if e.IsRegular() && !e.Hardlink {
 		w.size += e.Size
 		w.unlocated = w.unlocated || e.Size > 0 && (e.Offset < 0 || e.Digest == "")
@@ -137,6 +140,25 @@ func (w *IndexWriter) flush() (err error) {
 
 // Size adds up the bytes of all regular files.
 func (w *IndexWriter) Size() int64 { return w.size }
+
+// File ends the index and gives what was written, as long as the writer's file is there: nothing is written elsewhere, and
+// there is no checksum.
+func (w *IndexWriter) File() (*IndexFile, error) {
+	if w.replaced {
+		return nil, ErrReplaced
+	}
+	x := &IndexFile{r: bytes.NewReader(w.buf), end: w.n + int64(len(w.buf)), dirs: w.dirs, targets: map[string]uint64{}, root: w.root, located: !w.unlocated}
+	if w.file != nil {
+		if err := w.flush(); err != nil {
+			return nil, err
+		}
+		x.r = w.file
+	}
+	for name := range w.targets {
+		x.targets[name] = uint64(len(x.targets)) + 1
+	}
+	return x, nil
+}
 
 // WriteTo ends the index and writes all of it.
 func (w *IndexWriter) WriteTo(out io.Writer) (int64, error) {

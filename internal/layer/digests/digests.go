@@ -53,6 +53,7 @@ func (a inode) compare(b inode) int {
 type known struct {
 	stamp  layer.Stamp
 	digest [sha256.Size]byte // of the content
+	place  int64             // of the content in a file of the caller's, who has one
 	age    uint8             // saves since it was last used
 	racy   bool              // true for this process only
 }
@@ -61,10 +62,10 @@ func (k *known) inode() inode { return inode{k.stamp.Dev, k.stamp.Ino} }
 
 // A saved file is the magic line, the SHA-256 of the records, and the records.
 const (
-	digestsMagic = "slipway digests v3\n"
+	digestsMagic = "slipway digests v4\n"
 	headSize     = len(digestsMagic) + sha256.Size
-	// recordSize is that of five 64-bit numbers, an age and a digest.
-	recordSize = 5*8 + 1 + sha256.Size
+	// recordSize is that of six 64-bit numbers, an age and a digest.
+	recordSize = 6*8 + 1 + sha256.Size
 	// maxAge is after how many saves without use a digest is dropped.
 	maxAge    = 20
 	racyAge   = 255 // in memory only
@@ -133,7 +134,7 @@ func (d *Memory) open(f *os.File) error {
 
 // append adds the record of a file.
 func (k *known) append(b []byte) []byte {
-	for _, v := range []uint64{k.stamp.Dev, k.stamp.Ino, uint64(k.stamp.Size), uint64(k.stamp.Mtime), uint64(k.stamp.Ctime)} {
+	for _, v := range []uint64{k.stamp.Dev, k.stamp.Ino, uint64(k.stamp.Size), uint64(k.stamp.Mtime), uint64(k.stamp.Ctime), uint64(k.place)} {
 		b = binary.LittleEndian.AppendUint64(b, v)
 	}
 	return append(append(b, k.age), k.digest[:]...)
@@ -144,9 +145,10 @@ func decode(r []byte) known {
 	n := func(i int) uint64 { return binary.LittleEndian.Uint64(r[i*8:]) }
 	return known{
 		stamp:  layer.Stamp{Dev: n(0), Ino: n(1), Size: int64(n(2)), Mtime: int64(n(3)), Ctime: int64(n(4))},
-		age:    r[40],
-		racy:   r[40] == racyAge,
-		digest: [sha256.Size]byte(r[41:]),
+		place:  int64(n(5)),
+		age:    r[48],
+		racy:   r[48] == racyAge,
+		digest: [sha256.Size]byte(r[49:]),
 	}
 }
 
@@ -204,14 +206,32 @@ func (d *Memory) Recall(s layer.Stamp) digest.Digest {
 	return layer.SHA256Digest(k.digest[:])
 }
 
+// Find tells what [Memory.NotePlace] said last of a file in one version.
+func (d *Memory) Find(s layer.Stamp) (sum digest.Digest, place int64, ok bool) {
+	id := inode{s.Dev, s.Ino}
+	d.mu.Lock()
+	k, ok := d.findFresh(id)
+	d.mu.Unlock()
+	if !ok || k.stamp != s {
+		k, ok = d.find(id)
+	}
+	if !ok || k.stamp != s {
+		return "", 0, false
+	}
+	return layer.SHA256Digest(k.digest[:]), k.place, true
+}
+
 // Note implements [layer.Memory]. The file may change without another stamp when it was read too close to its last
 // change: then its digest is known to this process only.
-func (d *Memory) Note(s layer.Stamp, read time.Time, sum digest.Digest) {
+func (d *Memory) Note(s layer.Stamp, read time.Time, sum digest.Digest) { d.NotePlace(s, read, sum, 0) }
+
+// NotePlace is Note for one who keeps the contents themselves.
+func (d *Memory) NotePlace(s layer.Stamp, read time.Time, sum digest.Digest, place int64) {
 	raw, err := hex.DecodeString(sum.Encoded())
 	if err != nil || len(raw) != sha256.Size {
 		return
 	}
-	k := known{stamp: s, digest: [sha256.Size]byte(raw), racy: !s.OlderThan(read)}
+	k := known{stamp: s, digest: [sha256.Size]byte(raw), place: place, racy: !s.OlderThan(read)}
 	if k.racy {
 		k.age = racyAge
 	}
@@ -225,6 +245,24 @@ func (d *Memory) Note(s layer.Stamp, read time.Time, sum digest.Digest) {
 		return err == nil && inodeOf(r) == k.inode()
 	})
 	d.dirty = d.dirty || !k.racy
+}
+
+// Each tells of all files that an earlier process has saved.
+func (d *Memory) Each(tell func(s layer.Stamp, place int64)) error {
+	for i := range d.used {
+		r, err := d.saved.at(i)
+		if err != nil {
+			return err
+		}
+		k := decode(r)
+		tell(k.stamp, k.place)
+	}
+	return nil
+}
+
+// SaveTo writes a file anew, so that others read the old or the new one.
+func (d *Memory) SaveTo(name string) error {
+	return d.Save(func(write func(*os.File) error) error { return replaceFile(name, write) })
 }
 
 // Save hands what a later process may use to put, which calls write with an empty file that it then puts in place of

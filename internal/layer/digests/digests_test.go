@@ -124,3 +124,60 @@ func TestDamageIsAMiss(t *testing.T) {
 		}
 	}
 }
+
+// Where a directory is in the place of the file of digests it is replaced, and nothing half-written stays.
+func TestDigestsInPlaceOfADirectory(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "digests")
+	if err := os.MkdirAll(filepath.Join(name, "below"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err := replaceFile(name, func(f *os.File) error {
+		_, err := f.WriteString("content")
+		return err
+	})
+	if got, rerr := os.ReadFile(name); err != nil || rerr != nil || string(got) != "content" {
+		t.Errorf("the file has %q, %v, %v", got, err, rerr)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("these are left: %v, %v", left, err)
+	}
+}
+
+// Whoever prunes the build cache while digests are written ends no build.
+func TestDigestsPrunedMeanwhile(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "digests")
+	if err := replaceFile(name, func(f *os.File) error { return os.Remove(f.Name()) }); err != nil {
+		t.Error(err)
+	}
+}
+
+// A place is that of the last that was said of a file, also where an earlier process had said something.
+func TestPlaces(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "digests")
+	m := Open(file, "")
+	for i := range 3 {
+		m.NotePlace(stamp(i), time.Now(), sum(i), int64(1000+i))
+	}
+	save(t, m, file)
+	m = Open(file, "")
+	m.NotePlace(stamp(1), time.Now(), sum(1), 7)
+	for i, want := range []int64{1000, 7, 1002} {
+		if d, place, ok := m.Find(stamp(i)); !ok || d != sum(i) || place != want {
+			t.Errorf("file %d: %s at %d, %t, want %d", i, d, place, ok, want)
+		}
+	}
+	if _, _, ok := m.Find(stamp(3)); ok {
+		t.Error("a file that nobody told of is known")
+	}
+	if err := m.SaveTo(file); err != nil {
+		t.Fatal(err)
+	}
+	places := map[uint64]int64{}
+	if err := Open(file, "").Each(func(s layer.Stamp, place int64) { places[s.Ino] = place }); err != nil {
+		t.Fatal(err)
+	}
+	if len(places) != 3 || places[0] != 1000 || places[1] != 7 || places[2] != 1002 {
+		t.Errorf("saved are %v", places)
+	}
+}

@@ -10,7 +10,7 @@ import (
 
 // A page is what is read of, or written to, a file of records at once.
 const (
-	pageRecords = 224 // 16 KiB
+	pageRecords = 202 // 16 KiB
 	pageSize    = pageRecords * recordSize
 	maxPages    = 256 // of a file that are in memory
 )

@@ -2,6 +2,7 @@
 package local
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,16 +17,15 @@ import (
 	"github.com/slipway-build/slipway/internal/layer/digests"
 )
 
-// Context is a named tree of files that a build may read: a directory now, a client's session
-// later. Files belong to root whoever owns them on the host, and have no extended attributes, as in images
-// that BuildKit makes of its contexts.
+// Context is a tree of files that a build may read: a directory, or one of a client's in its session. Files belong to
+// root whoever owns them on the host, and have no extended attributes, as in images that BuildKit makes of its contexts.
 type Context interface {
 	// Tree returns the files. Patterns are those of .dockerignore. Entries know the digest of their
 	// content when it was read before and did not change since; they are shared and must not be
 	// changed.
-	Tree(include, exclude []string) (layer.Tree, error)
+	Tree(ctx context.Context, include, exclude []string) (layer.Tree, error)
 	// Hash reads the content of a file and remembers its digest.
-	Hash(e *layer.Entry) (digest.Digest, error)
+	Hash(ctx context.Context, e *layer.Entry) (digest.Digest, error)
 }
 
 // Dir is a directory of the host as a Context, for one build: what is in the directory is what was
@@ -55,18 +55,19 @@ func (d *Dir) Close() error {
 	if d.cache == "" {
 		return nil
 	}
-	err := d.digests.Save(func(write func(*os.File) error) error { return replaceFile(d.cache, write) })
-	if err != nil {
+	if err := d.digests.SaveTo(d.cache); err != nil {
 		return fmt.Errorf("remembering the digests of the build context: %w", err)
 	}
 	return nil
 }
 
 // Hash implements Context.
-func (d *Dir) Hash(e *layer.Entry) (digest.Digest, error) { return layer.HashContent(e) }
+func (d *Dir) Hash(_ context.Context, e *layer.Entry) (digest.Digest, error) {
+	return layer.HashContent(e)
+}
 
 // Tree implements Context.
-func (d *Dir) Tree(include, exclude []string) (layer.Tree, error) {
+func (d *Dir) Tree(_ context.Context, include, exclude []string) (layer.Tree, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	key := fmt.Sprintf("%q %q", include, exclude)

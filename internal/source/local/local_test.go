@@ -31,7 +31,7 @@ func age() { time.Sleep(layer.ClockStep + 10*time.Millisecond) }
 func entry(t *testing.T, d *Dir, name string) *layer.Entry {
 	t.Helper()
 	clear(d.trees) // as another build
-	tree, err := d.Tree(nil, nil)
+	tree, err := d.Tree(t.Context(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestDigestsOutliveTheProcess(t *testing.T) {
 	if e.Digest != "" {
 		t.Errorf("a file that was never read has digest %s", e.Digest)
 	}
-	if sum, err := d.Hash(e); err != nil || sum != digest.FromString("one") {
+	if sum, err := d.Hash(t.Context(), e); err != nil || sum != digest.FromString("one") {
 		t.Fatalf("digest is %s, %v", sum, err)
 	}
 	if err := d.Close(); err != nil {
@@ -82,7 +82,7 @@ func TestRacyFilesAreNotRemembered(t *testing.T) {
 	root, cache := t.TempDir(), filepath.Join(t.TempDir(), "cache")
 	write(t, filepath.Join(root, "f"), "one")
 	d := NewDir(root, cache)
-	if _, err := d.Hash(entry(t, d, "f")); err != nil {
+	if _, err := d.Hash(t.Context(), entry(t, d, "f")); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Close(); err != nil {
@@ -97,10 +97,10 @@ func TestStrict(t *testing.T) {
 	root := t.TempDir()
 	write(t, filepath.Join(root, "f"), "one")
 	d := NewDir(root, "")
-	if _, err := d.Hash(entry(t, d, "f")); err != nil {
+	if _, err := d.Hash(t.Context(), entry(t, d, "f")); err != nil {
 		t.Fatal(err)
 	}
-	tree, err := d.Tree(nil, nil)
+	tree, err := d.Tree(t.Context(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,14 +160,14 @@ func TestSnapshot(t *testing.T) {
 		write(t, filepath.Join(root, name), name)
 	}
 	d := NewDir(root, "")
-	tree, err := d.Tree(nil, nil)
+	tree, err := d.Tree(t.Context(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	list := func() string {
 		var names []string
 		for _, dir := range []string{"a", "b"} {
-			tree, err := d.Tree(nil, nil)
+			tree, err := d.Tree(t.Context(), nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -196,7 +196,7 @@ func TestSnapshot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Hash(e); err != nil || e.Digest != "" {
+	if _, err := d.Hash(t.Context(), e); err != nil || e.Digest != "" {
 		t.Fatal(e.Digest, err)
 	}
 	write(t, filepath.Join(root, "a/new"), "")
@@ -224,7 +224,7 @@ func TestSnapshot(t *testing.T) {
 	if _, err := layer.ReadFile(tree, "a/g"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a removed file: %v", err)
 	}
-	other, err := d.Tree(nil, []string{"b"})
+	other, err := d.Tree(t.Context(), nil, []string{"b"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +248,7 @@ func TestSnapshotIsTree(t *testing.T) {
 	}
 	for range 2 {
 		d := NewDir(root, "")
-		tree, err := d.Tree(nil, nil)
+		tree, err := d.Tree(t.Context(), nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -258,7 +258,7 @@ func TestSnapshotIsTree(t *testing.T) {
 			if e.Content == nil {
 				return nil
 			}
-			_, err := d.Hash(e)
+			_, err := d.Hash(t.Context(), e)
 			return err
 		}); err != nil {
 			t.Fatal(err)
@@ -277,32 +277,5 @@ func TestPatternsOfMalformedPath(t *testing.T) {
 	}
 	if _, _, err := Patterns(source("a[")); err == nil || err.Error() != "invalid includepatterns: [a[]: syntax error in pattern" {
 		t.Errorf("got %v", err)
-	}
-}
-
-// Where a directory is in the place of the file of digests it is replaced, and nothing half-written stays.
-func TestDigestsInPlaceOfADirectory(t *testing.T) {
-	dir := t.TempDir()
-	name := filepath.Join(dir, "digests")
-	if err := os.MkdirAll(filepath.Join(name, "below"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	err := replaceFile(name, func(f *os.File) error {
-		_, err := f.WriteString("content")
-		return err
-	})
-	if got, rerr := os.ReadFile(name); err != nil || rerr != nil || string(got) != "content" {
-		t.Errorf("the file has %q, %v, %v", got, err, rerr)
-	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
-		t.Errorf("these are left: %v, %v", left, err)
-	}
-}
-
-// Whoever prunes the build cache while digests are written ends no build.
-func TestDigestsPrunedMeanwhile(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "digests")
-	if err := replaceFile(name, func(f *os.File) error { return os.Remove(f.Name()) }); err != nil {
-		t.Error(err)
 	}
 }
