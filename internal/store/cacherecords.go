@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -230,17 +231,30 @@ func (c *cacheState) each(need *reach, f func(*CacheRecord)) {
 	}
 }
 
-// contextRecords describes the digests of the files of build contexts.
+// contextRecords describes what is kept of build contexts: the digests of their files, and the contents of those that
+// clients sent.
 func (s *Store) contextRecords() []CacheRecord {
 	entries, _ := readDir(filepath.Join(s.root, "contexts")) // which is made with the first one
 	var all []CacheRecord
-	for _, e := range entries {
+	for _, e := range entries { // in the order of their names: contents come after the digests
 		fi, err := e.Info()
 		if err != nil || !fi.Mode().IsRegular() {
 			continue
 		}
-		all = append(all, CacheRecord{ID: e.Name(), Type: TypeLocal, Created: fi.ModTime(), LastUsed: fi.ModTime(), Uses: 1,
-			Size: diskBytes(fi), Mutable: true, Description: "digests of the files of a build context"})
+		id, contents := strings.CutSuffix(e.Name(), contentsSuffix)
+		if n := len(all); contents && n > 0 && all[n-1].ID == id {
+			all[n-1].Size += diskBytes(fi)
+			all[n-1].Description = contentsDescription
+			continue
+		}
+		r := CacheRecord{ID: id, Type: TypeLocal, Created: fi.ModTime(), LastUsed: fi.ModTime(), Uses: 1,
+			Size: diskBytes(fi), Mutable: true, Description: "digests of the files of a build context"}
+		if contents {
+			r.Description = contentsDescription
+		}
+		all = append(all, r)
 	}
 	return all
 }
+
+const contentsDescription = "files of a client's build context"

@@ -326,10 +326,7 @@ func (s *Store) forgetRecords(ctx context.Context, how manner, records []*CacheR
 		case r.mount:
 			there, err = s.pruneMount(r.ID, r.LastUsed, trash)
 		case r.Type == TypeLocal:
-			err = os.Remove(filepath.Join(s.root, "contexts", r.ID))
-			if errors.Is(err, os.ErrNotExist) {
-				there, err = false, nil
-			}
+			there, err = s.forgetContext(r.ID)
 		}
 		if err != nil {
 			return gone, 0, err
@@ -347,6 +344,20 @@ func (s *Store) forgetRecords(ctx context.Context, how manner, records []*CacheR
 	s.leave(trash)
 	collected, err := s.collect(ctx, how)
 	return gone, freed + collected, err
+}
+
+// forgetContext deletes what is kept of a build context.
+func (s *Store) forgetContext(id string) (there bool, _ error) {
+	file := filepath.Join(s.root, "contexts", part(id))
+	for _, name := range []string{file, ContextContents(file)} {
+		switch err := os.Remove(name); {
+		case err == nil:
+			there = true
+		case !errors.Is(err, os.ErrNotExist):
+			return there, err
+		}
+	}
+	return there, nil
 }
 
 // Disk returns the size of the store's filesystem, and how many of its bytes are free for this user.

@@ -128,3 +128,9 @@ func (s *Store) ContextFile(path string) string {
 	_ = os.Chtimes(file, now, now) // that is its last use
 	return file
 }
+
+// ContextContents is where the contents of files are kept that somebody sent for a build context, beside its
+// [Store.ContextFile]. They are one record of the cache.
+func ContextContents(file string) string { return file + contentsSuffix }
+
+const contentsSuffix = ".files"
