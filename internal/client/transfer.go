@@ -1,0 +1,327 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
+	"github.com/opencontainers/go-digest"
+	"github.com/tonistiigi/fsutil/types"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// maxComing is how many files the client is asked for before they are needed.
+const maxComing = 1024
+
+// transfer is a stream of packets of fsutil's: the client sends the attributes of all files, which are numbered by that, and then
+// the contents of those that it is asked for, several at a time. It can be asked for each once.
+type transfer struct {
+	client *Client
+	stream filesync.FileSync_DiffCopyClient
+	ctx    context.Context // ends with the stream
+	cancel context.CancelCauseFunc
+	doing  string // in errors
+
+	contents *contents
+	requests chan *types.Packet
+	over     chan struct{} // closed when nothing is received any more
+
+	mu     sync.Mutex
+	asked  []uint64 // a bit for each number
+	coming map[uint32]*incoming
+	broken map[uint32]error // why files did not come
+	ending bool
+	err    error // of all files that did not come so far
+}
+
+// incoming is a file that the client was asked for.
+type incoming struct {
+	file  *file
+	at    int64 // where it is put
+	began time.Time
+	done  chan struct{} // closed when sum or err is there
+
+	got    int64 // the receiver's
+	hash   hash.Hash
+	closed bool
+
+	sum digest.Digest
+	err error
+}
+
+// open begins a transfer.
+func (c *Client) open(caller session.Caller, md metadata.MD, doing string) (*transfer, error) {
+	t := &transfer{
+		client: c, doing: doing, requests: make(chan *types.Packet, 2*maxComing), over: make(chan struct{}),
+		coming: map[uint32]*incoming{}, broken: map[uint32]error{},
+	}
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	t.ctx, t.cancel = caller.Context(metadata.NewOutgoingContext(ctx, md)), cancel
+	var err error
+	if t.stream, err = filesync.NewFileSyncClient(caller.Conn()).DiffCopy(t.ctx); err != nil {
+		cancel(err)
+		return nil, explain(c.ctx, err, "%s", doing)
+	}
+	return t, nil
+}
+
+// receive waits for the next packet.
+func (t *transfer) receive(p *types.Packet) error {
+	p.ResetVT() // the decoder does not
+	switch err := t.stream.RecvMsg(p); {
+	case errors.Is(err, io.EOF):
+		return &failure{t.doing + ": the client has ended it", ErrGone}
+	case err != nil:
+		return explain(t.client.ctx, err, "%s", t.doing)
+	}
+	t.client.received.Add(int64(p.SizeVT()))
+	if p.Type == types.PACKET_ERR {
+		return fmt.Errorf("%s: error from sender: %s", t.doing, words(errors.New(string(p.Data))))
+	}
+	return nil
+}
+
+// list takes the attributes of all files.
+func (t *transfer) list(l *listing) error {
+	var p types.Packet
+	for {
+		if err := t.receive(&p); err != nil {
+			return err
+		}
+		if p.Type != types.PACKET_STAT {
+			return fmt.Errorf("%s: %w", t.doing, hostile("a packet of type %d among the names of files", p.Type))
+		}
+		if p.Stat == nil {
+			t.asked = make([]uint64, (l.n+63)/64)
+			return nil
+		}
+		if err := l.add(p.Stat); err != nil {
+			return fmt.Errorf("%s: %w", t.doing, err)
+		}
+	}
+}
+
+// run takes contents until the transfer ends.
+func (t *transfer) run(c *contents) {
+	t.contents = c
+	go t.sendRequests()
+	go func() {
+		defer close(t.over)
+		t.fail(t.takeContents())
+	}()
+}
+
+func (t *transfer) sendRequests() {
+	for {
+		select {
+		case <-t.ctx.Done():
+			return
+		case p := <-t.requests:
+			if err := t.stream.SendMsg(p); err != nil {
+				return // who receives is told why
+			}
+			if p.Type == types.PACKET_FIN {
+				_ = t.stream.CloseSend()
+				return
+			}
+		}
+	}
+}
+
+func (t *transfer) takeContents() error {
+	var p types.Packet
+	for {
+		if err := t.receive(&p); err != nil {
+			return err
+		}
+		switch p.Type {
+		case types.PACKET_DATA:
+			if err := t.data(p.ID, p.Data); err != nil {
+				return fmt.Errorf("%s: %w", t.doing, err)
+			}
+		case types.PACKET_FIN:
+			t.mu.Lock()
+			ending := t.ending
+			t.mu.Unlock()
+			if !ending {
+				return fmt.Errorf("%s: %w", t.doing, hostile("the end of the transfer, which is for the builder to say"))
+			}
+			_ = t.stream.RecvMsg(&p) // the stream's own end
+			return errClosed
+		default:
+			return fmt.Errorf("%s: %w", t.doing, hostile("a packet of type %d among contents", p.Type))
+		}
+	}
+}
+
+// data takes a part of a content; an empty one is its end.
+func (t *transfer) data(id uint32, data []byte) error {
+	t.mu.Lock()
+	in := t.coming[id]
+	t.mu.Unlock()
+	if in == nil {
+		return hostile("the content of file number %d, which it was not asked for", id)
+	}
+	size := in.file.stamp.Size
+	if len(data) > 0 {
+		if in.closed {
+			return nil // it failed
+		}
+		if int64(len(data)) > size-in.got {
+			t.finish(id, in, fmt.Errorf("reading %q of the client: it has more than the %d bytes that the client said: %w", in.file.path, size, layer.ErrChanged))
+			return nil
+		}
+		if _, err := t.contents.file.WriteAt(data, in.at+in.got); err != nil {
+			return fmt.Errorf("keeping %q: %w", in.file.path, err)
+		}
+		in.hash.Write(data)
+		in.got += int64(len(data))
+		return nil
+	}
+	if !in.closed {
+		var err error
+		switch {
+		case in.got == 0: // files without a content are not asked for
+			err = fmt.Errorf("reading %q of the client: the client sent nothing of its %d bytes: it may not be read, or is gone: %w", in.file.path, size, layer.ErrChanged)
+		case in.got < size:
+			err = fmt.Errorf("reading %q of the client: the client sent %d of its %d bytes: %w", in.file.path, in.got, size, layer.ErrChanged)
+		default:
+			in.sum = digest.NewDigest(digest.SHA256, in.hash)
+			t.contents.note(in.file.stamp, in.began, in.sum, in.at)
+		}
+		t.finish(id, in, err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.coming, id)
+	return nil
+}
+
+// finish tells who waits for a file that it is there, or why not. The client may go on to send it.
+func (t *transfer) finish(id uint32, in *incoming, err error) {
+	in.closed, in.err = true, err
+	if err != nil {
+		t.contents.giveBack(in.at, in.file.stamp.Size)
+		t.mu.Lock()
+		t.broken[id] = err
+		t.mu.Unlock()
+	}
+	close(in.done)
+}
+
+// fail ends the transfer: what did not come will not.
+func (t *transfer) fail(err error) {
+	t.mu.Lock()
+	if t.err == nil {
+		t.err = err
+	}
+	all := t.coming
+	t.coming = nil
+	t.mu.Unlock()
+	for id, in := range all {
+		if !in.closed {
+			t.finish(id, in, t.err)
+		}
+	}
+	t.cancel(err)
+}
+
+// errCame says that a file has come before.
+var errCame = errors.New("it has come")
+
+// ask asks the client for a file, unless that was done. What comes of it is errCame when it is over.
+func (t *transfer) ask(f *file) (*incoming, error) {
+	t.mu.Lock()
+	in, p, err := t.begin(f)
+	if p == nil {
+		t.mu.Unlock()
+		return in, err
+	}
+	select {
+	case t.requests <- p:
+		t.mu.Unlock()
+		return in, nil
+	default:
+	}
+	t.mu.Unlock()
+	select {
+	case t.requests <- p:
+	case <-t.ctx.Done(): // who receives tells
+	}
+	return in, nil
+}
+
+// expect asks for a file that will be needed, if it need not wait for that.
+func (t *transfer) expect(f *file) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.coming) >= maxComing || len(t.requests) >= maxComing {
+		return
+	}
+	in, p, _ := t.begin(f)
+	if p == nil {
+		return
+	}
+	select {
+	case t.requests <- p:
+	default: // others have waited longer
+		delete(t.coming, f.id)
+		t.asked[f.id/64] &^= 1 << (f.id % 64)
+		t.contents.giveBack(in.at, f.stamp.Size)
+	}
+}
+
+// begin makes the request for a file; none when there was one. t.mu is held.
+func (t *transfer) begin(f *file) (in *incoming, request *types.Packet, _ error) {
+	if in := t.coming[f.id]; in != nil {
+		return in, nil, nil
+	}
+	if err := t.broken[f.id]; err != nil {
+		return nil, nil, err
+	}
+	word, bit := &t.asked[f.id/64], uint64(1)<<(f.id%64)
+	switch {
+	case *word&bit != 0:
+		return nil, nil, errCame
+	case t.err != nil:
+		return nil, nil, t.err
+	case t.ending:
+		return nil, nil, errClosed
+	}
+	at, err := t.contents.place(f.stamp.Size)
+	if err != nil {
+		return nil, nil, fmt.Errorf("keeping %q: %w", f.path, err)
+	}
+	*word |= bit
+	in = &incoming{file: f, at: at, began: time.Now(), done: make(chan struct{}), hash: newHash()}
+	t.coming[f.id] = in
+	return in, &types.Packet{Type: types.PACKET_REQ, ID: f.id}, nil
+}
+
+// end tells the client that nothing more is asked for, and waits for it to end the transfer as long as ctx lives.
+func (t *transfer) end(ctx context.Context) {
+	t.mu.Lock()
+	alive := t.err == nil
+	t.ending = true
+	t.mu.Unlock()
+	if alive {
+		select {
+		case t.requests <- &types.Packet{Type: types.PACKET_FIN}:
+			select {
+			case <-t.over:
+			case <-ctx.Done():
+			}
+		case <-t.over:
+		case <-ctx.Done():
+		}
+	}
+	t.cancel(errClosed)
+}
