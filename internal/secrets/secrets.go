@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 
@@ -132,3 +133,29 @@ func (s *Store) Secret(ctx context.Context, id string) ([]byte, error) {
 	}
 	return value, nil
 }
+
+// Secrets are the secrets of one build, of whoever gives them: a [Store], or a client.
+type Secrets interface {
+	// Secret returns the value of the secret id. The error of one that was not given is of the category
+	// errdefs.ErrNotFound.
+	Secret(ctx context.Context, id string) ([]byte, error)
+	// Origin tells where a secret comes from, in a form that is only good to be compared: that of two secrets is the same
+	// when who is given one may as well be given the other. It is "" for one that was not given.
+	Origin(id string) string
+}
+
+// SSH are the SSH agents of one build, of whoever gives them: [Agents], or a client's.
+type SSH interface {
+	// Check reports whether there is an agent with the ID; "" is DefaultAgent. The error of one that is not there is of the
+	// category errdefs.ErrNotFound.
+	Check(id string) error
+	// Origin tells where an agent is, as that of Secrets.
+	Origin(id string) string
+	// Serve answers on l with the agent id until l is closed. It returns at once.
+	Serve(ctx context.Context, id string, l net.Listener) error
+}
+
+var (
+	_ Secrets = (*Store)(nil)
+	_ SSH     = (*Agents)(nil)
+)
