@@ -48,6 +48,34 @@ type Options struct {
 	UserAgent string
 	// DockerConfigDir holds config.json; "" is $DOCKER_CONFIG or ~/.docker.
 	DockerConfigDir string
+	// Credentials are those of whoever the registries are asked for; nil: of config.json.
+	Credentials Credentials
+}
+
+// Credentials are what somebody is known by to registries. They are asked for when a registry wants them, and are sent to
+// nobody but who they are for, as those of config.json.
+type Credentials interface {
+	// Lookup returns user and secret for the host of a request; both empty for none. A secret without a user is an identity
+	// token.
+	Lookup(ctx context.Context, host string) (user, secret string, err error)
+	// FetchesTokens reports whether whoever has the credentials asks token services of a registry itself, so that they need not be
+	// known here.
+	FetchesTokens(ctx context.Context, host string) bool
+	// Token is what a token service gave then.
+	Token(ctx context.Context, q TokenRequest) (Token, error)
+}
+
+// TokenRequest is what a registry's token service is asked for.
+type TokenRequest struct {
+	Host           string // of the registry
+	Realm, Service string // as the registry says
+	Scopes         []string
+}
+
+// Token is what a token service gives. ExpiresIn are seconds, IssuedAt seconds since the epoch; 0 is not known.
+type Token struct {
+	Token               string
+	ExpiresIn, IssuedAt int64
 }
 
 // Client speaks to registries. It keeps connections, mirrors and tokens per registry, and is
@@ -97,7 +125,7 @@ func New(opts Options) *Client {
 	}
 	return &Client{
 		opts:  opts,
-		creds: &credentials{dir: opts.DockerConfigDir},
+		creds: &credentials{dir: opts.DockerConfigDir, given: opts.Credentials},
 		tune:  defaultTuning,
 		hosts: map[string][]docker.RegistryHost{}, whole: map[string]bool{}, reached: map[string]bool{}, insecure: map[string]bool{},
 	}

@@ -1,13 +1,18 @@
 package registry
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
 
 	"github.com/slipway-build/slipway/internal/outbound"
 )
@@ -20,21 +25,33 @@ type guard struct {
 	plain  *atomic.Bool // the endpoint turned out not to speak TLS
 	header http.Header  // that the user has set for the endpoint
 	inner  docker.Authorizer
+	as     asker
+	bearer atomic.Bool // the endpoint wants a token
 }
 
-// credentialFunc returns the user's credentials for a host, or none.
-type credentialFunc func(asked string) (user, secret string, err error)
+// asker is who asks an endpoint.
+type asker struct {
+	// lookup returns the user's credentials for a host, or none.
+	lookup func(asked string) (user, secret string, err error)
+	// tokens are of a user who may ask token services himself; nil: he does not.
+	tokens Credentials
+}
+
+// fetches reports whether the user asks the endpoint's token service.
+func (g *guard) fetches(ctx context.Context) bool {
+	return g.as.tokens != nil && g.bearer.Load() && g.as.tokens.FetchesTokens(ctx, g.own.Host)
+}
 
 // protect puts the guard around an endpoint. rt leads to it and everybody else.
-func protect(host *docker.RegistryHost, rt http.RoundTripper, plain *atomic.Bool, credentials credentialFunc, opts ...docker.AuthorizerOpt) {
-	g := &guard{own: &url.URL{Scheme: host.Scheme, Host: host.Host}, plain: plain, header: host.Header}
+func protect(host *docker.RegistryHost, rt http.RoundTripper, plain *atomic.Bool, as asker, opts ...docker.AuthorizerOpt) {
+	g := &guard{as: as, own: &url.URL{Scheme: host.Scheme, Host: host.Host}, plain: plain, header: host.Header}
 	token := &http.Client{Transport: &tokenTransport{guard: g, next: rt}, CheckRedirect: g.tokenRedirect}
 	g.inner = docker.NewDockerAuthorizer(append(opts, docker.WithAuthClient(token),
 		docker.WithAuthCreds(func(asked string) (string, string, error) {
-			if asked != host.Host {
+			if asked != host.Host || g.fetches(context.Background()) {
 				return "", "", nil
 			}
-			return credentials(asked)
+			return as.lookup(asked)
 		}))...)
 	host.Authorizer = g
 	host.Client = &http.Client{Transport: rt, CheckRedirect: g.redirect}
@@ -61,6 +78,11 @@ func (g *guard) Authorize(ctx context.Context, req *http.Request) error {
 
 // AddResponses implements docker.Authorizer.
 func (g *guard) AddResponses(ctx context.Context, responses []*http.Response) error {
+	if n := len(responses); n > 0 {
+		for _, c := range auth.ParseAuthHeader(responses[n-1].Header) {
+			g.bearer.Store(g.bearer.Load() || c.Scheme == auth.BearerAuth)
+		}
+	}
 	return g.inner.AddResponses(ctx, responses)
 }
 
@@ -90,6 +112,9 @@ type tokenTransport struct {
 // RoundTrip implements http.RoundTripper.
 func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
+	if !hasSecret(req) && t.fetches(ctx) {
+		return t.fetched(req)
+	}
 	own := t.isOwn(req.URL)
 	if !own {
 		ctx = outbound.Sent(ctx, t.own)
@@ -111,6 +136,33 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &bounded{ReadCloser: resp.Body, left: maxToken, tooBig: &tooBigError{what: "answer of the token service", limit: maxToken}}
 	return resp, nil
+}
+
+// fetched is the answer that the user had of the token service.
+func (t *tokenTransport) fetched(req *http.Request) (*http.Response, error) {
+	realm := *req.URL
+	params := realm.Query()
+	q := TokenRequest{Host: t.own.Host, Service: params.Get("service"), Scopes: params["scope"]}
+	params.Del("service")
+	params.Del("scope")
+	realm.RawQuery = params.Encode()
+	q.Realm = realm.String()
+	token, err := t.as.tokens.Token(req.Context(), q)
+	if err != nil {
+		return nil, err
+	}
+	answer := map[string]any{"token": token.Token, "expires_in": max(token.ExpiresIn, 0)}
+	if token.IssuedAt > 0 {
+		answer["issued_at"] = time.Unix(token.IssuedAt, 0).UTC()
+	}
+	data, err := json.Marshal(answer)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{
+		StatusCode: http.StatusOK, Status: "200 OK", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: req,
+		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(data)), ContentLength: int64(len(data)),
+	}, nil
 }
 
 // hasSecret reports whether a request for a token tells who asks.

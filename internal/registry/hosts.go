@@ -32,7 +32,9 @@ func (c *Client) hostsOf(host string) ([]docker.RegistryHost, error) {
 		return hosts, nil
 	}
 	var own docker.RegistryHost // set before anybody is asked
-	hosts, err := c.configure(host, func(asked string) (string, string, error) { return c.credentialsFor(host, own, asked) })
+	hosts, err := c.configure(host, asker{
+		lookup: func(asked string) (string, string, error) { return c.credentialsFor(host, own, asked) }, tokens: c.opts.Credentials,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +46,7 @@ func (c *Client) hostsOf(host string) ([]docker.RegistryHost, error) {
 }
 
 // configure reads the settings of a registry, and makes its endpoints. The caller holds the lock.
-func (c *Client) configure(host string, credentials credentialFunc, opts ...docker.AuthorizerOpt) ([]docker.RegistryHost, error) {
+func (c *Client) configure(host string, as asker, opts ...docker.AuthorizerOpt) ([]docker.RegistryHost, error) {
 	var failed decodeErrors
 	ctx := log.WithLogger(context.Background(), failed.logger())
 	bases := map[*http.Client]*http.Transport{} // as the settings have them
@@ -80,7 +82,7 @@ func (c *Client) configure(host string, credentials credentialFunc, opts ...dock
 		if ambiguous {
 			rt = &fallback{next: rt, host: h.Host, plain: plain}
 		}
-		protect(h, rt, plain, credentials, opts...)
+		protect(h, rt, plain, as, opts...)
 	}
 	return hosts, nil
 }
@@ -206,6 +208,8 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
 // credentials looks up names and passwords in docker's config.json and its helpers.
 type credentials struct {
+	given Credentials // in place of these; nil: none
+
 	dir  string
 	once sync.Once
 	file *configfile.ConfigFile
@@ -215,6 +219,9 @@ type credentials struct {
 // lookup returns user and secret for the host of a request; both empty for none. A secret
 // without a user is an identity token.
 func (c *credentials) lookup(host string) (user, secret string, err error) {
+	if c.given != nil {
+		return c.given.Lookup(context.Background(), host)
+	}
 	c.once.Do(func() { c.file, c.err = dockerconfig.Load(c.dir) })
 	if c.err != nil {
 		return "", "", &configError{fmt.Errorf("reading registry credentials: %w", c.err)}

@@ -45,7 +45,7 @@ type login struct {
 // [Client.hostsOf] knows, and no mirror is asked.
 func (l *login) attempt(ctx context.Context) error {
 	l.client.mu.Lock()
-	hosts, err := l.client.configure(l.host, func(string) (string, string, error) { return l.user, l.secret, nil }, docker.WithFetchRefreshToken(l.keep))
+	hosts, err := l.client.configure(l.host, asker{lookup: func(string) (string, string, error) { return l.user, l.secret, nil }}, docker.WithFetchRefreshToken(l.keep))
 	l.client.mu.Unlock()
 	if err != nil {
 		return err
