@@ -42,13 +42,13 @@ const (
 // inputs are what a request's contexts and its Dockerfile are, as the frontend and the engine take
 // them. The rules, and the words of the errors, are those of docker buildx (build/opt.go there).
 type inputs struct {
-	dirs    map[string]string             // directories, by the names of local sources
-	attrs   map[string]string             // the frontend's options
-	uploads map[string]httpsource.Upload  // files, by their names at http://buildkit-session/
-	layouts map[string]imagesource.Layout // by the IDs in attrs
-	targets map[string]string             // of other builds of the call, whose results are contexts, by the contexts' names
-	file    string                        // where the Dockerfile is, for records
-	temp    string                        // directory that goes away with the inputs; "" without one
+	dirs    map[string]string        // directories, by the names of local sources
+	attrs   map[string]string        // the frontend's options
+	uploads httpsource.UploadedFiles // files, by their names at http://buildkit-session/
+	layouts imagesource.LayoutDirs   // by the IDs in attrs
+	targets map[string]string        // of other builds of the call, whose results are contexts, by the contexts' names
+	file    string                   // where the Dockerfile is, for records
+	temp    string                   // directory that goes away with the inputs; "" without one
 }
 
 func (in *inputs) close() error {
@@ -62,8 +62,8 @@ func (in *inputs) close() error {
 // request's standard input, and nothing from a network. others are the names of the builds of the same call.
 func (r *Request) prepare(ctx context.Context, s *store.Store, others []string) (_ *inputs, err error) {
 	in := &inputs{
-		dirs: map[string]string{}, attrs: map[string]string{}, uploads: map[string]httpsource.Upload{},
-		layouts: map[string]imagesource.Layout{}, targets: map[string]string{},
+		dirs: map[string]string{}, attrs: map[string]string{}, uploads: httpsource.UploadedFiles{},
+		layouts: imagesource.LayoutDirs{}, targets: map[string]string{},
 	}
 	defer func() {
 		if err != nil {
@@ -408,7 +408,7 @@ func splitLayout(value string) (dir, tag, pinned string) {
 // layout is a named context that is an image in a directory: oci-layout://DIR[:TAG][@DIGEST].
 func (in *inputs) layout(key, value string) error {
 	dir, tag, pinned := splitLayout(value)
-	l := imagesource.Layout{Dir: dir}
+	l := imagesource.LayoutDir{Dir: dir}
 	d := digest.Digest(pinned)
 	err := d.Validate()
 	if pinned == "" {
@@ -421,7 +421,7 @@ func (in *inputs) layout(key, value string) error {
 		dir = abs
 	}
 	id := "layout-" + digest.FromString(dir).Encoded()[:16]
-	in.layouts[id] = imagesource.Layout{Dir: dir}
+	in.layouts[id] = imagesource.LayoutDir{Dir: dir}
 	in.attrs[key] = "oci-layout://" + id + ":" + tag + "@" + d.String()
 	return nil
 }

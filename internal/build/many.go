@@ -368,10 +368,10 @@ func newDirectories(s *store.Store) *directories {
 
 // open gives the directories of a build as the engine takes them. The digests of files are remembered per
 // directory, but for that of the Dockerfile, of which one file is read.
-func (d *directories) open(in *inputs) map[string]local.Context {
+func (d *directories) open(in *inputs) local.Named {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	contexts := map[string]local.Context{}
+	contexts := local.Named{}
 	for name, path := range in.dirs {
 		abs, file := absolute(path), ""
 		key := abs

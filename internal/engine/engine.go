@@ -89,12 +89,12 @@ func New(opt Options) *Engine {
 
 // RunOptions are what one build brings along.
 type RunOptions struct {
-	// Contexts are the local directories that the build may read, by name.
-	Contexts map[string]local.Context
-	// Uploads are files that the build brought along, by NAME in http://buildkit-session/NAME.
-	Uploads map[string]httpsource.Upload
-	// Layouts are the image layouts that the build may read, by the IDs that sources have for them.
-	Layouts map[string]imagesource.Layout
+	// Contexts are the directories that the build may read; nil: none.
+	Contexts local.Contexts
+	// Uploads are files that the build brought along; nil: none.
+	Uploads httpsource.Uploads
+	// Layouts are the image layouts that the build may read; nil: none.
+	Layouts imagesource.Layouts
 	// Name is how logs of other builds call this one.
 	Name string
 	// Sink takes the progress events. Log takes those that are for the build's own log alone, as another build has shown
@@ -120,8 +120,8 @@ type RunOptions struct {
 	// not all of them: WORKDIR it leaves out.)
 	NoCache bool
 	// Secrets and SSH are what steps may use, and sources to fetch with; nil: nothing.
-	Secrets *secrets.Store
-	SSH     *secrets.Agents
+	Secrets secrets.Secrets
+	SSH     secrets.SSH
 	// Entitlements are what steps may do that others may not; nil: nothing.
 	Entitlements entitlements.Set
 	// Foreign are imported caches, which are asked in their order for what the store does not have.
@@ -131,6 +131,25 @@ type RunOptions struct {
 	// Slot distinguishes this build from others in explanations of cache misses: two builds with
 	// the same slot are versions of the same thing. The Dockerfile's path is a good one.
 	Slot string
+}
+
+// complete puts what gives nothing in the place of what is nil.
+func (o *RunOptions) complete() {
+	if o.Contexts == nil {
+		o.Contexts = local.Named{}
+	}
+	if o.Uploads == nil {
+		o.Uploads = httpsource.UploadedFiles{}
+	}
+	if o.Layouts == nil {
+		o.Layouts = imagesource.LayoutDirs{}
+	}
+	if o.Secrets == nil {
+		o.Secrets = (*secrets.Store)(nil)
+	}
+	if o.SSH == nil {
+		o.SSH = (*secrets.Agents)(nil)
+	}
 }
 
 // Value is the filesystem that an output of a vertex holds.

@@ -78,17 +78,18 @@ func (r *Run) grants(n *node) string {
 func (r *Run) sourceKey(n *node) sourceKey {
 	op := n.v.Op.GetSource()
 	key := sourceKey{digest: n.v.Digest}
-	scheme, name, _ := strings.Cut(op.Identifier, "://")
+	scheme, _, _ := strings.Cut(op.Identifier, "://")
 	switch scheme {
 	case "local":
-		if key.dir = r.opt.Contexts[name]; key.dir == nil {
-			key.bound = r.alone()
+		var err error
+		if key.dir, err = r.opt.Contexts.Context(op); err != nil { // evaluating it will tell
+			key.dir, key.bound = nil, r.alone()
 		}
 		return key
 	case "oci-layout":
 		key.bound = r.alone()
-		if l, ok := r.opt.Layouts[op.Attrs[pb.AttrOCILayoutStoreID]]; ok {
-			key.bound = l.Dir
+		if l, err := r.layout(op); err == nil {
+			key.bound = l.Name()
 		}
 	}
 	key.platform, key.pull = platformName(r, n.v.Op.Platform), r.opt.Pull
@@ -107,8 +108,8 @@ func (r *Run) sentWith(req *httpsource.Request) string {
 	if !is {
 		return r.granted(req.Secrets(), nil)
 	}
-	if u, ok := r.opt.Uploads[name]; ok {
-		return "upload " + u.Path
+	if files, ok := r.opt.Uploads.(httpsource.UploadedFiles); ok && files[name].Path != "" {
+		return "upload " + files[name].Path
 	}
-	return r.alone()
+	return r.alone() // it has none, and gets none from others, or the client's
 }

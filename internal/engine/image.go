@@ -44,7 +44,11 @@ func (r *Run) resolve(ctx context.Context, n *node, src *pb.SourceOp) (*imagesou
 
 func (r *Run) resolveImage(ctx context.Context, n *node, src *pb.SourceOp) (*imagesource.Image, error) {
 	if ref, ok := strings.CutPrefix(src.Identifier, schemeLayout); ok {
-		return r.ResolveLayout(ctx, ref, src.Attrs[pb.AttrOCILayoutStoreID], r.platform(n.v.Op.Platform))
+		l, err := r.layout(src)
+		if err != nil {
+			return nil, err
+		}
+		return r.Engine.opt.Images.ResolveLayout(ctx, l, ref, r.platform(n.v.Op.Platform))
 	}
 	mode := imagesource.ResolveDefault
 	if r.opt.Pull || src.Attrs[pb.AttrImageResolveMode] == pb.AttrImageResolveModeForcePull {
@@ -79,14 +83,13 @@ func (r *Run) ResolveImage(ctx context.Context, key, name string, find func(cont
 	return img, err
 }
 
-// Layout is one of the build's layouts.
-func (r *Run) Layout(id string) (imagesource.Layout, error) {
-	l, ok := r.opt.Layouts[id]
-	if !ok {
-		return l, fmt.Errorf("the build has no OCI layout %q", id)
-	}
-	return l, nil
+// layout is the one that a source is of.
+func (r *Run) layout(src *pb.SourceOp) (imagesource.Layout, error) {
+	return r.opt.Layouts.Layout(src.Attrs[pb.AttrOCILayoutSessionID], src.Attrs[pb.AttrOCILayoutStoreID])
 }
+
+// Layout is one of the build's layouts.
+func (r *Run) Layout(id string) (imagesource.Layout, error) { return r.opt.Layouts.Layout("", id) }
 
 // ResolveLayout finds an image in one of the build's layouts. ref has the digest.
 func (r *Run) ResolveLayout(ctx context.Context, ref, id string, platform ocispec.Platform) (*imagesource.Image, error) {
@@ -110,8 +113,11 @@ func (r *Run) pull(ctx context.Context, n *node, src *pb.SourceOp) (*pulling, er
 			return nil, err
 		}
 		p := &pulling{of: n.src, img: img, snap: snap, fetch: r.Engine.opt.Images.PullLayer}
-		if id, ok := src.Attrs[pb.AttrOCILayoutStoreID]; ok {
-			layout := r.opt.Layouts[id]
+		if _, ok := src.Attrs[pb.AttrOCILayoutStoreID]; ok {
+			layout, err := r.layout(src)
+			if err != nil {
+				return nil, err
+			}
 			p.fetch = func(ctx context.Context, img *imagesource.Image, i int, progress imagesource.Progress) error {
 				return r.Engine.opt.Images.PullLayout(ctx, layout, img, i, progress)
 			}
@@ -169,10 +175,9 @@ func (p *pulling) layer(ctx context.Context, i int) error {
 }
 
 func (r *Run) localTree(ctx context.Context, src *pb.SourceOp) (local.Context, layer.Tree, error) {
-	name := strings.TrimPrefix(src.Identifier, schemeLocal)
-	c, ok := r.opt.Contexts[name]
-	if !ok {
-		return nil, nil, fmt.Errorf("no build context is named %q", name)
+	c, err := r.opt.Contexts.Context(src)
+	if err != nil {
+		return nil, nil, err
 	}
 	include, exclude, err := local.Patterns(src)
 	if err != nil {

@@ -71,6 +71,7 @@ func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
 	if opt.Since.IsZero() {
 		opt.Since = time.Now()
 	}
+	opt.complete()
 	r := &Run{
 		Engine: e, id: e.last.Add(1), opt: opt, screen: opt.Screen, sink: &gate{sink: opt.Sink}, log: &gate{sink: opt.Log}, since: opt.Since,
 		scope: scopeOf(opt.believes()), nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, linked: map[digest.Digest]*Run{},

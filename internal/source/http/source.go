@@ -35,12 +35,31 @@ type Store interface {
 type Env struct {
 	// Secret returns the value of a secret; one that was not given is errdefs.ErrNotFound.
 	Secret func(ctx context.Context, id string) ([]byte, error)
-	// Uploads are files of the build's own, by the name NAME in http://buildkit-session/NAME. (So
-	// BuildKit's clients name a context from standard input.)
-	Uploads map[string]Upload
+	// Uploads are files of the build's own; nil: none.
+	Uploads Uploads
 	// Progress is told how much of a file that is being fetched is here; total is 0 when the server
 	// does not say.
 	Progress func(current, total int64)
+}
+
+// Uploads are files of a build's own, by the name NAME in http://buildkit-session/NAME. (So BuildKit's clients name a context
+// from standard input.)
+type Uploads interface {
+	// Upload returns the file with a name, as often as it is asked for. The error of one that the build does not have is of
+	// the category errdefs.ErrNotFound.
+	Upload(ctx context.Context, name string) (Upload, error)
+}
+
+// UploadedFiles are files of this machine as Uploads.
+type UploadedFiles map[string]Upload
+
+// Upload implements [Uploads].
+func (u UploadedFiles) Upload(_ context.Context, name string) (Upload, error) {
+	f, ok := u[name]
+	if !ok {
+		return f, &failure{fmt.Sprintf("the build has no upload %q", name), errdefs.ErrNotFound}
+	}
+	return f, nil
 }
 
 // Upload is a file that lives as long as the build. It is not put into the store: only a build that
@@ -117,7 +136,7 @@ func (a *answer) file(r *Request) *File {
 // errdefs.ErrDataLoss, one that the server does not have errdefs.ErrNotFound.
 func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*File, error) {
 	if name, ok := r.Upload(); ok {
-		return r.upload(env, name)
+		return r.upload(ctx, env, name)
 	}
 	known, err := s.known(ctx, r)
 	if err != nil {
@@ -265,10 +284,13 @@ func (r *Request) header(ctx context.Context, env Env) (http.Header, error) {
 }
 
 // upload gives a file that the build brought along.
-func (r *Request) upload(env Env, name string) (*File, error) {
-	u, ok := env.Uploads[name]
-	if !ok {
-		return nil, &failure{fmt.Sprintf("fetching %s: the build has no upload %q", r, name), errdefs.ErrNotFound}
+func (r *Request) upload(ctx context.Context, env Env, name string) (*File, error) {
+	if env.Uploads == nil {
+		env.Uploads = UploadedFiles{}
+	}
+	u, err := env.Uploads.Upload(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s: %w", r, err)
 	}
 	if env.Progress != nil {
 		env.Progress(u.Size, u.Size)

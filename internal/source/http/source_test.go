@@ -468,7 +468,7 @@ func TestUploads(t *testing.T) {
 	up := Upload{Path: "/some/file", Digest: digest.FromString("uploaded"), Size: 8}
 	m := newMemStore()
 	s := newSource(m)
-	env := Env{Uploads: map[string]Upload{"abc": up}}
+	env := Env{Uploads: UploadedFiles{"abc": up}}
 	f, err := s.Resolve(t.Context(), &Request{URL: "http://buildkit-session/abc", Filename: "context"}, env)
 	if err != nil || f.Digest != up.Digest || f.Name != "context" || f.Path != up.Path || f.Size != 8 {
 		t.Errorf("got %+v, %v", f, err)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 
@@ -16,13 +17,47 @@ import (
 	"github.com/slipway-build/slipway/internal/registry"
 )
 
-// Layout is a directory of the OCI image layout, as an image source beside the registries. What is
-// in it is no more trusted than what they send.
-type Layout struct{ Dir string }
+// Layout is an OCI image layout, as an image source beside the registries: a directory, or a client's. What is in it is no
+// more trusted than what registries send.
+type Layout interface {
+	// Open opens a blob. One that is not there is fs.ErrNotExist. Who reads it compares it with its digest.
+	Open(ctx context.Context, d digest.Digest) (io.ReadCloser, error)
+	// Name tells layouts apart, in errors and where builds share what they read.
+	Name() string
+}
+
+// Layouts are the image layouts that a build may read.
+type Layouts interface {
+	// Layout returns one by its ID, and by the session that has it; "" is any.
+	Layout(session, id string) (Layout, error)
+}
+
+// LayoutDirs are layouts in directories, by their IDs.
+type LayoutDirs map[string]LayoutDir
+
+// Layout implements [Layouts].
+func (l LayoutDirs) Layout(_, id string) (Layout, error) {
+	d, ok := l[id]
+	if !ok {
+		return nil, fmt.Errorf("the build has no OCI layout %q", id)
+	}
+	return d, nil
+}
+
+// LayoutDir is a directory as a [Layout].
+type LayoutDir struct{ Dir string }
+
+// Name implements [Layout].
+func (l LayoutDir) Name() string { return l.Dir }
+
+// Open implements [Layout].
+func (l LayoutDir) Open(_ context.Context, d digest.Digest) (io.ReadCloser, error) {
+	return layer.OpenRegular(l.path(d))
+}
 
 // Find returns the digest of the image that the layout calls ref, or of the only one that it has.
 // The rule is that of docker buildx.
-func (l Layout) Find(ref string) (digest.Digest, error) {
+func (l LayoutDir) Find(ref string) (digest.Digest, error) {
 	data, err := layer.ReadRegular(filepath.Join(l.Dir, ocispec.ImageIndexFile), registry.MaxManifestSize)
 	if err != nil {
 		return "", fmt.Errorf("reading OCI layout: %w", err)
@@ -45,7 +80,7 @@ func (l Layout) Find(ref string) (digest.Digest, error) {
 }
 
 // path is the file of a blob, whose digest is valid.
-func (l Layout) path(d digest.Digest) string {
+func (l LayoutDir) path(d digest.Digest) string {
 	return filepath.Join(l.Dir, ocispec.ImageBlobsDir, string(d.Algorithm()), d.Encoded())
 }
 
@@ -54,14 +89,14 @@ func (l Layout) path(d digest.Digest) string {
 func (s *Source) ResolveLayout(ctx context.Context, l Layout, ref string, platform ocispec.Platform) (*Image, error) {
 	pinned, ok := pinnedDigest(ref)
 	if !ok {
-		return nil, fmt.Errorf("reading OCI layout %s: %s has no digest", l.Dir, ref)
+		return nil, fmt.Errorf("reading OCI layout %s: %s has no digest", l.Name(), ref)
 	}
 	if err := s.copyDocuments(ctx, l, pinned, map[digest.Digest]bool{}); err != nil {
-		return nil, fmt.Errorf("reading OCI layout %s: %w", l.Dir, err)
+		return nil, fmt.Errorf("reading OCI layout %s: %w", l.Name(), err)
 	}
 	img, err := s.Resolve(ctx, ref, platform, ResolveLocal)
 	if err != nil {
-		return nil, fmt.Errorf("reading OCI layout %s: %w", l.Dir, err)
+		return nil, fmt.Errorf("reading OCI layout %s: %w", l.Name(), err)
 	}
 	return img, nil
 }
@@ -102,12 +137,20 @@ func (s *Source) copyDocument(ctx context.Context, l Layout, d digest.Digest, li
 	if err := d.Validate(); err != nil {
 		return nil, fmt.Errorf("digest %q: %w", d, err)
 	}
-	data, err := layer.ReadRegular(l.path(d), limit)
+	f, err := l.Open(ctx, d)
 	if err != nil {
 		return nil, err
 	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("blob %s has more than the limit of %d bytes", d, limit)
+	}
 	if got := d.Algorithm().FromBytes(data); got != d {
-		return nil, fmt.Errorf("the content of %s is %s", l.path(d), got)
+		return nil, fmt.Errorf("the content of blob %s is %s", d, got)
 	}
 	if s.store.HasBlob(d) {
 		return data, nil
@@ -119,7 +162,7 @@ func (s *Source) copyDocument(ctx context.Context, l Layout, d digest.Digest, li
 func (s *Source) PullLayout(ctx context.Context, l Layout, img *Image, i int, progress Progress) error {
 	desc := img.Manifest.Layers[i]
 	if err := s.copyBlob(ctx, l, desc, progress); err != nil {
-		return fmt.Errorf("copying layer %d of %d (%s) from OCI layout %s: %w", i+1, len(img.Manifest.Layers), desc.Digest, l.Dir, err)
+		return fmt.Errorf("copying layer %d of %d (%s) from OCI layout %s: %w", i+1, len(img.Manifest.Layers), desc.Digest, l.Name(), err)
 	}
 	return nil
 }
@@ -132,7 +175,7 @@ func (s *Source) copyBlob(ctx context.Context, l Layout, desc ocispec.Descriptor
 	if err := desc.Digest.Validate(); err != nil {
 		return fmt.Errorf("digest %q: %w", desc.Digest, err)
 	}
-	f, err := layer.OpenRegular(l.path(desc.Digest))
+	f, err := l.Open(ctx, desc.Digest)
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func named(d ocispec.Descriptor, key, name string) ocispec.Descriptor {
 func TestFindInLayout(t *testing.T) {
 	l := newLayout(t)
 	one, two := l.image("amd64"), l.image("arm64")
-	ref := Layout{l.dir}
+	ref := LayoutDir{l.dir}
 	l.index(named(one, "x", "y"))
 	if d, err := ref.Find("latest"); err != nil || d != one.Digest {
 		t.Errorf("the only image: %s, %v", d, err)
@@ -127,7 +127,7 @@ func TestResolveLayout(t *testing.T) {
 	s := New(m, registry.New(registry.Options{DockerConfigDir: t.TempDir()}))
 	ref := func(d digest.Digest) string { return "docker.io/library/name@" + d.String() }
 	for arch, want := range map[string]digest.Digest{"amd64": amd.Digest, "arm64": arm.Digest} {
-		img, err := s.ResolveLayout(t.Context(), Layout{l.dir}, ref(index.Digest), ocispec.Platform{OS: "linux", Architecture: arch})
+		img, err := s.ResolveLayout(t.Context(), LayoutDir{l.dir}, ref(index.Digest), ocispec.Platform{OS: "linux", Architecture: arch})
 		if err != nil || img.Digest != want {
 			t.Fatalf("%s: got %+v, %v", arch, img, err)
 		}
@@ -137,16 +137,16 @@ func TestResolveLayout(t *testing.T) {
 		if arch == "arm64" {
 			continue
 		}
-		if err := s.PullLayout(t.Context(), Layout{l.dir}, img, 0, func(ocispec.Descriptor, int64, int64) {}); err != nil || !m.HasBlob(img.Manifest.Layers[0].Digest) {
+		if err := s.PullLayout(t.Context(), LayoutDir{l.dir}, img, 0, func(ocispec.Descriptor, int64, int64) {}); err != nil || !m.HasBlob(img.Manifest.Layers[0].Digest) {
 			t.Errorf("pulling the layer: %v", err)
 		}
 		clear(m.blobs)
 	}
 	s390x := ocispec.Platform{OS: "linux", Architecture: "s390x"}
-	if _, err := s.ResolveLayout(t.Context(), Layout{l.dir}, ref(index.Digest), s390x); err == nil || !strings.Contains(err.Error(), "reading OCI layout "+l.dir) {
+	if _, err := s.ResolveLayout(t.Context(), LayoutDir{l.dir}, ref(index.Digest), s390x); err == nil || !strings.Contains(err.Error(), "reading OCI layout "+l.dir) {
 		t.Errorf("a platform that the layout lacks: %v", err)
 	}
-	if _, err := s.ResolveLayout(t.Context(), Layout{l.dir}, "docker.io/library/name:v1", s390x); err == nil || !strings.Contains(err.Error(), "has no digest") {
+	if _, err := s.ResolveLayout(t.Context(), LayoutDir{l.dir}, "docker.io/library/name:v1", s390x); err == nil || !strings.Contains(err.Error(), "has no digest") {
 		t.Errorf("without a digest: %v", err)
 	}
 }
@@ -202,7 +202,7 @@ func TestHostileLayouts(t *testing.T) {
 			l, m := newLayout(t), newMemStore()
 			s := New(m, registry.New(registry.Options{DockerConfigDir: t.TempDir()}))
 			d := make(l)
-			_, err := s.ResolveLayout(t.Context(), Layout{l.dir}, "docker.io/library/name@"+d.String(), ocispec.Platform{OS: "linux", Architecture: "amd64"})
+			_, err := s.ResolveLayout(t.Context(), LayoutDir{l.dir}, "docker.io/library/name@"+d.String(), ocispec.Platform{OS: "linux", Architecture: "amd64"})
 			if err == nil || !strings.HasPrefix(err.Error(), "reading OCI layout "+l.dir) {
 				t.Errorf("error is %v", err)
 			}

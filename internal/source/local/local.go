@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -26,6 +27,24 @@ type Context interface {
 	Tree(ctx context.Context, include, exclude []string) (layer.Tree, error)
 	// Hash reads the content of a file and remembers its digest.
 	Hash(ctx context.Context, e *layer.Entry) (digest.Digest, error)
+}
+
+// Contexts finds what the local sources of a build read. It gives the same Context for sources that read the same.
+type Contexts interface {
+	Context(op *pb.SourceOp) (Context, error)
+}
+
+// Named are contexts by the names of their sources.
+type Named map[string]Context
+
+// Context implements [Contexts].
+func (n Named) Context(op *pb.SourceOp) (Context, error) {
+	name := strings.TrimPrefix(op.Identifier, "local://")
+	c, ok := n[name]
+	if !ok {
+		return nil, fmt.Errorf("no build context is named %q", name)
+	}
+	return c, nil
 }
 
 // Dir is a directory of the host as a Context, for one build: what is in the directory is what was
