@@ -33,7 +33,6 @@ import (
 	"github.com/moby/buildkit/util/grpcerrors"
 	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // it takes packets apart without reflection
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/slipway-build/slipway/internal/outbound"
 	httpsource "github.com/slipway-build/slipway/internal/source/http"
@@ -132,6 +131,26 @@ func (c *Client) tempFile(name string) (string, error) {
 	return filepath.Join(dir, name), err
 }
 
+// callTime is how long a client may think about credentials and agents, as in BuildKit.
+const callTime = 60 * time.Second
+
+var errSlow = errors.New("the client does not answer")
+
+// bound is a context of a call to the client, which ends with this one as well, and after some time unless that is 0.
+func (c *Client) bound(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(c.ctx, func() { cancel(context.Cause(c.ctx)) })
+	end := func() {}
+	if d > 0 {
+		ctx, end = context.WithTimeoutCause(ctx, d, errSlow)
+	}
+	return ctx, func() {
+		stop()
+		end()
+		cancel(errClosed)
+	}
+}
+
 // ErrGone marks what fails because the client's session has ended. Its category is errdefs.ErrUnavailable.
 var ErrGone = fmt.Errorf("the client's session has ended: %w", errdefs.ErrUnavailable)
 
@@ -219,8 +238,11 @@ const maxWords = 4 << 10
 // words is what a client says of an error.
 func words(err error) string {
 	text := err.Error()
-	if st, ok := status.FromError(err); ok {
+	if st, ok := grpcerrors.AsGRPCStatus(err); ok {
 		text = st.Message()
+	}
+	if prefix, rest, ok := strings.Cut(text, " desc = "); ok && strings.HasPrefix(prefix, "rpc error: code = ") {
+		text = rest // a service that passes on what another one said
 	}
 	if len(text) > maxWords {
 		text = strings.ToValidUTF8(text[:maxWords], "") + "..."

@@ -34,7 +34,10 @@ type Context struct {
 	trees map[string]*future[*tree] // by their patterns
 }
 
-var _ local.Context = (*Context)(nil)
+var (
+	_ local.Context  = (*Context)(nil)
+	_ local.Contexts = (*Client)(nil)
+)
 
 // source is what a local source says of how it is read.
 type source struct {
@@ -75,7 +78,7 @@ func parseSource(op *pb.SourceOp) (s source, err error) {
 
 // Context returns the directory that a local source is about. It is the same one for all sources that read it in the same
 // way. Whether the client has it is found out later.
-func (c *Client) Context(op *pb.SourceOp) (*Context, error) {
+func (c *Client) Context(op *pb.SourceOp) (local.Context, error) {
 	s, err := parseSource(op)
 	if err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
 	"github.com/tonistiigi/fsutil"
 	"golang.org/x/sys/unix"
 
@@ -27,6 +28,11 @@ import (
 	"github.com/slipway-build/slipway/internal/source/local"
 	"github.com/slipway-build/slipway/internal/store"
 )
+
+func TestMain(m *testing.M) {
+	logrus.SetOutput(io.Discard) // BuildKit tells there of sessions that end
+	os.Exit(m.Run())
+}
 
 // server is where clients' sessions arrive.
 type server struct {
@@ -96,7 +102,8 @@ func (s *server) connect(sharedKey string, services ...session.Attachable) *visi
 	}
 	go func() {
 		v.over <- v.session.Run(context.Background(), func(ctx context.Context, _ string, meta map[string][]string) (net.Conn, error) {
-			go s.sessions.HandleConn(context.WithoutCancel(ctx), here, meta) //nolint:errcheck // the client sees it end
+			ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+			go s.sessions.HandleConn(ctx, &ending{here, cancel}, meta) //nolint:errcheck // the client sees it end
 			return v.wire, nil
 		})
 	}()
@@ -105,6 +112,20 @@ func (s *server) connect(sharedKey string, services ...session.Attachable) *visi
 		s.t.Fatal(err)
 	}
 	return v
+}
+
+// ending tells the server when a connection has ended, as the stream does in which it comes.
+type ending struct {
+	net.Conn
+	tell context.CancelFunc
+}
+
+func (e *ending) Read(b []byte) (int, error) {
+	n, err := e.Conn.Read(b)
+	if err != nil {
+		e.tell()
+	}
+	return n, err
 }
 
 // pipe is a connection with room in it, as that of a socket.
@@ -172,7 +193,7 @@ func op(attrs ...string) *pb.SourceOp {
 }
 
 // context gives the tree of a client's directory.
-func (c *Client) treeFor(t *testing.T, o *pb.SourceOp, include, exclude []string) (*Context, layer.Tree) {
+func (c *Client) treeFor(t *testing.T, o *pb.SourceOp, include, exclude []string) (local.Context, layer.Tree) {
 	t.Helper()
 	x, err := c.Context(o)
 	if err != nil {
@@ -204,7 +225,7 @@ func write(t *testing.T, dir string, files map[string]string) {
 }
 
 // selected digests what a COPY of some paths reads.
-func selected(t *testing.T, x *Context, tree layer.Tree, paths ...string) digest.Digest {
+func selected(t *testing.T, x local.Context, tree layer.Tree, paths ...string) digest.Digest {
 	t.Helper()
 	var copies []*pb.FileActionCopy
 	for _, p := range paths {
@@ -217,7 +238,7 @@ func selected(t *testing.T, x *Context, tree layer.Tree, paths ...string) digest
 	return d
 }
 
-func content(t *testing.T, tree layer.Tree, name string) string {
+func reads(t *testing.T, tree layer.Tree, name string) string {
 	t.Helper()
 	data, err := layer.ReadFile(tree, name)
 	if err != nil {
@@ -259,7 +280,7 @@ func TestContextIsItsDirectory(t *testing.T) {
 		}
 		layertest.Tree(t, tree) // whose digests are known by now
 		layertest.Tree(t, local.Strict(tree))
-		if got := content(t, tree, "z"); got != strings.Repeat("4", 200<<10) {
+		if got := reads(t, tree, "z"); got != strings.Repeat("4", 200<<10) {
 			t.Errorf("a large file has %d bytes", len(got))
 		}
 		c.endFor(t)
@@ -298,7 +319,7 @@ func TestOnlyWhatIsReadIsTransferred(t *testing.T) {
 	s := newServer(t)
 	v := s.connect("key", directory(t, dir))
 	const slack = 100 << 10 // names, attributes, frames
-	transferred := func(what string, want int64, do func(x *Context, tree layer.Tree)) {
+	transferred := func(what string, want int64, do func(x local.Context, tree layer.Tree)) {
 		t.Helper()
 		before := v.wire.sent.Load()
 		c := s.build(v)
@@ -309,11 +330,11 @@ func TestOnlyWhatIsReadIsTransferred(t *testing.T) {
 			t.Errorf("%s: %d bytes on the wire, want %d", what, got, want)
 		}
 	}
-	transferred("nothing is read", 0, func(x *Context, tree layer.Tree) {
+	transferred("nothing is read", 0, func(x local.Context, tree layer.Tree) {
 		described(t, tree)
 	})
 	var sum digest.Digest
-	transferred("a part", 2<<20, func(x *Context, tree layer.Tree) {
+	transferred("a part", 2<<20, func(x local.Context, tree layer.Tree) {
 		var g sync.WaitGroup
 		for range 4 { // several at once, each file once
 			g.Go(func() { selected(t, x, tree, "src") })
@@ -321,36 +342,36 @@ func TestOnlyWhatIsReadIsTransferred(t *testing.T) {
 		g.Wait()
 		sum = selected(t, x, tree, "src")
 		for range 2 {
-			if content(t, tree, "src/b") != big("b") {
+			if reads(t, tree, "src/b") != big("b") {
 				t.Error("src/b has something else")
 			}
 		}
 	})
-	transferred("the same again", 0, func(x *Context, tree layer.Tree) {
+	transferred("the same again", 0, func(x local.Context, tree layer.Tree) {
 		if got := selected(t, x, tree, "src"); got != sum {
 			t.Errorf("another digest: %s, want %s", got, sum)
 		}
-		if content(t, tree, "src/a") != big("a") {
+		if reads(t, tree, "src/a") != big("a") {
 			t.Error("src/a has something else")
 		}
 	})
 	write(t, dir, map[string]string{"src/a": big("A")})
-	transferred("a file changed", 1<<20, func(x *Context, tree layer.Tree) {
+	transferred("a file changed", 1<<20, func(x local.Context, tree layer.Tree) {
 		if got := selected(t, x, tree, "src"); got == sum {
 			t.Error("the digest is the same")
 		}
-		if content(t, tree, "src/a") != big("A") || content(t, tree, "src/b") != big("b") {
+		if reads(t, tree, "src/a") != big("A") || reads(t, tree, "src/b") != big("b") {
 			t.Error("files have something else")
 		}
 	})
 	s.kept = NewKept(s.store) // another process
-	transferred("another process", 0, func(x *Context, tree layer.Tree) {
+	transferred("another process", 0, func(x local.Context, tree layer.Tree) {
 		selected(t, x, tree, "src")
-		if content(t, tree, "src/a") != big("A") || content(t, tree, "src/b") != big("b") {
+		if reads(t, tree, "src/a") != big("A") || reads(t, tree, "src/b") != big("b") {
 			t.Error("files have something else")
 		}
 	})
-	transferred("all of it", 6<<20, func(x *Context, tree layer.Tree) { selected(t, x, tree, "") })
+	transferred("all of it", 6<<20, func(x local.Context, tree layer.Tree) { selected(t, x, tree, "") })
 	noneLeft(t, s)
 }
 
@@ -428,7 +449,7 @@ func TestFilesThatChange(t *testing.T) {
 				t.Errorf("reading %s: %v", name, err)
 			}
 		}
-		if content(t, tree, "stays") != "1" {
+		if reads(t, tree, "stays") != "1" {
 			t.Error("another file has something else")
 		}
 	}
@@ -451,7 +472,7 @@ func TestRacyFilesAreSentAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		content(t, tree, name)
+		reads(t, tree, name)
 		return e.Digest != ""
 	}
 	write(t, dir, map[string]string{"f": "1"})
@@ -487,7 +508,7 @@ func TestWhatIsNotRemembered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		content(t, tree, "f")
+		reads(t, tree, "f")
 		return e.Digest != ""
 	}
 	known(named, "0", op())
@@ -527,7 +548,7 @@ func TestDamagedFilesAreSentAgain(t *testing.T) {
 		before := c.Received()
 		x, tree := c.treeFor(t, op(), nil, nil)
 		selected(t, x, tree, "")
-		if content(t, tree, "f") != strings.Repeat("1", 100<<10) || content(t, tree, "g") != "2" {
+		if reads(t, tree, "f") != strings.Repeat("1", 100<<10) || reads(t, tree, "g") != "2" {
 			t.Error("files have something else")
 		}
 		c.endFor(t)
@@ -581,7 +602,7 @@ func TestSpaceOfOldFiles(t *testing.T) {
 		c := s.build(v)
 		x, tree := c.treeFor(t, op(), nil, nil)
 		selected(t, x, tree, "")
-		if content(t, tree, "f") != strings.Repeat(fmt.Sprint(i), 1<<20) || content(t, tree, "g") != strings.Repeat("g", 1<<20) {
+		if reads(t, tree, "f") != strings.Repeat(fmt.Sprint(i), 1<<20) || reads(t, tree, "g") != strings.Repeat("g", 1<<20) {
 			t.Error("files have something else")
 		}
 		c.endFor(t)
@@ -613,14 +634,14 @@ func TestKeptByOneAtATime(t *testing.T) {
 	other.kept = NewKept(s.store)
 	second := other.build(v)
 	_, otherTree := second.treeFor(t, op(), nil, nil)
-	if content(t, tree, "f") != "1" || content(t, otherTree, "f") != "1" {
+	if reads(t, tree, "f") != "1" || reads(t, otherTree, "f") != "1" {
 		t.Error("the file has something else")
 	}
 	second.endFor(t)
 	if _, err := s.store.Prune(t.Context(), store.Policy{All: true}); err != nil {
 		t.Fatal(err)
 	}
-	if content(t, tree, "f") != "1" {
+	if reads(t, tree, "f") != "1" {
 		t.Error("the file has something else after prune")
 	}
 	first.endFor(t)
@@ -637,7 +658,7 @@ func TestSessionsOfABuild(t *testing.T) {
 	c := s.build(nothing)
 	c.opt.IDs = []string{"gone", nothing.id, without.id, with.id}
 	_, tree := c.treeFor(t, op(pb.AttrLocalSessionID, without.id), nil, nil)
-	if content(t, tree, "f") != "1" {
+	if reads(t, tree, "f") != "1" {
 		t.Error("the file has something else")
 	}
 	c.opt.IDs = []string{nothing.id}
@@ -665,14 +686,14 @@ func TestSessionThatVanishes(t *testing.T) {
 	v := s.connect("key", directory(t, dir))
 	c := s.build(v)
 	x, tree := c.treeFor(t, op(), nil, nil)
-	if content(t, tree, "f") != "1" {
+	if reads(t, tree, "f") != "1" {
 		t.Error("the file has something else")
 	}
 	v.leave()
 	if _, err := layer.ReadFile(tree, "g"); !errors.Is(err, ErrGone) {
 		t.Errorf("reading a file: %v", err)
 	}
-	if content(t, tree, "f") != "1" {
+	if reads(t, tree, "f") != "1" {
 		t.Error("what was read before has something else")
 	}
 	if _, err := x.Tree(t.Context(), nil, []string{"x"}); !errors.Is(err, ErrGone) {
@@ -698,7 +719,7 @@ func TestMetadataOnly(t *testing.T) {
 	if got := strings.Join(names, " "); got != ". .fsutil-metadata a a/b a/b/wanted" {
 		t.Errorf("the tree has %s", got)
 	}
-	if content(t, strict, "a/b/wanted") != "1" {
+	if reads(t, strict, "a/b/wanted") != "1" {
 		t.Error("the file has something else")
 	}
 	dest := t.TempDir()
@@ -713,7 +734,7 @@ func TestMetadataOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := content(t, strict, ".fsutil-metadata"); got != string(want) || got == "" {
+	if got := reads(t, strict, ".fsutil-metadata"); got != string(want) || got == "" {
 		t.Errorf("the attributes are %q, BuildKit's %q", got, want)
 	}
 }

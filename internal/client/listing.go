@@ -19,15 +19,18 @@ import (
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
-// What a client may send of a directory. A million files take some 100 MB of a listing, and its directories, of
-// which something is held in memory, as many kilobytes as they are thousands.
+// What a client may send of a directory. A million files take some 100 MB of a listing; of each directory something is held
+// in memory. Tests have less.
+var (
+	maxEntries uint32 = 1 << 24
+	maxListing int64  = 2 << 30   // bytes, on the disk
+	maxHeld    int64  = 128 << 20 // bytes, in memory: of directories, and of files with several names
+)
+
 const (
-	maxEntries = 1 << 24
-	maxListing = 2 << 30   // bytes, on the disk
-	maxHeld    = 128 << 20 // bytes, in memory: of directories and of files with several names
-	maxPath    = 4095      // as in Linux
-	maxName    = 255
-	maxSize    = 1 << 43 // of a file
+	maxPath = 4095 // as in Linux
+	maxName = 255
+	maxSize = 1 << 43 // of a file
 )
 
 // errHostile marks what no client sends that walks a directory.
