@@ -26,7 +26,7 @@ var tiers = [][]string{
 	{"internal/layer", "internal/graph", "internal/progress", "internal/registry"},
 	{"internal/ocilayout"},
 	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source", "internal/imagetools", "internal/manifestlist"},
-	{"internal/cache"},
+	{"internal/cache", "internal/client"},
 	{"internal/engine", "internal/export", "internal/load"},
 	{"internal/container", "internal/frontend"},
 	{"internal/build", "internal/view"},
@@ -54,6 +54,7 @@ var owners = []struct {
 	{"text/template", []string{"internal/cli"}, "how something is shown is its front door's affair: others give values"},
 	{"text/tabwriter", []string{"internal/cli"}, "how something is shown is its front door's affair: others give values"},
 	{"github.com/docker/buildx", []string{"internal/bake"}, "what targets mean is one package's affair, which makes requests of builds of them"},
+	{"google.golang.org/grpc", []string{"internal/client", "internal/serve"}, "what a client offers in its session is made a contract of ours in one place"},
 	{"github.com/moby/buildkit/frontend/dockerfile/builder", []string{"internal/frontend"}, "nothing else knows of Dockerfiles"},
 }
 

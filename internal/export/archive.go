@@ -71,6 +71,24 @@ func OCIDir(ctx context.Context, s *store.Store, a *Assembly, names []string, di
 	return layout(ctx, s, a, names, false, dirPlace(dir))
 }
 
+// OCIBlobs hands all blobs of an image to put, each after those that it refers to: for a layout that somebody else makes of
+// them.
+func OCIBlobs(ctx context.Context, s *store.Store, a *Assembly, put func(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error) error {
+	for _, desc := range a.blobs() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		r, err := s.OpenBlob(ctx, desc.Digest)
+		if err == nil {
+			err = errors.Join(put(ctx, desc, r), r.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("writing blobs: %w", err)
+		}
+	}
+	return nil
+}
+
 func layout(ctx context.Context, s *store.Store, a *Assembly, names []string, docker bool, p place) error {
 	var files []func() error
 	jsonFile := func(name string, v any) {

@@ -397,3 +397,27 @@ func TestArchiveFails(t *testing.T) {
 		t.Errorf("a damaged layer gave %v", err)
 	}
 }
+
+// Whoever is handed the blobs of an image gets all of them, each after those that it names, and may refuse.
+func TestOCIBlobs(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	a, err := Assemble(ctx, s, []Source{source(t, s)}, Options{Encoding: layer.Encoding{Compression: layer.Gzip}})
+	must(t, err)
+	var got []ocispec.Descriptor
+	must(t, OCIBlobs(ctx, s, a, func(_ context.Context, desc ocispec.Descriptor, r io.Reader) error {
+		got = append(got, desc)
+		data, err := io.ReadAll(r)
+		if digest.FromBytes(data) != desc.Digest {
+			t.Errorf("blob %s has other content", desc.Digest)
+		}
+		return err
+	}))
+	if len(got) != 5 || got[4].Digest != a.Target.Digest {
+		t.Errorf("got %v", got)
+	}
+	refused := errors.New("no room")
+	if err := OCIBlobs(ctx, s, a, func(context.Context, ocispec.Descriptor, io.Reader) error { return refused }); !errors.Is(err, refused) {
+		t.Errorf("what refuses them: %v", err)
+	}
+}

@@ -66,6 +66,39 @@ func Tar(all []Files, split bool, w io.Writer) error {
 	return nil
 }
 
+// Tree gives root filesystems as one tree, as [Local] writes them; for whoever takes files in the order of a walk. What memory
+// has no room for is kept in the directory tmp.
+func Tree(all []Files, split bool, tmp string) (layer.Tree, error) {
+	w := &treeSink{index: layer.NewIndexWriter(tmp)}
+	if err := writeFiles(all, split, w); err != nil {
+		return nil, fmt.Errorf("listing files: %w", err)
+	}
+	index, err := w.index.File()
+	if err != nil {
+		return nil, fmt.Errorf("listing files: %w", err)
+	}
+	return index.Tree(w.open), nil
+}
+
+// treeSink makes an index of entries, with the numbers of their contents.
+type treeSink struct {
+	index    *layer.IndexWriter
+	contents []layer.Content
+}
+
+func (t *treeSink) Add(e *layer.Entry) error {
+	entry := &layer.IndexEntry{Entry: *e, Offset: -1}
+	if e.Content != nil {
+		entry.Offset = int64(len(t.contents))
+		t.contents = append(t.contents, e.Content)
+	}
+	return t.index.Put(entry)
+}
+
+func (t *treeSink) Close() error { return nil }
+
+func (t *treeSink) open(e *layer.IndexEntry) (io.ReadCloser, error) { return t.contents[e.Offset].Open() }
+
 // writeFiles writes the files of all platforms. Without split no two may have a file of the same
 // name (BuildKit's local exporter).
 func writeFiles(all []Files, split bool, w layer.Sink) error {

@@ -4,14 +4,18 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/layer/layertest"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -99,3 +103,42 @@ func TestLocal(t *testing.T) {
 
 // one is the files of a single platform.
 func one(t layer.Tree) []Files { return []Files{{Tree: t, Platform: "linux/amd64"}} }
+
+// As one tree, files are what they are in a directory: those of several platforms, and attestations, which come last, in
+// their order.
+func TestTree(t *testing.T) {
+	s := newStore(t)
+	all := []Files{{Tree: linked(t, s), Platform: "linux/s390x"}, {Tree: treeOf(t, s, made(t, s, map[string]string{"x": "1", "zz": "2"})), Platform: "linux/amd64"}}
+	for i := range all {
+		all[i].Attestations = []Attestation{{File: "about.json", Predicate: []byte("{}")}}
+	}
+	for _, tc := range []struct {
+		all   []Files
+		split bool
+	}{{all, true}, {all, false}, {all[:1], false}} {
+		dir := filepath.Join(shm(t), "out")
+		must(t, os.RemoveAll(dir))
+		must(t, Local(tc.all, tc.split, dir))
+		tree, err := Tree(tc.all, tc.split, "")
+		must(t, err)
+		layertest.Tree(t, tree)
+		list := func(tree layer.Tree) (lines []string) {
+			must(t, layer.Walk(tree, ".", func(e *layer.Entry) error {
+				text := ""
+				if e.IsRegular() {
+					data, err := layer.ReadFile(tree, e.Path)
+					must(t, err)
+					text = string(data)
+				}
+				lines = append(lines, fmt.Sprintf("%s %o %d %t %s", e.Path, e.Mode, e.Size, e.Nlink > 1, text))
+				return nil
+			}))
+			return lines[1:]
+		}
+		got, want := list(tree), list(layer.OpenDir(dir, layer.DirOptions{}))
+		if !slices.Equal(got, want) {
+			t.Errorf("split %t: got\n%s\nwant\n%s", tc.split, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		must(t, os.RemoveAll(dir))
+	}
+}
