@@ -36,13 +36,13 @@ func TestMain(m *testing.M) {
 
 // server is where clients' sessions arrive.
 type server struct {
-	t        *testing.T
+	t        testing.TB
 	sessions *session.Manager
 	store    *store.Store
 	kept     *Kept
 }
 
-func newServer(t *testing.T) *server {
+func newServer(t testing.TB) *server {
 	t.Helper()
 	sessions, err := session.NewManager()
 	if err != nil {
@@ -80,7 +80,7 @@ func (c *counted) Write(b []byte) (int, error) {
 
 // visitor is a client's own side of its session.
 type visitor struct {
-	t       *testing.T
+	t       testing.TB
 	id      string
 	session *session.Session
 	wire    *counted // received: by the client
@@ -129,7 +129,7 @@ func (e *ending) Read(b []byte) (int, error) {
 }
 
 // pipe is a connection with room in it, as that of a socket.
-func pipe(t *testing.T) (a, b net.Conn) {
+func pipe(t testing.TB) (a, b net.Conn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -174,7 +174,7 @@ func (c *Client) endFor(t *testing.T) {
 }
 
 // directory is a directory of a client's.
-func directory(t *testing.T, dir string) session.Attachable {
+func directory(t testing.TB, dir string) session.Attachable {
 	t.Helper()
 	fs, err := fsutil.NewFS(dir)
 	if err != nil {
@@ -193,7 +193,7 @@ func op(attrs ...string) *pb.SourceOp {
 }
 
 // context gives the tree of a client's directory.
-func (c *Client) treeFor(t *testing.T, o *pb.SourceOp, include, exclude []string) (local.Context, layer.Tree) {
+func (c *Client) treeFor(t testing.TB, o *pb.SourceOp, include, exclude []string) (local.Context, layer.Tree) {
 	t.Helper()
 	x, err := c.Context(o)
 	if err != nil {
@@ -225,7 +225,7 @@ func write(t *testing.T, dir string, files map[string]string) {
 }
 
 // selected digests what a COPY of some paths reads.
-func selected(t *testing.T, x local.Context, tree layer.Tree, paths ...string) digest.Digest {
+func selected(t testing.TB, x local.Context, tree layer.Tree, paths ...string) digest.Digest {
 	t.Helper()
 	var copies []*pb.FileActionCopy
 	for _, p := range paths {
