@@ -60,7 +60,7 @@ type Options struct {
 // Client is the client of one build. It is safe for concurrent use.
 type Client struct {
 	opt    Options
-	ctx    context.Context // ends with the client
+	ctx    context.Context // ends with the build, and with the client
 	cancel context.CancelCauseFunc
 
 	mu       sync.Mutex
@@ -72,13 +72,14 @@ type Client struct {
 	received atomic.Int64
 }
 
-// New returns the client with some sessions. Nothing is asked before the first call of a method.
-func New(opt Options) *Client {
+// New returns the client with some sessions. Nothing is asked before the first call of a method; nothing is waited for after the end
+// of ctx, which is that of the build.
+func New(ctx context.Context, opt Options) *Client {
 	if opt.Wait == 0 {
 		opt.Wait = sessionWait
 	}
 	c := &Client{opt: opt, contexts: map[string]*Context{}, uploads: map[string]*future[httpsource.Upload]{}, secrets: map[string]string{}}
-	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	return c
 }
 

@@ -151,7 +151,7 @@ func (v *visitor) leave() { v.session.Close() }
 
 // build is the client of one build.
 func (s *server) build(v *visitor) *Client {
-	c := New(Options{Sessions: s.sessions, IDs: []string{v.id}, Owner: "0", Store: s.store, Kept: s.kept, Wait: 50 * time.Millisecond})
+	c := New(context.Background(), Options{Sessions: s.sessions, IDs: []string{v.id}, Owner: "0", Store: s.store, Kept: s.kept, Wait: 50 * time.Millisecond})
 	s.t.Cleanup(func() {
 		if err := c.Close(context.Background()); err != nil {
 			s.t.Error(err)

@@ -146,6 +146,73 @@ func TestListingsAreBounded(t *testing.T) {
 	noneLeft(t, s)
 }
 
+// What a client sends although patterns leave it out is not there.
+func TestWhatPatternsLeaveOutIsDropped(t *testing.T) {
+	s := newServer(t)
+	c := s.build(s.connect("key", liar(func(stream filesync.FileSync_DiffCopyServer) error {
+		if err := lists(stream, dir("a"), regular("a/x", 1), regular("a/y", 1), regular("b", 1)); err != nil {
+			return err
+		}
+		_, err := stream.Recv()
+		if err == nil {
+			err = stream.Send(&types.Packet{Type: types.PACKET_FIN})
+		}
+		return err
+	})))
+	for _, tc := range []struct {
+		include, exclude []string
+		want             string
+	}{{nil, []string{"a/x"}, ". a a/y b"}, {[]string{"a/x"}, nil, ". a a/x"}} {
+		_, tree := c.treeFor(t, op(), tc.include, tc.exclude)
+		var names []string
+		if err := layer.Walk(tree, ".", func(e *layer.Entry) error { names = append(names, e.Path); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(names, " "); got != tc.want {
+			t.Errorf("include %q, exclude %q: got %s, want %s", tc.include, tc.exclude, got, tc.want)
+		}
+	}
+	c.endFor(t)
+}
+
+// What will be digested is asked for before it is waited for: here, many files before the first is answered.
+func TestManyAreAskedForAhead(t *testing.T) {
+	const files, ahead = 300, 200
+	s := newServer(t)
+	c := s.build(s.connect("key", liar(func(stream filesync.FileSync_DiffCopyServer) error {
+		var all []*types.Stat
+		for i := range files {
+			all = append(all, regular(fmt.Sprintf("%05d", i), 1))
+		}
+		if err := lists(stream, all...); err != nil {
+			return err
+		}
+		var asked []uint32
+		for answered := 0; ; {
+			p, err := stream.Recv()
+			switch {
+			case err != nil:
+				return err
+			case p.Type == types.PACKET_FIN:
+				return stream.Send(p)
+			}
+			if asked = append(asked, p.ID); len(asked) < ahead {
+				continue
+			}
+			for ; answered < len(asked); answered++ {
+				for _, data := range []string{"x", ""} {
+					if err := stream.Send(&types.Packet{Type: types.PACKET_DATA, ID: asked[answered], Data: []byte(data)}); err != nil {
+						return err
+					}
+				}
+			}
+		}
+	})))
+	x, tree := c.treeFor(t, op(), nil, nil)
+	selected(t, x, tree, "")
+	c.endFor(t)
+}
+
 // Contents are those that were asked for, and of the size that was said.
 func TestHostileContents(t *testing.T) {
 	s := newServer(t)

@@ -58,7 +58,9 @@ func (c *Client) Origin(id string) string {
 	if ok {
 		return of
 	}
-	value, err := c.Secret(c.ctx, id)
+	ctx, cancel := c.bound(c.ctx, callTime)
+	defer cancel()
+	value, err := c.Secret(ctx, id)
 	switch {
 	case errdefs.IsNotFound(err):
 	case err != nil:

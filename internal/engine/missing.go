@@ -46,7 +46,7 @@ func (r *Run) missingLocal(ctx context.Context, n, source *node, name string) (l
 		return nil, "check the path"
 	}
 	if _, exclude, err := local.Patterns(source.v.Op.GetSource()); err == nil && len(exclude) > 0 {
-		all, err := c.Tree(ctx, nil, nil)
+		all, err := c.Tree(ctx, []string{strings.TrimPrefix(name, "/")}, nil) // of a client's directory nothing else is listed
 		if err == nil {
 			_, err = all.Lstat(strings.TrimPrefix(name, "/"))
 		}
