@@ -65,6 +65,7 @@ type Client struct {
 
 	mu       sync.Mutex
 	contexts map[string]*Context
+	hosts    map[string]*host // of sessions that sources name
 	uploads  map[string]*future[httpsource.Upload]
 	secrets  map[string]string // origins, by IDs
 	temp     string            // directory of what goes with the client; "" without one
@@ -78,7 +79,7 @@ func New(ctx context.Context, opt Options) *Client {
 	if opt.Wait == 0 {
 		opt.Wait = sessionWait
 	}
-	c := &Client{opt: opt, contexts: map[string]*Context{}, uploads: map[string]*future[httpsource.Upload]{}, secrets: map[string]string{}}
+	c := &Client{opt: opt, contexts: map[string]*Context{}, hosts: map[string]*host{}, uploads: map[string]*future[httpsource.Upload]{}, secrets: map[string]string{}}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	return c
 }
@@ -89,10 +90,13 @@ var errClosed = errors.New("the build is over")
 // told of it as long as ctx lives.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
-	all, temp := c.contexts, c.temp
-	c.contexts, c.temp = nil, ""
+	all, hosts, temp := c.contexts, c.hosts, c.temp
+	c.contexts, c.hosts, c.temp = nil, nil, ""
 	c.mu.Unlock()
 	var errs []error
+	for _, h := range hosts {
+		errs = append(errs, c.opt.Kept.leave(ctx, h))
+	}
 	for _, x := range all {
 		x.end(ctx)
 	}
@@ -106,8 +110,16 @@ func (c *Client) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Received is how many bytes of directories and uploads the client has sent.
-func (c *Client) Received() int64 { return c.received.Load() }
+// Received is how many bytes of directories and uploads the client has sent, to this build and those that share its directories.
+func (c *Client) Received() int64 {
+	n := c.received.Load()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, h := range c.hosts {
+		n += h.client.Received()
+	}
+	return n
+}
 
 // tempDir is a directory that goes with the client.
 func (c *Client) tempDir() (string, error) {

@@ -77,12 +77,31 @@ func parseSource(op *pb.SourceOp) (s source, err error) {
 }
 
 // Context returns the directory that a local source is about. It is the same one for all sources that read it in the same
-// way. Whether the client has it is found out later.
+// way, also of other builds where they name the session that has it. Whether the client has it is found out later.
 func (c *Client) Context(op *pb.SourceOp) (local.Context, error) {
 	s, err := parseSource(op)
 	if err != nil {
 		return nil, err
 	}
+	if s.Session == "" {
+		return c.context(s)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.contexts == nil {
+		return nil, errClosed
+	}
+	h := c.hosts[s.Session]
+	if h == nil {
+		h = c.opt.Kept.host(c, s.Session)
+		context.AfterFunc(c.ctx, func() { c.opt.Kept.rest(h, context.Cause(c.ctx)) })
+		c.hosts[s.Session] = h
+	}
+	return h.client.context(s)
+}
+
+// context is Context for a source that is read by this client itself.
+func (c *Client) context(s source) (local.Context, error) {
 	key, err := json.Marshal(s)
 	if err != nil {
 		return nil, err

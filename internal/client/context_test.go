@@ -678,6 +678,95 @@ func TestSessionsOfABuild(t *testing.T) {
 	}
 }
 
+// Builds that read one session's directory list it once, and each may end when it likes.
+func TestBuildsShareADirectory(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"f": "1", "g": "2"})
+	s := newServer(t)
+	own, shared := s.connect("key"), s.connect("key", directory(t, dir))
+	source := op(pb.AttrLocalSessionID, shared.id)
+	first, second := s.build(own), s.build(own)
+	x, tree := first.treeFor(t, source, nil, nil)
+	listed := first.Received()
+	y, other := second.treeFor(t, source, nil, nil)
+	if x != y || tree != other || second.Received() != listed {
+		t.Errorf("the directory was listed twice: %d and %d bytes", listed, second.Received())
+	}
+	stranger := s.build(own)
+	stranger.opt.Owner = "1"
+	if z, _ := stranger.treeFor(t, source, nil, nil); z == x {
+		t.Error("another owner's build has the same directory")
+	}
+	if reads(t, tree, "f") != "1" {
+		t.Error("f has something else")
+	}
+	first.endFor(t)
+	if reads(t, other, "g") != "2" {
+		t.Error("g has something else")
+	}
+	second.endFor(t)
+	stranger.endFor(t)
+	noneLeft(t, s)
+	if len(s.kept.hosts) > 0 {
+		t.Errorf("%d sessions are kept", len(s.kept.hosts))
+	}
+	third := s.build(own) // later
+	if _, tree := third.treeFor(t, source, nil, nil); reads(t, tree, "g") != "2" {
+		t.Error("g has something else")
+	}
+	third.endFor(t)
+}
+
+// When all builds are over that read a silent client's directory, nobody waits for it any more.
+func TestBuildsOfASilentClient(t *testing.T) {
+	s := newServer(t)
+	asked := make(chan struct{}, 10)
+	v := s.connect("key", liar(func(stream filesync.FileSync_DiffCopyServer) error {
+		if err := lists(stream, regular("f", 4)); err != nil {
+			return err
+		}
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+		asked <- struct{}{}
+		<-stream.Context().Done()
+		return nil
+	}))
+	over := errors.New("the build was cancelled")
+	var builds []*Client
+	var cancels []context.CancelCauseFunc
+	read := make(chan error, 2)
+	for range 2 {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		c := New(ctx, Options{Sessions: s.sessions, IDs: []string{v.id}, Store: s.store, Kept: s.kept})
+		_, tree := c.treeFor(t, op(pb.AttrLocalSessionID, v.id), nil, nil)
+		go func() {
+			_, err := layer.ReadFile(tree, "f")
+			read <- err
+		}()
+		builds, cancels = append(builds, c), append(cancels, cancel)
+	}
+	<-asked
+	cancels[0](over)
+	select {
+	case err := <-read:
+		t.Errorf("reading ended while a build goes on: %v", err)
+	default:
+	}
+	cancels[1](over)
+	for range 2 {
+		if err := <-read; !errors.Is(err, over) {
+			t.Errorf("reading: %v", err)
+		}
+	}
+	for _, c := range builds {
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	noneLeft(t, s)
+}
+
 // A client that goes ends what is read of it, at once and with words.
 func TestSessionThatVanishes(t *testing.T) {
 	dir := t.TempDir()

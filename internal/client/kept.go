@@ -28,8 +28,9 @@ import (
 type Kept struct {
 	store *store.Store
 
-	mu   sync.Mutex
-	open map[string]*slot
+	mu    sync.Mutex
+	open  map[string]*slot
+	hosts map[string]*host
 }
 
 // slot is where the contents are that go by one name.
@@ -42,7 +43,9 @@ type slot struct {
 }
 
 // NewKept returns what is kept in a store.
-func NewKept(s *store.Store) *Kept { return &Kept{store: s, open: map[string]*slot{}} }
+func NewKept(s *store.Store) *Kept {
+	return &Kept{store: s, open: map[string]*slot{}, hosts: map[string]*host{}}
+}
 
 // take opens the contents with a name; with "" they are the caller's alone, and go with it.
 func (k *Kept) take(name string) (_ *contents, release func() error, _ error) {
