@@ -90,8 +90,8 @@ var errClosed = errors.New("the build is over")
 // told of it as long as ctx lives.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
-	all, hosts, temp := c.contexts, c.hosts, c.temp
-	c.contexts, c.hosts, c.temp = nil, nil, ""
+	all, hosts, uploads, temp := c.contexts, c.hosts, c.uploads, c.temp
+	c.contexts, c.hosts, c.uploads, c.temp = nil, nil, nil, ""
 	c.mu.Unlock()
 	var errs []error
 	for _, h := range hosts {
@@ -103,6 +103,9 @@ func (c *Client) Close(ctx context.Context) error {
 	c.cancel(errClosed)
 	for _, x := range all {
 		errs = append(errs, x.release())
+	}
+	for _, f := range uploads { // nobody begins another one by now
+		<-f.done
 	}
 	if temp != "" {
 		errs = append(errs, os.RemoveAll(temp))

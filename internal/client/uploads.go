@@ -23,6 +23,10 @@ var _ httpsource.Uploads = (*Client)(nil)
 // Upload implements [httpsource.Uploads]. The client sends a file once.
 func (c *Client) Upload(ctx context.Context, name string) (httpsource.Upload, error) {
 	c.mu.Lock()
+	if c.uploads == nil {
+		c.mu.Unlock()
+		return httpsource.Upload{}, errClosed
+	}
 	f := c.uploads[name]
 	if f == nil {
 		number := len(c.uploads)

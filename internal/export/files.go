@@ -97,7 +97,9 @@ func (t *treeSink) Add(e *layer.Entry) error {
 
 func (t *treeSink) Close() error { return nil }
 
-func (t *treeSink) open(e *layer.IndexEntry) (io.ReadCloser, error) { return t.contents[e.Offset].Open() }
+func (t *treeSink) open(e *layer.IndexEntry) (io.ReadCloser, error) {
+	return t.contents[e.Offset].Open()
+}
 
 // writeFiles writes the files of all platforms. Without split no two may have a file of the same
 // name (BuildKit's local exporter).
