@@ -49,20 +49,29 @@ type record struct {
 	log  *progress.Log
 }
 
-func (b *Builder) newRecord(ctx context.Context, name string, req Request, dockerfile string) (*record, error) {
-	var id [4]byte // the time comes first: builds are listed in their order
+// NewID is the ID of a build that begins now. The time comes first: builds are listed in their order.
+func NewID(now time.Time) (string, error) {
+	var id [4]byte
 	if _, err := rand.Read(id[:]); err != nil {
+		return "", err
+	}
+	return now.UTC().Format(idTime) + hex.EncodeToString(id[:]), nil
+}
+
+func (b *Builder) newRecord(ctx context.Context, name string, req Request, dockerfile string) (*record, error) {
+	now := time.Now().UTC()
+	id, err := NewID(now)
+	if err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
-	now := time.Now().UTC()
 	r := &record{Record: Record{
-		ID:     now.Format(idTime) + hex.EncodeToString(id[:]),
+		ID:     id,
 		Called: name, Command: req.Command, Context: urlutil.RedactCredentials(req.Context), File: dockerfile, Target: req.Target, Platforms: req.Platforms, Started: now,
 	}}
 	r.wholePaths(&req)
 	s := b.opt.Store
 	again := func(fn func() error) error { return s.Again(ctx, s.Root(), fn) }
-	err := again(func() (err error) {
+	err = again(func() (err error) {
 		r.dir, err = s.NewBuild(r.ID)
 		return err
 	})

@@ -185,6 +185,27 @@ func (s *Store) RemoveBuild(name string) error {
 	return err
 }
 
+// PinBuild keeps the record of a build from going, or lets it go again.
+func (s *Store) PinBuild(name string, pin bool) error {
+	if filepath.Base(name) != name || !filepath.IsLocal(name) {
+		return fmt.Errorf("pinning the record of build %s: %w", name, ErrNotFound)
+	}
+	dir := filepath.Join(s.root, "builds", name)
+	if !isDir(dir) {
+		return fmt.Errorf("pinning the record of build %s: %w", name, ErrNotFound)
+	}
+	var err error
+	if pin {
+		err = os.WriteFile(filepath.Join(dir, pinned), nil, 0o600)
+	} else if err = os.Remove(filepath.Join(dir, pinned)); errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("pinning the record of build %s: %w", name, err)
+	}
+	return nil
+}
+
 // choose chooses which of all records, the newest first, are not to be kept.
 func (h History) choose(all []BuildRecord, size int64) (chosen []BuildRecord) {
 	var kept int

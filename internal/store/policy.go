@@ -136,6 +136,12 @@ func (s *Store) Prune(ctx context.Context, policies ...Policy) (p Pruned, err er
 	return s.prune(ctx, manner{}, policies...)
 }
 
+// PruneBeside is [Store.Prune] by a process that works meanwhile: what it uses itself stays as what others use.
+func (s *Store) PruneBeside(ctx context.Context, policies ...Policy) (p Pruned, err error) {
+	defer s.makeRoom()()
+	return s.prune(ctx, manner{working: true}, policies...)
+}
+
 // prune is [Store.Prune] in some manner.
 func (s *Store) prune(ctx context.Context, how manner, policies ...Policy) (p Pruned, err error) {
 	if _, err := s.current(); err != nil { // sweeps

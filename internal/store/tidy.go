@@ -47,6 +47,8 @@ func (s *Store) DefaultPolicies(limits Policy) ([]Policy, error) {
 type Keep struct {
 	Policies []Policy // of the build cache; none keeps all
 	History  *History // of builds; nil keeps all
+	// Beside says that this process works meanwhile: what it uses stays as what others use.
+	Beside bool
 }
 
 // Wrote reports whether this process has written layers, blobs or the record of a build: what [Store.Tidy] is for.
@@ -54,7 +56,7 @@ func (s *Store) Wrote() bool { return s.wrote.Load() }
 
 // Tidy is [Store.Prune] and [Store.PruneBuilds] by a process that has ended its work: not when it wrote neither layers nor
 // blobs nor the record of a build, and seldom, unless the disk gets short of what policies want to be free. The caller must
-// not be using layers or blobs; what it used is not held any more. What is not deleted in a few seconds is left to others.
+// not be using layers or blobs, unless keep says Beside; what it used is not held any more. What is not deleted in a few seconds is left to others.
 func (s *Store) Tidy(ctx context.Context, keep Keep) error {
 	if !s.Wrote() {
 		return nil
@@ -63,10 +65,14 @@ func (s *Store) Tidy(ctx context.Context, keep Keep) error {
 	if err != nil || !due {
 		return err
 	}
-	if err := errors.Join(s.noteTidy(), s.letAllGo()); err != nil { // first: it is this process's turn
+	err = s.noteTidy() // first: it is this process's turn
+	if !keep.Beside {
+		err = errors.Join(err, s.letAllGo())
+	}
+	if err != nil {
 		return fmt.Errorf("pruning the build cache: %w", err)
 	}
-	how := manner{by: time.Now().Add(tidyTime)}
+	how := manner{by: time.Now().Add(tidyTime), working: keep.Beside}
 	var herr error
 	if keep.History != nil {
 		if _, _, herr = s.pruneBuilds(*keep.History, how); IsFull(herr) {
