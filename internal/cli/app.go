@@ -10,6 +10,7 @@ import (
 
 	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/config"
 	"github.com/slipway-build/slipway/internal/registry"
@@ -42,11 +43,25 @@ type app struct {
 
 	openStore    *store.Store
 	openRegistry *registry.Client
+
+	atEnd []func() // what is to be done when the command is over
 }
 
 // globalFlags adds the flags of all commands.
 func (a *app) globalFlags(root *cobra.Command) {
-	f := root.PersistentFlags()
+	a.sharedFlags(root.PersistentFlags())
+	l := root.Flags()
+	l.BoolP("version", "v", false, "Print version information and quit")
+	l.Func("config", "Directory of docker's config.json, with the credentials of registries (DOCKER_CONFIG)", func(dir string) error {
+		dockerconfig.SetDir(dir) // for all that reads it
+		return nil
+	})
+	l.String("log-level", "", "Accepted for Docker's sake")
+	l.Lookup("log-level").Hidden = true
+}
+
+// sharedFlags are those of programs by other names, too.
+func (a *app) sharedFlags(f *pflag.FlagSet) {
 	f.StringVar(&a.root, "root", "", "Directory of the store (SLIPWAY_ROOT)")
 	f.StringArrayVar(&a.certs, "certs-dir", nil, "Directory of <host>/hosts.toml with mirrors and certificates (SLIPWAY_CERTS_DIR)")
 	f.StringVar(&a.runtime, "runtime", "", "OCI runtime binary that runs containers instead of the built-in one")
@@ -57,14 +72,6 @@ func (a *app) globalFlags(root *cobra.Command) {
 	// No shorthand: `run -h` names a host. A lone -h is help all the same.
 	f.Bool("help", false, "Print usage")
 	f.Lookup("help").Hidden = true
-	l := root.Flags()
-	l.BoolP("version", "v", false, "Print version information and quit")
-	l.Func("config", "Directory of docker's config.json, with the credentials of registries (DOCKER_CONFIG)", func(dir string) error {
-		dockerconfig.SetDir(dir) // for all that reads it
-		return nil
-	})
-	l.String("log-level", "", "Accepted for Docker's sake")
-	l.Lookup("log-level").Hidden = true
 }
 
 // calls reports whether the arguments may call a command: one of them is its name. Only such a
@@ -118,6 +125,16 @@ func (a *app) Store() (*store.Store, error) {
 	if a.openStore != nil {
 		return a.openStore, nil
 	}
+	s, err := a.newStore()
+	if err != nil {
+		return nil, err
+	}
+	a.openStore = s
+	return s, nil
+}
+
+// newStore opens the store once more, as another process would.
+func (a *app) newStore() (*store.Store, error) {
 	dir, err := a.storeRoot()
 	if err != nil {
 		return nil, err
@@ -133,12 +150,14 @@ func (a *app) Store() (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.openStore = s
 	return s, nil
 }
 
 // close ends the use of what was opened.
 func (a *app) close() error {
+	for _, f := range a.atEnd {
+		f()
+	}
 	if a.openStore == nil {
 		return nil
 	}

@@ -32,8 +32,11 @@ import (
 // code of the process.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	name := "slipway"
-	if len(args) > 0 && filepath.Base(args[0]) == "docker" {
-		name = "docker"
+	if len(args) > 0 {
+		switch base := filepath.Base(args[0]); base {
+		case "docker", daemonName, daemonClientName:
+			name = base
+		}
 	}
 	log.SetOutput(io.Discard)          // net/http's, which has what servers send
 	logrus.SetLevel(logrus.ErrorLevel) // libraries' warnings: what counts is in their errors
@@ -51,7 +54,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	completes := len(args) > 1 && strings.HasPrefix(args[1], cobra.ShellCompRequestCmd)
 	a.allCommands = completes
-	root := newRoot(a)
+	root := a.rootOf(name)
 	if completes {
 		a.registerCompletions(root)
 	}
@@ -104,6 +107,17 @@ func (c *callCount) end() {
 	}
 }
 
+// rootOf builds the tree of commands of the program that is called by a name.
+func (a *app) rootOf(name string) *cobra.Command {
+	switch name {
+	case daemonName:
+		return newDaemon(a)
+	case daemonClientName:
+		return newDaemonClient(a)
+	}
+	return newRoot(a)
+}
+
 // Commands is the tree of all commands, for what describes them.
 func Commands() *cobra.Command {
 	root := newRoot(&app{name: "slipway"})
@@ -138,8 +152,7 @@ func newRoot(a *app) *cobra.Command {
 			if !cmd.HasParent() || cmd.Annotations[printsOnly] != "" {
 				return nil
 			}
-			catchSignals(cmd.Context())
-			return a.configure(cmd)
+			return a.begin(cmd)
 		},
 	}
 	root.TraverseChildren = true
@@ -153,6 +166,12 @@ func newRoot(a *app) *cobra.Command {
 	root.SetUsageTemplate(usageTemplate)
 	bareUsage(root)
 	return root
+}
+
+// begin is what a command that works begins with.
+func (a *app) begin(cmd *cobra.Command) error {
+	catchSignals(cmd.Context())
+	return a.configure(cmd)
 }
 
 // printsOnly is the annotation of a command that prints what the program knows, and that no signal finds at work.

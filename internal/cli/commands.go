@@ -23,7 +23,7 @@ func topCommands() []topCommand {
 		{"rm", "", func(a *app) *cobra.Command { return newContainerRmCmd(a) }},
 		{"ps", "", func(a *app) *cobra.Command { return newContainerLsCmd(a, "ps") }},
 		{"start", "", newStartCmd}, {"run", "", newRunCmd},
-		{"image", "", newImageCmd}, {"container", "", newContainerCmd}, {"buildx", "builder", newBuildxCmd}, {"context", "", newContextCmd},
+		{"image", "", newImageCmd}, {"container", "", newContainerCmd}, {"buildx", "builder", newBuildxCmd}, {"context", "", newContextCmd}, {"serve", "", newServeCmd},
 		{"system", "", func(a *app) *cobra.Command {
 			return group("system", "Manage the store", newSystemCheckCmd(a), newSystemDfCmd(a), newSystemPruneCmd(a))
 		}},

@@ -20,7 +20,7 @@ var variables = map[string]string{
 
 // configure gives a command the settings of files, where neither a flag nor a variable says something else.
 func (a *app) configure(cmd *cobra.Command) (err error) {
-	if text := os.Getenv("SLIPWAY_STORE_LIMIT"); text != "" && !cmd.Root().PersistentFlags().Lookup("store-limit").Changed {
+	if text := os.Getenv("SLIPWAY_STORE_LIMIT"); text != "" && !changed(cmd.Root().PersistentFlags(), "store-limit") {
 		if err := a.limit.UnmarshalText([]byte(text)); err != nil {
 			return fmt.Errorf("reading SLIPWAY_STORE_LIMIT: %w", err)
 		}
@@ -45,6 +45,12 @@ func (a *app) configure(cmd *cobra.Command) (err error) {
 	return nil
 }
 
+// changed reports whether a flag was given.
+func changed(flags *pflag.FlagSet, name string) bool {
+	f := flags.Lookup(name)
+	return f != nil && f.Changed
+}
+
 // set sets the flags of a group of settings.
 func set(flags *pflag.FlagSet, group any) error {
 	return config.Each(group, func(name string, values []string) error {
@@ -63,16 +69,23 @@ func set(flags *pflag.FlagSet, group any) error {
 
 // tidy lets build cache and records of builds go that nobody wants to keep, after whatever command wrote to the store. It is no failure of what was done before.
 func (a *app) tidy(ctx context.Context) {
-	if ctx.Err() != nil || a.openStore == nil || !a.openStore.Wrote() {
+	if a.openStore != nil {
+		a.tidyStore(ctx, a.openStore, false)
+	}
+}
+
+// tidyStore is tidy for a store; beside says that this process works with it meanwhile.
+func (a *app) tidyStore(ctx context.Context, s *store.Store, beside bool) {
+	if ctx.Err() != nil || !s.Wrote() {
 		return
 	}
-	var keep store.Keep
+	keep := store.Keep{Beside: beside}
 	var err error
-	if keep.Policies, err = a.policies(); err == nil {
+	if keep.Policies, err = a.policiesOf(s); err == nil {
 		keep.History, err = a.history()
 	}
 	if err == nil {
-		err = a.openStore.Tidy(ctx, keep)
+		err = s.Tidy(ctx, keep)
 	}
 	if err != nil && ctx.Err() == nil {
 		fmt.Fprintln(a.stderr, "WARNING:", err)
@@ -80,7 +93,10 @@ func (a *app) tidy(ctx context.Context) {
 }
 
 // policies are those of the configuration; without any, defaults by the size of the disk.
-func (a *app) policies() ([]store.Policy, error) {
+func (a *app) policies() ([]store.Policy, error) { return a.policiesOf(a.openStore) }
+
+// policiesOf are those of a store.
+func (a *app) policiesOf(s *store.Store) ([]store.Policy, error) {
 	c := a.settings
 	if c == nil {
 		c = &config.Settings{}
@@ -93,7 +109,7 @@ func (a *app) policies() ([]store.Policy, error) {
 		if err != nil {
 			return nil, err
 		}
-		return a.openStore.DefaultPolicies(limits)
+		return s.DefaultPolicies(limits)
 	}
 	var all []store.Policy
 	for _, r := range c.Policies {

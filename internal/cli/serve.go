@@ -1,0 +1,247 @@
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/buildkit/client"
+	dockerfile "github.com/moby/buildkit/frontend/dockerfile/version"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/util/grpcerrors"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"google.golang.org/grpc/codes"
+
+	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/serve"
+	"github.com/slipway-build/slipway/internal/serve/control"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// serving is what a server is told.
+type serving struct {
+	addrs        []string
+	group, mode  string
+	uid          int
+	cert, key    string
+	ca           string
+	insecure     bool
+	idle         time.Duration
+	entitlements []string
+	config       string // a buildkitd.toml
+	labels       map[string]string
+	platforms    []string
+}
+
+// How long a server holds the store.
+const (
+	storeLinger = 10 * time.Second // after a request
+	storeMaxAge = 30 * time.Minute
+)
+
+// allEntitlements are those that a client may be allowed to give.
+var allEntitlements = []string{"network.host", "security.insecure", "device"}
+
+func newServeCmd(a *app) *cobra.Command {
+	opts := serving{uid: -1}
+	cmd := &cobra.Command{
+		Use:   "serve [OPTIONS]",
+		Short: "Let clients of BuildKit build: docker buildx, buildctl and others",
+		Long: `Answer the clients of BuildKit: docker buildx (driver remote), buildctl, and programs with BuildKit's Go client.
+
+A server has nothing of its own: it works with the store that the command line works with, and any number of them and of
+commands do so at the same time. Whoever may connect may do what this user may: see docs/clients.md. SIGTERM lets the builds that run end first, a second one
+ends them.`,
+		Args: exactArgs(0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd, &opts) },
+	}
+	if !a.calls(cmd) {
+		return cmd
+	}
+	f := cmd.Flags()
+	opts.listenFlags(f)
+	f.StringVar(&opts.mode, "mode", "0660", "Permissions of Unix sockets")
+	f.BoolVar(&opts.insecure, "insecure", false, "Listen at tcp:// addresses without asking clients for a certificate: whoever reaches them is root here")
+	f.DurationVar(&opts.idle, "idle", 0, "End when there was no request for so long, as with systemd's sockets (fd://); 0 is never")
+	f.StringVar(&opts.config, "config", "", "Configuration of a BuildKit daemon (buildkitd.toml), as far as it says something to this one")
+	f.IntVar(&a.maxRuns, "max-parallelism", 0, "Limit the number of parallel build steps that can run at the same time")
+	return cmd
+}
+
+// listenFlags are those that buildkitd has as well.
+func (o *serving) listenFlags(f *pflag.FlagSet) {
+	f.StringArrayVar(&o.addrs, "addr", nil, `Listening address: unix://PATH, tcp://HOST:PORT, or fd://[NAME] for a socket of systemd (default "`+socketOf("slipway")+`")`)
+	f.StringVar(&o.group, "group", "", "Group (name or gid) which will own all Unix socket listening addresses")
+	f.StringVar(&o.cert, "tlscert", "", "Certificate file to use")
+	f.StringVar(&o.key, "tlskey", "", "Key file to use")
+	f.StringVar(&o.ca, "tlscacert", "", "CA certificate to verify clients")
+	f.StringArrayVar(&o.entitlements, "allow-insecure-entitlement", nil, "Allow clients to give builds an entitlement: network.host, security.insecure")
+}
+
+// socketOf is where a server of a name listens unless it is told otherwise.
+func socketOf(name string) string {
+	dir := "/run"
+	if os.Geteuid() != 0 {
+		if dir = os.Getenv("XDG_RUNTIME_DIR"); dir == "" {
+			dir = filepath.Join("/run/user", strconv.Itoa(os.Getuid()))
+		}
+	}
+	return "unix://" + filepath.Join(dir, name, "buildkitd.sock")
+}
+
+// serve serves until a signal, an error or idleness ends it.
+func (a *app) serve(cmd *cobra.Command, o *serving) error {
+	ctx := cmd.Context()
+	if err := a.daemonSettings(cmd, o); err != nil {
+		return err
+	}
+	for _, e := range o.entitlements {
+		if !slices.Contains(allEntitlements, e) {
+			return fmt.Errorf("invalid entitlement : %s", e)
+		}
+	}
+	mode, err := strconv.ParseUint(o.mode, 8, 9)
+	if err != nil {
+		return fmt.Errorf("invalid --mode %q: want permissions as 0660", o.mode)
+	}
+	if len(o.addrs) == 0 {
+		o.addrs = []string{socketOf("slipway")}
+	}
+	worker, err := a.worker(o)
+	if err != nil {
+		return err
+	}
+	sessions, err := session.NewManager()
+	if err != nil {
+		return err
+	}
+	if err := a.tryStore(); err != nil {
+		return err
+	}
+	listeners, err := serve.Listen(o.addrs, serve.ListenOptions{
+		Mode: os.FileMode(mode), Group: o.group, UID: o.uid, Cert: o.cert, Key: o.key, CA: o.ca, Insecure: o.insecure,
+	})
+	if err != nil {
+		return err
+	}
+	keeper := &serve.Keeper{Open: func() (*control.Backend, func() error, error) { return a.backend(ctx) }, Linger: storeLinger, MaxAge: storeMaxAge, Warn: a.warn}
+	defer keeper.Close()
+	c := control.New(control.Options{
+		Acquire: keeper.Acquire, Sessions: sessions, Worker: worker, Entitlements: o.entitlements, Limits: stepLimits(),
+		Warn: a.warn, Tidy: func(ctx context.Context, s *store.Store) { a.tidyStore(ctx, s, true) },
+	})
+	notifier := serve.NewNotifier()
+	drain := a.drain(ctx, notifier)
+	err = serve.Serve(ctx, drain, listeners, serve.Options{Control: c, Idle: o.idle, Warn: a.warn, Ready: func() {
+		for _, l := range listeners {
+			fmt.Fprintf(a.stderr, "running server on %s\n", l.Addr())
+		}
+		notifier.Tell("READY=1")
+	}})
+	if ctx.Err() != nil {
+		return errors.Join(err, context.Cause(ctx))
+	}
+	return err
+}
+
+// drain returns what the first signal closes. The next one ends the context.
+func (a *app) drain(ctx context.Context, n *serve.Notifier) <-chan struct{} {
+	drain := make(chan struct{})
+	signals, _ := forwardSignals(ctx)
+	go func() {
+		select {
+		case <-signals:
+			n.Tell("STOPPING=1")
+			fmt.Fprintln(a.stderr, "stopping server")
+			close(drain)
+		case <-ctx.Done():
+		}
+	}()
+	return drain
+}
+
+func (a *app) warn(text string) { fmt.Fprintln(a.stderr, "WARNING:", text) }
+
+// tryStore finds what is wrong with the store before anybody asks for something.
+func (a *app) tryStore() error {
+	s, err := a.newStore()
+	if err != nil {
+		return err
+	}
+	return s.Close()
+}
+
+// backend opens what requests are served from.
+func (a *app) backend(ctx context.Context) (*control.Backend, func() error, error) {
+	s, err := a.newStore()
+	if err != nil {
+		return nil, nil, err
+	}
+	return &control.Backend{Store: s, Builder: noBuilder{}}, func() error {
+		a.tidyStore(ctx, s, false)
+		return s.Close()
+	}, nil
+}
+
+// noBuilder stands in for internal/build until that carries out what clients ask for.
+type noBuilder struct{}
+
+// Solve implements control.Builder.
+func (noBuilder) Solve(context.Context, control.Solve, progress.Sink) (*control.Result, error) {
+	return nil, grpcerrors.WrapCode(errors.New("this version does not build for clients yet"), codes.Unimplemented)
+}
+
+// worker is what the server tells clients of itself.
+func (a *app) worker(o *serving) (w control.Worker, err error) {
+	root, err := a.storeRoot()
+	if err != nil {
+		return w, err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return w, err
+	}
+	platforms := engine.Platforms
+	if len(o.platforms) > 0 {
+		var all []ocispec.Platform
+		for _, name := range o.platforms {
+			p, err := parsePlatform(name)
+			if err != nil {
+				return w, err
+			}
+			all = append(all, *p)
+		}
+		platforms = func() []ocispec.Platform { return all }
+	}
+	const label = "org.mobyproject.buildkit.worker."
+	labels := map[string]string{
+		label + "executor": "oci", label + "hostname": host, label + "snapshotter": "overlayfs", label + "network": "host",
+		label + "oci.process-mode": "sandbox", label + "selinux.enabled": "false",
+		"slipway.version": version(),
+	}
+	for k, v := range o.labels {
+		labels[k] = v
+	}
+	sum := sha256.Sum256([]byte(host + "\n" + root))
+	return control.Worker{
+		ID: hex.EncodeToString(sum[:])[:25], Labels: labels, Platforms: platforms, Policies: a.policiesOf,
+		Version: client.BuildkitVersion{Package: packagePath, Version: buildKitRelease, Revision: version(), DockerfileVersion: dockerfileRelease()},
+	}, nil
+}
+
+// packagePath is what clients are told that the server is, in the place of BuildKit's.
+const packagePath = "github.com/slipway-build/slipway"
+
+// dockerfileRelease is the version of the linked frontend, which does not know that its BuildKit is a release.
+func dockerfileRelease() string { return strings.TrimSuffix(dockerfile.Version(), "-dev") }
