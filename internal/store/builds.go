@@ -163,10 +163,15 @@ func (s *Store) pruneBuilds(keep History, how manner) (gone []BuildRecord, freed
 	return gone, freed, err
 }
 
+// isBuildName reports whether a name is one part of a path, as those of builds are.
+func isBuildName(name string) bool {
+	return name != "." && filepath.Base(name) == name && filepath.IsLocal(name)
+}
+
 // RemoveBuild removes the record of a build that has ended and that nobody has pinned.
 func (s *Store) RemoveBuild(name string) error {
 	defer s.makeRoom()()
-	if filepath.Base(name) != name || !filepath.IsLocal(name) {
+	if !isBuildName(name) {
 		return fmt.Errorf("removing the record of build %s: %w", name, ErrNotFound)
 	}
 	trash, err := s.tempDir(trashSuffix)
@@ -187,7 +192,7 @@ func (s *Store) RemoveBuild(name string) error {
 
 // PinBuild keeps the record of a build from going, or lets it go again.
 func (s *Store) PinBuild(name string, pin bool) error {
-	if filepath.Base(name) != name || !filepath.IsLocal(name) {
+	if !isBuildName(name) {
 		return fmt.Errorf("pinning the record of build %s: %w", name, ErrNotFound)
 	}
 	dir := filepath.Join(s.root, "builds", name)

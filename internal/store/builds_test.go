@@ -111,3 +111,23 @@ func TestMakeSpaceOfBuilds(t *testing.T) {
 	}
 	wantBuilds(t, s, last)
 }
+
+// A record that is pinned stays, until it is let go.
+func TestPinBuild(t *testing.T) {
+	s := newStore(t)
+	a := ended(t, s, 1, time.Hour)
+	must(t, s.PinBuild(a, true))
+	if _, _, err := s.PruneBuilds(History{}); err != nil {
+		t.Fatal(err)
+	}
+	wantBuilds(t, s, a)
+	must(t, s.PinBuild(a, false))
+	must(t, s.PinBuild(a, false))
+	must(t, s.RemoveBuild(a))
+	wantBuilds(t, s)
+	for _, name := range []string{a, "../builds", "."} {
+		if err := s.PinBuild(name, true); err == nil {
+			t.Errorf("%q can be pinned", name)
+		}
+	}
+}

@@ -169,3 +169,19 @@ func TestMakeSpace(t *testing.T) {
 		t.Error("a blob that was just written is gone")
 	}
 }
+
+// What a process uses while it works stays when it prunes, and when it tidies.
+func TestPruneBeside(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	result(t, s, "a", made(t, s, files("a")))
+	all := Policy{All: true}
+	_, err := s.PruneBeside(ctx, all)
+	must(t, err)
+	wantResults(t, s, map[string]bool{"a": true})
+	must(t, s.Tidy(ctx, Keep{Policies: []Policy{all}, Beside: true}))
+	wantResults(t, s, map[string]bool{"a": true})
+	_, err = s.Prune(ctx, all)
+	must(t, err)
+	wantResults(t, s, map[string]bool{"a": false})
+}

@@ -16,6 +16,7 @@ package control
 import (
 	"context"
 	"sync"
+	"time"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/containerd/containerd/v2/plugins/services/content/contentserver"
@@ -45,6 +46,8 @@ type Options struct {
 	Limits progress.Limits
 	// MaxJobs and MaxSessions are how many there may be at the same time; 0 is a default.
 	MaxJobs, MaxSessions int
+	// JobWait is how long Status waits for a build that nobody has asked for yet; 0 is as long as BuildKit's.
+	JobWait time.Duration
 	// Tidy is called after a build that may have written to the store; it may be nil.
 	Tidy func(ctx context.Context, s *store.Store)
 	// Warn is told what no client is; it may be nil.
@@ -89,6 +92,9 @@ func New(opt Options) *Server {
 	}
 	if opt.Limits == (progress.Limits{}) {
 		opt.Limits = progress.DefaultLimits
+	}
+	if opt.JobWait == 0 {
+		opt.JobWait = jobWait
 	}
 	if opt.Warn == nil {
 		opt.Warn = func(string) {}

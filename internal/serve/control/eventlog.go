@@ -22,6 +22,9 @@ const (
 	// mostUnwritten is how much waits in memory while it cannot be written. Output is dropped then, and later the rest.
 	mostUnwritten = 1 << 20
 	maxEvent      = 32 << 20 // of one event in a file that is read
+	// maxOutput is how much output a message has at most: gRPC takes a megabyte for one of more than 32 kB, as long as it is on
+	// its way, and it is on its way as long as its client does not read.
+	maxOutput = 24 << 10
 )
 
 // eventLog is what a build tells, in the form of BuildKit's records (application/vnd.buildkit.status.v0): StatusResponses, each after its
@@ -80,16 +83,35 @@ func newEventLog(create func() (*os.File, error)) *eventLog {
 
 // Write implements progress.Sink. After the end of the log it drops what comes.
 func (l *eventLog) Write(s *client.SolveStatus) {
-	output := len(s.Logs) > 0
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
 		return
 	}
 	l.counts.add(s)
+	outputs := s.Logs
+	if s.Logs = nil; len(s.Vertexes)+len(s.Statuses)+len(s.Warnings) > 0 {
+		l.append(s, 2*mostUnwritten)
+	}
+	for _, out := range outputs {
+		for data := out.Data; len(data) > 0; {
+			piece := *out
+			piece.Data = data[:min(len(data), maxOutput)]
+			data = data[len(piece.Data):]
+			l.append(&client.SolveStatus{Logs: []*client.VertexLog{&piece}}, mostUnwritten)
+		}
+	}
+	if len(l.rest) >= logPiece {
+		l.flush()
+	}
+	l.wake()
+}
+
+// append adds an event, unless more than some bytes would wait to be written. The lock is held.
+func (l *eventLog) append(s *client.SolveStatus, most int) {
 	for _, r := range s.Marshal() {
 		n := r.SizeVT()
-		if unwritten := len(l.rest) + 4 + n; output && unwritten > mostUnwritten || unwritten > 2*mostUnwritten {
+		if len(l.rest)+4+n > most {
 			if l.flush(); len(l.rest) > 0 {
 				l.lost += int64(n)
 				continue
@@ -100,13 +122,8 @@ func (l *eventLog) Write(s *client.SolveStatus) {
 		l.rest = append(l.rest, make([]byte, n)...)
 		if _, err := r.MarshalToSizedBufferVT(l.rest[at:]); err != nil {
 			l.rest = l.rest[:at-4]
-			continue
 		}
 	}
-	if len(l.rest) >= logPiece {
-		l.flush()
-	}
-	l.wake()
 }
 
 // wake wakes the readers that wait. The lock is held.

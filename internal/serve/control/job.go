@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"google.golang.org/grpc/codes"
 )
@@ -111,25 +110,6 @@ func (js *jobs) find(ref string) (*job, <-chan struct{}) {
 		}
 	}
 	return nil, js.changed
-}
-
-// await returns the job with a ref, which may begin in some seconds only.
-func (js *jobs) await(ctx context.Context, ref string) (*job, error) {
-	late := time.NewTimer(jobWait)
-	defer late.Stop()
-	for {
-		j, changed := js.find(ref)
-		if j != nil {
-			return j, nil
-		}
-		select {
-		case <-changed:
-		case <-late.C:
-			return nil, errdefs.NewUnknownJobError(ref)
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
 }
 
 func (js *jobs) drain() {

@@ -88,9 +88,9 @@ func (w *work) solve(ctx context.Context, req *controlapi.SolveRequest) (res *Re
 		return nil, err
 	}
 	if !req.Internal {
-		r, err := w.s.history.begin(ctx, w.b.Store, solve)
-		if err != nil {
-			return nil, grpcerrors.WrapCode(err, codes.Internal)
+		r, berr := w.s.history.begin(ctx, w.b.Store, solve)
+		if berr != nil {
+			return nil, grpcerrors.WrapCode(berr, codes.Internal)
 		}
 		solve.Record, w.file = r.dir, r.logFile
 		defer func() {

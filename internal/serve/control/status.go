@@ -8,6 +8,7 @@ import (
 
 	cerrdefs "github.com/containerd/errdefs"
 	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/opencontainers/go-digest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -24,8 +25,11 @@ func (s *Server) Status(req *controlapi.StatusRequest, stream controlapi.Control
 		return err
 	}
 	ctx := stream.Context()
+	late := time.NewTimer(s.opt.JobWait)
+	defer late.Stop()
 	for {
-		if j, _ := s.jobs.find(req.Ref); j != nil {
+		j, changed := s.jobs.find(req.Ref)
+		if j != nil {
 			if there, err := j.log.follow(ctx, stream.Send); there {
 				return err
 			}
@@ -38,8 +42,12 @@ func (s *Server) Status(req *controlapi.StatusRequest, stream controlapi.Control
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		if _, err := s.jobs.await(ctx, req.Ref); err != nil {
-			return err
+		select {
+		case <-changed: // also when it ended while it was looked for
+		case <-late.C:
+			return errdefs.NewUnknownJobError(req.Ref)
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }
