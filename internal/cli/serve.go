@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,7 +82,7 @@ ends them.`,
 
 // listenFlags are those that buildkitd has as well.
 func (o *serving) listenFlags(f *pflag.FlagSet) {
-	f.StringArrayVar(&o.addrs, "addr", nil, `Listening address: unix://PATH, tcp://HOST:PORT, or fd://[NAME] for a socket of systemd (default "`+socketOf("slipway")+`")`)
+	f.StringArrayVar(&o.addrs, "addr", nil, `Listening address: unix://PATH, tcp://HOST:PORT, or fd://[NAME] for a socket of systemd (default: buildkitd.sock in a directory of its own in /run, or in $XDG_RUNTIME_DIR)`)
 	f.StringVar(&o.group, "group", "", "Group (name or gid) which will own all Unix socket listening addresses")
 	f.StringVar(&o.cert, "tlscert", "", "Certificate file to use")
 	f.StringVar(&o.key, "tlskey", "", "Key file to use")
@@ -190,7 +191,9 @@ func (a *app) backend(ctx context.Context) (*control.Backend, func() error, erro
 	}
 	return &control.Backend{Store: s, Builder: noBuilder{}}, func() error {
 		a.tidyStore(ctx, s, false)
-		return s.Close()
+		err := s.Close()
+		debug.FreeOSMemory() // there may be nothing to do for long
+		return err
 	}, nil
 }
 
