@@ -76,6 +76,6 @@ type Backend struct {
 	Builder Builder
 }
 
-// Bridge lets the client of a build evaluate: it answers calls that carry its ref with gwc until the client returns a result,
-// or the context ends.
-type Bridge func(ctx context.Context, ref string, gwc gw.Client) (*gw.Result, error)
+// Bridge lets the client of a build evaluate: from now on until end, calls that carry its ref are answered, as soon as drive is called
+// with what they reach. Drive returns what the client returns, or when the context ends.
+type Bridge func(ref string) (drive func(ctx context.Context, gwc gw.Client) (*gw.Result, error), end func(), err error)

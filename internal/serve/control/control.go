@@ -123,6 +123,15 @@ func (s *Server) Export(context.Context, *tracev1.ExportTraceServiceRequest) (*t
 	return &tracev1.ExportTraceServiceResponse{}, nil
 }
 
+// acquire is Acquire with a release that does nothing when there is an error.
+func (s *Server) acquire() (*Backend, func(), error) {
+	b, release, err := s.opt.Acquire()
+	if err != nil {
+		return nil, func() {}, err
+	}
+	return b, release, nil
+}
+
 // tidy lets go what nobody wants to keep, while other builds may run.
 func (s *Server) tidy(ctx context.Context, st *store.Store) {
 	if s.opt.Tidy == nil || !s.tidying.TryLock() {

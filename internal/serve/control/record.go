@@ -105,10 +105,10 @@ func recordedAttrs(attrs map[string]string) map[string]string {
 		case isArg && !strings.HasPrefix(arg, "BUILDKIT_") && arg != "SOURCE_DATE_EPOCH":
 			v = "***"
 		}
-		if size += len(k) + len(v); size > maxRecorded {
-			break
+		if n := len(k) + len(v); size+n <= maxRecorded {
+			size += n
+			all[k] = outbound.Redact(v)
 		}
-		all[k] = outbound.Redact(v)
 	}
 	return all
 }
@@ -214,7 +214,8 @@ func (r *record) succeed(ctx context.Context, st *store.Store, res *Result) erro
 	r.rec.ExporterResponse = map[string]string{}
 	for _, k := range slices.Sorted(maps.Keys(res.Response)) {
 		v := res.Response[k]
-		if size += len(k) + len(v); size <= maxRecorded {
+		if n := len(k) + len(v); size+n <= maxRecorded {
+			size += n
 			r.rec.ExporterResponse[k] = v
 		}
 	}

@@ -11,7 +11,6 @@ import (
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
-	gw "github.com/moby/buildkit/frontend/gateway/client"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/util/entitlements"
 	"github.com/moby/buildkit/util/grpcerrors"
@@ -34,27 +33,25 @@ func (s *Server) Solve(ctx context.Context, req *controlapi.SolveRequest) (*cont
 	if ref := req.GetRef(); ref == "" || len(ref) > maxRef {
 		return nil, invalidf("invalid ref of %d bytes: want 1 to %d", len(ref), maxRef)
 	}
-	b, release, err := s.opt.Acquire()
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w := &work{s: s, b: b, file: unnamedFile}
+	w := &work{s: s, file: unnamedFile, end: func() {}, release: func() {}}
 	w.job = &job{ref: req.Ref, cancel: cancel, log: newEventLog(func() (*os.File, error) { return w.file() })}
 	if err := s.jobs.add(w.job); err != nil {
-		release()
 		return nil, err
 	}
 	defer func() {
+		w.end()
 		w.job.log.end()
 		if s.jobs.remove(w.job, w.recorded); w.recorded {
 			w.job.log.forget()
 		}
 		s.history.tell()
 		go func() {
-			defer release()
-			s.tidy(context.WithoutCancel(ctx), b.Store)
+			defer w.release()
+			if w.b != nil {
+				s.tidy(context.WithoutCancel(ctx), w.b.Store)
+			}
 		}()
 	}()
 	res, err := w.solve(ctx, req)
@@ -76,7 +73,9 @@ func unnamedFile() (*os.File, error) {
 // work is a build under way.
 type work struct {
 	s        *Server
-	b        *Backend
+	b        *Backend // nil before it is needed
+	release  func()   // ends its use
+	end      func()   // ends what the client evaluates by
 	job      *job
 	file     func() (*os.File, error) // makes the one of the job's log
 	recorded bool
@@ -84,6 +83,12 @@ type work struct {
 
 func (w *work) solve(ctx context.Context, req *controlapi.SolveRequest) (res *Result, err error) {
 	solve, err := w.s.check(req)
+	if err == nil {
+		err = w.evaluation(solve, req)
+	}
+	if err == nil {
+		w.b, w.release, err = w.s.acquire()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -139,14 +144,14 @@ func (s *Server) check(req *controlapi.SolveRequest) (*Solve, error) {
 	if req.SourcePolicy != nil {
 		solve.SourcePolicies = []*spb.Policy{req.SourcePolicy}
 	}
-	return solve, s.evaluation(solve, req)
+	return solve, nil
 }
 
 // compatibilityVersions are those that BuildKit supports.
 var compatibilityVersions = []int64{10, 20, 30}
 
 // evaluation finds what is to be evaluated.
-func (s *Server) evaluation(solve *Solve, req *controlapi.SolveRequest) error {
+func (w *work) evaluation(solve *Solve, req *controlapi.SolveRequest) error {
 	const source = "source" // the image of a frontend
 	if solve.Frontend == "gateway.v0" && solve.Attrs[source] == "dockerfile.v0" && !namesDockerfile(solve.Attrs) {
 		solve.Frontend, solve.Attrs = "dockerfile.v0", maps.Clone(solve.Attrs)
@@ -163,11 +168,14 @@ func (s *Server) evaluation(solve *Solve, req *controlapi.SolveRequest) error {
 	case solve.Frontend != "":
 	case req.Definition != nil:
 		solve.Definition = req.Definition
-	case s.opt.Bridge == nil:
+	case w.s.opt.Bridge == nil:
 		return grpcerrors.WrapCode(errors.New("this server evaluates nothing for clients: name a frontend, or send a definition"), codes.Unimplemented)
 	default:
-		ref := req.Ref
-		solve.Evaluate = func(ctx context.Context, gwc gw.Client) (*gw.Result, error) { return s.opt.Bridge(ctx, ref, gwc) }
+		drive, end, err := w.s.opt.Bridge(req.Ref)
+		if err != nil {
+			return err
+		}
+		solve.Evaluate, w.end = drive, end
 	}
 	return nil
 }
