@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/content/proxy"
 	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/buildx/util/otelutil"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
@@ -81,7 +83,11 @@ func TestHistory(t *testing.T) {
 		"context": "https://me:secret@example.com/x.git", "build-arg:TOKEN": "secret", "build-arg:BUILDKIT_SYNTAX": "s", "local-sessionid:context": "secret", "cache-imports": "secret",
 		"huge": strings.Repeat("h", 1<<20),
 	}
-	_, err := s.api.Solve(ctx, &controlapi.SolveRequest{Ref: "good", Frontend: "dockerfile.v0", FrontendAttrs: attrs, Exporters: []*controlapi.Exporter{{Type: "image", Attrs: map[string]string{"name": "n"}}}})
+	exporters := []*controlapi.Exporter{{Type: "image", Attrs: map[string]string{"name": "n"}}}
+	for range 1000 { // a record is not as long as what was asked for
+		exporters = append(exporters, &controlapi.Exporter{Type: "local", Attrs: map[string]string{"x": strings.Repeat("x", 10_000)}})
+	}
+	_, err := s.api.Solve(ctx, &controlapi.SolveRequest{Ref: "good", Frontend: "dockerfile.v0", FrontendAttrs: attrs, Exporters: exporters})
 	must(t, err)
 	_, err = s.api.Solve(ctx, &controlapi.SolveRequest{Ref: "bad", Frontend: "dockerfile.v0"})
 	wantErr(t, err, "no luck")
@@ -107,6 +113,15 @@ func TestHistory(t *testing.T) {
 	}
 	if log := s.blob(t, good.Logs); !strings.Contains(string(log), "hello\n") || good.Logs.MediaType != "application/vnd.buildkit.status.v0" {
 		t.Errorf("the log is %q", log)
+	}
+	spans, err := otelutil.ParseSpanStubs(bytes.NewReader(s.blob(t, good.Trace)))
+	must(t, err)
+	if len(spans) != 2 || spans[0].Name != "build" || spans[1].Name != "one" || spans[1].Parent.SpanID() != spans[0].SpanContext.SpanID() || spans[1].EndTime.Before(spans[1].StartTime) ||
+		len(spans.JaegerData().Data) != 1 {
+		t.Errorf("the trace is %+v", spans)
+	}
+	if spans, err := otelutil.ParseSpanStubs(bytes.NewReader(s.blob(t, bad.Trace))); err != nil || spans[0].Status.Code.String() != "Error" {
+		t.Errorf("the trace of an error is %+v, %v", spans, err)
 	}
 	var p spb.Status
 	must(t, proto.Unmarshal(s.blob(t, bad.ExternalError), &p))
@@ -221,7 +236,7 @@ func TestHistoryOfOthers(t *testing.T) {
 	must(t, err)
 	killed, err := st.NewBuild("20260102-030407.000000-00000000")
 	must(t, err)
-	must(t, os.WriteFile(filepath.Join(killed.Path, "client.json"), []byte(`{"record":{"Ref":"k","CreatedAt":"2026-01-02T03:04:07Z","unknown":1},"files":{"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855":"../../../etc/passwd"}}`), 0o600))
+	must(t, os.WriteFile(filepath.Join(killed.Path, "client.json"), []byte(`{"record":{"Ref":"k","CreatedAt":"2026-01-02T03:04:07Z","unknown":1},"files":{"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855":"../`+filepath.Base(local.Path)+`/record.json"}}`), 0o600))
 	must(t, killed.Close())
 	damaged, err := st.NewBuild("20260102-030408.000000-00000000")
 	must(t, err)

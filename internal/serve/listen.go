@@ -222,14 +222,29 @@ func (o *ListenOptions) unix(path string) (net.Listener, error) {
 	return s, nil
 }
 
-// private refuses a directory in which somebody else could put a socket of his own in the place of this one.
+// private refuses a directory in which, or on the way to which, somebody else could put something of his own in the place of the
+// socket.
 func private(dir string, gid int) error {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	for {
+		if err := others(dir, gid); err != nil || dir == "/" {
+			return err
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// others reports who else could replace what is in a directory. Of one that is sticky only its owner could.
+func others(dir string, gid int) error {
 	fi, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}
 	st := fi.Sys().(*syscall.Stat_t)
-	if owner := int(st.Uid); owner != 0 && owner != os.Geteuid() {
+	if owner := int(st.Uid); owner != 0 && owner != os.Geteuid() && !(os.Geteuid() == 0 && strconv.Itoa(owner) == os.Getenv("SUDO_UID")) {
 		return fmt.Errorf("%s belongs to user %d, who could put another socket there: choose another directory", dir, owner)
 	}
 	if fi.Mode()&os.ModeSticky != 0 {

@@ -95,6 +95,9 @@ func TestListenUnix(t *testing.T) {
 		must(t, os.Chown(open, 12345, 0))
 		_, err = Listen([]string{"unix://" + open + "/s"}, socketMode)
 		wantErr(t, err, "belongs to user 12345")
+		must(t, os.Mkdir(open+"/below", 0o700))
+		_, err = Listen([]string{"unix://" + open + "/below/s"}, socketMode)
+		wantErr(t, err, "belongs to user 12345")
 	}
 }
 

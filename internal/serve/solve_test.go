@@ -78,6 +78,24 @@ func TestTypedErrors(t *testing.T) {
 	}
 }
 
+// A text that is none, as names of files may be, is told as far as it is one.
+func TestInvalidText(t *testing.T) {
+	s := start(t, func(_ context.Context, _ control.Solve, sink progress.Sink) (*control.Result, error) {
+		st := progress.Start(sink, progress.Vertex{Digest: digest.FromString("v"), Name: "COPY \xff"})
+		st.Status("\xfe", 1, 2, true)
+		st.Done(errors.New("no file \xff"))
+		return nil, errors.New("no file \xff")
+	})
+	_, w, err := s.solve(t, client.SolveOpt{Ref: "invalid"})
+	wantErr(t, err, "no file")
+	if !w.names["COPY \uFFFD"] || w.done != 1 {
+		t.Errorf("told is %+v", w)
+	}
+	if all := s.history(t, &controlapi.BuildHistoryRequest{EarlyExit: true}); len(all) != 1 || all[0].Record.Error.Message != "no file \uFFFD" {
+		t.Errorf("history is %v", all)
+	}
+}
+
 // What evaluates for a client is found by the build's ref, and frontends by their names.
 func TestKindsOfBuilds(t *testing.T) {
 	var kinds []string

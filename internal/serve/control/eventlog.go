@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"strings"
 	"sync"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
@@ -51,12 +52,18 @@ type eventLog struct {
 type counts struct {
 	total, cached, completed, warnings int32
 
-	steps map[digest.Digest]struct{ cached, completed bool }
+	steps map[digest.Digest]stepCount
+}
+
+// stepCount says what of a step was counted; vertex is its last state, once it has started.
+type stepCount struct {
+	cached, completed bool
+	vertex            *client.Vertex
 }
 
 func (c *counts) add(s *client.SolveStatus) {
 	if c.steps == nil {
-		c.steps = map[digest.Digest]struct{ cached, completed bool }{}
+		c.steps = map[digest.Digest]stepCount{}
 	}
 	c.warnings += int32(len(s.Warnings))
 	for _, v := range s.Vertexes {
@@ -71,6 +78,9 @@ func (c *counts) add(s *client.SolveStatus) {
 		if v.Completed != nil && !step.completed {
 			c.completed++
 			step.completed = true
+		}
+		if v.Started != nil {
+			step.vertex = v
 		}
 		c.steps[v.Digest] = step
 	}
@@ -89,6 +99,7 @@ func (l *eventLog) Write(s *client.SolveStatus) {
 		return
 	}
 	l.counts.add(s)
+	validate(s)
 	outputs := s.Logs
 	if s.Logs = nil; len(s.Vertexes)+len(s.Statuses)+len(s.Warnings) > 0 {
 		l.append(s, 2*mostUnwritten)
@@ -105,6 +116,22 @@ func (l *eventLog) Write(s *client.SolveStatus) {
 		l.flush()
 	}
 	l.wake()
+}
+
+// validText is a text that a message may have: names of files, and so errors, may be anything.
+func validText(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+
+// validate makes texts of an event such as messages may have.
+func validate(s *client.SolveStatus) {
+	for _, v := range s.Vertexes {
+		v.Name, v.Error = validText(v.Name), validText(v.Error)
+	}
+	for _, st := range s.Statuses {
+		st.ID, st.Name = validText(st.ID), validText(st.Name)
+	}
+	for _, w := range s.Warnings {
+		w.URL = validText(w.URL)
+	}
 }
 
 // append adds an event, unless more than some bytes would wait to be written. The lock is held.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -49,7 +50,8 @@ const (
 // How much of what a client says is recorded, and of what it is told.
 const (
 	maxRecorded = 256 << 10 // of attributes, or of a response
-	maxMessage  = 64 << 10  // of an error
+	maxOutputs  = 100
+	maxMessage  = 64 << 10 // of an error
 )
 
 // clientRecord is what clientFile has.
@@ -72,11 +74,12 @@ func (h *history) begin(ctx context.Context, st *store.Store, solve *Solve) (*re
 	if err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
+	left := maxRecorded
 	r := &record{h: h, files: map[digest.Digest]string{}, rec: &controlapi.BuildHistoryRecord{
-		Ref: solve.Ref, Frontend: solve.Frontend, FrontendAttrs: recordedAttrs(solve.Attrs), CreatedAt: timestamppb.Now(),
+		Ref: solve.Ref, Frontend: solve.Frontend, FrontendAttrs: recordedAttrs(solve.Attrs, &left), CreatedAt: timestamppb.Now(),
 	}}
-	for _, o := range solve.Outputs {
-		r.rec.Exporters = append(r.rec.Exporters, &controlapi.Exporter{Type: o.Type, Attrs: recordedAttrs(o.Attrs)})
+	for _, o := range solve.Outputs[:min(len(solve.Outputs), maxOutputs)] {
+		r.rec.Exporters = append(r.rec.Exporters, &controlapi.Exporter{Type: o.Type, Attrs: recordedAttrs(o.Attrs, &left)})
 	}
 	err = st.Again(ctx, st.Root(), func() (err error) {
 		r.dir, err = st.NewBuild(id)
@@ -93,10 +96,10 @@ func (h *history) begin(ctx context.Context, st *store.Store, solve *Solve) (*re
 }
 
 // recordedAttrs are attributes as they are recorded: without what is secret or is nobody else's business. The ID of a session is as good
-// as what the session gives; a cache's attributes may be tokens; values of arguments are kept nowhere, but those that BuildKit itself reads.
-func recordedAttrs(attrs map[string]string) map[string]string {
+// as what the session gives; a cache's attributes may be tokens; values of arguments are kept nowhere, but those that BuildKit itself reads. What takes
+// more bytes than are left is left out.
+func recordedAttrs(attrs map[string]string, left *int) map[string]string {
 	all := map[string]string{}
-	size := 0
 	for _, k := range slices.Sorted(maps.Keys(attrs)) {
 		v := attrs[k]
 		switch arg, isArg := strings.CutPrefix(k, "build-arg:"); {
@@ -105,8 +108,8 @@ func recordedAttrs(attrs map[string]string) map[string]string {
 		case isArg && !strings.HasPrefix(arg, "BUILDKIT_") && arg != "SOURCE_DATE_EPOCH":
 			v = "***"
 		}
-		if n := len(k) + len(v); size+n <= maxRecorded {
-			size += n
+		if n := len(k) + len(v); n <= *left {
+			*left -= n
 			all[k] = outbound.Redact(v)
 		}
 	}
@@ -167,10 +170,28 @@ func (r *record) finish(ctx context.Context, st *store.Store, log *eventLog, res
 	} else {
 		err = r.succeed(ctx, st, res)
 	}
+	if err == nil {
+		err = r.trace(ctx, st, c.steps)
+	}
 	if err != nil {
 		return err
 	}
 	return r.write(ctx, st)
+}
+
+// trace records when the steps began and ended.
+func (r *record) trace(ctx context.Context, st *store.Store, steps map[digest.Digest]stepCount) error {
+	started := map[string]*client.Vertex{}
+	for sum, s := range steps {
+		if s.vertex != nil {
+			started[sum.String()] = s.vertex
+		}
+	}
+	data, err := traceOf(r.rec, started)
+	if err == nil {
+		r.rec.Trace, err = r.add(ctx, st, "trace.json", typeTrace, data)
+	}
+	return err
 }
 
 // add writes a file of the record.
@@ -203,20 +224,20 @@ func statusOf(ctx context.Context, err error) *spb.Status {
 		st = status.New(codes.Unknown, err.Error())
 	}
 	p := st.Proto()
-	if p.Message = outbound.Redact(p.Message); len(p.Message) > maxMessage {
+	if p.Message = outbound.Redact(validText(p.Message)); len(p.Message) > maxMessage {
 		p.Message = strings.ToValidUTF8(p.Message[:maxMessage], "") + " ..."
 	}
 	return p
 }
 
 func (r *record) succeed(ctx context.Context, st *store.Store, res *Result) error {
-	size := 0
+	left := maxRecorded
 	r.rec.ExporterResponse = map[string]string{}
 	for _, k := range slices.Sorted(maps.Keys(res.Response)) {
 		v := res.Response[k]
-		if n := len(k) + len(v); size+n <= maxRecorded {
-			size += n
-			r.rec.ExporterResponse[k] = v
+		if n := len(k) + len(v); n <= left {
+			left -= n
+			r.rec.ExporterResponse[validText(k)] = validText(v)
 		}
 	}
 	for i, platform := range slices.Sorted(maps.Keys(res.Provenance)) {

@@ -301,4 +301,3 @@ func checkPolicy(p *spb.Policy) error {
 	}
 	return nil
 }
-
