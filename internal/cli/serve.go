@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/moby/buildkit/client"
@@ -49,6 +50,7 @@ type serving struct {
 const (
 	storeLinger = 10 * time.Second // after a request
 	storeMaxAge = 30 * time.Minute
+	closeTime   = 10 * time.Second // at the end of the server, for what does not end
 )
 
 // allEntitlements are those that a client may be allowed to give.
@@ -137,7 +139,7 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 		return err
 	}
 	keeper := &serve.Keeper{Open: func() (*control.Backend, func() error, error) { return a.backend(ctx) }, Linger: storeLinger, MaxAge: storeMaxAge, Warn: a.warn}
-	defer keeper.Close()
+	defer keeper.Close(closeTime)
 	c := control.New(control.Options{
 		Acquire: keeper.Acquire, Sessions: sessions, Worker: worker, Entitlements: o.entitlements, Limits: stepLimits(),
 		Warn: a.warn, Tidy: func(ctx context.Context, s *store.Store) { a.tidyStore(ctx, s, true) },
@@ -161,12 +163,19 @@ func (a *app) drain(ctx context.Context, n *serve.Notifier) <-chan struct{} {
 	drain := make(chan struct{})
 	signals, _ := forwardSignals(ctx)
 	go func() {
-		select {
-		case <-signals:
-			n.Tell("STOPPING=1")
-			fmt.Fprintln(a.stderr, "stopping server")
-			close(drain)
-		case <-ctx.Done():
+		for first := true; ; first = false {
+			select {
+			case sig := <-signals:
+				if !first { // another one: the same signal ends the context by itself
+					interrupt(ctx, syscall.Signal(sig))
+					continue
+				}
+				n.Tell("STOPPING=1")
+				fmt.Fprintln(a.stderr, "stopping server")
+				close(drain)
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 	return drain

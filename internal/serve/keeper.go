@@ -98,12 +98,21 @@ func (k *Keeper) end(h *held) {
 	}()
 }
 
-// Close closes what is open, and waits for those that use it.
-func (k *Keeper) Close() {
+// Close closes what is open, and waits for those that use it, but not longer than it is told to.
+func (k *Keeper) Close(atMost time.Duration) {
 	k.mu.Lock()
 	if k.held != nil {
 		k.retire(k.held)
 	}
 	k.mu.Unlock()
-	k.open.Wait()
+	closed := make(chan struct{})
+	go func() {
+		k.open.Wait()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(atMost):
+		k.Warn("the store is in use still: what is half-done is left for the next one")
+	}
 }

@@ -19,6 +19,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/moby/buildkit/client"
+
+	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/serve/control"
 )
 
 var socketMode = ListenOptions{Mode: 0o660, UID: -1}
@@ -132,7 +137,7 @@ func TestListenNetwork(t *testing.T) {
 	dir := t.TempDir()
 	ca, caFile, _ := certificate(t, dir, "ca", nil)
 	_, cert, key := certificate(t, dir, "server", &ca)
-	client, _, _ := certificate(t, dir, "client", &ca)
+	user, _, _ := certificate(t, dir, "client", &ca)
 	stranger, _, _ := certificate(t, dir, "stranger", nil)
 	for _, opt := range []ListenOptions{{}, {Cert: cert, Key: key}} {
 		_, err := Listen([]string{"tcp://127.0.0.1:0"}, opt)
@@ -176,8 +181,28 @@ func TestListenNetwork(t *testing.T) {
 		n, _ := c.Read(make([]byte, 1))
 		return n == 1
 	}
-	if !reached(client) || reached(stranger) || reached() {
+	if !reached(user) || reached(stranger) || reached() {
 		t.Error("who has no certificate of the CA gets in, or who has does not")
+	}
+}
+
+// BuildKit's client is served over a network.
+func TestServeNetwork(t *testing.T) {
+	dir := t.TempDir()
+	ca, caFile, _ := certificate(t, dir, "ca", nil)
+	_, cert, key := certificate(t, dir, "server", &ca)
+	_, ccert, ckey := certificate(t, dir, "client", &ca)
+	s := start(t, func(_ context.Context, _ control.Solve, sink progress.Sink) (*control.Result, error) {
+		step(sink, "one", "hello")
+		return nil, nil
+	}, func(_ *control.Options, _ *Options, s *server) {
+		s.addr, s.listen = "tcp://127.0.0.1:0", ListenOptions{Cert: cert, Key: key, CA: caFile}
+		s.how = []client.ClientOpt{client.WithServerConfig("127.0.0.1", caFile), client.WithCredentials(ccert, ckey)}
+	})
+	_, w, err := s.solve(t, client.SolveOpt{})
+	must(t, err)
+	if w.output.String() != "hello" {
+		t.Errorf("told is %+v", w)
 	}
 }
 

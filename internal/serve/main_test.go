@@ -50,6 +50,8 @@ type server struct {
 	drain    func()
 	cancel   context.CancelCauseFunc
 	ended    chan error // what Serve returned
+	listen   ListenOptions
+	how      []client.ClientOpt // of clients
 
 	mu     sync.Mutex
 	warned []string
@@ -61,7 +63,7 @@ type config func(*control.Options, *Options, *server)
 // start starts a server whose builds b carries out.
 func start(t *testing.T, b builder, how ...config) *server {
 	t.Helper()
-	s := &server{root: filepath.Join(t.TempDir(), "store"), ended: make(chan error, 1)}
+	s := &server{root: filepath.Join(t.TempDir(), "store"), ended: make(chan error, 1), listen: ListenOptions{Mode: 0o600, UID: -1}}
 	must(t, os.Mkdir(s.root, 0o700))
 	s.addr = "unix://" + filepath.Join(t.TempDir(), "s")
 	var err error
@@ -93,15 +95,16 @@ func start(t *testing.T, b builder, how ...config) *server {
 	}
 	c := control.New(copt)
 	opt.Control = c
-	ls, err := Listen([]string{s.addr}, ListenOptions{Mode: 0o600, UID: -1})
+	ls, err := Listen([]string{s.addr}, s.listen)
 	must(t, err)
+	s.addr = ls[0].Addr().Network() + "://" + ls[0].Addr().String()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	drain := make(chan struct{})
 	s.drain, s.cancel = sync.OnceFunc(func() { close(drain) }), cancel
 	over := make(chan struct{})
 	go func() {
 		s.ended <- Serve(ctx, drain, ls, opt)
-		keeper.Close()
+		keeper.Close(time.Minute)
 		close(over)
 	}()
 	t.Cleanup(func() {
@@ -116,7 +119,7 @@ func start(t *testing.T, b builder, how ...config) *server {
 
 func (s *server) dial(t *testing.T, how ...client.ClientOpt) *client.Client {
 	t.Helper()
-	c, err := client.New(context.Background(), s.addr, how...)
+	c, err := client.New(context.Background(), s.addr, append(how, s.how...)...)
 	must(t, err)
 	t.Cleanup(func() { c.Close() })
 	return c

@@ -180,10 +180,21 @@ func TestKeeper(t *testing.T) {
 	if <-closed != 2 || k.held != nil {
 		t.Error("another one was closed")
 	}
-	k.Close()
+	warned := ""
+	k.Warn = func(text string) { warned = text }
+	_, releaseD, err := k.Acquire()
+	must(t, err)
+	k.Close(0) // somebody uses it, and does not stop to
+	if warned == "" || len(closed) != 0 {
+		t.Error("it waited for somebody who uses it, or took it from him")
+	}
+	releaseD()
+	if <-closed != 3 {
+		t.Error("another one was closed")
+	}
 	fails := &Keeper{Open: func() (*control.Backend, func() error, error) { return nil, nil, errors.New("no") }}
 	if _, _, err := fails.Acquire(); err == nil {
 		t.Error("what cannot be opened was")
 	}
-	fails.Close()
+	fails.Close(time.Minute)
 }
