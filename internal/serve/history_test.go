@@ -227,10 +227,11 @@ func TestHistoryOfOthers(t *testing.T) {
 	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	data, err := json.Marshal(build.Record{
 		ID: filepath.Base(local.Path), Context: "/src/app", File: "/src/app/Dockerfile", Target: "t", Started: began, Took: time.Minute, Names: []string{"docker.io/library/x:latest"},
-		Steps: []engine.StepRecord{{Name: "one", Digest: digest.FromString("one"), Cached: true}, {Name: "two", Error: "no"}}, Error: "no",
+		Steps: []engine.StepRecord{{Name: "one", Digest: digest.FromString("one"), Cached: true}, {Name: "two", Digest: digest.FromString("two"), Started: began, Error: "no"}}, Error: "no",
 	})
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(local.Path, "record.json"), data, 0o600))
+	must(t, os.WriteFile(filepath.Join(local.Path, "log"), []byte("#1 one\n#1 CACHED\n\n#2 two\n#2 sha256:a 1.0MB / 2.0MB\n#2 0.123 first  line\n#2 0.5 \n#3 nobody\n#3 0.1 lost\nodd\n#2 12.3 last\n#2 DONE 12.3s\n"), 0o600))
 	must(t, local.Close())
 	running, err := st.NewBuild("20260102-030406.000000-00000000")
 	must(t, err)
@@ -270,7 +271,7 @@ func TestHistoryOfOthers(t *testing.T) {
 			t.Errorf("one that cannot be read is %v", e)
 		}
 	}
-	if w, err := follow(s.api, filepath.Base(local.Path)); !errors.Is(err, io.EOF) || w.done != 2 {
+	if w, err := follow(s.api, filepath.Base(local.Path)); !errors.Is(err, io.EOF) || w.done != 2 || w.output.String() != "first  line\n\nlast\n" {
 		t.Errorf("its progress is %+v, %v", w, err)
 	}
 	cs := proxy.NewContentStore(s.ContentClient())

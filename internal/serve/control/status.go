@@ -55,7 +55,7 @@ func (s *Server) Status(req *controlapi.StatusRequest, stream controlapi.Control
 // replay tells the events of a build that has ended.
 func (k *kept) replay(ctx context.Context, send func(*controlapi.StatusResponse) error) error {
 	if len(k.steps) > 0 {
-		return send(&controlapi.StatusResponse{Vertexes: k.steps})
+		return k.replayText(ctx, send)
 	}
 	if k.rec.Logs == nil {
 		return nil
