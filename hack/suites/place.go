@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/slipway-build/slipway/hack/bases/baseimage"
+)
+
+// place is what a suite runs in: programs, the compiled tests, and a registry's directory with images.
+type place struct {
+	dir     string
+	tests   string // the compiled suite
+	sources string // its package's directory
+}
+
+func (p *place) bin() string { return filepath.Join(p.dir, "bin") }
+
+// programs puts those that the tests look for by their names in one directory.
+func (p *place) programs(buildkitd, buildctl string) error {
+	if err := os.Mkdir(p.bin(), 0o755); err != nil {
+		return err
+	}
+	for as, program := range map[string]string{"buildkitd": buildkitd, "buildctl": buildctl, "registry": "docker-registry"} {
+		path, err := exec.LookPath(program)
+		if err != nil {
+			return err
+		}
+		if path, err = filepath.Abs(path); err != nil {
+			return err
+		}
+		if err := os.Symlink(path, filepath.Join(p.bin(), as)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compile compiles a suite out of the module that slipway links, with the dependencies that it was released with.
+func (p *place) compile(ctx context.Context, suite string) error {
+	const module = "github.com/moby/buildkit"
+	out, err := exec.CommandContext(ctx, "go", "mod", "download", "-json", module).Output()
+	if err != nil {
+		return fmt.Errorf("finding %s: %w", module, err)
+	}
+	var m struct{ Dir string }
+	if err := json.Unmarshal(out, &m); err != nil {
+		return err
+	}
+	for _, file := range []string{"go.mod", "go.sum"} { // the module's own cannot be written to
+		data, err := os.ReadFile(filepath.Join(m.Dir, file))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(p.dir, file), data, 0o600); err != nil {
+			return err
+		}
+	}
+	p.tests, p.sources = filepath.Join(p.dir, "suite.test"), filepath.Join(m.Dir, suite)
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-buildvcs=false", "-mod=mod", "-modfile="+filepath.Join(p.dir, "go.mod"), "-o", p.tests, "./"+suite)
+	cmd.Dir, cmd.Stderr = m.Dir, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("compiling the tests of %s: %w", suite, err)
+	}
+	return nil
+}
+
+// env is the tests' environment.
+func (p *place) env() []string {
+	return append(os.Environ(), "PATH="+p.bin()+":"+os.Getenv("PATH"), "BUILDKIT_REGISTRY_MIRROR_DIR="+filepath.Join(p.dir, "mirror"),
+		"TMPDIR="+filepath.Join(p.dir, "tmp"))
+}
+
+// config is what the tests would write, had they found no registry.
+const config = `version: 0.1
+loglevel: debug
+storage:
+    filesystem:
+        rootdirectory: %s
+http:
+    addr: 127.0.0.1:0
+`
+
+// mirror makes the directory of a registry that has the images, so that no test asks another one for them.
+func (p *place) mirror(ctx context.Context) (err error) {
+	dir := filepath.Join(p.dir, "mirror")
+	for _, d := range []string{dir, filepath.Join(p.dir, "tmp")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+	}
+	file := filepath.Join(dir, "config.yaml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, config, filepath.Join(dir, "data")), 0o600); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(p.bin(), "registry"), "serve", file)
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	defer cmd.Wait() //nolint:errcheck // it is killed
+	defer cancel()
+	listening := regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`)
+	host := ""
+	lines := bufio.NewScanner(stderr)
+	for host == "" && lines.Scan() {
+		if m := listening.FindStringSubmatch(lines.Text()); m != nil {
+			host = m[1]
+		}
+	}
+	if host == "" {
+		return errors.New("the registry does not listen")
+	}
+	go func() {
+		for lines.Scan() { // it must not wait for somebody who reads
+		}
+	}()
+	images, err := images()
+	if err != nil {
+		return err
+	}
+	for image, img := range images {
+		ref, err := name.ParseReference(host+"/"+image, name.Insecure)
+		if err != nil {
+			return err
+		}
+		if err := remote.Write(ref, img, remote.WithContext(ctx)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// images are those that the suites name, by the names that they have in a registry.
+func images() (map[string]v1.Image, error) {
+	busybox, err := baseimage.Busybox()
+	if err != nil {
+		return nil, err
+	}
+	none := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.DockerManifestSchema2), types.DockerConfigJSON)
+	none, err = mutate.Config(none, v1.Config{Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]v1.Image{
+		"library/busybox:latest":              busybox,
+		"library/busybox:stable-musl":         busybox,
+		"library/alpine:latest":               busybox,
+		"amd64/debian:bullseye-20230109-slim": busybox,
+		"cpuguy83/buildkit-foreign:latest":    busybox,
+		"tonistiigi/test:nolayers":            none,
+	}, nil
+}
