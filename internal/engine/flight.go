@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -48,7 +47,10 @@ func (r *Run) flightName(n *node, id identity, scope string) string {
 // needs it. What a process is given is copied before it runs, and what it gives is in the store.
 func (r *Run) readBy(n *node) (all []local.Context) {
 	if src := n.v.Op.GetSource(); src != nil {
-		if c := r.opt.Contexts[strings.TrimPrefix(src.Identifier, schemeLocal)]; c != nil && isLocal(n) {
+		if !isLocal(n) {
+			return nil
+		}
+		if c, err := r.opt.Contexts.Context(src); err == nil { // evaluating it will tell
 			all = append(all, c)
 		}
 		return all

@@ -121,7 +121,7 @@ func (r *Run) localSource(ctx context.Context, n *node, _ *pb.SourceOp) (keyLine
 	return localLines(d), err
 }
 
-func (r *Run) localValue(_ context.Context, _ *node, op *pb.SourceOp) (Value, error) {
+func (r *Run) localValue(ctx context.Context, _ *node, op *pb.SourceOp) (Value, error) {
 	_, tree, err := r.localTree(ctx, op)
 	return Value{tree: tree}, err
 }
