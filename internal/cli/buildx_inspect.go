@@ -10,10 +10,12 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/docker/go-units"
 	"github.com/moby/buildkit/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/builders"
 	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/view"
 )
 
@@ -38,7 +40,12 @@ func (a *app) machineNode() nodeInfo {
 	for _, p := range engine.Platforms() {
 		n.Platforms = append(n.Platforms, platforms.Format(platforms.Normalize(p)))
 	}
-	w, err := a.worker()
+	s, err := a.Store()
+	if err != nil {
+		n.Status, n.Err = "error", err.Error()
+		return n
+	}
+	w, err := a.workerOn(s, nil, nil)
 	if err != nil {
 		n.Status, n.Err = "error", err.Error()
 		return n
@@ -66,17 +73,16 @@ func (n nodeInfo) of(b builders.Builder) nodeInfo {
 	return n
 }
 
-// worker is this machine with its store.
-func (a *app) worker() (*view.Worker, error) {
-	s, err := a.Store()
+// workerOn is this machine with a store. Somebody may have named its platforms.
+func (a *app) workerOn(s *store.Store, labels map[string]string, named []ocispec.Platform) (*view.Worker, error) {
+	policies, err := a.policiesOf(s)
 	if err != nil {
 		return nil, err
 	}
-	policies, err := a.policies()
-	if err != nil {
-		return nil, err
+	if len(named) == 0 {
+		named = engine.Platforms()
 	}
-	return view.NewWorker(s, version(), policies)
+	return view.NewWorker(s, view.WorkerOptions{Version: version(), Labels: labels, Platforms: named, Policies: policies})
 }
 
 func newBuilderInspectCmd(a *app) *cobra.Command {

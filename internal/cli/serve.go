@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -24,11 +22,11 @@ import (
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc/codes"
 
-	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/serve"
 	"github.com/slipway-build/slipway/internal/serve/control"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // serving is what a server is told.
@@ -121,7 +119,7 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	if len(o.addrs) == 0 {
 		o.addrs = []string{socketOf("slipway")}
 	}
-	worker, err := a.worker(o)
+	worker, err := a.served(o)
 	if err != nil {
 		return err
 	}
@@ -141,7 +139,7 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	keeper := &serve.Keeper{Open: func() (*control.Backend, func() error, error) { return a.backend(ctx) }, Linger: storeLinger, MaxAge: storeMaxAge, Warn: a.warn}
 	defer keeper.Close(closeTime)
 	c := control.New(control.Options{
-		Acquire: keeper.Acquire, Sessions: sessions, Worker: worker, Entitlements: o.entitlements, Limits: stepLimits(),
+		Acquire: keeper.Acquire, Sessions: sessions, Worker: worker, Version: buildKitVersion(), Entitlements: o.entitlements, Limits: stepLimits(),
 		Warn: a.warn, Tidy: func(ctx context.Context, s *store.Store) { a.tidyStore(ctx, s, true) },
 	})
 	notifier := serve.NewNotifier()
@@ -214,42 +212,22 @@ func (noBuilder) Solve(context.Context, control.Solve, progress.Sink) (*control.
 	return nil, grpcerrors.WrapCode(errors.New("this version does not build for clients yet"), codes.Unimplemented)
 }
 
-// worker is what the server tells clients of itself.
-func (a *app) worker(o *serving) (w control.Worker, err error) {
-	root, err := a.storeRoot()
-	if err != nil {
-		return w, err
-	}
-	host, err := os.Hostname()
-	if err != nil {
-		return w, err
-	}
-	platforms := engine.Platforms
-	if len(o.platforms) > 0 {
-		var all []ocispec.Platform
-		for _, name := range o.platforms {
-			p, err := parsePlatform(name)
-			if err != nil {
-				return w, err
-			}
-			all = append(all, *p)
+// served is what the server tells clients of itself.
+func (a *app) served(o *serving) (func(*store.Store) (*view.Worker, error), error) {
+	var named []ocispec.Platform
+	for _, name := range o.platforms {
+		p, err := parsePlatform(name)
+		if err != nil {
+			return nil, err
 		}
-		platforms = func() []ocispec.Platform { return all }
+		named = append(named, *p)
 	}
-	const label = "org.mobyproject.buildkit.worker."
-	labels := map[string]string{
-		label + "executor": "oci", label + "hostname": host, label + "snapshotter": "overlayfs", label + "network": "host",
-		label + "oci.process-mode": "sandbox", label + "selinux.enabled": "false",
-		"slipway.version": version(),
-	}
-	for k, v := range o.labels {
-		labels[k] = v
-	}
-	sum := sha256.Sum256([]byte(host + "\n" + root))
-	return control.Worker{
-		ID: hex.EncodeToString(sum[:])[:25], Labels: labels, Platforms: platforms, Policies: a.policiesOf,
-		Version: client.BuildkitVersion{Package: packagePath, Version: buildKitRelease, Revision: version(), DockerfileVersion: dockerfileRelease()},
-	}, nil
+	return func(s *store.Store) (*view.Worker, error) { return a.workerOn(s, o.labels, named) }, nil
+}
+
+// buildKitVersion is the version in BuildKit's words.
+func buildKitVersion() client.BuildkitVersion {
+	return client.BuildkitVersion{Package: packagePath, Version: buildKitRelease, Revision: version(), DockerfileVersion: dockerfileRelease()}
 }
 
 // packagePath is what clients are told that the server is, in the place of BuildKit's.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,6 +39,11 @@ func (p *processes) Run(ctx context.Context, spec *sandbox.Spec, streams sandbox
 		return nil
 	}
 	return run(ctx, spec, streams.Stdout)
+}
+
+// Exec implements [sandbox.Runner]: nothing runs beside these programs.
+func (p *processes) Exec(context.Context, string, *sandbox.Process, sandbox.IO) error {
+	return errors.New("there is nothing to run in")
 }
 
 func (p *processes) times(name string) int {

@@ -21,6 +21,7 @@ import (
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/serve/control"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // TestMain is also the server that systemd starts with sockets, in a process of its own.
@@ -83,10 +84,13 @@ func start(t *testing.T, b builder, how ...config) *server {
 	}}
 	copt := control.Options{
 		Acquire: keeper.Acquire, Sessions: s.sessions, Warn: warn,
-		Worker: control.Worker{
-			ID: "worker1", Labels: map[string]string{"a.b/c": "d"}, Platforms: func() []ocispec.Platform { return []ocispec.Platform{{OS: "linux", Architecture: "amd64"}} },
-			Policies: func(st *store.Store) ([]store.Policy, error) { return st.DefaultPolicies(store.Policy{}) },
-			Version:  client.BuildkitVersion{Package: "slipway", Version: "v0.34.2", Revision: "r", DockerfileVersion: "1.2.3"},
+		Version: client.BuildkitVersion{Package: "slipway", Version: "v0.34.2", Revision: "r", DockerfileVersion: "1.2.3"},
+		Worker: func(st *store.Store) (*view.Worker, error) {
+			policies, err := st.DefaultPolicies(store.Policy{})
+			if err != nil {
+				return nil, err
+			}
+			return view.NewWorker(st, view.WorkerOptions{Version: "v1", Labels: map[string]string{"a.b/c": "d"}, Platforms: []ocispec.Platform{{OS: "linux", Architecture: "amd64"}}, Policies: policies})
 		},
 	}
 	opt := Options{Warn: warn}

@@ -56,7 +56,7 @@ func TestSolve(t *testing.T) {
 	}
 	workers, err := s.ListWorkers(context.Background())
 	must(t, err)
-	if len(workers) != 1 || workers[0].ID != "worker1" || len(workers[0].Platforms) != 1 || len(workers[0].GCPolicy) != 4 || workers[0].GCPolicy[3].MaxUsedSpace == 0 {
+	if len(workers) != 1 || len(workers[0].ID) != 25 || workers[0].Labels["a.b/c"] != "d" || len(workers[0].Platforms) != 1 || len(workers[0].GCPolicy) != 4 || workers[0].GCPolicy[3].MaxUsedSpace == 0 {
 		t.Errorf("workers are %+v", workers)
 	}
 	if none, err := s.ListWorkers(context.Background(), client.WithFilter([]string{"id==other"})); err != nil || len(none) != 0 {

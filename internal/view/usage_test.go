@@ -124,11 +124,13 @@ func TestWorker(t *testing.T) {
 	l := newLab(t)
 	disk, _, err := l.s.Disk()
 	must(t, err)
-	w, err := NewWorker(l.s, "v1", []store.Policy{{All: true, KeepDuration: time.Hour, Filters: []string{"mutable"}, MaxUsedSpace: store.Space{Percent: 10}, MinFreeSpace: store.Space{Bytes: 5}}})
+	w, err := NewWorker(l.s, WorkerOptions{Version: "v1", Labels: map[string]string{"a": "b"}, Policies: []store.Policy{{All: true, KeepDuration: time.Hour, Filters: []string{"mutable"}, MaxUsedSpace: store.Space{Percent: 10}, MinFreeSpace: store.Space{Bytes: 5}}}})
 	must(t, err)
 	if p := w.Policies; len(p) != 1 || !p[0].All || p[0].KeepDuration != time.Hour || p[0].Filter[0] != "mutable" || p[0].MaxUsedSpace != disk/100*10 || p[0].MinFreeSpace != 5 || p[0].ReservedSpace != 0 {
 		t.Errorf("policies %+v", p)
 	}
 	host, _ := os.Hostname()
-	want(t, "labels", w.Labels, "map[org.mobyproject.buildkit.worker.executor:slipway org.mobyproject.buildkit.worker.hostname:"+host+" slipway.store:"+l.s.Root()+" slipway.version:v1")
+	want(t, "labels", w.Labels, "map[a:b org.mobyproject.buildkit.worker.executor:slipway org.mobyproject.buildkit.worker.hostname:"+host+
+		" org.mobyproject.buildkit.worker.oci.process-mode:sandbox org.mobyproject.buildkit.worker.selinux.enabled:false"+
+		" org.mobyproject.buildkit.worker.snapshotter:overlayfs slipway.store:"+l.s.Root()+" slipway.version:v1")
 }

@@ -1,16 +1,23 @@
 package view
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
 	"os"
 	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/store"
 )
 
 // Worker is this machine with a store, as something that builds.
 type Worker struct {
-	Labels   map[string]string
-	Policies []Policy // what goes of the cache by itself
+	ID        string // the same for whoever builds with the store
+	Labels    map[string]string
+	Platforms []ocispec.Platform
+	Policies  []Policy // what goes of the cache by itself
 }
 
 // Policy is a [store.Policy] on the store's disk: its space is in bytes.
@@ -24,21 +31,32 @@ type Policy struct {
 	MinFreeSpace  int64
 }
 
+// WorkerOptions are what a store does not know of a worker.
+type WorkerOptions struct {
+	Version   string
+	Labels    map[string]string // beside, or in the place of, those that every worker has
+	Platforms []ocispec.Platform
+	Policies  []store.Policy
+}
+
 // NewWorker describes this machine with a store, of which the policies let go.
-func NewWorker(s *store.Store, version string, policies []store.Policy) (*Worker, error) {
+func NewWorker(s *store.Store, opt WorkerOptions) (*Worker, error) {
 	disk, _, err := s.Disk()
 	if err != nil {
 		return nil, err
 	}
-	w := &Worker{Labels: map[string]string{
-		"org.mobyproject.buildkit.worker.executor": "slipway",
-		"slipway.store":   s.Root(),
-		"slipway.version": version,
-	}}
-	if host, err := os.Hostname(); err == nil {
-		w.Labels["org.mobyproject.buildkit.worker.hostname"] = host
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, err
 	}
-	for _, p := range policies {
+	id := sha256.Sum256([]byte(host + "\n" + s.Root()))
+	const label = "org.mobyproject.buildkit.worker."
+	w := &Worker{ID: hex.EncodeToString(id[:])[:25], Platforms: opt.Platforms, Labels: map[string]string{
+		label + "executor": "slipway", label + "hostname": host, label + "snapshotter": "overlayfs", label + "oci.process-mode": "sandbox",
+		label + "selinux.enabled": "false", "slipway.store": s.Root(), "slipway.version": opt.Version,
+	}}
+	maps.Copy(w.Labels, opt.Labels)
+	for _, p := range opt.Policies {
 		w.Policies = append(w.Policies, Policy{
 			All: p.All, Filter: p.Filters, KeepDuration: p.KeepDuration,
 			ReservedSpace: p.ReservedSpace.Of(disk), MaxUsedSpace: p.MaxUsedSpace.Of(disk), MinFreeSpace: p.MinFreeSpace.Of(disk),

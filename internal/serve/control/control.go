@@ -23,12 +23,12 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/session"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	tracev1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc"
 
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // Options say how a server serves.
@@ -39,7 +39,9 @@ type Options struct {
 	Sessions *session.Manager
 	// Bridge is nil where no client evaluates itself.
 	Bridge Bridge
-	Worker Worker
+	// Worker is what the server says of itself: it is the one worker.
+	Worker  func(*store.Store) (*view.Worker, error)
+	Version client.BuildkitVersion
 	// Entitlements are those that a client may give its builds.
 	Entitlements []string
 	// Limits are how much of the output of steps clients are told.
@@ -52,15 +54,6 @@ type Options struct {
 	Tidy func(ctx context.Context, s *store.Store)
 	// Warn is told what no client is; it may be nil.
 	Warn func(text string)
-}
-
-// Worker is what the server says of itself: it is the one worker.
-type Worker struct {
-	ID        string
-	Labels    map[string]string
-	Platforms func() []ocispec.Platform
-	Policies  func(*store.Store) ([]store.Policy, error) // of the cache
-	Version   client.BuildkitVersion
 }
 
 // Server is BuildKit's control API. Drain or Cancel, and then Wait, end it.

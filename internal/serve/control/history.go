@@ -12,11 +12,14 @@ import (
 	"time"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/util/gitutil"
 	"github.com/moby/buildkit/util/grpcerrors"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/slipway-build/slipway/internal/build"
+	buildrecords "github.com/slipway-build/slipway/internal/history"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -81,6 +84,20 @@ func (l *listed) record() *controlapi.BuildHistoryRecord {
 	r := l.rec.CloneVT()
 	if r.Pinned = l.pinned; l.pinned {
 		r.Generation = 1
+	}
+	return r
+}
+
+// chosenBy is what filters see of the build.
+func (l *listed) chosenBy() *buildrecords.Record {
+	r := &buildrecords.Record{Recorded: build.Recorded{Running: l.running, Record: build.Record{ID: l.rec.Ref, Started: l.rec.CreatedAt.AsTime(), Error: l.rec.GetError().GetMessage()}}}
+	if l.rec.CompletedAt != nil {
+		r.Took = l.rec.CompletedAt.AsTime().Sub(r.Started)
+	}
+	if source, ok := l.rec.FrontendAttrs["vcs:source"]; ok {
+		r.Context = source
+	} else if u, err := gitutil.ParseURL(l.rec.FrontendAttrs["context"]); err == nil {
+		r.Context = u.Remote
 	}
 	return r
 }
@@ -193,7 +210,7 @@ func (s *Server) ListenBuildHistory(req *controlapi.BuildHistoryRequest, stream 
 	if err := sendTime(stream); err != nil {
 		return err
 	}
-	keep, err := historyFilter(req.Filter)
+	keep, err := buildrecords.ParseFilter(req.Filter)
 	if err != nil {
 		return grpcerrors.WrapCode(err, codes.InvalidArgument)
 	}
@@ -267,7 +284,7 @@ type toldState struct {
 func stateOf(l *listed) toldState { return toldState{l.name, l.running, l.pinned} }
 
 // begin tells of what there is.
-func (l *listener) begin(all []*listed, req *controlapi.BuildHistoryRequest, keep recordFilter) error {
+func (l *listener) begin(all []*listed, req *controlapi.BuildHistoryRequest, keep buildrecords.Filter) error {
 	var ended []*listed
 	for _, b := range all {
 		if l.ref != "" && b.rec.Ref != l.ref {
@@ -275,7 +292,7 @@ func (l *listener) begin(all []*listed, req *controlapi.BuildHistoryRequest, kee
 		}
 		l.told[b.rec.Ref] = stateOf(b)
 		if !b.running {
-			if keep(b.rec) {
+			if keep == nil || keep(b.chosenBy()) {
 				ended = append(ended, b)
 			}
 			continue

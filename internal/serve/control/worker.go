@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func versionOf(v client.BuildkitVersion) *apitypes.BuildkitVersion {
@@ -21,60 +22,49 @@ func versionOf(v client.BuildkitVersion) *apitypes.BuildkitVersion {
 
 // Info tells the version.
 func (s *Server) Info(context.Context, *controlapi.InfoRequest) (*controlapi.InfoResponse, error) {
-	return &controlapi.InfoResponse{BuildkitVersion: versionOf(s.opt.Worker.Version)}, nil
+	return &controlapi.InfoResponse{BuildkitVersion: versionOf(s.opt.Version)}, nil
 }
 
 // ListWorkers tells of the one worker, if the filters take it.
 func (s *Server) ListWorkers(_ context.Context, req *controlapi.ListWorkersRequest) (*controlapi.ListWorkersResponse, error) {
-	w := &s.opt.Worker
 	f, err := filters.ParseAll(req.Filter...)
 	if err != nil {
 		return nil, invalidf("reading filters %q: %w", req.Filter, err)
 	}
-	if !f.Match(filters.AdapterFunc(w.field)) {
-		return &controlapi.ListWorkersResponse{}, nil
-	}
-	rec := &apitypes.WorkerRecord{ID: w.ID, Labels: w.Labels, Platforms: pb.PlatformsFromSpec(w.Platforms()), BuildkitVersion: versionOf(w.Version)}
 	b, release, err := s.opt.Acquire()
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	if rec.GCPolicy, err = w.policies(b.Store); err != nil {
+	w, err := s.opt.Worker(b.Store)
+	if err != nil {
 		return nil, err
+	}
+	if !f.Match(fieldsOf(w)) {
+		return &controlapi.ListWorkersResponse{}, nil
+	}
+	rec := &apitypes.WorkerRecord{ID: w.ID, Labels: w.Labels, Platforms: pb.PlatformsFromSpec(w.Platforms), BuildkitVersion: versionOf(s.opt.Version)}
+	for _, p := range w.Policies {
+		rec.GCPolicy = append(rec.GCPolicy, &apitypes.GCPolicy{
+			All: p.All, Filters: p.Filter, KeepDuration: int64(p.KeepDuration),
+			ReservedSpace: p.ReservedSpace, MaxUsedSpace: p.MaxUsedSpace, MinFreeSpace: p.MinFreeSpace,
+		})
 	}
 	return &controlapi.ListWorkersResponse{Record: []*apitypes.WorkerRecord{rec}}, nil
 }
 
-func (w *Worker) field(path []string) (string, bool) {
-	switch {
-	case len(path) == 1 && path[0] == "id":
-		return w.ID, w.ID != ""
-	case len(path) > 1 && path[0] == "labels":
-		v, ok := w.Labels[strings.Join(path[1:], ".")]
-		return v, ok
-	}
-	return "", false
-}
-
-// policies are those of the cache, with percents of the disk as bytes.
-func (w *Worker) policies(st *store.Store) ([]*apitypes.GCPolicy, error) {
-	policies, err := w.Policies(st)
-	if err != nil {
-		return nil, err
-	}
-	disk, _, err := st.Disk()
-	if err != nil {
-		return nil, err
-	}
-	all := []*apitypes.GCPolicy{}
-	for _, p := range policies {
-		all = append(all, &apitypes.GCPolicy{
-			All: p.All, Filters: p.Filters, KeepDuration: int64(p.KeepDuration),
-			ReservedSpace: p.ReservedSpace.Of(disk), MaxUsedSpace: p.MaxUsedSpace.Of(disk), MinFreeSpace: p.MinFreeSpace.Of(disk),
-		})
-	}
-	return all, nil
+// fieldsOf gives containerd's filters a worker.
+func fieldsOf(w *view.Worker) filters.Adaptor {
+	return filters.AdapterFunc(func(path []string) (string, bool) {
+		switch {
+		case len(path) == 1 && path[0] == "id":
+			return w.ID, true
+		case len(path) > 1 && path[0] == "labels":
+			v, ok := w.Labels[strings.Join(path[1:], ".")]
+			return v, ok
+		}
+		return "", false
+	})
 }
 
 // usageRecord is a record of the cache in the API's form.
@@ -99,19 +89,16 @@ func (s *Server) DiskUsage(ctx context.Context, req *controlapi.DiskUsageRequest
 		return nil, err
 	}
 	defer release()
-	all, err := b.Store.CacheRecords(ctx)
+	if _, err := store.FilterCache(nil, req.Filter...); err != nil {
+		return nil, invalidf("%w", err)
+	}
+	all, err := view.CacheRecords(ctx, b.Store, view.CacheFilter{Unused: time.Duration(req.AgeLimit), By: req.Filter})
 	if err != nil {
 		return nil, err
 	}
-	if all, err = store.FilterCache(all, req.Filter...); err != nil {
-		return nil, invalidf("%w", err)
-	}
 	res := &controlapi.DiskUsageResponse{}
-	since := time.Now().Add(-time.Duration(req.AgeLimit))
 	for _, r := range all {
-		if req.AgeLimit == 0 || !r.LastUsed.After(since) {
-			res.Record = append(res.Record, usageRecord(&r))
-		}
+		res.Record = append(res.Record, usageRecord(&r))
 	}
 	return res, nil
 }
