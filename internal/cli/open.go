@@ -25,6 +25,11 @@ func (a *app) Runner() (sandbox.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
+	return a.runnerOn(s), nil
+}
+
+// runnerOn makes the sandbox of a store.
+func (a *app) runnerOn(s *store.Store) sandbox.Runner {
 	return &lazyRunner{slots: make(chan struct{}, a.maxRuns), open: func() (sandbox.Runner, error) {
 		dir, err := s.TempDir() // of the lease: what a killed process leaves in it is swept
 		if err != nil {
@@ -34,7 +39,7 @@ func (a *app) Runner() (sandbox.Runner, error) {
 			StateDir: dir, RuntimeBinary: a.runtime, Network: sandbox.WorkerNetwork(a.workerNet),
 			FilterFile: filepath.Join(s.Root(), "seccomp"),
 		})
-	}}, nil
+	}}
 }
 
 // lazyRunner makes its runner when something is to be run, which a cached build does not.
@@ -104,15 +109,14 @@ func (a *app) Builder(dumpKey func(vertex string, lines []string)) (*build.Build
 	if err != nil {
 		return nil, err
 	}
-	runner, err := a.Runner()
-	if err != nil {
-		return nil, err
-	}
-	images, err := a.Images()
-	if err != nil {
-		return nil, err
-	}
-	return build.New(build.Options{Store: s, Images: images, Runner: runner, DumpKey: dumpKey, Registry: a.registry(), Serve: bridge.Serve}), nil
+	return a.builderOn(s, dumpKey), nil
+}
+
+// builderOn makes what builds with a store.
+func (a *app) builderOn(s *store.Store, dumpKey func(vertex string, lines []string)) *build.Builder {
+	return build.New(build.Options{
+		Store: s, Images: imagesource.New(s, a.registry()), Runner: a.runnerOn(s), DumpKey: dumpKey, Registry: a.registry(), Serve: bridge.Serve,
+	})
 }
 
 // containers makes what manages containers, without what runs them.

@@ -24,6 +24,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/serve"
+	"github.com/slipway-build/slipway/internal/serve/bridge"
 	"github.com/slipway-build/slipway/internal/serve/control"
 	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/view"
@@ -138,13 +139,14 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	}
 	keeper := &serve.Keeper{Open: func() (*control.Backend, func() error, error) { return a.backend(ctx) }, Linger: storeLinger, MaxAge: storeMaxAge, Warn: a.warn}
 	defer keeper.Close(closeTime)
+	builds := bridge.NewBuilds(bridge.Limits{})
 	c := control.New(control.Options{
-		Acquire: keeper.Acquire, Sessions: sessions, Worker: worker, Version: buildKitVersion(), Entitlements: o.entitlements, Limits: stepLimits(),
+		Acquire: keeper.Acquire, Sessions: sessions, Bridge: builds.Drive, Worker: worker, Version: buildKitVersion(), Entitlements: o.entitlements, Limits: stepLimits(),
 		Warn: a.warn, Tidy: func(ctx context.Context, s *store.Store) { a.tidyStore(ctx, s, true) },
 	})
 	notifier := serve.NewNotifier()
 	drain := a.drain(ctx, notifier)
-	err = serve.Serve(ctx, drain, listeners, serve.Options{Control: c, Idle: o.idle, Warn: a.warn, Ready: func() {
+	err = serve.Serve(ctx, drain, listeners, serve.Options{Control: c, Register: builds.Register, Idle: o.idle, Warn: a.warn, Ready: func() {
 		for _, l := range listeners {
 			fmt.Fprintf(a.stderr, "running server on %s\n", l.Addr())
 		}
