@@ -16,7 +16,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake clean
+.PHONY: help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake suites suites-client suites-dockerfile clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -123,6 +123,17 @@ conformance-bake:
 	@hack/buildkit.sh build/tools
 	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/record-bake ./hack/conformance/bake/record
 	build/tools/record-bake -buildkitd build/tools/buildkitd -buildctl build/tools/buildctl -buildx build/tools/buildx -out hack/conformance/bake/testdata hack/conformance/bake/cases
+
+# Both run, whatever the first one says. With PART=2/8, RUN=regexp or SUITES="flags of hack/suites" a part of them does.
+suites: ## run BuildKit's own integration tests against slipway serve, and compare with the lists of those that do not pass
+	@$(MAKE) --no-print-directory -k suites-client suites-dockerfile
+
+suites-client suites-dockerfile: suites-%: build
+	@hack/deps.sh suites
+	@hack/buildkit.sh build/tools
+	@$(GO) build -buildvcs=false -o build/tools/suites ./hack/suites
+	build/tools/suites -buildkitd bin/slipway -buildctl build/tools/buildctl -logs build/suites/$*.logs $(if $(PART),-part $(PART)) $(if $(RUN),-run '$(RUN)') $(SUITES) \
+		-goal $(if $(filter client,$*),90 client,95 frontend/dockerfile) hack/suites/$*.list
 
 clean: ## remove what the other targets made
 	rm -rf --one-file-system bin build

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what is missing for a purpose: build, demo, bases, test, bench, vm, arm64 or all. On Debian and Ubuntu,
+# Installs what is missing for a purpose: build, demo, bases, test, bench, suites, vm, arm64 or all. On Debian and Ubuntu,
 # as root, by apt-get; anywhere else it says in a sentence what is missing.
 set -eu
 
-purpose=${1:?usage: hack/deps.sh build|demo|bases|test|bench|vm|arm64|all}
+purpose=${1:?usage: hack/deps.sh build|demo|bases|test|bench|suites|vm|arm64|all}
 packages=
 sentences=
 
@@ -95,6 +95,15 @@ for_bench() {
 	need zstd zstd "bounds compressing with zstd"
 }
 
+for_suites() {
+	for_build
+	for_demo
+	need docker-registry docker-registry "is the registry that BuildKit's tests push to and pull from"
+	need git git "makes and serves the repositories that they build from"
+	need gpg gnupg "signs what they verify"
+	need ssh-keygen openssh-client "signs what they verify"
+}
+
 for_vm() {
 	for_build
 	need qemu-system-x86_64 qemu-system-x86 "is the machine"
@@ -132,6 +141,7 @@ demo) for_demo ;;
 bases) for_bases ;;
 test) for_test ;;
 bench) for_bench ;;
+suites) for_suites ;;
 vm) for_vm ;;
 arm64) for_arm64 ;;
 all) for_test; for_bases ;;
@@ -139,7 +149,7 @@ all) for_test; for_bases ;;
 esac
 
 case $purpose in
-demo | bases | test | bench)
+demo | bases | test | bench | suites)
 	if [ "$(id -u)" -ne 0 ]; then
 		echo "slipway: containers are run as root today: run make $purpose as root." >&2
 		exit 1

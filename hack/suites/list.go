@@ -48,41 +48,89 @@ func readList(file string) (list, error) {
 
 func (l list) write(file string) error {
 	var b strings.Builder
-	b.WriteString("# Tests of BuildKit that do not pass, and why: see hack/suites.\n")
+	b.WriteString("# Tests of BuildKit that do not pass, and why: see hack/suites/main.go.\n")
 	for _, name := range slices.Sorted(maps.Keys(l)) {
 		fmt.Fprintf(&b, "%s\t%s\n", name, l[name])
 	}
 	return os.WriteFile(file, []byte(b.String()), 0o644)
 }
 
-// list is that of the tests that did not pass. A skipped test is one where the skip has no reason in the machine.
-func (all results) list(known list) list {
+// family is the name of a test without its variant: of TestCopy/frontend=client, TestCopy.
+func family(name string) string {
+	f, _, _ := strings.Cut(name, "/")
+	return f
+}
+
+// reason is why a test does not pass; "" is that it does.
+func (l list) reason(unit string) string {
+	name := short(unit)
+	if r := l[name]; r != "" {
+		return r
+	}
+	return l[family(name)]
+}
+
+// list is that of the tests that did not pass, with the reasons that are known. Where not all ran, it keeps the others.
+func (all results) list(known list, whole, lacks bool) list {
 	l := list{}
+	ran := map[string]map[string]string{} // of each family, the variants with their reasons
 	for unit, r := range all {
-		if r.action == "pass" {
+		name := short(unit)
+		if ran[family(name)] == nil {
+			ran[family(name)] = map[string]string{}
+		}
+		reason := ""
+		if r.action != "pass" {
+			if reason = known.reason(unit); reason == "" {
+				reason = r.reason()
+				if lacks {
+					reason = machine + reason
+				}
+			}
+		}
+		ran[family(name)][name] = reason
+	}
+	for name, reason := range known {
+		if !whole && ran[family(name)] == nil {
+			l[name] = reason
+		}
+	}
+	for name, variants := range ran {
+		reasons := slices.Compact(slices.Sorted(maps.Values(variants)))
+		if len(reasons) == 1 && reasons[0] != "" {
+			l[name] = reasons[0]
 			continue
 		}
-		name := short(unit)
-		l[name] = known[name]
-		if l[name] == "" {
-			l[name] = unknown
-			if r.action == "skip" {
-				l[name] = "skipped: " + r.reason()
+		for name, reason := range variants {
+			if reason != "" {
+				l[name] = reason
 			}
 		}
 	}
 	return l
 }
 
-// reason is the last line of a skipped test's own output.
+// reason is what a test that did not pass says itself.
 func (r *result) reason() string {
-	last := unknown
+	said := ""
 	for line := range strings.Lines(r.own()) {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "---") {
-			last = line
+		switch line = strings.TrimSpace(line); {
+		case r.action == "skip" && line != "" && !strings.HasPrefix(line, "---"):
+			said = line // the last one
+		case r.action == "fail" && said == "" && strings.HasPrefix(line, "Error:"):
+			said = strings.TrimSpace(strings.TrimPrefix(line, "Error:"))
 		}
 	}
-	return last
+	switch r.action {
+	case "skip":
+		return "skipped: " + said
+	case "hang":
+		return "does not end"
+	}
+	if said == "" {
+		return unknown
+	}
+	return unknown + ": " + said
 }
 
 // own is the beginning of what a test printed itself, without its daemon's log.
@@ -104,12 +152,13 @@ func (r *result) own() string {
 }
 
 // compare tells what is not as the list says. Where all tests ran, tests of the list that are not there count as well.
-func (all results) compare(out io.Writer, known list, whole bool) (ok bool) {
+func (all results) compare(out io.Writer, known list, whole bool, goal int) (ok bool) {
 	ok = true
 	passed, lacking := 0, 0
+	there := map[string]bool{}
 	for _, unit := range slices.Sorted(maps.Keys(all)) {
-		r, name := all[unit], short(unit)
-		reason := known[name]
+		r, name, reason := all[unit], short(unit), known.reason(unit)
+		there[name], there[family(name)] = true, true
 		switch {
 		case r.action == "pass" && reason != "":
 			ok = false
@@ -126,30 +175,37 @@ func (all results) compare(out io.Writer, known list, whole bool) (ok bool) {
 		}
 	}
 	if whole {
-		for name := range known {
-			if !slices.ContainsFunc(slices.Collect(maps.Keys(all)), func(u string) bool { return short(u) == name }) {
+		for _, name := range slices.Sorted(maps.Keys(known)) {
+			if !there[name] {
 				ok = false
 				fmt.Fprintf(out, "IS NOT THERE, and is listed: %s\n", name)
 			}
 		}
 	}
 	if can := len(all) - lacking; can > 0 {
-		fmt.Fprintf(out, "%d of %d tests passed, %.1f %%; %d more need what this machine lacks\n", passed, can, 100*float64(passed)/float64(can), lacking)
+		fmt.Fprintf(out, "%d of %d tests pass, %.1f %%", passed, can, 100*float64(passed)/float64(can))
+		if goal > 0 {
+			fmt.Fprintf(out, " (the goal is %d %%)", goal)
+		}
+		fmt.Fprintf(out, "; %d more need what this machine lacks\n", lacking)
 	}
 	return ok
 }
 
-// keep writes the output of tests that did not pass, a file each.
+// keep writes the output of tests that did not pass, a file each, and removes that of those that did.
 func (all results) keep(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	for unit, r := range all {
+		file := filepath.Join(dir, strings.ReplaceAll(short(unit), "/", "_")+".log")
+		var err error
 		if r.action == "pass" {
-			continue
+			err = os.RemoveAll(file)
+		} else {
+			err = os.WriteFile(file, []byte(r.output.String()), 0o644)
 		}
-		file := strings.ReplaceAll(short(unit), "/", "_") + ".log"
-		if err := os.WriteFile(filepath.Join(dir, file), []byte(r.output.String()), 0o644); err != nil {
+		if err != nil {
 			return err
 		}
 	}

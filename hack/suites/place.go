@@ -2,14 +2,18 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -23,12 +27,17 @@ import (
 
 // place is what a suite runs in: programs, the compiled tests, and a registry's directory with images.
 type place struct {
-	dir     string
+	dir     string // of this run alone
+	kept    string // what later runs have, too
+	module  string // BuildKit's sources
+	version string
 	tests   string // the compiled suite
 	sources string // its package's directory
 }
 
 func (p *place) bin() string { return filepath.Join(p.dir, "bin") }
+
+func (p *place) fixtures() string { return filepath.Join(p.dir, "fixtures") }
 
 // programs puts those that the tests look for by their names in one directory.
 func (p *place) programs(buildkitd, buildctl string) error {
@@ -50,19 +59,33 @@ func (p *place) programs(buildkitd, buildctl string) error {
 	return nil
 }
 
-// compile compiles a suite out of the module that slipway links, with the dependencies that it was released with.
-func (p *place) compile(ctx context.Context, suite string) error {
+// find finds the sources of the BuildKit that slipway links.
+func (p *place) find(ctx context.Context) error {
 	const module = "github.com/moby/buildkit"
 	out, err := exec.CommandContext(ctx, "go", "mod", "download", "-json", module).Output()
 	if err != nil {
 		return fmt.Errorf("finding %s: %w", module, err)
 	}
-	var m struct{ Dir string }
+	var m struct{ Dir, Version string }
 	if err := json.Unmarshal(out, &m); err != nil {
 		return err
 	}
+	p.module, p.version = m.Dir, m.Version
+	return nil
+}
+
+// compile compiles a suite with the dependencies that it was released with, or takes what an earlier run compiled.
+func (p *place) compile(ctx context.Context, suite string) error {
+	p.sources = filepath.Join(p.module, suite)
+	p.tests = filepath.Join(p.kept, strings.ReplaceAll(suite, "/", "-")+"-"+p.version+"-"+runtime.Version()+".test")
+	if _, err := os.Stat(p.tests); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(p.kept, 0o755); err != nil {
+		return err
+	}
 	for _, file := range []string{"go.mod", "go.sum"} { // the module's own cannot be written to
-		data, err := os.ReadFile(filepath.Join(m.Dir, file))
+		data, err := os.ReadFile(filepath.Join(p.module, file))
 		if err != nil {
 			return err
 		}
@@ -70,19 +93,60 @@ func (p *place) compile(ctx context.Context, suite string) error {
 			return err
 		}
 	}
-	p.tests, p.sources = filepath.Join(p.dir, "suite.test"), filepath.Join(m.Dir, suite)
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-buildvcs=false", "-mod=mod", "-modfile="+filepath.Join(p.dir, "go.mod"), "-o", p.tests, "./"+suite)
-	cmd.Dir, cmd.Stderr = m.Dir, os.Stderr
+	partial := filepath.Join(p.dir, "suite.test")
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-buildvcs=false", "-mod=mod", "-modfile="+filepath.Join(p.dir, "go.mod"), "-o", partial, "./"+suite)
+	cmd.Dir, cmd.Stderr = p.module, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("compiling the tests of %s: %w", suite, err)
+	}
+	if err := copyFile(partial, p.tests+".new"); err != nil { // the directories may be two filesystems
+		return err
+	}
+	return os.Rename(p.tests+".new", p.tests)
+}
+
+func copyFile(from, to string) (err error) {
+	r, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	w, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	_, err = io.Copy(w, r)
+	return err
+}
+
+// sign makes the keys that commits and files are signed with, by BuildKit's own scripts.
+func (p *place) sign(ctx context.Context) error {
+	if err := os.Mkdir(p.fixtures(), 0o700); err != nil {
+		return err
+	}
+	for _, script := range []string{"gen_gpg_test_env.sh", "gen_ssh_test_env.sh"} {
+		text, err := os.ReadFile(filepath.Join(p.module, "hack/fixtures", script))
+		if err != nil {
+			return err
+		}
+		// Git writes the key to TMPDIR.
+		text = bytes.ReplaceAll(text, []byte("        /tmp/.git_signing_key_tmp"), []byte("        */.git_signing_key_tmp"))
+		for _, user := range []string{"user1", "user2"} {
+			cmd := exec.CommandContext(ctx, "sh", "-s", user)
+			cmd.Stdin, cmd.Env = bytes.NewReader(text), p.env()
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("making keys with BuildKit's %s: %w\n%s", script, err, out)
+			}
+		}
 	}
 	return nil
 }
 
 // env is the tests' environment.
 func (p *place) env() []string {
-	return append(os.Environ(), "PATH="+p.bin()+":"+os.Getenv("PATH"), "BUILDKIT_REGISTRY_MIRROR_DIR="+filepath.Join(p.dir, "mirror"),
-		"TMPDIR="+filepath.Join(p.dir, "tmp"))
+	return append(os.Environ(), "PATH="+p.bin()+":"+os.Getenv("PATH"), "TMPDIR="+filepath.Join(p.dir, "tmp"),
+		"BUILDKIT_REGISTRY_MIRROR_DIR="+filepath.Join(p.dir, "mirror"), "BUILDKIT_TEST_SIGN_FIXTURES="+p.fixtures())
 }
 
 // config is what the tests would write, had they found no registry.
@@ -98,10 +162,8 @@ http:
 // mirror makes the directory of a registry that has the images, so that no test asks another one for them.
 func (p *place) mirror(ctx context.Context) (err error) {
 	dir := filepath.Join(p.dir, "mirror")
-	for _, d := range []string{dir, filepath.Join(p.dir, "tmp")} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			return err
-		}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
 	}
 	file := filepath.Join(dir, "config.yaml")
 	if err := os.WriteFile(file, fmt.Appendf(nil, config, filepath.Join(dir, "data")), 0o600); err != nil {
