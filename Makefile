@@ -16,7 +16,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake suites suites-client suites-dockerfile clean
+.PHONY: help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake suites suites-client suites-dockerfile clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -134,6 +134,13 @@ suites-client suites-dockerfile: suites-%: build
 	@$(GO) build -buildvcs=false -o build/tools/suites ./hack/suites
 	build/tools/suites -buildkitd bin/slipway -buildctl build/tools/buildctl -logs build/suites/$*.logs $(if $(PART),-part $(PART)) $(if $(RUN),-run '$(RUN)') $(SUITES) \
 		-goal $(if $(filter client,$*),90 client,95 frontend/dockerfile) hack/suites/$*.list
+
+clients: build ## run what docs/clients.md tells to type, with the real buildx and buildctl
+	@hack/deps.sh suites
+	@hack/buildkit.sh build/tools
+	@$(MAKE) --no-print-directory $(BASES)
+	@$(BASES) make busybox
+	@$(BASES) exec -- hack/clients.sh bin/slipway build/tools
 
 clean: ## remove what the other targets made
 	rm -rf --one-file-system bin build

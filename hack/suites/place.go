@@ -16,13 +16,7 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/types"
-
-	"github.com/slipway-build/slipway/hack/bases/baseimage"
 )
 
 // place is what a suite runs in: programs, the compiled tests, and a registry's directory with images.
@@ -210,25 +204,4 @@ func (p *place) mirror(ctx context.Context) (err error) {
 		}
 	}
 	return nil
-}
-
-// images are those that the suites name, by the names that they have in a registry.
-func images() (map[string]v1.Image, error) {
-	busybox, err := baseimage.Busybox()
-	if err != nil {
-		return nil, err
-	}
-	none := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.DockerManifestSchema2), types.DockerConfigJSON)
-	none, err = mutate.Config(none, v1.Config{Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}})
-	if err != nil {
-		return nil, err
-	}
-	return map[string]v1.Image{
-		"library/busybox:latest":              busybox,
-		"library/busybox:stable-musl":         busybox,
-		"library/alpine:latest":               busybox,
-		"amd64/debian:bullseye-20230109-slim": busybox,
-		"cpuguy83/buildkit-foreign:latest":    busybox,
-		"tonistiigi/test:nolayers":            none,
-	}, nil
 }
