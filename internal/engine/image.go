@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -43,19 +44,71 @@ func (r *Run) resolve(ctx context.Context, n *node, src *pb.SourceOp) (*imagesou
 }
 
 func (r *Run) resolveImage(ctx context.Context, n *node, src *pb.SourceOp) (*imagesource.Image, error) {
+	want, err := wantedOf(src)
+	if err != nil {
+		return nil, err
+	}
+	var img *imagesource.Image
 	if ref, ok := strings.CutPrefix(src.Identifier, schemeLayout); ok {
 		l, err := r.layout(src)
 		if err != nil {
 			return nil, err
 		}
-		return r.Engine.opt.Images.ResolveLayout(ctx, l, ref, r.platform(n.v.Op.Platform))
+		img, err = r.Engine.opt.Images.ResolveLayout(ctx, l, ref, r.platform(n.v.Op.Platform))
+		if err != nil {
+			return nil, err
+		}
+		return want.of(img)
 	}
 	mode := imagesource.ResolveDefault
 	if r.opt.Pull || src.Attrs[pb.AttrImageResolveMode] == pb.AttrImageResolveModeForcePull {
 		mode = imagesource.ResolvePull
 	}
 	ref := strings.TrimPrefix(src.Identifier, schemeImage)
-	return r.Engine.opt.Images.Resolve(ctx, ref, r.platform(n.v.Op.Platform), mode)
+	if img, err = r.Engine.opt.Images.Resolve(ctx, ref, r.platform(n.v.Op.Platform), mode); err != nil {
+		return nil, err
+	}
+	return want.of(img)
+}
+
+// wanted is what a source wants of an image, whatever its reference is.
+type wanted struct {
+	layers   int           // only so many of them; 0 is all
+	checksum digest.Digest // of what the reference names; "" is any
+}
+
+func wantedOf(src *pb.SourceOp) (w wanted, err error) {
+	limit, ok := src.Attrs[pb.AttrImageLayerLimit]
+	if strings.HasPrefix(src.Identifier, schemeLayout) {
+		limit, ok = src.Attrs[pb.AttrOCILayoutLayerLimit]
+	}
+	if ok {
+		if w.layers, err = strconv.Atoi(limit); err != nil || w.layers <= 0 {
+			return w, fmt.Errorf("invalid layer limit %s", limit)
+		}
+	}
+	if sum, ok := src.Attrs[pb.AttrImageChecksum]; ok {
+		if w.checksum, err = digest.Parse(sum); err != nil {
+			return w, fmt.Errorf("invalid image checksum %s: %w", sum, err)
+		}
+	}
+	return w, nil
+}
+
+// of takes it of an image, which others have too.
+func (w wanted) of(img *imagesource.Image) (*imagesource.Image, error) {
+	if w.checksum != "" && img.Root != w.checksum {
+		return nil, fmt.Errorf("image digest %s for %s does not match expected checksum %s", img.Root, img.Ref, w.checksum)
+	}
+	switch n := len(img.Manifest.Layers); {
+	case w.layers > n:
+		return nil, fmt.Errorf("layer limit %d is greater than the number of layers in the image %d", w.layers, n)
+	case w.layers > 0 && w.layers < n:
+		part := *img
+		part.Manifest.Layers, part.DiffIDs = img.Manifest.Layers[:w.layers:w.layers], img.DiffIDs[:w.layers:w.layers]
+		return &part, nil
+	}
+	return img, nil
 }
 
 // ResolveImage asks for an image once for all runs, and shows it as one step. key says all that is asked, and find asks. Where that

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -131,7 +132,13 @@ func (r *Run) imageSource(ctx context.Context, n *node, op *pb.SourceOp) (keyLin
 	if err != nil {
 		return nil, err
 	}
-	return imageLines(img.Digest, platforms.FormatAll(img.Platform)), nil
+	lines := imageLines(img.Digest, platforms.FormatAll(img.Platform))
+	if want, err := wantedOf(op); err != nil {
+		return nil, err
+	} else if want.layers > 0 {
+		lines.add("layers", strconv.Itoa(want.layers))
+	}
+	return lines, nil
 }
 
 func (r *Run) imageValue(ctx context.Context, n *node, op *pb.SourceOp) (Value, error) {
