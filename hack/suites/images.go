@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -18,71 +19,98 @@ import (
 
 // images are those that the suites name, by the names that they have in a registry.
 func images() (map[string]v1.Image, error) {
-	busybox, err := baseimage.Busybox()
+	base, err := baseimage.Busybox()
 	if err != nil {
 		return nil, err
 	}
-	alpine, err := alpine(busybox)
+	file, err := base.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	busybox, err := changed(base, file.Config, busyboxFiles, "proc", "sys")
+	if err != nil {
+		return nil, fmt.Errorf("making busybox: %w", err)
+	}
+	alpine, err := changed(base, file.Config, alpineFiles)
 	if err != nil {
 		return nil, fmt.Errorf("making alpine: %w", err)
 	}
-	none := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.DockerManifestSchema2), types.DockerConfigJSON)
-	none, err = mutate.Config(none, v1.Config{Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}})
+	scanner, err := changed(base, v1.Config{Env: file.Config.Env, Entrypoint: []string{"/bin/scan"}}, scannerFiles)
+	if err != nil {
+		return nil, fmt.Errorf("making a scanner: %w", err)
+	}
+	foreign, err := foreign(busybox, scanner)
+	if err != nil {
+		return nil, fmt.Errorf("making an image with a layer from elsewhere: %w", err)
+	}
+	none, err := mutate.Config(empty.Image, v1.Config{Env: file.Config.Env})
 	if err != nil {
 		return nil, err
 	}
 	return map[string]v1.Image{
-		"library/busybox:latest":              busybox,
-		"library/busybox:stable-musl":         busybox,
-		"library/busybox_amd64:latest":        busybox,
-		"library/alpine:latest":               alpine,
-		"amd64/debian:bullseye-20230109-slim": alpine,
-		"cpuguy83/buildkit-foreign:latest":    busybox,
-		"tonistiigi/test:nolayers":            none,
+		"library/busybox:latest":                busybox,
+		"library/busybox:stable-musl":           busybox,
+		"library/busybox_amd64:latest":          busybox,
+		"library/alpine:latest":                 alpine,
+		"amd64/debian:bullseye-20230109-slim":   alpine,
+		"cpuguy83/buildkit-foreign:latest":      foreign,
+		"docker/buildkit-syft-scanner:stable-1": scanner,
+		"tonistiigi/test:nolayers":              none,
 	}, nil
 }
 
-// alpineFiles are what the suites know alpine by. Packages cannot be had.
-var alpineFiles = []struct {
+// added is a file of an image.
+type added struct {
 	name, text string
 	mode       int64
-}{
-	{"etc/alpine-release", "3.18.12\n", 0o644},
-	{"etc/os-release", "NAME=\"Alpine Linux\"\nID=alpine\nVERSION_ID=3.18.12\n", 0o644},
-	{"sbin/apk", "#!/bin/sh\necho 'apk: this is a stand-in, which has no packages' >&2\nexit 1\n", 0o755},
 }
 
-// alpine is busybox' image with them, in one layer as well.
-func alpine(busybox v1.Image) (v1.Image, error) {
+const groups = "root:x:0:\ndaemon:x:1:\nbin:x:2:\nwww-data:x:33:\nusers:x:100:\nnobody:x:65534:\n"
+
+// What the suites know the images by. Packages cannot be had.
+var (
+	busyboxFiles = []added{
+		{"etc/group", groups, 0o644},
+		{"bin/ttysize", "#!/bin/sh\nset -- $(stty size)\necho $2 $1\n", 0o755},
+	}
+	alpineFiles = append([]added{
+		{"etc/alpine-release", "3.18.12\n", 0o644},
+		{"etc/os-release", "NAME=\"Alpine Linux\"\nID=alpine\nVERSION_ID=3.18.12\n", 0o644},
+		{"sbin/apk", "#!/bin/sh\necho 'apk: this is a stand-in, which has no packages' >&2\nexit 1\n", 0o755},
+	}, busyboxFiles...)
+	scannerFiles = []added{
+		{"bin/scan", `#!/bin/sh
+echo '{"_type":"https://in-toto.io/Statement/v0.1","predicateType":"https://spdx.dev/Document","predicate":{"name":"stand-in"}}' >$BUILDKIT_SCAN_DESTINATION/sbom.spdx.json
+`, 0o755},
+	}
+)
+
+// changed is busybox' image with other files, in one layer as well.
+func changed(busybox v1.Image, config v1.Config, files []added, without ...string) (v1.Image, error) {
 	layers, err := busybox.Layers()
-	if err != nil || len(layers) != 1 {
-		return nil, errors.Join(err, fmt.Errorf("busybox has %d layers", len(layers)))
-	}
-	r, err := layers[0].Uncompressed()
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
+	file, err := busybox.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	skip := map[string]bool{}
+	for _, name := range without {
+		skip[name] = true
+	}
+	for _, f := range files {
+		skip[f.name] = true
+	}
 	var b bytes.Buffer
-	tr, tw := tar.NewReader(r), tar.NewWriter(&b)
-	h, err := tr.Next()
-	for ; err == nil; h, err = tr.Next() {
-		if err := tw.WriteHeader(h); err != nil {
-			return nil, err
-		}
-		if _, err := io.Copy(tw, tr); err != nil {
+	tw := tar.NewWriter(&b)
+	for _, l := range layers {
+		if err := copyEntries(tw, l, skip); err != nil {
 			return nil, err
 		}
 	}
-	if !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	config, err := busybox.ConfigFile()
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range alpineFiles {
-		if err := tw.WriteHeader(&tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.text)), ModTime: config.Created.Time}); err != nil {
+	for _, f := range files {
+		if err := tw.WriteHeader(&tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.text)), ModTime: file.Created.Time}); err != nil {
 			return nil, err
 		}
 		if _, err := io.WriteString(tw, f.text); err != nil {
@@ -96,7 +124,43 @@ func alpine(busybox v1.Image) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img, err := mutate.Append(empty.Image, mutate.Addendum{Layer: layer, History: v1.History{Created: config.Created, CreatedBy: "ADD alpine.tar.gz / # buildkit"}})
+	return assembled(file, config, mutate.Addendum{Layer: layer})
+}
+
+// copyEntries copies what a layer has, but for some names.
+func copyEntries(tw *tar.Writer, l v1.Layer, skip map[string]bool) error {
+	r, err := l.Uncompressed()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	tr := tar.NewReader(r)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if skip[path.Clean(h.Name)] {
+			continue
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.Copy(tw, tr); err != nil {
+			return err
+		}
+	}
+}
+
+// assembled is an image of layers, with the date and the platform of another one.
+func assembled(like *v1.ConfigFile, config v1.Config, layers ...mutate.Addendum) (v1.Image, error) {
+	for i := range layers {
+		layers[i].History = v1.History{Created: like.Created, CreatedBy: "ADD a.tar.gz / # buildkit"}
+	}
+	img, err := mutate.Append(empty.Image, layers...)
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +169,24 @@ func alpine(busybox v1.Image) (v1.Image, error) {
 		return nil, err
 	}
 	file = file.DeepCopy()
-	file.Architecture, file.OS, file.Created, file.Config = config.Architecture, config.OS, config.Created, config.Config
+	file.Architecture, file.OS, file.Created, file.Config = like.Architecture, like.OS, like.Created, config
 	return mutate.ConfigFile(img, file)
+}
+
+// foreign is an image with a layer that is to be had elsewhere first, and one that is not.
+func foreign(one, two v1.Image) (v1.Image, error) {
+	config, err := one.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	var layers []mutate.Addendum
+	for _, img := range []v1.Image{one, two} {
+		all, err := img.Layers()
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, mutate.Addendum{Layer: all[0]})
+	}
+	layers[0].MediaType, layers[0].URLs = types.DockerForeignLayer, []string{"http://127.0.0.1:1/layer"}
+	return assembled(config, config.Config, layers...)
 }

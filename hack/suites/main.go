@@ -76,7 +76,7 @@ func (o *options) main(ctx context.Context, out io.Writer) (ok bool, err error) 
 	if o.kept, err = filepath.Abs(o.kept); err != nil {
 		return false, err
 	}
-	dir, err := os.MkdirTemp("", "suites")
+	dir, err := os.MkdirTemp("", "s") // tests make sockets in it, whose paths are short
 	if err != nil {
 		return false, err
 	}
@@ -109,7 +109,7 @@ func (p *place) prepare(ctx context.Context, o *options) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("becoming the parent of orphans: %w", err)
 	}
-	if err := os.Mkdir(filepath.Join(p.dir, "tmp"), 0o755); err != nil {
+	if err := os.Mkdir(filepath.Join(p.dir, "t"), 0o755); err != nil {
 		return err
 	}
 	if err := p.programs(o.buildkitd, o.buildctl); err != nil {

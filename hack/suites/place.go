@@ -139,7 +139,7 @@ func (p *place) sign(ctx context.Context) error {
 
 // env is the tests' environment.
 func (p *place) env() []string {
-	return append(os.Environ(), "PATH="+p.bin()+":"+os.Getenv("PATH"), "TMPDIR="+filepath.Join(p.dir, "tmp"),
+	return append(os.Environ(), "PATH="+p.bin()+":"+os.Getenv("PATH"), "TMPDIR="+filepath.Join(p.dir, "t"),
 		"BUILDKIT_REGISTRY_MIRROR_DIR="+filepath.Join(p.dir, "mirror"), "BUILDKIT_TEST_SIGN_FIXTURES="+p.fixtures())
 }
 
@@ -199,7 +199,7 @@ func (p *place) mirror(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := remote.Write(ref, img, remote.WithContext(ctx)); err != nil {
+		if err := remote.Write(ref, img, remote.WithContext(ctx), remote.WithNondistributable); err != nil {
 			return err
 		}
 	}

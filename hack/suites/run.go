@@ -231,8 +231,8 @@ func exactly(test string) string {
 	return strings.Join(parts, "/")
 }
 
-// matrix are the parts of a test's name after its own: "worker=oci", "frontend=client".
-var matrix = regexp.MustCompile(`^[a-z.]+=[^/]*$`)
+// matrix are the parts of a test's name after its own. Others of this form are parts of the test.
+var matrix = regexp.MustCompile(`^(env|frontend|history|netmode|network\.host|secmode|security\.insecure)=[^/]*$`)
 
 // unit is the test with a daemon of its own that a test is, or is a part of; "" is none. name is that of the test itself,
 // which has the part of the suite in it.

@@ -21,7 +21,7 @@ func TestUnit(t *testing.T) {
 		"TestIntegration/TestCopy/worker=oci":                                "TestCopy",
 		"TestIntegration/slice=1-8/TestCopy/worker=oci/part":                 "TestCopy",
 		"TestIntegration/TestCopy/worker=oci/frontend=client":                "TestCopy/frontend=client",
-		"TestIntegration/TestCopy/worker=oci/frontend=client/some_part=of":   "TestCopy/frontend=client",
+		"TestIntegration/TestCopy/worker=oci/frontend=client/part=of":        "TestCopy/frontend=client",
 		"TestIntegration/TestCopy/worker=oci/frontend=client/a_part/of_it":   "TestCopy/frontend=client",
 		"TestIntegration/TestNet/worker=oci/frontend=client/network.host=on": "TestNet/frontend=client/network.host=on",
 	} {
