@@ -62,6 +62,7 @@ type Container struct {
 	first   *Running
 	closed  bool
 	running sync.WaitGroup
+	failed  firstError
 }
 
 // NewContainer evaluates what a container shows and prepares its mounts.
@@ -70,9 +71,6 @@ func (r *Run) NewContainer(ctx context.Context, opt ContainerOptions) (_ *Contai
 	n := &node{run: r, v: &graph.Vertex{
 		Digest: digest.FromString(rand.Text()), Op: &pb.Op{Platform: opt.Platform, Op: &pb.Op_Exec{Exec: op}}, Meta: &pb.OpMetadata{},
 	}}
-	if err := r.permitExec(op); err != nil {
-		return nil, err
-	}
 	for _, m := range opt.Mounts {
 		pm := m.Mount.CloneVT()
 		pm.Input, pm.Output = int64(pb.Empty), int64(pb.SkipOutput)
@@ -142,7 +140,7 @@ type Running struct {
 // Start starts a process and returns when it runs, or when it is known that it does not. ctx ends the wait alone.
 func (c *Container) Start(ctx context.Context, p ContainerProcess) (*Running, error) {
 	r := c.x.r
-	if err := r.permitExec(&pb.ExecOp{Security: p.Security}); err != nil {
+	if err := r.permitExec(&pb.ExecOp{Network: c.x.op.Network, Security: p.Security}); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
@@ -179,6 +177,7 @@ func (c *Container) Start(ctx context.Context, p ContainerProcess) (*Running, er
 		defer close(run.done)
 		defer run.cancel(errOver)
 		run.err = start(life, streams)
+		c.failed.note(run.err)
 	}()
 	select {
 	case <-started:
@@ -292,15 +291,38 @@ func (c *Container) Tree(mount int) (layer.Tree, error) {
 	return layer.Merged(trees), nil
 }
 
-// Close ends all processes and gives back what they had.
-func (c *Container) Close() {
-	c.cancel(errOver)
+// errReleased is how processes end that run when their container is closed.
+var errReleased = fmt.Errorf("the container was released: %w", context.Canceled)
+
+// Close ends all processes and gives back what they had. The error is that of the process which failed first, as BuildKit has it.
+func (c *Container) Close() error {
+	c.cancel(errReleased)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return
+	if !c.closed {
+		c.closed = true
+		c.running.Wait()
+		c.x.close()
 	}
-	c.closed = true
-	c.running.Wait()
-	c.x.close()
+	return c.failed.first()
+}
+
+// firstError is the one that was noted first.
+type firstError struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (f *firstError) note(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.err = err
+	}
+}
+
+func (f *firstError) first() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
 }

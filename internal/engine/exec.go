@@ -294,9 +294,12 @@ func (x *execution) layers(v Value) ([]string, error) {
 // from is part of its identity, as BuildKit has it: a cache for another user (uid=, mode=) is
 // another cache.
 func (x *execution) cacheMount(n *node, m *pb.Mount) error {
-	sharing := map[pb.CacheSharingOpt]store.Sharing{
+	sharing, ok := map[pb.CacheSharingOpt]store.Sharing{
 		pb.CacheSharingOpt_SHARED: store.SharingShared, pb.CacheSharingOpt_PRIVATE: store.SharingPrivate, pb.CacheSharingOpt_LOCKED: store.SharingLocked,
 	}[m.CacheOpt.GetSharing()]
+	if !ok {
+		return fmt.Errorf("mounting cache %s: invalid sharing mode %d", m.Dest, m.CacheOpt.GetSharing())
+	}
 	v, err := x.input(m)
 	if err != nil {
 		return err

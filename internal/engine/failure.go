@@ -11,6 +11,7 @@ import (
 
 	"github.com/moby/buildkit/solver/pb"
 
+	"github.com/slipway-build/slipway/internal/graph"
 	httpsource "github.com/slipway-build/slipway/internal/source/http"
 )
 
@@ -19,8 +20,9 @@ const settling = 5 * time.Second
 
 // Failure is an error of an evaluation. It has its place in the Dockerfile, if it has one.
 type Failure struct {
-	Run *Run // whose vertex failed: another one's, if what that gives was asked for
-	err error
+	Run    *Run          // whose vertex failed: another one's, if what that gives was asked for
+	Vertex *graph.Vertex // that failed; nil: none did
+	err    error
 }
 
 func (f *Failure) Error() string { return f.err.Error() }
@@ -42,18 +44,23 @@ func (r *Run) fail(ctx context.Context, n *node, err error) error {
 		return err
 	}
 	n, err = r.blame(ctx, n, err)
+	failed := n
 	if n = r.placed(n); n != nil {
 		if at, first := r.earlier(ctx, n); first != nil {
 			if isFailure(first) {
 				return first
 			}
-			n, err = at, first
+			n, failed, err = at, at, first
 		}
 		for _, s := range n.v.Sources {
 			err = s.WrapError(err)
 		}
 	}
-	return &Failure{Run: r, err: err}
+	f := &Failure{Run: r, err: err}
+	if failed != nil {
+		f.Vertex = failed.v
+	}
+	return f
 }
 
 func isFailure(err error) bool { return errors.As(err, new(*Failure)) }
@@ -174,7 +181,7 @@ func (r *Run) questions() []question {
 			if in := n.inputs[i]; len(u.copies) > 0 && in.quick(quick) {
 				all = append(all, question{n, func(ctx context.Context) error {
 					_, err := r.content(ctx, in, u.copies, func() {})
-					return r.missing(ctx, n, in, err)
+					return r.unread(ctx, n, i, err)
 				}})
 			}
 		}

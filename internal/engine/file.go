@@ -43,7 +43,7 @@ func (r *Run) file(ctx context.Context, w work, n *node, op *pb.FileOp, inputs [
 	}
 	outs, err := fileop.Make(ctx, op, trees, fileop.Options{TempDir: tmp})
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(tmp))
+		return nil, r.failedAction(ctx, w, n, op, inputs, errors.Join(err, os.RemoveAll(tmp)))
 	}
 	w.of.keepPlans(outs, tmp)
 	plan := r.Engine.opt.Store.Plan

@@ -36,7 +36,7 @@ func (r *Run) identify(ctx context.Context, n *node) (identity, error) {
 			inputs[i].key = "scratch"
 		case len(u.copies) > 0:
 			inputs[i].content, err = r.content(ctx, in, u.copies, func() { r.prefetch(ctx, n, uses) })
-			err = r.missing(ctx, n, in, err)
+			err = r.unread(ctx, n, i, err)
 		}
 		return err
 	}

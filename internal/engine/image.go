@@ -61,7 +61,8 @@ func (r *Run) resolveImage(ctx context.Context, n *node, src *pb.SourceOp) (*ima
 		return want.of(img)
 	}
 	mode := imagesource.ResolveDefault
-	if r.opt.Pull || src.Attrs[pb.AttrImageResolveMode] == pb.AttrImageResolveModeForcePull {
+	// What a name was resolved to before does not tell the digest of the index that it was found by.
+	if r.opt.Pull || want.checksum != "" || src.Attrs[pb.AttrImageResolveMode] == pb.AttrImageResolveModeForcePull {
 		mode = imagesource.ResolvePull
 	}
 	ref := strings.TrimPrefix(src.Identifier, schemeImage)

@@ -41,6 +41,12 @@ func (r *Run) Permit(e graph.Edge) error {
 }
 
 func (r *Run) permitExec(op *pb.ExecOp) error {
+	if err := pb.ValidateSecurityMode(op.Security); err != nil {
+		return err
+	}
+	if _, ok := pb.NetMode_name[int32(op.Network)]; !ok {
+		return fmt.Errorf("invalid network mode %d", op.Network)
+	}
 	values := entitlements.Values{
 		NetworkHost:      op.Network == pb.NetMode_HOST,
 		SecurityInsecure: op.Security == pb.SecurityMode_INSECURE,
@@ -49,6 +55,9 @@ func (r *Run) permitExec(op *pb.ExecOp) error {
 		return fmt.Errorf("%w: give the build --allow with what it is to be allowed", err)
 	}
 	for _, d := range op.CdiDevices {
+		if d.Optional {
+			continue // a machine may not have it
+		}
 		return fmt.Errorf("RUN --device=%s is not supported: slipway gives steps no devices by the Container Device Interface; a RUN --security=insecure can open the host's devices", d.Name)
 	}
 	return nil

@@ -62,9 +62,10 @@ func (n *node) uses() ([]use, error) {
 
 // byContent reports whether a mount's input counts by content: nothing of it can end up in a
 // layer but through what the process does with it. For a cache mount the input is what a new cache is
-// filled with.
+// filled with. Whoever made the operation may want none of that, as reading the files takes time.
 func byContent(m *pb.Mount) bool {
-	return (m.MountType == pb.MountType_BIND || m.MountType == pb.MountType_CACHE) && m.Dest != pb.RootMount && m.Output == int64(pb.SkipOutput)
+	return (m.MountType == pb.MountType_BIND || m.MountType == pb.MountType_CACHE) && m.Dest != pb.RootMount && m.Output == int64(pb.SkipOutput) &&
+		m.ContentCache != pb.MountContentCache_OFF
 }
 
 // selection describes the files below a mount's selector as a copy would select them.

@@ -77,8 +77,7 @@ func (c *container) Start(ctx context.Context, req gw.StartRequest) (gw.Containe
 
 // Release implements the gateway's container.
 func (c *container) Release(context.Context) error {
-	c.Close()
-	return nil
+	return exitError(c.Close())
 }
 
 // ReadFile implements the gateway's container.
@@ -169,7 +168,11 @@ var _ gw.ContainerProcess = (*containerProcess)(nil)
 
 // Wait implements the gateway's process.
 func (p *containerProcess) Wait() error {
-	err := p.Running.Wait()
+	return exitError(p.Running.Wait())
+}
+
+// exitError makes an error that has an exit code BuildKit's.
+func exitError(err error) error {
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) {
 		return &gwpb.ExitError{ExitCode: uint32(exit.Code), Err: err}

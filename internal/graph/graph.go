@@ -167,8 +167,8 @@ func (l *loader) vertex(d digest.Digest) (*Vertex, error) {
 	if !ok {
 		return nil, fmt.Errorf("reading LLB: operation %s is missing", d)
 	}
-	if exec := op.GetExec(); exec != nil && exec.Meta == nil {
-		return nil, fmt.Errorf("reading LLB: operation %s has no process", d)
+	if err := validate(op); err != nil {
+		return nil, fmt.Errorf("reading LLB: operation %s: %w", d, err)
 	}
 	l.done[d] = nil
 	v := &Vertex{Digest: d, Op: op, Meta: l.def.Metadata[d.String()], Sources: l.sources(d)}

@@ -25,7 +25,7 @@ func source(id string) *pb.Op {
 }
 
 func run(args ...string) *pb.Op {
-	return &pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{Meta: &pb.Meta{Args: args, Cwd: "/"}}}}
+	return &pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{Meta: &pb.Meta{Args: args, Cwd: "/"}, Mounts: []*pb.Mount{{Dest: "/"}}}}}
 }
 
 func on(op *pb.Op, inputs ...*pb.Input) *pb.Op {
@@ -120,7 +120,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"no digest", [][]byte{data, pointer(&pb.Input{Digest: "../x"})}, "operation ../x is missing"},
 		{"negative result", [][]byte{data, pointer(at(-1))}, "negative output index -1"},
 		{"negative input", [][]byte{data, negative, pointer(&pb.Input{Digest: negativeDigest.String()})}, "negative output index -1"},
-		{"process without a command", [][]byte{headless, pointer(&pb.Input{Digest: headlessDigest.String()})}, "has no process"},
+		{"process without a command", [][]byte{headless, pointer(&pb.Input{Digest: headlessDigest.String()})}, "invalid exec op with no meta"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -129,6 +129,31 @@ func TestLoadRefuses(t *testing.T) {
 				t.Errorf("loading gave %v, %v, want %q in the error", e.Vertex, err, tt.want)
 			}
 		})
+	}
+}
+
+// What those who carry an operation out take for granted is there, whoever made the graph.
+func TestValidate(t *testing.T) {
+	mounts := func(m ...*pb.Mount) *pb.Op {
+		op := run("x")
+		op.GetExec().Mounts = m
+		return op
+	}
+	merge := &pb.Op{Op: &pb.Op_Merge{Merge: &pb.MergeOp{Inputs: []*pb.MergeInput{{}}}}}
+	diff := func(d *pb.DiffOp) *pb.Op { return &pb.Op{Op: &pb.Op_Diff{Diff: d}} }
+	for _, tt := range []struct {
+		op   *pb.Op
+		want string
+	}{
+		{mounts(), "no rootfs"}, {mounts(&pb.Mount{Dest: "/x"}), "no rootfs"}, {run(), "no args"},
+		{mounts(&pb.Mount{Dest: "/", Output: 1 << 40}), "output 1099511627776 of at most 1"}, {mounts(&pb.Mount{Dest: "/", Output: -2}), "output -2"},
+		{&pb.Op{Op: &pb.Op_File{File: &pb.FileOp{}}}, "no actions"}, {merge, "1 inner inputs and 0 outer inputs"},
+		{diff(&pb.DiffOp{}), "nil lower or upper input"}, {diff(&pb.DiffOp{Lower: &pb.LowerDiffInput{Input: -1}, Upper: &pb.UpperDiffInput{}}), "1 inner inputs and 0 outer inputs"},
+		{&pb.Op{Op: &pb.Op_Passthrough{Passthrough: &pb.PassthroughOp{}}}, "no outputs"}, {&pb.Op{Op: &pb.Op_Build{Build: &pb.BuildOp{}}}, "llbbuild"}, {&pb.Op{}, "does nothing"},
+	} {
+		if _, err := Load(define(t, tt.op)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("loading %v gave %v, want %q", tt.op, err, tt.want)
+		}
 	}
 }
 
