@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,7 +66,7 @@ type Client struct {
 
 	mu       sync.Mutex
 	contexts map[string]*Context
-	hosts    map[string]*host // of sessions that sources name
+	hosts    map[string]*future[*host] // of sessions that sources name, by their IDs
 	uploads  map[string]*future[httpsource.Upload]
 	secrets  map[string]string // origins, by IDs
 	temp     string            // directory of what goes with the client; "" without one
@@ -79,7 +80,7 @@ func New(ctx context.Context, opt Options) *Client {
 	if opt.Wait == 0 {
 		opt.Wait = sessionWait
 	}
-	c := &Client{opt: opt, contexts: map[string]*Context{}, hosts: map[string]*host{}, uploads: map[string]*future[httpsource.Upload]{}, secrets: map[string]string{}}
+	c := &Client{opt: opt, contexts: map[string]*Context{}, hosts: map[string]*future[*host]{}, uploads: map[string]*future[httpsource.Upload]{}, secrets: map[string]string{}}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	return c
 }
@@ -94,13 +95,19 @@ func (c *Client) Close(ctx context.Context) error {
 	c.contexts, c.hosts, c.uploads, c.temp = nil, nil, nil, ""
 	c.mu.Unlock()
 	var errs []error
-	for _, h := range hosts {
-		errs = append(errs, c.opt.Kept.leave(ctx, h))
+	for id, f := range hosts {
+		if f.over() {
+			errs = append(errs, c.leave(ctx, f))
+			delete(hosts, id)
+		}
 	}
 	for _, x := range all {
 		x.end(ctx)
 	}
 	c.cancel(errClosed)
+	for _, f := range hosts { // they were waited for
+		errs = append(errs, c.leave(ctx, f))
+	}
 	for _, x := range all {
 		errs = append(errs, x.release())
 	}
@@ -118,8 +125,10 @@ func (c *Client) Received() int64 {
 	n := c.received.Load()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, h := range c.hosts {
-		n += h.client.Received()
+	for _, f := range c.hosts {
+		if f.over() && f.value != nil {
+			n += f.value.client.Received()
+		}
 	}
 	return n
 }
@@ -238,7 +247,7 @@ func explain(ctx context.Context, err error, format string, args ...any) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
-	case code == codes.Unavailable, code == codes.Canceled: // the session's connection was closed
+	case code == codes.Unavailable, code == codes.Canceled, errors.Is(err, io.EOF): // the session's connection was closed, or the call by it
 		return fmt.Errorf("%s: %w", doing, ErrGone)
 	case code == codes.NotFound:
 		return &failure{doing + ": " + words(err), errdefs.ErrNotFound}
@@ -290,6 +299,16 @@ func begin[T any](work func() (T, error)) *future[T] {
 		f.value, f.err = work()
 	}()
 	return f
+}
+
+// over reports whether it was found out.
+func (f *future[T]) over() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
 }
 
 func (f *future[T]) wait(ctx context.Context) (T, error) {

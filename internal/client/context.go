@@ -39,6 +39,9 @@ var (
 	_ local.Contexts = (*Client)(nil)
 )
 
+// diffCopy is the method by which a client sends its directories.
+var diffCopy = session.MethodURL(filesync.FileSync_ServiceDesc.ServiceName, "diffcopy")
+
 // source is what a local source says of how it is read.
 type source struct {
 	Name     string
@@ -77,27 +80,24 @@ func parseSource(op *pb.SourceOp) (s source, err error) {
 }
 
 // Context returns the directory that a local source is about. It is the same one for all sources that read it in the same
-// way, also of other builds where they name the session that has it. Whether the client has it is found out later.
+// way, also of other builds where they name a session that is there and has directories. Where a source names none, or one
+// that does not come, the build's own sessions are asked. Whether the client has the directory is found out later.
 func (c *Client) Context(op *pb.SourceOp) (local.Context, error) {
 	s, err := parseSource(op)
 	if err != nil {
 		return nil, err
 	}
-	if s.Session == "" {
-		return c.context(s)
+	of := c
+	if s.Session != "" {
+		h, err := c.hostOf(s.Session)
+		if err != nil {
+			return nil, err
+		}
+		if h != nil {
+			of = h.client
+		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.contexts == nil {
-		return nil, errClosed
-	}
-	h := c.hosts[s.Session]
-	if h == nil {
-		h = c.opt.Kept.host(c, s.Session)
-		context.AfterFunc(c.ctx, func() { c.opt.Kept.rest(h, context.Cause(c.ctx)) })
-		c.hosts[s.Session] = h
-	}
-	return h.client.context(s)
+	return of.context(s)
 }
 
 // context is Context for a source that is read by this client itself.
@@ -153,9 +153,8 @@ func (x *Context) Hash(ctx context.Context, e *layer.Entry) (digest.Digest, erro
 
 // read begins a transfer.
 func (x *Context) read(include, exclude []string) (t *tree, err error) {
-	method := session.MethodURL(filesync.FileSync_ServiceDesc.ServiceName, "diffcopy")
 	md := x.header(include, exclude)
-	err = x.client.each(x.client.ctx, method, []string{x.source.Session}, func(caller session.Caller) error {
+	err = x.client.each(x.client.ctx, diffCopy, []string{x.source.Session}, func(caller session.Caller) error {
 		t, err = x.readFrom(caller, md)
 		if errdefs.IsNotFound(err) {
 			err = &failure{err.Error(), errNotServed} // another session may have it

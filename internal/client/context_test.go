@@ -657,11 +657,12 @@ func TestSessionsOfABuild(t *testing.T) {
 	nothing, with := s.connect("key"), s.connect("key", directory(t, dir))
 	c := s.build(nothing)
 	c.opt.IDs = []string{"gone", nothing.id, without.id, with.id}
-	_, tree := c.treeFor(t, op(pb.AttrLocalSessionID, without.id), nil, nil)
-	if reads(t, tree, "f") != "1" {
-		t.Error("the file has something else")
+	for _, named := range []string{"", "gone", nothing.id} {
+		if _, tree := c.treeFor(t, op(pb.AttrLocalSessionID, named), nil, nil); reads(t, tree, "f") != "1" {
+			t.Errorf("session %q: the file has something else", named)
+		}
 	}
-	c.opt.IDs = []string{nothing.id}
+	// A session that has directories is asked alone.
 	x, err := c.Context(op(pb.AttrLocalSessionID, "prefix:"+without.id))
 	if err != nil {
 		t.Fatal(err)
@@ -669,8 +670,8 @@ func TestSessionsOfABuild(t *testing.T) {
 	if _, err := x.Tree(t.Context(), nil, nil); err == nil || !strings.Contains(err.Error(), `no access allowed to dir "prefix-context"`) {
 		t.Errorf("a directory that the client does not have: %v", err)
 	}
-	x, err = c.Context(op(pb.AttrLocalSessionID, nothing.id))
-	if err != nil {
+	c = s.build(nothing)
+	if x, err = c.Context(op(pb.AttrLocalSessionID, nothing.id)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := x.Tree(t.Context(), nil, nil); err == nil || err.Error() != "no local sources enabled" {
@@ -715,6 +716,61 @@ func TestBuildsShareADirectory(t *testing.T) {
 		t.Error("g has something else")
 	}
 	third.endFor(t)
+}
+
+// What builds share is of the session that both name: where that is gone, none is given another one's directory, and who ends while it
+// waits for a session ends.
+func TestBuildsShareNothingElse(t *testing.T) {
+	s := newServer(t)
+	var builds []*Client
+	var sessions []*visitor
+	for _, content := range []string{"first", "second"} {
+		dir := t.TempDir()
+		write(t, dir, map[string]string{"f": content})
+		sessions = append(sessions, s.connect("key", directory(t, dir)))
+		builds = append(builds, s.build(sessions[len(sessions)-1]))
+	}
+	for i, want := range []string{"first", "second"} {
+		if _, tree := builds[i].treeFor(t, op(pb.AttrLocalSessionID, "gone"), nil, nil); reads(t, tree, "f") != want {
+			t.Errorf("build %d has the directory of another one", i)
+		}
+	}
+	shared := s.connect("key", liar(func(stream filesync.FileSync_DiffCopyServer) error { return stream.Context().Err() }))
+	var all []local.Context
+	for i := range builds {
+		x, err := builds[i].Context(op(pb.AttrLocalSessionID, shared.id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, x)
+	}
+	shared.leave()
+	for i, x := range all {
+		if tree, err := x.Tree(t.Context(), nil, nil); !errors.Is(err, ErrGone) {
+			t.Errorf("build %d reads something else than the session that has gone: %v, %v", i, tree, err)
+		}
+		builds[i].endFor(t)
+	}
+	patient := s.build(sessions[0])
+	patient.opt.Wait = time.Hour
+	waits := make(chan error)
+	go func() {
+		_, err := patient.Context(op(pb.AttrLocalSessionID, "late"))
+		waits <- err
+	}()
+	for begun := false; !begun; {
+		patient.mu.Lock()
+		begun = len(patient.hosts) > 0
+		patient.mu.Unlock()
+	}
+	patient.endFor(t)
+	if err := <-waits; !errors.Is(err, errClosed) {
+		t.Errorf("a build that ended waits for a session: %v", err)
+	}
+	noneLeft(t, s)
+	if len(s.kept.hosts) > 0 {
+		t.Errorf("%d sessions are kept", len(s.kept.hosts))
+	}
 }
 
 // When all builds are over that read a silent client's directory, nobody waits for it any more.

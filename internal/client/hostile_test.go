@@ -370,6 +370,59 @@ func TestSilentClient(t *testing.T) {
 	noneLeft(t, s)
 }
 
+// deaf is a stream of a client that neither reads nor says anything.
+type deaf struct {
+	grpc.ClientStream
+	ctx context.Context
+}
+
+func (d deaf) wait() error                  { <-d.ctx.Done(); return context.Cause(d.ctx) }
+func (d deaf) SendMsg(any) error            { return d.wait() }
+func (d deaf) RecvMsg(any) error            { return d.wait() }
+func (d deaf) Send(*types.Packet) error     { return d.wait() }
+func (d deaf) Recv() (*types.Packet, error) { return nil, d.wait() }
+
+// However many files a client is asked for that does not read, who waits for one of them does so as long as it likes.
+func TestRequestsThatNobodyReads(t *testing.T) {
+	const files = 10_000
+	s := newServer(t)
+	kept, release, err := s.kept.take("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := s.build(s.connect("key")).newTransfer("testing")
+	tr.stream, tr.asked = deaf{ctx: tr.ctx}, make([]uint64, files/64+1)
+	tr.run(kept)
+	of := &tree{transfer: tr, contents: kept, release: release}
+	mine := errors.New("I have no time")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	errs := make(chan error)
+	for i := range files {
+		go func() {
+			_, _, err := of.fetch(ctx, &file{tree: of, id: uint32(i), stamp: layer.Stamp{Size: 1}})
+			errs <- err
+		}()
+	}
+	for asked := 0; asked < files; {
+		tr.mu.Lock()
+		asked = len(tr.coming)
+		tr.mu.Unlock()
+		runtime.Gosched()
+	}
+	cancel(mine)
+	for range files {
+		if err := <-errs; !errors.Is(err, mine) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	over, end := context.WithCancel(t.Context())
+	end()
+	of.end(over)
+	if err := of.close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // However many files a client lists, they are not held.
 func TestListingIsNotHeld(t *testing.T) {
 	const dirs, files = 500, 400

@@ -142,6 +142,18 @@ func TestGoneAtEachService(t *testing.T) {
 	}
 }
 
+// Who sends when the client has gone is told of it by an end of the stream alone.
+func TestGoneWhileSending(t *testing.T) {
+	for _, err := range []error{io.EOF, fmt.Errorf("failed to open writer: %w", io.EOF), status.Error(codes.Unavailable, "transport is closing")} {
+		if got := explain(t.Context(), err, "writing"); !errors.Is(got, ErrGone) || got.Error() != "writing: "+ErrGone.Error() {
+			t.Errorf("%v is %v", err, got)
+		}
+	}
+	if got := explain(t.Context(), io.ErrUnexpectedEOF, "writing"); errors.Is(got, ErrGone) {
+		t.Errorf("what is too short is %v", got)
+	}
+}
+
 // Who asks a client that says nothing is not kept: neither when it has waited enough, nor when the build ends.
 func TestSilentAtEachService(t *testing.T) {
 	for name, call := range calls {
@@ -477,6 +489,56 @@ func TestBlobs(t *testing.T) {
 	}
 	if err := b.Write(t.Context(), ocispec.Descriptor{Digest: digest.FromString("other"), Size: 5}, strings.NewReader("wrong")); err == nil {
 		t.Error("a blob with another digest was written")
+	}
+}
+
+// A client that does not read what it is sent, more than fits on the way, keeps nobody: neither who has waited enough, nor the
+// end of the build.
+func TestClientThatDoesNotRead(t *testing.T) {
+	data := strings.Repeat("much", 4<<20)
+	from := t.TempDir()
+	write(t, from, map[string]string{"f": data})
+	for name, call := range map[string]func(ctx context.Context, c *Client) error{
+		"archive": func(ctx context.Context, c *Client) error {
+			w, err := c.Writer(ctx, 0, nil)
+			if err != nil {
+				return err
+			}
+			_, err = w.Write([]byte(data))
+			return errors.Join(err, w.Close())
+		},
+		"files": func(ctx context.Context, c *Client) error {
+			return c.Files(ctx, 0, layer.OpenDir(from, layer.DirOptions{}), nil)
+		},
+		"blob": func(ctx context.Context, c *Client) error {
+			return c.Blobs("", "id").Write(ctx, ocispec.Descriptor{Digest: digest.FromString(data), Size: int64(len(data))}, strings.NewReader(data))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newServer(t)
+			services, asked := stuck()
+			c := s.build(s.connect("key", services))
+			mine := errors.New("I have no time")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			errs := make(chan error, 1)
+			go func() { errs <- call(ctx, c) }()
+			<-asked
+			cancel(mine)
+			if err := <-errs; !errors.Is(err, mine) {
+				t.Errorf("it is waited for: %v", err)
+			}
+			go func() { errs <- call(context.Background(), c) }()
+			<-asked
+			over, end := context.WithCancel(t.Context())
+			end()
+			if err := c.Close(over); err != nil {
+				t.Error(err)
+			}
+			if err := <-errs; err == nil {
+				t.Error("it has read all")
+			}
+			noneLeft(t, s)
+		})
 	}
 }
 

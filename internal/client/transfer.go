@@ -31,10 +31,11 @@ type transfer struct {
 	doing  string // in errors
 
 	contents *contents
-	requests chan *types.Packet
+	wake     chan struct{} // has one when there is something to send
 	over     chan struct{} // closed when nothing is received any more
 
 	mu     sync.Mutex
+	unsent []uint32 // numbers of files that are to be asked for: the client may read when it likes
 	asked  []uint64 // a bit for each number
 	coming map[uint32]*incoming
 	broken map[uint32]error // why files did not come
@@ -57,17 +58,22 @@ type incoming struct {
 	err error
 }
 
-// open begins a transfer.
-func (c *Client) open(caller session.Caller, md metadata.MD, doing string) (*transfer, error) {
+// newTransfer returns one without a stream.
+func (c *Client) newTransfer(doing string) *transfer {
 	t := &transfer{
-		client: c, doing: doing, requests: make(chan *types.Packet, 2*maxComing), over: make(chan struct{}),
+		client: c, doing: doing, wake: make(chan struct{}, 1), over: make(chan struct{}),
 		coming: map[uint32]*incoming{}, broken: map[uint32]error{},
 	}
-	ctx, cancel := context.WithCancelCause(c.ctx)
-	t.ctx, t.cancel = caller.Context(metadata.NewOutgoingContext(ctx, md)), cancel
-	var err error
+	t.ctx, t.cancel = context.WithCancelCause(c.ctx)
+	return t
+}
+
+// open begins a transfer.
+func (c *Client) open(caller session.Caller, md metadata.MD, doing string) (_ *transfer, err error) {
+	t := c.newTransfer(doing)
+	t.ctx = caller.Context(metadata.NewOutgoingContext(t.ctx, md))
 	if t.stream, err = filesync.NewFileSyncClient(caller.Conn()).DiffCopy(t.ctx); err != nil {
-		cancel(err)
+		t.cancel(err)
 		return nil, explain(c.ctx, err, "%s", doing)
 	}
 	return t, nil
@@ -119,20 +125,37 @@ func (t *transfer) run(c *contents) {
 	}()
 }
 
+// sendRequests asks for files, and tells the client of the end. Who receives is told of errors.
 func (t *transfer) sendRequests() {
 	for {
 		select {
 		case <-t.ctx.Done():
 			return
-		case p := <-t.requests:
-			if err := t.stream.SendMsg(p); err != nil {
-				return // who receives is told why
-			}
-			if p.Type == types.PACKET_FIN {
-				_ = t.stream.CloseSend()
+		case <-t.wake:
+		}
+		t.mu.Lock()
+		ids, ending := t.unsent, t.ending
+		t.unsent = nil
+		t.mu.Unlock()
+		for _, id := range ids {
+			if t.stream.SendMsg(&types.Packet{Type: types.PACKET_REQ, ID: id}) != nil {
 				return
 			}
 		}
+		if ending {
+			if t.stream.SendMsg(&types.Packet{Type: types.PACKET_FIN}) == nil {
+				_ = t.stream.CloseSend()
+			}
+			return
+		}
+	}
+}
+
+// send has something sent that is to be sent.
+func (t *transfer) send() {
+	select {
+	case t.wake <- struct{}{}:
+	default: // it will be with what comes before
 	}
 }
 
@@ -240,70 +263,46 @@ var errCame = errors.New("it has come")
 // ask asks the client for a file, unless that was done. What comes of it is errCame when it is over.
 func (t *transfer) ask(f *file) (*incoming, error) {
 	t.mu.Lock()
-	in, p, err := t.begin(f)
-	if p == nil {
-		t.mu.Unlock()
-		return in, err
-	}
-	select {
-	case t.requests <- p:
-		t.mu.Unlock()
-		return in, nil
-	default:
-	}
-	t.mu.Unlock()
-	select {
-	case t.requests <- p:
-	case <-t.ctx.Done(): // who receives tells
-	}
-	return in, nil
+	defer t.mu.Unlock()
+	return t.begin(f)
 }
 
-// expect asks for a file that will be needed, if it need not wait for that.
+// expect asks for a file that will be needed, unless many are on their way.
 func (t *transfer) expect(f *file) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.coming) >= maxComing || len(t.requests) >= maxComing {
-		return
-	}
-	in, p, _ := t.begin(f)
-	if p == nil {
-		return
-	}
-	select {
-	case t.requests <- p:
-	default: // others have waited longer
-		delete(t.coming, f.id)
-		t.asked[f.id/64] &^= 1 << (f.id % 64)
-		t.contents.giveBack(in.at, f.stamp.Size)
+	if len(t.coming) < maxComing {
+		_, _ = t.begin(f) // who needs it is told
 	}
 }
 
-// begin makes the request for a file; none when there was one. t.mu is held.
-func (t *transfer) begin(f *file) (in *incoming, request *types.Packet, _ error) {
+// begin asks for a file, unless that was done; t.mu is held.
+func (t *transfer) begin(f *file) (*incoming, error) {
 	if in := t.coming[f.id]; in != nil {
-		return in, nil, nil
+		return in, nil
 	}
 	if err := t.broken[f.id]; err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	word, bit := &t.asked[f.id/64], uint64(1)<<(f.id%64)
 	switch {
 	case *word&bit != 0:
-		return nil, nil, errCame
+		return nil, errCame
 	case t.err != nil:
-		return nil, nil, t.err
+		return nil, t.err
 	case t.ending:
-		return nil, nil, errClosed
+		return nil, errClosed
 	}
 	at, err := t.contents.place(f.stamp.Size)
 	if err != nil {
-		return nil, nil, fmt.Errorf("keeping %q: %w", f.path, err)
+		return nil, fmt.Errorf("keeping %q: %w", f.path, err)
 	}
 	*word |= bit
-	in = &incoming{file: f, at: at, began: time.Now(), done: make(chan struct{}), hash: newHash()}
+	in := &incoming{file: f, at: at, began: time.Now(), done: make(chan struct{}), hash: newHash()}
 	t.coming[f.id] = in
-	return in, &types.Packet{Type: types.PACKET_REQ, ID: f.id}, nil
+	t.unsent = append(t.unsent, f.id)
+	t.send()
+	return in, nil
 }
 
 // end tells the client that nothing more is asked for, and waits for it to end the transfer as long as ctx lives.
@@ -313,12 +312,8 @@ func (t *transfer) end(ctx context.Context) {
 	t.ending = true
 	t.mu.Unlock()
 	if alive {
+		t.send()
 		select {
-		case t.requests <- &types.Packet{Type: types.PACKET_FIN}:
-			select {
-			case <-t.over:
-			case <-ctx.Done():
-			}
 		case <-t.over:
 		case <-ctx.Done():
 		}
