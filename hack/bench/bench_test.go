@@ -72,19 +72,24 @@ func TestTable(t *testing.T) {
 	r := result{row: row{name: "r", goal: "under 1 x"}, what: "a | b", n: 1,
 		slipway: outcome{times: []time.Duration{time.Second}, peak: 42e6},
 		bound:   outcome{times: []time.Duration{2 * time.Second}},
-		buildah: outcome{why: "failed", err: errors.New("x")}}
+		other:   outcome{why: "failed", err: errors.New("x")}}
+	client := result{row: row{name: "c", goal: "1", client: true}, what: "x", slipway: outcome{times: []time.Duration{time.Second}, peak: 42e6},
+		other: outcome{times: []time.Duration{2 * time.Second}, peak: 81e6}}
 	var b bytes.Buffer
-	if err := writeTable(&b, []result{r}, true); err != nil {
+	if err := writeTable(&b, []result{client, r}, true); err != nil {
 		t.Fatal(err)
 	}
 	want := `| r | a \| b | 1.00 s / 1.00 s | 2.00 s / 2.00 s | 0.50 | failed | - | 42 | under 1 x |`
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
-	if len(lines) != 3 || lines[2] != want {
+	if len(lines) != 7 || lines[2] != want {
 		t.Errorf("markdown is\n%s\nwant its last line\n%s", b.String(), want)
 	}
-	for _, line := range lines[:2] {
-		if n := strings.Count(line, "|"); n != len(columns)+1 {
-			t.Errorf("line %q has %d bars, want %d", line, n, len(columns)+1)
+	if want := `| c | x | 1.00 s / 1.00 s | 2.00 s / 2.00 s | 2.00 | 42 (81) | 1 |`; lines[6] != want {
+		t.Errorf("markdown is\n%s\nwant its last line\n%s", b.String(), want)
+	}
+	for i, client := range map[int]bool{0: false, 1: false, 4: true, 5: true} {
+		if n, want := strings.Count(lines[i], "|"), len(columns(client))+1; n != want {
+			t.Errorf("line %q has %d bars, want %d", lines[i], n, want)
 		}
 	}
 }

@@ -1,5 +1,6 @@
 // Command bench times slipway beside the plain commands that bound it from below, and beside
-// Debian's buildah, in one run. It needs root, and prints a table; it never judges a time.
+// Debian's buildah, and its server beside BuildKit's daemon with the same client, in one run. It needs root, and prints a
+// table; it never judges a time.
 //
 //	go run ./hack/bench                 every row
 //	go run ./hack/bench -list           the names of the rows
@@ -8,7 +9,7 @@
 // # Structure
 //
 // A row (rows_*.go) has up to three tasks: what slipway does, the bound, and the same by
-// buildah. They take turns (measure.go), so that whatever else the machine does meets all of
+// buildah, or by BuildKit's daemon (daemon.go). They take turns (measure.go), so that whatever else the machine does meets all of
 // them, each with its store in one directory on a tmpfs that is removed at the end, whatever
 // happened (room.go).
 //
@@ -43,6 +44,7 @@ type settings struct {
 	list     bool
 	slipway  string // path of the binary; empty: build it
 	bases    string // directory of base images
+	buildkit string // directory of BuildKit's programs and buildx
 	tmpfs    string // where the stores go
 	serve    string // directory to serve; set in the second process only
 	toolset  bool   // whether that process makes the image of the large rows
@@ -58,8 +60,9 @@ func main() {
 	flag.BoolVar(&s.list, "list", false, "list the rows and end")
 	flag.StringVar(&s.slipway, "slipway", "", "`path` of the binary (default: build bin/slipway)")
 	flag.StringVar(&s.bases, "bases", "", "`directory` of base images (default: build/bases of the repository)")
+	flag.StringVar(&s.buildkit, "buildkit", "", "`directory` of buildkitd, buildctl and buildx (default: compile them into build/tools of the repository)")
 	flag.StringVar(&s.tmpfs, "tmpfs", "/dev/shm", "`directory` on a tmpfs for the stores")
-	flag.BoolVar(&s.noOther, "no-buildah", false, "leave buildah out")
+	flag.BoolVar(&s.noOther, "no-buildah", false, "leave buildah and BuildKit's daemon out")
 	flag.BoolVar(&s.verbose, "v", false, "show each command")
 	flag.StringVar(&s.serve, "serve", "", "used by the program itself")
 	flag.BoolVar(&s.toolset, "toolset", false, "used by the program itself")
@@ -96,6 +99,9 @@ func run(ctx context.Context, s settings) error {
 	}
 	if s.bases == "" {
 		s.bases = filepath.Join(repo, "build", "bases")
+	}
+	if s.buildkit == "" {
+		s.buildkit = filepath.Join(repo, "build", "tools")
 	}
 	if s.slipway == "" {
 		if s.slipway, err = buildSlipway(ctx, repo); err != nil {

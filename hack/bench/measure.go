@@ -25,6 +25,7 @@ type command struct {
 	args []string
 	env  []string // added to the environment
 	dir  string
+	long bool // it may take longer than the limit
 }
 
 // task is one contender of a row. Its functions get the repetition, from 0; setup and before
@@ -35,6 +36,7 @@ type task struct {
 	setup  func(ctx context.Context) error
 	before func(ctx context.Context, i int) error
 	run    func(i int) []command // one after the other; their total time counts
+	memory func() (int64, error) // of who does the work, where the commands only ask for it, in bytes; nil: the commands'
 }
 
 // missing is a task that cannot be run.
@@ -51,6 +53,7 @@ type row struct {
 	n       int    // repetitions unless -n says otherwise
 	goal    string // what slipway wants to reach, for the table; may be empty
 	toolset bool   // uses the large image and its tree
+	client  bool   // goes through buildx: the other one is BuildKit's daemon
 	make    func(ctx context.Context, p *place) (contest, error)
 }
 
@@ -58,6 +61,7 @@ type row struct {
 type contest struct {
 	what                    string // the first column
 	bound, slipway, buildah task
+	buildkit                task     // instead of buildah, in rows of clients
 	counted                 *counted // may be nil
 }
 
@@ -98,11 +102,11 @@ func (o *outcome) median() (time.Duration, bool) {
 
 // result is a finished row.
 type result struct {
-	row                     row
-	what                    string
-	n                       int
-	bound, slipway, buildah outcome
-	counted                 *counted
+	row                   row
+	what                  string
+	n                     int
+	bound, slipway, other outcome // other: buildah, or in rows of clients BuildKit's daemon
+	counted               *counted
 }
 
 // run runs a row: its tasks take turns, n times.
@@ -124,11 +128,15 @@ func (m *room) run(ctx context.Context, r row) (res result, err error) {
 	if m.settings.n > 0 {
 		res.n = m.settings.n
 	}
-	if m.settings.noOther {
-		c.buildah = missing("left out")
+	other := &c.buildah
+	if r.client {
+		other = &c.buildkit
 	}
-	tasks := []*task{&c.bound, &c.slipway, &c.buildah}
-	outs := []*outcome{&res.bound, &res.slipway, &res.buildah}
+	if m.settings.noOther {
+		*other = missing("left out")
+	}
+	tasks := []*task{&c.bound, &c.slipway, other}
+	outs := []*outcome{&res.bound, &res.slipway, &res.other}
 	for i, t := range tasks {
 		*outs[i] = outcome{what: t.what, why: t.why}
 		if t.why == "" && t.setup != nil {
@@ -140,7 +148,7 @@ func (m *room) run(ctx context.Context, r row) (res result, err error) {
 			if ctx.Err() != nil {
 				return res, context.Cause(ctx)
 			}
-			if t == &c.buildah && i >= otherTurns {
+			if t == &c.buildah && i >= otherTurns { // it takes long
 				continue
 			}
 			if outs[k].why == "" {
@@ -184,17 +192,30 @@ func (m *room) repeat(ctx context.Context, t *task, o *outcome, i int) error {
 		if err != nil {
 			return err
 		}
+		if t.memory == nil {
+			o.peak = max(o.peak, peak)
+		}
+	}
+	took := time.Since(start)
+	if t.memory != nil {
+		peak, err := t.memory()
+		if err != nil {
+			return err
+		}
 		o.peak = max(o.peak, peak)
 	}
-	o.times = append(o.times, time.Since(start))
+	o.times = append(o.times, took)
 	return nil
 }
 
 // exec runs a command to its end and returns the peak memory of its largest process, in bytes.
 // Nothing that it started is left behind, except what left its process group on purpose.
 func (m *room) exec(ctx context.Context, c command) (peak int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+	if !c.long {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
 	if m.settings.verbose {
 		fmt.Fprintln(os.Stderr, "  +", strings.Join(c.args, " "))
 	}

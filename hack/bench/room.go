@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,6 +76,11 @@ func newRoom(ctx context.Context, s settings, repo string, rows []row) (_ *room,
 	}
 	if toolset {
 		if err := m.copyGoRoot(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if slices.ContainsFunc(rows, func(r row) bool { return r.client }) {
+		if err := m.compileTools(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -153,6 +159,7 @@ type place struct {
 	*room
 	dir  string
 	next int // for contents that were never there before
+	ends []func() error
 }
 
 func (m *room) place(name string) (*place, error) {
@@ -160,7 +167,16 @@ func (m *room) place(name string) (*place, error) {
 	return p, os.MkdirAll(p.dir, 0o755)
 }
 
-func (p *place) remove() error { return removeAll(p.dir) }
+// atEnd has something done at the end of the row.
+func (p *place) atEnd(end func() error) { p.ends = append(p.ends, end) }
+
+func (p *place) remove() error {
+	var errs []error
+	for _, end := range p.ends {
+		errs = append(errs, end())
+	}
+	return errors.Join(append(errs, removeAll(p.dir))...)
+}
 
 // path is a name in the row's directory.
 func (p *place) path(elem ...string) string {

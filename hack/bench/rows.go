@@ -19,5 +19,13 @@ func catalogue() []row {
 		{name: "oci-zstd", n: 3, goal: "1", make: compressRow("zstd", "zstd", "zstd -q -T2 -3")},
 		{name: "pull-run", n: 3, goal: "1", toolset: true, make: pullRunRow},
 		{name: "pull-base", n: 3, goal: "1.3", toolset: true, make: pullBaseRow},
+		{name: "client-cached", n: 10, goal: "1", client: true, make: clientCachedRow},
+		{name: "client-edited", n: 5, goal: "1", client: true, make: clientEditedRow},
+		{name: "client-bake", n: 5, goal: "1", client: true, make: clientBakeRow},
+		{name: "client-context", n: 3, goal: "3", client: true, make: clientContextRow},
+		{name: "client-context-same", n: 5, goal: "3", client: true, make: clientContextSameRow},
+		{name: "client-context-edited", n: 5, goal: "3", client: true, make: clientContextEditedRow},
+		{name: "client-16", n: 2, goal: "1, below 400 MB", client: true, make: clientAtOnceRow},
+		{name: "serve-idle", n: 5, goal: "1, below 60 MB", client: true, make: serveIdleRow},
 	}
 }

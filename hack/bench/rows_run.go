@@ -44,19 +44,22 @@ func cachedRow(ctx context.Context, p *place) (contest, error) {
 	}, nil
 }
 
+// twoStages copies one source file, and makes something of it.
+const twoStages = `FROM busybox AS builder
+WORKDIR /src
+COPY main.txt .
+RUN cp main.txt /artifact
+FROM busybox
+COPY --from=builder /artifact /artifact
+`
+
 // editedRow changes the one source file of a two-stage build each time.
 func editedRow(ctx context.Context, p *place) (contest, error) {
 	dir := p.path("context")
 	edit := func(context.Context, int) error {
 		return p.write("context", map[string]string{"main.txt": p.fresh()})
 	}
-	err := p.write("context", map[string]string{"main.txt": p.fresh(), "Dockerfile": `FROM busybox AS builder
-WORKDIR /src
-COPY main.txt .
-RUN cp main.txt /artifact
-FROM busybox
-COPY --from=builder /artifact /artifact
-`})
+	err := p.write("context", map[string]string{"main.txt": p.fresh(), "Dockerfile": twoStages})
 	if err != nil {
 		return contest{}, err
 	}

@@ -12,17 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// columns are the heads of the table.
-var columns = []string{"row", "what", "slipway", "bound", "slipway/bound", "buildah", "buildah/slipway", "peak MB", "wanted"}
+// columns are the heads of a table: rows of clients have no bound, and one of their own.
+func columns(client bool) []string {
+	if client {
+		return []string{"row", "what", "slipway", "BuildKit", "BuildKit/slipway", "server's MB", "wanted"}
+	}
+	return []string{"row", "what", "slipway", "bound", "slipway/bound", "buildah", "buildah/slipway", "peak MB", "wanted"}
+}
 
 // cells are a result as a line of the table. Times are "best / median"; ratios are of the best.
 func cells(r *result) []string {
-	return []string{
-		r.row.name, r.what,
-		times(&r.slipway), times(&r.bound), ratio(&r.slipway, &r.bound),
-		times(&r.buildah), ratio(&r.buildah, &r.slipway),
-		peaks(&r.slipway, &r.buildah), r.row.goal,
+	all := []string{r.row.name, r.what, times(&r.slipway)}
+	if !r.row.client {
+		all = append(all, times(&r.bound), ratio(&r.slipway, &r.bound))
 	}
+	return append(all, times(&r.other), ratio(&r.other, &r.slipway), peaks(&r.slipway, &r.other), r.row.goal)
 }
 
 func times(o *outcome) string {
@@ -44,14 +48,14 @@ func ratio(a, b *outcome) string {
 	return fmt.Sprintf("%.2f", x.Seconds()/y.Seconds())
 }
 
-// peaks is slipway's peak memory and, in brackets, buildah's.
-func peaks(slipway, buildah *outcome) string {
+// peaks is slipway's peak memory and, in brackets, the other's.
+func peaks(slipway, other *outcome) string {
 	text := "-"
 	if slipway.peak > 0 {
 		text = fmt.Sprintf("%d", slipway.peak/1e6)
 	}
-	if buildah.peak > 0 {
-		text += fmt.Sprintf(" (%d)", buildah.peak/1e6)
+	if other.peak > 0 {
+		text += fmt.Sprintf(" (%d)", other.peak/1e6)
 	}
 	return text
 }
@@ -81,20 +85,39 @@ func size(n int64) string {
 	return fmt.Sprintf("%.0f kB", float64(n)/1e3)
 }
 
-// writeTable writes the results, as markdown or in columns of spaces.
+// writeTable writes the results, as markdown or in columns of spaces; those of clients in a table of their own.
 func writeTable(w io.Writer, results []result, markdown bool) error {
-	if markdown {
-		return writeMarkdown(w, results)
+	for _, client := range []bool{false, true} {
+		lines := [][]string{columns(client)}
+		for _, r := range results {
+			if r.row.client == client {
+				lines = append(lines, cells(&r))
+			}
+		}
+		if len(lines) == 1 {
+			continue
+		}
+		write := writeColumns
+		if markdown {
+			write = writeMarkdown
+		}
+		if err := write(w, lines); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func writeColumns(w io.Writer, lines [][]string) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(tw, strings.Join(columns, "\t"))
-	for _, r := range results {
-		fmt.Fprintln(tw, strings.Join(cells(&r), "\t"))
+	for _, cells := range lines {
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
+	fmt.Fprintln(tw)
 	return tw.Flush()
 }
 
-func writeMarkdown(w io.Writer, results []result) error {
+func writeMarkdown(w io.Writer, lines [][]string) error {
 	line := func(cells []string) string {
 		escaped := make([]string, len(cells))
 		for i, c := range cells {
@@ -102,8 +125,8 @@ func writeMarkdown(w io.Writer, results []result) error {
 		}
 		return "| " + strings.Join(escaped, " | ") + " |\n"
 	}
-	rule := make([]string, len(columns))
-	for i, c := range columns {
+	rule := make([]string, len(lines[0]))
+	for i, c := range lines[0] {
 		rule[i] = "---"
 		switch c {
 		case "row", "what", "wanted":
@@ -111,11 +134,11 @@ func writeMarkdown(w io.Writer, results []result) error {
 			rule[i] = "--:"
 		}
 	}
-	text := line(columns) + line(rule)
-	for _, r := range results {
-		text += line(cells(&r))
+	text := line(lines[0]) + line(rule)
+	for _, cells := range lines[1:] {
+		text += line(cells)
 	}
-	_, err := io.WriteString(w, text)
+	_, err := io.WriteString(w, text+"\n")
 	return err
 }
 
@@ -126,19 +149,14 @@ func ownPeak() int64 {
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(data)) {
-		var kb int64
-		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kb); err == nil {
-			return kb << 10
-		}
-	}
-	return 0
+	n, _ := statusField(string(data), "VmHWM")
+	return n
 }
 
 // writeNotes tells how the table came about and what failed.
 func writeNotes(w io.Writer, m *room, results []result) error {
 	var b strings.Builder
-	b.WriteString("\nTimes are best / median, ratios those of the best. Peak memory is that of the largest process (buildah's in brackets)")
+	b.WriteString("Times are best / median, ratios those of the best. Peak memory is that of the largest process (the other's in brackets), in rows of clients the server's")
 	if n := ownPeak(); n > 0 {
 		fmt.Fprintf(&b, "; nothing below %d MB can be seen", n/1e6)
 	}
@@ -171,7 +189,7 @@ func writeNotes(w io.Writer, m *room, results []result) error {
 		for _, o := range []struct {
 			who string
 			*outcome
-		}{{"bound", &r.bound}, {"buildah", &r.buildah}} { // slipway's failures are the program's
+		}{{"bound", &r.bound}, {"the other", &r.other}} { // slipway's failures are the program's
 			if o.err != nil {
 				fmt.Fprintf(os.Stderr, "bench: %s: %s failed: %v\n", r.row.name, o.who, o.err)
 			}
