@@ -22,8 +22,13 @@ import (
 // completed.
 const statusInterval = 100 * time.Millisecond
 
-// maxPast is how many bytes of output a shared step keeps for who comes later.
-const maxPast = 256 << 10
+// maxPast is how many bytes of output a shared step keeps for who comes later. Each piece of it takes some more: a process may
+// write single letters, which are put together up to pieceSize.
+const (
+	maxPast   = 256 << 10
+	pieceSize = 4 << 10
+	pieceCost = 96
+)
 
 // Vertex is what is shown of a vertex, whatever its state.
 type Vertex struct {
@@ -52,7 +57,7 @@ type Step struct {
 	statuses map[string]*client.VertexStatus
 	told     map[string]time.Time // when a status was last told
 	past     []client.VertexLog   // of a shared step
-	size     int                  // of the output in past
+	size     int                  // of past, with what its pieces take
 	lost     int                  // bytes that are no longer in it
 }
 
@@ -188,13 +193,19 @@ func (s *Step) output(l client.VertexLog) {
 
 // keep keeps output for who comes later.
 func (s *Step) keep(l client.VertexLog) {
-	s.past, s.size = append(s.past, l), s.size+len(l.Data)
-	n := 0
-	for ; s.size > maxPast && n < len(s.past)-1; n++ {
-		s.size, s.lost = s.size-len(s.past[n].Data), s.lost+len(s.past[n].Data)
+	if n := len(s.past); n > 0 && s.past[n-1].Stream == l.Stream && len(s.past[n-1].Data)+len(l.Data) <= pieceSize {
+		s.past[n-1].Data = append(s.past[n-1].Data, l.Data...) // behind what viewers may have of it
+		s.size += len(l.Data)
+	} else {
+		l.Data = slices.Clip(l.Data) // viewers have it, too
+		s.past = append(s.past, l)
+		s.size += len(l.Data) + pieceCost
 	}
-	if n > 0 {
-		s.past = append(s.past[:0:0], s.past[n:]...)
+	for s.size > maxPast && len(s.past) > 1 {
+		first := len(s.past[0].Data)
+		s.size, s.lost = s.size-first-pieceCost, s.lost+first
+		s.past[0].Data = nil
+		s.past = s.past[1:] // the array goes when the next one is made
 	}
 }
 

@@ -82,12 +82,36 @@ func TestPastOfSharedStep(t *testing.T) {
 	}
 	later := &told{}
 	s.Show(later, Vertex{Digest: "a", Name: "A"})
-	kept := maxPast / size
+	kept := maxPast / (size + pieceCost)
 	if len(later.all) != kept+2 || !strings.Contains(later.all[1], fmt.Sprintf("[the first %d bytes of its output are left out]", size*(pieces-kept))) ||
 		!strings.HasSuffix(later.all[len(later.all)-1], "099") {
 		t.Errorf("told %d times: %.80s", len(later.all), later.all[1])
 	}
 	if s.size > maxPast || len(s.past) > kept+1 {
 		t.Errorf("%d bytes are kept, of %d pieces", s.size, len(s.past))
+	}
+}
+
+// Output that comes letter by letter takes no more.
+func TestPastOfLetters(t *testing.T) {
+	s, first, later := Shared(), &told{}, &told{}
+	s.Show(first, Vertex{Digest: "a", Name: "A"})
+	for i := range 2 * maxPast {
+		fmt.Fprintf(s.Stdout(), "%c", 'a'+i%26)
+	}
+	s.Show(later, Vertex{Digest: "b", Name: "B"})
+	text := func(d *told, from int) string {
+		var all strings.Builder
+		for _, line := range d.all[from:] {
+			all.WriteString(line[len("a 1 "):])
+		}
+		return all.String()
+	}
+	whole, part := text(first, 1), text(later, 2)
+	if !strings.HasSuffix(whole, part) || len(part) < maxPast/2 || !strings.Contains(later.all[1], fmt.Sprintf("the first %d bytes", len(whole)-len(part))) {
+		t.Errorf("who comes later hears %d bytes: %.80s", len(part), later.all[1])
+	}
+	if s.size > maxPast || len(s.past) > maxPast/pieceSize || cap(s.past) > 4*maxPast/pieceSize {
+		t.Errorf("%d bytes are kept, in %d pieces of %d", s.size, len(s.past), cap(s.past))
 	}
 }
