@@ -18,13 +18,13 @@ func begin[T any](ctx, life context.Context, by *Run, work func(context.Context)
 	return &call[T]{inflight.Begin(within(life, ctx), work), by}
 }
 
-// failed reports whether the work has ended with an error.
+// failed reports whether the work has ended without anything that others could have.
 func (c *call[T]) failed() bool {
 	if !c.Over() {
 		return false
 	}
-	_, err, _ := c.Result()
-	return err != nil
+	_, err, quit := c.Result()
+	return err != nil || quit
 }
 
 // future is a value that is computed when somebody asks for it, once for all who do. A value is kept, and so is an error; an
@@ -93,7 +93,7 @@ func (f *future[T]) settle(c *call[T]) {
 		return
 	}
 	f.call = nil
-	if value, err, quit := c.Result(); err == nil || !quit && !f.common {
+	if value, err, quit := c.Result(); !quit && (err == nil || !f.common) {
 		f.done, f.value, f.err = true, value, err
 	}
 }

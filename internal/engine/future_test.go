@@ -92,6 +92,31 @@ func TestFutureThatIsBeingEnded(t *testing.T) {
 	})
 }
 
+// What comes of work that nobody waited for is not kept, also when it comes in time: it may go on to use a context that has ended.
+func TestFutureThatNobodyWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f future[int]
+		ctx, end := context.WithCancelCause(t.Context())
+		a := asked(ctx, &f, nil, func(ctx context.Context) (int, error) {
+			<-ctx.Done()
+			return 7, nil
+		})
+		synctest.Wait()
+		end(errEnough)
+		if err := <-a; err != errEnough {
+			t.Errorf("the first got %v", err)
+		}
+		var of context.Context
+		v, err := f.do(t.Context(), context.Background(), nil, func(ctx context.Context) (int, error) {
+			of = ctx
+			return 8, nil
+		})
+		if v != 8 || err != nil || of.Err() != nil {
+			t.Errorf("who asks next gets %d, %v", v, err)
+		}
+	})
+}
+
 // An error of a run's own future is kept; one of a future that runs have in common is not, and a run of another command that has
 // waited tries by itself.
 func TestFutureErrors(t *testing.T) {

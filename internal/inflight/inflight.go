@@ -21,18 +21,26 @@ type Call[T any] struct {
 
 	mu      sync.Mutex
 	waiting int
-	left    bool // nobody waits any longer
+	left    bool // nobody waits any longer, and the work was told so
+	over    bool // the work has ended, and is told nothing any more
 }
 
 // Begin begins work, with one who waits: the caller, who must call Wait. The work's context ends with ctx, and when nobody waits
-// any longer, but not when the work is done: what it gives may go on to use it.
+// any longer, but not when the work is done: what it gives may go on to use it. After an error there is nothing that would.
 func Begin[T any](ctx context.Context, work func(context.Context) (T, error)) *Call[T] {
 	c := &Call[T]{ended: make(chan struct{}), waiting: 1}
 	ctx, c.cancel = context.WithCancelCause(ctx)
 	go func() {
 		defer close(c.ended)
 		c.value, c.err = work(ctx)
-		c.quit = c.err != nil && ctx.Err() != nil
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.over = true
+		// What came of work that was told to end may be of use to nobody, also when it is no error: its context has ended.
+		c.quit = c.left || c.err != nil && ctx.Err() != nil
+		if c.err != nil {
+			c.cancel(c.err)
+		}
 	}()
 	return c
 }
@@ -42,7 +50,7 @@ func Begin[T any](ctx context.Context, work func(context.Context) (T, error)) *C
 func (c *Call[T]) Join() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.left && !(c.Over() && c.err == nil) {
+	if c.left {
 		return false
 	}
 	c.waiting++
@@ -58,6 +66,11 @@ func (c *Call[T]) Wait(ctx context.Context) (value T, err error) {
 	case <-ctx.Done():
 	}
 	c.mu.Lock()
+	if c.over { // at the same time: it stays what it gives to others
+		c.mu.Unlock()
+		<-c.ended
+		return c.value, c.err
+	}
 	if c.waiting--; c.waiting == 0 {
 		c.left = true
 		c.cancel(context.Cause(ctx))
@@ -83,9 +96,9 @@ func (c *Call[T]) Over() bool {
 	}
 }
 
-// Result is what the work gave, which has ended. quit says that the error is one of work that was ended, and tells nothing of what it
-// would have given.
-func (c *Call[T]) Result() (value T, err error, quit bool) { //nolint:revive // quit is about the error
+// Result is what the work gave, which has ended. quit says that it is that of work that was ended: an error tells nothing of what it
+// would have given, and a value may go on to use a context that has ended.
+func (c *Call[T]) Result() (value T, err error, quit bool) { //nolint:revive // quit is about the others
 	return c.value, c.err, c.quit
 }
 

@@ -44,6 +44,37 @@ func TestGroupLeave(t *testing.T) {
 	}
 }
 
+// Who leaves when the work is done already does not end the context of what it gave.
+func TestCallIsOver(t *testing.T) {
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	for range 100 {
+		var of context.Context
+		c := Begin(t.Context(), func(ctx context.Context) (int, error) {
+			of = ctx
+			return 7, nil
+		})
+		<-c.Ended()
+		_, _ = c.Wait(ctx)
+		if v, err, quit := c.Result(); v != 7 || err != nil || quit || of.Err() != nil || !c.Join() {
+			t.Fatalf("it gave %d, %v; quit: %t, its context: %v", v, err, quit, of.Err())
+		}
+	}
+}
+
+// An error leaves nothing with the context that the work was begun with.
+func TestCallThatFails(t *testing.T) {
+	var of context.Context
+	c := Begin(t.Context(), func(ctx context.Context) (int, error) {
+		of = ctx
+		return 0, errors.New("broken")
+	})
+	_, err := c.Wait(t.Context())
+	if _, _, quit := c.Result(); err == nil || quit || of.Err() == nil {
+		t.Errorf("error %v; quit: %t, its context: %v", err, quit, of.Err())
+	}
+}
+
 // When the last caller has left, nothing runs on.
 func TestGroupCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
