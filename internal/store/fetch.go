@@ -36,7 +36,7 @@ var errForgotten = errors.New("nobody wants to fetch the layer any more")
 
 // SetFetch says how to get the blob of a layer that has no form here. It is called when a form is
 // asked for, also by others than the caller, until forget is called. Of several ways to get one
-// layer one is used. After forget, which waits for that, f is not running any more; whoever needs
+// layer one is used that works. After forget, which waits for that, f is not running any more; whoever needs
 // the layer goes on by another way that was set.
 func (s *Store) SetFetch(id layer.ID, f Fetch) (forget func()) {
 	e := &fetcher{fetch: f}
@@ -67,29 +67,41 @@ func (s *Store) fetchable(id layer.ID) bool {
 }
 
 // fetch gets a layer's blob, once however many ask at the same time. It does nothing when nobody
-// knows how.
+// knows how. Of those who do each is asked until one has it: they may be of several builds, of which one is not given it, or goes. The
+// first error counts.
 func (s *Store) fetch(ctx context.Context, id layer.ID) error {
-	_, err := s.once(ctx, "fetch:"+string(id), func(ctx context.Context) (any, error) {
-		for {
-			forgotten, err := s.fetchOne(ctx, id)
-			if !forgotten {
+	_, err := s.once(ctx, "fetch:"+string(id), func(ctx context.Context) (_ any, first error) {
+		tried := map[*fetcher]bool{}
+		for f := s.fetcher(id, tried); f != nil; f = s.fetcher(id, tried) {
+			forgotten, err := f.run(ctx)
+			if err == nil || ctx.Err() != nil {
 				return nil, err
 			}
+			if !forgotten && first == nil {
+				first = err
+			}
+			tried[f] = true
 		}
+		return nil, first
 	})
 	return err
 }
 
-func (s *Store) fetchOne(ctx context.Context, id layer.ID) (forgotten bool, err error) {
+// fetcher is the first one of a layer that was not tried, which is run then; nil if there is none.
+func (s *Store) fetcher(id layer.ID, tried map[*fetcher]bool) *fetcher {
 	s.fetches.mu.Lock()
-	all := s.fetches.of[id]
-	if len(all) == 0 {
-		s.fetches.mu.Unlock()
-		return false, nil
+	defer s.fetches.mu.Unlock()
+	for _, f := range s.fetches.of[id] {
+		if !tried[f] {
+			f.running.Add(1)
+			return f
+		}
 	}
-	f := all[0]
-	f.running.Add(1)
-	s.fetches.mu.Unlock()
+	return nil
+}
+
+// run fetches, unless that is forgotten.
+func (f *fetcher) run(ctx context.Context) (forgotten bool, err error) {
 	defer f.running.Done()
 	fctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -235,6 +235,24 @@ func TestFetchedLayerOfOtherContent(t *testing.T) {
 	})
 }
 
+// One who cannot get a layer, or whose build ends, keeps it from nobody who can; when nobody can the first error counts.
+func TestFetchByAnother(t *testing.T) {
+	s := newStore(t)
+	r := newRemote(t, s, layer.Gzip)
+	watched(t, func(t *testing.T) {
+		denied := errors.New("denied")
+		defer s.SetFetch(r.id, func(context.Context) error { return denied })()
+		defer s.SetFetch(r.id, func(context.Context) error { return errLine })()
+		_, err := s.Dir(t.Context(), r.id)
+		if !errors.Is(err, denied) {
+			t.Errorf("nobody can: %v", err)
+		}
+		defer s.SetFetch(r.id, r.fetch(s))()
+		r.wantDir(t, s)
+		wantClean(t, s)
+	})
+}
+
 // A connection that breaks and is used anew writes the blob twice. The tap saw only one of them.
 func TestFetchInTwoAttempts(t *testing.T) {
 	s := newStore(t)
