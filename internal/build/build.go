@@ -174,7 +174,7 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 	}
 	b.attrs = attrs
 	opt := frontend.Options{
-		Run: b.run, Images: b.opt.Images, Sink: b.sink, Serve: b.opt.Serve, Attrs: attrs, Inputs: inputs, Sessions: b.sessions, Platform: b.run.Platform(),
+		Run: b.run, Sink: b.sink, Serve: b.opt.Serve, Attrs: attrs, Inputs: inputs, Sessions: b.sessions, Platform: b.run.Platform(),
 		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
 			b.warn(res, vertex, message, opt)
 		},

@@ -22,6 +22,9 @@ var _ registry.Credentials = Registries{}
 // Registries returns what the client knows registries by.
 func (c *Client) Registries() Registries { return Registries{c} }
 
+// Account is the name of those whom registries know by the same: the sessions that are asked.
+func (c *Client) Account() string { return fmt.Sprintf("%q %q", c.opt.Owner, c.opt.IDs) }
+
 // method is the name of one of the service's methods.
 func authMethod(name string) string {
 	return session.MethodURL(auth.Auth_ServiceDesc.ServiceName, name)

@@ -93,6 +93,8 @@ type RunOptions struct {
 	Contexts local.Contexts
 	// Uploads are files that the build brought along; nil: none.
 	Uploads httpsource.Uploads
+	// Images is what images are found with, for a build that registries know by other credentials; nil: the engine's.
+	Images *imagesource.Source
 	// Layouts are the image layouts that the build may read; nil: none.
 	Layouts imagesource.Layouts
 	// Name is how logs of other builds call this one.

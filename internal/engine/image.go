@@ -54,7 +54,7 @@ func (r *Run) resolveImage(ctx context.Context, n *node, src *pb.SourceOp) (*ima
 		if err != nil {
 			return nil, err
 		}
-		img, err = r.Engine.opt.Images.ResolveLayout(ctx, l, ref, r.platform(n.v.Op.Platform))
+		img, err = r.opt.Images.ResolveLayout(ctx, l, ref, r.platform(n.v.Op.Platform))
 		if err != nil {
 			return nil, err
 		}
@@ -66,7 +66,7 @@ func (r *Run) resolveImage(ctx context.Context, n *node, src *pb.SourceOp) (*ima
 		mode = imagesource.ResolvePull
 	}
 	ref := strings.TrimPrefix(src.Identifier, schemeImage)
-	if img, err = r.Engine.opt.Images.Resolve(ctx, ref, r.platform(n.v.Op.Platform), mode); err != nil {
+	if img, err = r.opt.Images.Resolve(ctx, ref, r.platform(n.v.Op.Platform), mode); err != nil {
 		return nil, err
 	}
 	return want.of(img)
@@ -112,12 +112,16 @@ func (w wanted) of(img *imagesource.Image) (*imagesource.Image, error) {
 	return img, nil
 }
 
-// ResolveImage asks for an image once for all runs, and shows it as one step. key says all that is asked, and find asks. Where that
+// Images is what images of registries are found with.
+func (r *Run) Images() *imagesource.Source { return r.opt.Images }
+
+// ResolveImage asks for an image once for all runs whose registries know them as the same, and shows it as one step. key says all that is
+// asked, and find asks. Where that
 // fails as the build of another run has ended, which began it, this one asks itself.
 func (r *Run) ResolveImage(ctx context.Context, key, name string, find func(context.Context) (*imagesource.Image, error)) (*imagesource.Image, error) {
 	ctx, end := r.begin(ctx)
 	defer end()
-	p := pool(r, r.resolved, key, true)
+	p := pool(r, r.resolved, key+"\nas "+r.opt.Images.Account(), true)
 	v := progress.Vertex{Digest: digest.FromString(key), Name: name}
 	seat := p.join(&seat{run: r, what: p, v: v})
 	img, err := p.do(ctx, p.ctx, r, func(ctx context.Context) (*imagesource.Image, error) {
@@ -151,7 +155,7 @@ func (r *Run) ResolveLayout(ctx context.Context, ref, id string, platform ocispe
 	if err != nil {
 		return nil, err
 	}
-	return r.Engine.opt.Images.ResolveLayout(ctx, l, ref, platform)
+	return r.opt.Images.ResolveLayout(ctx, l, ref, platform)
 }
 
 // pull names the layers of an image. Those that are not here are fetched when something needs
@@ -166,14 +170,14 @@ func (r *Run) pull(ctx context.Context, n *node, src *pb.SourceOp) (*pulling, er
 		if err != nil {
 			return nil, err
 		}
-		p := &pulling{of: n.src, img: img, snap: snap, fetch: r.Engine.opt.Images.PullLayer}
+		p := &pulling{of: n.src, img: img, snap: snap, fetch: r.opt.Images.PullLayer}
 		if _, ok := src.Attrs[pb.AttrOCILayoutStoreID]; ok {
 			layout, err := r.layout(src)
 			if err != nil {
 				return nil, err
 			}
 			p.fetch = func(ctx context.Context, img *imagesource.Image, i int, progress imagesource.Progress) error {
-				return r.Engine.opt.Images.PullLayout(ctx, layout, img, i, progress)
+				return r.opt.Images.PullLayout(ctx, layout, img, i, progress)
 			}
 		}
 		for i, id := range snap {

@@ -72,6 +72,9 @@ func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
 		opt.Since = time.Now()
 	}
 	opt.complete()
+	if opt.Images == nil {
+		opt.Images = e.opt.Images
+	}
 	r := &Run{
 		Engine: e, id: e.last.Add(1), opt: opt, screen: opt.Screen, sink: &gate{sink: opt.Sink}, log: &gate{sink: opt.Log}, since: opt.Since,
 		scope: scopeOf(opt.believes()), nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, linked: map[digest.Digest]*Run{},

@@ -28,9 +28,8 @@ import (
 
 // Options are what a Dockerfile is evaluated with.
 type Options struct {
-	Run    *engine.Run
-	Images *imagesource.Source
-	Sink   progress.Sink
+	Run  *engine.Run
+	Sink progress.Sink
 	// Attrs are the frontend's options by BuildKit's names: "filename", "target",
 	// "build-arg:NAME", ...
 	Attrs map[string]string
@@ -183,17 +182,18 @@ func (c *Client) resolve(ctx context.Context, ref string, opt sourceresolver.Opt
 		}
 	}
 	find := func(ctx context.Context) (*imagesource.Image, error) {
-		return c.opt.Images.Resolve(ctx, ref, platform, mode)
+		return c.opt.Run.Images().Resolve(ctx, ref, platform, mode)
 	}
 	if o := opt.OCILayoutOpt; o != nil {
 		if o.Platform != nil {
 			platform = *o.Platform
 		}
 		id := o.Store.StoreID
-		if _, err := c.opt.Run.Layout(id); err != nil {
+		l, err := c.opt.Run.Layout(id)
+		if err != nil {
 			return nil, err
 		}
-		mode = imagesource.ResolveMode("in " + id)
+		mode = imagesource.ResolveMode("in " + l.Name())
 		find = func(ctx context.Context) (*imagesource.Image, error) {
 			return c.opt.Run.ResolveLayout(ctx, ref, id, platform)
 		}

@@ -84,6 +84,7 @@ type Client struct {
 	opts  Options
 	creds *credentials
 	tune  tuning
+	base  *Client // whose settings and connections it has; nil: its own
 
 	reach outbound.Reach
 
@@ -129,6 +130,16 @@ func New(opts Options) *Client {
 		tune:  defaultTuning,
 		hosts: map[string][]docker.RegistryHost{}, whole: map[string]bool{}, reached: map[string]bool{}, insecure: map[string]bool{},
 	}
+}
+
+// As returns a client for somebody who is known to registries by other credentials. It has c's settings and connections, which nobody is known
+// by, and no tokens of c's.
+func (c *Client) As(who Credentials) *Client {
+	opts := c.opts
+	opts.Credentials = who
+	as := New(opts)
+	as.tune, as.base = c.tune, c
+	return as
 }
 
 // Parse normalises a reference: default registry docker.io, "library/" for its official

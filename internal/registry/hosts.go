@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,9 +33,16 @@ func (c *Client) hostsOf(host string) ([]docker.RegistryHost, error) {
 		return hosts, nil
 	}
 	var own docker.RegistryHost // set before anybody is asked
-	hosts, err := c.configure(host, asker{
+	as := asker{
 		lookup: func(asked string) (string, string, error) { return c.credentialsFor(host, own, asked) }, tokens: c.opts.Credentials,
-	})
+	}
+	var hosts []docker.RegistryHost
+	var err error
+	if c.base != nil && !c.insecure[host] {
+		hosts, err = c.base.endpointsFor(host, as)
+	} else {
+		hosts, err = c.configure(host, as)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -42,6 +50,20 @@ func (c *Client) hostsOf(host string) ([]docker.RegistryHost, error) {
 		own = hosts[len(hosts)-1]
 	}
 	c.hosts[host] = hosts
+	return hosts, nil
+}
+
+// endpointsFor gives the endpoints of a registry to somebody else.
+func (c *Client) endpointsFor(host string, as asker) ([]docker.RegistryHost, error) {
+	hosts, err := c.hostsOf(host)
+	if err != nil {
+		return nil, err
+	}
+	hosts = slices.Clone(hosts)
+	for i := range hosts {
+		h := &hosts[i]
+		protect(h, h.Client.Transport, h.Authorizer.(*guard).plain, as)
+	}
 	return hosts, nil
 }
 

@@ -117,7 +117,7 @@ func (m *machine) build(opt engine.RunOptions) *frontend.Client {
 	opt.Platform = platforms.DefaultSpec()
 	run := engine.New(engine.Options{Store: m.store, Images: m.images, Runner: m.runner}).NewRun(context.Background(), opt)
 	m.t.Cleanup(func() { must(m.t, run.Close()) })
-	return frontend.New(frontend.Options{Run: run, Images: m.images, Sink: progress.Discard, Platform: opt.Platform, Serve: Serve})
+	return frontend.New(frontend.Options{Run: run, Sink: progress.Discard, Platform: opt.Platform, Serve: Serve})
 }
 
 func solve(t *testing.T, c gw.Client, s llb.State) gw.Reference {

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -84,6 +85,7 @@ type Image struct {
 type Source struct {
 	store Store
 	reg   *registry.Client
+	as    *account // nil: that of whose the store is
 
 	resolves inflight.Group[*Image]
 	pulls    inflight.Group[struct{}]
@@ -96,6 +98,57 @@ const maxDownloads = 4
 // New returns a source that fetches from reg into store.
 func New(store Store, reg *registry.Client) *Source {
 	return &Source{store: store, reg: reg, slots: semaphore.NewWeighted(maxDownloads)}
+}
+
+// As returns the source for somebody whom registries know by other credentials, and who is trusted with nothing of the store: what
+// others were given by a registry, and how they call their images, counts for nothing. The registry is asked for each image, also for one
+// whose digest is known, as BuildKit asks for those of its clients. What the store has of an image that it gives is not fetched again. name
+// is the same for those who are the same to all registries.
+func (s *Source) As(name string, who registry.Credentials) *Source {
+	as := &account{name: name, given: map[string]bool{}}
+	return &Source{store: s.store, reg: s.reg.As(who), as: as, slots: s.slots}
+}
+
+// Account is the name of those for whom the source is; "" for whose the store is.
+func (s *Source) Account() string {
+	if s == nil || s.as == nil {
+		return ""
+	}
+	return s.as.name
+}
+
+// account are those who have their own credentials.
+type account struct {
+	name string
+
+	mu    sync.Mutex
+	given map[string]bool // images that a registry has given them, by repository and digest
+}
+
+// give notes that a registry has given an image.
+func (a *account) give(repository string, digests ...digest.Digest) {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, d := range digests {
+		a.given[repository+"@"+d.String()] = true
+	}
+}
+
+// has reports whether an image may be taken from the store.
+func (a *account) has(named reference.Named) bool {
+	if a == nil {
+		return true
+	}
+	pinned, ok := named.(reference.Digested)
+	if !ok {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.given[named.Name()+"@"+pinned.Digest().String()]
 }
 
 // Resolve finds the image that ref names for a platform (the zero platform is this
@@ -142,8 +195,10 @@ type resolution struct {
 
 func (r *resolution) platformName() string { return platforms.FormatAll(r.platform) }
 
-func (r *resolution) run(ctx context.Context) (*Image, error) {
-	img, err := r.fromStore(ctx)
+func (r *resolution) run(ctx context.Context) (img *Image, err error) {
+	if r.mode == ResolveLocal || r.as.has(r.named) {
+		img, err = r.fromStore(ctx)
+	}
 	if img != nil || err != nil {
 		return img, err
 	}
@@ -161,6 +216,7 @@ func (r *resolution) run(ctx context.Context) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.as.give(r.named.Name(), desc.Digest, img.Digest)
 	if err := r.store.SetRef(ctx, img.Ref, r.platformName(), img.Root); err != nil {
 		return nil, fmt.Errorf("remembering image %q: %w", img.Ref, err)
 	}
