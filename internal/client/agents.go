@@ -62,7 +62,7 @@ func (a Agents) Origin(id string) string {
 	if errdefs.IsNotFound(err) {
 		return ""
 	}
-	return fmt.Sprintf("client %p", a.client)
+	return fmt.Sprintf("client %d", a.client.number)
 }
 
 // maxAgentConns is how many connections to an agent there may be at the same time.

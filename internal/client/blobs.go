@@ -49,7 +49,7 @@ func (c *Client) Layout(sessionID, id string) (imagesource.Layout, error) {
 
 // Name implements [imagesource.Layout].
 func (b *Blobs) Name() string {
-	return fmt.Sprintf("%q of the client (%p)", outbound.Clean(b.id), b.client)
+	return fmt.Sprintf("%q of the client (%d)", outbound.Clean(b.id), b.client.number)
 }
 
 // with calls fn with the store, of the first session that has it.

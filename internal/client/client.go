@@ -61,6 +61,7 @@ type Options struct {
 // Client is the client of one build. It is safe for concurrent use.
 type Client struct {
 	opt    Options
+	number int64           // no other one of the process has it
 	ctx    context.Context // ends with the build, and with the client
 	cancel context.CancelCauseFunc
 
@@ -81,9 +82,12 @@ func New(ctx context.Context, opt Options) *Client {
 		opt.Wait = sessionWait
 	}
 	c := &Client{opt: opt, contexts: map[string]*Context{}, hosts: map[string]*future[*host]{}, uploads: map[string]*future[httpsource.Upload]{}, secrets: map[string]string{}}
+	c.number = last.Add(1)
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	return c
 }
+
+var last atomic.Int64 // number of a client
 
 var errClosed = errors.New("the build is over")
 

@@ -64,7 +64,7 @@ func (c *Client) Origin(id string) string {
 	switch {
 	case errdefs.IsNotFound(err):
 	case err != nil:
-		of = fmt.Sprintf("client %p", c) // nobody else's
+		of = fmt.Sprintf("client %d", c.number) // nobody else's
 	default:
 		h := hmac.New(sha256.New, originKey())
 		h.Write(value)

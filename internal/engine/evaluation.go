@@ -21,8 +21,8 @@ func evaluationOf(ctx context.Context) *evaluation {
 	return e
 }
 
-// begin begins an evaluation under ctx. The function that it returns ends it, and waits for what was begun ahead. Of a run
-// that is over the context has ended.
+// begin begins an evaluation under ctx, which ends with the run as well: what it waits for may be others' that go on. The function that
+// it returns ends it, and waits for what was begun ahead.
 func (r *Run) begin(ctx context.Context) (context.Context, func()) {
 	e := &evaluation{}
 	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, evaluationKey{}, e))
@@ -32,7 +32,9 @@ func (r *Run) begin(ctx context.Context) (context.Context, func()) {
 		cancel(errOver)
 		return ctx, func() {}
 	}
+	alone := context.AfterFunc(r.life, func() { cancel(context.Cause(r.life)) })
 	return ctx, func() {
+		alone()
 		cancel(errOver)
 		e.crew.end()
 		leave()

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -47,6 +49,31 @@ func (m FailedMount) Tree() layer.Tree {
 func (x *execution) shows(m *pb.Mount, lower []string, upper string) {
 	i := slices.Index(x.op.Mounts, m)
 	x.mounts[i] = FailedMount{ID: fmt.Sprintf("%s-%d", x.spec.ID, i), Lower: lower, Upper: upper}
+}
+
+// failedHere makes the failure of a process that another run has carried out one of a node that is the same: that has its own vertex, and its own
+// inputs, which may be more than what the process was given of them. What was copied from a directory of another command's
+// is nobody else's to look into.
+func (r *Run) failedHere(ctx context.Context, n *node, by *Run, err error) error {
+	var there *ExecError
+	if by == r || !errors.As(err, &there) {
+		return err
+	}
+	e := &ExecError{Vertex: n.v, err: there.err}
+	if !r.opt.KeepFailed || there.Mounts == nil {
+		return e
+	}
+	inputs, ierr := r.inputs(ctx, n)
+	if ierr != nil {
+		return e
+	}
+	e.Inputs, e.Mounts = inputs, slices.Clone(there.Mounts)
+	for i, m := range n.v.Op.GetExec().Mounts {
+		if m.Input >= 0 && int(m.Input) < len(inputs) && inputs[m.Input].local() && by.apart(r) {
+			e.Mounts[i] = FailedMount{}
+		}
+	}
+	return e
 }
 
 // failed makes the error of a process, and keeps what that leaves behind if somebody wants it.

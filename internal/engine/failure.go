@@ -199,8 +199,9 @@ func (r *Run) asked(ctx context.Context, n *node, src *pb.SourceOp) error {
 	if err != nil {
 		return nil //nolint:nilerr // it is of another kind
 	}
+	question := r.httpQuestion(req) // a client may be asked for that: no lock is held
 	r.Engine.mu.Lock()
-	p := r.httpFiles[r.httpQuestion(req)]
+	p := r.httpFiles[question]
 	r.Engine.mu.Unlock()
 	if p == nil {
 		return nil

@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/sandbox"
-	"github.com/slipway-build/slipway/internal/source/local"
+	httpsource "github.com/slipway-build/slipway/internal/source/http"
 )
 
 // flight is an execution, which is carried out once for all runs that need it at the same time. It ends when nobody waits for
@@ -33,22 +39,28 @@ type ticket struct {
 	late bool // it had ended before
 }
 
-// flightName is what the execution of a node is shared by: its key, the secrets and agents in it, the directories that what it gives
-// may be read from, and the imported caches that it may stand on. What stands on none is everybody's.
+// flightName is what the execution of a node is shared by: its key, the secrets and agents in it, the directories and uploads that what it
+// gives may be read from, how a process of it is run, and the imported caches that it may stand on. What stands on none is everybody's.
+// What has an address as its name is the flight's run's too, and stays as long as the flight.
 func (r *Run) flightName(n *node, id identity, scope string) string {
 	name := string(id.key) + scope + "\n" + n.granted
-	for _, c := range n.reads {
-		name += fmt.Sprintf("\nreads %p", c)
+	for _, from := range n.reads {
+		if text, ok := from.(string); ok {
+			name += fmt.Sprintf("\nreads %q", text)
+		} else {
+			name += fmt.Sprintf("\nreads %p", from)
+		}
 	}
-	return name
+	return name + n.asRun
 }
 
-// readBy are the directories that files of a node may be read from later: what a file operation gives is written when somebody
-// needs it. What a process is given is copied before it runs, and what it gives is in the store.
-func (r *Run) readBy(n *node) (all []local.Context) {
+// readBy are the directories, and names of the uploads, that files of a node may be read from later: what a file operation gives is
+// written when somebody needs it, and an upload goes with its build. What a process is given is copied before it runs, and what it gives
+// is in the store.
+func (r *Run) readBy(n *node) (all []any) {
 	if src := n.v.Op.GetSource(); src != nil {
 		if !isLocal(n) {
-			return nil
+			return r.uploadOf(src)
 		}
 		if c, err := r.opt.Contexts.Context(src); err == nil { // evaluating it will tell
 			all = append(all, c)
@@ -69,6 +81,36 @@ func (r *Run) readBy(n *node) (all []local.Context) {
 		}
 	}
 	return all
+}
+
+// uploadOf is the name of the upload that a source is, if it is one.
+func (r *Run) uploadOf(src *pb.SourceOp) []any {
+	if !strings.HasPrefix(src.Identifier, "http") {
+		return nil
+	}
+	req, err := httpsource.Parse(src)
+	if err != nil {
+		return nil // evaluating it will tell
+	}
+	if _, is := req.Upload(); !is {
+		return nil
+	}
+	return []any{r.sentWith(req)}
+}
+
+// asRun tells how a process of a vertex is run, as far as it is in no key: with which caches, addresses and limits. How it ends is that of
+// all who wait, so it ends in the same way for each of them. It is "" for all that is no process.
+func (r *Run) asRun(v *graph.Vertex) string {
+	if v.Op.GetExec() == nil {
+		return ""
+	}
+	op := v.Op.CloneVT()
+	op.Inputs, op.Constraints = nil, nil
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(op)
+	if err != nil {
+		return "\n" + r.alone() // its key will tell
+	}
+	return fmt.Sprintf("\nruns %s %+v %d %q %t", digest.FromBytes(data), resources(v.Meta.GetLinuxResources()), r.maxProcesses(), r.opt.AppArmor, r.opt.UserNS)
 }
 
 // Executions of what was planned in an earlier build have other names: they are no misses.
@@ -205,6 +247,7 @@ func (r *Run) flown(ctx context.Context, n *node, id identity, t *ticket, reason
 	if t.others(ctx, r, err) {
 		return nil, err
 	}
+	err = r.failedHere(ctx, n, t.run, err)
 	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Started: came, Took: time.Since(came)}
 	switch {
 	case t.mine:

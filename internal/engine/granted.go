@@ -74,7 +74,8 @@ func (r *Run) grants(n *node) string {
 	return all
 }
 
-// sourceKey says what a directory or an image is shared by: the operation, and what of its build decides what it gives.
+// sourceKey says what a directory or an image is shared by: the operation, and what of its build decides what it gives. An image of a
+// registry is shared by those whom that knows as the same.
 func (r *Run) sourceKey(n *node) sourceKey {
 	op := n.v.Op.GetSource()
 	key := sourceKey{digest: n.v.Digest}
@@ -86,6 +87,8 @@ func (r *Run) sourceKey(n *node) sourceKey {
 			key.dir, key.bound = nil, r.alone()
 		}
 		return key
+	case "docker-image":
+		key.bound = r.opt.Images.Account()
 	case "oci-layout":
 		key.bound = r.alone()
 		if l, err := r.layout(op); err == nil {

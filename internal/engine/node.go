@@ -10,7 +10,6 @@ import (
 
 	"github.com/slipway-build/slipway/internal/graph"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
-	"github.com/slipway-build/slipway/internal/source/local"
 )
 
 // node is a vertex within a run. Its key and its result are futures: they are computed once, for all evaluations that ask.
@@ -18,9 +17,10 @@ type node struct {
 	run     *Run // that evaluates it
 	v       *graph.Vertex
 	inputs  []edge
-	granted string          // see [Run.grants]
-	reads   []local.Context // see [Run.readBy]
-	src     *source         // what it shares with other runs, if it is a directory or an image
+	granted string  // see [Run.grants]
+	reads   []any   // see [Run.readBy]
+	asRun   string  // see [Run.asRun]
+	src     *source // what it shares with other runs, if it is a directory or an image
 
 	key     future[identity]
 	outcome future[*outcome]
@@ -82,7 +82,7 @@ func (r *Run) newNode(v *graph.Vertex) *node {
 	for _, in := range v.Inputs {
 		n.inputs = append(n.inputs, edge{r.node(in.Vertex), in.Index})
 	}
-	n.granted, n.reads = r.grants(n), r.readBy(n)
+	n.granted, n.reads, n.asRun = r.grants(n), r.readBy(n), r.asRun(v)
 	if n.isSource() {
 		n.src = r.source(n)
 	}
