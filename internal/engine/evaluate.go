@@ -120,7 +120,7 @@ func (r *Run) perform(ctx context.Context, f *flight, n *node, id identity, inpu
 	if err != nil && ctx.Err() != nil {
 		ended = context.Canceled // nobody waits for it, for a reason that is told elsewhere
 	}
-	f.end(ended)
+	f.endOf(r, ended)
 	if err != nil {
 		return nil, err
 	}

@@ -229,8 +229,13 @@ func (t *ticket) wait(ctx context.Context) (*outcome, error) {
 // others reports whether an error is none of the run: one of another command that carried the step out had it, perhaps for want
 // of something that this one has. How a process ends is the same for both.
 func (t *ticket) others(ctx context.Context, r *Run, err error) bool {
+	return err != nil && t.run.apart(r) && ctx.Err() == nil && !ofTheStep(err)
+}
+
+// ofTheStep reports whether an error is how a process ended, whoever carried it out.
+func ofTheStep(err error) bool {
 	var exit *sandbox.ExitError
-	return err != nil && t.run.apart(r) && ctx.Err() == nil && !errors.As(err, &exit)
+	return errors.As(err, &exit)
 }
 
 // flown gives what an execution gives that was a miss, and tells of it.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -166,6 +167,29 @@ func (a *audience) start() *progress.Step {
 func (a *audience) end(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.over(err)
+}
+
+// endOf ends the step that r has carried out. What went wrong with r is not told to runs of other commands, which try by themselves.
+func (a *audience) endOf(r *Run, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range a.seats {
+		if err == nil || ofTheStep(err) || !s.run.apart(r) {
+			continue
+		}
+		if s.viewer != nil {
+			s.viewer.Leave(context.Canceled)
+		}
+		if s.log != nil {
+			s.log.Done(context.Canceled)
+		}
+	}
+	a.over(err)
+}
+
+// over ends the step. The caller holds the lock.
+func (a *audience) over(err error) {
 	if a.step == nil {
 		return
 	}

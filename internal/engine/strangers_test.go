@@ -9,10 +9,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
@@ -151,6 +155,48 @@ func TestRunsShareNoInputsOfFailures(t *testing.T) {
 	if has(theirs.Mounts[1].Tree(), "one") || theirs.Mounts[1].ID != "" {
 		t.Error("who waited sees the other's directory as a mount")
 	}
+}
+
+// What went wrong with a build that carried a step out is told to nobody else: it may be about its directory, or its client.
+func TestRunsShareNoWordsOfFailures(t *testing.T) {
+	began, goOn := make(signal), make(signal)
+	var once sync.Once
+	e, p := newProcesses(t, map[string]program{"step": func(_ context.Context, _ *sandbox.Spec, out io.Writer) (err error) {
+		once.Do(func() {
+			fmt.Fprintln(out, "began")
+			close(began)
+			<-goOn
+			err = errors.New("of the first")
+		})
+		return err
+	}})
+	one, two := &errorsOf{view: newView()}, &errorsOf{view: newView()}
+	first := evaluated(t.Context(), starts(t, e, RunOptions{Sink: one}), edgeOf(t, runs("step")))
+	<-began
+	second := evaluated(t.Context(), starts(t, e, RunOptions{Sink: two}), edgeOf(t, runs("step")))
+	two.hears("began")
+	close(goOn)
+	if err := <-first; err == nil || len(one.all) != 1 || !strings.Contains(one.all[0], "of the first") {
+		t.Errorf("the first got %v, and was told %q", err, one.all)
+	}
+	if err := <-second; err != nil || p.times("step") != 2 || two.started != 2 || two.ended != 2 || !slices.Equal(two.all, []string{context.Canceled.Error()}) {
+		t.Errorf("the second got %v, and was told %q, of %d of %d", err, two.all, two.ended, two.started)
+	}
+}
+
+// errorsOf notes the errors that a display is told.
+type errorsOf struct {
+	*view
+	all []string
+}
+
+func (e *errorsOf) Write(s *client.SolveStatus) {
+	for _, v := range s.Vertexes {
+		if v.Error != "" {
+			e.all = append(e.all, v.Error)
+		}
+	}
+	e.view.Write(s)
 }
 
 // login are credentials of somebody.
