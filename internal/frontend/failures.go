@@ -13,6 +13,8 @@ import (
 // failures are those of a build's steps. A client of the gateway looks into what they had and left behind by ids that the errors
 // have.
 type failures struct {
+	warning sync.Mutex // held while somebody is told of a finding
+
 	mu  sync.Mutex
 	ids map[error][2][]string // of inputs and mounts, by the engine's error
 	all map[string]shown

@@ -268,14 +268,11 @@ func (c *Client) Inputs(context.Context) (map[string]llb.State, error) {
 	return inputs, nil
 }
 
-// warning is held while somebody is told of a finding.
-var warning sync.Mutex
-
 // Warn implements the gateway client.
 func (c *Client) Warn(_ context.Context, dgst digest.Digest, msg string, opt gw.WarnOpts) error {
 	if c.opt.Warn != nil {
-		warning.Lock() // several may drive the build
-		defer warning.Unlock()
+		c.failures.warning.Lock() // several may drive the build
+		defer c.failures.warning.Unlock()
 		c.opt.Warn(dgst, msg, opt)
 	}
 	return nil
