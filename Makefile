@@ -51,6 +51,7 @@ examples: build bases ## build and run every example, the operator with its down
 test: ## install what the tests need and run them
 	@hack/deps.sh test
 	@hack/patched.sh
+	@hack/buildkit.sh build/tools buildctl buildx
 	GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -tags "$(TAGS)" -timeout 14m ./...
 	cd examples/operator && CGO_ENABLED=0 $(GO) test -buildvcs=false ./...
 

@@ -1,20 +1,25 @@
 #!/bin/sh
-# Compiles buildkitd, buildctl and buildx into a directory, from the sources of the releases that slipway
-# links, with the versions of modules that each release was tested with.
+# Compiles buildkitd, buildctl and buildx, or those of them that are named, into a directory, from the sources of the
+# releases that slipway links, with the versions of modules that each release was tested with.
 set -eu
 
-out=${1:?usage: hack/buildkit.sh DIR}
+out=${1:?usage: hack/buildkit.sh DIR [PROGRAM...]}
+shift
+wanted=" ${*:-buildkitd buildctl buildx} "
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 mod=$(mktemp -d)
 trap 'rm -rf "$mod"' EXIT
 
-# compile MODULE PROGRAM...: the first program tells the version that is there.
+# compile PROGRAM MODULE FLAG: a program that tells the module's version with the flag is there already.
 compile() {
-	module=$1
-	shift
+	program=$1 module=$2 flag=$3
+	case $wanted in
+	*" $program "*) ;;
+	*) return ;;
+	esac
 	version=$(go list -m -f '{{.Version}}' "$module")
-	if [ -x "$out/$1" ] && "$out/$1" ${flag---version} | grep -qF " $version "; then
+	if [ -x "$out/$program" ] && "$out/$program" "$flag" | grep -qF " $version "; then
 		return
 	fi
 	go mod download "$module"
@@ -22,13 +27,10 @@ compile() {
 	sources=$(go list -m -f '{{.Dir}}' "$module")
 	cp "$sources/go.mod" "$sources/go.sum" "$mod"
 	chmod u+w "$mod"/*
-	for program; do
-		set -- "$@" "./cmd/$program"
-		shift
-	done
 	(cd "$sources" && CGO_ENABLED=0 go build -buildvcs=false -mod=mod -modfile="$mod/go.mod" \
-		-ldflags "-X $module/version.Version=$version" -o "$out/" "$@")
+		-ldflags "-X $module/version.Version=$version" -o "$out/$program" "./cmd/$program")
 }
 
-compile github.com/moby/buildkit buildkitd buildctl
-flag=version compile github.com/docker/buildx buildx
+compile buildkitd github.com/moby/buildkit --version
+compile buildctl github.com/moby/buildkit --version
+compile buildx github.com/docker/buildx version

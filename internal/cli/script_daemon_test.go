@@ -22,7 +22,11 @@ func daemon(ts *testscript.TestScript, neg bool, args []string) {
 	l, err := net.Listen("unix", ts.MkAbs(args[0]))
 	ts.Check(err)
 	load := func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost || r.URL.Path != "/images/load" {
+		switch _, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v"), "/"); {
+		case path == "_ping":
+			w.Header().Set("Api-Version", "1.51")
+			return
+		case r.Method != http.MethodPost || path != "images/load" && r.URL.Path != "/images/load":
 			http.Error(w, `{"message":"page not found"}`, http.StatusNotFound)
 			return
 		}

@@ -46,10 +46,15 @@ func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("containers need root")
 	}
+	testscript.Run(t, scripts(t, "testdata/script"))
+}
+
+// scripts are those of a directory, as [TestScripts] runs them.
+func scripts(t *testing.T, dir string) testscript.Params {
 	reg := registrytest.Start(t)
 	certs := serveBusybox(t, reg)
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: false,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(env *testscript.Env) error {
@@ -91,8 +96,10 @@ func TestScripts(t *testing.T) {
 			"actions": actionsCache,
 			// In script_bucket_test.go.
 			"bucket": s3Bucket,
+			// In clients_test.go.
+			"llb": definition, "frontend": frontendImage,
 		},
-	})
+	}
 }
 
 // tmpfs is where stores of tests are.
