@@ -11,6 +11,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -65,7 +66,7 @@ type added struct {
 	mode       int64
 }
 
-const groups = "root:x:0:\ndaemon:x:1:\nbin:x:2:\nwww-data:x:33:\nusers:x:100:\nnobody:x:65534:\n"
+const groups = "root:x:0:\ndaemon:x:1:\nbin:x:2:\nwheel:x:10:root\nwww-data:x:33:\nusers:x:100:\nnobody:x:65534:\n"
 
 // What the suites know the images by. Packages cannot be had.
 var (
@@ -173,7 +174,7 @@ func assembled(like *v1.ConfigFile, config v1.Config, layers ...mutate.Addendum)
 	return mutate.ConfigFile(img, file)
 }
 
-// foreign is an image with a layer that is to be had elsewhere first, and one that is not.
+// foreign is an image with a layer that is to be had elsewhere first, and one that is not. Both are not compressed.
 func foreign(one, two v1.Image) (v1.Image, error) {
 	config, err := one.ConfigFile()
 	if err != nil {
@@ -185,8 +186,16 @@ func foreign(one, two v1.Image) (v1.Image, error) {
 		if err != nil {
 			return nil, err
 		}
-		layers = append(layers, mutate.Addendum{Layer: all[0]})
+		r, err := all[0].Uncompressed()
+		if err != nil {
+			return nil, err
+		}
+		data, err := io.ReadAll(r)
+		if err = errors.Join(err, r.Close()); err != nil {
+			return nil, err
+		}
+		layers = append(layers, mutate.Addendum{Layer: static.NewLayer(data, types.DockerUncompressedLayer)})
 	}
-	layers[0].MediaType, layers[0].URLs = types.DockerForeignLayer, []string{"http://127.0.0.1:1/layer"}
+	layers[0].MediaType, layers[0].URLs = "application/vnd.docker.image.rootfs.foreign.diff.tar", []string{"http://127.0.0.1:1/layer"}
 	return assembled(config, config.Config, layers...)
 }
