@@ -56,15 +56,40 @@ func images() (map[string]v1.Image, error) {
 		"amd64/debian:bullseye-20230109-slim":   alpine,
 		"cpuguy83/buildkit-foreign:latest":      foreign,
 		"docker/buildkit-syft-scanner:stable-1": scanner,
+		"tonistiigi/hellofs:latest":             scanner,
 		"tonistiigi/test:nolayers":              none,
 	}, nil
 }
 
-// added is a file of an image.
+// added is a file of an image, or with no mode a link.
 type added struct {
 	name, text string
 	mode       int64
 }
+
+// What Debian's busybox has not.
+const (
+	addgroup = `#!/bin/sh
+# addgroup -g ID NAME
+echo "$3:x:$2:" >>/etc/group
+`
+	adduser = `#!/bin/sh
+# adduser -D [-u ID] [-G GROUP] NAME
+id=1000 group=
+while getopts Du:G: opt; do
+	case $opt in
+	u) id=$OPTARG ;;
+	G) group=$OPTARG ;;
+	esac
+done
+shift $((OPTIND - 1))
+while grep -q "^[^:]*:x:$id:" /etc/passwd; do id=$((id + 1)); done
+[ "$group" ] || { group=$1 && echo "$1:x:$id:" >>/etc/group; }
+gid=$(sed -n "s/^$group:x:\\([0-9]*\\):.*/\\1/p" /etc/group)
+echo "$1:x:$id:$gid:Linux User,,,:/home/$1:/bin/sh" >>/etc/passwd
+mkdir -p "/home/$1" && chown "$id:$gid" "/home/$1"
+`
+)
 
 const groups = "root:x:0:\ndaemon:x:1:\nbin:x:2:\nwheel:x:10:root\nwww-data:x:33:\nusers:x:100:\nnobody:x:65534:\n"
 
@@ -73,6 +98,9 @@ var (
 	busyboxFiles = []added{
 		{"etc/group", groups, 0o644},
 		{"bin/ttysize", "#!/bin/sh\nset -- $(stty size)\necho $2 $1\n", 0o755},
+		{"bin/addgroup", addgroup, 0o755},
+		{"bin/adduser", adduser, 0o755},
+		{"usr/bin/env", "../../bin/env", 0}, // scripts begin with it
 	}
 	alpineFiles = append([]added{
 		{"etc/alpine-release", "3.18.12\n", 0o644},
@@ -111,8 +139,15 @@ func changed(busybox v1.Image, config v1.Config, files []added, without ...strin
 		}
 	}
 	for _, f := range files {
-		if err := tw.WriteHeader(&tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.text)), ModTime: file.Created.Time}); err != nil {
+		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.text)), ModTime: file.Created.Time}
+		if f.mode == 0 {
+			h.Typeflag, h.Linkname, h.Size, h.Mode = tar.TypeSymlink, f.text, 0, 0o777
+		}
+		if err := tw.WriteHeader(h); err != nil {
 			return nil, err
+		}
+		if h.Typeflag == tar.TypeSymlink {
+			continue
 		}
 		if _, err := io.WriteString(tw, f.text); err != nil {
 			return nil, err

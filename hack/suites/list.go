@@ -18,6 +18,9 @@ type list map[string]string
 // machine begins reasons that hold for every daemon on such a machine.
 const machine = "machine: "
 
+// itself begins reasons of tests that skip themselves, whatever the daemon: they are for other systems, or other variants.
+const itself = "skips itself: "
+
 // unknown is the reason of a test that was recorded and not looked at.
 const unknown = "not looked at"
 
@@ -154,7 +157,7 @@ func (r *result) own() string {
 // compare tells what is not as the list says. Where all tests ran, tests of the list that are not there count as well.
 func (all results) compare(out io.Writer, known list, whole bool, goal int) (ok bool) {
 	ok = true
-	passed, lacking := 0, 0
+	passed, lacking, skipping := 0, 0, 0
 	there := map[string]bool{}
 	for _, unit := range slices.Sorted(maps.Keys(all)) {
 		r, name, reason := all[unit], short(unit), known.reason(unit)
@@ -163,6 +166,9 @@ func (all results) compare(out io.Writer, known list, whole bool, goal int) (ok 
 		case r.action == "pass" && reason != "":
 			ok = false
 			fmt.Fprintf(out, "PASSES, and is listed: %s\n", name)
+		case strings.HasPrefix(reason, itself) && r.action != "skip":
+			ok = false
+			fmt.Fprintf(out, "DOES NOT SKIP ITSELF (%s): %s\n%s", r.action, name, r.own())
 		case r.action != "pass" && reason == "":
 			ok = false
 			fmt.Fprintf(out, "DOES NOT PASS (%s): %s\n%s", r.action, name, r.own())
@@ -172,6 +178,8 @@ func (all results) compare(out io.Writer, known list, whole bool, goal int) (ok 
 			passed++
 		case strings.HasPrefix(reason, machine):
 			lacking++
+		case strings.HasPrefix(reason, itself):
+			skipping++
 		}
 	}
 	if whole {
@@ -182,12 +190,12 @@ func (all results) compare(out io.Writer, known list, whole bool, goal int) (ok 
 			}
 		}
 	}
-	if can := len(all) - lacking; can > 0 {
+	if can := len(all) - lacking - skipping; can > 0 {
 		fmt.Fprintf(out, "%d of %d tests pass, %.1f %%", passed, can, 100*float64(passed)/float64(can))
 		if goal > 0 {
 			fmt.Fprintf(out, " (the goal is %d %%)", goal)
 		}
-		fmt.Fprintf(out, "; %d more need what this machine lacks\n", lacking)
+		fmt.Fprintf(out, "; %d more need what this machine lacks, %d skip themselves\n", lacking, skipping)
 	}
 	return ok
 }
