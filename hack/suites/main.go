@@ -10,7 +10,7 @@
 // It runs as root; what the tests need beside the daemon is BuildKit's client, Debian's docker-registry, git, gpg and a Go tool chain.
 // Images that the tests pull from Docker Hub are stood in for by those of hack/bases. A test that needs what only the
 // real ones have, or what a machine like this lacks, passes with no daemon here: its reason in the list begins with "machine: ", which
-// is to be seen with BuildKit's own daemon ("-record -machine" with it notes all that it does not pass). Reasons of tests that skip themselves with every
+// is to be seen with BuildKit's own daemon ("-record -machine" with it notes all that it does not pass); with "machine: skips, " the test finds that out itself, and must get that far. Reasons of tests that skip themselves with every
 // daemon everywhere, as they are for another variant or another system, begin with "skips itself: ". All other reasons are slipway's.
 //
 // Nothing hangs: a test that does not end in time is one that fails. Its daemon is asked where it stands, which is in the output then.

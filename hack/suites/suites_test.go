@@ -46,9 +46,9 @@ func made(actions map[string]string) results {
 
 // TestCompare has one test of each kind of difference.
 func TestCompare(t *testing.T) {
-	all := made(map[string]string{"Passes": "pass", "Fails": "fail", "Mended": "pass", "Lacks": "skip", "Hangs": "hang", "Other": "skip", "Runs": "fail", "Both/frontend=client": "fail", "Both/frontend=builtin": "fail"})
+	all := made(map[string]string{"Passes": "pass", "Fails": "fail", "Mended": "pass", "Lacks": "skip", "Hangs": "hang", "Other": "skip", "Runs": "fail", "Half": "fail", "Both/frontend=client": "fail", "Both/frontend=builtin": "fail"})
 	file := filepath.Join(t.TempDir(), "list")
-	known := list{"Mended": "a reason", "Lacks": machine + "no network", "Gone": "another", "Fails": "differs", "Both": "differs", "Other": itself + "not for Linux", "Runs": itself + "not for Linux"}
+	known := list{"Mended": "a reason", "Lacks": lacks + "no network", "Gone": "another", "Fails": "differs", "Both": "differs", "Other": itself + "not for Linux", "Runs": itself + "not for Linux", "Half": lacks + "no network"}
 	if err := known.write(file); err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestCompare(t *testing.T) {
 	if all.compare(&out, known, true, 50) {
 		t.Error("differences are none")
 	}
-	for _, want := range []string{"PASSES, and is listed: Mended\n", "DOES NOT PASS (hang): Hangs\n", "IS NOT THERE, and is listed: Gone\n", "DOES NOT SKIP ITSELF (fail): Runs\n", "2 of 6 tests pass, 33.3 % (the goal is 50 %); 1 more"} {
+	for _, want := range []string{"PASSES, and is listed: Mended\n", "DOES NOT PASS (hang): Hangs\n", "IS NOT THERE, and is listed: Gone\n", "DOES NOT SKIP ITSELF (fail): Runs\n", "DOES NOT SKIP ITSELF (fail): Half\n", "2 of 6 tests pass, 33.3 % (the goal is 50 %); 2 more"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is missing in:\n%s", want, &out)
 		}
@@ -72,7 +72,7 @@ func TestCompare(t *testing.T) {
 	}
 	delete(known, "Mended")
 	delete(known, "Gone")
-	known["Hangs"], known["Runs"] = "hangs", "fails"
+	known["Hangs"], known["Runs"], known["Half"] = "hangs", "fails", "fails"
 	if !all.compare(&out, known, true, 0) {
 		t.Errorf("what is as listed is a difference:\n%s", &out)
 	}
