@@ -11,6 +11,9 @@ import (
 
 // allow sets what a build may use besides its files: secrets, SSH agents and entitlements.
 func (r *Request) allow(opt *engine.RunOptions) (err error) {
+	if c := r.Client; c != nil {
+		opt.Secrets, opt.SSH = c, c.Agents()
+	}
 	if len(r.Secrets) > 0 {
 		if opt.Secrets, err = secrets.NewStore(r.Secrets); err != nil {
 			return fmt.Errorf("reading secrets: %w", err)

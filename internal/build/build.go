@@ -16,6 +16,7 @@ import (
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/frontend"
@@ -71,6 +72,7 @@ type building struct {
 	show     progress.Sink        // the display
 	sink     progress.Sink        // the display and the record's log
 	names    []string             // full image names
+	images   *imagesource.Source  // as whoever asks for the build is known to registries
 	record   *record
 	caches   *caches
 	done     *Result // once it is delivered
@@ -103,8 +105,8 @@ func (b *building) build(ctx context.Context) error {
 	host := platforms.Normalize(platforms.DefaultSpec())
 	opt := engine.RunOptions{
 		Name:         b.called(),
-		Uploads:      b.in.uploads,
-		Layouts:      b.in.layouts,
+		Images:       b.images,
+		KeepFailed:   b.req.Evaluate != nil,
 		Sink:         b.sink,
 		Log:          b.record.log,
 		Screen:       b.job.screen,
@@ -128,9 +130,9 @@ func (b *building) build(ctx context.Context) error {
 	if err := b.fetchDockerfile(ctx, opt); err != nil {
 		return err
 	}
-	opt.Contexts = b.job.dirs.open(b.in)
+	b.in.bring(&opt, b.job.dirs)
 	b.run = b.newRun(ctx, opt)
-	res := &Result{ID: b.record.ID, Names: b.names}
+	res := &Result{ID: b.record.ID, Names: b.names, Descriptors: map[int]ocispec.Descriptor{}}
 	out, err := b.solve(ctx, res)
 	if err != nil {
 		return err
@@ -174,7 +176,8 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 	}
 	b.attrs = attrs
 	opt := frontend.Options{
-		Run: b.run, Sink: b.sink, Serve: b.opt.Serve, Attrs: attrs, Inputs: inputs, Sessions: b.sessions, Platform: b.run.Platform(),
+		Run: b.run, Sink: b.sink, Serve: b.opt.Serve, Attrs: attrs, Inputs: inputs, Session: b.req.Session, Sessions: b.sessions,
+		Platform: b.run.Platform(), SourcePolicies: b.req.SourcePolicies,
 		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
 			b.warn(res, vertex, message, opt)
 		},
@@ -184,7 +187,7 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 			b.read = append(b.read, ref.Edge())
 		},
 	}
-	out, err := frontend.Build(ctx, opt)
+	out, err := b.evaluate(ctx, opt)
 	if err != nil {
 		return nil, b.noDockerfile(err)
 	}
@@ -193,7 +196,7 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 		opt.Attrs = maps.Clone(attrs)
 		delete(opt.Attrs, optRequest)
 		opt.Warn = nil
-		if b.out, err = frontend.Build(ctx, opt); err != nil {
+		if b.out, err = b.evaluate(ctx, opt); err != nil {
 			return nil, err
 		}
 	}
@@ -201,9 +204,25 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 	return out, nil
 }
 
+// evaluate finds what is to be built.
+func (b *building) evaluate(ctx context.Context, opt frontend.Options) (*gw.Result, error) {
+	switch r := &b.req; {
+	case r.Evaluate != nil:
+		return r.Evaluate(ctx, frontend.New(opt))
+	case r.Definition != nil:
+		return frontend.New(opt).Solve(ctx, gw.SolveRequest{Definition: r.Definition})
+	case r.Frontend == "" || r.Frontend == frontendDockerfile:
+		return frontend.Build(ctx, opt)
+	}
+	return frontend.New(opt).Solve(ctx, gw.SolveRequest{Frontend: b.req.Frontend, FrontendOpt: opt.Attrs, FrontendInputs: opt.Inputs})
+}
+
+// frontendDockerfile is BuildKit's name of the frontend that is linked in.
+const frontendDockerfile = "dockerfile.v0"
+
 // noDockerfile says which Dockerfile was looked for, when there is none.
 func (b *building) noDockerfile(err error) error {
-	if b.in.file == "" || !errors.Is(err, fs.ErrNotExist) || !strings.HasPrefix(err.Error(), "failed to read dockerfile") {
+	if b.in.file == "" || b.req.Client != nil || !errors.Is(err, fs.ErrNotExist) || !strings.HasPrefix(err.Error(), "failed to read dockerfile") {
 		return err
 	}
 	return fmt.Errorf("%w\n  there is no %s: name the Dockerfile with -f FILE", err, b.in.file)
@@ -229,7 +248,15 @@ func (b *building) deliver(ctx context.Context, out *gw.Result, res *Result) err
 	if err := b.export(ctx, products, res); err != nil {
 		return b.run.Blame(ctx, err)
 	}
-	return b.run.Blame(ctx, b.exportCaches(ctx, products, res))
+	if err := b.exportCaches(ctx, products, res); err != nil {
+		return b.run.Blame(ctx, err)
+	}
+	for k, v := range out.Metadata {
+		if strings.HasPrefix(k, "frontend.") {
+			res.respond(map[string]string{k: string(v)})
+		}
+	}
+	return nil
 }
 
 // verify carries out again what was cached of the result, which is delivered by then.
@@ -286,7 +313,7 @@ func (r *Request) check() error {
 		}
 	}
 	for _, o := range r.Outputs {
-		if err := o.check(); err != nil {
+		if err := o.check(r.Client != nil); err != nil {
 			return err
 		}
 		if err := r.checkPush(&o); err != nil {
@@ -294,6 +321,14 @@ func (r *Request) check() error {
 		}
 	}
 	return nil
+}
+
+// told are the names of an image as those who asked for it are told of them: a client's as it wrote them.
+func (r *Request) told(o Output, names []string) []string {
+	if r.Client == nil {
+		return names
+	}
+	return r.given(o)
 }
 
 // given returns the names that a request has for some outputs, as they were written: the tags, and
@@ -331,6 +366,9 @@ func (r *Request) attrs(in *inputs) map[string]string {
 	a := maps.Clone(r.Attrs)
 	if a == nil {
 		a = map[string]string{}
+	}
+	if r.Client != nil {
+		return a
 	}
 	maps.Copy(a, in.attrs)
 	for kind, v := range r.Attest {

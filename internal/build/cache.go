@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/cache"
+	"github.com/slipway-build/slipway/internal/client"
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -26,27 +28,27 @@ type caches struct {
 }
 
 // openCaches reads what the request says of caches. imports are those that the builds of the call share, by what they were asked for.
-func (b *Builder) openCaches(req Request, imports map[string]*cache.Import) (*caches, error) {
-	c := &caches{end: func() {}}
+func (b *building) openCaches(imports map[string]*cache.Import) (*caches, error) {
+	c, req := &caches{end: func() {}}, &b.req
 	wanted, err := req.wanted()
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range req.CacheFrom {
+	for _, e := range req.places(req.CacheFrom) {
 		froms, err := cache.ParseFroms([]cache.Entry{e}) // none, where there is no such cache in this environment
 		if err != nil {
 			return nil, err
 		}
-		key := fmt.Sprintf("%q %q", e, wanted)
+		key := fmt.Sprintf("%q %q %q", e.Type, e.Attrs, wanted)
 		for _, f := range froms {
 			if imports[key] == nil {
-				imports[key] = f.Open(b.opt.Images.Registry(), wanted...)
+				imports[key] = f.Open(b.images.Registry(), wanted...)
 				c.own = append(c.own, imports[key])
 			}
 			c.from = append(c.from, imports[key])
 		}
 	}
-	to := req.CacheTo
+	to := req.places(req.CacheTo)
 	if on, err := strconv.ParseBool(req.BuildArgs["BUILDKIT_INLINE_CACHE"]); err == nil && on {
 		to = append(slices.Clone(to), cache.Entry{Type: cache.TypeInline})
 	}
@@ -54,6 +56,21 @@ func (b *Builder) openCaches(req Request, imports map[string]*cache.Import) (*ca
 		return nil, err
 	}
 	return c, nil
+}
+
+// exporterResponseManifestDesc is by what a client is told of the manifest of a cache.
+const exporterResponseManifestDesc = "cache.manifest"
+
+// places are caches with their directories, which are the client's if there is one.
+func (r *Request) places(entries []cache.Entry) []cache.Entry {
+	if r.Client == nil {
+		return entries
+	}
+	entries = slices.Clone(entries)
+	for i := range entries {
+		entries[i].Directory = func(path string) cache.Blobs { return r.Client.Blobs("", client.CacheStore+path) }
+	}
+	return entries
 }
 
 // wanted are the platforms of the request, or this machine's.
@@ -153,7 +170,7 @@ func (b *building) exportCaches(ctx context.Context, products []*product, res *R
 
 func (b *building) exportCache(ctx context.Context, t *cache.To, set cache.Set, res *Result) error {
 	step := progress.Start(b.sink, progress.Vertex{Digest: b.id("export cache " + t.Type + t.Place()), Name: t.Name()})
-	desc, err := t.Export(ctx, b.opt.Store, b.opt.Images.Registry(), set, func(line string, done bool) {
+	desc, err := t.Export(ctx, b.opt.Store, b.images.Registry(), set, func(line string, done bool) {
 		step.Status(line, 0, 0, done)
 	})
 	step.Done(err)
@@ -162,6 +179,11 @@ func (b *building) exportCache(ctx context.Context, t *cache.To, set cache.Set, 
 		return nil
 	case err == nil && desc.Digest != "":
 		res.Cache = &desc
+		data, err := json.Marshal(desc)
+		if err != nil {
+			return err
+		}
+		res.respond(map[string]string{exporterResponseManifestDesc: string(data)})
 	}
 	return err
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/slipway-build/slipway/internal/client"
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
@@ -42,6 +43,7 @@ const (
 // inputs are what a request's contexts and its Dockerfile are, as the frontend and the engine take
 // them. The rules, and the words of the errors, are those of docker buildx (build/opt.go there).
 type inputs struct {
+	client  *client.Client           // whose they are; nil: this machine's, which all others are of
 	dirs    map[string]string        // directories, by the names of local sources
 	attrs   map[string]string        // the frontend's options
 	uploads httpsource.UploadedFiles // files, by their names at http://buildkit-session/
@@ -61,6 +63,9 @@ func (in *inputs) close() error {
 // prepare finds out what the request's context, Dockerfile and named contexts are. It reads the
 // request's standard input, and nothing from a network. others are the names of the builds of the same call.
 func (r *Request) prepare(ctx context.Context, s *store.Store, others []string) (_ *inputs, err error) {
+	if r.Client != nil {
+		return &inputs{client: r.Client, file: r.Attrs[optFilename]}, nil
+	}
 	in := &inputs{
 		dirs: map[string]string{}, attrs: map[string]string{}, uploads: httpsource.UploadedFiles{},
 		layouts: imagesource.LayoutDirs{}, targets: map[string]string{},
@@ -111,6 +116,15 @@ func (r *Request) prepare(ctx context.Context, s *store.Store, others []string) 
 		return nil, err
 	}
 	return in, nil
+}
+
+// bring has a run read the inputs.
+func (in *inputs) bring(opt *engine.RunOptions, dirs *directories) {
+	if c := in.client; c != nil {
+		opt.Contexts, opt.Uploads, opt.Layouts = c, c, c
+		return
+	}
+	opt.Contexts, opt.Uploads, opt.Layouts = dirs.open(in), in.uploads, in.layouts
 }
 
 // Reads are the paths of this machine that prepare takes the contexts and the Dockerfile from.

@@ -138,11 +138,15 @@ func (b *building) prepare(ctx context.Context, names []string) (err error) {
 		return err
 	}
 	b.req.watchStreams()
+	b.images = b.opt.Images
+	if c := b.req.Client; c != nil {
+		b.images = b.images.As(c.Account(), c.Registries())
+	}
 	imports := b.job.imports
 	if b.req.Call != "" { // it loads none
 		imports = map[string]*cache.Import{}
 	}
-	b.caches, err = b.openCaches(b.req, imports)
+	b.caches, err = b.openCaches(imports)
 	return err
 }
 
@@ -325,9 +329,9 @@ func (j *job) failureOf(b *building, err error) error {
 	return err
 }
 
-// streamed reports whether a build that would begin again has written to a stream, which cannot be taken back.
+// streamed reports whether a build cannot begin again.
 func (j *job) streamed() bool {
-	return slices.ContainsFunc(j.all, func(b *building) bool { return b.done == nil && b.req.streamed() })
+	return slices.ContainsFunc(j.all, func(b *building) bool { return b.done == nil && b.req.once() })
 }
 
 // alone has fn called while no other build writes to the same place.

@@ -1,12 +1,10 @@
 package build
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -14,7 +12,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 
-	"github.com/slipway-build/slipway/internal/atomicfile"
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -46,9 +43,14 @@ func (o *Output) IsImage() bool {
 	return o.Type == OutputImage || o.Type == OutputOCI || o.Type == OutputDocker
 }
 
-func (o *Output) check() error {
+// check finds what is wrong with an output. One of a client may have attributes that there are not, which BuildKit passes over, and goes where
+// the client wants it.
+func (o *Output) check(client bool) error {
 	known, ok := outputAttrs[o.Type]
-	if !ok {
+	switch {
+	case !ok && client:
+		return fmt.Errorf("exporter %q could not be found", o.Type)
+	case !ok:
 		return fmt.Errorf("output type %q is not supported: use image, registry, oci, docker, local, tar or cacheonly", o.Type)
 	}
 	for key, value := range o.Attrs {
@@ -58,7 +60,7 @@ func (o *Output) check() error {
 			}
 			continue
 		}
-		if !slices.Contains(known, attribute(key)) {
+		if !slices.Contains(known, attribute(key)) && !client {
 			return fmt.Errorf("output attribute %q is not supported for type %s", key, o.Type)
 		}
 		if slices.Contains(booleans, attribute(key)) {
@@ -79,7 +81,7 @@ func (o *Output) check() error {
 	if o.is("oci-artifact", false) && !o.is("oci-mediatypes", true) {
 		return errors.New(`exporter option "oci-artifact=true" conflicts with "oci-mediatypes=false"`)
 	}
-	if o.Type != OutputImage && o.Type != OutputCacheOnly && o.Dest == "" && o.Writer == nil {
+	if o.Type != OutputImage && o.Type != OutputCacheOnly && o.Dest == "" && o.Writer == nil && !client {
 		return fmt.Errorf("output type %s needs dest=PATH", o.Type)
 	}
 	return nil
@@ -195,7 +197,7 @@ func (b *building) export(ctx context.Context, products []*product, res *Result)
 		step := progress.Start(b.sink, progress.Vertex{Digest: b.id(fmt.Sprint(name, i)), Name: name})
 		var named []store.Image
 		write := func() (err error) {
-			named, err = b.exportOne(ctx, &o, products, res, step)
+			named, err = b.exportOne(ctx, &o, i, products, res, step)
 			return err
 		}
 		var err error
@@ -232,12 +234,12 @@ func exportName(o Output) string {
 	return "exporting to client tarball"
 }
 
-func (b *building) exportOne(ctx context.Context, o *Output, products []*product, res *Result, step *progress.Step) ([]store.Image, error) {
+func (b *building) exportOne(ctx context.Context, o *Output, i int, products []*product, res *Result, step *progress.Step) ([]store.Image, error) {
 	switch o.Type {
 	case OutputCacheOnly:
 		return nil, nil
 	case OutputLocal, OutputTar:
-		return nil, b.exportFiles(ctx, o, products, step)
+		return nil, b.exportFiles(ctx, o, i, products, step)
 	case OutputDocker:
 		if b.byPlatform {
 			return nil, errors.New("docker exporter does not currently support exporting manifest lists: use type=oci")
@@ -251,6 +253,12 @@ func (b *building) exportOne(ctx context.Context, o *Output, products []*product
 	if err != nil {
 		return nil, err
 	}
+	about, err := response(a, b.req.told(*o, names))
+	if err != nil {
+		return nil, err
+	}
+	res.respond(about)
+	res.Descriptors[i] = a.Target
 	switch {
 	case o.Type == OutputImage:
 		if o.is("push", false) {
@@ -266,10 +274,12 @@ func (b *building) exportOne(ctx context.Context, o *Output, products []*product
 		}
 		return named(a, names), nil
 	case !o.is("tar", true):
-		return nil, export.OCIDir(ctx, b.opt.Store, a, names, o.Dest)
+		return nil, b.place(o, i).layout(ctx, b.opt.Store, a, names)
 	}
-	return nil, o.send(step, func(w io.Writer) error {
-		return export.OCIArchive(ctx, b.opt.Store, a, names, o.Type == OutputDocker, w)
+	return nil, archived(step, func() error {
+		return b.place(o, i).archive(ctx, about, func(w io.Writer) error {
+			return export.OCIArchive(ctx, b.opt.Store, a, names, o.Type == OutputDocker, w)
+		})
 	})
 }
 
@@ -321,7 +331,7 @@ func (b *building) assemble(ctx context.Context, o *Output, names []string, prod
 // exportFiles writes the files of the products, each platform's into a directory of its own when
 // there are several, unless the output says otherwise; with src only those below that path. The rules are those of BuildKit's local and
 // tar exporters.
-func (b *building) exportFiles(ctx context.Context, o *Output, products []*product, step *progress.Step) error {
+func (b *building) exportFiles(ctx context.Context, o *Output, i int, products []*product, step *progress.Step) error {
 	split := o.is("platform-split", b.byPlatform)
 	var trees []export.Files
 	for _, p := range products {
@@ -339,9 +349,11 @@ func (b *building) exportFiles(ctx context.Context, o *Output, products []*produ
 		trees = append(trees, f)
 	}
 	if o.Type == OutputLocal {
-		return export.Local(trees, split, o.Dest)
+		return b.place(o, i).files(ctx, b.opt.Store, trees, split)
 	}
-	return o.send(step, func(w io.Writer) error { return export.Tar(trees, split, w) })
+	return archived(step, func() error {
+		return b.place(o, i).archive(ctx, nil, func(w io.Writer) error { return export.Tar(trees, split, w) })
+	})
 }
 
 // named lists the records of an assembly, one per name; an image without a name has one too. An
@@ -368,50 +380,4 @@ func named(a *export.Assembly, names []string) []store.Image {
 		all = append(all, rec)
 	}
 	return all
-}
-
-// send writes an archive, as a part of the step.
-func (o *Output) send(step *progress.Step, fn func(io.Writer) error) error {
-	step.Status("sending tarball", 0, 0, false)
-	if err := o.write(fn); err != nil {
-		return err
-	}
-	step.Status("sending tarball", 0, 0, true)
-	return nil
-}
-
-// write gives the output's stream to fn. A file appears under its name only when it is whole.
-func (o *Output) write(fn func(io.Writer) error) error {
-	if o.Writer != nil {
-		return fn(o.Writer)
-	}
-	fi, err := os.Stat(o.Dest)
-	switch {
-	case err == nil && fi.IsDir():
-		return fmt.Errorf("writing output: dest %s is a directory, want a file", o.Dest)
-	case err == nil && !fi.Mode().IsRegular():
-		return o.writeThrough(fn)
-	}
-	err = atomicfile.Write(o.Dest, atomicfile.Options{Mode: 0o666}, func(f *os.File) error { // the mode of BuildKit's client
-		out := layer.NewSparseWriter(f)
-		buf := bufio.NewWriterSize(out, 1<<20)
-		return errors.Join(fn(buf), buf.Flush(), out.Flush())
-	})
-	if err != nil {
-		return fmt.Errorf("writing output: %w", err)
-	}
-	return nil
-}
-
-// writeThrough writes into what is there: a pipe or a device is not to be replaced by a file.
-func (o *Output) writeThrough(fn func(io.Writer) error) error {
-	f, err := os.OpenFile(o.Dest, os.O_WRONLY, 0)
-	if err != nil {
-		return fmt.Errorf("writing output: %w", err)
-	}
-	buf := bufio.NewWriterSize(f, 1<<20)
-	if err := errors.Join(fn(buf), buf.Flush(), f.Close()); err != nil {
-		return fmt.Errorf("writing output: %w", err)
-	}
-	return nil
 }

@@ -51,7 +51,7 @@ func (b *building) products(ctx context.Context, out *gw.Result) ([]*product, er
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, p := range products {
-		g.Go(func() error { return b.evaluate(ctx, p) })
+		g.Go(func() error { return b.value(ctx, p) })
 	}
 	return products, g.Wait()
 }
@@ -75,7 +75,7 @@ func (b *building) product(out *gw.Result, p exptypes.Platform, ref gw.Reference
 	return pr, nil
 }
 
-func (b *building) evaluate(ctx context.Context, p *product) (err error) {
+func (b *building) value(ctx context.Context, p *product) (err error) {
 	if b.req.blobs() {
 		p.value, err = b.run.ExportedResult(ctx, p.edge(), p.Epoch)
 	} else {

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -140,11 +141,21 @@ func (b *building) tell(ctx context.Context, products []*product) (map[string]js
 			return nil, err
 		}
 		pr, err := b.predicate(capture, asked[attestations.KeyTypeProvenance]["builder-id"])
-		if err == nil && b.req.TellProvenance == ProvenanceMax {
+		if err == nil && b.req.TellProvenance != ProvenanceMin {
 			err = addSteps(ctx, pr, capture, p)
 		}
 		if err != nil {
 			return nil, err
+		}
+		platform := ""
+		if b.byPlatform {
+			platform = p.id
+		}
+		if b.req.TellProvenance == ProvenanceRecord {
+			if all[platform], err = marshalPredicate(pr); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		if capture.TargetPlatform != "" { // which version 0.2 has no field for
 			pr.BuildDefinition.InternalParameters.ProvenanceCustomEnv = provenancetypes.ProvenanceCustomEnv{"targetPlatform": capture.TargetPlatform}
@@ -152,10 +163,6 @@ func (b *building) tell(ctx context.Context, products []*product) (map[string]js
 		told := pr.ConvertToSLSA02()
 		if b.req.TellProvenance == ProvenanceMin {
 			told.BuildConfig, told.Metadata = nil, nil
-		}
-		platform := ""
-		if b.byPlatform {
-			platform = p.id
 		}
 		if all[platform], err = marshalPredicate(told); err != nil {
 			return nil, err
@@ -220,7 +227,10 @@ func (b *building) capture(ctx context.Context, p *product) (*provenance.Capture
 			}
 		}
 	}
-	c.Request.Frontend = "dockerfile.v0"
+	c.Request.Frontend = cmp.Or(b.req.Frontend, frontendDockerfile)
+	if b.req.Definition != nil || b.req.Evaluate != nil {
+		c.Request.Frontend = ""
+	}
 	c.Request.Args = provenance.FilterArgs(b.attrs)
 	if err := c.OptimizeImageSources(); err != nil {
 		return nil, fmt.Errorf("making provenance: %w", err)

@@ -35,7 +35,11 @@ func (b *building) push(ctx context.Context, o *Output, a *export.Assembly, name
 			names[i] = ref.Name()
 		}
 	}
-	return export.Push(ctx, b.opt.Store, b.opt.Registry, a.Target, names, opt)
+	reg := b.opt.Registry
+	if c := b.req.Client; c != nil {
+		reg = reg.As(c.Registries())
+	}
+	return export.Push(ctx, b.opt.Store, reg, a.Target, names, opt)
 }
 
 // checkPush finds what cannot be pushed, before anything is done.

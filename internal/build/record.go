@@ -44,9 +44,11 @@ type Record struct {
 type record struct {
 	Record
 
-	dir  *store.BuildDir
-	file *logFile
-	log  *progress.Log
+	dir    *store.BuildDir
+	given  bool // dir is somebody else's
+	forget bool // nothing stays
+	file   *logFile
+	log    *progress.Log
 }
 
 // NewID is the ID of a build that begins now. The time comes first: builds are listed in their order.
@@ -71,10 +73,14 @@ func (b *Builder) newRecord(ctx context.Context, name string, req Request, docke
 	r.wholePaths(&req)
 	s := b.opt.Store
 	again := func(fn func() error) error { return s.Again(ctx, s.Root(), fn) }
-	err = again(func() (err error) {
-		r.dir, err = s.NewBuild(r.ID)
-		return err
-	})
+	if r.given, r.forget = req.Record != nil, req.Unrecorded; r.given {
+		r.dir, r.ID = req.Record, filepath.Base(req.Record.Path)
+	} else {
+		err = again(func() (err error) {
+			r.dir, err = s.NewBuild(r.ID)
+			return err
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
@@ -84,7 +90,7 @@ func (b *Builder) newRecord(ctx context.Context, name string, req Request, docke
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("starting build record: %w", err), r.dir.Close())
+		return nil, errors.Join(fmt.Errorf("starting build record: %w", err), r.close())
 	}
 	r.file, r.log = f, progress.NewLog(f)
 	return r, nil
@@ -121,8 +127,19 @@ func (r *record) finish(ctx context.Context, s *store.Store, run *engine.Run, re
 		data := []byte(outbound.Redact(string(data)) + "\n")
 		jerr = s.Again(ctx, s.Root(), func() error { return os.WriteFile(filepath.Join(r.dir.Path, "record.json"), data, 0o600) })
 	}
-	if err := errors.Join(err, jerr, r.dir.Close()); err != nil {
+	if err := errors.Join(err, jerr, r.close()); err != nil {
 		return fmt.Errorf("writing build record: %w", err)
 	}
 	return nil
+}
+
+// close closes the record's directory, unless it is somebody else's.
+func (r *record) close() (err error) {
+	if r.given {
+		return nil
+	}
+	if r.forget {
+		err = os.RemoveAll(r.dir.Path)
+	}
+	return errors.Join(err, r.dir.Close())
 }

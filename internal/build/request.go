@@ -6,21 +6,43 @@
 package build
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"time"
 
+	gw "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/cache"
+	"github.com/slipway-build/slipway/internal/client"
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/secrets"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // Request says what to build.
 type Request struct {
+	// Client is whose build it is, unless it is this machine's: directories, secrets, agents, layouts, uploads and the places of outputs
+	// and caches are the client's then, Attrs are all that the frontend is told, and of what is a path here nothing is looked at.
+	Client *client.Client
+	// Session is the client's session that sources are of which name none.
+	Session string
+	// Frontend is who reads what there is to build: "" and "dockerfile.v0" are the linked one, "gateway.v0" is the image that
+	// Attrs["source"] names.
+	Frontend string
+	// Definition is a graph to be built in place of what a frontend makes; nil: a frontend makes it.
+	Definition *pb.Definition
+	// Evaluate says what to build in place of a frontend, with the gateway of the build. It is called once.
+	Evaluate func(ctx context.Context, c gw.Client) (*gw.Result, error)
+	// SourcePolicies say which sources the build may use, and which take the place of others.
+	SourcePolicies []*spb.Policy
+	// Record is the directory where the build leaves its record, which the caller closes; nil: a new one. Unrecorded builds leave none.
+	Record     *store.BuildDir
+	Unrecorded bool
 	// Context is the build context: a directory, the URL of a git repository, of an archive or of a
 	// Dockerfile, or "-" for an archive or a Dockerfile from Stdin.
 	Context string
@@ -94,6 +116,8 @@ type ProvenanceMode string
 const (
 	ProvenanceMin ProvenanceMode = "min" // what was asked for, and what was read
 	ProvenanceMax ProvenanceMode = "max" // the steps as well
+	// ProvenanceRecord is all that is known, in the version of SLSA that BuildKit's history has.
+	ProvenanceRecord ProvenanceMode = "record"
 )
 
 // OutputType is a kind of result.
@@ -135,6 +159,9 @@ type Result struct {
 	Names []string
 	// Provenance is what Request.TellProvenance asked for, an SLSA predicate of version 0.2, by platform; "" is the only one.
 	Provenance map[string]json.RawMessage
+	// Response is what BuildKit's exporters tell a client, by their keys, and Descriptors what the outputs made, by their places.
+	Response    map[string]string
+	Descriptors map[int]ocispec.Descriptor
 	// Cache describes the manifest of the last cache that was exported; nil for none.
 	Cache *ocispec.Descriptor
 	// Warnings are what the Dockerfile frontend's linter says, one line each.

@@ -28,9 +28,9 @@ func (r *Request) watchStreams() {
 	}
 }
 
-// streamed reports whether a stream has got something, so that the build cannot begin again.
-func (r *Request) streamed() bool {
-	return slices.ContainsFunc(r.Outputs, func(o Output) bool {
+// once reports whether the build cannot begin again: a stream has got something, a client may have, or somebody evaluates it by calls.
+func (r *Request) once() bool {
+	return r.Evaluate != nil || r.Client != nil && len(r.Outputs) > 0 || slices.ContainsFunc(r.Outputs, func(o Output) bool {
 		s, ok := o.Writer.(*stream)
 		return ok && s.wrote.Load()
 	})

@@ -17,6 +17,8 @@ import (
 type Entry struct {
 	Type  string
 	Attrs map[string]string
+	// Directory gives the directories of type=local by their paths, where they are not this machine's.
+	Directory func(path string) Blobs
 }
 
 // secrets finds the values of attributes that nobody may see, whole fields where they are quoted.
@@ -70,6 +72,7 @@ func ParseTo(e Entry) (*To, error) {
 	if t.location, err = k.to(t, e.Attrs); err != nil {
 		return nil, err
 	}
+	t.location = e.elsewhere(t.location)
 	return t, nil
 }
 
@@ -110,7 +113,7 @@ func ParseFrom(e Entry) (*From, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &From{Type: e.Type, location: at}, nil
+	return &From{Type: e.Type, location: e.elsewhere(at)}, nil
 }
 
 // ParseFroms reads all values of --cache-from. Caches that there are none of in this environment are left out.

@@ -16,13 +16,12 @@ import (
 	"github.com/moby/buildkit/client"
 	dockerfile "github.com/moby/buildkit/frontend/dockerfile/version"
 	"github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/util/grpcerrors"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"google.golang.org/grpc/codes"
 
-	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/build"
+	buildclient "github.com/slipway-build/slipway/internal/client"
 	"github.com/slipway-build/slipway/internal/serve"
 	"github.com/slipway-build/slipway/internal/serve/bridge"
 	"github.com/slipway-build/slipway/internal/serve/control"
@@ -137,7 +136,7 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	if err != nil {
 		return err
 	}
-	keeper := &serve.Keeper{Open: func() (*control.Backend, func() error, error) { return a.backend(ctx) }, Linger: storeLinger, MaxAge: storeMaxAge, Warn: a.warn}
+	keeper := &serve.Keeper{Open: func() (*control.Backend, func() error, error) { return a.backend(ctx, sessions) }, Linger: storeLinger, MaxAge: storeMaxAge, Warn: a.warn}
 	defer keeper.Close(closeTime)
 	builds := bridge.NewBuilds(bridge.Limits{})
 	c := control.New(control.Options{
@@ -193,25 +192,18 @@ func (a *app) tryStore() error {
 }
 
 // backend opens what requests are served from.
-func (a *app) backend(ctx context.Context) (*control.Backend, func() error, error) {
+func (a *app) backend(ctx context.Context, sessions *session.Manager) (*control.Backend, func() error, error) {
 	s, err := a.newStore()
 	if err != nil {
 		return nil, nil, err
 	}
-	return &control.Backend{Store: s, Builder: noBuilder{}}, func() error {
+	builder := &serve.Builder{Build: a.builderOn(s, nil), Store: s, Sessions: sessions, Kept: buildclient.NewKept(s), Base: build.Request{AppArmor: appArmorOf(nil)}}
+	return &control.Backend{Store: s, Builder: builder}, func() error {
 		a.tidyStore(ctx, s, false)
 		err := s.Close()
 		debug.FreeOSMemory() // there may be nothing to do for long
 		return err
 	}, nil
-}
-
-// noBuilder stands in for internal/build until that carries out what clients ask for.
-type noBuilder struct{}
-
-// Solve implements control.Builder.
-func (noBuilder) Solve(context.Context, control.Solve, progress.Sink) (*control.Result, error) {
-	return nil, grpcerrors.WrapCode(errors.New("this version does not build for clients yet"), codes.Unimplemented)
 }
 
 // served is what the server tells clients of itself.

@@ -30,7 +30,7 @@ func (c *Client) receiver(ctx context.Context, doing string, send func(caller se
 
 // Writer opens the place of an output that is one file, an archive, by the number that the client has given to the output. The
 // client is told what is about the image, as its exporter's response. Close waits until the client has all of it.
-func (c *Client) Writer(ctx context.Context, id int, about map[string]string) (w io.WriteCloser, err error) {
+func (c *Client) Writer(ctx context.Context, id int, about map[string]string) (w *Archive, err error) {
 	doing := fmt.Sprintf("writing output %d to the client", id)
 	ctx, cancel := c.bound(ctx, 0)
 	err = c.receiver(ctx, doing, func(caller session.Caller) error {
@@ -38,7 +38,7 @@ func (c *Client) Writer(ctx context.Context, id int, about map[string]string) (w
 		if err != nil {
 			return explain(ctx, err, "%s", doing)
 		}
-		w = &output{ctx: ctx, cancel: cancel, w: out, doing: doing}
+		w = &Archive{ctx: ctx, cancel: cancel, w: out, doing: doing}
 		return nil
 	})
 	if err != nil {
@@ -47,8 +47,8 @@ func (c *Client) Writer(ctx context.Context, id int, about map[string]string) (w
 	return w, err
 }
 
-// output is a writer whose errors say what was done.
-type output struct {
+// Archive is the place of an archive, a writer whose errors say what was done.
+type Archive struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	w      io.WriteCloser
@@ -58,15 +58,15 @@ type output struct {
 	err  error
 }
 
-func (o *output) Write(p []byte) (int, error) {
+func (o *Archive) Write(p []byte) (int, error) {
 	n, err := o.w.Write(p)
 	return n, o.explain(err)
 }
 
 // explain says what an error is about. What the client has ended has an error that comes with the end.
-func (o *output) explain(err error) error { return explain(o.ctx, err, "%s", o.doing) }
+func (o *Archive) explain(err error) error { return explain(o.ctx, err, "%s", o.doing) }
 
-func (o *output) Close() error {
+func (o *Archive) Close() error {
 	o.once.Do(func() {
 		o.err = o.explain(o.w.Close())
 		o.cancel()
@@ -75,7 +75,7 @@ func (o *output) Close() error {
 }
 
 // Abort ends an output that is not whole: the client is told so by the end of the stream.
-func (o *output) Abort() {
+func (o *Archive) Abort() {
 	o.once.Do(func() {
 		o.err = errClosed
 		o.cancel()

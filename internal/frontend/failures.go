@@ -48,6 +48,11 @@ func typed(err error, keep func(of error, inputs, mounts []shown) ([]string, []s
 	v := failure.Vertex
 	err = errdefs.WithOp(exitError(err), v.Op, v.Meta.GetDescription())
 	err = errdefs.WithSolveError(err, subject, inputIDs, mountIDs)
+	if len(errdefs.Sources(err)) == 0 {
+		for _, place := range v.Sources {
+			err = errdefs.WithSource(err, place)
+		}
+	}
 	return errdefs.WrapVertex(err, v.Digest)
 }
 

@@ -4,6 +4,7 @@
 package frontend
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -35,6 +36,8 @@ type Options struct {
 	Attrs map[string]string
 	// Inputs are results that the build begins with, by the names that attributes have for them ("input:NAME").
 	Inputs map[string]*pb.Definition
+	// Session is the one that directories are of which have no other one; "": see ownSession.
+	Session string
 	// Sessions tell directories with the same name of several builds apart, by the names of local sources.
 	Sessions map[string]string
 	// Platform is the one that steps can run on.
@@ -105,7 +108,7 @@ const (
 func (c *Client) BuildOpts() gw.BuildOpts {
 	return gw.BuildOpts{
 		Opts:      c.attrs,
-		SessionID: ownSession,
+		SessionID: cmp.Or(c.opt.Session, ownSession),
 		Workers:   []gw.WorkerInfo{{ID: "local", Platforms: []ocispec.Platform{c.opt.Platform}}},
 		Product:   "slipway",
 		LLBCaps:   llbCaps(),
