@@ -134,6 +134,29 @@ func (b *building) sources(ctx context.Context, products []*product, o *Output) 
 		if all[i], err = b.clamp(ctx, p, epoch, o.is("rewrite-timestamp", true)); err != nil {
 			return nil, err
 		}
+		b.describe(&all[i], p, o)
 	}
 	return all, nil
+}
+
+// describe puts what a client says of an image over what made it says: a graph has no configuration of its own.
+func (b *building) describe(src *export.Source, p *product, o *Output) {
+	if b.req.Client == nil {
+		return
+	}
+	said := map[string][]byte{}
+	for _, key := range []string{exptypes.ExporterImageConfigKey, exptypes.ExporterImageBaseConfigKey} {
+		for _, k := range []string{key, key + "/" + p.id} {
+			if v, ok := o.Attrs[k]; ok {
+				said[k] = []byte(v)
+			}
+		}
+	}
+	of := exptypes.Platform{ID: p.id, Platform: p.Platform}
+	if config := exptypes.ParseKey(said, exptypes.ExporterImageConfigKey, &of); len(config) > 0 {
+		src.Config = config
+	}
+	if base := exptypes.ParseKey(said, exptypes.ExporterImageBaseConfigKey, &of); len(base) > 0 {
+		src.Base = base
+	}
 }

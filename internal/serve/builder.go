@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"google.golang.org/grpc/codes"
 
 	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/client"
 	"github.com/slipway-build/slipway/internal/frontend"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -61,9 +64,12 @@ func (b *Builder) request(s *control.Solve) (build.Request, error) {
 	req := b.Base
 	switch {
 	case s.SourcePolicySession != "":
-		return req, unimplemented("a policy that the client decides by its session")
+		return req, unimplementedf("this server does not have a policy that the client decides by its session")
 	case s.ProxyNetwork:
-		return req, unimplemented("a network by a proxy")
+		return req, unimplementedf("this server does not have a network by a proxy")
+	}
+	if err := checkCaches(s); err != nil {
+		return req, err
 	}
 	req.Session, req.Frontend, req.Definition, req.Evaluate = s.Session, s.Frontend, s.Definition, s.Evaluate
 	req.Attrs, req.Inputs, req.SourcePolicies, req.Allow = s.Attrs, s.Inputs, s.SourcePolicies, s.Entitlements
@@ -81,6 +87,22 @@ func (b *Builder) request(s *control.Solve) (build.Request, error) {
 	return req, nil
 }
 
+// clientCaches are the types of caches that a client may name. Others take what they are known by from the environment, which is the
+// server's: they would be given it wherever the client says that they are.
+var clientCaches = []string{cache.TypeRegistry, cache.TypeLocal, cache.TypeInline}
+
+// checkCaches refuses caches of other types, in BuildKit's words for those that it does not have.
+func checkCaches(s *control.Solve) error {
+	for what, entries := range map[string][]cache.Entry{"importer": s.CacheFrom, "exporter": s.CacheTo} {
+		for _, e := range entries {
+			if !slices.Contains(clientCaches, e.Type) {
+				return unimplementedf("unknown cache %s: %q (want %s)", what, e.Type, strings.Join(clientCaches, ", "))
+			}
+		}
+	}
+	return nil
+}
+
 // output is one of BuildKit's exporters. What is pushed stays in the store only if the client says so: BuildKit's own worker keeps no images.
 func output(o control.Output) build.Output {
 	out := build.Output{Type: build.OutputType(o.Type), Attrs: maps.Clone(o.Attrs)}
@@ -90,6 +112,6 @@ func output(o control.Output) build.Output {
 	return out
 }
 
-func unimplemented(what string) error {
-	return grpcerrors.WrapCode(fmt.Errorf("this server does not have %s", what), codes.Unimplemented)
+func unimplementedf(format string, args ...any) error {
+	return grpcerrors.WrapCode(fmt.Errorf(format, args...), codes.Unimplemented)
 }
