@@ -20,6 +20,7 @@ import (
 	"github.com/moby/buildkit/solver/llbsolver/provenance"
 	provenancetypes "github.com/moby/buildkit/solver/llbsolver/provenance/types"
 	"github.com/moby/buildkit/solver/pb"
+	srctypes "github.com/moby/buildkit/source/types"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -277,10 +278,25 @@ func (b *building) captureSource(ctx context.Context, c *provenance.Capture, v *
 				img.Ref = reference.TrimNamed(named).String() + ":" + t.Tag()
 			}
 		}
+		if img.Digest == "" { // of a graph that no frontend made
+			pin, err := b.run.Pin(ctx, v)
+			if err != nil {
+				return err
+			}
+			img.Digest = digest.Digest(pin)
+		}
 		if p := v.Op.Platform; p != nil {
 			img.Platform = &ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion}
 		}
 		c.AddImage(img)
+	case srctypes.DockerImageBlobScheme, srctypes.OCIBlobScheme:
+		named, err := reference.ParseNormalizedNamed(id)
+		if err != nil {
+			return fmt.Errorf("making provenance: %w", err)
+		}
+		if d, ok := named.(reference.Digested); ok {
+			c.AddImageBlob(provenancetypes.ImageBlobSource{Ref: named.String(), Digest: d.Digest(), Local: scheme == srctypes.OCIBlobScheme})
+		}
 	case "local":
 		c.AddLocal(provenancetypes.LocalSource{Name: id})
 	case "git":

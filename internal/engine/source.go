@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/solver/pb"
+	srctypes "github.com/moby/buildkit/source/types"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/graph"
@@ -42,6 +43,8 @@ func kindOf(op *pb.SourceOp) (sourceKind, error) {
 		return sourceKind{lines: (*Run).httpSource, value: (*Run).httpValue}, nil
 	case "git":
 		return sourceKind{lines: (*Run).gitSource, fetch: (*Run).fetchGit}, nil
+	case srctypes.DockerImageBlobScheme, srctypes.OCIBlobScheme:
+		return sourceKind{lines: (*Run).blobSource, fetch: (*Run).fetchBlob}, nil
 	}
 	return sourceKind{}, fmt.Errorf("a source of the kind %s is not supported: %s", scheme, op.Identifier)
 }
@@ -85,7 +88,7 @@ func (r *Run) fetchSource(ctx context.Context, w work, n *node, op *pb.SourceOp)
 }
 
 // Pin returns what a source was resolved to: the hash of a git commit, the digest of a file from
-// http; "" for other kinds, whose identifiers tell it.
+// http, or of what the reference of an image names; "" for other kinds, whose identifiers tell it.
 func (r *Run) Pin(ctx context.Context, v *graph.Vertex) (string, error) {
 	ctx, end := r.begin(ctx)
 	defer end()
@@ -97,6 +100,12 @@ func (r *Run) Pin(ctx context.Context, v *graph.Vertex) (string, error) {
 	op := v.Op.GetSource()
 	scheme, _, _ := strings.Cut(op.GetIdentifier(), "://")
 	switch scheme {
+	case "docker-image":
+		img, err := n.run.resolve(ctx, n, op)
+		if err != nil {
+			return "", err
+		}
+		return img.Root.String(), nil
 	case "git": // of an annotated tag it is the tag, as in BuildKit
 		req, err := gitsource.Parse(op)
 		if err != nil {

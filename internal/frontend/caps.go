@@ -18,7 +18,6 @@ var lacking = map[apicaps.CapID]string{
 	pb.CapSourceGitCheckoutBundle:   "repositories come from servers",
 	pb.CapSourceGitSignatureVerify:  "signatures of commits are not looked at",
 	pb.CapSourceHTTPSignatureVerify: "signatures of files are not looked at; digests are",
-	pb.CapSourceImageBlob:           "there is no source of single blobs",
 	pb.CapBuildOpLLBFileName:        "definitions that steps make are for a client of the gateway to solve",
 	pb.CapExecMetaNetworkProxy:      "a step has a network of its own, none, or the host's",
 	pb.CapSessionExporter:           "exporters are those that are built in",
