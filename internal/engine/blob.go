@@ -49,19 +49,25 @@ func parseBlob(op *pb.SourceOp) (*blobRequest, error) {
 	return &blobRequest{named.Name() + "@" + pinned.Digest().String(), pinned.Digest(), scheme == srctypes.OCIBlobScheme, file}, nil
 }
 
-// blobSource writes the key of a blob. Nobody is asked for it, but a layout must have it: what it holds is nobody else's.
+// blobSource writes the key of a blob. What others were given by a registry, and what their layouts hold, is nobody else's by its digest:
+// a layout must have it, and clients ask the registry.
 func (r *Run) blobSource(ctx context.Context, _ *node, op *pb.SourceOp) (keyLines, error) {
 	req, err := parseBlob(op)
 	if err != nil {
 		return nil, err
 	}
-	if req.layout {
+	switch {
+	case req.layout:
 		f, err := r.openInLayout(ctx, req, op)
 		if err != nil {
 			return nil, err
 		}
 		if err := f.Close(); err != nil {
 			return nil, fmt.Errorf("reading blob %s: %w", req.ref, err)
+		}
+	case r.opt.Images.Account() != "":
+		if _, err := r.opt.Images.Registry().Resolve(ctx, req.ref); err != nil {
+			return nil, err
 		}
 	}
 	lines := httpLines(req.file, &httpsource.File{Digest: req.digest, Name: req.file.Name()})
@@ -90,7 +96,7 @@ func (r *Run) fetchBlob(ctx context.Context, _ *node, op *pb.SourceOp, step *pro
 
 // pullBlob brings a blob of a repository into the store.
 func (r *Run) pullBlob(ctx context.Context, req *blobRequest, _ *pb.SourceOp, step *progress.Step) (int64, error) {
-	reg := r.Engine.opt.Images.Registry()
+	reg := r.opt.Images.Registry()
 	desc, err := reg.Resolve(ctx, req.ref) // a digest that is no manifest's is looked for among the blobs
 	if err != nil || r.Engine.opt.Store.HasBlob(req.digest) {
 		return desc.Size, err

@@ -2,11 +2,13 @@ package engine
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
@@ -87,6 +89,21 @@ func TestBlobs(t *testing.T) {
 	must(t, <-evaluated(t.Context(), starts(t, e, RunOptions{}), edgeOf(t, llb.ImageBlob(repository+desc.Digest.String()))))
 	if asked := reg.Requests(); len(asked) > 0 {
 		t.Errorf("for a blob that is here is asked: %q", asked)
+	}
+	// What is here, those have whom its registry gives it.
+	reg.Use(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if user, _, _ := r.BasicAuth(); user != "one" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="private"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	for _, who := range []string{"one", "two"} {
+		r := starts(t, e, RunOptions{Images: e.opt.Images.As(who, login(who))})
+		if err := <-evaluated(t.Context(), r, edgeOf(t, llb.ImageBlob(repository+desc.Digest.String()))); (err == nil) != (who == "one") || err != nil && !errdefs.IsUnauthorized(err) {
+			t.Errorf("%s: %v", who, err)
+		}
 	}
 }
 

@@ -30,6 +30,7 @@ import (
 // Limits bound what a client holds of a build. A zero field is a default.
 type Limits struct {
 	Refs       int // results
+	Graphs     int // bytes of the graphs of all results
 	Containers int // at the same time
 	Processes  int // of a container, at the same time
 }
@@ -37,12 +38,13 @@ type Limits struct {
 // Defaults of Limits. A client that makes a result per package of a distribution has some thousands.
 const (
 	defaultRefs       = 1 << 14
+	defaultGraphs     = 1 << 30
 	defaultContainers = 64
 	defaultProcesses  = 64
 )
 
 func (l Limits) withDefaults() Limits {
-	for field, value := range map[*int]int{&l.Refs: defaultRefs, &l.Containers: defaultContainers, &l.Processes: defaultProcesses} {
+	for field, value := range map[*int]int{&l.Refs: defaultRefs, &l.Graphs: defaultGraphs, &l.Containers: defaultContainers, &l.Processes: defaultProcesses} {
 		if *field == 0 {
 			*field = value
 		}
@@ -64,6 +66,7 @@ type Bridge struct {
 
 	mu         sync.Mutex
 	refs       map[string]gw.Reference
+	graphs     int // bytes of theirs
 	containers map[string]*held
 	result     *gw.Result // what the client returned, or err
 	err        error

@@ -414,6 +414,10 @@ func TestOldClients(t *testing.T) {
 	if _, err := api.Return(t.Context(), &gwpb.ReturnRequest{Result: &gwpb.Result{Result: &gwpb.Result_RefsDeprecated{RefsDeprecated: resp.Result.GetRefsDeprecated()}}}); err != nil {
 		t.Error(err)
 	}
+	many = false
+	if _, err := api.Solve(t.Context(), &gwpb.SolveRequest{Final: true, ExporterAttr: []byte("{}")}); grpcerrors.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a result is changed that was returned: %v", err)
+	}
 	if res, err := b.Wait(t.Context()); err != nil || res.Refs["p"] != ref {
 		t.Errorf("the result is %+v, %v", res, err)
 	}
@@ -571,12 +575,14 @@ func TestRefsAreBounded(t *testing.T) {
 		res.SetRef(&fakeRef{def: def})
 		return res, nil
 	}
-	b := New(t.Context(), f, Limits{Refs: 3})
-	defer b.Close()
-	for i := range 5 {
-		_, err := b.Solve(t.Context(), &gwpb.SolveRequest{})
-		if want := map[bool]codes.Code{true: codes.OK, false: codes.ResourceExhausted}[i < 3]; grpcerrors.Code(err) != want && err != nil || (err == nil) != (i < 3) {
-			t.Errorf("result %d: %v", i+1, err)
+	for _, limits := range []Limits{{Refs: 3}, {Graphs: 3*def.SizeVT() + 1}} {
+		b := New(t.Context(), f, limits)
+		defer b.Close()
+		for i := range 5 {
+			_, err := b.Solve(t.Context(), &gwpb.SolveRequest{})
+			if (err == nil) != (i < 3) || err != nil && grpcerrors.Code(err) != codes.ResourceExhausted {
+				t.Errorf("%+v, result %d: %v", limits, i+1, err)
+			}
 		}
 	}
 }

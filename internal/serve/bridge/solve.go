@@ -149,6 +149,11 @@ func (b *Bridge) keep(ref gw.Reference) (*gwpb.Ref, error) {
 	if len(b.refs) >= b.limits.Refs {
 		return nil, status.Errorf(codes.ResourceExhausted, "the build has %d results already, which is as many as one may have", len(b.refs))
 	}
+	size := def.SizeVT()
+	if size > b.limits.Graphs-b.graphs {
+		return nil, status.Errorf(codes.ResourceExhausted, "the graphs of the build's results have %d bytes already, which is as much as they may have: build less at once", b.graphs)
+	}
+	b.graphs += size
 	id := identity.NewID()
 	b.refs[id] = ref
 	return &gwpb.Ref{Id: id, Def: def}, nil
@@ -182,9 +187,12 @@ func (b *Bridge) setFinal(res *gw.Result, attrs []byte) error {
 	maps.Copy(final.Metadata, res.Metadata)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.err == nil {
-		b.result = final
+	select {
+	case <-b.returned: // what is being delivered stays what it is
+		return status.Error(codes.FailedPrecondition, "gateway result is already set")
+	default:
 	}
+	b.result = final
 	return nil
 }
 
