@@ -36,7 +36,11 @@ func TestSolve(t *testing.T) {
 		if len(s.Definition.GetDef()) == 0 || s.Frontend != "" || s.Evaluate != nil || s.Session == "" {
 			return nil, errors.New("it was asked for something else")
 		}
-		if len(s.Outputs) != 1 || s.Outputs[0].Type != "image" || s.Outputs[0].Attrs["name"] != "x" || s.Outputs[0].Attrs["source-date-epoch"] != "7" {
+		epoch, ok := s.Outputs[0].Attrs["source-date-epoch"]
+		if asked := s.Attrs["build-arg:SOURCE_DATE_EPOCH"]; ok != (asked != "context") || ok && epoch != asked {
+			return nil, fmt.Errorf("the output has the epoch %q of %q", epoch, asked)
+		}
+		if len(s.Outputs) != 1 || s.Outputs[0].Type != "image" || s.Outputs[0].Attrs["name"] != "x" {
 			return nil, fmt.Errorf("outputs are %+v", s.Outputs)
 		}
 		return &control.Result{Response: map[string]string{"image.name": "x"}}, nil
@@ -48,6 +52,13 @@ func TestSolve(t *testing.T) {
 	must(t, err)
 	if res.ExporterResponse["image.name"] != "x" || !w.names["one"] || !w.names["two"] || w.done != 2 || w.output.String() != "hello\n" {
 		t.Errorf("response is %v, told was %+v", res, w)
+	}
+	for _, epoch := range []string{"context", ""} { // the frontend knows when; no time at all
+		_, _, err := s.solve(t, client.SolveOpt{
+			Exports:       []client.ExportEntry{{Type: "image", Attrs: map[string]string{"name": "x"}}},
+			FrontendAttrs: map[string]string{"build-arg:SOURCE_DATE_EPOCH": epoch},
+		})
+		must(t, err)
 	}
 	info, err := s.Info(context.Background())
 	must(t, err)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
@@ -197,6 +198,9 @@ func outputsOf(req *controlapi.SolveRequest) (all []Output, err error) {
 		exporters = []*controlapi.Exporter{{Type: req.ExporterDeprecated, Attrs: req.ExporterAttrsDeprecated}}
 	}
 	epoch, hasEpoch := req.FrontendAttrs["build-arg:SOURCE_DATE_EPOCH"]
+	if _, err := strconv.ParseInt(epoch, 10, 64); err != nil && epoch != "" {
+		hasEpoch = false // "context", or a stage: the frontend finds out the time, and its result has it
+	}
 	for i, e := range exporters {
 		if e == nil || e.Type == "" {
 			return nil, invalidf("invalid exporter %d: it has no type", i)
