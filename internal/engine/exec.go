@@ -201,6 +201,8 @@ func (x *execution) mount(n *node, m *pb.Mount) error {
 			x.spec.Root = *root
 		}
 		return err
+	case filepath.Clean(x.dest(m)) == pb.RootMount: // over which all others would be
+		return fmt.Errorf("invalid mount at %q: the root filesystem is there", m.Dest)
 	case m.MountType == pb.MountType_BIND:
 		root, err := x.root(m)
 		if err != nil {

@@ -44,6 +44,22 @@ func TestPermitProcesses(t *testing.T) {
 	}
 }
 
+// Nothing is mounted over the root filesystem, by whatever name.
+func TestMountsOverRoot(t *testing.T) {
+	for _, dest := range []string{"//", "/.", "/x/..", "", "."} {
+		e, p := newProcesses(t, nil)
+		edge := edgeOf(t, llb.Scratch().Run(llb.Args([]string{"step"}), llb.AddMount("/other", llb.Scratch(), llb.Tmpfs())).Root())
+		for _, m := range edge.Vertex.Op.GetExec().Mounts {
+			if m.MountType == pb.MountType_TMPFS {
+				m.Dest = dest
+			}
+		}
+		if err := <-evaluated(t.Context(), starts(t, e, RunOptions{}), edge); err == nil || !strings.Contains(err.Error(), "invalid mount at") || p.times("step") > 0 {
+			t.Errorf("a mount at %q: %v", dest, err)
+		}
+	}
+}
+
 // A mount counts by what is in it, unless whoever made the step does not want its files read for that.
 func TestContentOfMounts(t *testing.T) {
 	for _, off := range []bool{false, true} {
