@@ -25,7 +25,7 @@ import (
 func TestBlobs(t *testing.T) {
 	reg := registrytest.Start(t)
 	content := []byte("the content of a blob")
-	desc := reg.PushBlob("some/blobs", "", content)
+	desc := reg.PushBlob("some/files", "", content)
 	other := digest.FromString("other")
 	dir := t.TempDir()
 	for name, data := range map[string]string{desc.Digest.Encoded(): string(content), other.Encoded(): "damaged"} {
@@ -37,7 +37,7 @@ func TestBlobs(t *testing.T) {
 	t.Cleanup(func() { must(t, s.Close()) })
 	e := New(Options{Store: s, Images: imagesource.New(s, registry.New(registry.Options{DockerConfigDir: t.TempDir()})), Runner: &processes{ran: map[string]int{}}})
 	layouts := imagesource.LayoutDirs{"layout": {Dir: dir}}
-	repository := reg.Host + "/some/blobs@"
+	repository := reg.Host + "/some/files@"
 	layout := func(d digest.Digest, store string) llb.State {
 		return llb.OCILayoutBlob("example.com/any@"+d.String(), llb.ImageBlobOCIStore("", store))
 	}
@@ -55,8 +55,8 @@ func TestBlobs(t *testing.T) {
 		{"of another layout", layout(desc.Digest, "nosuch"), `no OCI layout "nosuch"`},
 		{"that is not in the layout", layout(digest.FromString("no"), "layout"), "no such file"},
 		{"of another digest", layout(other, "layout"), "its content is"},
-		{"without a digest", source("docker-image+blob://" + reg.Host + "/some/blobs:v1"), "a blob has a digest"},
-		{"of another algorithm", source("docker-image+blob://" + reg.Host + "/some/blobs@" + digest.SHA512.FromString("x").String()), "use sha256"},
+		{"without a digest", source("docker-image+blob://" + reg.Host + "/some/files:v1"), "a blob has a digest"},
+		{"of another algorithm", source("docker-image+blob://" + reg.Host + "/some/files@" + digest.SHA512.FromString("x").String()), "use sha256"},
 		{"of nothing", source("docker-image+blob://"), "invalid reference"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ package frontend
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"strconv"
@@ -20,6 +21,7 @@ import (
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/graph"
@@ -120,7 +122,14 @@ func (c *Client) BuildOpts() gw.BuildOpts {
 // unless the request says so.
 func (c *Client) Solve(ctx context.Context, req gw.SolveRequest) (*gw.Result, error) {
 	if req.Frontend != "" {
-		return c.forward(ctx, req)
+		if len(req.Definition.GetDef()) > 0 {
+			return nil, errors.New("cannot solve with both Definition and Frontend specified")
+		}
+		res, err := c.forward(ctx, req)
+		if err == nil && req.Evaluate {
+			err = evaluate(ctx, res)
+		}
+		return res, err
 	}
 	p, err := c.policy(req.SourcePolicies)
 	if err == nil {
@@ -151,6 +160,16 @@ func (c *Client) Solve(ctx context.Context, req gw.SolveRequest) (*gw.Result, er
 	}
 	res.SetRef(ref)
 	return res, nil
+}
+
+// evaluate evaluates all references of a result.
+func evaluate(ctx context.Context, res *gw.Result) error {
+	g, ctx := errgroup.WithContext(ctx)
+	_ = res.EachRef(func(ref gw.Reference) error { // the function gives no error
+		g.Go(func() error { return ref.Evaluate(ctx) })
+		return nil
+	})
+	return g.Wait()
 }
 
 // ResolveImageConfig implements the gateway client.

@@ -9,6 +9,7 @@ import (
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/slipway-build/slipway/internal/engine"
 )
@@ -163,5 +164,24 @@ func TestFailedSource(t *testing.T) {
 	_, c := gateway(t, m.build(engine.RunOptions{}))
 	if failed, _ := fails(t, c, llb.Image("nosuch")); failed.Op.GetSource() == nil || len(failed.InputIDs) > 0 || failed.Subject != nil {
 		t.Errorf("the failure is %v", failed)
+	}
+}
+
+// TestEvaluatedFrontend: what a frontend gives is evaluated if the client asks for that, as a graph is; both is nothing.
+func TestEvaluatedFrontend(t *testing.T) {
+	m := newMachine(t)
+	_, c := gateway(t, m.build(engine.RunOptions{}))
+	file := definitionOf(t, llb.Scratch().File(llb.Mkfile("Dockerfile", 0o644, []byte("FROM busybox\nRUN exit 3\n"))))
+	for _, evaluate := range []bool{false, true} {
+		_, err := c.Solve(t.Context(), gw.SolveRequest{
+			Frontend: "dockerfile.v0", Evaluate: evaluate, FrontendInputs: map[string]*pb.Definition{"context": file, "dockerfile": file},
+		})
+		var exit *gwpb.ExitError
+		if failed := errors.As(err, &exit) && exit.ExitCode == 3; failed != evaluate || !evaluate && err != nil {
+			t.Errorf("evaluate %t: %v", evaluate, err)
+		}
+	}
+	if _, err := c.Solve(t.Context(), gw.SolveRequest{Frontend: "dockerfile.v0", Definition: file}); err == nil || !strings.Contains(err.Error(), "both Definition and Frontend") {
+		t.Errorf("a frontend with a graph: %v", err)
 	}
 }
