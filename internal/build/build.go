@@ -80,6 +80,7 @@ type building struct {
 	// Of the last attempt:
 	run   *engine.Run
 	attrs map[string]string // the frontend's options
+	asked *frontend.Asked   // whom somebody who evaluates asked for it; nil: nobody
 	out   *gw.Result        // what the frontend made of them, once solved is closed
 	// solved tells those that wait for out.
 	solved chan struct{}
@@ -93,9 +94,15 @@ type building struct {
 
 // blobs reports whether the result is needed as an image.
 func (r *Request) blobs() bool {
-	return len(r.Outputs) == 0 || slices.ContainsFunc(r.Outputs, func(o Output) bool {
-		return o.IsImage()
-	})
+	return slices.ContainsFunc(r.outputs(), func(o Output) bool { return o.IsImage() })
+}
+
+// outputs are those of the request: without any it is an image here, and nothing for a client.
+func (r *Request) outputs() []Output {
+	if len(r.Outputs) == 0 && r.Client == nil {
+		return []Output{{Type: OutputImage}}
+	}
+	return r.Outputs
 }
 
 func (b *building) build(ctx context.Context) error {
@@ -208,7 +215,9 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 func (b *building) evaluate(ctx context.Context, opt frontend.Options) (*gw.Result, error) {
 	switch r := &b.req; {
 	case r.Evaluate != nil:
-		return r.Evaluate(ctx, frontend.New(opt))
+		c := frontend.New(opt)
+		defer func() { b.asked = c.Asked() }()
+		return r.Evaluate(ctx, c)
 	case r.Definition != nil:
 		return frontend.New(opt).Solve(ctx, gw.SolveRequest{Definition: r.Definition})
 	case r.Frontend == "" || r.Frontend == frontendDockerfile:

@@ -187,12 +187,8 @@ func (o *Output) annotations() (export.Annotations, error) {
 
 // export carries out all outputs. Images are named last, when nothing can fail any more.
 func (b *building) export(ctx context.Context, products []*product, res *Result) error {
-	outputs := b.req.Outputs
-	if len(outputs) == 0 {
-		outputs = []Output{{Type: OutputImage}}
-	}
 	var images []store.Image
-	for i, o := range outputs {
+	for i, o := range b.req.outputs() {
 		name := exportName(o)
 		step := progress.Start(b.sink, progress.Vertex{Digest: b.id(fmt.Sprint(name, i)), Name: name})
 		var named []store.Image

@@ -228,16 +228,23 @@ func (b *building) capture(ctx context.Context, p *product) (*provenance.Capture
 			}
 		}
 	}
-	c.Request.Frontend = cmp.Or(b.req.Frontend, frontendDockerfile)
-	if b.req.Definition != nil || b.req.Evaluate != nil {
-		c.Request.Frontend = ""
-	}
-	c.Request.Args = provenance.FilterArgs(b.attrs)
+	c.Request.Frontend, c.Request.Args = b.request()
 	if err := c.OptimizeImageSources(); err != nil {
 		return nil, fmt.Errorf("making provenance: %w", err)
 	}
 	c.Sort()
 	return c, nil
+}
+
+// request is which frontend made the result, and what it was told of what is no secret.
+func (b *building) request() (name string, args map[string]string) {
+	switch {
+	case b.asked != nil:
+		return b.asked.Frontend, provenance.FilterArgs(b.asked.Attrs)
+	case b.req.Evaluate != nil || b.req.Definition != nil:
+		return "", provenance.FilterArgs(b.attrs)
+	}
+	return cmp.Or(b.req.Frontend, frontendDockerfile), provenance.FilterArgs(b.attrs)
 }
 
 // captureVertex notes what one vertex takes from elsewhere.

@@ -17,6 +17,8 @@ import (
 
 // Blobs is a directory of somebody else, who keeps its index: a client, to whom a cache of type=local is sent.
 type Blobs interface {
+	// Name tells it apart from those of others.
+	Name() string
 	Has(ctx context.Context, d digest.Digest) (bool, error)
 	Open(ctx context.Context, d digest.Digest) (io.ReadCloser, error)
 	Write(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error
@@ -36,7 +38,7 @@ func (e Entry) elsewhere(l location) location {
 	return l
 }
 
-func (d *sent) where() string { return fmt.Sprintf("sent %p %q", d, d.path) }
+func (d *sent) where() string { return fmt.Sprintf("sent to %s %q", d.blobs.Name(), d.digest) }
 
 func (d *sent) open(*store.Store, *registry.Client) (place, error) { return inSent{d}, nil }
 

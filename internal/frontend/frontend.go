@@ -73,6 +73,7 @@ type Client struct {
 	dockerfile []byte           // as it was read
 	unresolved string           // the first image that could not be resolved
 	refused    error            // what the Dockerfile was not given to the frontend for
+	asked      *Asked
 }
 
 // New gives a client for somebody else than the frontend that is linked in.

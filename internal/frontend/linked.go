@@ -19,6 +19,11 @@ import (
 func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, error) {
 	inner := &Client{opt: c.opt, attrs: maps.Clone(req.FrontendOpt), last: c.last, resolved: map[string]*imagesource.Image{}, failed: map[string]error{}, nested: c.nested + 1, failures: c.failures}
 	inner.opt.Inputs = req.FrontendInputs
+	if c.nested == 0 {
+		c.mu.Lock()
+		c.asked = &Asked{Frontend: req.Frontend, Attrs: maps.Clone(req.FrontendOpt)}
+		c.mu.Unlock()
+	}
 	if inner.attrs == nil {
 		inner.attrs = map[string]string{}
 	}
@@ -51,6 +56,19 @@ func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, 
 		}
 	}
 	return inner.remote(ctx, source)
+}
+
+// Asked is which frontend somebody asked to read what there is to build, and what it was told.
+type Asked struct {
+	Frontend string
+	Attrs    map[string]string
+}
+
+// Asked is the frontend that whoever drives the build has asked last; nil is none.
+func (c *Client) Asked() *Asked {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asked
 }
 
 // maxNestedFrontends is how often a frontend may ask another one, which asks another one.

@@ -81,9 +81,6 @@ func (b *Builder) request(s *control.Solve) (build.Request, error) {
 	for _, o := range s.Outputs {
 		req.Outputs = append(req.Outputs, output(o))
 	}
-	if len(req.Outputs) == 0 {
-		req.Outputs = []build.Output{{Type: build.OutputCacheOnly}}
-	}
 	return req, nil
 }
 
