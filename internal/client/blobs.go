@@ -32,11 +32,12 @@ var (
 	_ imagesource.Layouts = (*Client)(nil)
 )
 
-// Names of stores that are not those of layouts: where an image is written as a directory, and directories of caches, by their
-// paths.
+// Names of stores: where an image is written as a directory, and what begins those of directories of caches, by their paths, and of
+// layouts, by the IDs that sources have for them.
 const (
 	ExportStore = "export"
 	CacheStore  = "local:"
+	layoutStore = "oci:"
 )
 
 // Blobs returns a store by its name and by the session that has it; "" is any one.
@@ -44,7 +45,7 @@ func (c *Client) Blobs(sessionID, id string) *Blobs { return &Blobs{c, sessionID
 
 // Layout implements [imagesource.Layouts].
 func (c *Client) Layout(sessionID, id string) (imagesource.Layout, error) {
-	return c.Blobs(sessionID, id), nil
+	return c.Blobs(sessionID, layoutStore+id), nil
 }
 
 // Name implements [imagesource.Layout].

@@ -458,7 +458,11 @@ func TestBlobs(t *testing.T) {
 	without := s.connect("key", sessioncontent.NewAttachable(map[string]content.Store{}))
 	c := s.build(without)
 	c.opt.IDs = append(c.opt.IDs, s.connect("key", sessioncontent.NewAttachable(map[string]content.Store{"oci:layout": cs})).id)
-	b := c.Blobs("", "oci:layout")
+	l, err := c.Layout("", "layout") // as sources name it; the client has another word before it
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := l.(*Blobs)
 	r, err := b.Open(t.Context(), desc.Digest)
 	if err != nil {
 		t.Fatal(err)

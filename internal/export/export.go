@@ -113,13 +113,13 @@ type layerForm struct {
 // have no blob yet, configs, manifests, attestations, and an index when there are several images,
 // attestations, or the options ask for one. Layers are made at the same time.
 func Assemble(ctx context.Context, s *store.Store, sources []Source, opt Options) (*Assembly, error) {
-	if err := opt.Annotations.check(sources, opt.Index || len(sources) > 1); err != nil {
-		return nil, err
-	}
 	a := &Assembly{}
 	index := opt.Index || len(sources) > 1
 	for _, src := range sources {
 		index = index || len(src.Attestations) > 0
+	}
+	if err := opt.Annotations.check(sources, index); err != nil {
+		return nil, err
 	}
 	if index && opt.DockerTypes && slices.ContainsFunc(sources, func(s Source) bool { return len(s.Attestations) > 0 }) {
 		return nil, errors.New("cannot export attestations with \"oci-mediatypes=false\"")

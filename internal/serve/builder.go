@@ -62,10 +62,9 @@ func (b *Builder) Solve(ctx context.Context, s control.Solve, sink progress.Sink
 // request makes of what a client asks for what a build is.
 func (b *Builder) request(s *control.Solve) (build.Request, error) {
 	req := b.Base
-	switch {
-	case s.SourcePolicySession != "":
-		return req, unimplementedf("this server does not have a policy that the client decides by its session")
-	case s.ProxyNetwork:
+	// A client asks for its policy's session (SourcePolicySession) without looking whether there is that capability, unless its user wants
+	// the policy to be strict. It is passed over, as by a BuildKit of before.
+	if s.ProxyNetwork {
 		return req, unimplementedf("this server does not have a network by a proxy")
 	}
 	if err := checkCaches(s); err != nil {

@@ -2,12 +2,15 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 
 	"github.com/containerd/containerd/v2/defaults"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -41,7 +44,7 @@ func readFile(req *gwpb.ReadFileRequest, read func(gw.ReadRequest) ([]byte, erro
 	}
 	data, err := read(gw.ReadRequest{Filename: req.FilePath, Range: &part})
 	if err != nil {
-		return nil, err
+		return nil, missing(err, req.FilePath)
 	}
 	if limited && len(data) > maxFile {
 		return nil, fmt.Errorf("%s exceeds maximum allowed size of %d bytes", req.FilePath, maxFile)
@@ -80,7 +83,18 @@ func (b *Bridge) StatFile(ctx context.Context, req *gwpb.StatFileRequest) (*gwpb
 	}
 	stat, err := ref.StatFile(ctx, gw.StatRequest{Path: req.Path})
 	if err != nil {
-		return nil, err
+		return nil, missing(err, req.Path)
 	}
 	return &gwpb.StatFileResponse{Stat: stat}, nil
+}
+
+// maxPath is how much of a path an error has.
+const maxPath = 4096
+
+// missing is an error about a file that is not there in the words of BuildKit's daemon, by which its clients know it.
+func missing(err error, path string) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return &fs.PathError{Op: "lstat", Path: path[:min(len(path), maxPath)], Err: unix.ENOENT}
 }
