@@ -40,8 +40,8 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// sessionWait is how long a session is waited for that is not there yet, as in BuildKit.
-const sessionWait = 5 * time.Second
+// usualWait is how long a session is waited for in BuildKit.
+const usualWait = 5 * time.Second
 
 // Options say whose client it is. All fields but Owner and Wait are required.
 type Options struct {
@@ -54,7 +54,7 @@ type Options struct {
 	Store *store.Store
 	// Kept has what clients sent to earlier builds of this process, and of others.
 	Kept *Kept
-	// Wait is how long a session is waited for; 0 is the usual time.
+	// Wait is how long a session is waited for that is not there yet, and the end of a transfer; 0 is the usual time.
 	Wait time.Duration
 }
 
@@ -79,7 +79,7 @@ type Client struct {
 // of ctx, which is that of the build.
 func New(ctx context.Context, opt Options) *Client {
 	if opt.Wait == 0 {
-		opt.Wait = sessionWait
+		opt.Wait = usualWait
 	}
 	c := &Client{opt: opt, contexts: map[string]*Context{}, hosts: map[string]*future[*host]{}, uploads: map[string]*future[httpsource.Upload]{}, secrets: map[string]string{}}
 	c.number = last.Add(1)
@@ -92,8 +92,10 @@ var last atomic.Int64 // number of a client
 var errClosed = errors.New("the build is over")
 
 // Close ends all that is under way, and keeps what later builds may use. A client that waits for the end of a transfer is
-// told of it as long as ctx lives.
+// told of it; it is waited for as long as ctx lives, and not for ever.
 func (c *Client) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.opt.Wait)
+	defer cancel()
 	c.mu.Lock()
 	all, hosts, uploads, temp := c.contexts, c.hosts, c.uploads, c.temp
 	c.contexts, c.hosts, c.uploads, c.temp = nil, nil, nil, ""

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/moby/buildkit/session/filesync"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/tonistiigi/fsutil/types"
 	"google.golang.org/grpc"
 
@@ -366,6 +367,34 @@ func TestSilentClient(t *testing.T) {
 	}
 	if err := c.Close(over); err != nil {
 		t.Error(err)
+	}
+	noneLeft(t, s)
+}
+
+// A client that does not end a transfer, although it is told to, does not keep the build from its end.
+func TestTransferWithoutEnd(t *testing.T) {
+	s := newServer(t)
+	told := make(chan struct{}, 1)
+	v := s.connect("key", liar(func(stream filesync.FileSync_DiffCopyServer) error {
+		if err := lists(stream, regular("f", 4)); err != nil {
+			return err
+		}
+		for {
+			if p, err := stream.Recv(); err != nil || p.Type == types.PACKET_FIN {
+				break
+			}
+		}
+		told <- struct{}{}
+		<-stream.Context().Done()
+		return nil
+	}))
+	for _, of := range []string{"", v.id} {
+		c := s.build(v)
+		c.treeFor(t, op(pb.AttrLocalSessionID, of), nil, nil)
+		if err := c.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		<-told
 	}
 	noneLeft(t, s)
 }

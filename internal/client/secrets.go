@@ -72,6 +72,9 @@ func (c *Client) Origin(id string) string {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if first, ok := c.secrets[id]; ok { // who asked at the same time has that
+		return first
+	}
 	c.secrets[id] = of
 	return of
 }

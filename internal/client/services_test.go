@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -226,6 +227,36 @@ func TestSecrets(t *testing.T) {
 	}
 	if a, b := refusing.Origin("one"), refusing.Origin("one"); a == "" || a != b {
 		t.Errorf("a secret that nobody knows comes from %q, %q", a, b)
+	}
+}
+
+// fickle gives another value each time, once two have asked.
+type fickle struct {
+	asked sync.WaitGroup
+	times atomic.Int32
+}
+
+func (f *fickle) GetSecret(context.Context, *bksecrets.GetSecretRequest) (*bksecrets.GetSecretResponse, error) {
+	n := f.times.Add(1)
+	if n <= 2 {
+		f.asked.Done()
+	}
+	f.asked.Wait()
+	return &bksecrets.GetSecretResponse{Data: []byte{byte(n)}}, nil
+}
+
+// Where a secret comes from is one answer for the build, whatever the client gives to those who ask at the same time.
+func TestFickleSecret(t *testing.T) {
+	s := newServer(t)
+	f := &fickle{}
+	f.asked.Add(2)
+	c := s.build(s.connect("key", service(func(srv *grpc.Server) { bksecrets.RegisterSecretsServer(srv, f) })))
+	origins := make(chan string, 2)
+	for range 2 {
+		go func() { origins <- c.Origin("one") }()
+	}
+	if a, b := <-origins, <-origins; a != b || a != c.Origin("one") {
+		t.Errorf("it comes from %q, %q and %q", a, b, c.Origin("one"))
 	}
 }
 
