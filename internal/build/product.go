@@ -10,6 +10,7 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/util/system"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -135,6 +136,11 @@ func (b *building) sources(ctx context.Context, products []*product, o *Output) 
 			return nil, err
 		}
 		b.describe(&all[i], p, o)
+		if len(all[i].Config) == 0 {
+			if all[i].Config, err = emptyConfig(p.Platform); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return all, nil
 }
@@ -159,4 +165,18 @@ func (b *building) describe(src *export.Source, p *product, o *Output) {
 	if base := exptypes.ParseKey(said, exptypes.ExporterImageBaseConfigKey, &of); len(base) > 0 {
 		src.Base = base
 	}
+}
+
+// emptyConfig is the configuration of an image of which nobody says one: that of BuildKit's image exporter.
+func emptyConfig(p ocispec.Platform) ([]byte, error) {
+	img := ocispec.Image{Platform: p, RootFS: ocispec.RootFS{Type: "layers"}}
+	img.Config.WorkingDir = "/"
+	if p.OS != "windows" {
+		img.Config.Env = []string{"PATH=" + system.DefaultPathEnv(p.OS)}
+	}
+	data, err := json.Marshal(img)
+	if err != nil {
+		return nil, fmt.Errorf("making an image's config: %w", err)
+	}
+	return data, nil
 }
