@@ -280,24 +280,33 @@ func TestRunsSharePlans(t *testing.T) {
 	}
 }
 
-// What must be made anew is not taken of an execution that began before the run.
+// What must be made anew is taken of an execution that began before the run only where it was to be made anew, too, as long as a run
+// lives that has it.
 func TestRunsShareNothingOld(t *testing.T) {
 	e, p := newProcesses(t, nil)
 	a := starts(t, e, RunOptions{})
 	must(t, <-evaluated(t.Context(), a, edgeOf(t, runs("step"))))
-	for n, tt := range []struct {
-		opt  RunOptions
-		want int
-	}{
-		{RunOptions{}, 1},
-		{RunOptions{NoCache: true}, 2},
-		{RunOptions{NoCache: true, Since: a.since}, 2},
-	} {
-		must(t, <-evaluated(t.Context(), starts(t, e, tt.opt), edgeOf(t, runs("step"))))
-		if got := p.times("step"); got != tt.want {
-			t.Errorf("%d: it ran %d times, want %d", n, got, tt.want)
+	asked := func(opt RunOptions, st llb.State, want int) *Run {
+		t.Helper()
+		r := e.NewRun(t.Context(), opt)
+		must(t, <-evaluated(t.Context(), r, edgeOf(t, st)))
+		if got := p.times("step"); got != want {
+			t.Errorf("it ran %d times, want %d", got, want)
 		}
+		return r
 	}
+	ignoring := llb.Scratch().Run(llb.Args([]string{"step"}), llb.IgnoreCache).Root()
+	must(t, asked(RunOptions{}, runs("step"), 1).Close())
+	b := asked(RunOptions{NoCache: true}, runs("step"), 2)
+	must(t, asked(RunOptions{NoCache: true, Since: a.since}, runs("step"), 2).Close())
+	c := asked(RunOptions{}, ignoring, 2) // which the other one has made anew
+	must(t, asked(RunOptions{}, runs("step"), 2).Close())
+	must(t, b.Close())
+	d := asked(RunOptions{}, ignoring, 2)
+	must(t, c.Close())
+	must(t, d.Close())
+	must(t, asked(RunOptions{}, ignoring, 3).Close()) // nobody has it any more
+	must(t, asked(RunOptions{}, runs("step"), 3).Close())
 }
 
 // A step that is given other secrets is another one.

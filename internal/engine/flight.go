@@ -27,6 +27,7 @@ type flight struct {
 	run   *Run   // that carries it out
 	scope string // of the imported caches that it may stand on; "" when it stands on none
 	began time.Time
+	fresh bool        // whoever began it ignores the cache
 	keep  atomic.Bool // somebody wants what it leaves behind when it fails
 	call  *call[*outcome]
 }
@@ -144,7 +145,7 @@ func (r *Run) launch(ctx context.Context, kind string, n *node, id identity, inp
 		f := r.flights[name]
 		t := r.join(name, id)
 		if t == nil && (f == nil || !r.takes(f, id)) {
-			t = r.depart(ctx, name, scope, n, inputs, do)
+			t = r.depart(ctx, departure{name, scope, id.fresh}, n, inputs, do)
 		}
 		r.Engine.mu.Unlock()
 		if t != nil {
@@ -167,10 +168,11 @@ func (r *Run) join(name string, id identity) *ticket {
 	return &ticket{flight: f, late: f.call.Over()}
 }
 
-// takes reports whether a run may have what an execution gives: nothing of one that failed, or whose runs are all over, and what is
-// to be made anew only of one that did not begin before the run.
+// takes reports whether a run may have what an execution gives: nothing of one that failed, or whose runs are all over. What is
+// to be made anew it has of one that began with the run or later, or that somebody began who ignores the cache as well, as in BuildKit:
+// a target that is a context of others runs once, though a client asks for them one after the other.
 func (r *Run) takes(f *flight, id identity) bool {
-	return f.ctx.Err() == nil && !f.call.failed() && !(id.fresh && f.began.Before(r.since))
+	return f.ctx.Err() == nil && !f.call.failed() && (!id.fresh || f.fresh || !f.began.Before(r.since))
 }
 
 // board notes what using an execution means: the run holds it, and may stand on caches. The caller holds the engine's lock.
@@ -184,20 +186,26 @@ func (r *Run) board(f *flight) {
 	r.hold(f.shared)
 }
 
+// departure is how a flight begins.
+type departure struct {
+	name, scope string
+	fresh       bool
+}
+
 // depart begins a flight. The caller holds the engine's lock.
-func (r *Run) depart(ctx context.Context, name, scope string, n *node, inputs []Value, do func(context.Context, *flight) (*outcome, error)) *ticket {
+func (r *Run) depart(ctx context.Context, d departure, n *node, inputs []Value, do func(context.Context, *flight) (*outcome, error)) *ticket {
 	var needs []*shared
 	for _, v := range inputs {
 		needs = append(needs, v.of)
 	}
-	f := &flight{shared: r.newShared(needs...), run: r, scope: scope, began: time.Now()}
+	f := &flight{shared: r.newShared(needs...), run: r, scope: d.scope, began: time.Now(), fresh: d.fresh}
 	f.forget = func() {
-		if r.flights[name] == f {
-			delete(r.flights, name)
+		if r.flights[d.name] == f {
+			delete(r.flights, d.name)
 		}
 	}
 	if !r.closed {
-		r.flights[name] = f
+		r.flights[d.name] = f
 	}
 	r.board(f)
 	t := &ticket{flight: f, seat: f.audience.join(n.seat()), mine: true}
