@@ -185,6 +185,7 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 	opt := frontend.Options{
 		Run: b.run, Sink: b.sink, Serve: b.opt.Serve, Attrs: attrs, Inputs: inputs, Session: b.req.Session, Sessions: b.sessions,
 		Platform: b.run.Platform(), SourcePolicies: b.req.SourcePolicies,
+		Import: b.importMore,
 		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
 			b.warn(res, vertex, message, opt)
 		},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/containerd/platforms"
@@ -24,12 +25,15 @@ type caches struct {
 	own  []*cache.Import // of from, those that no other build of the call loads
 	to   []*cache.To
 	load sync.WaitGroup
+	ctx  context.Context // of imports; nil: there are none
 	end  context.CancelFunc
+
+	more moreCaches
 }
 
 // openCaches reads what the request says of caches. imports are those that the builds of the call share, by what they were asked for.
 func (b *building) openCaches(imports map[string]*cache.Import) (*caches, error) {
-	c, req := &caches{end: func() {}}, &b.req
+	c, req := &caches{end: func() {}, more: moreCaches{known: map[string]bool{}}}, &b.req
 	wanted, err := req.wanted()
 	if err != nil {
 		return nil, err
@@ -40,6 +44,7 @@ func (b *building) openCaches(imports map[string]*cache.Import) (*caches, error)
 			return nil, err
 		}
 		key := fmt.Sprintf("%q %q %q", e.Type, e.Attrs, wanted)
+		c.more.known[asked(e)] = true
 		for _, f := range froms {
 			if imports[key] == nil {
 				imports[key] = f.Open(b.images.Registry(), wanted...)
@@ -75,7 +80,12 @@ func (r *Request) places(entries []cache.Entry) []cache.Entry {
 
 // wanted are the platforms of the request, or this machine's.
 func (r *Request) wanted() ([]ocispec.Platform, error) {
-	if len(r.Platforms) == 0 {
+	if r.Client != nil {
+		if all, err := platforms.ParseAll(strings.Split(r.Attrs["platform"], ",")); err == nil {
+			return all, nil // else it is none, or the frontend says what is wrong with it
+		}
+	}
+	if r.Client != nil || len(r.Platforms) == 0 {
 		return []ocispec.Platform{platforms.DefaultSpec()}, nil
 	}
 	return platforms.ParseAll(r.Platforms)
@@ -84,18 +94,31 @@ func (r *Request) wanted() ([]ocispec.Platform, error) {
 // start begins to import. What cannot be imported is shown as a failed step, and the build goes on
 // without it.
 func (c *caches) start(ctx context.Context, b *building) {
-	ctx, c.end = context.WithCancel(ctx)
+	c.ctx, c.end = context.WithCancel(ctx)
 	for n, i := range c.own {
-		c.load.Go(func() {
-			name := "importing cache manifest from " + i.Name()
-			step := progress.Start(b.sink, progress.Vertex{Digest: b.id(fmt.Sprint(name, n)), Name: name})
-			step.Done(i.Load(ctx, func(line string) { step.Status(line, 0, 0, true) }))
-		})
+		c.begin(b, i, n)
 	}
+}
+
+// begin begins to import a cache.
+func (c *caches) begin(b *building, i *cache.Import, n int) {
+	c.load.Go(func() {
+		step := b.importing(i.Name(), n)
+		step.Done(i.Load(c.ctx, func(line string) { step.Status(line, 0, 0, true) }))
+	})
+}
+
+// importing begins the step of an import, the nth of the build.
+func (b *building) importing(name string, n int) *progress.Step {
+	name = "importing cache manifest from " + name
+	return progress.Start(b.sink, progress.Vertex{Digest: b.id(fmt.Sprint(name, n)), Name: name})
 }
 
 // close ends imports that nobody waited for.
 func (c *caches) close() {
+	c.more.mu.Lock()
+	c.more.closed = true
+	c.more.mu.Unlock()
 	c.end()
 	c.load.Wait()
 }

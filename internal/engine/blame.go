@@ -36,7 +36,7 @@ func (r *Run) blame(ctx context.Context, n *node, err error) (*node, error) {
 	if !errors.Is(err, store.ErrFalse) {
 		return n, err
 	}
-	for _, f := range r.opt.believes() {
+	for _, f := range r.believed() {
 		if f.Distrust(ctx, about.Blob, err) {
 			r.tellForeign(f, about.Blob, err)
 		}

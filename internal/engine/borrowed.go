@@ -28,14 +28,45 @@ func scopeOf(caches []Foreign) string {
 	return "@" + digest.FromString(strings.Join(slices.Compact(origins), "\n")).Encoded()
 }
 
-// believes are the caches of a run, and those of the runs whose results it stands on.
-func (o *RunOptions) believes() []Foreign {
-	all := slices.Clone(o.Foreign)
-	for _, r := range o.Links {
-		all = append(all, r.opt.believes()...)
+// beliefs are the caches that a run imports.
+type beliefs struct {
+	foreign []Foreign
+	scopes  []string // of those that it believes; before the last one those of the time when they were fewer
+}
+
+// believe has a run believe caches, besides those that it believes.
+func (r *Run) believe(foreign []Foreign) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := beliefs{scopes: []string{""}}
+	if old := r.believes.Load(); old != nil {
+		b = *old
+	}
+	b.foreign = slices.Concat(b.foreign, foreign)
+	all := slices.Clone(b.foreign)
+	for _, l := range r.opt.Links {
+		all = append(all, l.believed()...)
+	}
+	if scope := scopeOf(all); !slices.Contains(b.scopes, scope) {
+		b.scopes = append(slices.Clone(b.scopes), scope)
+	}
+	r.believes.Store(&b)
+}
+
+// Import has the run ask one more cache for what the store does not have.
+func (r *Run) Import(f Foreign) { r.believe([]Foreign{f}) }
+
+// believed are the caches of a run, and those of the runs whose results it stands on.
+func (r *Run) believed() []Foreign {
+	all := slices.Clone(r.believes.Load().foreign)
+	for _, l := range r.opt.Links {
+		all = append(all, l.believed()...)
 	}
 	return all
 }
+
+// scopes are "" and the parts of keys of what the run believes, the last of which is that of all of it.
+func (r *Run) scopes() []string { return r.believes.Load().scopes }
 
 // hasBorrowed reports whether something of the caches was used that the run believes.
 func (r *Run) hasBorrowed() bool {
@@ -45,7 +76,8 @@ func (r *Run) hasBorrowed() bool {
 // recordScope is the part of keys that what is recorded now has; it is "" when that is for everybody.
 func (r *Run) recordScope() string {
 	if r.hasBorrowed() {
-		return r.scope
+		scopes := r.scopes()
+		return scopes[len(scopes)-1]
 	}
 	return ""
 }
@@ -54,16 +86,21 @@ func (r *Run) recordScope() string {
 func (r *Run) recordKey(key string) string { return key + r.recordScope() }
 
 // lookUp asks the store for something by its key: for what holds for every build first, then for what holds
-// for this one's caches. ask reports whether it is there.
+// for those with this one's caches. ask reports whether it is there.
 func (r *Run) lookUp(key string, ask func(key string) (bool, error)) error {
-	found, err := ask(key)
-	if found || err != nil || r.scope == "" {
-		return err
+	for _, scope := range r.scopes() {
+		found, err := ask(key + scope)
+		if err != nil {
+			return err
+		}
+		if found {
+			if scope != "" {
+				r.borrowed.Store(true)
+			}
+			return nil
+		}
 	}
-	if found, err = ask(key + r.scope); found {
-		r.borrowed.Store(true)
-	}
-	return err
+	return nil
 }
 
 // recall looks a result up in the store. Where there is none, reason says why, unless nothing is known of it.

@@ -126,7 +126,7 @@ type RunOptions struct {
 	SSH     secrets.SSH
 	// Entitlements are what steps may do that others may not; nil: nothing.
 	Entitlements entitlements.Set
-	// Foreign are imported caches, which are asked in their order for what the store does not have.
+	// Foreign are imported caches, which are asked in their order for what the store does not have. More may come: see [Run.Import].
 	Foreign []Foreign
 	// Links are runs whose results may be contexts of this one: see [Run.Link].
 	Links []*Run

@@ -122,7 +122,7 @@ const (
 
 // underWay joins an execution of the same that somebody began; nil is none.
 func (r *Run) underWay(n *node, id identity) *ticket {
-	for _, scope := range []string{"", r.scope} {
+	for _, scope := range r.scopes() {
 		r.Engine.mu.Lock()
 		t := r.join(missed+r.flightName(n, id, scope), id)
 		r.Engine.mu.Unlock()

@@ -87,7 +87,7 @@ func (r *Run) foreign(ctx context.Context, n *node, id identity) (*outcome, bool
 // adopt looks a key up elsewhere and names the layers of what it finds in the store. It returns nil
 // when nobody has it.
 func (r *Run) adopt(ctx context.Context, n *node, id identity) (*adoption, error) {
-	for _, f := range r.opt.Foreign {
+	for _, f := range r.believes.Load().foreign {
 		found, ok := f.Result(ctx, string(id.key))
 		if !ok || !r.hasBases(n, found) || found.Result.Planned && n.v.Op.GetExec() != nil { // running a process is no planning
 			continue
@@ -291,7 +291,7 @@ func isRecorded(src *pb.SourceOp) bool {
 
 // foreignMemo looks the digest of a selection up elsewhere. What is found is remembered here, too.
 func (r *Run) foreignMemo(ctx context.Context, memo string) (digest.Digest, bool, error) {
-	for _, f := range r.opt.Foreign {
+	for _, f := range r.believes.Load().foreign {
 		if d, ok := f.Memo(ctx, memo); ok {
 			r.borrowed.Store(true)
 			return d, true, r.putMemo(ctx, memo, d.String())
@@ -302,7 +302,7 @@ func (r *Run) foreignMemo(ctx context.Context, memo string) (digest.Digest, bool
 
 // foreignLines are the lines of the key of what others had last at the place of a node.
 func (r *Run) foreignLines(ctx context.Context, n *node) []string {
-	for _, f := range r.opt.Foreign {
+	for _, f := range r.believes.Load().foreign {
 		if lines := f.Lines(ctx, place(n)); lines != nil {
 			return lines
 		}

@@ -113,7 +113,7 @@ func (r *Run) pendingOf(n *node, id identity) *pendingResult {
 	r.Engine.mu.Lock()
 	defer r.Engine.mu.Unlock()
 	for _, kind := range []string{missed, planned} {
-		for _, scope := range []string{"", r.scope, n.run.scope} {
+		for _, scope := range slices.Concat(r.scopes(), n.run.scopes()) {
 			if f := r.flights[kind+r.flightName(n, id, scope)]; f != nil && (f.runs[r] || f.runs[n.run]) && f.result != nil {
 				return f.result
 			}

@@ -23,8 +23,8 @@ type Run struct {
 	screen    *Screen
 	sink, log *gate
 	since     time.Time // what the world is like it has asked after that, or others have
-	scope     string    // see borrowed.go
-	borrowed  atomic.Bool
+	believes  atomic.Pointer[beliefs]
+	borrowed  atomic.Bool // see borrowed.go
 
 	// life ends with the context that the run was begun with, or when it is closed: what is evaluated may use it until then.
 	life   context.Context
@@ -77,8 +77,9 @@ func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
 	}
 	r := &Run{
 		Engine: e, id: e.last.Add(1), opt: opt, screen: opt.Screen, sink: &gate{sink: opt.Sink}, log: &gate{sink: opt.Log}, since: opt.Since,
-		scope: scopeOf(opt.believes()), nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, linked: map[digest.Digest]*Run{},
+		nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, linked: map[digest.Digest]*Run{},
 	}
+	r.believe(opt.Foreign)
 	r.life, r.cancel = context.WithCancelCause(ctx)
 	context.AfterFunc(r.life, r.giveUp)
 	return r

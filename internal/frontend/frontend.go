@@ -48,6 +48,8 @@ type Options struct {
 	Serve Serve
 	// SourcePolicies say which sources the build may use, and which take the place of others.
 	SourcePolicies []*spb.Policy
+	// Import has the build import caches that somebody asks for; nil: none.
+	Import func([]gw.CacheOptionsEntry)
 	// Warn is given the linter's findings; may be nil.
 	Warn func(vertex digest.Digest, message string, opt gw.WarnOpts)
 	// Solved is given everything that the frontend asks for, the files that it reads included; it
@@ -131,6 +133,9 @@ func (c *Client) Solve(ctx context.Context, req gw.SolveRequest) (*gw.Result, er
 			err = evaluate(ctx, res)
 		}
 		return res, err
+	}
+	if len(req.CacheImports) > 0 && c.opt.Import != nil {
+		c.opt.Import(req.CacheImports)
 	}
 	p, err := c.policy(req.SourcePolicies)
 	if err == nil {
