@@ -183,7 +183,7 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 	}
 	b.attrs = attrs
 	opt := frontend.Options{
-		Run: b.run, Sink: b.sink, Serve: b.opt.Serve, Attrs: attrs, Inputs: inputs, Session: b.req.Session, Sessions: b.sessions,
+		Run: b.run, Sink: b.sink, Serve: b.opt.Serve, Attrs: attrs, Defaults: b.req.Defaults, Inputs: inputs, Session: b.req.Session, Sessions: b.sessions,
 		Platform: b.run.Platform(), SourcePolicies: b.req.SourcePolicies,
 		Import: b.importMore,
 		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
@@ -373,13 +373,12 @@ func (r *Request) names(outputs ...Output) ([]string, error) {
 
 // attrs are the frontend's options of the request.
 func (r *Request) attrs(in *inputs) map[string]string {
-	a := maps.Clone(r.Attrs)
-	if a == nil {
-		a = map[string]string{}
-	}
 	if r.Client != nil {
+		a := map[string]string{}
+		maps.Copy(a, r.Attrs)
 		return a
 	}
+	a := r.Steps()
 	maps.Copy(a, in.attrs)
 	for kind, v := range r.Attest {
 		a["attest:"+kind] = v
@@ -390,7 +389,7 @@ func (r *Request) attrs(in *inputs) map[string]string {
 	for k, v := range r.Labels {
 		a["label:"+k] = v
 	}
-	for key, v := range map[string]string{"target": r.Target, "platform": strings.Join(r.Platforms, ","), "add-hosts": r.extraHosts()} {
+	for key, v := range map[string]string{"target": r.Target, "platform": strings.Join(r.Platforms, ",")} {
 		if v != "" {
 			a[key] = v
 		}
@@ -401,6 +400,16 @@ func (r *Request) attrs(in *inputs) map[string]string {
 	}
 	if r.Pull {
 		a["image-resolve-mode"] = pb.AttrImageResolveModeForcePull
+	}
+	return a
+}
+
+// Steps are the options of frontends in Attrs, and those that say what steps see of the network.
+func (r *Request) Steps() map[string]string {
+	a := map[string]string{}
+	maps.Copy(a, r.Attrs)
+	if hosts := r.extraHosts(); hosts != "" {
+		a["add-hosts"] = hosts
 	}
 	if r.Network == "host" || r.Network == "none" {
 		a["force-network-mode"] = r.Network

@@ -255,6 +255,9 @@ func (b *building) exportOne(ctx context.Context, o *Output, i int, products []*
 	}
 	res.respond(about)
 	res.Descriptors[i] = a.Target
+	if err := b.record.describe(ctx, b.opt.Store, a.Manifests(), res); err != nil {
+		return nil, err
+	}
 	switch {
 	case o.Type == OutputImage:
 		if o.is("push", false) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -236,15 +237,18 @@ func (b *building) capture(ctx context.Context, p *product) (*provenance.Capture
 	return c, nil
 }
 
-// request is which frontend made the result, and what it was told of what is no secret.
+// request is which frontend made the result, and what it was told of what is no secret: who knows a session has what it gives.
 func (b *building) request() (name string, args map[string]string) {
+	name, args = cmp.Or(b.req.Frontend, frontendDockerfile), b.attrs
 	switch {
 	case b.asked != nil:
-		return b.asked.Frontend, provenance.FilterArgs(b.asked.Attrs)
+		name, args = b.asked.Frontend, b.asked.Attrs
 	case b.req.Evaluate != nil || b.req.Definition != nil:
-		return "", provenance.FilterArgs(b.attrs)
+		name = ""
 	}
-	return cmp.Or(b.req.Frontend, frontendDockerfile), provenance.FilterArgs(b.attrs)
+	args = provenance.FilterArgs(args)
+	maps.DeleteFunc(args, func(k, _ string) bool { return strings.HasPrefix(k, "local-sessionid:") })
+	return name, args
 }
 
 // captureVertex notes what one vertex takes from elsewhere.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/util/urlutil"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/engine"
@@ -107,6 +109,31 @@ func (r *Record) wholePaths(req *Request) {
 	if file, err := filepath.Abs(r.File); err == nil && req.Dockerfile != "-" && !strings.Contains(r.File, "://") {
 		r.File = file
 	}
+}
+
+// describe keeps manifests in a record that somebody else completes. Configurations stay out of it: they have the values of build arguments.
+func (r *record) describe(ctx context.Context, s *store.Store, manifests []ocispec.Descriptor, res *Result) error {
+	if !r.given {
+		return nil
+	}
+	for _, d := range manifests {
+		if res.Manifests[d.Digest] != "" {
+			continue // of another output
+		}
+		data, err := s.ReadBlob(ctx, d.Digest)
+		name := "manifest-" + d.Digest.Encoded()
+		if err == nil {
+			err = s.Again(ctx, s.Root(), func() error { return os.WriteFile(filepath.Join(r.dir.Path, name), data, 0o600) })
+		}
+		if err != nil {
+			return fmt.Errorf("writing build record: %w", err)
+		}
+		if res.Manifests == nil {
+			res.Manifests = map[digest.Digest]string{}
+		}
+		res.Manifests[d.Digest] = name
+	}
+	return nil
 }
 
 // finish completes the log and writes record.json.

@@ -97,6 +97,8 @@ type Request struct {
 	// Attrs are further options of the Dockerfile frontend by BuildKit's names ("shm-size",
 	// "ulimit", "hostname", ...).
 	Attrs map[string]string
+	// Defaults are options of frontends that hold where a client's do not say something else, whichever frontend it asks.
+	Defaults map[string]string
 	// Secrets and SSH are what the build may use and does not keep, as in --secret and --ssh.
 	Secrets []secrets.Source
 	SSH     []secrets.Agent
@@ -162,6 +164,9 @@ type Result struct {
 	// Response is what BuildKit's exporters tell a client, by their keys, and Descriptors what the outputs made, by their places.
 	Response    map[string]string
 	Descriptors map[int]ocispec.Descriptor
+	// Manifests are the files of a given Request.Record, by digest, that have these and the manifests of an index: the image may be nowhere when
+	// somebody reads the record.
+	Manifests map[digest.Digest]string
 	// Cache describes the manifest of the last cache that was exported; nil for none.
 	Cache *ocispec.Descriptor
 	// Warnings are what the Dockerfile frontend's linter says, one line each.

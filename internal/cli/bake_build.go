@@ -12,24 +12,32 @@ import (
 
 	"github.com/slipway-build/slipway/internal/bake"
 	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/config"
 	"github.com/slipway-build/slipway/internal/progress"
 )
 
 // buildDefaults are what builds are that say nothing else: as the configuration has it.
 func (a *app) buildDefaults() (build.Request, error) {
-	var opts buildFlags
-	f := pflag.NewFlagSet("build", pflag.ContinueOnError)
-	opts.add(f)
-	if a.settings != nil {
-		if err := set(f, a.settings.Build); err != nil {
-			return build.Request{}, err
-		}
+	opts, err := a.configuredBuild(func(b *config.Build) config.Build { return *b })
+	if err != nil {
+		return build.Request{}, err
 	}
 	req, err := opts.request(a, "")
 	if err == nil {
 		req.Attest, err = opts.outputFlags.attestations()
 	}
 	return req, err
+}
+
+// configuredBuild are the flags of a build for which nobody gives any, with a part of what the configuration says of them.
+func (a *app) configuredBuild(part func(*config.Build) config.Build) (*buildFlags, error) {
+	opts := &buildFlags{}
+	f := pflag.NewFlagSet("build", pflag.ContinueOnError)
+	opts.add(f)
+	if a.settings == nil {
+		return opts, nil
+	}
+	return opts, set(f, part(&a.settings.Build))
 }
 
 // bakeShown is what is shown and written of builds.

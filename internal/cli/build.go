@@ -93,52 +93,57 @@ func (o *buildFlags) add(f *pflag.FlagSet) {
 // request turns flags into what the builder takes.
 func (o *buildFlags) request(a *app, contextArg string) (req build.Request, err error) {
 	req = build.Request{
-		Context:      contextArg,
-		Dockerfile:   o.file,
-		Target:       o.target,
-		NoCache:      o.noCache,
-		Pull:         o.pull,
-		VerifyCache:  o.verifyCache != "",
-		Network:      o.network,
-		MaxProcesses: o.pids,
-		AppArmor:     appArmorOf(o.securityOpts),
-		Tags:         o.tags,
-		Labels:       keyValues(o.labels, nil),
-		BuildArgs:    withEpoch(withProxies(keyValues(o.buildArgs, os.LookupEnv))),
-		Attrs:        map[string]string{},
+		Context:     contextArg,
+		Dockerfile:  o.file,
+		Target:      o.target,
+		NoCache:     o.noCache,
+		Pull:        o.pull,
+		VerifyCache: o.verifyCache != "",
+		Tags:        o.tags,
+		Labels:      keyValues(o.labels, nil),
+		BuildArgs:   withEpoch(withProxies(keyValues(o.buildArgs, os.LookupEnv))),
 	}
 	switch o.verifyCache {
 	case "", "warn", "strict":
 	default:
 		return req, fmt.Errorf("--verify-cache=%s: want warn or strict", o.verifyCache)
 	}
-	if req.UserNS, err = userNS(o.userns); err != nil {
+	if err := o.steps(&req); err != nil {
 		return req, err
 	}
-	switch o.network {
-	case "default", "host", "none", "":
-	default:
-		return req, fmt.Errorf("--network %s: only default, host and none are there", o.network)
-	}
-	if req.AddHosts, err = extraHosts(hostList(o.addHosts)); err != nil {
-		return req, err
+	if len(o.noCacheFilter) > 0 {
+		req.Attrs["no-cache"] = strings.Join(o.noCacheFilter, ",")
 	}
 	call, err := parseCall(o.call)
 	if err != nil {
 		return req, err
 	}
 	req.Call = call.request()
-	if err := errors.Join(o.attrs(req.Attrs), o.limitFlags.attrs(req.Attrs), o.secretFlags.set(&req), o.contextFlags.set(a, &req), o.cacheFlags.request(&req)); err != nil {
+	if err := errors.Join(o.secretFlags.set(&req), o.contextFlags.set(a, &req), o.cacheFlags.request(&req)); err != nil {
 		return req, err
 	}
 	return req, err
 }
 
-// attrs sets the frontend's options that have no field of their own.
-func (o *buildFlags) attrs(attrs map[string]string) error {
-	if len(o.noCacheFilter) > 0 {
-		attrs["no-cache"] = strings.Join(o.noCacheFilter, ",")
+// steps sets what protects and limits steps, and what they see of the network.
+func (o *buildFlags) steps(req *build.Request) (err error) {
+	req.Network, req.MaxProcesses, req.AppArmor, req.Attrs = o.network, o.pids, appArmorOf(o.securityOpts), map[string]string{}
+	if req.UserNS, err = userNS(o.userns); err != nil {
+		return err
 	}
+	switch o.network {
+	case "default", "host", "none", "":
+	default:
+		return fmt.Errorf("--network %s: only default, host and none are there", o.network)
+	}
+	if req.AddHosts, err = extraHosts(hostList(o.addHosts)); err != nil {
+		return err
+	}
+	return errors.Join(o.attrs(req.Attrs), o.limitFlags.attrs(req.Attrs))
+}
+
+// attrs sets the frontend's options about steps that have no field of their own.
+func (o *buildFlags) attrs(attrs map[string]string) error {
 	if o.shmSize != "" {
 		n, err := units.RAMInBytes(o.shmSize)
 		if err != nil {

@@ -77,12 +77,16 @@ func definition(ts *testscript.TestScript, neg bool, args []string) {
 			return llb.Diff(base, base.Run(llb.Shlex(`sh -c "cat /run/secret > /told; touch /cache/x; exit 3"`), llb.ValidExitCodes(3),
 				llb.AddSecret("/run/secret", llb.SecretID("s")), llb.AddMount("/cache", llb.Scratch(), llb.AsPersistentCacheDir("c", llb.CacheMountShared))).Root())
 		},
+		// the user namespace of a process
+		"namespace": func() llb.State {
+			return llb.Image("busybox").Run(llb.Shlex(`sh -c "cat /proc/self/uid_map > /out/uids"`)).AddMount("/out", llb.Scratch())
+		},
 		"fails": func() llb.State {
 			return llb.Image("busybox").Run(llb.Shlex(`sh -c "echo no luck; exit 4"`)).Root()
 		},
 	}
 	if neg || len(args) != 2 || kinds[args[0]] == nil {
-		ts.Fatalf("usage: llb merge|diff|fails FILE")
+		ts.Fatalf("usage: llb merge|diff|namespace|fails FILE")
 	}
 	def, err := kinds[args[0]]().Marshal(context.Background())
 	ts.Check(err)

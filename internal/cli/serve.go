@@ -22,6 +22,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/build"
 	buildclient "github.com/slipway-build/slipway/internal/client"
+	"github.com/slipway-build/slipway/internal/config"
 	"github.com/slipway-build/slipway/internal/serve"
 	"github.com/slipway-build/slipway/internal/serve/bridge"
 	"github.com/slipway-build/slipway/internal/serve/control"
@@ -127,6 +128,10 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	if err != nil {
 		return err
 	}
+	steps, err := a.clientSteps()
+	if err != nil {
+		return err
+	}
 	if err := a.tryStore(); err != nil {
 		return err
 	}
@@ -136,7 +141,7 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	if err != nil {
 		return err
 	}
-	keeper := &serve.Keeper{Open: func() (*control.Backend, func() error, error) { return a.backend(ctx, sessions) }, Linger: storeLinger, MaxAge: storeMaxAge, Warn: a.warn}
+	keeper := &serve.Keeper{Open: func() (*control.Backend, func() error, error) { return a.backend(ctx, sessions, steps) }, Linger: storeLinger, MaxAge: storeMaxAge, Warn: a.warn}
 	defer keeper.Close(closeTime)
 	builds := bridge.NewBuilds(bridge.Limits{})
 	c := control.New(control.Options{
@@ -191,13 +196,22 @@ func (a *app) tryStore() error {
 	return s.Close()
 }
 
+// clientSteps is what the configuration says of the steps of builds.
+func (a *app) clientSteps() (req build.Request, err error) {
+	o, err := a.configuredBuild((*config.Build).Steps)
+	if err == nil {
+		err = o.steps(&req)
+	}
+	return req, err
+}
+
 // backend opens what requests are served from.
-func (a *app) backend(ctx context.Context, sessions *session.Manager) (*control.Backend, func() error, error) {
+func (a *app) backend(ctx context.Context, sessions *session.Manager, steps build.Request) (*control.Backend, func() error, error) {
 	s, err := a.newStore()
 	if err != nil {
 		return nil, nil, err
 	}
-	builder := &serve.Builder{Build: a.builderOn(s, nil), Store: s, Sessions: sessions, Kept: buildclient.NewKept(s), Base: build.Request{AppArmor: appArmorOf(nil)}}
+	builder := &serve.Builder{Build: a.builderOn(s, nil), Store: s, Sessions: sessions, Kept: buildclient.NewKept(s), Base: steps}
 	return &control.Backend{Store: s, Builder: builder}, func() error {
 		a.tidyStore(ctx, s, false)
 		err := s.Close()

@@ -76,6 +76,14 @@ type Build struct {
 	UserNS       any `toml:"userns"`
 }
 
+// Steps are those that say how steps run, whoever asks for the build. The others are about what one command wants.
+func (b *Build) Steps() Build {
+	return Build{
+		AddHost: b.AddHost, CgroupParent: b.CgroupParent, Memory: b.Memory, Network: b.Network,
+		PidsLimit: b.PidsLimit, ShmSize: b.ShmSize, Ulimit: b.Ulimit, UserNS: b.UserNS,
+	}
+}
+
 // Run are flags of run and create, by their names.
 type Run struct {
 	CgroupParent any `toml:"cgroup-parent"`

@@ -100,6 +100,18 @@ func (a *Assembly) blobs() []ocispec.Descriptor {
 	return all
 }
 
+// Manifests lists the manifests and the index, each once.
+func (a *Assembly) Manifests() []ocispec.Descriptor {
+	all := slices.Clone(a.Attestations)
+	for _, img := range a.Images {
+		all = append(all, img.Manifest)
+	}
+	if a.IsIndex() {
+		all = append(all, a.Target)
+	}
+	return all
+}
+
 // layerForm is one layer of an image that is being put together.
 type layerForm struct {
 	id      layer.ID

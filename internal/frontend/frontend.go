@@ -36,6 +36,8 @@ type Options struct {
 	// Attrs are the frontend's options by BuildKit's names: "filename", "target",
 	// "build-arg:NAME", ...
 	Attrs map[string]string
+	// Defaults are options that hold where nothing else is said, also by who asks a frontend by the gateway.
+	Defaults map[string]string
 	// Inputs are results that the build begins with, by the names that attributes have for them ("input:NAME").
 	Inputs map[string]*pb.Definition
 	// Session is the one that directories are of which have no other one; "": see ownSession.
@@ -80,14 +82,19 @@ type Client struct {
 
 // New gives a client for somebody else than the frontend that is linked in.
 func New(opt Options) *Client {
-	c := &Client{opt: opt, attrs: maps.Clone(opt.Attrs), resolved: map[string]*imagesource.Image{}, failed: map[string]error{}, failures: &failures{}}
-	if c.attrs == nil {
-		c.attrs = map[string]string{}
-	}
+	c := &Client{opt: opt, attrs: opt.with(opt.Attrs), resolved: map[string]*imagesource.Image{}, failed: map[string]error{}, failures: &failures{}}
 	for name, id := range opt.Sessions {
 		c.attrs[sessionAttr+name] = id
 	}
 	return c
+}
+
+// with puts options over the defaults.
+func (o *Options) with(attrs map[string]string) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, o.Defaults)
+	maps.Copy(all, attrs)
+	return all
 }
 
 var _ gw.Client = (*Client)(nil)

@@ -17,15 +17,12 @@ import (
 // forward has another frontend read what there is to build: one that a "# syntax=" line names, or that a client of the gateway
 // asks for by the names that BuildKit's daemon has for its own.
 func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, error) {
-	inner := &Client{opt: c.opt, attrs: maps.Clone(req.FrontendOpt), last: c.last, resolved: map[string]*imagesource.Image{}, failed: map[string]error{}, nested: c.nested + 1, failures: c.failures}
+	inner := &Client{opt: c.opt, attrs: c.opt.with(req.FrontendOpt), last: c.last, resolved: map[string]*imagesource.Image{}, failed: map[string]error{}, nested: c.nested + 1, failures: c.failures}
 	inner.opt.Inputs = req.FrontendInputs
 	if c.nested == 0 {
 		c.mu.Lock()
 		c.asked = &Asked{Frontend: req.Frontend, Attrs: maps.Clone(req.FrontendOpt)}
 		c.mu.Unlock()
-	}
-	if inner.attrs == nil {
-		inner.attrs = map[string]string{}
 	}
 	if inner.nested > maxNestedFrontends {
 		return nil, errors.New("frontends name each other, and none reads what there is to build")

@@ -27,7 +27,7 @@ type Builder struct {
 	Store    *store.Store
 	Sessions *session.Manager
 	Kept     *client.Kept
-	// Base is what holds for all builds: limits of steps.
+	// Base is what holds for all builds: what protects and limits steps. Of the options of frontends in it those of a client win.
 	Base build.Request
 }
 
@@ -52,7 +52,7 @@ func (b *Builder) Solve(ctx context.Context, s control.Solve, sink progress.Sink
 	if err != nil {
 		return nil, frontend.Typed(err)
 	}
-	out := &control.Result{Response: res.Response, Descriptors: res.Descriptors, Provenance: map[string][]byte{}}
+	out := &control.Result{Response: res.Response, Descriptors: res.Descriptors, Manifests: res.Manifests, Provenance: map[string][]byte{}}
 	for platform, predicate := range res.Provenance {
 		out.Provenance[platform] = predicate
 	}
@@ -62,6 +62,7 @@ func (b *Builder) Solve(ctx context.Context, s control.Solve, sink progress.Sink
 // request makes of what a client asks for what a build is.
 func (b *Builder) request(s *control.Solve) (build.Request, error) {
 	req := b.Base
+	req.Defaults = req.Steps()
 	// A client asks for its policy's session (SourcePolicySession) without looking whether there is that capability, unless its user wants
 	// the policy to be strict. It is passed over, as by a BuildKit of before.
 	if s.ProxyNetwork {

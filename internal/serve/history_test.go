@@ -68,6 +68,10 @@ func (s *server) blob(t *testing.T, d *controlapi.Descriptor) []byte {
 func TestHistory(t *testing.T) {
 	ctx := context.Background()
 	image := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("image"), Size: 5}
+	manifests := func(s control.Solve) map[digest.Digest]string {
+		must(t, os.WriteFile(filepath.Join(s.Record.Path, "manifest"), []byte("image"), 0o600))
+		return map[digest.Digest]string{image.Digest: "manifest"}
+	}
 	s := start(t, func(_ context.Context, s control.Solve, sink progress.Sink) (*control.Result, error) {
 		step(sink, "one", "hello\n")
 		if s.Ref == "bad" {
@@ -75,7 +79,7 @@ func TestHistory(t *testing.T) {
 			return nil, err
 		}
 		return &control.Result{
-			Response: map[string]string{"containerimage.digest": image.Digest.String()}, Descriptors: map[int]ocispec.Descriptor{0: image},
+			Response: map[string]string{"containerimage.digest": image.Digest.String()}, Descriptors: map[int]ocispec.Descriptor{0: image}, Manifests: manifests(s),
 			Provenance: map[string][]byte{"": []byte(`{"a":1}`), "linux/amd64": []byte(`{"b":2}`)},
 		}, nil
 	})
@@ -104,6 +108,9 @@ func TestHistory(t *testing.T) {
 		good.Exporters[0].Attrs["name"] != "n" || good.ExporterResponse["containerimage.digest"] != image.Digest.String() || good.Error != nil || good.CompletedAt == nil ||
 		good.Result.Results[0].Digest != image.Digest.String() || good.Frontend != "dockerfile.v0" {
 		t.Errorf("the record is %v", good)
+	}
+	if m := s.blob(t, good.Result.Results[0]); string(m) != "image" {
+		t.Errorf("the manifest is %q", m)
 	}
 	if a := good.Result.Attestations; len(a) != 1 || string(s.blob(t, a[0])) != `{"a":1}` || a[0].Annotations["in-toto.io/predicate-type"] != "https://slsa.dev/provenance/v1" {
 		t.Errorf("attestations are %v", a)

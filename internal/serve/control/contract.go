@@ -6,6 +6,7 @@ import (
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/cache"
@@ -66,6 +67,8 @@ type Result struct {
 	Response map[string]string
 	// Descriptors are those of what the outputs made, by their places.
 	Descriptors map[int]ocispec.Descriptor
+	// Manifests are files of the record, by digest, that have these and the manifests of an index.
+	Manifests map[digest.Digest]string
 	// Provenance has the predicates (SLSA 1, all that is known) by platforms, and by "" for a result without any.
 	Provenance map[string][]byte
 }

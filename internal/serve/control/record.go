@@ -249,6 +249,7 @@ func (r *record) succeed(ctx context.Context, st *store.Store, res *Result) erro
 		info := r.result(platform)
 		info.Attestations = append(info.Attestations, d)
 	}
+	maps.Copy(r.files, res.Manifests)
 	for _, i := range slices.Sorted(maps.Keys(res.Descriptors)) {
 		info, d := r.result(""), descriptor(res.Descriptors[i])
 		if info.Results == nil {
