@@ -47,7 +47,7 @@ type serving struct {
 
 // How long a server holds the store.
 const (
-	storeLinger = 10 * time.Second // after a request
+	storeLinger = 2 * time.Second // after a request: others do not prune what it has used meanwhile
 	storeMaxAge = 30 * time.Minute
 	closeTime   = 10 * time.Second // at the end of the server, for what does not end
 )
@@ -145,7 +145,7 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	defer keeper.Close(closeTime)
 	builds := bridge.NewBuilds(bridge.Limits{})
 	c := control.New(control.Options{
-		Acquire: keeper.Acquire, Sessions: sessions, Bridge: builds.Drive, Worker: worker, Version: buildKitVersion(), Entitlements: o.entitlements, Limits: stepLimits(),
+		Acquire: keeper.Acquire, Renew: keeper.Renew, Sessions: sessions, Bridge: builds.Drive, Worker: worker, Version: buildKitVersion(), Entitlements: o.entitlements, Limits: stepLimits(),
 		Warn: a.warn, Tidy: func(ctx context.Context, s *store.Store) { a.tidyStore(ctx, s, true) },
 	})
 	notifier := serve.NewNotifier()

@@ -2,6 +2,8 @@ package serve
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,8 +22,8 @@ type Keeper struct {
 	Warn func(text string)
 
 	mu   sync.Mutex
-	held *held // that new requests get; nil before the first
-	open sync.WaitGroup
+	held *held          // that new requests get; nil before the first
+	all  map[*held]bool // that are not closed
 }
 
 // held is what was opened.
@@ -32,6 +34,7 @@ type held struct {
 	users   int
 	retired bool
 	timer   *time.Timer // of the linger
+	closed  chan struct{}
 }
 
 // Acquire gives what a request is served from until it calls release.
@@ -46,10 +49,12 @@ func (k *Keeper) Acquire() (*control.Backend, func(), error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		k.open.Add(1)
-		h := &held{b: b, close: closeIt, since: time.Now()}
+		h := &held{b: b, close: closeIt, since: time.Now(), closed: make(chan struct{})}
 		h.timer = time.AfterFunc(time.Hour, func() { k.leave(h) })
-		k.held = h
+		if k.all == nil {
+			k.all = map[*held]bool{}
+		}
+		k.held, k.all[h] = h, true
 	}
 	h := k.held
 	h.timer.Stop()
@@ -91,27 +96,38 @@ func (k *Keeper) retire(h *held) {
 // end closes it, while others may open another one.
 func (k *Keeper) end(h *held) {
 	go func() {
-		defer k.open.Done()
 		if err := h.close(); err != nil {
 			k.Warn(fmt.Sprintf("closing the store: %v", err))
 		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.all, h)
+		close(h.closed)
 	}()
+}
+
+// Renew has new requests get another one than what is open. The channel is closed when all that is open now is closed: when its
+// requests are over.
+func (k *Keeper) Renew() <-chan struct{} {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.held != nil {
+		k.retire(k.held)
+	}
+	closed, all := make(chan struct{}), slices.Collect(maps.Keys(k.all))
+	go func() {
+		for _, h := range all {
+			<-h.closed
+		}
+		close(closed)
+	}()
+	return closed
 }
 
 // Close closes what is open, and waits for those that use it, but not longer than it is told to.
 func (k *Keeper) Close(atMost time.Duration) {
-	k.mu.Lock()
-	if k.held != nil {
-		k.retire(k.held)
-	}
-	k.mu.Unlock()
-	closed := make(chan struct{})
-	go func() {
-		k.open.Wait()
-		close(closed)
-	}()
 	select {
-	case <-closed:
+	case <-k.Renew():
 	case <-time.After(atMost):
 		k.Warn("the store is in use still: what is half-done is left for the next one")
 	}

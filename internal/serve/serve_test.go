@@ -175,21 +175,38 @@ func TestKeeper(t *testing.T) {
 	if <-closed != 1 {
 		t.Error("another one was closed")
 	}
+	renewed := k.Renew()
+	k.MaxAge = time.Hour
+	d, releaseD, err := k.Acquire()
+	must(t, err)
+	if d == c || <-opened != 3 {
+		t.Error("what was to be closed was given to a new request")
+	}
+	select {
+	case <-renewed:
+		t.Error("it is closed while somebody uses it")
+	default:
+	}
 	releaseC()
-	k.leave(k.held)
-	if <-closed != 2 || k.held != nil {
+	if <-renewed; <-closed != 2 {
 		t.Error("another one was closed")
 	}
+	releaseD()
+	k.leave(k.held)
+	if <-closed != 3 || k.held != nil {
+		t.Error("another one was closed")
+	}
+	<-k.Renew() // there is nothing
 	warned := ""
 	k.Warn = func(text string) { warned = text }
-	_, releaseD, err := k.Acquire()
+	_, releaseE, err := k.Acquire()
 	must(t, err)
 	k.Close(0) // somebody uses it, and does not stop to
 	if warned == "" || len(closed) != 0 {
 		t.Error("it waited for somebody who uses it, or took it from him")
 	}
-	releaseD()
-	if <-closed != 3 {
+	releaseE()
+	if <-closed != 4 {
 		t.Error("another one was closed")
 	}
 	fails := &Keeper{Open: func() (*control.Backend, func() error, error) { return nil, nil, errors.New("no") }}

@@ -35,6 +35,9 @@ import (
 type Options struct {
 	// Acquire gives what a request is served from, which it holds until release is called.
 	Acquire func() (b *Backend, release func(), err error)
+	// Renew has those who come now be served from another one. The channel is closed when nothing is open any more that is now; it
+	// may be nil.
+	Renew func() <-chan struct{}
 	// Sessions are the clients' sessions, which the Builder knows as well.
 	Sessions *session.Manager
 	// Bridge is nil where no client evaluates itself.
@@ -123,6 +126,28 @@ func (s *Server) acquire() (*Backend, func(), error) {
 		return nil, func() {}, err
 	}
 	return b, release, nil
+}
+
+// renew has what comes be served from something that has used nothing yet. What was used before is used no longer when it returns, unless
+// builds run.
+func (s *Server) renew(ctx context.Context) error {
+	if s.opt.Renew == nil {
+		return nil
+	}
+	closed := s.opt.Renew()
+	for {
+		n, changed := s.jobs.run()
+		if n > 0 {
+			return nil
+		}
+		select {
+		case <-closed:
+			return nil
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // tidy lets go what nobody wants to keep, while other builds may run.

@@ -127,12 +127,17 @@ func (js *jobs) cancel(cause error) {
 	}
 }
 
+// run tells how many jobs run, and what is closed when there are others.
+func (js *jobs) run() (n int, changed <-chan struct{}) {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	return len(js.running), js.changed
+}
+
 // waitIdle waits until no job runs.
 func (js *jobs) waitIdle(ctx context.Context) error {
 	for {
-		js.mu.Lock()
-		n, changed := len(js.running), js.changed
-		js.mu.Unlock()
+		n, changed := js.run()
 		if n == 0 {
 			return nil
 		}

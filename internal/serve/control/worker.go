@@ -108,23 +108,31 @@ func (s *Server) Prune(req *controlapi.PruneRequest, stream controlapi.Control_P
 	if req.KeepDuration < 0 || req.ReservedSpace < 0 || req.MaxUsedSpace < 0 || req.MinFreeSpace < 0 {
 		return invalidf("a limit is negative")
 	}
-	b, release, err := s.opt.Acquire()
-	if err != nil {
-		return err
-	}
-	defer release()
 	if _, err := store.FilterCache(nil, req.Filter...); err != nil {
 		return invalidf("%w", err)
 	}
-	space := func(n int64) store.Space { return store.Space{Bytes: n} }
-	pruned, err := b.Store.PruneBeside(stream.Context(), store.Policy{
-		All: req.All, KeepDuration: time.Duration(req.KeepDuration), Filters: req.Filter,
-		ReservedSpace: space(req.ReservedSpace), MaxUsedSpace: space(req.MaxUsedSpace), MinFreeSpace: space(req.MinFreeSpace),
-	})
-	for _, r := range pruned.Records {
+	pruned, err := s.prune(stream.Context(), req)
+	for _, r := range pruned.Records { // to one who may not read
 		if serr := stream.Send(usageRecord(&r)); serr != nil {
 			return serr
 		}
 	}
 	return err
+}
+
+// prune lets go what nobody uses. A store says of what it has used since it was opened that it uses it: of builds that are over nobody does.
+func (s *Server) prune(ctx context.Context, req *controlapi.PruneRequest) (pruned store.Pruned, _ error) {
+	if err := s.renew(ctx); err != nil {
+		return pruned, err
+	}
+	b, release, err := s.opt.Acquire()
+	if err != nil {
+		return pruned, err
+	}
+	defer release()
+	space := func(n int64) store.Space { return store.Space{Bytes: n} }
+	return b.Store.PruneBeside(ctx, store.Policy{
+		All: req.All, KeepDuration: time.Duration(req.KeepDuration), Filters: req.Filter,
+		ReservedSpace: space(req.ReservedSpace), MaxUsedSpace: space(req.MaxUsedSpace), MinFreeSpace: space(req.MinFreeSpace),
+	})
 }
