@@ -290,8 +290,12 @@ func (c *Client) ask(ctx context.Context, key, ref, name string, find func(conte
 func (c *Client) Inputs(context.Context) (map[string]llb.State, error) {
 	inputs := map[string]llb.State{}
 	for name, def := range c.opt.Inputs {
-		if def == nil || len(def.Def) == 0 {
-			inputs[name] = llb.Scratch()
+		e, err := graph.Load(def) // what reads it next takes for granted that it is one
+		if err != nil {
+			return nil, fmt.Errorf("reading input %s: %w", name, err)
+		}
+		if e.Vertex == nil {
+			inputs[name] = nothing()
 			continue
 		}
 		op, err := llb.NewDefinitionOp(def)
@@ -301,6 +305,12 @@ func (c *Client) Inputs(context.Context) (map[string]llb.State, error) {
 		inputs[name] = llb.NewState(op)
 	}
 	return inputs, nil
+}
+
+// nothing is the empty filesystem as something that is made: a frontend takes for granted that somebody makes its context, and
+// ends the process where nobody does.
+func nothing() llb.State {
+	return llb.Scratch().File(llb.Rm("/nothing", llb.WithAllowNotFound(true)), llb.WithCustomName("[internal] empty input"))
 }
 
 // Warn implements the gateway client.

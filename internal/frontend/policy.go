@@ -13,6 +13,8 @@ import (
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/util/imageutil"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/graph"
 )
 
 // policy decides which sources a build may use, and which take the place of others. Nil is any.
@@ -75,9 +77,9 @@ func (p *policy) definition(ctx context.Context, def *pb.Definition) (*pb.Defini
 	order := make([]digest.Digest, 0, len(def.Def))
 	changed := false
 	for _, data := range def.Def {
-		op := &pb.Op{}
-		if err := op.UnmarshalVT(data); err != nil {
-			return nil, fmt.Errorf("reading LLB: %w", err)
+		op, err := graph.ReadOp(data)
+		if err != nil {
+			return nil, err
 		}
 		if src := op.GetSource(); src != nil {
 			now, mutated, err := p.source(ctx, src)

@@ -126,9 +126,9 @@ func Load(def *pb.Definition) (Edge, error) {
 	l := loader{def: def, ops: map[digest.Digest]*pb.Op{}, done: map[digest.Digest]*Vertex{}}
 	var last *pb.Op
 	for _, data := range def.Def {
-		op := &pb.Op{}
-		if err := op.UnmarshalVT(data); err != nil {
-			return Edge{}, fmt.Errorf("reading LLB: %w", err)
+		op, err := ReadOp(data)
+		if err != nil {
+			return Edge{}, err
 		}
 		l.ops[digest.FromBytes(data)] = op
 		last = op

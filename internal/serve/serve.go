@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/slipway-build/slipway/internal/serve/bridge"
 	"github.com/slipway-build/slipway/internal/serve/control"
 )
 
@@ -53,7 +54,7 @@ const (
 // wants anything for some time, when a listener fails, and when ctx ends, which ends builds as well.
 func Serve(ctx context.Context, drain <-chan struct{}, listeners []net.Listener, opt Options) error {
 	act := newActivity(opt.Idle, opt.Warn)
-	srv := grpc.NewServer(
+	srv := grpc.NewServer(append(bridge.WireOptions(),
 		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, act.unary),
 		grpc.ChainStreamInterceptor(grpcerrors.StreamServerInterceptor, act.stream),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
@@ -61,7 +62,7 @@ func Serve(ctx context.Context, drain <-chan struct{}, listeners []net.Listener,
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxConcurrentStreams(maxCalls),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
-	)
+	)...)
 	healthy := health.NewServer()
 	healthv1.RegisterHealthServer(srv, healthy)
 	opt.Control.Register(srv)

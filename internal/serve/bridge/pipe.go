@@ -28,7 +28,7 @@ const maxCalls = 100
 // ServerOptions are those of every server that BuildKit's clients talk to: errors with their types, messages of bounded size, and
 // a call that panics is an error of that call.
 func ServerOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{
+	return append(WireOptions(),
 		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
 			defer survive(info.FullMethod, &err)
 			return handler(ctx, req)
@@ -39,7 +39,7 @@ func ServerOptions() []grpc.ServerOption {
 		}),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
-	}
+	)
 }
 
 // survive makes a panic an error.
