@@ -151,9 +151,12 @@ func oneLine(ev *client.SolveStatus) {
 		if v.Error != "" && v.Started != nil {
 			v.Name = terminal.Short(v.Name, maxFailed)
 		}
-		v.Name = terminal.Short(v.Name, len(v.Name))
+		v.Name = NameLine(v.Name)
 	}
 }
+
+// NameLine is the name of a step as a line, by which a [Log] has it.
+func NameLine(name string) string { return terminal.Short(name, len(name)) }
 
 // harmless makes everything but output harmless for a terminal.
 func harmless(ev *client.SolveStatus) {

@@ -23,6 +23,7 @@ import (
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -223,6 +224,30 @@ func TestListen(t *testing.T) {
 	next(controlapi.BuildHistoryEventType_DELETED)
 }
 
+// A build that has ended does not run again while somebody looks whether its record can go.
+func TestEndedStaysEnded(t *testing.T) {
+	s := start(t, func(context.Context, control.Solve, progress.Sink) (*control.Result, error) { return nil, nil })
+	_, err := s.api.Solve(context.Background(), &controlapi.SolveRequest{Ref: "r", Frontend: "dockerfile.v0"})
+	must(t, err)
+	if l := s.history(t, &controlapi.BuildHistoryRequest{EarlyExit: true}); len(l) != 1 || l[0].Type != controlapi.BuildHistoryEventType_COMPLETE {
+		t.Fatalf("history is %v", l)
+	}
+	dirs, err := filepath.Glob(filepath.Join(s.root, "builds", "*"))
+	must(t, err)
+	dir, err := os.Open(dirs[0])
+	must(t, err)
+	defer dir.Close()
+	must(t, unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB))
+	if l := s.history(t, &controlapi.BuildHistoryRequest{EarlyExit: true}); len(l) != 1 || l[0].Type != controlapi.BuildHistoryEventType_COMPLETE {
+		t.Errorf("history is %v", l)
+	}
+	_, err = s.api.UpdateBuildHistory(context.Background(), &controlapi.UpdateBuildHistoryRequest{Ref: "r", Pinned: true})
+	must(t, err)
+	if l := s.history(t, &controlapi.BuildHistoryRequest{EarlyExit: true}); len(l) != 1 || !l[0].Record.Pinned {
+		t.Errorf("pinned is %v", l)
+	}
+}
+
 // A server knows what the store knows: builds of other servers, of the command line, and of servers that were killed.
 func TestHistoryOfOthers(t *testing.T) {
 	s := start(t, nil)
@@ -234,11 +259,11 @@ func TestHistoryOfOthers(t *testing.T) {
 	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	data, err := json.Marshal(build.Record{
 		ID: filepath.Base(local.Path), Context: "/src/app", File: "/src/app/Dockerfile", Target: "t", Started: began, Took: time.Minute, Names: []string{"docker.io/library/x:latest"},
-		Steps: []engine.StepRecord{{Name: "one", Digest: digest.FromString("one"), Cached: true}, {Name: "two", Digest: digest.FromString("two"), Started: began, Error: "no"}}, Error: "no",
+		Steps: []engine.StepRecord{{Name: "one", Digest: digest.FromString("one"), Cached: true}, {Name: "two &&\tof\nthem", Digest: digest.FromString("two"), Started: began, Error: "no"}}, Error: "no",
 	})
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(local.Path, "record.json"), data, 0o600))
-	must(t, os.WriteFile(filepath.Join(local.Path, "log"), []byte("#1 one\n#1 CACHED\n\n#2 two\n#2 sha256:a 1.0MB / 2.0MB\n#2 0.123 first  line\n#2 0.5 \n#3 nobody\n#3 0.1 lost\nodd\n#2 12.3 last\n#2 DONE 12.3s\n"), 0o600))
+	must(t, os.WriteFile(filepath.Join(local.Path, "log"), []byte("#1 one\n#1 CACHED\n\n#2 two && of them\n#2 sha256:a 1.0MB / 2.0MB\n#2 0.123 first  line\n#2 0.5 \n#3 nobody\n#3 0.1 lost\nodd\n#2 12.3 last\n#2 DONE 12.3s\n"), 0o600))
 	must(t, local.Close())
 	running, err := st.NewBuild("20260102-030406.000000-00000000")
 	must(t, err)

@@ -78,18 +78,33 @@ func DefaultHistory() History {
 	return History{MaxAge: 48 * time.Hour, MaxEntries: 50, MaxSize: Space{Bytes: 1 << 30}}
 }
 
-// Builds lists the records of builds, the newest first.
-func (s *Store) Builds() ([]BuildRecord, error) {
+// BuildNames lists the names of the records of builds, the newest first.
+func (s *Store) BuildNames() ([]string, error) {
 	entries, err := readDir(filepath.Join(s.root, "builds"))
 	if err != nil {
 		return nil, fmt.Errorf("listing records of builds: %w", err)
 	}
-	var all []BuildRecord
+	var all []string
 	for _, e := range slices.Backward(entries) {
-		if !e.IsDir() {
-			continue
+		if e.IsDir() {
+			all = append(all, e.Name())
 		}
-		r, err := s.buildRecord(e.Name())
+	}
+	return all, nil
+}
+
+// Builds lists the records of builds, the newest first.
+func (s *Store) Builds() ([]BuildRecord, error) {
+	names, err := s.BuildNames()
+	if err != nil {
+		return nil, err
+	}
+	var all []BuildRecord
+	for _, name := range names {
+		r, err := s.BuildState(name)
+		if err == nil {
+			r.Size, err = diskUsage(filepath.Join(s.root, "builds", name))
+		}
 		if errors.Is(err, os.ErrNotExist) {
 			continue // it was pruned
 		}
@@ -101,7 +116,8 @@ func (s *Store) Builds() ([]BuildRecord, error) {
 	return all, nil
 }
 
-func (s *Store) buildRecord(name string) (r BuildRecord, err error) {
+// BuildState is the record of a build without its size.
+func (s *Store) BuildState(name string) (r BuildRecord, err error) {
 	r.Name = name
 	dir, err := os.Open(filepath.Join(s.root, "builds", name))
 	if err != nil {
@@ -117,12 +133,15 @@ func (s *Store) buildRecord(name string) (r BuildRecord, err error) {
 		r.Ended = now
 		_ = os.Chtimes(dir.Name(), now, now)
 	}
-	if r.Running = flock(dir, unix.LOCK_SH|unix.LOCK_NB) != nil; !r.Running {
-		_, perr := os.Lstat(filepath.Join(dir.Name(), pinned))
-		r.Pinned = perr == nil
-	}
-	r.Size, err = diskUsage(dir.Name())
-	return r, err
+	r.Running = flock(dir, unix.LOCK_SH|unix.LOCK_NB) != nil
+	r.Pinned = !r.Running && s.IsPinned(name)
+	return r, nil
+}
+
+// IsPinned reports whether somebody keeps the record of a build from going.
+func (s *Store) IsPinned(name string) bool {
+	_, err := os.Lstat(filepath.Join(s.root, "builds", name, pinned))
+	return err == nil
 }
 
 // PruneBuilds removes records of builds that are not to be kept.

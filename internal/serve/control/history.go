@@ -34,16 +34,30 @@ type history struct {
 	closed  chan struct{} // when nobody may listen any more
 	builds  string        // the directory of records, once it was read
 	read    map[string]readRecord
+	asked   *time.Timer // since somebody wanted to know what was read
 }
+
+// readMemory is how long what was read is kept in memory when nobody asks.
+const readMemory = 10 * time.Minute
 
 // readRecord is a record as it was read, with what its file was then.
 type readRecord struct {
 	file os.FileInfo
 	k    *kept
+	end  *store.BuildRecord // of a build that has ended: nothing changes any more but whether it is pinned
 }
 
 func newHistory() *history {
-	return &history{changed: make(chan struct{}), closed: make(chan struct{}), read: map[string]readRecord{}}
+	h := &history{changed: make(chan struct{}), closed: make(chan struct{}), read: map[string]readRecord{}}
+	h.asked = time.AfterFunc(readMemory, h.forget)
+	return h
+}
+
+// forget gives the memory back that records take. They are read again when somebody asks.
+func (h *history) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.read)
 }
 
 // tell wakes those that listen.
@@ -104,18 +118,22 @@ func (l *listed) chosenBy() *buildrecords.Record {
 
 // list returns all builds, the newest first. Of those with the same ref it has the newest.
 func (h *history) list(st *store.Store) ([]*listed, error) {
-	builds, err := st.Builds()
+	names, err := st.BuildNames()
 	if err != nil {
 		return nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.asked.Reset(readMemory)
 	h.builds = filepath.Join(st.Root(), "builds")
 	var all []*listed
 	byRef, there := map[string]*listed{}, map[string]bool{}
-	for _, b := range builds {
-		there[b.Name] = true
-		k := h.one(&b)
+	for _, name := range names {
+		there[name] = true
+		k, pinned, err := h.one(st, name)
+		if err != nil {
+			return nil, err
+		}
 		if k == nil {
 			continue
 		}
@@ -123,7 +141,7 @@ func (h *history) list(st *store.Store) ([]*listed, error) {
 			l.older = append(l.older, k.name)
 			continue
 		}
-		l := &listed{kept: k, pinned: b.Pinned}
+		l := &listed{kept: k, pinned: pinned}
 		byRef[k.rec.Ref] = l
 		all = append(all, l)
 	}
@@ -135,37 +153,62 @@ func (h *history) list(st *store.Store) ([]*listed, error) {
 	return all, nil
 }
 
-// one returns what is known of a build; nil when it is gone. The lock is held.
-func (h *history) one(b *store.BuildRecord) *kept {
-	dir := filepath.Join(h.builds, b.Name)
+// one returns what is known of a build, and whether it is pinned; nil when it is gone. The lock is held.
+func (h *history) one(st *store.Store, name string) (_ *kept, pinned bool, _ error) {
+	old := h.read[name]
+	if old.end != nil { // one who prunes has its lock for a moment: it does not run again for that
+		return old.k.ended(old.end), st.IsPinned(name), nil
+	}
+	b, err := st.BuildState(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("listing records of builds: %w", err)
+	}
+	dir := filepath.Join(h.builds, name)
 	fi, err := os.Lstat(filepath.Join(dir, clientFile))
 	if err != nil {
 		fi, err = os.Lstat(filepath.Join(dir, "record.json"))
 	}
 	var k *kept
-	if old := h.read[b.Name]; err == nil && old.file != nil && os.SameFile(old.file, fi) && old.file.ModTime().Equal(fi.ModTime()) && old.file.Size() == fi.Size() {
+	if err == nil && old.file != nil && os.SameFile(old.file, fi) && old.file.ModTime().Equal(fi.ModTime()) && old.file.Size() == fi.Size() {
 		k = old.k
 	} else if err == nil {
-		if k, err = readKept(dir); err == nil {
-			h.read[b.Name] = readRecord{fi, k}
-		}
+		k, err = readKept(dir)
 	}
 	if k == nil {
 		if _, serr := os.Lstat(dir); serr != nil {
-			return nil
+			return nil, false, nil
 		}
-		k = &kept{name: b.Name, dir: dir, rec: &controlapi.BuildHistoryRecord{Ref: b.Name, CreatedAt: timestamppb.New(begun(b.Name, b.Ended))}}
+		k = &kept{name: name, dir: dir, rec: &controlapi.BuildHistoryRecord{Ref: name, CreatedAt: timestamppb.New(begun(name, b.Ended))}}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			k.rec.CompletedAt, k.rec.Error = timestamppb.New(b.Ended), &spb.Status{Code: int32(codes.DataLoss), Message: err.Error()}
 		}
+	} else {
+		now := readRecord{file: fi, k: k}
+		if !b.Running && k.rec.CompletedAt != nil {
+			now.end = &b
+		}
+		h.read[name] = now
+	}
+	if b.Running {
+		c := *k
+		c.running = true
+		return &c, false, nil
+	}
+	return k.ended(&b), b.Pinned, nil
+}
+
+// ended is what is known of a build that does not run any more.
+func (k *kept) ended(b *store.BuildRecord) *kept {
+	if k.rec.CompletedAt != nil {
+		return k
 	}
 	c := *k
-	c.running = b.Running
-	if !c.running && c.rec.CompletedAt == nil {
-		c.rec = c.rec.CloneVT()
-		c.rec.CompletedAt = timestamppb.New(b.Ended)
-		c.rec.Error = &spb.Status{Code: int32(codes.Aborted), Message: "it was killed before it had ended"}
-	}
+	c.rec = c.rec.CloneVT()
+	c.rec.CompletedAt = timestamppb.New(b.Ended)
+	c.rec.Error = &spb.Status{Code: int32(codes.Aborted), Message: "it was killed before it had ended"}
 	return &c
 }
 

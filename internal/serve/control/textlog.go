@@ -15,6 +15,8 @@ import (
 	"github.com/klauspost/compress/gzip"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/slipway-build/slipway/internal/progress"
 )
 
 // maxTextLine is how much of a line of a log is read as a line.
@@ -24,12 +26,13 @@ const maxTextLine = 1 << 20
 // (progress.Log): "#NUMBER NAME" is a step that begins, "#NUMBER SECONDS TEXT" a line of its output.
 func (k *kept) replayText(ctx context.Context, send func(*controlapi.StatusResponse) error) error {
 	begun := &controlapi.StatusResponse{}
-	byName := map[string][]*controlapi.Vertex{} // those that no number stands for yet
+	byName := map[string][]*controlapi.Vertex{} // those that no number stands for yet, by what stands for their names there
 	for _, v := range k.steps {
 		b := v.CloneVT()
 		b.Completed, b.Error, b.Cached = nil, "", false
 		begun.Vertexes = append(begun.Vertexes, b)
-		byName[v.Name] = append(byName[v.Name], v)
+		line := progress.NameLine(v.Name)
+		byName[line] = append(byName[line], v)
 	}
 	if err := send(begun); err != nil {
 		return err
