@@ -20,6 +20,7 @@ import (
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -104,6 +105,38 @@ func TestInvalidText(t *testing.T) {
 	}
 	if all := s.history(t, &controlapi.BuildHistoryRequest{EarlyExit: true}); len(all) != 1 || all[0].Record.Error.Message != "no file \uFFFD" {
 		t.Errorf("history is %v", all)
+	}
+}
+
+// What a client says that is no text, and nobody has looked for that, is no failure of its build, and recorded as far as it is one.
+func TestInvalidTextOfClient(t *testing.T) {
+	s := start(t, func(_ context.Context, s control.Solve, _ progress.Sink) (*control.Result, error) {
+		return &control.Result{
+			Response:    map[string]string{"image.name": s.Outputs[0].Attrs["name"]},
+			Descriptors: map[int]ocispec.Descriptor{0: {Digest: digest.FromString("x"), Annotations: map[string]string{"a": s.Outputs[0].Attrs["annotation.a"], "b": strings.Repeat("b", 1<<20)}}},
+		}, nil
+	})
+	_, err := s.api.Solve(context.Background(), &controlapi.SolveRequest{
+		Ref: "r", Frontend: "dockerfile.v0", FrontendAttrs: map[string]string{"label:\xff": "\xfe", "target": "t"},
+		Exporters: []*controlapi.Exporter{{Type: "image", Attrs: map[string]string{"name": "n\xff", "annotation.a": "\xff"}}},
+	})
+	must(t, err)
+	all := s.history(t, &controlapi.BuildHistoryRequest{EarlyExit: true})
+	if len(all) != 1 || all[0].Record.Error != nil || all[0].Record.FrontendAttrs["label:\uFFFD"] != "\uFFFD" || all[0].Record.FrontendAttrs["target"] != "t" ||
+		all[0].Record.Exporters[0].Attrs["name"] != "n\uFFFD" || all[0].Record.Result.Results[0].Annotations["a"] != "\uFFFD" || len(all[0].Record.Result.Results[0].Annotations) != 1 {
+		t.Errorf("history is %v", all)
+	}
+	for _, req := range []*controlapi.SolveRequest{
+		{Ref: "\xff", Frontend: "dockerfile.v0"},
+		{Ref: "a", Frontend: "dockerfile.v0", Exporters: []*controlapi.Exporter{{Type: "\xff"}}},
+		{Ref: "a", Frontend: "dockerfile.v0", Exporters: []*controlapi.Exporter{{Type: strings.Repeat("x", 8<<20)}}},
+	} {
+		if _, err := s.api.Solve(context.Background(), req); grpcerrors.Code(err) != codes.InvalidArgument {
+			t.Errorf("a name that is none is %v", err)
+		}
+	}
+	if all, err := os.ReadDir(s.root + "/builds"); err != nil || len(all) != 1 {
+		t.Errorf("there are records %v, %v", all, err)
 	}
 }
 

@@ -89,28 +89,36 @@ func (h *history) begin(ctx context.Context, st *store.Store, solve *Solve) (*re
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
 	if err := r.write(ctx, st); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting build record: %w", err), r.dir.Close())
+		return nil, errors.Join(fmt.Errorf("starting build record: %w", err), os.RemoveAll(r.dir.Path), r.dir.Close())
 	}
 	h.tell()
 	return r, nil
 }
 
 // recordedAttrs are attributes as they are recorded: without what is secret or is nobody else's business. The ID of a session is as good
-// as what the session gives; a cache's attributes may be tokens; values of arguments are kept nowhere, but those that BuildKit itself reads. What takes
-// more bytes than are left is left out.
+// as what the session gives; a cache's attributes may be tokens; values of arguments are kept nowhere, but those that BuildKit itself reads.
 func recordedAttrs(attrs map[string]string, left *int) map[string]string {
 	all := map[string]string{}
-	for _, k := range slices.Sorted(maps.Keys(attrs)) {
-		v := attrs[k]
+	for k, v := range attrs {
 		switch arg, isArg := strings.CutPrefix(k, "build-arg:"); {
-		case strings.HasPrefix(k, "local-sessionid:"), k == "cache-imports", k == "cache-from", k == "cache-to":
+		case len(v) > *left, strings.HasPrefix(k, "local-sessionid:"), k == "cache-imports", k == "cache-from", k == "cache-to":
 			continue
 		case isArg && !strings.HasPrefix(arg, "BUILDKIT_") && arg != "SOURCE_DATE_EPOCH":
 			v = "***"
 		}
-		if n := len(k) + len(v); n <= *left {
+		all[k] = outbound.Redact(v)
+	}
+	return recordedTexts(all, left)
+}
+
+// recordedTexts are texts by their names such as messages may have, without those that take more bytes than are left.
+func recordedTexts(texts map[string]string, left *int) map[string]string {
+	all := map[string]string{}
+	for _, k := range slices.Sorted(maps.Keys(texts)) {
+		name, text := validText(k), validText(texts[k])
+		if n := len(name) + len(text); n <= *left {
 			*left -= n
-			all[k] = outbound.Redact(v)
+			all[name] = text
 		}
 	}
 	return all
@@ -232,14 +240,7 @@ func statusOf(ctx context.Context, err error) *spb.Status {
 
 func (r *record) succeed(ctx context.Context, st *store.Store, res *Result) error {
 	left := maxRecorded
-	r.rec.ExporterResponse = map[string]string{}
-	for _, k := range slices.Sorted(maps.Keys(res.Response)) {
-		v := res.Response[k]
-		if n := len(k) + len(v); n <= left {
-			left -= n
-			r.rec.ExporterResponse[validText(k)] = validText(v)
-		}
-	}
+	r.rec.ExporterResponse = recordedTexts(res.Response, &left)
 	for i, platform := range slices.Sorted(maps.Keys(res.Provenance)) {
 		d, err := r.add(ctx, st, fmt.Sprintf("provenance-%d.json", i), typeProvenance, res.Provenance[platform])
 		if err != nil {
@@ -251,7 +252,10 @@ func (r *record) succeed(ctx context.Context, st *store.Store, res *Result) erro
 	}
 	maps.Copy(r.files, res.Manifests)
 	for _, i := range slices.Sorted(maps.Keys(res.Descriptors)) {
-		info, d := r.result(""), descriptor(res.Descriptors[i])
+		if i >= maxOutputs {
+			break
+		}
+		info, d := r.result(""), descriptor(res.Descriptors[i], &left)
 		if info.Results == nil {
 			info.Results = map[int64]*controlapi.Descriptor{}
 			info.ResultDeprecated = d //nolint:staticcheck // old clients read it
@@ -278,8 +282,9 @@ func (r *record) result(platform string) *controlapi.BuildResultInfo {
 	return r.rec.Results[platform]
 }
 
-func descriptor(d ocispec.Descriptor) *controlapi.Descriptor {
-	return &controlapi.Descriptor{MediaType: d.MediaType, Digest: d.Digest.String(), Size: d.Size, Annotations: d.Annotations}
+// descriptor is one as it is recorded.
+func descriptor(d ocispec.Descriptor, left *int) *controlapi.Descriptor {
+	return &controlapi.Descriptor{MediaType: d.MediaType, Digest: d.Digest.String(), Size: d.Size, Annotations: recordedTexts(d.Annotations, left)}
 }
 
 // kept is a build of which a store has a record.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
@@ -29,10 +30,13 @@ func invalidf(format string, args ...any) error {
 // maxRef is how long a client's name of a build may be. BuildKit's have 25 letters.
 const maxRef = 256
 
+// isName reports whether a client may name something so. Nothing has looked whether what a message has is a text.
+func isName(s string) bool { return s != "" && len(s) <= maxRef && utf8.ValidString(s) }
+
 // Solve carries out a build.
 func (s *Server) Solve(ctx context.Context, req *controlapi.SolveRequest) (*controlapi.SolveResponse, error) {
-	if ref := req.GetRef(); ref == "" || len(ref) > maxRef {
-		return nil, invalidf("invalid ref of %d bytes: want 1 to %d", len(ref), maxRef)
+	if ref := req.GetRef(); !isName(ref) {
+		return nil, invalidf("invalid ref of %d bytes: want 1 to %d, of a text", len(ref), maxRef)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -202,7 +206,7 @@ func outputsOf(req *controlapi.SolveRequest) (all []Output, err error) {
 		hasEpoch = false // "context", or a stage: the frontend finds out the time, and its result has it
 	}
 	for i, e := range exporters {
-		if e == nil || e.Type == "" {
+		if e == nil || !isName(e.Type) {
 			return nil, invalidf("invalid exporter %d: it has no type", i)
 		}
 		o := Output{Type: e.Type, Attrs: maps.Clone(e.Attrs)}
