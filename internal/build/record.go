@@ -46,9 +46,10 @@ type Record struct {
 type record struct {
 	Record
 
-	dir    *store.BuildDir
-	given  bool // dir is somebody else's
-	forget bool // nothing stays
+	path   string          // of the directory
+	dir    *store.BuildDir // to be closed; nil where it is somebody else's, or goes away
+	given  bool            // it is somebody else's
+	forget bool            // nothing stays: the directory is a temporary one, which nobody lists
 	file   *logFile
 	log    *progress.Log
 }
@@ -75,20 +76,30 @@ func (b *Builder) newRecord(ctx context.Context, name string, req Request, docke
 	r.wholePaths(&req)
 	s := b.opt.Store
 	again := func(fn func() error) error { return s.Again(ctx, s.Root(), fn) }
-	if r.given, r.forget = req.Record != nil, req.Unrecorded; r.given {
-		r.dir, r.ID = req.Record, filepath.Base(req.Record.Path)
-	} else {
+	switch {
+	case req.Record != nil:
+		r.path, r.given, r.ID = req.Record.Path, true, filepath.Base(req.Record.Path)
+	case req.Unrecorded:
+		r.forget = true
+		err = again(func() (err error) {
+			r.path, err = s.TempDir()
+			return err
+		})
+	default:
 		err = again(func() (err error) {
 			r.dir, err = s.NewBuild(r.ID)
 			return err
 		})
+		if err == nil {
+			r.path = r.dir.Path
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
 	var f *logFile
 	err = again(func() (err error) {
-		f, err = createLog(filepath.Join(r.dir.Path, "log"))
+		f, err = createLog(filepath.Join(r.path, "log"))
 		return err
 	})
 	if err != nil {
@@ -123,7 +134,7 @@ func (r *record) describe(ctx context.Context, s *store.Store, manifests []ocisp
 		data, err := s.ReadBlob(ctx, d.Digest)
 		name := "manifest-" + d.Digest.Encoded()
 		if err == nil {
-			err = s.Again(ctx, s.Root(), func() error { return os.WriteFile(filepath.Join(r.dir.Path, name), data, 0o600) })
+			err = s.Again(ctx, s.Root(), func() error { return os.WriteFile(filepath.Join(r.path, name), data, 0o600) })
 		}
 		if err != nil {
 			return fmt.Errorf("writing build record: %w", err)
@@ -152,7 +163,7 @@ func (r *record) finish(ctx context.Context, s *store.Store, run *engine.Run, re
 	if jerr == nil {
 		// Passwords in URLs of the command line, of steps and errors stay out of it.
 		data := []byte(outbound.Redact(string(data)) + "\n")
-		jerr = s.Again(ctx, s.Root(), func() error { return os.WriteFile(filepath.Join(r.dir.Path, "record.json"), data, 0o600) })
+		jerr = s.Again(ctx, s.Root(), func() error { return os.WriteFile(filepath.Join(r.path, "record.json"), data, 0o600) })
 	}
 	if err := errors.Join(err, jerr, r.close()); err != nil {
 		return fmt.Errorf("writing build record: %w", err)
@@ -160,13 +171,13 @@ func (r *record) finish(ctx context.Context, s *store.Store, run *engine.Run, re
 	return nil
 }
 
-// close closes the record's directory, unless it is somebody else's.
+// close ends the use of the record's directory.
 func (r *record) close() (err error) {
-	if r.given {
-		return nil
-	}
 	if r.forget {
-		err = os.RemoveAll(r.dir.Path)
+		err = os.RemoveAll(r.path)
 	}
-	return errors.Join(err, r.dir.Close())
+	if r.dir != nil {
+		err = errors.Join(err, r.dir.Close())
+	}
+	return err
 }
