@@ -108,7 +108,9 @@ func writeFiles(all []Files, split bool, w layer.Sink) error {
 	for _, f := range all {
 		sink := &filesSink{Sink: w, epoch: f.Epoch}
 		if split {
-			sink.dir = strings.ReplaceAll(f.Platform, "/", "_")
+			if sink.dir = strings.ReplaceAll(f.Platform, "/", "_"); !layer.IsName(sink.dir) {
+				return fmt.Errorf("platform %q cannot have a directory of its own", f.Platform)
+			}
 			if err := sink.Add(&layer.Entry{Path: ".", Mode: unix.S_IFDIR | 0o755, ModTime: time.Unix(0, 0)}); err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,6 +99,38 @@ func TestLocal(t *testing.T) {
 	file := filepath.Join(dir, "a")
 	if err := Local(one(tree), false, file); err == nil {
 		t.Error("files were written into a file")
+	}
+}
+
+// What a frontend calls a platform is a name in the directory, or an error: what that is in stays as it is.
+func TestHostilePlatform(t *testing.T) {
+	tree := linked(t, newStore(t))
+	parent := shm(t)
+	must(t, os.Chmod(parent, 0o700))
+	must(t, os.Chtimes(parent, time.Unix(5, 0), time.Unix(5, 0)))
+	dir := filepath.Join(parent, "out")
+	must(t, os.Mkdir(dir, 0o755))
+	before, err := os.Stat(parent)
+	must(t, err)
+	for _, platform := range []string{"..", ".", "", "a\x00b"} {
+		all := []Files{{Tree: tree, Platform: platform}}
+		if err := Local(all, true, dir); err == nil {
+			t.Errorf("files of platform %q have a directory", platform)
+		}
+		if err := Tar(all, true, io.Discard); err == nil {
+			t.Errorf("files of platform %q have a directory in an archive", platform)
+		}
+		if _, err := Tree(all, true, t.TempDir()); err == nil {
+			t.Errorf("files of platform %q have a directory in a tree", platform)
+		}
+	}
+	after, err := os.Stat(parent)
+	must(t, err)
+	if after.Mode() != before.Mode() || !after.ModTime().Equal(before.ModTime()) {
+		t.Errorf("what the directory is in was %v of %v, and is %v of %v", before.Mode(), before.ModTime(), after.Mode(), after.ModTime())
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("there are %v, %v", left, err)
 	}
 }
 

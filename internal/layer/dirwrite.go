@@ -70,6 +70,9 @@ func (w *DirWriter) add(e *Entry) error {
 		return w.attributes(int(w.dir.Fd()), e)
 	}
 	parent, base := split(e.Path)
+	if !IsName(base) {
+		return errors.New("it is no path of something in the directory")
+	}
 	fd, err := w.open(parent)
 	if err != nil {
 		return err

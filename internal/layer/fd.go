@@ -126,6 +126,11 @@ func split(name string) (dir, base string) {
 	return ".", name
 }
 
+// IsName reports whether something in a directory may have a name.
+func IsName(name string) bool {
+	return name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\x00")
+}
+
 // Clean makes a path as it may be written by a user, absolute or relative, into the form that
 // trees use: relative to the root, without "." and with ".." kept inside.
 func Clean(name string) string {
