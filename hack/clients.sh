@@ -43,6 +43,8 @@ cat >"$room/app/Dockerfile" <<-'EOF'
 	FROM alpine AS build
 	RUN echo hello >/hello
 
+	FROM scratch AS lib
+
 	FROM alpine AS test
 	COPY . /src
 	RUN --mount=type=secret,id=token,required=true --mount=from=lib,target=/lib cat /lib/part /run/secrets/token
