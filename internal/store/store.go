@@ -71,9 +71,10 @@ var ErrDamaged = errors.New("damaged entry in the store")
 // Store is an open store. It is safe for concurrent use by any number of goroutines and, through
 // the same root, processes.
 type Store struct {
-	root string
-	db   *database
-	boot string
+	root   string
+	db     *database
+	boot   string
+	opened time.Time
 	// readOnly is the directory of a copy of the records, where nothing can be written in the store.
 	readOnly string
 	work     inflight.Group[any] // conversions between forms, by layer and form
@@ -111,7 +112,7 @@ func Open(root string, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening store: reading boot id: %w", err)
 	}
-	s := &Store{root: root, boot: strings.TrimSpace(string(boot)), unpacking: semaphore.NewWeighted(maxUnpacking)}
+	s := &Store{root: root, boot: strings.TrimSpace(string(boot)), opened: time.Now(), unpacking: semaphore.NewWeighted(maxUnpacking)}
 	s.maskKey = sync.OnceValues(s.readMaskKey)
 	for _, o := range opts {
 		o(s)

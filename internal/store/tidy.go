@@ -47,7 +47,8 @@ func (s *Store) DefaultPolicies(limits Policy) ([]Policy, error) {
 type Keep struct {
 	Policies []Policy // of the build cache; none keeps all
 	History  *History // of builds; nil keeps all
-	// Beside says that this process works meanwhile: what it uses stays as what others use.
+	// Beside says that this process works meanwhile: what it uses stays as what others use. So it leaves that to the end of its work, unless it works
+	// for long, or the disk is short of space.
 	Beside bool
 }
 
@@ -61,7 +62,7 @@ func (s *Store) Tidy(ctx context.Context, keep Keep) error {
 	if !s.Wrote() {
 		return nil
 	}
-	due, err := s.tidyDue(keep.Policies)
+	due, err := s.tidyDue(&keep)
 	if err != nil || !due {
 		return err
 	}
@@ -149,13 +150,13 @@ func (s *Store) noteTidy() error {
 }
 
 // tidyDue reports whether it is time for a look. In a new store that is later.
-func (s *Store) tidyDue(policies []Policy) (bool, error) {
+func (s *Store) tidyDue(keep *Keep) (bool, error) {
 	disk, free, err := s.Disk()
 	if err != nil {
 		return false, err
 	}
 	short := false
-	for _, p := range policies {
+	for _, p := range keep.Policies {
 		short = short || free < p.MinFreeSpace.Of(disk)
 	}
 	fi, err := os.Lstat(s.tidied())
@@ -165,7 +166,7 @@ func (s *Store) tidyDue(policies []Policy) (bool, error) {
 	if err != nil {
 		return short, nil
 	}
-	if age := time.Since(fi.ModTime()); age < 0 || age >= tidyEvery {
+	if age := time.Since(fi.ModTime()); (age < 0 || age >= tidyEvery) && (!keep.Beside || time.Since(s.opened) >= tidyEvery) {
 		return true, nil
 	}
 	text, err := os.ReadFile(s.tidied())

@@ -182,8 +182,20 @@ func TestPruneBeside(t *testing.T) {
 	must(t, s.noteTidy())
 	late := time.Now().Add(-tidyEvery)
 	must(t, os.Chtimes(s.tidied(), late, late))
-	must(t, s.Tidy(ctx, Keep{Policies: []Policy{all}, Beside: true}))
-	wantResults(t, s, map[string]bool{"a": true})
+	looked := func() bool {
+		t.Helper()
+		must(t, s.Tidy(ctx, Keep{Policies: []Policy{all}, Beside: true}))
+		wantResults(t, s, map[string]bool{"a": true})
+		fi, err := os.Stat(s.tidied())
+		must(t, err)
+		return fi.ModTime().After(late.Add(time.Minute))
+	}
+	if looked() {
+		t.Error("it was tidied in the midst of work that has just begun, and will not be when that is over")
+	}
+	if s.opened = late; !looked() {
+		t.Error("who works for long does not tidy")
+	}
 	_, err = s.Prune(ctx, all)
 	must(t, err)
 	wantResults(t, s, map[string]bool{"a": false})
