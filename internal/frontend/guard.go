@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"runtime/metrics"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,8 @@ const (
 // ends or the memory is used up, guarded returns and f is left to itself: a caller whose process goes
 // on living must know that it may work on for as long.
 //
+// One that panics, as some Dockerfiles have it, is an error of its build.
+//
 // Of several that are read at the same time nobody knows which takes the memory: each further one may take an eighth of what one
 // may take alone, which is more than any that is honest.
 func guarded[T any](ctx context.Context, limit uint64, f func() (T, error)) (T, error) {
@@ -40,8 +43,14 @@ func guarded[T any](ctx context.Context, limit uint64, f func() (T, error)) (T, 
 	defer watching.leave()
 	limited := watching.join(limit)
 	go func() {
-		v, err := f()
-		done <- answer{v, err}
+		var a answer
+		defer func() {
+			if r := recover(); r != nil {
+				a.err = fmt.Errorf("a bug of what reads it: panic: %v\n%s", r, debug.Stack())
+			}
+			done <- a
+		}()
+		a.value, a.err = f()
 	}()
 	look := time.NewTicker(lookPeriod)
 	defer look.Stop()

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/moby/buildkit/frontend/dockerui"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // TestGuardedMemory: what takes more and more memory is given up, although it cannot be stopped.
@@ -49,5 +52,20 @@ func TestGuardedResult(t *testing.T) {
 	want := errors.New("no such stage")
 	if n, err := guarded(t.Context(), maxMemory, func() (int, error) { return 7, want }); n != 7 || err != want {
 		t.Errorf("%d, %v", n, err)
+	}
+}
+
+// What panics while a Dockerfile is read is an error of its build, in whatever goroutine (of the module that is linked: hack/patches).
+func TestFrontendThatPanics(t *testing.T) {
+	if _, err := guarded(context.Background(), maxMemory, func() (int, error) { panic("at the disco") }); err == nil || !strings.Contains(err.Error(), "panic: at the disco") {
+		t.Errorf("the error is %v", err)
+	}
+	c, err := dockerui.NewClient(&Client{opt: Options{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Build(context.Background(), func(context.Context, *ocispec.Platform, int) (*dockerui.BuildResult, error) { panic("at the disco") })
+	if err == nil || !strings.Contains(err.Error(), "panic: at the disco") {
+		t.Errorf("the error is %v", err)
 	}
 }
