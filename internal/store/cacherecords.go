@@ -63,7 +63,16 @@ type idleRow struct {
 // CacheRecords lists the build cache. What images alone keep is no part of it; Shared ones are those that images keep as
 // well. Directories that nobody has measured are walked.
 func (s *Store) CacheRecords(ctx context.Context) ([]CacheRecord, error) {
-	c, err := s.cacheState(ctx, manner{})
+	return s.cacheRecords(ctx, manner{})
+}
+
+// CacheRecordsBeside is [Store.CacheRecords] for a process that works meanwhile: what it uses itself is in use as well.
+func (s *Store) CacheRecordsBeside(ctx context.Context) ([]CacheRecord, error) {
+	return s.cacheRecords(ctx, manner{working: true})
+}
+
+func (s *Store) cacheRecords(ctx context.Context, how manner) ([]CacheRecord, error) {
+	c, err := s.cacheState(ctx, how)
 	if err != nil {
 		return nil, fmt.Errorf("listing the build cache: %w", err)
 	}

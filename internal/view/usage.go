@@ -140,6 +140,7 @@ func (u *Usage) GivesBack() (cache, allCache, everything int64) {
 type CacheFilter struct {
 	Unused time.Duration // they were not used for so long
 	By     []string      // one of these has to match: containerd's filters, of the fields of [store.Policy]
+	Beside bool          // builds of this process run: what they use is in use
 }
 
 // cacheFields are what users filter the build cache by.
@@ -187,7 +188,11 @@ func ParseCacheFilter(values []string) (f CacheFilter, err error) {
 // CacheRecords returns the records of the build cache that a filter lets through, in the order in which they go: least recently
 // used first.
 func CacheRecords(ctx context.Context, s *store.Store, f CacheFilter) ([]store.CacheRecord, error) {
-	all, err := s.CacheRecords(ctx)
+	list := s.CacheRecords
+	if f.Beside {
+		list = s.CacheRecordsBeside
+	}
+	all, err := list(ctx)
 	if err == nil {
 		all, err = store.FilterCache(all, f.By...)
 	}

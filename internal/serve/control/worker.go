@@ -92,7 +92,8 @@ func (s *Server) DiskUsage(ctx context.Context, req *controlapi.DiskUsageRequest
 	if _, err := store.FilterCache(nil, req.Filter...); err != nil {
 		return nil, invalidf("%w", err)
 	}
-	all, err := view.CacheRecords(ctx, b.Store, view.CacheFilter{Unused: time.Duration(req.AgeLimit), By: req.Filter})
+	running, _ := s.jobs.run()
+	all, err := view.CacheRecords(ctx, b.Store, view.CacheFilter{Unused: time.Duration(req.AgeLimit), By: req.Filter, Beside: running > 0})
 	if err != nil {
 		return nil, err
 	}
