@@ -74,7 +74,9 @@ func (b *building) unbundle(ctx context.Context, a *result.Attestation[gw.Refere
 			return nil, err
 		}
 		one := export.Attestation{File: a.Path, PredicateType: a.InToto.PredicateType, Predicate: data, InlineOnly: inline}
-		addSubjects(&one, a.InToto.Subjects)
+		if err := addSubjects(&one, a.InToto.Subjects); err != nil {
+			return nil, err
+		}
 		return []export.Attestation{one}, fromFrontend(one)
 	}
 	dir, err := layer.Resolve(tree, a.Path, true)
@@ -127,12 +129,17 @@ func statement(tree layer.Tree, file, predicateType string) (export.Attestation,
 }
 
 // addSubjects adds what an attestation is about; with nothing said it is the result itself.
-func addSubjects(a *export.Attestation, subjects []result.InTotoSubject) {
+func addSubjects(a *export.Attestation, subjects []result.InTotoSubject) error {
 	a.Self = len(subjects) == 0
 	for _, s := range subjects {
 		if s.Kind == gwpb.InTotoSubjectKind_Self {
 			a.Self = true
 			continue
+		}
+		for _, d := range s.Digest {
+			if err := d.Validate(); err != nil {
+				return fmt.Errorf("invalid digest %q of a subject: %w", d, err)
+			}
 		}
 		name := s.Name
 		if name == "" {
@@ -140,6 +147,7 @@ func addSubjects(a *export.Attestation, subjects []result.InTotoSubject) {
 		}
 		a.Subjects = append(a.Subjects, export.Subject{Name: name, Digest: result.ToDigestMap(s.Digest...)})
 	}
+	return nil
 }
 
 // fromFrontend refuses what a frontend must not claim.

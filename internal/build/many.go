@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -265,7 +266,7 @@ func (j *job) attempt(ctx context.Context) (err error) {
 	var all sync.WaitGroup
 	for _, b := range j.all {
 		all.Go(func() {
-			if err := b.build(running); err != nil {
+			if err := b.survive(running); err != nil {
 				j.fail(b, err)
 			}
 		})
@@ -277,6 +278,16 @@ func (j *job) attempt(ctx context.Context) (err error) {
 	}
 	end(nil)
 	return errors.Join(err, j.dirs.close())
+}
+
+// survive makes a panic an error: what a frontend or a client makes up ends its build alone.
+func (b *building) survive(ctx context.Context) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("a bug of slipway: panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return b.build(ctx)
 }
 
 // newRun begins a run of a build, which the attempt closes.

@@ -1,14 +1,28 @@
 package build_test
 
 import (
+	"context"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/moby/buildkit/client"
+	gw "github.com/moby/buildkit/frontend/gateway/client"
 
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/progress"
 )
+
+// A build that panics ends, and nothing else does.
+func TestBuildThatPanics(t *testing.T) {
+	h := newHarness(t)
+	_, _, err := h.try(build.Request{Evaluate: func(context.Context, gw.Client) (*gw.Result, error) { panic("at the disco") }})
+	if err == nil || !strings.Contains(err.Error(), "panic: at the disco") {
+		t.Errorf("the error is %v", err)
+	}
+	h.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
+	h.build(build.Request{})
+}
 
 // A build that leaves no record is in no list of builds while it runs, either, and nothing of it stays.
 func TestUnrecorded(t *testing.T) {

@@ -31,6 +31,7 @@ import (
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/serve/bridge"
 	"github.com/slipway-build/slipway/internal/serve/control"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/store"
@@ -53,7 +54,9 @@ func builds(t *testing.T) (*server, *ranNothing) {
 	t.Helper()
 	runner := &ranNothing{}
 	var srv *server
-	srv = start(t, nil, func(c *control.Options, _ *Options, s *server) {
+	srv = start(t, nil, func(c *control.Options, o *Options, s *server) {
+		gateway := bridge.NewBuilds(bridge.Limits{})
+		c.Bridge, o.Register = gateway.Drive, gateway.Register
 		keeper := &Keeper{Linger: time.Minute, MaxAge: time.Hour, Warn: c.Warn, Open: func() (*control.Backend, func() error, error) {
 			st, err := store.Open(s.root)
 			if err != nil {

@@ -28,6 +28,9 @@ func (b *Bridge) Return(ctx context.Context, req *gwpb.ReturnRequest) (*gwpb.Ret
 	}
 	defer leave()
 	if e := req.Error; e != nil {
+		if e.Code == int32(codes.OK) { // which would be neither a result nor an error, and the build would wait for one
+			return nil, status.Error(codes.InvalidArgument, "an error has a code")
+		}
 		err := grpcerrors.FromGRPC(status.ErrorProto(&spb.Status{Code: e.Code, Message: e.Message, Details: e.Details}))
 		if !printable(err) {
 			err = grpcerrors.FromGRPC(status.ErrorProto(&spb.Status{Code: e.Code, Message: e.Message}))
