@@ -15,6 +15,7 @@ import (
 	"github.com/moby/buildkit/client"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/sourcepolicy/policysession"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -185,7 +186,7 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 	opt := frontend.Options{
 		Run: b.run, Sink: b.sink, Serve: b.opt.Serve, Attrs: attrs, Defaults: b.req.Defaults, Inputs: inputs, Session: b.req.Session, Sessions: b.sessions,
 		Platform: b.run.Platform(), SourcePolicies: b.req.SourcePolicies,
-		Import: b.importMore,
+		Import: b.importMore, Decide: b.req.decide(),
 		Warn: func(vertex digest.Digest, message string, opt gw.WarnOpts) {
 			b.warn(res, vertex, message, opt)
 		},
@@ -210,6 +211,16 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 	}
 	close(b.solved)
 	return out, nil
+}
+
+// decide is who decides about sources besides rules; nil is nobody.
+func (r *Request) decide() frontend.Decide {
+	if r.Client == nil || r.PolicySession == "" {
+		return nil
+	}
+	return func(ctx context.Context, req *policysession.CheckPolicyRequest) (*policysession.CheckPolicyResponse, error) {
+		return r.Client.CheckPolicy(ctx, r.PolicySession, req)
+	}
 }
 
 // evaluate finds what is to be built.

@@ -40,6 +40,8 @@ type Request struct {
 	Evaluate func(ctx context.Context, c gw.Client) (*gw.Result, error)
 	// SourcePolicies say which sources the build may use, and which take the place of others.
 	SourcePolicies []*spb.Policy
+	// PolicySession is the client's session that decides about sources besides; "": none does.
+	PolicySession string
 	// Record is the directory where the build leaves its record, which the caller closes; nil: a new one. Unrecorded builds leave none.
 	Record     *store.BuildDir
 	Unrecorded bool

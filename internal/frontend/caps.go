@@ -21,7 +21,6 @@ var lacking = map[apicaps.CapID]string{
 	pb.CapBuildOpLLBFileName:        "definitions that steps make are for a client of the gateway to solve",
 	pb.CapExecMetaNetworkProxy:      "a step has a network of its own, none, or the host's",
 	pb.CapSessionExporter:           "exporters are those that are built in",
-	pb.CapSourcePolicySession:       "a client is not asked about each source",
 
 	gwpb.CapSourceMetaResolverImageAttestations: "attestations of images are not looked at",
 }

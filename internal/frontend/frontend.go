@@ -52,6 +52,8 @@ type Options struct {
 	SourcePolicies []*spb.Policy
 	// Import has the build import caches that somebody asks for; nil: none.
 	Import func([]gw.CacheOptionsEntry)
+	// Decide decides which sources the build may use besides SourcePolicies; nil: they do alone.
+	Decide Decide
 	// Warn is given the linter's findings; may be nil.
 	Warn func(vertex digest.Digest, message string, opt gw.WarnOpts)
 	// Solved is given everything that the frontend asks for, the files that it reads included; it
@@ -195,7 +197,7 @@ func (c *Client) ResolveImageConfig(ctx context.Context, ref string, opt sourcer
 	if opt.OCILayoutOpt != nil {
 		scheme = srctypes.OCIScheme
 	}
-	if ref, err = p.image(ctx, ref, scheme); err != nil {
+	if ref, err = p.image(ctx, ref, scheme, opt); err != nil {
 		return "", "", nil, err
 	}
 	img, err := c.resolve(ctx, ref, opt)

@@ -14,11 +14,16 @@ import (
 func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
 	p, err := c.policy(opt.SourcePolicies)
 	if err == nil {
-		op, _, err = p.source(ctx, op)
+		op, _, err = p.source(ctx, op, platformOf(opt))
 	}
 	if err != nil {
 		return nil, err
 	}
+	return c.metadata(ctx, op, opt)
+}
+
+// metadata is ResolveSourceMetadata of a source that is decided about.
+func (c *Client) metadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (_ *sourceresolver.MetaResponse, err error) {
 	scheme, ref, _ := strings.Cut(op.Identifier, "://")
 	res := &sourceresolver.MetaResponse{Op: op.CloneVT()}
 	switch scheme {
@@ -34,6 +39,9 @@ func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt
 			return nil, ierr
 		}
 		res.Image = &sourceresolver.ResolveImageResponse{Digest: img.Root, Config: img.Config}
+		if opt.ImageOpt != nil && opt.ImageOpt.NoConfig {
+			res.Image.Config = nil
+		}
 	}
 	return res, err
 }

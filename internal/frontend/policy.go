@@ -6,24 +6,30 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
+	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/solver/pb"
 	srctypes "github.com/moby/buildkit/source/types"
 	"github.com/moby/buildkit/sourcepolicy"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/util/imageutil"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-build/slipway/internal/graph"
 )
 
 // policy decides which sources a build may use, and which take the place of others. Nil is any.
-type policy struct{ engine *sourcepolicy.Engine }
+type policy struct {
+	client *Client
+	engine *sourcepolicy.Engine
+}
 
 // policy is the build's and that of one request.
 func (c *Client) policy(more []*spb.Policy) (*policy, error) {
 	all := slices.Concat(c.opt.SourcePolicies, more)
-	if len(all) == 0 {
+	if len(all) == 0 && c.opt.Decide == nil {
 		return nil, nil
 	}
 	for _, p := range all {
@@ -39,22 +45,28 @@ func (c *Client) policy(more []*spb.Policy) (*policy, error) {
 			}
 		}
 	}
-	return &policy{sourcepolicy.NewEngine(all)}, nil
+	return &policy{c, sourcepolicy.NewEngine(all)}, nil
 }
 
 // source is what a source becomes, which is left as it is.
-func (p *policy) source(ctx context.Context, op *pb.SourceOp) (_ *pb.SourceOp, changed bool, err error) {
+func (p *policy) source(ctx context.Context, op *pb.SourceOp, platform *pb.Platform) (_ *pb.SourceOp, changed bool, err error) {
 	if p == nil {
 		return op, false, nil
 	}
-	op = op.CloneVT()
-	changed, err = p.engine.Evaluate(ctx, op)
-	return op, changed, err
+	now := op.CloneVT()
+	changed, err = p.decide(ctx, now, platform, maxQuestions)
+	if err == nil {
+		err = p.decideBundle(ctx, now, platform)
+	}
+	if err != nil || !changed {
+		return op, false, err
+	}
+	return now, true, nil
 }
 
 // image is the reference that takes the place of one.
-func (p *policy) image(ctx context.Context, ref, scheme string) (string, error) {
-	op, changed, err := p.source(ctx, &pb.SourceOp{Identifier: scheme + "://" + ref})
+func (p *policy) image(ctx context.Context, ref, scheme string, opt sourceresolver.Opt) (string, error) {
+	op, changed, err := p.source(ctx, &pb.SourceOp{Identifier: scheme + "://" + ref}, platformOf(opt))
 	if err != nil || !changed {
 		return ref, err
 	}
@@ -75,22 +87,22 @@ func (p *policy) definition(ctx context.Context, def *pb.Definition) (*pb.Defini
 	}
 	r := &rewriting{ops: map[digest.Digest]*pb.Op{}, now: map[digest.Digest]digest.Digest{}}
 	order := make([]digest.Digest, 0, len(def.Def))
-	changed := false
+	sources := map[digest.Digest]*pb.Op{} // each is asked for once
 	for _, data := range def.Def {
 		op, err := graph.ReadOp(data)
 		if err != nil {
 			return nil, err
 		}
-		if src := op.GetSource(); src != nil {
-			now, mutated, err := p.source(ctx, src)
-			if err != nil {
-				return nil, err
-			}
-			op.Op, changed = &pb.Op_Source{Source: now}, changed || mutated
-		}
 		d := digest.FromBytes(data)
+		if op.GetSource() != nil {
+			sources[d] = op
+		}
 		r.ops[d] = op
 		order = append(order, d)
+	}
+	changed, err := p.sources(ctx, sources)
+	if err != nil {
+		return nil, err
 	}
 	if !changed {
 		return def, nil
@@ -115,6 +127,28 @@ func (p *policy) definition(ctx context.Context, def *pb.Definition) (*pb.Defini
 		}
 	}
 	return out, nil
+}
+
+// maxAsked is how many sources are asked for at the same time.
+const maxAsked = 16
+
+// sources puts what sources become in their places. As in BuildKit they are decided at the same time: one may wait for a server.
+func (p *policy) sources(ctx context.Context, all map[digest.Digest]*pb.Op) (bool, error) {
+	var changed atomic.Bool
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxAsked)
+	for _, op := range all {
+		g.Go(func() error {
+			now, mutated, err := p.source(ctx, op.GetSource(), op.Platform)
+			if err == nil && mutated {
+				op.Op = &pb.Op_Source{Source: now}
+				changed.Store(true)
+			}
+			return err
+		})
+	}
+	err := g.Wait()
+	return changed.Load(), err
 }
 
 // rewriting gives operations new digests.

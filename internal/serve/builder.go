@@ -63,8 +63,6 @@ func (b *Builder) Solve(ctx context.Context, s control.Solve, sink progress.Sink
 func (b *Builder) request(s *control.Solve) (build.Request, error) {
 	req := b.Base
 	req.Defaults = req.Steps()
-	// A client asks for its policy's session (SourcePolicySession) without looking whether there is that capability, unless its user wants
-	// the policy to be strict. It is passed over, as by a BuildKit of before.
 	if s.ProxyNetwork {
 		return req, unimplementedf("this server does not have a network by a proxy")
 	}
@@ -73,7 +71,7 @@ func (b *Builder) request(s *control.Solve) (build.Request, error) {
 	}
 	req.Session, req.Frontend, req.Definition, req.Evaluate = s.Session, s.Frontend, s.Definition, s.Evaluate
 	req.Attrs, req.Inputs, req.SourcePolicies, req.Allow = s.Attrs, s.Inputs, s.SourcePolicies, s.Entitlements
-	req.CacheFrom, req.CacheTo = s.CacheFrom, s.CacheTo
+	req.CacheFrom, req.CacheTo, req.PolicySession = s.CacheFrom, s.CacheTo, s.SourcePolicySession
 	req.Record, req.Unrecorded = s.Record, s.Record == nil
 	if !s.Internal {
 		req.TellProvenance = build.ProvenanceRecord

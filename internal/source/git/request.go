@@ -17,6 +17,7 @@ package gitsource
 import (
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"strings"
 	"sync"
@@ -54,12 +55,30 @@ func Parse(op *pb.SourceOp) (*Request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading git source %s: %w", urlutil.RedactCredentials(op.Identifier), err)
 	}
+	named := r.Remote
 	for k, v := range op.Attrs {
 		if err := r.set(k, v); err != nil {
 			return nil, fmt.Errorf("reading attribute %s of %s: %w", k, r, err)
 		}
 	}
+	if !sameRepository(named, r.Remote) {
+		return nil, fmt.Errorf("reading git source %s: git.fullurl does not match source identifier", urlutil.RedactCredentials(op.Identifier))
+	}
 	return r, r.check()
+}
+
+// sameRepository reports whether two remotes have the same host and path. What a policy has decided about is what is fetched.
+func sameRepository(a, b string) bool {
+	x, err := gitutil.ParseURL(a)
+	if err != nil {
+		return false
+	}
+	y, err := gitutil.ParseURL(b)
+	if err != nil {
+		return false
+	}
+	repository := func(p string) string { return strings.TrimSuffix(path.Join("/", p), ".git") }
+	return strings.EqualFold(x.Host, y.Host) && repository(x.Path) == repository(y.Path)
 }
 
 func parseIdentifier(remote string) (*Request, error) {
