@@ -214,7 +214,7 @@ func (c *Container) firstOf(p ContainerProcess, env []string) func(context.Conte
 		spec.Insecure, spec.KeepCaps, spec.AppArmor, spec.UserNS = true, true, "", false
 	}
 	return func(ctx context.Context, streams sandbox.IO) error {
-		return c.x.r.Engine.opt.Runner.Run(ctx, &spec, streams)
+		return foreign(c.x.platform, c.x.r.Engine.opt.Runner.Run(ctx, &spec, streams))
 	}
 }
 

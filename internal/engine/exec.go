@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/moby/buildkit/solver/pb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox"
@@ -26,6 +27,8 @@ type execution struct {
 	op     *pb.ExecOp
 	inputs []Value
 	spec   sandbox.Spec
+	// platform is the one that its programs are for.
+	platform ocispec.Platform
 	// outputs are the drafts that become layers, by output index, with what they stand on.
 	outputs map[int64]execOutput
 	// mounts are what mounts of files show, by their index in the operation.
@@ -61,7 +64,7 @@ func (r *Run) exec(ctx context.Context, w work, n *node, op *pb.ExecOp, inputs [
 	}})
 	flushOut()
 	flushErr()
-	if err := x.accept(err); err != nil {
+	if err := x.accept(foreign(x.platform, err)); err != nil {
 		return nil, x.failed(n, err)
 	}
 	return x.commit()
@@ -87,9 +90,7 @@ func (x *execution) draft() (*store.Draft, error) {
 
 // prepare makes the sandbox's spec of the operation.
 func (x *execution) prepare(n *node) error {
-	if err := canRun(x.r.platform(n.v.Op.Platform)); err != nil {
-		return err
-	}
+	x.platform = x.r.platform(n.v.Op.Platform)
 	meta := x.op.Meta
 	// A process ID would not do for the name of a run: in a pod it is the same every time, and one
 	// process may run the same vertex for two builds.
