@@ -8,17 +8,41 @@ import (
 	"path/filepath"
 	"syscall"
 
+	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/pkg/filters"
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // records are the files of all records, as a store of content that nobody writes to.
 type records struct{ s *Server }
 
 var errReadOnly = fmt.Errorf("read-only content store: %w", cerrdefs.ErrNotImplemented)
+
+var notWritten = status.Error(codes.Unimplemented, errReadOnly.Error())
+
+// readOnly is the service of a store of content that nobody writes to: what is written is not looked at, in which containerd's takes for
+// granted that nothing is missing.
+type readOnly struct{ contentapi.ContentServer }
+
+func (readOnly) Update(context.Context, *contentapi.UpdateRequest) (*contentapi.UpdateResponse, error) {
+	return nil, notWritten
+}
+
+func (readOnly) Write(contentapi.Content_WriteServer) error { return notWritten }
+
+func (readOnly) Delete(context.Context, *contentapi.DeleteContentRequest) (*emptypb.Empty, error) {
+	return nil, notWritten
+}
+
+func (readOnly) Abort(context.Context, *contentapi.AbortRequest) (*emptypb.Empty, error) {
+	return nil, notWritten
+}
 
 // openKept opens a file of a record. What is no regular file is none.
 func openKept(path string) (*os.File, error) {

@@ -102,7 +102,7 @@ func New(opt Options) *Server {
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	controlapi.RegisterControlServer(r, s)
 	tracev1.RegisterTraceServiceServer(r, s)
-	contentapi.RegisterContentServer(r, contentserver.New(&records{s: s}))
+	contentapi.RegisterContentServer(r, readOnly{contentserver.New(&records{s: s})})
 }
 
 // Drain refuses further builds; those that run go on.
