@@ -48,6 +48,9 @@ func (b *Builder) Solve(ctx context.Context, s control.Solve, sink progress.Sink
 	}
 	req.Client = client.New(ctx, opt)
 	defer func() { err = errors.Join(err, req.Client.Close(context.WithoutCancel(ctx))) }()
+	if s.SessionExporter && req.Client.HasExporters(ctx) { // one that has none wants no more, as in BuildKit
+		return nil, unimplementedf("outputs that the session names when the build is done (exporter.session) are not supported: name them in the request")
+	}
 	res, err := b.Build.Build(ctx, req, sink)
 	if err != nil {
 		return nil, frontend.Typed(err)
