@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,7 +26,7 @@ type conversation struct {
 	r      *Request
 	env    Env
 	header http.Header
-	known  *answer // what it said last time; may be nil
+	known  []*answer // what it said at other times, the last first
 }
 
 // client returns the client for the server of a URL. Servers have no connections in common: what one of
@@ -46,19 +47,38 @@ func (c *conversation) request(ctx context.Context, method string) (*http.Reques
 		return nil, err
 	}
 	req.Header = c.header.Clone()
+	var tags []string
+	for _, a := range c.known {
+		if a.ETag != "" {
+			tags = append(tags, a.ETag)
+		}
+	}
 	switch {
-	case c.known == nil:
-	case c.known.ETag != "":
-		req.Header.Set("If-None-Match", c.known.ETag)
-	case c.known.Strong:
-		req.Header.Set("If-Modified-Since", c.known.Modified)
+	case len(tags) > 0:
+		req.Header.Set("If-None-Match", strings.Join(tags, ", "))
+	case len(c.known) > 0 && c.known[0].Strong:
+		req.Header.Set("If-Modified-Since", c.known[0].Modified)
 	}
 	return req, nil
 }
 
+// tagged returns the answer with an ETag; nil when there is none. Where the server did not say one, and only one file can be
+// meant, it is that one.
+func (c *conversation) tagged(tag string) *answer {
+	if tag == "" && len(c.known) == 1 {
+		return c.known[0]
+	}
+	for _, a := range c.known {
+		if tag != "" && a.ETag == tag {
+			return a
+		}
+	}
+	return nil
+}
+
 // head asks whether the file is still the one that is known. Whatever goes wrong, get finds out.
 func (c *conversation) head(ctx context.Context) *answer {
-	if c.known.ETag == "" {
+	if !slices.ContainsFunc(c.known, func(a *answer) bool { return a.ETag != "" }) {
 		return nil
 	}
 	req, err := c.request(ctx, http.MethodHead)
@@ -73,10 +93,8 @@ func (c *conversation) head(ctx context.Context) *answer {
 	}
 	resp.Body.Close()
 	tag := etag(resp)
-	switch {
-	case resp.StatusCode == http.StatusNotModified && (tag == "" || tag == c.known.ETag),
-		resp.StatusCode == http.StatusOK && tag == c.known.ETag:
-		return c.known
+	if resp.StatusCode == http.StatusNotModified || resp.StatusCode == http.StatusOK && tag != "" {
+		return c.tagged(tag)
 	}
 	return nil
 }
@@ -138,11 +156,8 @@ func (c *conversation) try(ctx context.Context) (*answer, error) {
 	}
 	defer resp.Body.Close()
 	switch {
-	case resp.StatusCode == http.StatusNotModified && c.known != nil:
-		if tag := etag(resp); tag != "" && tag != c.known.ETag {
-			return nil, fmt.Errorf("invalid not-modified ETag: %q", tag)
-		}
-		return c.known, nil
+	case resp.StatusCode == http.StatusNotModified && len(c.known) > 0:
+		return c.notModified(req, resp)
 	case resp.StatusCode < 200 || resp.StatusCode >= 300:
 		return nil, newStatusError(resp)
 	}
@@ -162,6 +177,21 @@ func (c *conversation) try(ctx context.Context) (*answer, error) {
 		return nil, err
 	}
 	a.Digest, a.Size = desc.Digest, desc.Size
+	return a, nil
+}
+
+// notModified finds the file that the server says to be the one that is known.
+func (c *conversation) notModified(req *http.Request, resp *http.Response) (*answer, error) {
+	if req.Header.Get("If-Modified-Since") != "" && etag(resp) == "" {
+		return c.known[0], nil
+	}
+	a := c.tagged(etag(resp))
+	if a == nil && etag(resp) == "" {
+		c.known = nil // the next attempt asks for the file, whatever is known
+	}
+	if a == nil {
+		return nil, fmt.Errorf("invalid not-modified ETag: %q", etag(resp))
+	}
 	return a, nil
 }
 

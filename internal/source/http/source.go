@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -142,8 +143,10 @@ func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*File, error
 	if err != nil {
 		return nil, err
 	}
-	if known != nil && known.Digest == r.Checksum {
-		return known.file(r), nil
+	for _, a := range known {
+		if a.Digest == r.Checksum {
+			return a.file(r), nil
+		}
 	}
 	a, err := s.ask(ctx, r, env, known)
 	if errdefs.IsDataLoss(err) {
@@ -155,16 +158,28 @@ func (s *Source) Resolve(ctx context.Context, r *Request, env Env) (*File, error
 	if err := r.check(a.Digest); err != nil {
 		return nil, err
 	}
-	if known == nil || *a != *known {
-		data, err := json.Marshal(a)
-		if err != nil {
-			return nil, fmt.Errorf("remembering %s: %w", r, err)
-		}
-		if err := s.store.PutMemo(ctx, r.place(), string(data)); err != nil {
-			return nil, err
+	return a.file(r), s.remember(ctx, r, known, a)
+}
+
+// maxKnown is how many answers about one URL are remembered.
+const maxKnown = 8
+
+// remember puts an answer before those that are known, of which one with its ETag is no longer true.
+func (s *Source) remember(ctx context.Context, r *Request, known []*answer, a *answer) error {
+	if len(known) > 0 && *a == *known[0] {
+		return nil
+	}
+	all := []*answer{a}
+	for _, k := range known {
+		if (k.ETag != a.ETag || k.ETag == "" && k.Digest != a.Digest) && len(all) < maxKnown {
+			all = append(all, k)
 		}
 	}
-	return a.file(r), nil
+	data, err := json.Marshal(all)
+	if err != nil {
+		return fmt.Errorf("remembering %s: %w", r, err)
+	}
+	return s.store.PutMemo(ctx, r.place(), string(data))
 }
 
 // withoutURL takes the address out of an error of net/http's: that of the request stands in the text
@@ -190,31 +205,29 @@ func (r *Request) check(got digest.Digest) error {
 	return &failure{fmt.Sprintf("digest mismatch for %s: %s (expected: %s)", r, got, r.Checksum), errdefs.ErrDataLoss}
 }
 
-// known returns what the server said last time, if the store still holds that file.
-func (s *Source) known(ctx context.Context, r *Request) (*answer, error) {
+// known returns what the server said at other times, of the files that the store still holds: what it said last comes first.
+func (s *Source) known(ctx context.Context, r *Request) ([]*answer, error) {
 	text, ok, err := s.store.Memo(ctx, r.place())
 	if err != nil || !ok {
 		return nil, err
 	}
-	a := &answer{}
-	if json.Unmarshal([]byte(text), a) != nil || !s.store.HasBlob(a.Digest) {
-		return nil, nil // damaged, or gone: a miss
+	var all []*answer
+	if json.Unmarshal([]byte(text), &all) != nil {
+		return nil, nil // damaged: a miss
 	}
-	return a, nil
+	return slices.DeleteFunc(all, func(a *answer) bool { return a == nil || !s.store.HasBlob(a.Digest) }), nil
 }
 
-// ask sends the requests. known may be nil.
-func (s *Source) ask(ctx context.Context, r *Request, env Env, known *answer) (*answer, error) {
+// ask sends the requests. known may be empty.
+func (s *Source) ask(ctx context.Context, r *Request, env Env, known []*answer) (*answer, error) {
 	header, err := r.header(ctx, env)
 	if err != nil {
 		return nil, err
 	}
 	c := &conversation{Source: s, r: r, env: env, header: header, known: known}
-	if known != nil {
-		// BuildKit's rule: some servers that have ETags do not heed If-None-Match, so HEAD comes first.
-		if a := c.head(ctx); a != nil {
-			return a, nil
-		}
+	// BuildKit's rule: some servers that have ETags do not heed If-None-Match, so HEAD comes first.
+	if a := c.head(ctx); a != nil {
+		return a, nil
 	}
 	return c.get(ctx)
 }
