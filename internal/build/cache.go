@@ -66,13 +66,14 @@ func (b *building) openCaches(imports map[string]*cache.Import) (*caches, error)
 // exporterResponseManifestDesc is by what a client is told of the manifest of a cache.
 const exporterResponseManifestDesc = "cache.manifest"
 
-// places are caches with their directories, which are the client's if there is one.
+// places are caches as whose they are: with a client, the client's, with its directories.
 func (r *Request) places(entries []cache.Entry) []cache.Entry {
 	if r.Client == nil {
 		return entries
 	}
 	entries = slices.Clone(entries)
 	for i := range entries {
+		entries[i].Foreign = true
 		entries[i].Directory = func(path string) cache.Blobs { return r.Client.Blobs("", client.CacheStore+path) }
 	}
 	return entries

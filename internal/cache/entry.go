@@ -19,6 +19,9 @@ type Entry struct {
 	Attrs map[string]string
 	// Directory gives the directories of type=local by their paths, where they are not this machine's.
 	Directory func(path string) Blobs
+	// Foreign is one of somebody else's, who says all of it: this process' environment is not looked at, as what it has to be
+	// known by would be shown wherever the entry says that the cache is.
+	Foreign bool
 }
 
 // secrets finds the values of attributes that nobody may see, whole fields where they are quoted.
@@ -121,7 +124,10 @@ func ParseFroms(entries []Entry) ([]*From, error) {
 	var all []*From
 	for _, e := range entries {
 		e, missing := e.completed()
-		if missing != "" {
+		switch {
+		case missing != "" && e.Foreign:
+			return nil, fmt.Errorf("failed to configure %s cache importer: %s", e.Type, missing)
+		case missing != "":
 			continue
 		}
 		f, err := ParseFrom(e)
@@ -141,7 +147,10 @@ func ParseTos(entries []Entry) ([]*To, error) {
 	var twice []string
 	for _, e := range entries {
 		e, missing := e.completed()
-		if missing != "" {
+		switch {
+		case missing != "" && e.Foreign:
+			return nil, fmt.Errorf("failed to configure %s cache exporter: %s", e.Type, missing)
+		case missing != "":
 			continue
 		}
 		key := e.key()

@@ -33,8 +33,11 @@ type kind struct {
 	to   func(t *To, attrs map[string]string) (location, error)
 	from func(attrs map[string]string) (location, error)
 	// complete adds to attributes what the environment has, and says what is missing for a cache to speak
-	// of: one that is there in some environments alone is passed over in others. It may be nil.
+	// of: one that is there in some environments alone is passed over in others. It may be nil. env has nothing for somebody
+	// else's cache, of which then all has to be said.
 	complete func(attrs map[string]string, env func(string) (string, bool)) (missing string)
+	// keys are what somebody else has to be known by, so that it is never by what this process can find.
+	keys []string
 }
 
 // kinds are the types that there are.
@@ -43,7 +46,7 @@ var kinds = map[string]kind{
 	TypeRegistry: {to: registryTo, from: registryFrom},
 	TypeLocal:    {to: directoryTo, from: directoryFrom},
 	TypeGHA:      {to: githubTo, from: githubFrom, complete: githubEnvironment},
-	TypeS3:       {to: s3To, from: s3From},
+	TypeS3:       {to: s3To, from: s3From, complete: s3Environment, keys: []string{"access_key_id", "secret_access_key"}},
 }
 
 // elsewhere are the types that BuildKit has and that are not there.
@@ -68,6 +71,14 @@ func (e Entry) completed() (_ Entry, missing string) {
 	e.Attrs = maps.Clone(e.Attrs)
 	if e.Attrs == nil {
 		e.Attrs = map[string]string{}
+	}
+	if e.Foreign {
+		for _, key := range k.keys {
+			if e.Attrs[key] == "" {
+				return e, key + "= is not set, and keys of this machine are not yours to use"
+			}
+		}
+		return e, k.complete(e.Attrs, func(string) (string, bool) { return "", false })
 	}
 	return e, k.complete(e.Attrs, os.LookupEnv)
 }

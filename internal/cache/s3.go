@@ -1,12 +1,10 @@
 package cache
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -54,6 +52,18 @@ func s3From(attrs map[string]string) (location, error) {
 	return b, nil
 }
 
+// s3Environment adds what the environment has. Keys are looked for later where none are named, but not for somebody else.
+func s3Environment(attrs map[string]string, env func(string) (string, bool)) (missing string) {
+	for _, f := range []struct{ attr, name string }{
+		{"bucket", "AWS_BUCKET"}, {"region", "AWS_REGION"}, {"endpoint_url", "AWS_ENDPOINT_URL_S3"}, {"endpoint_url", "AWS_ENDPOINT_URL"},
+	} {
+		if v, ok := env(f.name); ok && attrs[f.attr] == "" {
+			attrs[f.attr] = v
+		}
+	}
+	return ""
+}
+
 // parseS3 reads attributes by BuildKit's rules.
 func parseS3(attrs map[string]string) (*bucketAt, error) {
 	get := func(attr, def string) string {
@@ -64,9 +74,8 @@ func parseS3(attrs map[string]string) (*bucketAt, error) {
 	}
 	b := &bucketAt{
 		opts: bucket.Options{
-			Bucket: get("bucket", os.Getenv("AWS_BUCKET")), Region: get("region", os.Getenv("AWS_REGION")),
-			Endpoint: cmp.Or(attrs["endpoint_url"], os.Getenv("AWS_ENDPOINT_URL_S3"), os.Getenv("AWS_ENDPOINT_URL")),
-			Keys:     bucket.Keys{ID: attrs["access_key_id"], Secret: attrs["secret_access_key"], Session: attrs["session_token"]},
+			Bucket: attrs["bucket"], Region: attrs["region"], Endpoint: attrs["endpoint_url"],
+			Keys: bucket.Keys{ID: attrs["access_key_id"], Secret: attrs["secret_access_key"], Session: attrs["session_token"]},
 		},
 		blobs: attrs["prefix"] + get("blobs_prefix", "blobs/"), indexes: attrs["prefix"] + get("manifests_prefix", "manifests/"),
 		names: strings.Split(get("name", "buildkit"), ";"), refresh: 24 * time.Hour,

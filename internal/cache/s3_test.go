@@ -243,3 +243,34 @@ func TestS3HostileIndexes(t *testing.T) {
 		t.Errorf("got %v, %+v", err, i.contents)
 	}
 }
+
+// What this machine has to be known by is not somebody else's to use.
+func TestForeignEntries(t *testing.T) {
+	for name, value := range map[string]string{
+		"AWS_BUCKET": "b", "AWS_REGION": "r", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret",
+		"ACTIONS_RUNTIME_TOKEN": "token", "ACTIONS_RESULTS_URL": "http://localhost/",
+	} {
+		t.Setenv(name, value)
+	}
+	keys := map[string]string{"bucket": "b", "region": "r", "access_key_id": "mine", "secret_access_key": "mine"}
+	half := map[string]string{"access_key_id": "mine", "secret_access_key": "mine"}
+	for name, tc := range map[string]struct {
+		typ   string
+		attrs map[string]string
+		err   string
+	}{
+		"keys":      {TypeS3, map[string]string{"bucket": "b", "region": "r", "endpoint_url": "http://localhost"}, "access_key_id= is not set"},
+		"secret":    {TypeS3, map[string]string{"bucket": "b", "region": "r", "access_key_id": "id"}, "secret_access_key= is not set"},
+		"bucket":    {TypeS3, half, "bucket ($AWS_BUCKET) not set"},
+		"token":     {TypeGHA, map[string]string{"url": "http://localhost/"}, "token="},
+		"all of it": {TypeS3, keys, ""},
+	} {
+		_, to := ParseTos([]Entry{{Type: tc.typ, Attrs: tc.attrs, Foreign: true}})
+		_, from := ParseFroms([]Entry{{Type: tc.typ, Attrs: tc.attrs, Foreign: true}})
+		for _, err := range []error{to, from} {
+			if (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%s: got %v, want %q", name, err, tc.err)
+			}
+		}
+	}
+}

@@ -11,8 +11,6 @@ import (
 // But devices (exec.meta.cdi) are told of: docker/dockerfile would leave them out without a word, and steps that want them are
 // refused before anything runs.
 var lacking = map[apicaps.CapID]string{
-	pb.CapRemoteCacheGHA:            "clients leave a cache out that the server has not; with it they send credentials of the runner, which no server here takes",
-	pb.CapRemoteCacheS3:             "as above",
 	pb.CapRemoteCacheAzBlob:         "there is no such cache",
 	pb.CapSourceGitBundle:           "repositories come from servers",
 	pb.CapSourceGitCheckoutBundle:   "repositories come from servers",

@@ -85,9 +85,8 @@ func (b *Builder) request(s *control.Solve) (build.Request, error) {
 	return req, nil
 }
 
-// clientCaches are the types of caches that a client may name. Others take what they are known by from the environment, which is the
-// server's: they would be given it wherever the client says that they are.
-var clientCaches = []string{cache.TypeRegistry, cache.TypeLocal, cache.TypeInline}
+// clientCaches are the types of caches that a client may name. What they are known by the client says as well: see cache.Entry.Foreign.
+var clientCaches = []string{cache.TypeRegistry, cache.TypeLocal, cache.TypeInline, cache.TypeGHA, cache.TypeS3}
 
 // checkCaches refuses caches of other types, in BuildKit's words for those that it does not have.
 func checkCaches(s *control.Solve) error {

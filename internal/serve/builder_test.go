@@ -7,9 +7,9 @@ import (
 	"github.com/slipway-build/slipway/internal/serve/control"
 )
 
-// Caches whose credentials would be those of the server's environment are not a client's to name.
+// Of caches a client may name those that there are.
 func TestCachesOfClients(t *testing.T) {
-	for typ, want := range map[string]bool{"registry": true, "local": true, "inline": true, "gha": false, "s3": false, "azblob": false, "": false} {
+	for typ, want := range map[string]bool{"registry": true, "local": true, "inline": true, "gha": true, "s3": true, "azblob": false, "": false} {
 		for _, s := range []control.Solve{{CacheTo: []cache.Entry{{Type: typ}}}, {CacheFrom: []cache.Entry{{Type: typ}}}} {
 			_, err := (&Builder{}).request(&s)
 			if (err == nil) != want {
