@@ -147,6 +147,9 @@ func (l *linked) execIn(ctx context.Context, r *running, p *Process, streams IO)
 	}
 	defer func() { err = errors.Join(err, back()) }()
 	process, err := l.startIn(ctx, r, b, wires)
+	if errors.Is(err, unix.ECONNRESET) { // killed before it said anything, as what is in a container that ends
+		err = fmt.Errorf("starting the process: it was killed: %w", err)
+	}
 	if err != nil {
 		return err
 	}
