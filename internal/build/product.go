@@ -99,7 +99,7 @@ func (b *building) clamp(ctx context.Context, p *product, epoch *time.Time, file
 		return src, err
 	}
 	v, err := b.run.Clamp(ctx, p.value, inherited, *epoch)
-	src.Snapshot = v.Snapshot
+	src.Snapshot, src.Clamped = v.Snapshot, len(v.Snapshot)-inherited
 	return src, err
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strconv"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -29,4 +30,17 @@ func clampHistory(entries []ocispec.History, base []byte, epoch time.Time) error
 		}
 	}
 	return nil
+}
+
+// rewritten is what BuildKit annotates layers with whose times it has clamped: the epoch.
+const rewritten = "buildkit/rewritten-timestamp"
+
+// tellClamped annotates the layers of which files are not later than the epoch.
+func (src *Source) tellClamped(forms []layerForm) {
+	if src.Epoch == nil {
+		return
+	}
+	for i := len(forms) - src.Clamped; i < len(forms); i++ {
+		forms[i].desc.Annotations = map[string]string{rewritten: strconv.FormatInt(src.Epoch.Unix(), 10)}
+	}
 }

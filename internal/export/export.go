@@ -33,6 +33,8 @@ type Source struct {
 	// Epoch, unless nil, is the latest time that the image tells of what was made in the build.
 	// (The files of the snapshot are the caller's affair.)
 	Epoch *time.Time
+	// Clamped counts the layers, from the last one down, whose files are not later than Epoch.
+	Clamped int
 	// Cache, unless nil, is put into the config as an inline cache.
 	Cache        json.RawMessage
 	Attestations []Attestation
@@ -193,6 +195,9 @@ func assembleImage(ctx context.Context, s *store.Store, src Source, opt Options)
 	}
 	if err := g.Wait(); err != nil {
 		return Image{}, fmt.Errorf("exporting layers: %w", err)
+	}
+	if !opt.DockerTypes { // which have no annotations
+		src.tellClamped(forms)
 	}
 	config, img, err := finishConfig(src, forms)
 	if err != nil {

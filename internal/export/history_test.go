@@ -3,6 +3,7 @@ package export
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -164,5 +165,16 @@ func TestMediaTypes(t *testing.T) {
 		if got := ociMediaType(in); got != want {
 			t.Errorf("%s is %s, want %s", in, got, want)
 		}
+	}
+}
+
+// Layers of which the times are clamped say so, as BuildKit's do: those of the base image do not.
+func TestTellClamped(t *testing.T) {
+	fs := forms("ab")
+	src := Source{Epoch: at(3), Clamped: 1}
+	src.tellClamped(fs)
+	want := strconv.FormatInt(at(3).Unix(), 10)
+	if fs[0].desc.Annotations != nil || fs[1].desc.Annotations["buildkit/rewritten-timestamp"] != want {
+		t.Errorf("annotations are %v and %v, want those of the last one to be %s", fs[0].desc.Annotations, fs[1].desc.Annotations, want)
 	}
 }
