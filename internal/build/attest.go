@@ -125,6 +125,7 @@ func statement(tree layer.Tree, file, predicateType string) (export.Attestation,
 		return none, fmt.Errorf("bundle entry %s does not match required predicate type %s", stmt.PredicateType, predicateType)
 	}
 	a := export.Attestation{File: file, PredicateType: stmt.PredicateType, Predicate: stmt.Predicate, Subjects: stmt.Subject}
+	a.Self = len(a.Subjects) == 0
 	return a, fromFrontend(a)
 }
 
@@ -173,5 +174,9 @@ func readAttestation(tree layer.Tree, file string) ([]byte, error) {
 	case e.Size > maxAttestation:
 		return nil, fmt.Errorf("%s exceeds %d bytes", file, maxAttestation)
 	}
-	return layer.ReadFile(tree, p)
+	data, err := layer.ReadFile(tree, p)
+	if len(data) == 0 {
+		return nil, err // null, where it is put into a statement
+	}
+	return data, err
 }

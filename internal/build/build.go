@@ -13,6 +13,8 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/exporter/verifier"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/sourcepolicy/policysession"
@@ -79,10 +81,11 @@ type building struct {
 	done     *Result // once it is delivered
 
 	// Of the last attempt:
-	run   *engine.Run
-	attrs map[string]string // the frontend's options
-	asked *frontend.Asked   // whom somebody who evaluates asked for it; nil: nobody
-	out   *gw.Result        // what the frontend made of them, once solved is closed
+	run    *engine.Run
+	attrs  map[string]string // the frontend's options
+	asking frontend.Options  // what it is asked with
+	asked  *frontend.Asked   // whom somebody who evaluates asked for it; nil: nobody
+	out    *gw.Result        // what the frontend made of them, once solved is closed
 	// solved tells those that wait for out.
 	solved chan struct{}
 	// byPlatform says that the frontend's result is a map of platforms, which may be just one
@@ -196,6 +199,7 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 			b.read = append(b.read, ref.Edge())
 		},
 	}
+	b.asking = opt
 	out, err := b.evaluate(ctx, opt)
 	if err != nil {
 		return nil, b.noDockerfile(err)
@@ -251,6 +255,12 @@ func (b *building) noDockerfile(err error) error {
 
 // deliver evaluates what the frontend made, and brings it to where the request wants it.
 func (b *building) deliver(ctx context.Context, out *gw.Result, res *Result) error {
+	if err := b.verifyPlatforms(ctx, out, res); err != nil {
+		return err
+	}
+	if err := b.scan(ctx, out); err != nil {
+		return err
+	}
 	products, err := b.products(ctx, out)
 	if err != nil {
 		return err
@@ -278,6 +288,18 @@ func (b *building) deliver(ctx context.Context, out *gw.Result, res *Result) err
 		}
 	}
 	return nil
+}
+
+// verifyPlatforms warns of a result that is not for the platforms that were asked for.
+func (b *building) verifyPlatforms(ctx context.Context, out *gw.Result, res *Result) error {
+	if err := verifier.CaptureFrontendOpts(b.attrs, out); err != nil {
+		return err
+	}
+	warnings, err := verifier.CheckInvalidPlatforms(ctx, out)
+	for _, w := range warnings {
+		b.warn(res, b.id("verifying platforms"), string(w.Short), gw.WarnOpts{})
+	}
+	return err
 }
 
 // verify carries out again what was cached of the result, which is delivered by then.
@@ -344,9 +366,10 @@ func (r *Request) check() error {
 	return nil
 }
 
-// told are the names of an image as those who asked for it are told of them: a client's as it wrote them.
+// told are the names of an image as those who asked for it are told of them: a client's as it wrote them,
+// but for archives.
 func (r *Request) told(o Output, names []string) []string {
-	if r.Client == nil {
+	if r.Client == nil || o.Type != OutputImage {
 		return names
 	}
 	return r.given(o)
@@ -364,10 +387,30 @@ func (r *Request) given(outputs ...Output) []string {
 	return names
 }
 
+// frontendsName is the name of an output in place of which the one counts that the frontend gives.
+const frontendsName = "*"
+
+// named is an output with its name.
+func (b *building) named(o Output) (Output, error) {
+	if o.Attrs["name"] != frontendsName {
+		return o, nil
+	}
+	name := string(b.out.Metadata[exptypes.ExporterImageNameKey])
+	if name == "" || name == frontendsName {
+		return o, fmt.Errorf("invalid tag %q: the frontend gives no name", frontendsName)
+	}
+	o.Attrs = maps.Clone(o.Attrs)
+	o.Attrs["name"] = name
+	return o, nil
+}
+
 // names returns the full names of the image for some outputs.
 func (r *Request) names(outputs ...Output) ([]string, error) {
 	var names []string
 	for _, t := range r.given(outputs...) {
+		if t == frontendsName && !slices.Contains(r.Tags, t) {
+			continue
+		}
 		name, err := store.NormalizeName(t)
 		if err != nil {
 			return nil, fmt.Errorf("invalid tag %q: %w", t, errors.Unwrap(err))

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/layer"
@@ -120,9 +122,6 @@ func (o *Output) encoding() (layer.Encoding, error) {
 	default:
 		return e, fmt.Errorf("compression %q is not supported: use gzip, zstd or uncompressed", v)
 	}
-	if e.Compression == layer.Zstd && !o.is("oci-mediatypes", true) {
-		return e, errors.New(`exporter option "compression=zstd" conflicts with "oci-mediatypes=false"`)
-	}
 	if v := o.Attrs["compression-level"]; v != "" {
 		n, err := strconv.Atoi(v)
 		if err != nil {
@@ -151,8 +150,9 @@ func (o *Output) epoch(build *time.Time) (*time.Time, error) {
 	return &t, nil
 }
 
-// annotations are those of the output's attributes.
-func (o *Output) annotations() (export.Annotations, error) {
+// annotations are those of the output's attributes, and those of the same keys that the frontend gave: its own come before those, as
+// with BuildKit.
+func (o *Output) annotations(said map[string][]byte) (export.Annotations, error) {
 	a := export.Annotations{
 		Index: map[string]string{}, IndexDescriptor: map[string]string{},
 		Manifest: map[string]map[string]string{}, ManifestDescriptor: map[string]map[string]string{},
@@ -163,7 +163,14 @@ func (o *Output) annotations() (export.Annotations, error) {
 		}
 		return m[platform]
 	}
-	for key, value := range o.Attrs {
+	all := maps.Clone(o.Attrs)
+	if all == nil {
+		all = map[string]string{}
+	}
+	for key, value := range said {
+		all[key] = string(value)
+	}
+	for key, value := range all {
 		k, ok, err := exptypes.ParseAnnotationKey(key)
 		if !ok {
 			continue
@@ -241,6 +248,11 @@ func (b *building) exportOne(ctx context.Context, o *Output, i int, products []*
 			return nil, errors.New("docker exporter does not currently support exporting manifest lists: use type=oci")
 		}
 	}
+	named, err := b.named(*o)
+	if err != nil {
+		return nil, err
+	}
+	o = &named
 	names, err := b.req.names(*o)
 	if err != nil {
 		return nil, err
@@ -271,7 +283,7 @@ func (b *building) exportOne(ctx context.Context, o *Output, i int, products []*
 		for _, name := range names {
 			step.Status("naming to "+name, 0, 0, true)
 		}
-		return named(a, names), nil
+		return records(a, names), nil
 	case !o.is("tar", true):
 		return nil, b.place(o, i).layout(ctx, b.opt.Store, a, names)
 	}
@@ -295,7 +307,7 @@ func (b *building) assemble(ctx context.Context, o *Output, names []string, prod
 	if opt.Encoding, err = o.encoding(); err != nil {
 		return nil, err
 	}
-	if opt.Annotations, err = o.annotations(); err != nil {
+	if opt.Annotations, err = o.annotations(b.out.Metadata); err != nil {
 		return nil, err
 	}
 	sources, err := b.sources(ctx, products, o)
@@ -308,6 +320,11 @@ func (b *building) assemble(ctx context.Context, o *Output, names []string, prod
 		return nil, err
 	}
 	step.Status("exporting layers", 0, 0, true)
+	if epoch := sources[0].Epoch; epoch != nil && o.Type != OutputImage {
+		said := a.Target.Annotations
+		a.Target.Annotations = map[string]string{ocispec.AnnotationCreated: epoch.UTC().Format(time.RFC3339)}
+		maps.Copy(a.Target.Annotations, said)
+	}
 	res.ImageID, res.Manifest = a.Target.Digest, a.Target
 	for _, img := range a.Images {
 		step.Status("exporting manifest "+img.Manifest.Digest.String(), 0, 0, true)
@@ -355,9 +372,9 @@ func (b *building) exportFiles(ctx context.Context, o *Output, i int, products [
 	})
 }
 
-// named lists the records of an assembly, one per name; an image without a name has one too. An
+// records lists the records of an assembly, one per name; an image without a name has one too. An
 // index stands in the store with the image of this machine, or with its first one.
-func named(a *export.Assembly, names []string) []store.Image {
+func records(a *export.Assembly, names []string) []store.Image {
 	img := a.Images[0]
 	for _, i := range a.Images {
 		if platforms.Default().Match(*i.Manifest.Platform) {

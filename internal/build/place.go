@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/slipway-build/slipway/internal/atomicfile"
 	"github.com/slipway-build/slipway/internal/client"
 	"github.com/slipway-build/slipway/internal/export"
@@ -91,6 +93,14 @@ type away struct {
 const clientBuffer = 1 << 20
 
 func (a away) archive(ctx context.Context, about map[string]string, fn func(io.Writer) error) error {
+	err := a.send(ctx, about, fn)
+	if errors.Is(err, errdefs.ErrAlreadyExists) { // it has what about says, and wants nothing
+		return nil
+	}
+	return err
+}
+
+func (a away) send(ctx context.Context, about map[string]string, fn func(io.Writer) error) error {
 	w, err := a.client.Writer(ctx, a.id, about)
 	if err != nil {
 		return err

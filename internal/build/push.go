@@ -24,6 +24,7 @@ func (b *building) push(ctx context.Context, o *Output, a *export.Assembly, name
 			done := e.State != export.PushWaiting && e.State != export.PushSending
 			step.Status(pushStatus(e), e.Sent, e.Desc.Size, done)
 		},
+		Phase: func(what string, done bool) { step.Status(what, 0, 0, done) },
 	}
 	names = slices.Clone(names)
 	if opt.ByDigest {

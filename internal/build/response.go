@@ -30,14 +30,12 @@ func response(a *export.Assembly, names []string) (map[string]string, error) {
 	return all, nil
 }
 
-// respond adds to what a client is answered. Of several outputs what the first one says counts.
+// respond adds to what a client is answered. Of several outputs what the last one says counts, as with BuildKit.
 func (r *Result) respond(all map[string]string) {
 	if r.Response == nil {
 		r.Response = map[string]string{}
 	}
 	for k, v := range all {
-		if _, ok := r.Response[k]; !ok {
-			r.Response[k] = v
-		}
+		r.Response[k] = v
 	}
 }

@@ -257,6 +257,8 @@ func explain(ctx context.Context, err error, format string, args ...any) error {
 		return fmt.Errorf("%s: %w", doing, ErrGone)
 	case code == codes.NotFound:
 		return &failure{doing + ": " + words(err), errdefs.ErrNotFound}
+	case code == codes.AlreadyExists:
+		return &failure{doing + ": " + words(err), errdefs.ErrAlreadyExists}
 	case code == codes.Unimplemented:
 		return &failure{doing + ": " + errNotServed.Error(), errNotServed}
 	}

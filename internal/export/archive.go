@@ -57,6 +57,12 @@ func (p dirPlace) file(name string, _ int64, r io.Reader) (err error) {
 // set it also has the manifest.json that `docker load` reads.
 func OCIArchive(ctx context.Context, s *store.Store, a *Assembly, names []string, docker bool, w io.Writer) error {
 	tw := tar.NewWriter(w)
+	for _, dir := range []string{"blobs/", "blobs/sha256/"} { // as Docker and containerd have it
+		hdr := &tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
+		if err := tw.WriteHeader(hdr); err != nil {
+			return fmt.Errorf("writing archive: %w", err)
+		}
+	}
 	if err := layout(ctx, s, a, names, docker, tarPlace{tw}); err != nil {
 		return err
 	}

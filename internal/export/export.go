@@ -273,13 +273,15 @@ func ociMediaType(mediaType string) string {
 	return mediaType
 }
 
-// dockerMediaType is the other way round. Docker's images know no zstd.
+// dockerMediaType is the other way round.
 func dockerMediaType(mediaType string) (string, error) {
 	switch mediaType {
 	case ocispec.MediaTypeImageLayer:
 		return images.MediaTypeDockerSchema2Layer, nil
 	case ocispec.MediaTypeImageLayerGzip:
 		return images.MediaTypeDockerSchema2LayerGzip, nil
+	case ocispec.MediaTypeImageLayerZstd:
+		return images.MediaTypeDockerSchema2LayerZstd, nil
 	}
 	return "", fmt.Errorf("a layer of the type %s has no Docker media type: leave out oci-mediatypes=false, or add compression=gzip,force-compression=true", mediaType)
 }
@@ -291,6 +293,9 @@ func finishConfig(src Source, forms []layerForm) ([]byte, Image, error) {
 	raw := map[string]json.RawMessage{}
 	if err := errors.Join(json.Unmarshal(src.Config, &img), json.Unmarshal(src.Config, &raw)); err != nil {
 		return nil, Image{}, err
+	}
+	if raw == nil {
+		return nil, Image{}, errors.New("invalid null image config for export")
 	}
 	if img.OS == "" || img.Architecture == "" {
 		return nil, Image{}, errors.New("the config names no os or no architecture")

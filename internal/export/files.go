@@ -108,7 +108,7 @@ func writeFiles(all []Files, split bool, w layer.Sink) error {
 	for _, f := range all {
 		sink := &filesSink{Sink: w, epoch: f.Epoch}
 		if split {
-			if sink.dir = strings.ReplaceAll(f.Platform, "/", "_"); !layer.IsName(sink.dir) {
+			if sink.dir = inName(f.Platform); !layer.IsName(sink.dir) {
 				return fmt.Errorf("platform %q cannot have a directory of its own", f.Platform)
 			}
 			if err := sink.Add(&layer.Entry{Path: ".", Mode: unix.S_IFDIR | 0o755, ModTime: time.Unix(0, 0)}); err != nil {
@@ -125,6 +125,11 @@ func writeFiles(all []Files, split bool, w layer.Sink) error {
 		}
 	}
 	return nil
+}
+
+// inName is a platform's identifier as a name of files: a frontend makes it up, and no system's separators stay in it.
+func inName(platform string) string {
+	return strings.NewReplacer("/", "_", `\`, "_", ":", "_").Replace(platform)
 }
 
 // filesSink places the entries of one platform.
@@ -179,7 +184,7 @@ func (f *Files) attest(sink *filesSink, named bool) error {
 		name := f.Prefix + path.Base(a.File)
 		if named {
 			ext := path.Ext(name)
-			name = strings.TrimSuffix(name, ext) + "." + strings.ReplaceAll(f.Platform, "/", "_") + ext
+			name = strings.TrimSuffix(name, ext) + "." + inName(f.Platform) + ext
 		}
 		if names[name] {
 			return fmt.Errorf("duplicate attestation path name %s", name)

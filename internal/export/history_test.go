@@ -145,7 +145,7 @@ func TestFinishConfigRefuses(t *testing.T) {
 		"{}":                          "no os or no architecture",
 		`{"os":"linux"}`:              "no os or no architecture",
 		`{"architecture":"amd64"}`:    "no os or no architecture",
-		"null":                        "no os or no architecture",
+		"null":                        "invalid null image config for export",
 		`{"os":1,"architecture":"x"}`: "cannot unmarshal",
 	} {
 		if _, _, err := finishConfig(Source{Config: []byte(in)}, nil); err == nil || !strings.Contains(err.Error(), want) {

@@ -54,6 +54,8 @@ type PushOptions struct {
 	Insecure bool
 	// Progress, unless nil, is told what happens, from several goroutines at once.
 	Progress func(PushEvent)
+	// Phase, unless nil, is told what begins, and when it is done, in BuildKit's words.
+	Phase func(what string, done bool)
 }
 
 // Push pushes a manifest, or an index with everything that it names, to registries under full image
@@ -66,6 +68,9 @@ type PushOptions struct {
 func Push(ctx context.Context, s *store.Store, c *registry.Client, desc ocispec.Descriptor, names []string, opt PushOptions) error {
 	if opt.Progress == nil {
 		opt.Progress = func(PushEvent) {}
+	}
+	if opt.Phase == nil {
+		opt.Phase = func(string, bool) {}
 	}
 	p := &pusher{store: s, client: c, opt: opt}
 	if err := p.collect(ctx, desc); err != nil {
@@ -163,6 +168,7 @@ func (p *pusher) pushTo(ctx context.Context, repo string, tags []string) error {
 	for _, desc := range p.blobs {
 		p.opt.Progress(PushEvent{Name: repo, Desc: desc, State: PushWaiting})
 	}
+	p.opt.Phase("pushing layers", false)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxUploads)
 	for _, desc := range p.blobs {
@@ -171,6 +177,7 @@ func (p *pusher) pushTo(ctx context.Context, repo string, tags []string) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	p.opt.Phase("pushing layers", true)
 	root := len(p.manifests) - 1
 	for _, desc := range p.manifests[:root] {
 		if err := p.push(ctx, repo, repo+"@"+desc.Digest.String(), desc); err != nil {
@@ -183,9 +190,12 @@ func (p *pusher) pushTo(ctx context.Context, repo string, tags []string) error {
 		if tag != "" {
 			name, ref = repo+":"+tag, repo+":"+tag
 		}
+		phase := "pushing manifest for " + name + "@" + desc.Digest.String()
+		p.opt.Phase(phase, false)
 		if err := p.push(ctx, name, ref, desc); err != nil {
 			return err
 		}
+		p.opt.Phase(phase, true)
 	}
 	all := make([]digest.Digest, 0, len(p.blobs))
 	for _, desc := range p.blobs {
