@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/system"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
@@ -193,6 +195,9 @@ func (c *Container) Start(ctx context.Context, p ContainerProcess) (*Running, er
 // environment is that of a process with the secrets in it.
 func (c *Container) environment(p ContainerProcess) ([]string, error) {
 	env := slices.Clone(p.Env)
+	if !slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "PATH=") }) {
+		env = append(env, "PATH="+system.DefaultPathEnv(c.x.platform.OS))
+	}
 	for _, s := range p.SecretEnv {
 		if s.GetID() == "" {
 			return nil, fmt.Errorf("secret ID missing for %q environment variable", s.GetName())

@@ -317,6 +317,9 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 	}
 	cache := x.caches[id]
 	if cache == nil {
+		if err := x.r.renewCache(n, id); err != nil {
+			return fmt.Errorf("mounting cache %s: %w", m.Dest, err)
+		}
 		cache, err = x.r.Engine.opt.Store.Cache(x.ctx, id, sharing, func(dir string) error {
 			if m.Input < 0 {
 				return nil
@@ -330,6 +333,27 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 		x.undo = append(x.undo, cache.Release)
 	}
 	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), ReadOnly: m.Readonly, Bind: cache.Dir, Mapped: true})
+	return nil
+}
+
+// renewCache has a step that ignores the cache begin with an empty cache mount, or a newly filled one: the first of a run that
+// mounts it, so that the others find what that one put there.
+func (r *Run) renewCache(n *node, id string) error {
+	if !n.v.IgnoreCache() {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.renewed[id] {
+		return nil
+	}
+	if err := r.Engine.opt.Store.DropCache(id); err != nil {
+		return err
+	}
+	if r.renewed == nil {
+		r.renewed = map[string]bool{}
+	}
+	r.renewed[id] = true
 	return nil
 }
 

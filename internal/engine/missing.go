@@ -30,6 +30,9 @@ func (r *Run) missing(ctx context.Context, n *node, in edge, err error) error {
 	} else {
 		why = "it was looked for in " + terminal.Short(in.n.v.Name(), maxCommand)
 		if v, verr := r.value(ctx, in); verr == nil {
+			if !v.local() && len(v.Snapshot) == 0 { // BuildKit has no sum of nothing
+				err = &fileop.NotFoundError{Path: gone.Path, Late: true}
+			}
 			tree, _ = r.Tree(ctx, v, store.NeedMetadata) // it is only for a hint
 		}
 	}

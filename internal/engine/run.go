@@ -39,6 +39,7 @@ type Run struct {
 	nodes   map[digest.Digest]*node
 	linked  map[digest.Digest]*Run // whose vertices are what this run has of others
 	told    map[digest.Digest]bool // vertices that the build's log has heard of
+	renewed map[string]bool        // cache mounts that were emptied
 	atEnd   []func(failed bool)
 	records []StepRecord
 }

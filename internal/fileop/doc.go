@@ -27,9 +27,16 @@ import (
 // NotFoundError tells that an operation asked for a path that is not there. It is fs.ErrNotExist.
 type NotFoundError struct {
 	Path string // absolute, as the operation names it
+	// Late: BuildKit sums nothing of where the path was looked for, and misses it when it copies, in other words.
+	Late bool
 }
 
-func (e *NotFoundError) Error() string { return fmt.Sprintf("%q: not found", e.Path) }
+func (e *NotFoundError) Error() string {
+	if e.Late {
+		return e.Path + ": no such file or directory"
+	}
+	return fmt.Sprintf("%q: not found", e.Path)
+}
 
 // Is makes errors.Is(err, fs.ErrNotExist) hold.
 func (e *NotFoundError) Is(target error) bool { return target == fs.ErrNotExist }

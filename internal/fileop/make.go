@@ -2,7 +2,9 @@ package fileop
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -192,6 +194,11 @@ func (m *maker) run(v int64) (*result, error) {
 	return r, nil
 }
 
+// summed reports whether BuildKit sums what is copied of a value: of an input that nothing is done to.
+func (m *maker) summed(v int64) bool {
+	return v >= 0 && v < int64(len(m.inputs)) && !slices.ContainsFunc(m.actions, func(a *pb.FileAction) bool { return a.Input == v })
+}
+
 func (m *maker) act(p *Plan, source layer.Tree, a *pb.FileAction) error {
 	switch x := a.Action.(type) {
 	case *pb.FileAction_Mkdir:
@@ -203,7 +210,11 @@ func (m *maker) act(p *Plan, source layer.Tree, a *pb.FileAction) error {
 	case *pb.FileAction_Rm:
 		return m.rm(p, x.Rm)
 	case *pb.FileAction_Copy:
-		return m.copy(p, source, x.Copy)
+		err := m.copy(p, source, x.Copy)
+		if gone := (*NotFoundError)(nil); errors.As(err, &gone) {
+			gone.Late = !m.summed(a.SecondaryInput)
+		}
+		return err
 	}
 	return fmt.Errorf("unknown kind of file action %T", a.Action)
 }

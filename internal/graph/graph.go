@@ -7,7 +7,6 @@ package graph
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/solver/errdefs"
@@ -202,7 +201,18 @@ func (l *loader) sources(d digest.Digest) []*errdefs.Source {
 	return all
 }
 
-// Ranges are those of some ranges that have a beginning and an end, as whoever prints them takes for granted.
+// Ranges are those of some ranges that have a beginning. Each has an end as well, as whoever prints them takes for granted:
+// where none is said, the beginning.
 func Ranges(all []*pb.Range) []*pb.Range {
-	return slices.DeleteFunc(slices.Clone(all), func(r *pb.Range) bool { return r == nil || r.Start == nil || r.End == nil })
+	var whole []*pb.Range
+	for _, r := range all {
+		switch {
+		case r == nil || r.Start == nil:
+		case r.End == nil:
+			whole = append(whole, &pb.Range{Start: r.Start, End: r.Start})
+		default:
+			whole = append(whole, r)
+		}
+	}
+	return whole
 }

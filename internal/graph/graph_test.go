@@ -209,7 +209,7 @@ func TestSources(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := e.Vertex.Sources
-	if len(s) != 1 || len(s[0].Ranges) != 1 || s[0].Info.Filename != "Dockerfile" || s[0].Ranges[0].Start.Line != 3 {
+	if len(s) != 1 || len(s[0].Ranges) != 2 || s[0].Ranges[1].End.GetLine() != 1 || s[0].Info.Filename != "Dockerfile" || s[0].Ranges[0].Start.Line != 3 {
 		t.Errorf("the sources are %v", s)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -35,7 +36,7 @@ func (c *Cache) Release() { c.lock.Close() }
 // processes, until ctx ends; the others get a cache of their own when this one is taken from them, as
 // in BuildKit.
 func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func(dir string) error) (*Cache, error) {
-	hash := digest.FromString(id).Encoded()[:32]
+	hash := cacheName(id)
 	mode := unix.LOCK_EX
 	if sharing == SharingShared {
 		mode = unix.LOCK_SH
@@ -72,6 +73,32 @@ func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func
 		}
 	}
 }
+
+// DropCache removes what nobody uses of the cache mount with the given id, so that who opens it next fills a new one.
+func (s *Store) DropCache(id string) error {
+	names, err := s.mounts()
+	if err != nil {
+		return fmt.Errorf("emptying cache mount %s: %w", id, err)
+	}
+	trash, err := s.TempDir()
+	if err != nil {
+		return fmt.Errorf("emptying cache mount %s: %w", id, err)
+	}
+	defer os.RemoveAll(trash)
+	hash := cacheName(id)
+	for _, name := range names {
+		if name != hash && !strings.HasPrefix(name, hash+"-") {
+			continue
+		}
+		if _, err := s.pruneMount(name, time.Now(), trash); err != nil {
+			return fmt.Errorf("emptying cache mount %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// cacheName is that of a cache mount's directory, and with a number of those beside it.
+func cacheName(id string) string { return digest.FromString(id).Encoded()[:32] }
 
 // isAt reports whether an open file is what its path leads to.
 func isAt(f *os.File) bool {

@@ -119,7 +119,7 @@ func readLayer(ctx context.Context, r io.Reader, alg digest.Algorithm, sink laye
 
 func haveDiffID(got, want digest.Digest) error {
 	if got != want {
-		return fmt.Errorf("uncompressed content is %s, want diffID %s: %w", got, want, ErrFalse)
+		return fmt.Errorf("failed to verify layer: expected diffID %s, got %s: %w", want, got, ErrFalse)
 	}
 	return nil
 }

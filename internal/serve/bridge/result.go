@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	apitypes "github.com/moby/buildkit/api/types"
 	"github.com/moby/buildkit/client/llb"
@@ -50,7 +51,7 @@ func (b *Bridge) Return(ctx context.Context, req *gwpb.ReturnRequest) (*gwpb.Ret
 // printable reports whether the places of an error are such: BuildKit's function that prints them relies on it.
 func printable(err error) bool {
 	for _, s := range errdefs.Sources(err) {
-		if len(graph.Ranges(s.Ranges)) < len(s.Ranges) {
+		if slices.ContainsFunc(s.Ranges, func(r *pb.Range) bool { return r == nil || r.Start == nil || r.End == nil }) {
 			return false
 		}
 	}
