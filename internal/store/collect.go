@@ -282,9 +282,15 @@ func forget[T ~string](tx *sql.Tx, table, key string, keep func(T) bool) error {
 func moveOthers(dir, to string, keep func(name string) bool) error {
 	entries, err := readDir(dir)
 	for _, e := range entries {
-		if !keep(e.Name()) {
-			err = errors.Join(err, os.Rename(filepath.Join(dir, e.Name()), filepath.Join(to, e.Name())))
+		if keep(e.Name()) {
+			continue
 		}
+		path := filepath.Join(dir, e.Name())
+		moved := os.Rename(path, filepath.Join(to, e.Name()))
+		if _, err := os.Lstat(path); errors.Is(moved, os.ErrNotExist) && errors.Is(err, os.ErrNotExist) {
+			moved = nil // a sweep did it
+		}
+		err = errors.Join(err, moved)
 	}
 	return err
 }

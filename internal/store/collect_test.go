@@ -222,3 +222,24 @@ func TestDeleteTree(t *testing.T) {
 		t.Errorf("the directory is there: %v", err)
 	}
 }
+
+// What a sweep moves away meanwhile is gone as it should be.
+func TestMoveOthersMoved(t *testing.T) {
+	dir, to := t.TempDir(), t.TempDir()
+	for _, name := range []string{"a", "b", "kept"} {
+		must(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+	}
+	err := moveOthers(dir, to, func(name string) bool {
+		if name == "a" {
+			must(t, os.Remove(filepath.Join(dir, name)))
+		}
+		return name == "kept"
+	})
+	left, _ := readDir(dir)
+	if moved, _ := readDir(to); err != nil || len(left) != 1 || len(moved) != 1 {
+		t.Errorf("%v stays, %v was moved, %v", left, moved, err)
+	}
+	if err := moveOthers(dir, filepath.Join(to, "none"), func(string) bool { return false }); err == nil {
+		t.Error("nothing was moved, and that is no error")
+	}
+}

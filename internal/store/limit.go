@@ -95,22 +95,25 @@ func (s *Store) withinLimit(ctx context.Context) error {
 	if !l.near(s.free(), told) {
 		return nil
 	}
-	for last, end := false, time.Now().Add(patience); ; {
+	for last, nothing, end := false, false, time.Now().Add(patience); ; {
+		held, told := l.held, l.told
 		if err := s.lookHeld(ctx); err != nil || l.held <= l.max {
 			return err
 		}
-		if last {
+		// What is being put in its place a look may have counted twice, and what was unused others may have let go, and
+		// written again, between two looks: so there has to be nothing to let go while nothing changes.
+		if last || nothing && l.told == told && l.held >= held {
 			return &LimitError{s.root, l.max, l.held}
 		}
-		// What goes here others may have written again by the next look, and what they had in use they may use no more.
 		gone, err := s.makeSpace(ctx, l.held-l.max+l.max/20)
-		switch {
+		late := ctx.Err() != nil || time.Now().After(end)
+		switch nothing = err == nil && gone.all && gone.Freed == 0; {
 		case errors.Is(err, errGate):
-			last = ctx.Err() != nil || time.Now().After(end)
+			last = late
 		case err != nil && !IsFull(err):
 			return err
 		default:
-			last = gone.all && gone.Freed == 0 || err != nil
+			last = err != nil || nothing && late
 		}
 	}
 }
