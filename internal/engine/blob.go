@@ -43,6 +43,9 @@ func parseBlob(op *pb.SourceOp) (*blobRequest, error) {
 	if err != nil {
 		return nil, err
 	}
+	if file.Signature.Wanted() {
+		return nil, fmt.Errorf("reading source %s: signatures of blobs are not looked at: its digest says what it is", op.Identifier)
+	}
 	if file.Filename == "" {
 		file.Filename = pinned.Digest().Encoded()
 	}
@@ -66,7 +69,7 @@ func (r *Run) blobSource(ctx context.Context, _ *node, op *pb.SourceOp) (keyLine
 			return nil, fmt.Errorf("reading blob %s: %w", req.ref, err)
 		}
 	case r.opt.Images.Account() != "":
-		if _, err := r.opt.Images.Registry().Resolve(ctx, req.ref); err != nil {
+		if _, err := r.opt.Images.Registry().Blob(ctx, req.ref); err != nil {
 			return nil, err
 		}
 	}
@@ -97,7 +100,7 @@ func (r *Run) fetchBlob(ctx context.Context, _ *node, op *pb.SourceOp, step *pro
 // pullBlob brings a blob of a repository into the store.
 func (r *Run) pullBlob(ctx context.Context, req *blobRequest, _ *pb.SourceOp, step *progress.Step) (int64, error) {
 	reg := r.opt.Images.Registry()
-	desc, err := reg.Resolve(ctx, req.ref) // a digest that is no manifest's is looked for among the blobs
+	desc, err := reg.Blob(ctx, req.ref)
 	if err != nil || r.Engine.opt.Store.HasBlob(req.digest) {
 		return desc.Size, err
 	}

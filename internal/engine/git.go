@@ -43,6 +43,11 @@ func (r *Run) gitSource(ctx context.Context, n *node, op *pb.SourceOp) (keyLines
 	if err != nil {
 		return nil, err
 	}
+	if req.Signature.Wanted() {
+		if _, err := r.gitObjects(ctx, req, c); err != nil {
+			return nil, err
+		}
+	}
 	var k keyLines
 	k.add("operation", "git")
 	k.add("commit", c.Hash())
@@ -66,7 +71,13 @@ func (r *Run) gitSource(ctx context.Context, n *node, op *pb.SourceOp) (keyLines
 
 // gitCommit asks which commit a request names, once for all runs and request. n may be nil.
 func (r *Run) gitCommit(ctx context.Context, n *node, req *gitsource.Request) (*gitsource.Commit, error) {
-	name := fmt.Sprintf("%#v\n%s", *req, r.granted(req.Secrets(), req.Agents()))
+	granted := r.granted(req.Secrets(), req.Agents())
+	asked := *req // but for what is done with the commit
+	asked.Subdir, asked.SkipSubmodules, asked.CommitTime, asked.Advice, asked.Signature = "", false, false, false, gitsource.Signature{}
+	if granted == "" { // what there is none of is not sent, whatever it is called
+		asked.AuthHeaderSecret, asked.AuthTokenSecret = "", ""
+	}
+	name := fmt.Sprintf("%#v\n%s", asked, granted)
 	p := pool(r, r.gitCommits, name, true)
 	return answer(ctx, r, p, n, func(ctx context.Context) (*gitsource.Commit, error) {
 		a := p.asking()
@@ -74,6 +85,15 @@ func (r *Run) gitCommit(ctx context.Context, n *node, req *gitsource.Request) (*
 		a.done(ctx.Err() != nil, err)
 		return c, err
 	})
+}
+
+// gitObjects gives what git stores of a commit, whose signature is the one that is wanted.
+func (r *Run) gitObjects(ctx context.Context, req *gitsource.Request, c *gitsource.Commit) (*gitsource.Objects, error) {
+	o, err := r.git.Objects(ctx, req, c, r.gitEnv(nil))
+	if err == nil && req.Signature.Wanted() {
+		err = req.Signature.Verify(c, o)
+	}
+	return o, err
 }
 
 // fetchGit checks the commit out into a layer.

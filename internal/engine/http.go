@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -23,14 +24,36 @@ func (r *Run) httpSource(ctx context.Context, n *node, op *pb.SourceOp) (keyLine
 	if err != nil {
 		return nil, err
 	}
-	if req.Checksum != "" {
+	if req.Checksum != "" && !req.Signature.Wanted() {
 		return httpLines(req, &httpsource.File{Digest: req.Checksum, Name: req.Name()}), nil
 	}
-	f, err := r.httpFile(ctx, n, op)
+	f, err := r.signedFile(ctx, n, op)
 	if err != nil {
 		return nil, err
 	}
 	return httpLines(req, f), nil
+}
+
+// signedFile is httpFile for a file whose signature must be the one that is wanted.
+func (r *Run) signedFile(ctx context.Context, n *node, op *pb.SourceOp) (*httpsource.File, error) {
+	req, err := httpsource.Parse(op)
+	if err != nil {
+		return nil, err
+	}
+	f, err := r.httpFile(ctx, n, op)
+	if err != nil || !req.Signature.Wanted() {
+		return f, err
+	}
+	content := layer.Content(blobContent{r.Engine.opt.Store, f.Digest})
+	if f.Path != "" {
+		content = fileContent(f.Path)
+	}
+	rc, err := content.Open()
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", req, err)
+	}
+	defer rc.Close()
+	return f, req.Signature.Verify(rc)
 }
 
 // httpLines writes the key of an http source.

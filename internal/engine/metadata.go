@@ -30,10 +30,10 @@ func (r *Run) GitMetadata(ctx context.Context, op *pb.SourceOp, objects bool) (*
 		return nil, err
 	}
 	res := &sourceresolver.ResolveGitResponse{Checksum: c.Object, Ref: c.Ref, CommitChecksum: c.Peeled}
-	if !objects {
+	if !objects && !req.Signature.Wanted() {
 		return res, nil
 	}
-	o, err := r.git.Objects(ctx, req, c, r.gitEnv(nil))
+	o, err := r.gitObjects(ctx, req, c)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (r *Run) HTTPMetadata(ctx context.Context, op *pb.SourceOp, opt *sourcereso
 	}
 	ctx, end := r.begin(ctx)
 	defer end()
-	f, err := r.httpFile(ctx, nil, op)
+	f, err := r.signedFile(ctx, nil, op)
 	if err != nil {
 		return nil, err
 	}

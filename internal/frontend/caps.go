@@ -11,14 +11,12 @@ import (
 // But devices (exec.meta.cdi) are told of: docker/dockerfile would leave them out without a word, and steps that want them are
 // refused before anything runs.
 var lacking = map[apicaps.CapID]string{
-	pb.CapRemoteCacheAzBlob:         "there is no such cache",
-	pb.CapSourceGitBundle:           "repositories come from servers",
-	pb.CapSourceGitCheckoutBundle:   "repositories come from servers",
-	pb.CapSourceGitSignatureVerify:  "signatures of commits are not looked at",
-	pb.CapSourceHTTPSignatureVerify: "signatures of files are not looked at; digests are",
-	pb.CapBuildOpLLBFileName:        "definitions that steps make are for a client of the gateway to solve",
-	pb.CapExecMetaNetworkProxy:      "a step has a network of its own, none, or the host's",
-	pb.CapSessionExporter:           "exporters are those that are built in",
+	pb.CapRemoteCacheAzBlob:       "there is no such cache",
+	pb.CapSourceGitBundle:         "repositories come from servers",
+	pb.CapSourceGitCheckoutBundle: "repositories come from servers",
+	pb.CapBuildOpLLBFileName:      "definitions that steps make are for a client of the gateway to solve",
+	pb.CapExecMetaNetworkProxy:    "a step has a network of its own, none, or the host's",
+	pb.CapSessionExporter:         "exporters are those that are built in",
 
 	gwpb.CapSourceMetaResolverImageAttestations: "attestations of images are not looked at",
 }

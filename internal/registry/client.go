@@ -181,6 +181,44 @@ func (c *Client) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, e
 	return desc, nil
 }
 
+// Blob finds a blob, or a manifest, by the digest in ref. Some registries have nothing to say of a blob's digest where manifests are, and
+// fail: blobs are asked for first.
+func (c *Client) Blob(ctx context.Context, ref string) (ocispec.Descriptor, error) {
+	named, err := Parse(ref)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	pinned, ok := named.(reference.Digested)
+	if !ok {
+		return ocispec.Descriptor{}, fmt.Errorf("%s has no digest: %w", named, errdefs.ErrInvalidArgument)
+	}
+	op := newOperation(named, ocispec.Descriptor{})
+	var desc ocispec.Descriptor
+	err = c.retry(ctx, op, func(ctx context.Context) error {
+		resolver, err := c.resolver(op.host, 0)
+		if err != nil {
+			return err
+		}
+		fetcher, err := resolver.Fetcher(ctx, named.String())
+		if err != nil {
+			return err
+		}
+		by, ok := fetcher.(remotes.FetcherByDigest)
+		if !ok {
+			return fmt.Errorf("blobs of %s: %w", named, errdefs.ErrNotImplemented)
+		}
+		var rc io.ReadCloser
+		if rc, desc, err = by.FetchByDigest(ctx, pinned.Digest()); err != nil {
+			return err
+		}
+		return rc.Close()
+	})
+	if err != nil {
+		return ocispec.Descriptor{}, c.explain(ctx, op, err)
+	}
+	return desc, nil
+}
+
 // Fetch opens the blob or manifest desc of the repository of ref. The first request has been
 // answered when it returns. A connection that breaks, or that gives nothing for half a
 // minute, is opened again where it left off.

@@ -45,6 +45,7 @@ type Request struct {
 	AuthHeaderSecret, AuthTokenSecret string
 	// SSHAgent is the ID of the agent for ssh remotes, and KnownHosts who they are.
 	SSHAgent, KnownHosts string
+	Signature            Signature
 }
 
 var hexadecimal = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("^[a-fA-F0-9]+$") })
@@ -125,9 +126,14 @@ func (r *Request) set(key, value string) error {
 		r.FetchByCommit = value == "true"
 	case pb.AttrGitBundle, pb.AttrGitCheckoutBundle:
 		return errors.New("git bundles are not supported: name the repository")
-	case pb.AttrGitSignatureVerifyPubKey, pb.AttrGitSignatureVerifyRejectExpired,
-		pb.AttrGitSignatureVerifyRequireSignedTag, pb.AttrGitSignatureVerifyIgnoreSignedTag:
-		return errors.New("verifying signatures of commits is not supported: name the commit's checksum")
+	case pb.AttrGitSignatureVerifyPubKey:
+		r.Signature.given, r.Signature.keys = true, value
+	case pb.AttrGitSignatureVerifyRejectExpired:
+		r.Signature.given, r.Signature.rejectExpired = true, value == "true"
+	case pb.AttrGitSignatureVerifyRequireSignedTag:
+		r.Signature.given, r.Signature.requireTag = true, value == "true"
+	case pb.AttrGitSignatureVerifyIgnoreSignedTag:
+		r.Signature.given, r.Signature.ignoreTag = true, value == "true"
 	}
 	return nil
 }

@@ -92,7 +92,6 @@ func TestParse(t *testing.T) {
 		{"git://h/a.git", pb.AttrGitChecksum, "xyz", "invalid checksum xyz for Git URL, expected hex commit hash"},
 		{"git://h/a.git", pb.AttrGitFetchByCommit, "true", "fetch-by-commit requires a checksum"},
 		{"git://h/a.git", pb.AttrGitBundle, "x", "bundles are not supported"},
-		{"git://h/a.git", pb.AttrGitSignatureVerifyPubKey, "x", "signatures of commits is not supported"},
 		{"git://ext::sh -c true", "", "", "reading git source"},
 	}
 	for _, tt := range tests {

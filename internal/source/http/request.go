@@ -17,7 +17,9 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -29,6 +31,7 @@ import (
 	"unicode"
 
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/pgpsign"
 	"github.com/moby/buildkit/util/urlutil"
 	"github.com/opencontainers/go-digest"
 )
@@ -43,10 +46,25 @@ type Request struct {
 	// AuthHeaderSecret is the secret whose value is the Authorization header.
 	AuthHeaderSecret string
 	Header           []Field // sorted by name
+	Signature        Signature
 }
 
 // Field is one header field of a request.
 type Field struct{ Name, Value string }
+
+// Signature is the one that the file must have, of OpenPGP, by one of the keys; both are armored.
+type Signature struct{ Armored, Keys string }
+
+// Wanted reports whether there must be one.
+func (s Signature) Wanted() bool { return s != Signature{} }
+
+// Verify reads a file and compares it with its signature, in BuildKit's words.
+func (s Signature) Verify(file io.Reader) error {
+	if err := pgpsign.VerifyArmoredDetachedSignature(file, []byte(s.Armored), []byte(s.Keys), nil); err != nil {
+		return fmt.Errorf("failed to verify pgp signature: %w", err)
+	}
+	return nil
+}
 
 // userHeaders are the header fields that an operation may set; others are dropped, as in BuildKit.
 var userHeaders = map[string]bool{"Accept": true, "User-Agent": true}
@@ -58,6 +76,9 @@ func Parse(op *pb.SourceOp) (*Request, error) {
 		if err := r.set(k, v); err != nil {
 			return nil, fmt.Errorf("reading attribute %s of %s: %w", k, r, err)
 		}
+	}
+	if (r.Signature.Armored == "") != (r.Signature.Keys == "") {
+		return nil, errors.New("http signature verification requires both pubkey and signature")
 	}
 	slices.SortFunc(r.Header, func(a, b Field) int { return cmp.Compare(a.Name, b.Name) })
 	return r, nil
@@ -82,8 +103,10 @@ func (r *Request) set(key, value string) (err error) {
 		r.GID, err = parseID(value)
 	case pb.AttrHTTPAuthHeaderSecret:
 		r.AuthHeaderSecret = value
-	case pb.AttrHTTPSignatureVerify, pb.AttrHTTPSignatureVerifyPubKey:
-		err = fmt.Errorf("verifying signatures of files is not supported: name the file's checksum")
+	case pb.AttrHTTPSignatureVerify:
+		r.Signature.Armored = value
+	case pb.AttrHTTPSignatureVerifyPubKey:
+		r.Signature.Keys = value
 	default:
 		if name, ok := strings.CutPrefix(key, pb.AttrHTTPHeaderPrefix); ok {
 			if name = http.CanonicalHeaderKey(name); userHeaders[name] {

@@ -578,3 +578,19 @@ func TestPlaces(t *testing.T) {
 		t.Error("places are not kept apart from other memos")
 	}
 }
+
+// A file of which a signature is wanted has both, or is no request. (Signatures that are right are tested by BuildKit's own tests.)
+func TestSignatures(t *testing.T) {
+	for _, attrs := range []map[string]string{{"http.sig.pubkey": "x"}, {"http.sig.signature": "x"}} {
+		if _, err := Parse(&pb.SourceOp{Identifier: "http://a/b", Attrs: attrs}); err == nil || !strings.Contains(err.Error(), "requires both") {
+			t.Errorf("%v: got %v", attrs, err)
+		}
+	}
+	r, err := Parse(&pb.SourceOp{Identifier: "http://a/b", Attrs: map[string]string{"http.sig.pubkey": "x", "http.sig.signature": "x"}})
+	if err != nil || !r.Signature.Wanted() {
+		t.Fatal(r, err)
+	}
+	if err := r.Signature.Verify(strings.NewReader("file")); err == nil || !strings.Contains(err.Error(), "failed to verify pgp signature") {
+		t.Errorf("got %v", err)
+	}
+}
