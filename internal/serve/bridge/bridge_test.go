@@ -697,6 +697,7 @@ func TestConnectionEnds(t *testing.T) {
 type fakeContainer struct {
 	run      func(*fakeProcess) error
 	start    error
+	hold     chan struct{} // not nil: starts after the first one wait for its end
 	files    map[string]string
 	mu       sync.Mutex
 	released bool
@@ -721,7 +722,11 @@ type fakeProcess struct {
 func (c *fakeContainer) Start(_ context.Context, req gw.StartRequest) (gw.ContainerProcess, error) {
 	c.mu.Lock()
 	c.starts = append(c.starts, req)
+	further := len(c.starts) > 1
 	c.mu.Unlock()
+	if further && c.hold != nil {
+		<-c.hold
+	}
 	if c.start != nil {
 		return nil, c.start
 	}
@@ -995,6 +1000,41 @@ func TestProcessesAreBounded(t *testing.T) {
 	}
 	if exit := ended("4", "nobody's"); exit.GetError().GetCode() != int32(codes.NotFound) {
 		t.Errorf("a process of no container ended with %v", exit)
+	}
+}
+
+// TestFurtherProcess: a client need not wait for the start of a process that is not the first, and what it says before that is told later.
+func TestFurtherProcess(t *testing.T) {
+	f := newFake()
+	ctr := newContainer(script)
+	ctr.hold = make(chan struct{})
+	f.container = func(context.Context, gw.NewContainerRequest) (gw.Container, error) { return ctr, nil }
+	_, api, _ := dial(t, f)
+	if _, err := api.NewContainer(t.Context(), &gwpb.NewContainerRequest{ContainerID: "c", Mounts: []*pb.Mount{{Dest: "/"}}}); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := api.ExecProcess(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(id string, m *gwpb.ExecMessage) {
+		t.Helper()
+		m.ProcessID = id
+		if err := stream.Send(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range []string{"sleep", "told"} {
+		send(id, &gwpb.ExecMessage{Input: &gwpb.ExecMessage_Init{Init: &gwpb.InitMessage{ContainerID: "c", Meta: &pb.Meta{Args: []string{id}}, Fds: []uint32{1}}}})
+		if m, err := stream.Recv(); err != nil || m.ProcessID != id || m.GetStarted() == nil {
+			t.Fatalf("got %v, %v", m, err)
+		}
+	}
+	send("told", &gwpb.ExecMessage{Input: &gwpb.ExecMessage_Signal{Signal: &gwpb.SignalMessage{Name: "SIGHUP"}}})
+	send("told", &gwpb.ExecMessage{Input: &gwpb.ExecMessage_Resize{Resize: &gwpb.ResizeMessage{Rows: 24, Cols: 80}}})
+	close(ctr.hold)
+	if m, err := stream.Recv(); err != nil || string(m.GetFile().GetData()) != "hangup {24 80}" {
+		t.Errorf("got %v, %v", m, err)
 	}
 }
 

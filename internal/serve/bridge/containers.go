@@ -15,8 +15,9 @@ import (
 
 // held is a container of a client. The bridge's mutex guards it.
 type held struct {
-	gw.Container     // nil while it is made
-	processes    int // that run
+	gw.Container      // nil while it is made
+	processes    int  // that run
+	used         bool // it has had one
 }
 
 // NewContainer implements the service.

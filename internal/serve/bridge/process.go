@@ -113,17 +113,15 @@ func (s *stream) take(m *gwpb.ExecMessage) error {
 		}
 		p.stdin.add(in.File.GetData(), in.File.GetEOF())
 	case *gwpb.ExecMessage_Resize:
-		if proc := p.started(); proc != nil {
+		return p.tell(func(proc gw.ContainerProcess) error {
 			return proc.Resize(s.ctx, gw.WinSize{Rows: in.Resize.GetRows(), Cols: in.Resize.GetCols()})
-		}
+		})
 	case *gwpb.ExecMessage_Signal:
 		sig, ok := signal.SignalMap[strings.TrimPrefix(in.Signal.GetName(), "SIG")]
 		if !ok {
 			return status.Errorf(codes.InvalidArgument, "Unknown signal %s", short(in.Signal.GetName()))
 		}
-		if proc := p.started(); proc != nil {
-			return proc.Signal(s.ctx, sig)
-		}
+		return p.tell(func(proc gw.ContainerProcess) error { return proc.Signal(s.ctx, sig) })
 	default:
 		return status.Errorf(codes.InvalidArgument, "a client sends no %T", m.Input)
 	}
@@ -168,7 +166,8 @@ func (s *stream) start(id string, init *gwpb.InitMessage) error {
 	if full {
 		return status.Errorf(codes.ResourceExhausted, "a stream has no more than %d processes", maxRemembered)
 	}
-	ctr, err := s.b.admit(init.ContainerID)
+	ctr, further, err := s.b.admit(init.ContainerID)
+	p.further = further
 	go func() {
 		defer s.b.calls.Done()
 		if err != nil { // of this process alone
@@ -181,19 +180,20 @@ func (s *stream) start(id string, init *gwpb.InitMessage) error {
 	return nil
 }
 
-// admit finds a container and counts one more process of it.
-func (b *Bridge) admit(id string) (*held, error) {
-	ctr, err := b.container(id, codes.NotFound, "container %s previously released or not created")
+// admit finds a container and counts one more process of it; further is one that is not the first.
+func (b *Bridge) admit(id string) (ctr *held, further bool, err error) {
+	ctr, err = b.container(id, codes.NotFound, "container %s previously released or not created")
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if ctr.processes >= b.limits.Processes {
-		return nil, status.Errorf(codes.ResourceExhausted, "the container has %d processes, which is as many as a client may start at the same time", ctr.processes)
+		return nil, false, status.Errorf(codes.ResourceExhausted, "the container has %d processes, which is as many as a client may start at the same time", ctr.processes)
 	}
 	ctr.processes++
-	return ctr, nil
+	further, ctr.used = ctr.used, true
+	return ctr, further, nil
 }
 
 func (b *Bridge) dismiss(ctr *held) {
@@ -204,15 +204,60 @@ func (b *Bridge) dismiss(ctr *held) {
 
 // process is one of a container.
 type process struct {
-	id     string
-	stream *stream
-	stdin  *input        // nil: it has none
-	told   chan struct{} // closed when the client knows that it has started: before, it is to see no output
+	id      string
+	stream  *stream
+	stdin   *input        // nil: it has none
+	told    chan struct{} // closed when the client knows that it has started: before, it is to see no output
+	further bool          // another one was started in its container before
 
-	mu     sync.Mutex
-	proc   gw.ContainerProcess
-	ended  bool
-	killed bool
+	mu      sync.Mutex
+	proc    gw.ContainerProcess // from its start on, when nothing is left of pending
+	pending []func(gw.ContainerProcess) error
+	ended   bool
+	killed  bool
+}
+
+// maxPending is how many signals and sizes may wait for the start of a process.
+const maxPending = 1 << 10
+
+// tell tells the process something, now or when it starts. One that has ended is told nothing.
+func (p *process) tell(what func(gw.ContainerProcess) error) error {
+	p.mu.Lock()
+	proc := p.proc
+	switch {
+	case p.ended:
+		proc = nil
+	case proc == nil && len(p.pending) >= maxPending:
+		p.mu.Unlock()
+		return status.Errorf(codes.ResourceExhausted, "process %s has not started, and %d messages wait for that", short(p.id), maxPending)
+	case proc == nil:
+		p.pending = append(p.pending, what)
+	}
+	p.mu.Unlock()
+	if proc == nil {
+		return nil
+	}
+	return what(proc)
+}
+
+// begun notes that the process runs, and tells it what it is to be told.
+func (p *process) begun(proc gw.ContainerProcess) {
+	for {
+		p.mu.Lock()
+		if len(p.pending) == 0 {
+			p.proc = proc
+			killed := p.killed
+			p.mu.Unlock()
+			if killed {
+				p.kill()
+			}
+			return
+		}
+		what := p.pending[0]
+		p.pending = p.pending[1:]
+		p.mu.Unlock()
+		_ = what(proc) // it is as if it came too late
+	}
 }
 
 // started is the process if it runs.
@@ -257,19 +302,17 @@ func (p *process) run(init *gwpb.InitMessage, start func(gw.StartRequest) (gw.Co
 			outputs = append(outputs, fd)
 		}
 	}
-	proc, err := start(req)
-	if err == nil {
-		p.mu.Lock()
-		p.proc = proc
-		killed := p.killed
-		p.mu.Unlock()
-		if killed {
-			p.kill()
-		}
+	// Of one that is not the first of its container the client is told at once, as by BuildKit: its own client reads no message
+	// as long as nobody takes the output of a process, as when that goes to another one, whose start it waits for.
+	if p.further {
+		p.announce()
 	}
-	_ = s.send(p.id, &gwpb.ExecMessage{Input: &gwpb.ExecMessage_Started{Started: &gwpb.StartedMessage{}}}) // the stream's end is seen elsewhere
-	close(p.told)
+	proc, err := start(req)
+	if !p.further {
+		p.announce()
+	}
 	if err == nil {
+		p.begun(proc)
 		err = proc.Wait()
 	}
 	p.mu.Lock()
@@ -281,6 +324,12 @@ func (p *process) run(init *gwpb.InitMessage, start func(gw.StartRequest) (gw.Co
 	}
 	_ = s.send(p.id, &gwpb.ExecMessage{Input: &gwpb.ExecMessage_Exit{Exit: exitMessage(s.ctx, err)}})
 	_ = s.send(p.id, &gwpb.ExecMessage{Input: &gwpb.ExecMessage_Done{Done: &gwpb.DoneMessage{}}})
+}
+
+// announce tells the client that the process has started.
+func (p *process) announce() {
+	_ = p.stream.send(p.id, &gwpb.ExecMessage{Input: &gwpb.ExecMessage_Started{Started: &gwpb.StartedMessage{}}}) // the stream's end is seen elsewhere
+	close(p.told)
 }
 
 // exitMessage tells how a process ended.
