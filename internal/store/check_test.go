@@ -180,7 +180,7 @@ var damages = map[string]struct {
 			must(c.t, c.SetImages(context.Background()))
 			c.exec("UPDATE layers SET diff_id=? WHERE id=?", digest.FromString("other").String(), string(c.base))
 		},
-		want: "want diffID", of: "image docker.io/library/app:v1", stays: true,
+		want: "expected diffID", of: "image docker.io/library/app:v1", stays: true,
 	},
 	"index damaged": {
 		do:   func(c *checkable) { c.write(c.path("layers", string(c.own), "index"), "X") },

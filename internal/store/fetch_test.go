@@ -227,7 +227,7 @@ func TestFetchedLayerOfOtherContent(t *testing.T) {
 	watched(t, func(t *testing.T) {
 		defer s.SetFetch(id, func(ctx context.Context) error { return s.WriteBlob(ctx, desc, bytes.NewReader(data)) })()
 		_, err = s.Dir(context.Background(), id)
-		wantErr(t, err, "want diffID "+digest.FromString("other").String())
+		wantErr(t, err, "expected diffID "+digest.FromString("other").String())
 		wantClean(t, s)
 		if len(unpackedLayers(t, s)) > 0 {
 			t.Error("the layer was unpacked")
@@ -330,7 +330,7 @@ func TestTwoLayersOfOneBlob(t *testing.T) {
 		done := make(chan error)
 		go func() { _, err := s.Dir(context.Background(), wrong); done <- err }()
 		r.wantDir(t, s)
-		wantErr(t, <-done, "want diffID")
+		wantErr(t, <-done, "expected diffID")
 		wantClean(t, s)
 	})
 }

@@ -171,8 +171,8 @@ func TestUnpackRefusesWrongContent(t *testing.T) {
 		diff digest.Digest
 		want string
 	}{
-		{"another diffID", packed(t, data, layer.Gzip), digest.FromString("x"), "want diffID " + digest.FromString("x").String()},
-		{"padding counts", append(append([]byte{}, data...), 0), digest.FromBytes(data), "want diffID"},
+		{"another diffID", packed(t, data, layer.Gzip), digest.FromString("x"), "expected diffID " + digest.FromString("x").String()},
+		{"padding counts", append(append([]byte{}, data...), 0), digest.FromBytes(data), "expected diffID"},
 		{"no archive", []byte("this is no archive, whatever the manifest says" + strings.Repeat(".", 1000)), digest.FromString("x"), "unpacking layer"},
 		{"cut short", packed(t, data, layer.Gzip)[:40], digest.FromBytes(data), "unexpected EOF"},
 		{"escape", evil, digest.FromBytes(evil), "unsafe layer content"},
@@ -355,7 +355,7 @@ func TestBlobIsMadeOnce(t *testing.T) {
 				t.Errorf("size is %d, the file's is %v", desc.Size, fi)
 			}
 			if info, _ := s.Layer(ctx, id); info.DiffID != diff || info.Size != 5+100_000+2 {
-				t.Errorf("the layer is %+v, want diffID %s and 100007 bytes", info, diff)
+				t.Errorf("the layer is %+v, expected diffID %s and 100007 bytes", info, diff)
 			}
 			wantClean(t, s)
 
