@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	intoto "github.com/in-toto/in-toto-golang/in_toto"
 	"github.com/moby/buildkit/frontend/attestations"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -77,6 +78,7 @@ func (b *building) unbundle(ctx context.Context, a *result.Attestation[gw.Refere
 		if err := addSubjects(&one, a.InToto.Subjects); err != nil {
 			return nil, err
 		}
+		one.CoreSBOM = isCore(a, one)
 		return []export.Attestation{one}, fromFrontend(one)
 	}
 	dir, err := layer.Resolve(tree, a.Path, true)
@@ -93,7 +95,7 @@ func (b *building) unbundle(ctx context.Context, a *result.Attestation[gw.Refere
 		if err != nil {
 			return nil, err
 		}
-		one.InlineOnly = inline
+		one.InlineOnly, one.CoreSBOM = inline, isCore(a, one)
 		all = append(all, one)
 	}
 	// The core of an SBOM comes before what scanners found elsewhere.
@@ -108,6 +110,13 @@ func (b *building) unbundle(ctx context.Context, a *result.Attestation[gw.Refere
 		return rank(x) - rank(y)
 	})
 	return all, nil
+}
+
+// isCore reports whether one of the statements of a frontend's attestation is the SBOM of the image itself.
+func isCore(a *result.Attestation[gw.Reference], one export.Attestation) bool {
+	core, ok := a.Metadata[result.AttestationSBOMCore]
+	name, _, _ := strings.Cut(path.Base(one.File), ".")
+	return ok && name == string(core) && one.PredicateType == intoto.PredicateSPDX
 }
 
 // statement reads a file that is an in-toto statement.

@@ -26,6 +26,8 @@ type Attestation struct {
 	Self     bool
 	// InlineOnly keeps it out of exports that are no images.
 	InlineOnly bool
+	// CoreSBOM says that it is the SBOM of the image itself.
+	CoreSBOM bool
 }
 
 // Statement is an in-toto statement in JSON
@@ -68,7 +70,8 @@ func (a *Attestation) Statement(self []Subject) Statement {
 
 // attach writes the attestations about an image and the manifest that holds them. The layout is
 // BuildKit's (docs/attestations/attestation-storage.md there).
-func (a *Assembly) attach(ctx context.Context, s *store.Store, about ocispec.Descriptor, src Source, opt Options) (ocispec.Descriptor, error) {
+func (a *Assembly) attach(ctx context.Context, s *store.Store, img Image, src Source, opt Options) (ocispec.Descriptor, error) {
+	about := img.Manifest
 	self, err := imageSubjects(about, opt.Names)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -79,6 +82,11 @@ func (a *Assembly) attach(ctx context.Context, s *store.Store, about ocispec.Des
 	}
 	config := ocispec.Image{Platform: unknown, RootFS: ocispec.RootFS{Type: "layers"}}
 	for _, att := range src.Attestations {
+		if att.CoreSBOM {
+			if att.Predicate, err = supplement(ctx, s, img, att.Predicate); err != nil {
+				return ocispec.Descriptor{}, fmt.Errorf("finding the files of the SBOM: %w", err)
+			}
+		}
 		desc, err := putJSONBlob(ctx, s, statementType, att.Statement(self))
 		if err != nil {
 			return ocispec.Descriptor{}, err

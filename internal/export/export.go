@@ -168,7 +168,7 @@ func (a *Assembly) assembleIndex(ctx context.Context, s *store.Store, sources []
 		if len(src.Attestations) == 0 {
 			continue
 		}
-		desc, err := a.attach(ctx, s, img.Manifest, src, opt)
+		desc, err := a.attach(ctx, s, img, src, opt)
 		if err != nil {
 			return fmt.Errorf("exporting attestations: %w", err)
 		}
