@@ -135,6 +135,9 @@ func (b *building) sources(ctx context.Context, products []*product, o *Output) 
 		if all[i], err = b.clamp(ctx, p, epoch, o.is("rewrite-timestamp", true)); err != nil {
 			return nil, err
 		}
+		if !o.is("rewrite-timestamp", false) { // BuildKit clamps only then, and says it
+			all[i].Clamped = 0
+		}
 		b.describe(&all[i], p, o)
 		if len(all[i].Config) == 0 {
 			if all[i].Config, err = emptyConfig(p.Platform); err != nil {
