@@ -17,8 +17,6 @@ var lacking = map[apicaps.CapID]string{
 	pb.CapBuildOpLLBFileName:      "definitions that steps make are for a client of the gateway to solve",
 	pb.CapExecMetaNetworkProxy:    "a step has a network of its own, none, or the host's",
 	pb.CapSessionExporter:         "exporters are those that are built in",
-
-	gwpb.CapSourceMetaResolverImageAttestations: "attestations of images are not looked at",
 }
 
 // capsOf are those of all capabilities that this engine has.

@@ -39,6 +39,9 @@ func (c *Client) metadata(ctx context.Context, op *pb.SourceOp, opt sourceresolv
 			return nil, ierr
 		}
 		res.Image = &sourceresolver.ResolveImageResponse{Digest: img.Root, Config: img.Config}
+		if o := opt.ImageOpt; o != nil && scheme == srctypes.DockerImageScheme && (o.AttestationChain || len(o.ResolveAttestations) > 0) {
+			res.Image.AttestationChain, err = c.attestations(ctx, ref, img, o)
+		}
 		if opt.ImageOpt != nil && opt.ImageOpt.NoConfig {
 			res.Image.Config = nil
 		}
