@@ -47,13 +47,14 @@ type Options struct {
 
 // Builder carries out builds. It is safe for concurrent use.
 type Builder struct {
-	opt    Options
-	engine *engine.Engine
+	opt      Options
+	engine   *engine.Engine
+	requests *requests
 }
 
 // New returns a builder.
 func New(opt Options) *Builder {
-	return &Builder{opt: opt, engine: engine.New(engine.Options{
+	return &Builder{opt: opt, requests: &requests{}, engine: engine.New(engine.Options{
 		Store: opt.Store, Images: opt.Images, Runner: opt.Runner, DumpKey: opt.DumpKey,
 	})}
 }
@@ -84,7 +85,6 @@ type building struct {
 	run    *engine.Run
 	attrs  map[string]string // the frontend's options
 	asking frontend.Options  // what it is asked with
-	asked  *frontend.Asked   // whom somebody who evaluates asked for it; nil: nobody
 	out    *gw.Result        // what the frontend made of them, once solved is closed
 	// solved tells those that wait for out.
 	solved chan struct{}
@@ -94,6 +94,7 @@ type building struct {
 
 	mu   sync.Mutex
 	read []graph.Edge // what the frontend asked for, for provenance
+	held []held       // see [building.note]
 }
 
 // blobs reports whether the result is needed as an image.
@@ -194,6 +195,7 @@ func (b *building) solve(ctx context.Context, res *Result) (*gw.Result, error) {
 			b.warn(res, vertex, message, opt)
 		},
 		Solved: func(ref *frontend.Ref) {
+			b.note(ref)
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.read = append(b.read, ref.Edge())
@@ -231,12 +233,11 @@ func (r *Request) decide() frontend.Decide {
 func (b *building) evaluate(ctx context.Context, opt frontend.Options) (*gw.Result, error) {
 	switch r := &b.req; {
 	case r.Evaluate != nil:
-		c := frontend.New(opt)
-		defer func() { b.asked = c.Asked() }()
-		return r.Evaluate(ctx, c)
+		return r.Evaluate(ctx, frontend.New(opt))
 	case r.Definition != nil:
 		return frontend.New(opt).Solve(ctx, gw.SolveRequest{Definition: r.Definition})
 	case r.Frontend == "" || r.Frontend == frontendDockerfile:
+		opt.Asked = b.rootRequest()
 		return frontend.Build(ctx, opt)
 	}
 	return frontend.New(opt).Solve(ctx, gw.SolveRequest{Frontend: b.req.Frontend, FrontendOpt: opt.Attrs, FrontendInputs: opt.Inputs})

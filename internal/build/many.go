@@ -261,7 +261,7 @@ func (j *job) attempt(ctx context.Context) (err error) {
 	j.since, j.screen, j.dirs, j.end = time.Now(), engine.NewScreen(), newDirectories(j.opt.Store), end
 	j.runs, j.first, j.failed = map[*engine.Run]*building{}, nil, nil
 	for _, b := range j.all {
-		b.run, b.out, b.asked, b.solved, b.read = nil, nil, nil, make(chan struct{}), nil
+		b.run, b.out, b.solved, b.read = nil, nil, make(chan struct{}), nil
 	}
 	var all sync.WaitGroup
 	for _, b := range j.all {
@@ -275,6 +275,9 @@ func (j *job) attempt(ctx context.Context) (err error) {
 	err = j.verdict(ctx)
 	for r := range j.runs { // all at last: some use what others have
 		err = errors.Join(err, r.Close())
+	}
+	for _, b := range j.all {
+		b.forget()
 	}
 	end(nil)
 	return errors.Join(err, j.dirs.close())

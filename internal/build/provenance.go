@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -70,7 +69,9 @@ func (b *building) provenance(ctx context.Context, p *product, attrs map[string]
 	meta.Reproducible = flags["reproducible"]
 	switch attrs["mode"] {
 	case "min":
-		scrub(pr)
+		if scrub(&pr.BuildDefinition.ExternalParameters.Request) {
+			meta.Completeness.Request = false
+		}
 	case "", "max", "full":
 		if err := addSteps(ctx, pr, capture, p); err != nil {
 			return a, err
@@ -96,7 +97,9 @@ func (b *building) predicate(capture *provenance.Capture, builder string) (*prov
 	meta := pr.RunDetails.Metadata
 	meta.StartedOn, meta.FinishedOn, meta.InvocationID = &b.record.Started, &now, b.record.ID
 	pr.RunDetails.Builder.ID = builder
-	pr.BuildDefinition.InternalParameters.DockerfileVersion = frontend.Version()
+	if capture.Request.Frontend == frontendDockerfile {
+		pr.BuildDefinition.InternalParameters.DockerfileVersion = frontend.Version()
+	}
 	pr.BuildDefinition.ExternalParameters.Request.CompatibilityVersion = compat.CompatibilityVersionCurrent
 	return pr, nil
 }
@@ -173,16 +176,26 @@ func (b *building) tell(ctx context.Context, products []*product) (map[string]js
 	return all, nil
 }
 
-// scrub leaves out what mode=min does not tell: arguments and labels, and the names of secrets.
-func scrub(pr *provenancetypes.ProvenancePredicateSLSA1) {
-	req := &pr.BuildDefinition.ExternalParameters.Request
+// scrub leaves out what mode=min does not tell: arguments and labels, and the names of secrets. It reports whether there were any
+// arguments or labels.
+func scrub(req *provenancetypes.Parameters) (incomplete bool) {
+	if req == nil {
+		return false
+	}
 	for k := range req.Args {
 		if strings.HasPrefix(k, "build-arg:") || strings.HasPrefix(k, "label:") {
 			delete(req.Args, k)
-			pr.RunDetails.Metadata.Completeness.Request = false
+			incomplete = true
 		}
 	}
 	req.Secrets, req.SSH = nil, nil
+	for _, in := range req.Inputs {
+		incomplete = scrub(in.Request) || incomplete
+	}
+	if req.Root != nil {
+		incomplete = scrub(req.Root.Request) || incomplete
+	}
+	return incomplete
 }
 
 func incompleteMaterials(c *provenance.Capture) error {
@@ -229,7 +242,7 @@ func (b *building) capture(ctx context.Context, p *product) (*provenance.Capture
 			}
 		}
 	}
-	c.Request.Frontend, c.Request.Args = b.request()
+	b.captureRequest(c, p)
 	if err := c.OptimizeImageSources(); err != nil {
 		return nil, fmt.Errorf("making provenance: %w", err)
 	}
@@ -237,18 +250,13 @@ func (b *building) capture(ctx context.Context, p *product) (*provenance.Capture
 	return c, nil
 }
 
-// request is which frontend made the result, and what it was told of what is no secret: who knows a session has what it gives.
-func (b *building) request() (name string, args map[string]string) {
-	name, args = cmp.Or(b.req.Frontend, frontendDockerfile), b.attrs
-	switch {
-	case b.asked != nil:
-		name, args = b.asked.Frontend, b.asked.Attrs
-	case b.req.Evaluate != nil || b.req.Definition != nil:
+// rootRequest is what whoever asked for the build has asked.
+func (b *building) rootRequest() *frontend.Asked {
+	name := cmp.Or(b.req.Frontend, frontendDockerfile)
+	if b.req.Evaluate != nil || b.req.Definition != nil {
 		name = ""
 	}
-	args = provenance.FilterArgs(args)
-	maps.DeleteFunc(args, func(k, _ string) bool { return strings.HasPrefix(k, "local-sessionid:") })
-	return name, args
+	return &frontend.Asked{Frontend: name, Attrs: b.attrs, Inputs: b.req.Inputs}
 }
 
 // captureVertex notes what one vertex takes from elsewhere.

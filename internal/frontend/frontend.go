@@ -38,6 +38,8 @@ type Options struct {
 	Attrs map[string]string
 	// Defaults are options that hold where nothing else is said, also by who asks a frontend by the gateway.
 	Defaults map[string]string
+	// Asked is what the frontend was asked; nil: what is solved is no frontend's.
+	Asked *Asked
 	// Inputs are results that the build begins with, by the names that attributes have for them ("input:NAME").
 	Inputs map[string]*pb.Definition
 	// Session is the one that directories are of which have no other one; "": see ownSession.
@@ -79,7 +81,6 @@ type Client struct {
 	dockerfile []byte           // as it was read
 	unresolved string           // the first image that could not be resolved
 	refused    error            // what the Dockerfile was not given to the frontend for
-	asked      *Asked
 }
 
 // New gives a client for somebody else than the frontend that is linked in.
@@ -164,7 +165,7 @@ func (c *Client) Solve(ctx context.Context, req gw.SolveRequest) (*gw.Result, er
 	if err := c.opt.Run.Permit(e); err != nil {
 		return nil, err
 	}
-	ref := &Ref{client: c, run: c.opt.Run, edge: e, def: req.Definition}
+	ref := &Ref{client: c, run: c.opt.Run, edge: e, def: req.Definition, asked: c.opt.Asked}
 	if c.opt.Solved != nil {
 		c.opt.Solved(ref)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/distribution/reference"
 	gw "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
 	"golang.org/x/mod/semver"
 
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
@@ -19,11 +20,7 @@ import (
 func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, error) {
 	inner := &Client{opt: c.opt, attrs: c.opt.with(req.FrontendOpt), last: c.last, resolved: map[string]*imagesource.Image{}, failed: map[string]error{}, nested: c.nested + 1, failures: c.failures}
 	inner.opt.Inputs = req.FrontendInputs
-	if c.nested == 0 {
-		c.mu.Lock()
-		c.asked = &Asked{Frontend: req.Frontend, Attrs: maps.Clone(req.FrontendOpt)}
-		c.mu.Unlock()
-	}
+	inner.opt.Asked = &Asked{Frontend: req.Frontend, Attrs: maps.Clone(req.FrontendOpt), Inputs: req.FrontendInputs}
 	if inner.nested > maxNestedFrontends {
 		return nil, errors.New("frontends name each other, and none reads what there is to build")
 	}
@@ -59,13 +56,7 @@ func (c *Client) forward(ctx context.Context, req gw.SolveRequest) (*gw.Result, 
 type Asked struct {
 	Frontend string
 	Attrs    map[string]string
-}
-
-// Asked is the frontend that whoever drives the build has asked last; nil is none.
-func (c *Client) Asked() *Asked {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.asked
+	Inputs   map[string]*pb.Definition
 }
 
 // maxNestedFrontends is how often a frontend may ask another one, which asks another one.

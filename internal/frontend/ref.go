@@ -32,12 +32,16 @@ type Ref struct {
 	run    *engine.Run
 	edge   graph.Edge
 	def    *pb.Definition
+	asked  *Asked
 }
 
 var _ gw.Reference = (*Ref)(nil)
 
 // Edge returns the edge of the graph that the reference stands for.
 func (r *Ref) Edge() graph.Edge { return r.edge }
+
+// Asked is what the frontend was asked whose result it is; nil is that it is no frontend's.
+func (r *Ref) Asked() *Asked { return r.asked }
 
 // Definition returns the graph in serialised form.
 func (r *Ref) Definition() *pb.Definition { return r.def }
