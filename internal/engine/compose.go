@@ -2,10 +2,13 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 
 	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
@@ -25,7 +28,13 @@ func (r *Run) merge(ctx context.Context, op *pb.MergeOp, inputs []Value) ([]Valu
 		if err != nil {
 			return nil, err
 		}
-		snap = append(snap, v.Snapshot...)
+		own := v.Snapshot
+		if len(snap) > 0 {
+			if own, err = r.explicit(ctx, nil, own); err != nil {
+				return nil, fmt.Errorf("merging: %w", err)
+			}
+		}
+		snap = append(snap, own...)
 	}
 	return []Value{{Snapshot: snap}}, nil
 }
@@ -48,7 +57,11 @@ func (r *Run) diff(ctx context.Context, op *pb.DiffOp, inputs []Value) ([]Value,
 	}
 	lower, upper := ends[0].Snapshot, ends[1].Snapshot
 	if isPrefix(lower, upper) {
-		return []Value{{Snapshot: append(layer.Snapshot{}, upper[len(lower):]...)}}, nil
+		own, err := r.explicit(ctx, lower, upper[len(lower):])
+		if err != nil {
+			return nil, fmt.Errorf("taking difference: %w", err)
+		}
+		return []Value{{Snapshot: own}}, nil
 	}
 	lt, err := r.Tree(ctx, ends[0], store.NeedContent)
 	if err != nil {
@@ -63,6 +76,98 @@ func (r *Run) diff(ctx context.Context, op *pb.DiffOp, inputs []Value) ([]Value,
 		return nil, fmt.Errorf("taking difference: %w", err)
 	}
 	return []Value{{Snapshot: layer.Snapshot{id}}}, nil
+}
+
+// explicit gives layers that stand on lower ones as such that may stand on others: where a directory of theirs is opaque, they remove
+// what the lower ones have there, and nothing else.
+func (r *Run) explicit(ctx context.Context, lower, upper layer.Snapshot) (layer.Snapshot, error) {
+	out := append(layer.Snapshot{}, upper...)
+	for i, id := range upper {
+		own, err := r.Engine.opt.Store.OwnTree(ctx, id, store.NeedMetadata)
+		if err != nil {
+			return nil, err
+		}
+		opaque := false
+		err = layer.Walk(own, ".", func(e *layer.Entry) error {
+			if opaque = e.Opaque; opaque {
+				return fs.SkipAll
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if !opaque {
+			continue
+		}
+		if own, err = r.Engine.opt.Store.OwnTree(ctx, id, store.NeedContent); err != nil {
+			return nil, err
+		}
+		below, err := r.Engine.opt.Store.Tree(ctx, append(append(layer.Snapshot{}, lower...), upper[:i]...), store.NeedMetadata)
+		if err != nil {
+			return nil, err
+		}
+		if out[i], err = r.writeLayer(ctx, func(s layer.Sink) error { return layer.WriteTree(own, &explicitSink{s, own, below, map[string]bool{}}) }); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// explicitSink takes a layer and hands it on without opaque directories: with a whiteout of everything that the tree below has in such a
+// one, and the layer has not.
+type explicitSink struct {
+	layer.Sink
+	own, below layer.Tree
+	hidden     map[string]bool // directories that are opaque, or below one
+}
+
+func (s *explicitSink) Add(e *layer.Entry) error {
+	if e.Implied { // its attributes are those of the directory below
+		if old, err := s.below.Lstat(e.Path); err == nil && old.IsDir() {
+			c := *old
+			c.Opaque = e.Opaque
+			e = &c
+		}
+	}
+	if !e.IsDir() || !e.Opaque && !s.hidden[path.Dir(e.Path)] {
+		return s.Sink.Add(e)
+	}
+	s.hidden[e.Path] = true
+	c := *e
+	c.Opaque = false
+	if err := s.Sink.Add(&c); err != nil {
+		return err
+	}
+	entries, err := s.own.ReadDir(e.Path)
+	if err != nil {
+		return err
+	}
+	have := map[string]bool{}
+	for _, e := range entries {
+		have[e.Path] = true
+	}
+	return hide(s.below, e.Path, have, s.Sink)
+}
+
+// hide hands whiteouts to sink of what a tree has in a directory, if it is one there, but for some.
+func hide(below layer.Tree, name string, but map[string]bool, sink layer.Sink) error {
+	old, err := below.ReadDir(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range old {
+		if but[e.Path] {
+			continue
+		}
+		if err := sink.Add(&layer.Entry{Path: e.Path, Whiteout: true}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func isPrefix(short, long layer.Snapshot) bool {

@@ -274,3 +274,29 @@ func TestDistinctLooksTheSame(t *testing.T) {
 		}
 	}
 }
+
+// A layer with opaque directories is the same on those that it stood on without them, and hides nothing else of others.
+func TestExplicitWhiteouts(t *testing.T) {
+	needRoot(t)
+	at := time.Unix(1e9, 1)
+	file := func(path string) *layer.Entry {
+		return &layer.Entry{Path: path, Mode: unix.S_IFREG | 0o644, ModTime: at, Content: layer.Bytes("x"), Size: 1}
+	}
+	dir := func(path string, opaque bool) *layer.Entry {
+		return &layer.Entry{Path: path, Mode: unix.S_IFDIR | 0o755, ModTime: at, Opaque: opaque}
+	}
+	lower := write(t, add([]*layer.Entry{dir("d", false), dir("d/sub", false), file("d/sub/old"), file("d/gone"), dir("d/away", false), file("d/away/f")}))
+	upper := write(t, add([]*layer.Entry{dir("d", true), file("d/new"), dir("d/sub", false), file("d/sub/new")}))
+	other := write(t, add([]*layer.Entry{dir("d", false), file("d/other"), dir("d/away", false), file("d/away/other")}))
+	own := layer.OpenDir(upper, layer.DirOptions{Overlay: true})
+	explicit := write(t, func(s layer.Sink) error {
+		return layer.WriteTree(own, &explicitSink{s, own, merged(lower), map[string]bool{}})
+	})
+	if got, want := describe(t, merged(lower, explicit)), describe(t, merged(lower, upper)); got != want {
+		t.Errorf("on its layers it is\n%s\nwant\n%s", got, want)
+	}
+	want := describe(t, merged(write(t, add([]*layer.Entry{dir("d", false), file("d/new"), file("d/other"), dir("d/sub", false), file("d/sub/new")}))))
+	if got := describe(t, merged(other, explicit)); got != want {
+		t.Errorf("on another it is\n%s\nwant\n%s", got, want)
+	}
+}

@@ -63,6 +63,11 @@ func (s *Store) LayerTree(ctx context.Context, id layer.ID) (layer.Tree, error) 
 	return s.layerTree(ctx, id, NeedContent)
 }
 
+// OwnTree is [Store.LayerTree] of which as much is here as is needed.
+func (s *Store) OwnTree(ctx context.Context, id layer.ID, need Need) (layer.Tree, error) {
+	return s.layerTree(ctx, id, need)
+}
+
 func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (_ layer.Tree, err error) {
 	if t := s.seenDir(id); t != nil {
 		return t, nil
