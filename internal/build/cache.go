@@ -207,7 +207,9 @@ func (b *building) exportCache(ctx context.Context, t *cache.To, set cache.Set, 
 		if err != nil {
 			return err
 		}
-		res.respond(map[string]string{exporterResponseManifestDesc: string(data)})
+		if _, told := res.Response[exporterResponseManifestDesc]; !told || t.Type == cache.TypeLocal { // whose client writes the index
+			res.respond(map[string]string{exporterResponseManifestDesc: string(data)})
+		}
 	}
 	return err
 }

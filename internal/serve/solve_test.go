@@ -192,7 +192,7 @@ func TestLegacyFields(t *testing.T) {
 		},
 	})
 	must(t, err)
-	if want := "[{image map[name:n]}] [{inline map[] <nil>} {registry map[mode:max ref:r] <nil>}] [{local map[] <nil>} {registry map[ref:i] <nil>}]"; fmt.Sprint(got.Outputs, got.CacheTo, got.CacheFrom) != want {
+	if want := "[{image map[name:n]}] [{inline map[] <nil> false} {registry map[mode:max ref:r] <nil> false}] [{local map[] <nil> false} {registry map[ref:i] <nil> false}]"; fmt.Sprint(got.Outputs, got.CacheTo, got.CacheFrom) != want {
 		t.Errorf("it is %v, want %s", fmt.Sprint(got.Outputs, got.CacheTo, got.CacheFrom), want)
 	}
 }

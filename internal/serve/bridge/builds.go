@@ -57,7 +57,9 @@ func (b *Builds) Drive(id string) (drive func(context.Context, gw.Client) (*gw.R
 		return bridge.Wait(ctx)
 	}
 	end = func() {
-		b.known.Discard(id)
+		if bridge != nil { // else calls that wait for it give the client the time to hear what was wrong
+			b.known.Discard(id)
+		}
 		b.mu.Lock()
 		delete(b.ids, id)
 		b.mu.Unlock()
