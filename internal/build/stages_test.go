@@ -88,7 +88,7 @@ func TestFailures(t *testing.T) {
 		{"run", "FROM busybox\nRUN true\nRUN exit 3\n", 3, `process "/bin/sh -c exit 3" did not complete successfully: exit code: 3`},
 		{"no such command", "FROM busybox\nRUN [\"/nope\"]\n", 2, "/nope"},
 		{"missing file", "FROM busybox\nCOPY missing.txt /\n", 2, `"/missing.txt": not found`},
-		{"missing file in stage", "FROM busybox AS a\nFROM busybox\nCOPY --from=a /nope /\n", 3, "/nope: no such file or directory"},
+		{"missing file in stage", "FROM busybox AS a\nFROM busybox\nCOPY --from=a /nope /\n", 3, "lstat /nope: no such file or directory"},
 		{"unknown user", "FROM busybox\nCOPY --chown=nobody-here Dockerfile /\n", 2, "nobody-here"},
 		{"secret", "FROM busybox\nRUN --mount=type=secret,id=key,required true\n", 2, "secret key: not found"},
 		{"ssh", "FROM busybox\nRUN --mount=type=ssh,required true\n", 2, "no SSH key \"default\" forwarded from the client"},

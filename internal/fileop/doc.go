@@ -33,7 +33,7 @@ type NotFoundError struct {
 
 func (e *NotFoundError) Error() string {
 	if e.Late {
-		return e.Path + ": no such file or directory"
+		return "lstat " + e.Path + ": no such file or directory"
 	}
 	return fmt.Sprintf("%q: not found", e.Path)
 }
