@@ -253,7 +253,8 @@ func explain(ctx context.Context, err error, format string, args ...any) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
-	case code == codes.Unavailable, code == codes.Canceled, errors.Is(err, io.EOF): // the session's connection was closed, or the call by it
+	case code == codes.Unavailable, code == codes.Canceled, errors.Is(err, io.EOF), strings.HasSuffix(err.Error(), ": "+io.EOF.Error()):
+		// The session's connection was closed, or the call by it.
 		return fmt.Errorf("%s: %w", doing, ErrGone)
 	case code == codes.NotFound:
 		return &failure{doing + ": " + words(err), errdefs.ErrNotFound}

@@ -32,6 +32,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 
@@ -192,31 +193,30 @@ func (c *Client) Blob(ctx context.Context, ref string) (ocispec.Descriptor, erro
 	if !ok {
 		return ocispec.Descriptor{}, fmt.Errorf("%s has no digest: %w", named, errdefs.ErrInvalidArgument)
 	}
-	op := newOperation(named, ocispec.Descriptor{})
-	var desc ocispec.Descriptor
-	err = c.retry(ctx, op, func(ctx context.Context) error {
-		resolver, err := c.resolver(op.host, 0)
-		if err != nil {
-			return err
-		}
-		fetcher, err := resolver.Fetcher(ctx, named.String())
-		if err != nil {
-			return err
-		}
-		by, ok := fetcher.(remotes.FetcherByDigest)
-		if !ok {
-			return fmt.Errorf("blobs of %s: %w", named, errdefs.ErrNotImplemented)
-		}
-		var rc io.ReadCloser
-		if rc, desc, err = by.FetchByDigest(ctx, pinned.Digest()); err != nil {
-			return err
-		}
-		return rc.Close()
-	})
-	if err != nil {
-		return ocispec.Descriptor{}, c.explain(ctx, op, err)
+	if desc, err := c.blob(ctx, named, pinned.Digest()); err == nil {
+		return desc, nil
 	}
-	return desc, nil
+	return c.Resolve(ctx, ref) // which tells what is wrong, and looks where manifests are
+}
+
+func (c *Client) blob(ctx context.Context, named reference.Named, d digest.Digest) (ocispec.Descriptor, error) {
+	resolver, err := c.resolver(newOperation(named, ocispec.Descriptor{}).host, 0)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	fetcher, err := resolver.Fetcher(ctx, named.String())
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	by, ok := fetcher.(remotes.FetcherByDigest)
+	if !ok {
+		return ocispec.Descriptor{}, fmt.Errorf("blobs of %s: %w", named, errdefs.ErrNotImplemented)
+	}
+	rc, desc, err := by.FetchByDigest(ctx, d)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return desc, rc.Close()
 }
 
 // Fetch opens the blob or manifest desc of the repository of ref. The first request has been
