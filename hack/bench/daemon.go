@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	bkdaemon "github.com/slipway-build/slipway/hack/conformance/daemon"
 )
 
 // daemon is a server of BuildKit's API that a row has for itself, and the builder by which buildx knows it.
@@ -36,26 +38,12 @@ func (p *place) slipwayDaemon() *daemon {
 	return d
 }
 
-// buildkitDaemon is BuildKit's own, with overlayfs and the host's network, for which a step takes least.
+// buildkitDaemon is BuildKit's own.
 func (p *place) buildkitDaemon() (*daemon, error) {
 	d := &daemon{place: p, name: "buildkitd"}
 	config := p.path("buildkitd.toml")
 	d.cmd = exec.Command(p.tool("buildkitd"), "--config", config)
-	return d, os.WriteFile(config, fmt.Appendf(nil, `root = %q
-[grpc]
-  address = [%q]
-[worker.oci]
-  enabled = true
-  gc = false
-  networkMode = "host"
-  snapshotter = "overlayfs"
-[worker.containerd]
-  enabled = false
-[registry."docker.io"]
-  mirrors = [%[3]q]
-[registry.%[3]q]
-  http = true
-`, p.path("buildkit"), d.listen(), p.served.Addr), 0o600)
+	return d, os.WriteFile(config, bkdaemon.Config(p.path("buildkit"), d.listen(), p.served.Addr), 0o600)
 }
 
 func (d *daemon) listen() string {

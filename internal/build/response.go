@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
@@ -35,7 +36,5 @@ func (r *Result) respond(all map[string]string) {
 	if r.Response == nil {
 		r.Response = map[string]string{}
 	}
-	for k, v := range all {
-		r.Response[k] = v
-	}
+	maps.Copy(r.Response, all)
 }

@@ -24,13 +24,10 @@ type Daemon struct {
 	log           bytes.Buffer
 }
 
-// Start starts the daemon, for which registry is docker.io.
-func (d *Daemon) Start(buildkitd, registry string) error {
-	if err := os.Mkdir(d.Dir, 0o755); err != nil {
-		return err
-	}
-	d.Addr = "unix://" + filepath.Join(d.Dir, "socket")
-	config := fmt.Sprintf(`root = %q
+// Config is the configuration of a daemon that keeps what it has in root and listens at addr, with overlayfs and the host's network, for
+// which a step takes least; registry is docker.io.
+func Config(root, addr, registry string) []byte {
+	return fmt.Appendf(nil, `root = %q
 [grpc]
   address = [%q]
 [worker.oci]
@@ -44,9 +41,17 @@ func (d *Daemon) Start(buildkitd, registry string) error {
   mirrors = [%[3]q]
 [registry.%[3]q]
   http = true
-`, filepath.Join(d.Dir, "root"), d.Addr, registry)
+`, root, addr, registry)
+}
+
+// Start starts the daemon, for which registry is docker.io.
+func (d *Daemon) Start(buildkitd, registry string) error {
+	if err := os.Mkdir(d.Dir, 0o755); err != nil {
+		return err
+	}
+	d.Addr = "unix://" + filepath.Join(d.Dir, "socket")
 	file := filepath.Join(d.Dir, "buildkitd.toml")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(file, Config(filepath.Join(d.Dir, "root"), d.Addr, registry), 0o600); err != nil {
 		return err
 	}
 	d.cmd = exec.Command(buildkitd, "--config", file, "--allow-insecure-entitlement", "security.insecure")

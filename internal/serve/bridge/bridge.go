@@ -169,6 +169,21 @@ func (b *Bridge) ref(id string) (gw.Reference, error) {
 	return ref, nil
 }
 
+// about makes a call about what find gives for an id, while the build lives.
+func about[T, A any](ctx context.Context, b *Bridge, find func(id string) (T, error), id string, call func(context.Context, T) (A, error)) (A, error) {
+	var none A
+	ctx, leave, err := b.enter(ctx)
+	if err != nil {
+		return none, err
+	}
+	defer leave()
+	v, err := find(id)
+	if err != nil {
+		return none, err
+	}
+	return call(ctx, v)
+}
+
 // short is what a message has of a name that a client made up.
 func short(name string) string {
 	const most = 100

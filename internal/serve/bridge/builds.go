@@ -59,13 +59,11 @@ func (b *Builds) Drive(id string) (drive func(context.Context, gw.Client) (*gw.R
 	end = func() {
 		if bridge != nil { // else calls that wait for it give the client the time to hear what was wrong
 			b.known.Discard(id)
+			defer bridge.Close()
 		}
 		b.mu.Lock()
+		defer b.mu.Unlock()
 		delete(b.ids, id)
-		b.mu.Unlock()
-		if bridge != nil {
-			bridge.Close()
-		}
 	}
 	return drive, end, nil
 }

@@ -160,56 +160,40 @@ func (b *Bridge) releaseAll() {
 // noDetails is BuildKit's error about files of a container that is not there.
 const noDetails = "container details for %s not found"
 
+// detailed is the container with an id, for calls about its files.
+func (b *Bridge) detailed(id string) (*held, error) {
+	return b.container(id, codes.NotFound, noDetails)
+}
+
 // ReadFileContainer implements the service.
 func (b *Bridge) ReadFileContainer(ctx context.Context, req *gwpb.ReadFileRequest) (*gwpb.ReadFileResponse, error) {
-	ctx, leave, err := b.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	ctr, err := b.container(req.Ref, codes.NotFound, noDetails)
-	if err != nil {
-		return nil, err
-	}
-	return readFile(req, func(r gw.ReadRequest) ([]byte, error) {
-		return ctr.ReadFile(ctx, gw.ReadContainerRequest{ReadRequest: r, MountIndex: int(req.MountIndex)})
+	return about(ctx, b, b.detailed, req.Ref, func(ctx context.Context, ctr *held) (*gwpb.ReadFileResponse, error) {
+		return readFile(req, func(r gw.ReadRequest) ([]byte, error) {
+			return ctr.ReadFile(ctx, gw.ReadContainerRequest{ReadRequest: r, MountIndex: int(req.MountIndex)})
+		})
 	})
 }
 
 // ReadDirContainer implements the service.
 func (b *Bridge) ReadDirContainer(ctx context.Context, req *gwpb.ReadDirRequest) (*gwpb.ReadDirResponse, error) {
-	ctx, leave, err := b.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	ctr, err := b.container(req.Ref, codes.NotFound, noDetails)
-	if err != nil {
-		return nil, err
-	}
-	entries, err := ctr.ReadDir(ctx, gw.ReadDirContainerRequest{
-		ReadDirRequest: gw.ReadDirRequest{Path: req.DirPath, IncludePattern: req.IncludePattern}, MountIndex: int(req.MountIndex),
+	return about(ctx, b, b.detailed, req.Ref, func(ctx context.Context, ctr *held) (*gwpb.ReadDirResponse, error) {
+		entries, err := ctr.ReadDir(ctx, gw.ReadDirContainerRequest{
+			ReadDirRequest: gw.ReadDirRequest{Path: req.DirPath, IncludePattern: req.IncludePattern}, MountIndex: int(req.MountIndex),
+		})
+		if err != nil {
+			return nil, err
+		}
+		return &gwpb.ReadDirResponse{Entries: entries}, nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &gwpb.ReadDirResponse{Entries: entries}, nil
 }
 
 // StatFileContainer implements the service.
 func (b *Bridge) StatFileContainer(ctx context.Context, req *gwpb.StatFileRequest) (*gwpb.StatFileResponse, error) {
-	ctx, leave, err := b.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	ctr, err := b.container(req.Ref, codes.NotFound, noDetails)
-	if err != nil {
-		return nil, err
-	}
-	stat, err := ctr.StatFile(ctx, gw.StatContainerRequest{StatRequest: gw.StatRequest{Path: req.Path}, MountIndex: int(req.MountIndex)})
-	if err != nil {
-		return nil, err
-	}
-	return &gwpb.StatFileResponse{Stat: stat}, nil
+	return about(ctx, b, b.detailed, req.Ref, func(ctx context.Context, ctr *held) (*gwpb.StatFileResponse, error) {
+		stat, err := ctr.StatFile(ctx, gw.StatContainerRequest{StatRequest: gw.StatRequest{Path: req.Path}, MountIndex: int(req.MountIndex)})
+		if err != nil {
+			return nil, err
+		}
+		return &gwpb.StatFileResponse{Stat: stat}, nil
+	})
 }

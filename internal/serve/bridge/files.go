@@ -20,16 +20,9 @@ const maxFile = defaults.DefaultMaxSendMsgSize
 
 // ReadFile implements the service.
 func (b *Bridge) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*gwpb.ReadFileResponse, error) {
-	ctx, leave, err := b.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	ref, err := b.ref(req.Ref)
-	if err != nil {
-		return nil, err
-	}
-	return readFile(req, func(r gw.ReadRequest) ([]byte, error) { return ref.ReadFile(ctx, r) })
+	return about(ctx, b, b.ref, req.Ref, func(ctx context.Context, ref gw.Reference) (*gwpb.ReadFileResponse, error) {
+		return readFile(req, func(r gw.ReadRequest) ([]byte, error) { return ref.ReadFile(ctx, r) })
+	})
 }
 
 // readFile reads a file, or the part of it that a request is about, if that is not too large for an answer.
@@ -54,38 +47,24 @@ func readFile(req *gwpb.ReadFileRequest, read func(gw.ReadRequest) ([]byte, erro
 
 // ReadDir implements the service.
 func (b *Bridge) ReadDir(ctx context.Context, req *gwpb.ReadDirRequest) (*gwpb.ReadDirResponse, error) {
-	ctx, leave, err := b.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	ref, err := b.ref(req.Ref)
-	if err != nil {
-		return nil, err
-	}
-	entries, err := ref.ReadDir(ctx, gw.ReadDirRequest{Path: req.DirPath, IncludePattern: req.IncludePattern})
-	if err != nil {
-		return nil, err
-	}
-	return &gwpb.ReadDirResponse{Entries: entries}, nil
+	return about(ctx, b, b.ref, req.Ref, func(ctx context.Context, ref gw.Reference) (*gwpb.ReadDirResponse, error) {
+		entries, err := ref.ReadDir(ctx, gw.ReadDirRequest{Path: req.DirPath, IncludePattern: req.IncludePattern})
+		if err != nil {
+			return nil, err
+		}
+		return &gwpb.ReadDirResponse{Entries: entries}, nil
+	})
 }
 
 // StatFile implements the service.
 func (b *Bridge) StatFile(ctx context.Context, req *gwpb.StatFileRequest) (*gwpb.StatFileResponse, error) {
-	ctx, leave, err := b.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	ref, err := b.ref(req.Ref)
-	if err != nil {
-		return nil, err
-	}
-	stat, err := ref.StatFile(ctx, gw.StatRequest{Path: req.Path})
-	if err != nil {
-		return nil, missing(err, req.Path)
-	}
-	return &gwpb.StatFileResponse{Stat: stat}, nil
+	return about(ctx, b, b.ref, req.Ref, func(ctx context.Context, ref gw.Reference) (*gwpb.StatFileResponse, error) {
+		stat, err := ref.StatFile(ctx, gw.StatRequest{Path: req.Path})
+		if err != nil {
+			return nil, missing(err, req.Path)
+		}
+		return &gwpb.StatFileResponse{Stat: stat}, nil
+	})
 }
 
 // maxPath is how much of a path an error has.

@@ -198,17 +198,10 @@ func (b *Bridge) setFinal(res *gw.Result, attrs []byte) error {
 
 // Evaluate implements the service.
 func (b *Bridge) Evaluate(ctx context.Context, req *gwpb.EvaluateRequest) (*gwpb.EvaluateResponse, error) {
-	ctx, leave, err := b.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	ref, err := b.ref(req.Ref)
-	if err != nil {
-		return nil, err
-	}
-	if err := ref.Evaluate(ctx); err != nil {
-		return nil, err
-	}
-	return &gwpb.EvaluateResponse{}, nil
+	return about(ctx, b, b.ref, req.Ref, func(ctx context.Context, ref gw.Reference) (*gwpb.EvaluateResponse, error) {
+		if err := ref.Evaluate(ctx); err != nil {
+			return nil, err
+		}
+		return &gwpb.EvaluateResponse{}, nil
+	})
 }
