@@ -55,13 +55,14 @@ func TestLongLife(t *testing.T) {
 	before := held()
 	const n = 60
 	life(n)
-	for range 1000 {
-		if runtime.NumGoroutine() <= before.goroutines {
+	after := held()
+	for range 1000 { // what builds that were ended had open, those close who had it, and finalizers
+		if after.goroutines <= before.goroutines && after.files <= before.files+5 {
 			break
 		}
 		time.Sleep(time.Millisecond)
+		after = held()
 	}
-	after := held()
 	t.Logf("%+v, and after %d builds %+v", before, n, after)
 	if after.goroutines > before.goroutines || after.files > before.files+5 || after.objects > before.objects+n*perBuild {
 		t.Errorf("it holds %+v, and after %d builds %+v", before, n, after)
