@@ -3,17 +3,12 @@ package build_test
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime"
-	"runtime/metrics"
-	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/longlife"
 )
 
 // A builder that lives long holds nothing of builds that are over.
@@ -52,43 +47,8 @@ func TestLongLife(t *testing.T) {
 		must(t, all.Wait())
 	}
 	life(12)
-	before := held()
-	const n = 60
-	life(n)
-	after := held()
-	for range 1000 { // what builds that were ended had open, those close who had it, and finalizers
-		if after.goroutines <= before.goroutines && after.files <= before.files+5 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-		after = held()
-	}
-	t.Logf("%+v, and after %d builds %+v", before, n, after)
-	if after.goroutines > before.goroutines || after.files > before.files+5 || after.objects > before.objects+n*perBuild {
-		t.Errorf("it holds %+v, and after %d builds %+v", before, n, after)
-	}
+	longlife.Flat(t, life, 60, perBuild)
 }
 
 // perBuild is how many objects a build may leave, of the hundreds that it has when it is over: see perRun of the engine's test.
 const perBuild = 100
-
-// holding is what a process holds.
-type holding struct{ goroutines, files, objects int }
-
-func held() (h holding) {
-	for range 3 { // what has a finalizer takes several
-		runtime.GC()
-		runtime.Gosched()
-	}
-	h.goroutines = runtime.NumGoroutine()
-	files, _ := filepath.Glob("/proc/self/fd/*")
-	for _, f := range files {
-		if to, err := os.Readlink(f); err == nil && !strings.Contains(to, "/layers/") && !strings.Contains(to, "/meta.db") { // of these the store keeps some open
-			h.files++
-		}
-	}
-	objects := []metrics.Sample{{Name: "/gc/heap/objects:objects"}}
-	metrics.Read(objects)
-	h.objects = int(objects[0].Value.Uint64())
-	return h
-}

@@ -7,14 +7,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/metrics"
-	"strings"
 	"testing"
 
 	"github.com/moby/buildkit/client/llb"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/slipway-build/slipway/internal/longlife"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/source/local"
@@ -74,20 +72,7 @@ func TestLongLife(t *testing.T) {
 	_, err := stay.Result(t.Context(), edgeOf(t, good))
 	must(t, err)
 	life(50)
-	before := held()
-	const n = 300
-	life(n)
-	for range 10_000 { // what ends with a run ends soon after it
-		if runtime.NumGoroutine() <= before.goroutines {
-			break
-		}
-		runtime.Gosched()
-	}
-	after := held()
-	t.Logf("%+v, and after %d runs %+v", before, n, after)
-	if after.goroutines > before.goroutines || after.files > before.files+5 || after.objects > before.objects+n*perRun {
-		t.Errorf("it holds %+v, and after %d runs %+v", before, n, after)
-	}
+	longlife.Flat(t, life, 300, perRun)
 	must(t, stay.Close())
 	if all := len(e.flights) + len(e.sources) + len(e.resolved) + len(e.httpFiles) + len(e.gitCommits) + len(e.clamped); all > 0 {
 		t.Errorf("runs have %d things in common when there are none", all)
@@ -99,24 +84,3 @@ func TestLongLife(t *testing.T) {
 
 // perRun is how many objects a run may leave: the store notes what a process uses of it as long as it is open. A run has hundreds.
 const perRun = 20
-
-// holding is what a process holds.
-type holding struct{ goroutines, files, objects int }
-
-func held() (h holding) {
-	for range 3 { // what has a finalizer takes several
-		runtime.GC()
-		runtime.Gosched()
-	}
-	h.goroutines = runtime.NumGoroutine()
-	files, _ := filepath.Glob("/proc/self/fd/*")
-	for _, f := range files {
-		if to, err := os.Readlink(f); err == nil && !strings.Contains(to, "/layers/") && !strings.Contains(to, "/meta.db") { // of these the store keeps some open
-			h.files++
-		}
-	}
-	objects := []metrics.Sample{{Name: "/gc/heap/objects:objects"}}
-	metrics.Read(objects)
-	h.objects = int(objects[0].Value.Uint64())
-	return h
-}
