@@ -104,7 +104,8 @@ bench: build ## print how long things take beside the plain commands that bound 
 
 scale: build ## see that commands which handle 1,000,000 files need less than 250 MB of memory, and 80 MB for 20,000
 	@hack/deps.sh build
-	SLIPWAY_SCALE=1000000 SLIPWAY_SCALE_PROGRAM=$(CURDIR)/bin/slipway $(GO) test -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 60m -run '^TestMemory$$' ./cmd/slipway
+	cp bin/slipway build/scale # how the kernel has cached a file decides how much of it is mapped: a linked one counts 17 MB more than a copy
+	SLIPWAY_SCALE=$(or $(FILES),1000000) SLIPWAY_SCALE_PROGRAM=$(CURDIR)/build/scale $(GO) test -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 60m -run '^TestMemory$$' ./cmd/slipway
 
 torture: build ## kill, starve and damage slipway's store for hours, and write the table of docs/reliability.md
 	@hack/deps.sh test
