@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -192,7 +193,9 @@ func (s *store) sane(c result) error {
 	if m := noSentence.FindString(c.err); m != "" {
 		return fmt.Errorf("%q is no sentence: slipway %s:\n%s", m, strings.Join(c.args, " "), lastLines(c.err, 30))
 	}
-	if !c.ok() && !c.killed && strings.TrimSpace(c.err) == "" {
+	// A container whose process was killed has its exit code and no more words, as with docker.
+	container := c.code == 128+int(syscall.SIGKILL) && slices.Contains([]string{"run", "start"}, c.args[0])
+	if !c.ok() && !c.killed && !container && strings.TrimSpace(c.err) == "" {
 		return fmt.Errorf("it says nothing of why: %s", c)
 	}
 	return nil

@@ -139,7 +139,7 @@ func (m *Manager) stop(ctx context.Context, id string, s State) error {
 	return fmt.Errorf("process %d does not end", s.PID)
 }
 
-// upper is the writable layer's directory, work the scratch directory beside it.
+// upper is the writable layer's directory, work the scratch directory beside it, which each start makes anew.
 func (m *Manager) upper(id string) string { return filepath.Join(m.Store.ContainerDir(id), "fs") }
 func (m *Manager) work(id string) string  { return filepath.Join(m.Store.ContainerDir(id), "work") }
 

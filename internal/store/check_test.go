@@ -251,8 +251,8 @@ var damages = map[string]struct {
 		want: "container box its layer 000000000000-1 is not here", quick: true, stays: true,
 	},
 	"container without a directory": {
-		do:   func(c *checkable) { must(c.t, os.RemoveAll(c.path("containers", strings.Repeat("a", 64), "work"))) },
-		want: "container box its directory work is missing", quick: true,
+		do:   func(c *checkable) { must(c.t, os.RemoveAll(c.path("containers", strings.Repeat("a", 64), "fs"))) },
+		want: "container box its directory fs is missing", quick: true,
 	},
 	"blob record of a blob that is not there": {
 		do: func(c *checkable) {

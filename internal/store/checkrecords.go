@@ -332,12 +332,10 @@ func (l *survey) containers(context.Context) error {
 		if problem := l.lacking(ct.Snapshot); problem != "" {
 			l.find(Finding{Kind: "container", Subject: ct.Name, Problem: problem, Means: "it cannot be started", Repair: "none: its own files are kept"})
 		}
-		for _, sub := range []string{"fs", "work"} {
-			path := filepath.Join(l.s.ContainerDir(ct.ID), sub)
-			if fi, err := os.Lstat(path); err != nil || !fi.IsDir() {
-				l.find(Finding{Kind: "container", Subject: ct.Name, Problem: "its directory " + sub + " is missing", Means: "it cannot be started",
-					Repair: "make an empty one", mend: func(context.Context) error { return os.MkdirAll(path, 0o755) }})
-			}
+		path := filepath.Join(l.s.ContainerDir(ct.ID), "fs")
+		if fi, err := os.Lstat(path); err != nil || !fi.IsDir() {
+			l.find(Finding{Kind: "container", Subject: ct.Name, Problem: "its directory fs is missing", Means: "it cannot be started",
+				Repair: "make an empty one", mend: func(context.Context) error { return os.MkdirAll(path, 0o755) }})
 		}
 	}
 	return nil

@@ -67,10 +67,8 @@ func (s *Store) AddContainer(ctx context.Context, c Container) error {
 		if _, err := tx.Exec("INSERT INTO containers(id,name,record) VALUES(?,?,?)", c.ID, c.Name, string(data)); err != nil {
 			return err
 		}
-		for _, sub := range []string{"fs", "work"} {
-			if err := os.MkdirAll(filepath.Join(s.ContainerDir(c.ID), sub), 0o755); err != nil {
-				return fmt.Errorf("creating container: %w", err)
-			}
+		if err := os.MkdirAll(filepath.Join(s.ContainerDir(c.ID), "fs"), 0o755); err != nil {
+			return fmt.Errorf("creating container: %w", err)
 		}
 		if err := fsync(s.ContainerDir(c.ID)); err != nil { // the record is on the disk when this returns
 			return fmt.Errorf("creating container: %w", err)
