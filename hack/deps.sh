@@ -70,7 +70,9 @@ for_bases() {
 for_test() {
 	for_build
 	for_demo
-	need runc runc "is the second OCI runtime that the sandbox is tested with"
+	need runc runc "is the second OCI runtime that the sandbox is tested with, and starts containers with few rights"
+	need newuidmap uidmap "gives users of this machine the IDs of their namespaces"
+	need setpriv util-linux "starts programs as users with few rights"
 	need skopeo skopeo "checks the images that are written"
 	need bzip2 bzip2 "makes archives that the tests unpack"
 	need xz xz-utils "unpacks archives, and makes those that the tests unpack"

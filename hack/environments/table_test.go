@@ -1,0 +1,192 @@
+package environments
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipway-build/slipway/hack/bases/baseimage"
+	"github.com/slipway-build/slipway/hack/bases/library"
+	"github.com/slipway-build/slipway/hack/conformance"
+)
+
+// table is the ground of a run of the test and what it compares with.
+type table struct {
+	ground     *Ground
+	tool       string
+	names      []string // of Dockerfiles
+	references map[string]Outcome
+}
+
+// TestTable builds Dockerfiles in environments and compares with what root of the machine makes of them, and with the table in
+// expected_test.go. With SLIPWAY_ENVIRONMENTS=large all Dockerfiles are built, which takes long; =NAME,... are the
+// environments. SLIPWAY_DOCKERFILES=NAME,... are the Dockerfiles. SLIPWAY_PROGRAM is the binary, which is built unless it is given.
+func TestTable(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("runc needs root")
+	}
+	tb := newTable(t)
+	catalogue := Catalogue()
+	tb.references = tb.build(t, catalogue[0])
+	for _, name := range tb.names {
+		if o := tb.references[name]; !o.Built || o.Left != "" {
+			t.Fatalf("root did not build %s:\n%s\n%s", name, o.Log, o.Left)
+		}
+	}
+	chosen := list("SLIPWAY_ENVIRONMENTS", nil)
+	for _, env := range catalogue[1:] {
+		if len(chosen) > 0 && chosen[0] != "large" && !slices.Contains(chosen, env.Name) {
+			continue
+		}
+		t.Run(env.Name, func(t *testing.T) {
+			t.Parallel()
+			outcomes := tb.build(t, env)
+			for _, name := range tb.names {
+				t.Run(name, func(t *testing.T) { tb.judge(t, env.Name, name, outcomes[name]) })
+			}
+		})
+	}
+}
+
+func list(variable string, otherwise []string) []string {
+	if v := os.Getenv(variable); v != "" {
+		return strings.Split(v, ",")
+	}
+	return otherwise
+}
+
+func newTable(t *testing.T) *table {
+	repo, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "slipway-environments-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if os.Getenv("SLIPWAY_KEEP") == "" {
+			os.RemoveAll(dir)
+		}
+	})
+	names, err := Dockerfiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := os.Getenv("SLIPWAY_ENVIRONMENTS") == "large"
+	names = slices.DeleteFunc(names, func(n string) bool { return strings.HasPrefix(n, "large-") && !large })
+	tb := &table{names: list("SLIPWAY_DOCKERFILES", names), tool: filepath.Join(dir, "tool")}
+	program := os.Getenv("SLIPWAY_PROGRAM")
+	if program == "" {
+		command(t, repo, nil, "make", "build")
+		program = filepath.Join(repo, "bin", "slipway")
+	}
+	command(t, repo, []string{"CGO_ENABLED=0"}, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", tb.tool, "./hack/environments/tool")
+	bases, kinds := filepath.Join(dir, "bases"), []string{"busybox"}
+	if slices.ContainsFunc(tb.names, func(n string) bool { return strings.HasPrefix(n, "large-") }) {
+		bases, kinds = filepath.Join(repo, "build", "bases"), library.Kinds
+	}
+	l, err := library.Open(bases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range kinds {
+		if _, err := l.Make(t.Context(), kind); errors.Is(err, baseimage.ErrMissing) {
+			t.Skip(err)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ground := filepath.Join(dir, "ground")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(ground, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	tb.ground, err = NewGround(ground, program, l.Handler())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tb.ground.Close)
+	return tb
+}
+
+func command(t *testing.T, dir string, vars []string, args ...string) {
+	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), vars...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+}
+
+// build builds all Dockerfiles of the table in an environment.
+func (tb *table) build(t *testing.T, env Environment) map[string]Outcome {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	p, err := tb.ground.Open(env, env.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Prepare(tb.names, tb.tool); err != nil {
+		t.Fatal(err)
+	}
+	output, code, err := p.Run(ctx, p.Command()...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	all := map[string]Outcome{}
+	for _, name := range tb.names {
+		o, err := p.Outcome(name)
+		if err != nil {
+			t.Fatalf("%s: %v\n(exit code %d) %s", name, err, code, output)
+		}
+		all[name] = o
+	}
+	return all
+}
+
+// judge compares an outcome with root's and with what the table says.
+func (tb *table) judge(t *testing.T, env, name string, o Outcome) {
+	if o.Left != "" {
+		t.Errorf("these processes outlived the build:\n%s", o.Left)
+	}
+	want := expect(env, name)
+	switch {
+	case !o.Built && want.fails == "":
+		t.Errorf("it is not built:\n%s", last(o.Log, 12))
+	case !o.Built && !strings.Contains(o.Log, want.fails):
+		t.Errorf("it is to fail with %q:\n%s", want.fails, last(o.Log, 12))
+	case o.Built && want.notYet && o.Digest == tb.references[name].Digest:
+		t.Log("it is built as it is to be: change expected_test.go")
+	case o.Built && want.fails != "":
+		t.Errorf("it is built, and was to fail with %q: change expected_test.go", want.fails)
+	case o.Built && o.Digest == tb.references[name].Digest && want.differs != "":
+		t.Errorf("the image is root's, and was to differ: %s: change expected_test.go", want.differs)
+	case o.Built && o.Digest != tb.references[name].Digest && want.differs == "":
+		t.Errorf("the image differs from root's:\n%s", difference(t, tb.references[name].Image, o.Image))
+	}
+	t.Logf("%.2f s", o.Took.Seconds())
+}
+
+func last(text string, n int) string {
+	lines := strings.Split(text, "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// difference is in which entries and settings two images differ.
+func difference(t *testing.T, want, got string) string {
+	var a, b conformance.Record
+	if err := errors.Join(a.ReadOCI(want, true, nil), b.ReadOCI(got, true, nil)); err != nil {
+		t.Fatal(err)
+	}
+	lines := conformance.Diff(a.JSON(), b.JSON())
+	if n := len(lines); n > 40 {
+		lines = append(lines[:40], fmt.Sprintf("... and %d lines more", n-40))
+	}
+	return strings.Join(lines, "\n")
+}
