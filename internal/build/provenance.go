@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -97,6 +98,7 @@ func (b *building) predicate(capture *provenance.Capture, builder string) (*prov
 	meta := pr.RunDetails.Metadata
 	meta.StartedOn, meta.FinishedOn, meta.InvocationID = &b.record.Started, &now, b.record.ID
 	pr.RunDetails.Builder.ID = builder
+	pr.BuildDefinition.InternalParameters.ProvenanceCustomEnv = b.req.ProvenanceEnv
 	if capture.Request.Frontend == frontendDockerfile {
 		pr.BuildDefinition.InternalParameters.DockerfileVersion = frontend.Version()
 	}
@@ -163,7 +165,9 @@ func (b *building) tell(ctx context.Context, products []*product) (map[string]js
 			continue
 		}
 		if capture.TargetPlatform != "" { // which version 0.2 has no field for
-			pr.BuildDefinition.InternalParameters.ProvenanceCustomEnv = provenancetypes.ProvenanceCustomEnv{"targetPlatform": capture.TargetPlatform}
+			env := provenancetypes.ProvenanceCustomEnv{"targetPlatform": capture.TargetPlatform}
+			maps.Copy(env, b.req.ProvenanceEnv)
+			pr.BuildDefinition.InternalParameters.ProvenanceCustomEnv = env
 		}
 		told := pr.ConvertToSLSA02()
 		if b.req.TellProvenance == ProvenanceMin {

@@ -92,6 +92,8 @@ type Request struct {
 	// Attest are the attestations that the image gets, "provenance" and "sbom", each with its
 	// attributes as comma-separated key=value pairs ("mode=max").
 	Attest map[string]string
+	// ProvenanceEnv is what provenance says besides of where the build runs.
+	ProvenanceEnv map[string]any
 	// TellProvenance has the result tell its provenance, whatever the image gets; "" for none.
 	TellProvenance ProvenanceMode
 	// CacheFrom and CacheTo are the caches to import and to export, as in --cache-from and --cache-to.

@@ -41,6 +41,7 @@ type serving struct {
 	idle         time.Duration
 	entitlements []string
 	config       string // a buildkitd.toml
+	provenance   map[string]any
 	labels       map[string]string
 	platforms    []string
 }
@@ -132,6 +133,7 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	if err != nil {
 		return err
 	}
+	steps.ProvenanceEnv = o.provenance
 	if err := a.tryStore(); err != nil {
 		return err
 	}

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +20,7 @@ import (
 type daemonFile struct {
 	Root         string   `toml:"root"`
 	Entitlements []string `toml:"insecure-entitlements"`
+	Provenance   *string  `toml:"provenanceEnvDir"`
 	GRPC         struct {
 		Address []string `toml:"address"`
 		UID     *int     `toml:"uid"`
@@ -52,7 +56,7 @@ type daemonPolicy struct {
 
 // heldSettings are the keys of a buildkitd.toml that a server holds, or those above them.
 var heldSettings = []string{
-	"root", "insecure-entitlements", "grpc.address", "grpc.uid", "grpc.gid", "grpc.tls", "history.maxAge", "history.maxEntries", "history.maxSize",
+	"root", "insecure-entitlements", "provenanceEnvDir", "grpc.address", "grpc.uid", "grpc.gid", "grpc.tls", "history.maxAge", "history.maxEntries", "history.maxSize",
 	"worker.oci.max-parallelism", "worker.oci.networkMode", "worker.oci.labels", "worker.oci.platforms",
 	"worker.oci.gc", "worker.oci.gckeepstorage", "worker.oci.reservedSpace", "worker.oci.maxUsedSpace", "worker.oci.minFreeSpace", "worker.oci.gcpolicy",
 }
@@ -96,11 +100,43 @@ func (a *app) daemonSettings(cmd *cobra.Command, o *serving) error {
 		return fmt.Errorf("--config %s: %w", path, err)
 	}
 	f.serving(cmd, a, o)
+	if o.provenance, err = provenanceEnv(f.Provenance); err != nil {
+		return fmt.Errorf("--config %s: provenanceEnvDir: %w", path, err)
+	}
 	if a.settings == nil {
 		a.settings = &config.Settings{}
 	}
 	f.keep(a.settings)
 	return a.daemonRegistries(path, f.Registry)
+}
+
+// provenanceEnv reads what provenance is to say of where builds run: the files *.json of a directory, of which later ones win.
+func provenanceEnv(dir *string) (map[string]any, error) {
+	if dir == nil || *dir == "" {
+		return nil, nil
+	}
+	files, err := os.ReadDir(*dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // as for BuildKit
+	}
+	if err != nil {
+		return nil, err
+	}
+	env := map[string]any{}
+	for _, f := range files {
+		if f.IsDir() || filepath.Ext(f.Name()) != ".json" {
+			continue
+		}
+		path := filepath.Join(*dir, f.Name())
+		data, err := readSmall(path)
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(data, &env); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", path, err)
+		}
+	}
+	return env, nil
 }
 
 // serving says how to serve.
