@@ -297,13 +297,14 @@ func (b *building) exportOne(ctx context.Context, o *Output, i int, products []*
 // assemble writes the images of an output into the store, and what they are into the result.
 func (b *building) assemble(ctx context.Context, o *Output, names []string, products []*product, res *Result, step *progress.Step) (*export.Assembly, error) {
 	opt := export.Options{
-		Index:         b.byPlatform,
-		DockerTypes:   !o.is("oci-mediatypes", true),
-		ImageManifest: !o.is("oci-artifact", o.is("oci-mediatypes", true)),
-		Names:         names,
-		Lazy:          o.Type == OutputImage && !o.stored(),
+		Index: b.byPlatform,
+		Names: names,
+		Lazy:  o.Type == OutputImage && !o.stored(),
 	}
 	var err error
+	if opt.DockerTypes, opt.ImageManifest, err = b.req.formats(o, products); err != nil {
+		return nil, err
+	}
 	if opt.Encoding, err = o.encoding(); err != nil {
 		return nil, err
 	}

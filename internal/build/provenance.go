@@ -17,7 +17,6 @@ import (
 	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
 	"github.com/moby/buildkit/frontend/attestations"
 	"github.com/moby/buildkit/solver"
-	"github.com/moby/buildkit/solver/llbsolver/compat"
 	"github.com/moby/buildkit/solver/llbsolver/provenance"
 	provenancetypes "github.com/moby/buildkit/solver/llbsolver/provenance/types"
 	"github.com/moby/buildkit/solver/pb"
@@ -102,7 +101,7 @@ func (b *building) predicate(capture *provenance.Capture, builder string) (*prov
 	if capture.Request.Frontend == frontendDockerfile {
 		pr.BuildDefinition.InternalParameters.DockerfileVersion = frontend.Version()
 	}
-	pr.BuildDefinition.ExternalParameters.Request.CompatibilityVersion = compat.CompatibilityVersionCurrent
+	pr.BuildDefinition.ExternalParameters.Request.CompatibilityVersion = b.req.compatibility()
 	return pr, nil
 }
 

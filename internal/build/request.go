@@ -92,6 +92,8 @@ type Request struct {
 	// Attest are the attestations that the image gets, "provenance" and "sbom", each with its
 	// attributes as comma-separated key=value pairs ("mode=max").
 	Attest map[string]string
+	// Compatibility is the version of BuildKit's whose images are to be made, which says what is so by default; 0 is the latest.
+	Compatibility int
 	// ProvenanceEnv is what provenance says besides of where the build runs.
 	ProvenanceEnv map[string]any
 	// TellProvenance has the result tell its provenance, whatever the image gets; "" for none.

@@ -75,6 +75,7 @@ func (b *Builder) request(s *control.Solve) (build.Request, error) {
 	req.Session, req.Frontend, req.Definition, req.Evaluate = s.Session, s.Frontend, s.Definition, s.Evaluate
 	req.Attrs, req.Inputs, req.SourcePolicies, req.Allow = s.Attrs, s.Inputs, s.SourcePolicies, s.Entitlements
 	req.CacheFrom, req.CacheTo, req.PolicySession = s.CacheFrom, s.CacheTo, s.SourcePolicySession
+	req.Compatibility = s.Compatibility
 	req.Record, req.Unrecorded = s.Record, s.Record == nil
 	if !s.Internal {
 		req.TellProvenance = build.ProvenanceRecord
