@@ -41,6 +41,8 @@ type Options struct {
 	DumpKey func(vertex string, lines []string)
 	// Registry is what pushes; nil when nothing will be pushed.
 	Registry *registry.Client
+	// Unrecorded has no build leave a record but those that are given one.
+	Unrecorded bool
 	// Serve has frontends that are images drive builds; nil: there are none.
 	Serve frontend.Serve
 }

@@ -79,7 +79,7 @@ func (b *Builder) newRecord(ctx context.Context, name string, req Request, docke
 	switch {
 	case req.Record != nil:
 		r.path, r.given, r.ID = req.Record.Path, true, filepath.Base(req.Record.Path)
-	case req.Unrecorded:
+	case req.Unrecorded || b.opt.Unrecorded:
 		r.forget = true
 		err = again(func() (err error) {
 			r.path, err = s.TempDir()

@@ -123,6 +123,11 @@ func (a *app) policiesOf(s *store.Store) ([]store.Policy, error) {
 	return all, nil
 }
 
+// unrecorded reports whether no build shall leave a record.
+func (a *app) unrecorded() bool {
+	return a.settings != nil && a.settings.History != nil && a.settings.History.MaxEntries != nil && *a.settings.History.MaxEntries == 0
+}
+
 // history is which records of builds are kept; nil where nothing goes by itself.
 func (a *app) history() (*store.History, error) {
 	keep := store.DefaultHistory()

@@ -115,7 +115,7 @@ func (a *app) Builder(dumpKey func(vertex string, lines []string)) (*build.Build
 // builderOn makes what builds with a store.
 func (a *app) builderOn(s *store.Store, dumpKey func(vertex string, lines []string)) *build.Builder {
 	return build.New(build.Options{
-		Store: s, Images: imagesource.New(s, a.registry()), Runner: a.runnerOn(s), DumpKey: dumpKey, Registry: a.registry(), Serve: bridge.Serve,
+		Store: s, Images: imagesource.New(s, a.registry()), Runner: a.runnerOn(s), DumpKey: dumpKey, Registry: a.registry(), Serve: bridge.Serve, Unrecorded: a.unrecorded(),
 	})
 }
 

@@ -147,7 +147,7 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	defer keeper.Close(closeTime)
 	builds := bridge.NewBuilds(bridge.Limits{})
 	c := control.New(control.Options{
-		Acquire: keeper.Acquire, Renew: keeper.Renew, Sessions: sessions, Bridge: builds.Drive, Worker: worker, Version: buildKitVersion(), Entitlements: o.entitlements, Limits: stepLimits(),
+		Acquire: keeper.Acquire, Renew: keeper.Renew, Sessions: sessions, Bridge: builds.Drive, Worker: worker, Version: buildKitVersion(), Entitlements: o.entitlements, Limits: stepLimits(), Unrecorded: a.unrecorded(),
 		Warn: a.warn, Tidy: func(ctx context.Context, s *store.Store) { a.tidyStore(ctx, s, true) },
 	})
 	notifier := serve.NewNotifier()

@@ -312,3 +312,23 @@ func TestHistoryOfOthers(t *testing.T) {
 	}
 	must(t, running.Close())
 }
+
+// A server that keeps no records tells of no build, and has the builder leave none.
+func TestUnrecorded(t *testing.T) {
+	s := start(t, func(_ context.Context, solve control.Solve, _ progress.Sink) (*control.Result, error) {
+		if solve.Record != nil {
+			t.Error("the build has a record")
+		}
+		if solve.Frontend == "gateway.v0" {
+			return nil, errors.New("no luck")
+		}
+		return &control.Result{}, nil
+	}, func(o *control.Options, _ *Options, _ *server) { o.Unrecorded = true })
+	_, err := s.api.Solve(t.Context(), &controlapi.SolveRequest{Ref: "good", Frontend: "dockerfile.v0"})
+	must(t, err)
+	_, err = s.api.Solve(t.Context(), &controlapi.SolveRequest{Ref: "bad", Frontend: "gateway.v0"})
+	wantErr(t, err, "no luck")
+	if all := s.history(t, &controlapi.BuildHistoryRequest{EarlyExit: true}); len(all) != 0 {
+		t.Errorf("history is %v", all)
+	}
+}

@@ -47,6 +47,8 @@ type Options struct {
 	Version client.BuildkitVersion
 	// Entitlements are those that a client may give its builds.
 	Entitlements []string
+	// Unrecorded has no build leave a record.
+	Unrecorded bool
 	// Limits are how much of the output of steps clients are told.
 	Limits progress.Limits
 	// MaxJobs and MaxSessions are how many there may be at the same time; 0 is a default.

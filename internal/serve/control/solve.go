@@ -97,7 +97,7 @@ func (w *work) solve(ctx context.Context, req *controlapi.SolveRequest) (res *Re
 	if err != nil {
 		return nil, err
 	}
-	if !req.Internal {
+	if !req.Internal && !w.s.opt.Unrecorded {
 		r, berr := w.s.history.begin(ctx, w.b.Store, solve)
 		if berr != nil {
 			return nil, grpcerrors.WrapCode(berr, codes.Internal)
