@@ -78,6 +78,12 @@ func configure(fs int, lower []string, upper, work string, opt Options) error {
 			}
 		}
 	}
+	if opt.UserXattr { // which turns the others off
+		if err := unix.FsconfigSetFlag(fs, "userxattr"); err != nil {
+			return kernelSays(fs, fmt.Errorf("setting userxattr (this needs Linux 5.11): %w", err))
+		}
+		return nil
+	}
 	for _, key := range []string{"redirect_dir", "metacopy", "index"} {
 		if err := optional(unix.FsconfigSetString(fs, key, "off")); err != nil {
 			return kernelSays(fs, fmt.Errorf("setting %s=off: %w", key, err))

@@ -31,6 +31,10 @@ type Options struct {
 	// mount is "volatile": its end costs nothing, the caller syncs what it wants to keep, and
 	// the work directory cannot be used for a second mount.
 	Durable bool
+	// UserXattr has overlayfs keep what it notes of a directory in attributes user.overlay.*, as everybody may write them,
+	// and not in trusted.overlay.*, which are for root of the host alone. An upper directory is of the one or the other kind
+	// for ever.
+	UserXattr bool
 }
 
 // maxValue is the longest string that fsconfig(2) takes, without its terminating zero.
@@ -177,7 +181,7 @@ func mountOld(target string, lower []string, upper, work string, opt Options, na
 		data += ",upperdir=" + u + ",workdir=" + w
 	}
 	var err error
-	for _, extra := range extras(upper != "" && !opt.Durable) {
+	for _, extra := range extras(upper != "" && !opt.Durable, opt.UserXattr) {
 		if len(data)+len(extra) >= os.Getpagesize() {
 			return fmt.Errorf("this kernel takes the options of a mount in one page of %d bytes only: use fewer layers or Linux 6.7", os.Getpagesize())
 		}
@@ -193,9 +197,16 @@ func mountOld(target string, lower []string, upper, work string, opt Options, na
 
 // extras are the optional options, the most wanted set first. All but volatile are defaults of
 // the kernel that its configuration may have changed, and that would make upper directories
-// unreadable for anybody but this very mount.
-func extras(volatile bool) []string {
-	const plain = ",redirect_dir=off,metacopy=off,index=off"
+// unreadable for anybody but this very mount. With userxattr the kernel has them off, and refuses to be told so. Without it
+// a mount in a user namespace would be made, but no directory could be removed there.
+func extras(volatile, userXattr bool) []string {
+	const plain, user = ",redirect_dir=off,metacopy=off,index=off", ",userxattr"
+	switch {
+	case userXattr && volatile:
+		return []string{user + ",volatile", user}
+	case userXattr:
+		return []string{user}
+	}
 	if volatile {
 		return []string{plain + ",volatile", plain, ",redirect_dir=off", ""}
 	}

@@ -219,7 +219,7 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 	if err != nil {
 		return err
 	}
-	opt := overlay.Options{NoDev: !b.devices}
+	opt := overlay.Options{NoDev: !b.devices, UserXattr: nested()}
 	lower := root.Lower
 	stubDir := target + ".stubs"
 	if err := makeDir(stubDir); err != nil {

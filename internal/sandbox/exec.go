@@ -294,6 +294,19 @@ func joinGuards(id string) (back func() error, err error) {
 	return back, nil
 }
 
+// entered are the namespaces that a container has of its own, without those of IDs and processes. The others are the
+// host's, which nobody but its root may enter, not even who is there.
+func (b *bundle) entered() int {
+	namespaces := unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
+	if b.spec.Network != NetworkHost {
+		namespaces |= unix.CLONE_NEWNET
+	}
+	if b.hasCgroupView() {
+		namespaces |= unix.CLONE_NEWCGROUP
+	}
+	return namespaces
+}
+
 // callsIn are the calls of a process that enters a container in which others run, and becomes what the bundle's process is
 // to be.
 func (b *bundle) callsIn(filter []byte) (*inside, error) {
@@ -308,7 +321,7 @@ func (b *bundle) callsIn(filter []byte) (*inside, error) {
 	}
 	const what = "entering the container"
 	first := in.Add(what, unix.SYS_PIDFD_OPEN, 1, 0)
-	in.Add(what, unix.SYS_SETNS, first, unix.CLONE_NEWNS|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC|unix.CLONE_NEWNET|unix.CLONE_NEWCGROUP)
+	in.Add(what, unix.SYS_SETNS, first, b.entered())
 	if b.ids != nil { // last: the network's is not the user namespace's
 		in.Add(what, unix.SYS_SETNS, first, unix.CLONE_NEWUSER)
 		in.Add(what, unix.SYS_SETRESGID, 0, 0, 0)
@@ -317,7 +330,7 @@ func (b *bundle) callsIn(filter []byte) (*inside, error) {
 	in.Add(what, unix.SYS_CLOSE, first)
 	in.Add("starting a session", unix.SYS_SETSID)
 	in.signals()
-	in.Add("making a keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, nil).Forgive(unix.ENOSYS)
+	in.keyring()
 	in.Add("setting the umask", unix.SYS_UMASK, 0o022)
 	in.streams()
 	return in, in.become(p, filter)

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/moby/sys/userns"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/slipway-build/slipway/internal/sandbox/initproc"
 	"golang.org/x/sys/unix"
@@ -33,12 +32,11 @@ func (b *bundle) calls(filter []byte) (*inside, error) {
 	if b.ids != nil { // made by its root, who then has /dev/mqueue
 		in.Add("making an IPC namespace", unix.SYS_UNSHARE, unix.CLONE_NEWIPC)
 	}
-	// Other hierarchies than that of version 2 are mounted, where a namespace makes it see no more than what is there.
-	if cgroupNamespaces() || ownView() && !b.spec.hasCgroup() {
+	if b.hasCgroupView() {
 		in.Add("making a cgroup namespace", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
 	}
 	// Not the session's keys of who started us. The keyring has no name by which another container could join it.
-	in.Add("making a keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, nil).Forgive(unix.ENOSYS)
+	in.keyring()
 	in.enterRoot()
 	if err := in.mounts(); err != nil {
 		return nil, err
@@ -50,6 +48,15 @@ func (b *bundle) calls(filter []byte) (*inside, error) {
 	in.Add("unmounting the null device", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
 	in.Add("changing to /", unix.SYS_CHDIR, "/")
 	return in, in.become(p, filter)
+}
+
+// hasCgroupView reports whether the container has a cgroup namespace. Other hierarchies than that of version 2 are mounted,
+// where a namespace makes it see no more than what is there.
+func (b *bundle) hasCgroupView() bool { return cgroupNamespaces() || ownView() && b.cgroup == nil }
+
+// keyring gives the process one of its own, unless it is in a container where nobody gets to any key.
+func (in *inside) keyring() {
+	in.Add("making a keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, nil).Forgive(unix.ENOSYS, unix.EPERM)
 }
 
 // signals has the process ignore none that this one was told to ignore, as nohup does and a shell for what is in the
@@ -344,7 +351,7 @@ func (b *bundle) makeNull() error {
 			return &os.PathError{Op: "mkdir", Path: path, Err: err}
 		}
 	}
-	if !userns.RunningInUserNS() {
+	if !nested() {
 		if err := unix.Mknod(b.null, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
 			return &os.PathError{Op: "mknod", Path: b.null, Err: err}
 		}

@@ -35,7 +35,7 @@ func standardMounts(spec *Spec, files generated, devices bool) []specs.Mount {
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: closed},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: dev},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
-			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+			Options: ptsOptions()},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: append(closed[:3:3], "mode=1777", formatSize(shm))},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: closed},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: append(closed[:3:3], readonly...)},
@@ -56,6 +56,15 @@ func standardMounts(spec *Spec, files generated, devices bool) []specs.Mount {
 	return mounts
 }
 
+// ptsOptions are those of Docker; a terminal is of the group tty if there is one.
+func ptsOptions() []string {
+	options := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
+	if !hasGroup(5) {
+		return options
+	}
+	return append(options, "gid=5")
+}
+
 // withoutHidden leaves out the standard mounts that the user's own would hide: made below one of those,
 // they would write to a directory of the host. /proc is the runtime's in any case.
 func withoutHidden(standard []specs.Mount, own []Mount) []specs.Mount {
@@ -69,7 +78,11 @@ func withoutHidden(standard []specs.Mount, own []Mount) []specs.Mount {
 
 func tmpfsMount(dest string, m Mount, insecure bool) specs.Mount {
 	mode := m.Tmpfs.Mode
-	if mode == 0 {
+	switch {
+	case mode != 0:
+	case dest == "/dev" && nested(): // the host's root has the nodes, which the kernel lets nobody else "create" in a directory of all
+		mode = 0o755
+	default:
 		mode = 0o1777
 	}
 	options := []string{"nosuid", fmt.Sprintf("mode=%o", mode)}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/moby/sys/userns"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -85,7 +84,7 @@ func (b *bundle) insecureNodes(dev int) error {
 // nodesInDev reports whether the nodes are made in the filesystem at /dev. Elsewhere they are bound from
 // another place: one that is mounted nodev, to keep a process from the devices that it makes with its
 // CAP_MKNOD, would not let it open these either; and in a user namespace nobody can make nodes.
-func (b *bundle) nodesInDev() bool { return b.devices && !userns.RunningInUserNS() }
+func (b *bundle) nodesInDev() bool { return b.devices && !nested() }
 
 // isDev reports whether a mount is a filesystem in memory at /dev, the container's own or the user's.
 func isDev(m specs.Mount) bool { return m.Destination == "/dev" && m.Type == "tmpfs" }
@@ -96,7 +95,7 @@ func (b *bundle) nodeMounts(mounts []specs.Mount) (nodes []specs.Mount, err erro
 		return nil, nil
 	}
 	source := "/dev" // in a user namespace: nodes that are not its root's to change
-	if !userns.RunningInUserNS() {
+	if !nested() {
 		if source, err = b.spareNodes(); err != nil {
 			return nil, err
 		}

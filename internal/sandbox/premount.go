@@ -65,7 +65,11 @@ func (b *bundle) mountBelow(root *opened, m specs.Mount) error {
 	if m.Type == "bind" {
 		return b.bindBelow(dest, m, o)
 	}
-	if err := newFilesystem(m.Type, dest, o); err != nil || !isDev(m) {
+	err = newFilesystem(m.Type, dest, o)
+	if m.Type == "sysfs" && nested() && errors.Is(err, unix.EPERM) {
+		return b.bindSys(dest, o.attrs)
+	}
+	if err != nil || !isDev(m) {
 		return err
 	}
 	dev, err := openInRoot(root, m.Destination) // what is there now
@@ -201,7 +205,11 @@ func setAttributes(mnt int, flags uint, attrs uint64) error {
 	if recursiveAttributes() {
 		return unix.MountSetattr(mnt, "", flags, &unix.MountAttr{Attr_set: attrs})
 	}
-	return unix.Mount("", fmt.Sprint("/proc/self/fd/", mnt), "", uintptr(unix.MS_BIND|unix.MS_REMOUNT|flagsOf(attrs)), "")
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(mnt, &fs); err != nil {
+		return err
+	}
+	return unix.Mount("", fmt.Sprint("/proc/self/fd/", mnt), "", uintptr(unix.MS_BIND|unix.MS_REMOUNT|flagsOf(attrs))|lockedFlags(&fs), "")
 }
 
 // newFilesystem mounts a fresh filesystem at dest.

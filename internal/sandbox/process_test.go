@@ -275,6 +275,9 @@ func testOddUserFiles(l *lab) {
 		"a device":                  func() error { return unix.Mknod(passwd, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) },
 		"a socket":                  func() error { return unix.Mknod(passwd, unix.S_IFSOCK|0o666, 0) },
 	} {
+		if what == "a device" && nested() {
+			continue
+		}
 		if err := errors.Join(os.Remove(passwd), make()); err != nil {
 			l.t.Fatal(err)
 		}

@@ -54,13 +54,17 @@ func testUpper(l *lab) {
 
 // testNoTrace looks at the root directory's attributes, which the layer of mount points repeats.
 func testNoTrace(l *lab) {
+	note := "trusted.note"
+	if nested() {
+		note = "user.note"
+	}
 	if err := os.Chown(filepath.Join(l.image, "etc"), 5, 6); err != nil {
 		l.t.Fatal(err)
 	}
 	if err := unix.Chmod(filepath.Join(l.image, "etc"), 0o1751); err != nil {
 		l.t.Fatal(err)
 	}
-	if err := unix.Setxattr(filepath.Join(l.image, "etc"), "trusted.note", []byte("kept"), 0); err != nil {
+	if err := unix.Setxattr(filepath.Join(l.image, "etc"), note, []byte("kept"), 0); err != nil {
 		l.t.Fatal(err)
 	}
 	spec := l.spec("stat -c '%a %u %g %Y' /etc; touch /etc/new; ls -d /etc/resolv.conf")
@@ -68,7 +72,7 @@ func testNoTrace(l *lab) {
 		l.t.Errorf("attributes of /etc: got %q", got)
 	}
 	value := make([]byte, 10)
-	if n, err := unix.Getxattr(filepath.Join(spec.Root.Upper, "etc"), "trusted.note", value); err != nil || string(value[:n]) != "kept" {
+	if n, err := unix.Getxattr(filepath.Join(spec.Root.Upper, "etc"), note, value); err != nil || string(value[:n]) != "kept" {
 		l.t.Errorf("extended attribute of /etc in the layer: got %q, %v", value[:max(n, 0)], err)
 	}
 	if got, want := tree(l.t, l.image), "etc/resolv.conf"; slices.Contains(got, "- "+want) {
@@ -87,7 +91,7 @@ func testHiddenStubs(l *lab) {
 			l.t.Fatal(err)
 		}
 	}
-	if err := unix.Setxattr(filepath.Join(upper, "opt"), "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+	if err := unix.Setxattr(filepath.Join(upper, "opt"), opaque(), []byte("y"), 0); err != nil {
 		l.t.Fatal(err)
 	}
 	l.run(spec)
@@ -218,7 +222,7 @@ func testSwappedMountPoint(l *lab) {
 	// What an earlier run made hides the layer of mount points.
 	opt := filepath.Join(spec.Root.Upper, "opt")
 	mkdir(l.t, opt)
-	if err := unix.Setxattr(opt, "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+	if err := unix.Setxattr(opt, opaque(), []byte("y"), 0); err != nil {
 		l.t.Fatal(err)
 	}
 	l.run(spec)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/moby/sys/user"
-	"github.com/moby/sys/userns"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -37,7 +36,7 @@ type idMap struct {
 
 // newIDMap makes a namespace whose mapping is that of all containers of this process.
 func newIDMap() (*idMap, error) {
-	if os.Geteuid() != 0 || userns.RunningInUserNS() {
+	if os.Geteuid() != 0 || nested() {
 		return nil, errors.New("making a user namespace: this needs root of the host: --userns=host does without")
 	}
 	mapping, err := hostIDs("/etc", user.LoadIdentityMapping)
