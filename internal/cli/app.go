@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/config"
+	"github.com/slipway-build/slipway/internal/isolation"
 	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -30,6 +31,7 @@ type app struct {
 	certs     []string
 	runtime   string
 	workerNet string
+	isolation string
 	debug     bool
 	builder   string // that --builder names
 
@@ -40,6 +42,8 @@ type app struct {
 
 	configFile string
 	settings   *config.Settings // nil without a file
+
+	mode *isolation.Choice // how steps are run
 
 	openStore    *store.Store
 	openRegistry *registry.Client
@@ -66,6 +70,7 @@ func (a *app) sharedFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&a.certs, "certs-dir", nil, "Directory of <host>/hosts.toml with mirrors and certificates (SLIPWAY_CERTS_DIR)")
 	f.StringVar(&a.runtime, "runtime", "", "OCI runtime binary that runs containers instead of the built-in one")
 	f.StringVar(&a.workerNet, "worker-net", os.Getenv("SLIPWAY_WORKER_NET"), `Network of a RUN or container that has no other one: its own ("bridge"), the host's ("host"), or what can be had ("auto") (SLIPWAY_WORKER_NET)`)
+	f.StringVar(&a.isolation, "isolation", os.Getenv("SLIPWAY_ISOLATION"), `How steps and containers are kept apart from the machine: with root's rights ("root"), in a user namespace ("userns"), not at all ("none"), or as well as this user can ("auto") (SLIPWAY_ISOLATION)`)
 	f.Var(&spaceFlag{&a.limit}, "store-limit", "Amount of disk space that the store may take, such as 20GB or 50%: unused cache goes before it is passed, then a command fails (SLIPWAY_STORE_LIMIT)")
 	f.StringVar(&a.configFile, "config-file", "", "File with settings, instead of "+config.System+" and the user's own")
 	f.BoolVarP(&a.debug, "debug", "D", false, "Show more of warnings and errors")
@@ -88,7 +93,7 @@ func (a *app) storeRoot() (string, error) {
 	if dir := os.Getenv("SLIPWAY_ROOT"); dir != "" {
 		return dir, nil
 	}
-	if os.Geteuid() == 0 {
+	if isolation.User() == 0 {
 		return "/var/lib/slipway", nil
 	}
 	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {

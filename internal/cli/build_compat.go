@@ -15,7 +15,6 @@ import (
 
 // ignored are flags of Docker's build that change nothing, with the warning that buildx gives.
 var ignored = []struct{ name, warning string }{
-	{"isolation", "isolation flag is deprecated with BuildKit."},
 	{"security-opt", `security-opt flag is deprecated. "RUN --security=insecure" should be used with BuildKit.`},
 }
 
@@ -29,9 +28,8 @@ func (a *app) addCompatFlags(cmd *cobra.Command, opts *buildFlags) {
 	f.Bool("rm", true, "Accepted for Docker's sake: no container is left")
 	f.Bool("force-rm", false, "Accepted for Docker's sake: no container is left")
 	f.Bool("compress", false, "Accepted for Docker's sake: nothing is sent to a daemon")
-	f.String("isolation", "", "Accepted for Docker's sake, with a warning: it has no effect")
 	f.StringArrayVar(&opts.securityOpts, "security-opt", nil, `Security options of each "RUN": apparmor=PROFILE (default docker-default where there is AppArmor)`)
-	for _, name := range []string{"squash", "rm", "force-rm", "compress", "isolation", "policy"} {
+	for _, name := range []string{"squash", "rm", "force-rm", "compress", "policy"} {
 		f.Lookup(name).Hidden = true
 	}
 }

@@ -170,8 +170,14 @@ func newRoot(a *app) *cobra.Command {
 
 // begin is what a command that works begins with.
 func (a *app) begin(cmd *cobra.Command) error {
+	if err := a.configure(cmd); err != nil {
+		return err
+	}
+	if err := a.isolate(cmd); err != nil { // before signals are caught, which would be lost
+		return err
+	}
 	catchSignals(cmd.Context())
-	return a.configure(cmd)
+	return nil
 }
 
 // printsOnly is the annotation of a command that prints what the program knows, and that no signal finds at work.

@@ -10,12 +10,13 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/config"
+	"github.com/slipway-build/slipway/internal/isolation"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
 // variables are those that win over what files say of a flag.
 var variables = map[string]string{
-	"root": "SLIPWAY_ROOT", "certs-dir": "SLIPWAY_CERTS_DIR", "worker-net": "SLIPWAY_WORKER_NET", "store-limit": "SLIPWAY_STORE_LIMIT", "progress": "BUILDKIT_PROGRESS",
+	"root": "SLIPWAY_ROOT", "certs-dir": "SLIPWAY_CERTS_DIR", "worker-net": "SLIPWAY_WORKER_NET", "isolation": "SLIPWAY_ISOLATION", "store-limit": "SLIPWAY_STORE_LIMIT", "progress": "BUILDKIT_PROGRESS",
 }
 
 // configure gives a command the settings of files, where neither a flag nor a variable says something else.
@@ -25,7 +26,11 @@ func (a *app) configure(cmd *cobra.Command) (err error) {
 			return fmt.Errorf("reading SLIPWAY_STORE_LIMIT: %w", err)
 		}
 	}
-	a.settings, err = config.Read(a.configFile, func(text string) { fmt.Fprintln(a.stderr, "WARNING:", text) })
+	a.settings, err = config.Read(a.configFile, func(text string) {
+		if isolation.Entered() == nil { // it was told before
+			fmt.Fprintln(a.stderr, "WARNING:", text)
+		}
+	})
 	if err != nil || a.settings == nil {
 		return err
 	}

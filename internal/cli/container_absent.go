@@ -45,12 +45,11 @@ var absentRun = []struct{ name, short, advice string }{
 
 // onlyValues are the values of flags that ask for what is so anyway; others are refused.
 var onlyValues = map[string][]string{
-	"restart":   {"", "no"},
-	"ipc":       {"", "private", "shareable"},
-	"pid":       {"", "private"},
-	"uts":       {"", "private"},
-	"cgroupns":  {"", "private"},
-	"isolation": {"", "default"},
+	"restart":  {"", "no"},
+	"ipc":      {"", "private", "shareable"},
+	"pid":      {"", "private"},
+	"uts":      {"", "private"},
+	"cgroupns": {"", "private"},
 }
 
 // check refuses flags that are not there, and values of others.

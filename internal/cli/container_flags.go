@@ -91,7 +91,7 @@ func (o *containerFlags) otherFlags(f *pflag.FlagSet) {
 	for _, name := range []string{"sig-proxy", "no-healthcheck", "disable-content-trust"} {
 		f.Bool(name, true, "")
 	}
-	for _, name := range []string{"detach-keys", "ipc", "pid", "uts", "cgroupns", "isolation"} {
+	for _, name := range []string{"detach-keys", "ipc", "pid", "uts", "cgroupns"} {
 		f.String(name, "", "")
 	}
 	for _, a := range absentRun {
@@ -103,7 +103,7 @@ func (o *containerFlags) otherFlags(f *pflag.FlagSet) {
 		f.Lookup(a.name).Hidden = true
 	}
 	for _, name := range []string{"init", "restart", "expose", "sig-proxy", "no-healthcheck", "disable-content-trust", "detach-keys",
-		"ipc", "pid", "uts", "cgroupns", "isolation"} {
+		"ipc", "pid", "uts", "cgroupns"} {
 		f.Lookup(name).Hidden = true
 	}
 }

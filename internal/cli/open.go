@@ -31,6 +31,9 @@ func (a *app) Runner() (sandbox.Runner, error) {
 // runnerOn makes the sandbox of a store.
 func (a *app) runnerOn(s *store.Store) sandbox.Runner {
 	return &lazyRunner{slots: make(chan struct{}, a.maxRuns), open: func() (sandbox.Runner, error) {
+		if a.mode != nil && a.mode.Err != nil {
+			return nil, a.mode.Err
+		}
 		dir, err := s.TempDir() // of the lease: what a killed process leaves in it is swept
 		if err != nil {
 			return nil, err

@@ -23,6 +23,7 @@ import (
 	"github.com/slipway-build/slipway/internal/build"
 	buildclient "github.com/slipway-build/slipway/internal/client"
 	"github.com/slipway-build/slipway/internal/config"
+	"github.com/slipway-build/slipway/internal/isolation"
 	"github.com/slipway-build/slipway/internal/serve"
 	"github.com/slipway-build/slipway/internal/serve/bridge"
 	"github.com/slipway-build/slipway/internal/serve/control"
@@ -95,9 +96,9 @@ func (o *serving) listenFlags(f *pflag.FlagSet) {
 // socketOf is where a server of a name listens unless it is told otherwise.
 func socketOf(name string) string {
 	dir := "/run"
-	if os.Geteuid() != 0 {
+	if isolation.User() != 0 {
 		if dir = os.Getenv("XDG_RUNTIME_DIR"); dir == "" {
-			dir = filepath.Join("/run/user", strconv.Itoa(os.Getuid()))
+			dir = filepath.Join("/run/user", strconv.Itoa(isolation.User()))
 		}
 	}
 	return "unix://" + filepath.Join(dir, name, "buildkitd.sock")

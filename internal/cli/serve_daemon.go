@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/config"
+	"github.com/slipway-build/slipway/internal/isolation"
 )
 
 // The names of BuildKit's programs, by which this one is what they are: what makes it one is an image, or a directory of the
@@ -97,7 +98,7 @@ func newDaemon(a *app) *cobra.Command {
 // defaultDaemonConfig is BuildKit's, where it is there.
 func defaultDaemonConfig() string {
 	path := "/etc/buildkit/buildkitd.toml"
-	if os.Geteuid() != 0 {
+	if isolation.User() != 0 {
 		dir, err := os.UserConfigDir()
 		if err != nil {
 			return ""
@@ -112,7 +113,7 @@ func defaultDaemonConfig() string {
 
 // daemonStore is where BuildKit's daemon has its state: what runs it keeps that, as buildx' drivers do.
 func daemonStore() string {
-	if os.Geteuid() == 0 {
+	if isolation.User() == 0 {
 		return "/var/lib/buildkit"
 	}
 	dir := os.Getenv("XDG_DATA_HOME")

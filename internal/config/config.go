@@ -52,6 +52,7 @@ type Flags struct {
 	CertsDir   any `toml:"certs-dir"`
 	Runtime    any `toml:"runtime"`
 	WorkerNet  any `toml:"worker-net"`
+	Isolation  any `toml:"isolation"`
 	Debug      any `toml:"debug"`
 }
 
