@@ -29,6 +29,7 @@ var byPath = map[string]string{
 	"internal/layer.listxattrat":             "a name below a descriptor's in /proc, whose last part is not followed",
 	"internal/layer.DirWriter.attributes":    "a descriptor's name in /proc",
 	"internal/layer.setTimes":                "a descriptor's name in /proc",
+	"internal/layer.chmodOf":                 "a descriptor's name in /proc",
 	"internal/container.Manager.Create":      "the store's directory of a container that nobody knows yet",
 	"internal/container.Manager.prepare":     "the work directory, in the store",
 	"internal/container.Manager.commitLayer": "the root of the writable layer itself",

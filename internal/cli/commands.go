@@ -25,7 +25,7 @@ func topCommands() []topCommand {
 		{"start", "", newStartCmd}, {"run", "", newRunCmd},
 		{"image", "", newImageCmd}, {"container", "", newContainerCmd}, {"buildx", "builder", newBuildxCmd}, {"context", "", newContextCmd}, {"serve", "", newServeCmd},
 		{"system", "", func(a *app) *cobra.Command {
-			return group("system", "Manage the store", newSystemCheckCmd(a), newSystemDfCmd(a), newSystemPruneCmd(a))
+			return group("system", "Manage the store", newSystemCheckCmd(a), newSystemDfCmd(a), newSystemPruneCmd(a), newSystemResetCmd(a))
 		}},
 		{"compose", "", newComposeCmd}, {"pull", "", newPullCmd}, {"push", "", newPushCmd}, {"version", "", newVersionCmd}, {"info", "", newInfoCmd},
 		{"login", "", newLoginCmd}, {"logout", "", newLogoutCmd}, {"manifest", "", newManifestCmd}, {"imagetools", "", newImagetoolsCmd},

@@ -84,7 +84,7 @@ func (m *Manager) commitLayer(ctx context.Context, c store.Container) (id layer.
 		return "", err
 	}
 	defer draft.Abort()
-	w, err := layer.NewDirWriter(draft.FS)
+	w, err := m.Store.DirWriter(draft.FS)
 	if err != nil {
 		return "", err
 	}

@@ -145,7 +145,7 @@ func (m *Manager) work(id string) string  { return filepath.Join(m.Store.Contain
 
 // upperTree is the writable layer alone. A process may run in it.
 func (m *Manager) upperTree(c store.Container) layer.Tree {
-	return layer.OpenDir(m.upper(c.ID), layer.DirOptions{Overlay: true, Live: true})
+	return m.Store.OpenDir(m.upper(c.ID), layer.DirOptions{Overlay: true, Live: true})
 }
 
 // tree is the root filesystem as the container would see it.
@@ -156,7 +156,7 @@ func (m *Manager) tree(ctx context.Context, c store.Container) (layer.Tree, erro
 	}
 	var trees []layer.Tree
 	for _, dir := range dirs {
-		trees = append(trees, layer.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true}))
+		trees = append(trees, m.Store.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true}))
 	}
 	trees = append(trees, m.upperTree(c))
 	return layer.Merged(trees), nil

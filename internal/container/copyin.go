@@ -109,7 +109,7 @@ func (m *Manager) writeInto(ctx context.Context, c store.Container, dst string, 
 	if err := in.resolve(dst); err != nil {
 		return fmt.Errorf("copying to container: %w", err)
 	}
-	if in.DirWriter, err = layer.NewDirWriter(in.upper); err != nil {
+	if in.DirWriter, err = m.Store.DirWriter(in.upper); err != nil {
 		return fmt.Errorf("copying to container: %w", err)
 	}
 	in.DirWriter.KeepDirs()
@@ -139,7 +139,7 @@ func (m *Manager) open(ctx context.Context, c store.Container, in *inbound) (rel
 		}
 		if root != nil {
 			in.live, in.upper = true, pathOf(root)
-			in.tree = layer.OpenDir(in.upper, layer.DirOptions{Live: true})
+			in.tree = m.Store.OpenDir(in.upper, layer.DirOptions{Live: true})
 			return root.Close, nil
 		}
 	}

@@ -65,7 +65,7 @@ func (m *Manager) rootTree(ctx context.Context, c store.Container) (layer.Tree, 
 		}
 		if root != nil {
 			defer root.Close()
-			tree := layer.OpenDir(pathOf(root), layer.DirOptions{Live: true})
+			tree := m.Store.OpenDir(pathOf(root), layer.DirOptions{Live: true})
 			_, err := tree.Lstat(".") // it opens the directory for itself
 			return tree, err
 		}

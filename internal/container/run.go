@@ -105,7 +105,7 @@ func (m *Manager) makeCwd(ctx context.Context, c store.Container, dir string) er
 	if _, err := tree.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	w, err := layer.NewDirWriter(m.upper(c.ID))
+	w, err := m.Store.DirWriter(m.upper(c.ID))
 	if err != nil {
 		return err
 	}

@@ -282,16 +282,16 @@ func (c *Container) Tree(mount int) (layer.Tree, error) {
 	}
 	switch {
 	case bind != "":
-		return layer.OpenDir(bind, layer.DirOptions{Live: true}), nil
+		return c.x.r.Engine.opt.Store.OpenDir(bind, layer.DirOptions{Live: true}), nil
 	case root == nil:
 		return nil, fmt.Errorf("reading the files of mount %s, a %s, is not supported", m.Dest, m.MountType)
 	}
 	var trees []layer.Tree
 	for _, dir := range root.Lower {
-		trees = append(trees, layer.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true}))
+		trees = append(trees, c.x.r.Engine.opt.Store.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true}))
 	}
 	if root.Upper != "" {
-		trees = append(trees, layer.OpenDir(root.Upper, layer.DirOptions{Overlay: true, Live: true}))
+		trees = append(trees, c.x.r.Engine.opt.Store.OpenDir(root.Upper, layer.DirOptions{Overlay: true, Live: true}))
 	}
 	return layer.Merged(trees), nil
 }

@@ -286,7 +286,7 @@ func (x *execution) layers(v Value) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := layer.NewDirWriter(draft.FS)
+	w, err := x.r.Engine.opt.Store.DirWriter(draft.FS)
 	if err != nil {
 		return nil, err
 	}
@@ -367,7 +367,7 @@ func (x *execution) seed(dir string, v Value, selector string) error {
 	if err != nil {
 		return err
 	}
-	w, err := layer.NewDirWriter(dir)
+	w, err := x.r.Engine.opt.Store.DirWriter(dir)
 	if err != nil {
 		return err
 	}
@@ -431,7 +431,7 @@ func (x *execution) commit() ([]Value, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := layer.DropUnchanged(out.draft.FS, base); err != nil {
+		if err := layer.DropUnchanged(out.draft.FS, x.r.Engine.opt.Store.Flavor(), base); err != nil {
 			return nil, err
 		}
 		id, err := out.draft.Commit(x.ctx)

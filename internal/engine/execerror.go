@@ -31,16 +31,18 @@ type FailedMount struct {
 	// overlayfs's form; "" for a mount that it could not write to.
 	Lower []string
 	Upper string
+
+	flavor layer.Flavor
 }
 
 // Tree is what the process saw at its end.
 func (m FailedMount) Tree() layer.Tree {
 	var trees []layer.Tree
 	for _, dir := range m.Lower {
-		trees = append(trees, layer.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true}))
+		trees = append(trees, layer.OpenDir(dir, layer.DirOptions{Overlay: true, Flavor: m.flavor, Immutable: true}))
 	}
 	if m.Upper != "" {
-		trees = append(trees, layer.OpenDir(m.Upper, layer.DirOptions{Overlay: true}))
+		trees = append(trees, layer.OpenDir(m.Upper, layer.DirOptions{Overlay: true, Flavor: m.flavor}))
 	}
 	return layer.Merged(trees)
 }
@@ -48,7 +50,7 @@ func (m FailedMount) Tree() layer.Tree {
 // shows notes what a mount shows.
 func (x *execution) shows(m *pb.Mount, lower []string, upper string) {
 	i := slices.Index(x.op.Mounts, m)
-	x.mounts[i] = FailedMount{ID: fmt.Sprintf("%s-%d", x.spec.ID, i), Lower: lower, Upper: upper}
+	x.mounts[i] = FailedMount{ID: fmt.Sprintf("%s-%d", x.spec.ID, i), Lower: lower, Upper: upper, flavor: x.r.Engine.opt.Store.Flavor()}
 }
 
 // failedHere makes the failure of a process that another run has carried out one of a node that is the same: that has its own vertex, and its own

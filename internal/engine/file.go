@@ -142,7 +142,7 @@ func (r *Run) writeLayer(ctx context.Context, write func(layer.Sink) error) (lay
 		return "", err
 	}
 	defer draft.Abort()
-	sink, err := layer.NewDirWriter(draft.FS)
+	sink, err := r.Engine.opt.Store.DirWriter(draft.FS)
 	if err != nil {
 		return "", fmt.Errorf("writing layer: %w", err)
 	}

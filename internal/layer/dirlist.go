@@ -83,7 +83,7 @@ func (l *lister) xattrs(base string) (x xattrs, err error) {
 		return xattrs{}, nil
 	}
 	if err == nil {
-		x, l.buf, err = readNamed(procPath(l.fd, base), l.buf, n)
+		x, l.buf, err = readNamed(procPath(l.fd, base), l.t.opt.Flavor, l.buf, n)
 	}
 	return x, err
 }

@@ -19,8 +19,10 @@ type Owner struct{ UID, GID uint32 }
 // DirOptions tells how a host directory is read as a [Tree].
 type DirOptions struct {
 	// Overlay: the directory is overlay-native; character devices 0:0 are whiteouts and
-	// trusted.overlay.opaque=y marks opaque directories.
+	// trusted.overlay.opaque=y, or what it is in another flavor, marks opaque directories.
 	Overlay bool
+	// Flavor is that of the store that the directory belongs to.
+	Flavor Flavor
 	// Owner replaces the owner of every file, for directories that belong to a user.
 	Owner *Owner
 	// Immutable: nobody writes to the files any more (a layer of the store).

@@ -13,7 +13,7 @@ import (
 )
 
 // DirWriter is the [Sink] that makes the overlay-native directory form of a layer: whiteouts are
-// character devices 0:0, opaque directories carry trusted.overlay.opaque=y. Files are cloned (FICLONE)
+// character devices 0:0, opaque directories carry trusted.overlay.opaque=y, or what it is in another [Flavor]. Files are cloned (FICLONE)
 // where the filesystem can, copied in the kernel otherwise.
 //
 // The directory may belong to somebody who changes it meanwhile, as the root of a container that runs:
@@ -27,6 +27,7 @@ import (
 // inode numbers and counts of links which files are one.
 type DirWriter struct {
 	dir      *os.File
+	flavor   Flavor
 	noClone  bool
 	keepDirs bool
 	dirs     map[string]time.Time // modification times, set at the end
@@ -46,6 +47,9 @@ func NewDirWriter(root string) (*DirWriter, error) {
 	}
 	return &DirWriter{dir: dir, dirs: map[string]time.Time{}, parentFD: -1, ownerFD: -1}, nil
 }
+
+// SetFlavor says of which flavor the store is that the directory belongs to.
+func (w *DirWriter) SetFlavor(f Flavor) { w.flavor = f }
 
 // KeepDirs makes it an error to replace a directory by something else.
 func (w *DirWriter) KeepDirs() { w.keepDirs = true }
@@ -412,7 +416,7 @@ func (w *DirWriter) attributes(fd int, e *Entry) error {
 	// What is no directory has a descriptor that can only be named: chmod and setxattr reach it by this name.
 	name := procPath(fd, "")
 	if !e.IsSymlink() {
-		if err := unix.Fchmodat(unix.AT_FDCWD, name, e.Perm(), 0); err != nil {
+		if err := chmodOf(fd, e.Perm()); err != nil {
 			return fmt.Errorf("setting mode: %w", err)
 		}
 	}
@@ -425,7 +429,7 @@ func (w *DirWriter) attributes(fd int, e *Entry) error {
 		return setTimes(fd, e.ModTime)
 	}
 	if e.Opaque {
-		if err := unix.Fsetxattr(fd, overlayOpaque, []byte("y"), 0); err != nil {
+		if err := unix.Fsetxattr(fd, w.flavor.opaque(), []byte("y"), 0); err != nil {
 			return fmt.Errorf("marking directory opaque: %w", err)
 		}
 	}

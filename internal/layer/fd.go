@@ -96,6 +96,11 @@ func procPath(fd int, name string) string {
 	return p
 }
 
+// chmodOf is fchmod(2) also for a descriptor that was opened with O_PATH.
+func chmodOf(fd int, mode uint32) error {
+	return unix.Fchmodat(unix.AT_FDCWD, procPath(fd, ""), mode, 0)
+}
+
 // pathError names a path of a layer or tree in the style of package os.
 func pathError(op, name string, err error) error {
 	if err == nil {

@@ -12,7 +12,6 @@ import (
 const (
 	overlayPrefix     = "trusted.overlay."
 	userOverlayPrefix = "user.overlay."
-	overlayOpaque     = "trusted.overlay.opaque"
 )
 
 // keepXattr tells which extended attributes belong to a file's content in an image. Overlay's own
@@ -63,9 +62,10 @@ type xattrs struct {
 }
 
 // readNamed reads the attributes whose names are the first n bytes of the buffer.
-func readNamed(name string, buf []byte, n int) (x xattrs, _ []byte, err error) {
+func readNamed(name string, f Flavor, buf []byte, n int) (x xattrs, _ []byte, err error) {
+	opaque := f.opaque()
 	for _, key := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
-		if !keepXattr(key) && key != overlayOpaque {
+		if !keepXattr(key) && key != opaque {
 			continue
 		}
 		n, err := growing(&buf, func(b []byte) (int, error) { return unix.Lgetxattr(name, key, b) })
@@ -75,7 +75,7 @@ func readNamed(name string, buf []byte, n int) (x xattrs, _ []byte, err error) {
 		if err != nil {
 			return xattrs{}, buf, err
 		}
-		if key == overlayOpaque {
+		if key == opaque {
 			x.opaque = string(buf[:n]) == "y"
 			continue
 		}

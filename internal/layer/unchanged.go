@@ -13,13 +13,13 @@ import (
 // has just the same ([Same]): a process that replaces files by equal ones, or makes and removes
 // something in a directory, changes nothing. Names of one file stay, because base does not tell which
 // names are one.
-func DropUnchanged(dir string, base Tree) error {
+func DropUnchanged(dir string, f Flavor, base Tree) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	d := &dropper{root: root, dir: dir, base: base, upper: OpenDir(dir, DirOptions{Overlay: true})}
+	d := &dropper{root: root, dir: dir, base: base, upper: OpenDir(dir, DirOptions{Overlay: true, Flavor: f})}
 	list, err := d.upper.ReadDir(".")
 	if err != nil {
 		return err

@@ -67,7 +67,7 @@ func TestDropUnchanged(t *testing.T) {
 		Entry{Path: "opaque", Mode: dir, Opaque: true}, Entry{Path: "opaque/same"},
 		Entry{Path: "type", Mode: dir},
 	)
-	if err := DropUnchanged(upper, OpenDir(base, DirOptions{Overlay: true})); err != nil {
+	if err := DropUnchanged(upper, Trusted, OpenDir(base, DirOptions{Overlay: true})); err != nil {
 		t.Fatal(err)
 	}
 	var left []string
@@ -127,7 +127,7 @@ func TestDropUnchangedOfMany(t *testing.T) {
 	base := layerOf(t, append([]Entry{dir}, many...)...)
 	many[7].Content = Bytes("?")
 	upper := layerOf(t, append([]Entry{dir, {Path: "d/new"}}, many...)...)
-	if err := DropUnchanged(upper, OpenDir(base, DirOptions{Overlay: true})); err != nil {
+	if err := DropUnchanged(upper, Trusted, OpenDir(base, DirOptions{Overlay: true})); err != nil {
 		t.Fatal(err)
 	}
 	left, err := os.ReadDir(filepath.Join(upper, "d"))

@@ -46,7 +46,7 @@ func (c *checker) compare(ctx context.Context, l LayerInfo, tree layer.Tree, wan
 // compareDir compares the directory form of a layer with what its blob has.
 func (c *checker) compareDir(ctx context.Context, l LayerInfo, tree layer.Tree) error {
 	var files differences
-	err := layer.Diff(tree, &readTree{dirTree(c.s.layerFS(l.ID)), c, ctx}, files.add)
+	err := layer.Diff(tree, &readTree{c.s.dirTree(c.s.layerFS(l.ID)), c, ctx}, files.add)
 	if err == nil && files.n == 0 {
 		return nil
 	}

@@ -264,7 +264,7 @@ func (c *checker) checkDir(ctx context.Context, l LayerInfo) error {
 	}
 	hash := digest.Canonical.Hash()
 	tw := layer.NewTarWriter(hash)
-	tree := &readTree{dirTree(c.s.layerFS(l.ID)), c, ctx}
+	tree := &readTree{c.s.dirTree(c.s.layerFS(l.ID)), c, ctx}
 	err := errors.Join(layer.WriteTree(tree, &ctxSink{ctx: ctx, Sink: tw}), tw.Close())
 	got := digest.NewDigest(digest.Canonical, hash)
 	if err == nil && got == l.DiffID {
@@ -288,14 +288,14 @@ func (c *checker) blamed(ctx context.Context, l LayerInfo) (files differences) {
 		return files
 	}
 	defer done()
-	_ = layer.Diff(tree, dirTree(c.s.layerFS(l.ID)), files.add) // as far as it can be read
+	_ = layer.Diff(tree, c.s.dirTree(c.s.layerFS(l.ID)), files.add) // as far as it can be read
 	return files
 }
 
 // readDir reads a directory of which nothing is known but the bytes of its files.
 func (c *checker) readDir(ctx context.Context, l LayerInfo) error {
 	count := &countingSink{Sink: &readingSink{}}
-	err := layer.WriteTree(&readTree{dirTree(c.s.layerFS(l.ID)), c, ctx}, &ctxSink{ctx: ctx, Sink: count})
+	err := layer.WriteTree(&readTree{c.s.dirTree(c.s.layerFS(l.ID)), c, ctx}, &ctxSink{ctx: ctx, Sink: count})
 	if err == nil && l.Size >= 0 && count.bytes != l.Size {
 		err = fmt.Errorf("its files have %d bytes, want %d", count.bytes, l.Size)
 	}

@@ -438,7 +438,7 @@ func (s *Store) entries(ctx context.Context, id layer.ID) (write func(layer.Sink
 		done()
 		return nil, nil, nil, err
 	}
-	return func(sink layer.Sink) error { return layer.WalkLayer(dir, sink) }, p, done, nil
+	return func(sink layer.Sink) error { return layer.WriteTree(s.dirTree(dir), sink) }, p, done, nil
 }
 
 // discardSink counts without writing.
@@ -456,7 +456,7 @@ func (s *Store) Size(ctx context.Context, id layer.ID) (int64, error) {
 	}
 	count := &countingSink{Sink: discardSink{}}
 	if info.Dir {
-		err = layer.WalkLayer(s.layerFS(id), count)
+		err = layer.WriteTree(s.dirTree(s.layerFS(id)), count)
 	} else if p, done := s.usePlan(id); p != nil {
 		defer done()
 		err = p.src.WriteTo(count)

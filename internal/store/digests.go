@@ -55,7 +55,7 @@ func (s *Store) digestsPath(id layer.ID) string {
 // formTree is the tree of a layer's directory form, whose files' digests are known when they were needed before.
 func (s *Store) formTree(id layer.ID) layer.Tree {
 	known, _ := s.digests.LoadOrStore(id, &fileDigests{s: s, id: id})
-	return layer.OpenDir(s.layerFS(id), layer.DirOptions{Overlay: true, Immutable: true, Memory: known.(*fileDigests)})
+	return s.OpenDir(s.layerFS(id), layer.DirOptions{Overlay: true, Immutable: true, Memory: known.(*fileDigests)})
 }
 
 // KeepDigests saves what this process has digested of layers' files, for later builds. One that cannot be saved is

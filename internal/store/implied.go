@@ -110,7 +110,7 @@ func (s *Store) over(ctx context.Context, id layer.ID, lower []string, own strin
 	if err != nil || st.Empty() {
 		return "", err
 	}
-	o := &over{below: LayerTree(lower), own: dirTree(own), both: LayerTree(append(slices.Clone(lower), own)),
+	o := &over{below: s.stacked(lower), own: s.dirTree(own), both: s.stacked(append(slices.Clone(lower), own)),
 		dirs: map[string]*layer.Entry{}, placed: map[string]string{}}
 	hash, err := o.collect(st)
 	if err != nil {
@@ -254,7 +254,7 @@ func (s *Store) makeOver(o *over, dir string) error {
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return err
 	}
-	w, err := layer.NewDirWriter(root)
+	w, err := s.DirWriter(root)
 	if err != nil {
 		return err
 	}

@@ -142,7 +142,7 @@ func TestImpliedDirectories(t *testing.T) {
 				}
 			})
 			// The whole layer, but for the attributes of those directories, is what it was.
-			if got, want := listed(t, LayerTree(dirs), true), listedTree(t, s, snap); got != want {
+			if got, want := listed(t, s.stacked(dirs), true), listedTree(t, s, snap); got != want {
 				t.Errorf("stacked the layers give\n%s\nand as a tree\n%s", got, want)
 			}
 		}
@@ -193,7 +193,7 @@ func TestImpliedInSeveralLayers(t *testing.T) {
 			t.Errorf("/tmp is %s", got)
 		}
 	})
-	if got, want := listed(t, LayerTree(dirs), true), listedTree(t, s, snap); got != want {
+	if got, want := listed(t, s.stacked(dirs), true), listedTree(t, s, snap); got != want {
 		t.Errorf("stacked the layers give\n%s\nand as a tree\n%s", got, want)
 	}
 	// Where a layer in between removes it, there is nothing to take attributes from.
@@ -205,7 +205,7 @@ func TestImpliedInSeveralLayers(t *testing.T) {
 			t.Errorf("/tmp that was removed and implied is %s", got)
 		}
 	})
-	if got, want := listed(t, LayerTree(dirs), true), listedTree(t, s, snap); got != want {
+	if got, want := listed(t, s.stacked(dirs), true), listedTree(t, s, snap); got != want {
 		t.Errorf("stacked the layers give\n%s\nand as a tree\n%s", got, want)
 	}
 }
@@ -319,7 +319,7 @@ func TestHardLinkBelow(t *testing.T) {
 			}
 			dirs, err := s.Dirs(ctx, snap)
 			must(t, err)
-			if got := listed(t, LayerTree(dirs), true); got != first {
+			if got := listed(t, s.stacked(dirs), true); got != first {
 				t.Errorf("stacked the layers give\n%s\nand as a tree\n%s", got, first)
 			}
 			mounted(t, dirs, func(root string) {

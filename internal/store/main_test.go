@@ -45,6 +45,7 @@ var children = map[string]func(root string) error{
 	"halfway": childStopsHalfway,
 	"locked":  childHoldsCache,
 	"user":    childUses,
+	"reset":   childResets,
 }
 
 // child is another process with the test's code. Its first line of output has been read.

@@ -173,7 +173,7 @@ func (s *Store) tryDraft(id layer.ID, write func(layer.Sink) error) (*Draft, err
 	if err != nil {
 		return nil, err
 	}
-	w, err := layer.NewDirWriter(d.FS)
+	w, err := s.DirWriter(d.FS)
 	if err == nil {
 		err = errors.Join(write(w), w.Close())
 	}

@@ -209,7 +209,7 @@ func trustedUsers() trusted {
 		add(&t.groups, "SUDO_GID")
 	}
 	// In a user namespace, what belongs to users outside of it, the machine's root among them, looks like this.
-	if ids, err := os.ReadFile("/proc/self/uid_map"); err == nil && strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295" {
+	if inUserNamespace() {
 		if text, err := os.ReadFile("/proc/sys/kernel/overflowuid"); err == nil {
 			if id, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32); err == nil {
 				t.users, t.groups = append(t.users, uint32(id)), append(t.groups, uint32(id))

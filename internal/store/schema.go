@@ -11,6 +11,8 @@ import (
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // steps make a store of version 1 out of an empty one, one of version 2 out of version 1, and so on:
@@ -60,7 +62,7 @@ func toVersion3(s *Store, _ *sql.Tx) error {
 	for i, dir := range dirs {
 		err := s.unshare(dir)
 		if IsFull(err) {
-			return &noCopies{fullError{s.root}, sharedBytes(dirs[i:])}
+			return &noCopies{fullError{s.root}, s.sharedBytes(dirs[i:])}
 		}
 		if err != nil {
 			return fmt.Errorf("giving files of layer %s inodes of their own: %w", filepath.Base(filepath.Dir(dir)), err)
@@ -80,10 +82,10 @@ func (e *noCopies) Error() string {
 }
 
 // sharedBytes is how many bytes the copies take that the directories of layers still need.
-func sharedBytes(dirs []string) (n int64) {
+func (s *Store) sharedBytes(dirs []string) (n int64) {
 	names := map[uint64]int{} // by inode
 	for _, dir := range dirs {
-		shared, _ := sharedFiles(dir) // what cannot be read is not counted
+		shared, _ := s.sharedFiles(dir) // what cannot be read is not counted
 		for _, f := range shared {
 			names[f.entry.Inode] += len(f.names)
 			if names[f.entry.Inode] < int(f.entry.Nlink) { // the last directory keeps the file
@@ -179,23 +181,27 @@ func toVersion8(_ *Store, tx *sql.Tx) error {
 	return nil
 }
 
-// version reads the version of the store's format; that of an empty one is 0.
+// version reads the version of the store's format, and its flavor; the version of an empty one is 0.
 func (s *Store) version(q interface {
 	QueryRow(query string, args ...any) *sql.Row
-}) (v int, err error) {
+}) (v int, f layer.Flavor, err error) {
 	err = patiently(func() error { return q.QueryRow("PRAGMA user_version").Scan(&v) })
-	return v, err
+	if v>>flavorShift == int(layer.User) {
+		v, f = v&(1<<flavorShift-1), layer.User
+	}
+	return v, f, err
 }
 
 // bringUpToDate makes the store one of this program's version. A newer one is refused.
 func (s *Store) bringUpToDate() error {
 	held := true // the shared lock
 	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		v, err := s.version(s.db)
+		v, f, err := s.version(s.db)
+		current := v == len(steps) && f == s.flavor
 		switch {
-		case err != nil || v == len(steps) && held:
+		case err != nil || current && held:
 			return err
-		case v == len(steps): // another process has upgraded it
+		case current: // another process has upgraded it
 			if err := s.use.lock(unix.LOCK_SH); err != nil {
 				return err
 			}
@@ -203,6 +209,12 @@ func (s *Store) bringUpToDate() error {
 			continue
 		case v > len(steps):
 			return fmt.Errorf("its format is version %d, this program knows version %d: use another --root, or remove it", v, len(steps))
+		}
+		if v > 0 && f != s.flavor {
+			if err := s.changeFlavorAlone(f); err != nil {
+				return err
+			}
+			continue
 		}
 		if s.readOnly != "" {
 			return fmt.Errorf("its format is version %d, this program's is %d, and it cannot be upgraded: %w", v, len(steps), s.readOnlyError())
@@ -226,6 +238,11 @@ func (s *Store) bringUpToDate() error {
 // with what it knows of the tables. It waits for nobody, so that of several processes that start at
 // once, one finds itself alone.
 func (s *Store) upgradeAlone() (done bool, err error) {
+	return s.alone(func() error { return patiently(s.upgrade) })
+}
+
+// alone calls fn while nobody else uses the store, unless somebody does.
+func (s *Store) alone(fn func() error) (done bool, err error) {
 	err = s.use.lock(unix.LOCK_EX | unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return false, s.use.lock(unix.LOCK_UN)
@@ -233,7 +250,7 @@ func (s *Store) upgradeAlone() (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return true, errors.Join(patiently(s.upgrade), s.use.lock(unix.LOCK_SH))
+	return true, errors.Join(fn(), s.use.lock(unix.LOCK_SH))
 }
 
 // upgradeError says that a step failed. The store has its old version and can be upgraded another time: the records are
@@ -264,7 +281,7 @@ func (s *Store) upgrade() error {
 		return err
 	}
 	return s.update(context.Background(), func(tx *sql.Tx) error {
-		v, err := s.version(tx)
+		v, _, err := s.version(tx)
 		if err != nil || v >= len(steps) {
 			return err
 		}
@@ -278,8 +295,7 @@ func (s *Store) upgrade() error {
 				return fmt.Errorf("syncing the store: %w", err)
 			}
 		}
-		_, err = tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", len(steps)))
-		return err
+		return s.setVersion(tx, len(steps))
 	})
 }
 

@@ -83,7 +83,7 @@ func TestOldStoreIsUpgraded(t *testing.T) {
 	root := oldStore(t, "INSERT INTO memo VALUES('kept','yes','')")
 	atOnce(t, 8, "upgrade", root)
 	s := open(t, root)
-	if v, err := s.version(s.db); err != nil || v != len(steps) {
+	if v, _, err := s.version(s.db); err != nil || v != len(steps) {
 		t.Errorf("the store has version %d, %v, want %d", v, err, len(steps))
 	}
 	if got, want := tables(t, s), tables(t, newStore(t)); got != want {
@@ -134,11 +134,12 @@ func TestUpgradeUnsharesLayers(t *testing.T) {
 	for _, path := range []string{a + "/x", a + "/sub", b} {
 		must(t, os.Chtimes(path, at, at))
 	}
-	before := listed(t, LayerTree([]string{a}), true) + listed(t, LayerTree([]string{b}), true)
+	unopened := &Store{}
+	before := listed(t, unopened.dirTree(a), true) + listed(t, unopened.dirTree(b), true)
 	own, err := os.Lstat(b + "/own")
 	must(t, err)
 	open(t, root)
-	if got := listed(t, LayerTree([]string{a}), true) + listed(t, LayerTree([]string{b}), true); got != before {
+	if got := listed(t, unopened.dirTree(a), true) + listed(t, unopened.dirTree(b), true); got != before {
 		t.Errorf("the layers are\n%s\nand were\n%s", got, before)
 	}
 	for path, want := range map[string]uint64{a + "/x": 2, a + "/sub/y": 2, b + "/z": 1, b + "/own": 2} {
@@ -362,7 +363,7 @@ func TestUpgradeFails(t *testing.T) {
 	wantErr(t, err, fmt.Sprintf("opening store %s: upgrading it to version %d: ", root, len(steps)))
 	steps = was
 	s := open(t, root)
-	if v, err := s.version(s.db); err != nil || v != len(was) {
+	if v, _, err := s.version(s.db); err != nil || v != len(was) {
 		t.Errorf("the store has version %d, %v, want %d", v, err, len(was))
 	}
 }

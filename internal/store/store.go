@@ -72,6 +72,7 @@ var ErrDamaged = errors.New("damaged entry in the store")
 // the same root, processes.
 type Store struct {
 	root   string
+	flavor layer.Flavor
 	db     *database
 	boot   string
 	opened time.Time
@@ -112,7 +113,7 @@ func Open(root string, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening store: reading boot id: %w", err)
 	}
-	s := &Store{root: root, boot: strings.TrimSpace(string(boot)), opened: time.Now(), unpacking: semaphore.NewWeighted(maxUnpacking)}
+	s := &Store{root: root, boot: strings.TrimSpace(string(boot)), opened: time.Now(), flavor: defaultFlavor(), unpacking: semaphore.NewWeighted(maxUnpacking)}
 	s.maskKey = sync.OnceValues(s.readMaskKey)
 	for _, o := range opts {
 		o(s)

@@ -53,7 +53,7 @@ func (s *Store) Tree(ctx context.Context, snap layer.Snapshot, need Need) (layer
 		if err != nil {
 			return nil, err
 		}
-		stack = append(stack, dirTree(dirs[len(dirs)-1]))
+		stack = append(stack, s.dirTree(dirs[len(dirs)-1]))
 	}
 	return layer.Merged(stack), nil
 }
@@ -122,15 +122,15 @@ func (s *Store) unpackedTree(ctx context.Context, info LayerInfo) (layer.Tree, e
 }
 
 // dirTree is the tree of one layer's directory.
-func dirTree(dir string) layer.Tree {
-	return layer.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true})
+func (s *Store) dirTree(dir string) layer.Tree {
+	return s.OpenDir(dir, layer.DirOptions{Overlay: true, Immutable: true})
 }
 
-// LayerTree is the merged view of overlay-native layer directories, base first.
-func LayerTree(dirs []string) layer.Tree {
+// stacked is the merged view of overlay-native layer directories, base first.
+func (s *Store) stacked(dirs []string) layer.Tree {
 	trees := make([]layer.Tree, len(dirs))
 	for i, dir := range dirs {
-		trees[i] = dirTree(dir)
+		trees[i] = s.dirTree(dir)
 	}
 	return layer.Merged(trees)
 }
@@ -316,7 +316,7 @@ func (s *Store) contentOf(ctx context.Context, info LayerInfo) func(*layer.Index
 		if err != nil {
 			return nil, err
 		}
-		return layer.Open(dirTree(dir), e.Path)
+		return layer.Open(s.dirTree(dir), e.Path)
 	}
 }
 

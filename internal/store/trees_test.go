@@ -206,7 +206,7 @@ func TestTreeIsTheSameInAllForms(t *testing.T) {
 			}
 			dirs, err := s.Dirs(ctx, want)
 			must(t, err)
-			reference := LayerTree(dirs)
+			reference := s.stacked(dirs)
 			before := unpackedLayers(t, s)
 			for range 2 { // the second time with what the first one kept
 				tree, err := s.Tree(ctx, mixed, NeedMetadata)

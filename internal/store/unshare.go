@@ -18,9 +18,9 @@ type sharedFile struct {
 }
 
 // sharedFiles finds the files of a layer's directory that have names elsewhere.
-func sharedFiles(dir string) (shared []*sharedFile, err error) {
+func (s *Store) sharedFiles(dir string) (shared []*sharedFile, err error) {
 	linked := map[uint64]*sharedFile{}
-	err = layer.Walk(dirTree(dir), ".", func(e *layer.Entry) error {
+	err = layer.Walk(s.dirTree(dir), ".", func(e *layer.Entry) error {
 		if !e.IsRegular() || e.Nlink < 2 {
 			return nil
 		}
@@ -98,7 +98,7 @@ func copyTimes(from, to, tree string) error {
 
 // makeCopies makes copies of the files of a layer's directory that have names elsewhere.
 func (s *Store) makeCopies(dir, copies string) (none bool, err error) {
-	shared, err := sharedFiles(dir)
+	shared, err := s.sharedFiles(dir)
 	if err != nil || len(shared) == 0 {
 		return true, err
 	}

@@ -27,7 +27,7 @@ func (s *Store) verifyPlan(ctx context.Context, p *plan, id layer.ID, want diges
 		return err
 	}
 	defer os.RemoveAll(dir)
-	w, err := layer.NewDirWriter(dir)
+	w, err := s.DirWriter(dir)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func (s *Store) verifyPlan(ctx context.Context, p *plan, id layer.ID, want diges
 	}
 	hash := digest.Canonical.Hash()
 	tw := layer.NewTarWriter(hash)
-	if err := errors.Join(layer.WalkLayer(dir, &ctxSink{ctx: ctx, Sink: tw}), tw.Close()); err != nil {
+	if err := errors.Join(layer.WriteTree(s.dirTree(dir), &ctxSink{ctx: ctx, Sink: tw}), tw.Close()); err != nil {
 		return fmt.Errorf("verifying layer %s: %w", id, err)
 	}
 	if got := digest.NewDigest(digest.Canonical, hash); got != want {

@@ -1,0 +1,112 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// WithFlavor says which flavor of extended attributes the store has. Without it that is what this process can write: the user
+// flavor unless it is root and in no user namespace.
+func WithFlavor(f layer.Flavor) Option { return func(s *Store) { s.flavor = f } }
+
+// Flavor is the flavor of all layer directories of the store, which mounts must have too.
+func (s *Store) Flavor() layer.Flavor { return s.flavor }
+
+// OpenDir is [layer.OpenDir] for a directory that belongs to the store: of a layer, a container or a cache mount.
+func (s *Store) OpenDir(dir string, opt layer.DirOptions) layer.Tree {
+	opt.Flavor = s.flavor
+	return layer.OpenDir(dir, opt)
+}
+
+// DirWriter is [layer.NewDirWriter] for a directory that belongs to the store.
+func (s *Store) DirWriter(dir string) (*layer.DirWriter, error) {
+	w, err := layer.NewDirWriter(dir)
+	if err != nil {
+		return nil, err
+	}
+	w.SetFlavor(s.flavor)
+	return w, nil
+}
+
+func defaultFlavor() layer.Flavor {
+	if os.Geteuid() != 0 || inUserNamespace() {
+		return layer.User
+	}
+	return layer.Trusted
+}
+
+// inUserNamespace reports whether this process is in another user namespace than the first one.
+var inUserNamespace = sync.OnceValue(func() bool {
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295"
+})
+
+// flavorShift is where the flavor stands in SQLite's number of the store's version. Programs that know no flavors take that of
+// the user flavor for a version that they do not know, and leave such a store alone.
+const flavorShift = 16
+
+// ErrFlavor marks a store of the other flavor.
+var ErrFlavor = errors.New("it is a store of the other kind")
+
+// otherFlavor says that the store has another flavor than this process needs.
+func (s *Store) otherFlavor(is layer.Flavor) error {
+	made, reads := "root of the machine", "root in a user namespace and ordinary users cannot read"
+	if is == layer.User {
+		made, reads = "an ordinary user, or in a user namespace", "mounts of the machine's root do not follow"
+	}
+	return fmt.Errorf("%w: it was made by %s, and its layers have attributes (%s.overlay.*) that %s: use another --root, run slipway as the store's maker, or remove the store with \"slipway --root %s system reset\"",
+		ErrFlavor, made, is, reads, s.root)
+}
+
+// hasDirs reports whether the store has directories that have a flavor.
+func (s *Store) hasDirs(tx *sql.Tx) (has bool, err error) {
+	err = tx.QueryRow("SELECT EXISTS(SELECT 1 FROM layers WHERE dir=1) OR EXISTS(SELECT 1 FROM containers)").Scan(&has)
+	if err == nil && !has {
+		var mounts []string
+		mounts, err = s.mounts()
+		has = len(mounts) > 0
+	}
+	return has, err
+}
+
+// changeFlavor gives a store that has only blobs so far the flavor of this process. Nobody else uses it.
+func (s *Store) changeFlavor() error {
+	return s.update(context.Background(), func(tx *sql.Tx) error {
+		v, is, err := s.version(tx)
+		if err != nil || is == s.flavor {
+			return err
+		}
+		has, err := s.hasDirs(tx)
+		if err == nil && has {
+			err = s.otherFlavor(is)
+		}
+		if err == nil {
+			err = s.setVersion(tx, v)
+		}
+		return err
+	})
+}
+
+func (s *Store) setVersion(tx *sql.Tx, v int) error {
+	_, err := tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", v|int(s.flavor)<<flavorShift))
+	return err
+}
+
+// changeFlavorAlone is [Store.changeFlavor] if nobody else uses the store, which has another flavor.
+func (s *Store) changeFlavorAlone(is layer.Flavor) error {
+	if s.readOnly != "" {
+		return s.otherFlavor(is)
+	}
+	done, err := s.alone(s.changeFlavor)
+	if !done && err == nil {
+		err = s.otherFlavor(is)
+	}
+	return err
+}
