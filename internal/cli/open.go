@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 
 	"github.com/distribution/reference"
+	dockerconfig "github.com/docker/cli/cli/config"
 
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/container"
@@ -40,9 +42,17 @@ func (a *app) runnerOn(s *store.Store) sandbox.Runner {
 		}
 		return sandbox.New(sandbox.Options{
 			StateDir: dir, RuntimeBinary: a.runtime, Network: sandbox.WorkerNetwork(a.workerNet),
-			FilterFile: filepath.Join(s.Root(), "seccomp"),
+			FilterFile: filepath.Join(s.Root(), "seccomp"), InPlace: a.inPlace(s),
 		})
 	}}
+}
+
+// inPlace says how steps run without isolation; nil is that they do not.
+func (a *app) inPlace(s *store.Store) *sandbox.InPlace {
+	if os.Getenv("SLIPWAY_ISOLATION") != "none" {
+		return nil
+	}
+	return &sandbox.InPlace{Pinned: append([]string{s.Root(), dockerconfig.Dir()}, a.certsDirs()...)}
 }
 
 // lazyRunner makes its runner when something is to be run, which a cached build does not.

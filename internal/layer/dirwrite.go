@@ -30,6 +30,8 @@ type DirWriter struct {
 	flavor   Flavor
 	noClone  bool
 	keepDirs bool
+	onTop    bool
+	anew     bool
 	dirs     map[string]time.Time // modification times, set at the end
 	size     int64
 
@@ -53,6 +55,13 @@ func (w *DirWriter) SetFlavor(f Flavor) { w.flavor = f }
 
 // KeepDirs makes it an error to replace a directory by something else.
 func (w *DirWriter) KeepDirs() { w.keepDirs = true }
+
+// OnTop has the entries be applied to what the directory has, which is no layer but a root filesystem: a whiteout removes, and
+// an opaque directory takes the place of what is there.
+func (w *DirWriter) OnTop() { w.onTop = true }
+
+// Anew has an opaque directory take the place of what is there, which may be from an earlier state of the same layer.
+func (w *DirWriter) Anew() { w.anew = true }
 
 // Size is the number of bytes of content that were written.
 func (w *DirWriter) Size() int64 { return w.size }
@@ -87,6 +96,14 @@ func (w *DirWriter) add(e *Entry) error {
 			return nil
 		}
 		return err
+	}
+	if e.Opaque && (w.onTop || w.anew) || e.Whiteout && w.onTop {
+		if fd != w.parentFD {
+			w.closeParent() // it may lie in what goes away
+		}
+		if err := removeAt(fd, base); err != nil || e.Whiteout {
+			return err
+		}
 	}
 	err = w.create(fd, base, e)
 	if err == unix.EEXIST {
@@ -428,7 +445,7 @@ func (w *DirWriter) attributes(fd int, e *Entry) error {
 	if !e.IsDir() {
 		return setTimes(fd, e.ModTime)
 	}
-	if e.Opaque {
+	if e.Opaque && !w.onTop {
 		if err := unix.Fsetxattr(fd, w.flavor.opaque(), []byte("y"), 0); err != nil {
 			return fmt.Errorf("marking directory opaque: %w", err)
 		}

@@ -11,7 +11,7 @@ import (
 
 // DropUnchanged removes from an overlay-native directory, which nobody else uses, what base below it
 // has just the same ([Same]): a process that replaces files by equal ones, or makes and removes
-// something in a directory, changes nothing. Names of one file stay, because base does not tell which
+// something in a directory, changes nothing; and an opaque directory that hides nothing is as any other. Names of one file stay, because base does not tell which
 // names are one.
 func DropUnchanged(dir string, f Flavor, base Tree) error {
 	root, err := os.OpenRoot(dir)
@@ -80,10 +80,16 @@ func (d *dropper) drop(dir string, list []*Entry) (all bool, _ error) {
 
 // entry removes what base has, and tells whether it did.
 func (d *dropper) entry(e *Entry, find func(*Entry) (*Entry, error)) (gone bool, _ error) {
-	if e.Whiteout || e.Opaque || e.Nlink > 1 {
+	if e.Whiteout || !e.Opaque && e.Nlink > 1 {
 		return false, nil
 	}
 	below, err := find(e)
+	if e.Opaque {
+		if err == nil && (below == nil || !below.IsDir()) {
+			err = d.reveal(e.Path)
+		}
+		return false, err
+	}
 	if err != nil || below == nil || e.IsDir() != below.IsDir() {
 		return false, err
 	}
@@ -100,6 +106,21 @@ func (d *dropper) entry(e *Entry, find func(*Entry) (*Entry, error)) (gone bool,
 		return false, err
 	}
 	return true, d.remove(e.Path)
+}
+
+// reveal takes the mark from an opaque directory that hides nothing. Overlayfs marks what was moved or made in the place of
+// something that was removed, wherever it came from; a layer is not to tell how a directory came to be.
+func (d *dropper) reveal(name string) error {
+	fd, err := d.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer fd.Close()
+	err = unix.Fremovexattr(int(fd.Fd()), overlayOpaque)
+	if err == unix.ENODATA {
+		return nil
+	}
+	return os.NewSyscallError("fremovexattr", err)
 }
 
 // remove removes an object; the directory that it was in keeps its time.

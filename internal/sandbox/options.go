@@ -25,6 +25,8 @@ type Options struct {
 	Network WorkerNetwork
 	// FilterFile is where the compiled seccomp filter is kept for later processes. Only who may write to the layers may write to its directory. "" is nowhere.
 	FilterFile string
+	// InPlace: run where nothing can be mounted. The other options but StateDir and FilterFile mean nothing then.
+	InPlace *InPlace
 }
 
 // Init becomes a process that works beside containers if this process was started to be that;
@@ -63,6 +65,10 @@ func New(opt Options) (Runner, error) {
 	}
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return nil, fmt.Errorf("finding the sandbox's state directory: %w", err)
+	}
+	if opt.InPlace != nil {
+		opt.StateDir = dir
+		return newInPlace(opt)
 	}
 	if opt.RuntimeBinary == "" {
 		if !seccompCompiled {

@@ -137,6 +137,7 @@ func (k *keeper) close() {
 
 // Close ends what runs beside this process, at its end.
 func Close() {
+	closePlaced()
 	watchdog.close()
 	if passedOn.Load() {
 		_ = restorePids(unifiedCgroup()) // the next slipway there tries again

@@ -55,18 +55,18 @@ static void wait_mapped(int program) {
 // become runs in the new process, which shares its memory with the waiting parent unless it has a new user namespace.
 static int become(void *arg) {
 	const struct start *s = arg;
-	int program = s->program, files[4];
+	int program = s->program, files[6];
 	if (s->flags & CLONE_NEWUSER)
 		syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-	files[3] = s->files[3] > SOCKET ? s->files[3] : fcntl(s->files[3], F_DUPFD_CLOEXEC, SOCKET + 1);
-	if (files[3] < 0)
+	files[SOCKET] = s->files[SOCKET] >= s->count ? s->files[SOCKET] : fcntl(s->files[SOCKET], F_DUPFD_CLOEXEC, s->count);
+	if (files[SOCKET] < 0)
 		_exit(1); // there is nobody to be told
-	for (int i = 0; i < 3; i++) // out of the way of those that are made
-		if ((files[i] = s->files[i] > SOCKET ? s->files[i] : fcntl(s->files[i], F_DUPFD_CLOEXEC, SOCKET + 1)) < 0)
-			fail(files[3], errno);
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < s->count; i++) // out of the way of those that are made
+		if (i != SOCKET && (files[i] = s->files[i] >= s->count ? s->files[i] : fcntl(s->files[i], F_DUPFD_CLOEXEC, s->count)) < 0)
+			fail(files[SOCKET], errno);
+	for (int i = 0; i < s->count; i++)
 		if (dup2(files[i], i) < 0)
-			fail(files[3], errno);
+			fail(files[SOCKET], errno);
 	if (s->flags & CLONE_NEWUSER) {
 		wait_mapped(program);
 		program = SOCKET + 1;
@@ -74,7 +74,12 @@ static int become(void *arg) {
 		setrlimit(RLIMIT_NOFILE, &files_limit);
 	}
 	// Signals stay blocked until the handlers are gone, which are the parent's.
-	char *argv[] = { "init", NULL }, *envp[] = { NULL };
+	char *argv[] = { "init", NULL, NULL, NULL, NULL }, *envp[] = { NULL };
+	if (s->count > CONTROL) { // the number of arguments tells the program what it is
+		argv[1] = "/proc/thread-self/children";
+		argv[2] = "guardian";
+		argv[3] = s->scoped ? "scoped" : NULL;
+	}
 	syscall(SYS_execveat, program, "", argv, envp, AT_EMPTY_PATH);
 	fail(SOCKET, errno);
 	return 0;

@@ -32,7 +32,7 @@ func Start(files [3]int, namespaces int) (*First, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the first process's socket: %w", err)
 	}
-	s := C.struct_start{program: C.int(program.Fd()), flags: C.int(namespaces)}
+	s := C.struct_start{program: C.int(program.Fd()), count: 4, flags: C.int(namespaces)}
 	for i, f := range files {
 		s.files[i] = C.int(f)
 	}

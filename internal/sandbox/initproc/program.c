@@ -223,6 +223,140 @@ IN_PROGRAM static void watchdog(void) {
 	end(code);
 }
 
+INLINE void unignore(void) {
+	struct action a;
+	a.handler = a.flags = a.restorer = a.mask = 0;
+	CALL(SYS_rt_sigaction, SIGCHLD, &a, 0, sizeof a.mask);
+}
+
+#ifndef SYS_landlock_create_ruleset
+#define SYS_landlock_create_ruleset 444
+#define SYS_landlock_restrict_self 446
+#endif
+
+// scope makes a Landlock domain whose processes can neither signal nor trace those outside of it, and connect to no abstract
+// socket of theirs, and reports whether that is so: kernels have claimed what they do not do.
+IN_PROGRAM static int scope(void) {
+	uint64_t ruleset[3];
+	ruleset[0] = ruleset[1] = 0; // files and ports are as they are
+	ruleset[2] = 3; // abstract sockets and signals
+	if (CALL(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1))
+		return 0;
+	long fd = CALL(SYS_landlock_create_ruleset, ruleset, sizeof ruleset, 0);
+	if (failed(fd))
+		return 0;
+	long error = CALL(SYS_landlock_restrict_self, fd, 0);
+	CALL(SYS_close, fd);
+	long parent = CALL(SYS_getppid);
+	return !error && CALL(SYS_kill, parent, 0) == -EPERM;
+}
+
+// kill_children kills the children that there are, whose own become this process's then.
+IN_PROGRAM static long kill_children(const char *path) {
+	char text[4096];
+	long fd = CALL(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC), n, pid = 0;
+	if (failed(fd))
+		return fd;
+	while ((n = CALL(SYS_read, fd, text, sizeof text)) > 0) {
+		for (long i = 0; i < n; i++) {
+			if (text[i] >= '0' && text[i] <= '9') {
+				pid = pid * 10 + text[i] - '0';
+				continue;
+			}
+			if (pid > 0)
+				CALL(SYS_kill, pid, SIGKILL);
+			pid = 0;
+		}
+	}
+	CALL(SYS_close, fd);
+	return 0;
+}
+
+// kill_all returns when no process is left below this one. In a domain of its own one call reaches all, in a way that none
+// can be born meanwhile.
+IN_PROGRAM static long kill_all(int scoped, const char *children, int first, int32_t *status) {
+	for (;;) {
+		long error = 0;
+		if (scoped)
+			CALL(SYS_kill, -1, SIGKILL);
+		else
+			error = kill_children(children);
+		int32_t ws;
+		long pid = CALL(SYS_wait4, -1, &ws, error ? 1 /* WNOHANG */ : 0, 0);
+		if (pid == first)
+			*status = ws;
+		if (pid == -ECHILD)
+			return 0;
+		if (error && pid <= 0)
+			return error;
+	}
+}
+
+// guardian starts a first process, stays above all that it starts, and ends when none of them is left: when the first has
+// ended, or slipway, or when slipway closes the socket. Signals for the first process come through the socket.
+IN_PROGRAM static void guardian(int scoped, const char *children) {
+	if (CALL(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1))
+		fail(-1, EPERM);
+	CALL(SYS_prctl, PR_SET_DUMPABLE, 0); // nobody but who may trace everything looks into it
+	CALL(SYS_fcntl, CONTROL, F_SETFD, FD_CLOEXEC);
+	CALL(SYS_fcntl, LOCK, F_SETFD, FD_CLOEXEC);
+	scoped = scoped && scope();
+	uint64_t mask = 1ULL << (SIGCHLD - 1);
+	CALL(SYS_rt_sigprocmask, SIG_SETMASK, &mask, 0, sizeof mask);
+	unignore();
+	long signals = CALL(SYS_signalfd4, -1, &mask, sizeof mask, O_CLOEXEC | O_NONBLOCK);
+	if (failed(signals))
+		fail(-1, -signals);
+	long child = CALL(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+	if (child == 0) {
+		if (scoped)
+			scope(); // below the guardian's: its processes cannot end that either
+		first();
+	}
+	if (failed(child))
+		fail(-1, -child);
+	ignore(SIGHUP);
+	ignore(SIGINT);
+	ignore(SIGQUIT);
+	ignore(SIGTERM);
+	for (int fd = 0; fd <= SOCKET; fd++)
+		CALL(SYS_close, fd);
+	int32_t sent = child;
+	CALL(SYS_write, CONTROL, &sent, sizeof sent);
+	struct ended e;
+	e.status = SIGKILL;
+	for (int over = 0; !over;) {
+		struct { int fd; short events, revents; } polled[2];
+		polled[0].fd = CONTROL;
+		polled[1].fd = signals;
+		polled[0].events = polled[1].events = 1; // POLLIN
+		polled[0].revents = polled[1].revents = 0;
+		CALL(SYS_ppoll, polled, 2, 0, 0, 0);
+		uint64_t info[16]; // struct signalfd_siginfo
+		while (CALL(SYS_read, signals, info, sizeof info) > 0)
+			;
+		int32_t ws;
+		for (long pid; (pid = CALL(SYS_wait4, -1, &ws, 1 /* WNOHANG */, 0)) > 0;) {
+			if (pid != child)
+				continue;
+			e.status = ws;
+			over = 1;
+		}
+		if (over || !polled[0].revents)
+			continue;
+		int32_t signal;
+		long n = CALL(SYS_read, CONTROL, &signal, sizeof signal);
+		if (n == sizeof signal)
+			CALL(SYS_kill, child, signal);
+		else if (n != -EINTR)
+			over = 1;
+	}
+	e.error = -kill_all(scoped, children, child, &e.status);
+	ignore(SIGPIPE); // slipway may be dead
+	CALL(SYS_write, CONTROL, &e, sizeof e);
+	end(0);
+}
+
 // first_main is one or the other by the number of its arguments. A process of a container that executes it by
 // /proc/self/exe can do no more by it than by itself.
 IN_PROGRAM __attribute__((visibility("hidden"))) void first_main(const long *stack) {
@@ -230,5 +364,7 @@ IN_PROGRAM __attribute__((visibility("hidden"))) void first_main(const long *sta
 		first();
 	if (stack[0] == 2)
 		watchdog();
+	if (stack[0] == 3 || stack[0] == 4)
+		guardian(stack[0] == 4, (const char *)stack[2]);
 	end(127);
 }

@@ -26,6 +26,9 @@ func Prepare() { _, _ = sealed() } // whoever needs it gets the error
 // (CVE-2019-5736). It is alone in a read-only filesystem that is mounted nowhere, and is nothing but that program.
 var sealed = sync.OnceValues(func() (*os.File, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) { // nothing can be mounted here
+		return sealedMemory()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening a tmpfs: %w", os.NewSyscallError("fsopen", err))
 	}
@@ -59,6 +62,39 @@ var sealed = sync.OnceValues(func() (*os.File, error) {
 	}
 	return os.NewFile(uintptr(high), programName), nil
 })
+
+// sealedMemory is the program as a file in memory. Its content cannot be changed; its mode can, by who may open it.
+func sealedMemory() (*os.File, error) {
+	fd, err := unix.MemfdCreate(programName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
+		fd, err = unix.MemfdCreate(programName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), programName)
+	defer f.Close()
+	if _, err := f.Write(program()); err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(0o555); err != nil {
+		return nil, err
+	}
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	// A descriptor that nobody can write through, as execve wants it, above those that a new process has at fixed numbers.
+	own, err := os.Open(fmt.Sprint("/proc/self/fd/", fd))
+	if err != nil {
+		return nil, err
+	}
+	defer own.Close()
+	high, err := unix.FcntlInt(own.Fd(), unix.F_DUPFD_CLOEXEC, 16)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(high), programName), nil
+}
 
 // programName is that of the file.
 const programName = "slipway-init"
