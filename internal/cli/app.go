@@ -37,8 +37,9 @@ type app struct {
 
 	toldDamaged bool // that the file of builders' names is
 
-	builderCerts string // a directory as those of certs, of the builder
-	maxRuns      int    // how many steps may run at the same time, as the builder has it; 0 is any number
+	builderCerts string           // a directory as those of certs, of the builder
+	registries   registry.Options // what was said of registries besides
+	maxRuns      int              // how many steps may run at the same time, as the builder has it; 0 is any number
 
 	configFile string
 	settings   *config.Settings // nil without a file

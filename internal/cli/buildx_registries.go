@@ -20,14 +20,19 @@ import (
 
 // daemonRegistry is what buildkitd.toml says of a registry.
 type daemonRegistry struct {
-	Mirrors  []string `toml:"mirrors"`
-	HTTP     *bool    `toml:"http"`
-	Insecure bool     `toml:"insecure"`
-	CA       []string `toml:"ca"`
-	KeyPairs []struct {
-		Key  string `toml:"key"`
-		Cert string `toml:"cert"`
-	} `toml:"keypair"`
+	Mirrors  []string        `toml:"mirrors"`
+	HTTP     *bool           `toml:"http"`
+	Insecure bool            `toml:"insecure"`
+	CA       []string        `toml:"ca"`
+	KeyPairs []daemonKeyPair `toml:"keypair"`
+
+	pushOnly bool // it is not asked for what its mirrors do not have; buildkitd.toml cannot say that
+}
+
+// daemonKeyPair is what a client shows a registry.
+type daemonKeyPair struct {
+	Key  string `toml:"key"`
+	Cert string `toml:"cert"`
 }
 
 // registrySettings are the keys of a registry that are held.
@@ -61,6 +66,9 @@ func registryFiles(all map[string]daemonRegistry) (map[string][]byte, error) {
 			server = "registry-1.docker.io"
 		}
 		fmt.Fprintf(&text, "server = %q\n", all[host].scheme(host)+server)
+		if all[host].pushOnly {
+			text.WriteString("capabilities = [\"push\"]\n")
+		}
 		if err := all[host].tls(&text, host, host, files); err != nil {
 			return nil, err
 		}

@@ -34,7 +34,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	name := "slipway"
 	if len(args) > 0 {
 		switch base := filepath.Base(args[0]); base {
-		case "docker", daemonName, daemonClientName:
+		case "docker", daemonName, daemonClientName, executorName:
 			name = base
 		}
 	}
@@ -114,6 +114,8 @@ func (a *app) rootOf(name string) *cobra.Command {
 		return newDaemon(a)
 	case daemonClientName:
 		return newDaemonClient(a)
+	case executorName:
+		return newExecutor(a)
 	}
 	return newRoot(a)
 }

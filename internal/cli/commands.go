@@ -15,7 +15,7 @@ type topCommand struct {
 // topCommands are those below the root, in the order of their making.
 func topCommands() []topCommand {
 	return []topCommand{
-		{"build", "", newBuildCmd}, {"bake", "f", newBakeCmd},
+		{"build", "", newBuildCmd}, {"bake", "f", newBakeCmd}, {executorName, "", newExecutorCmd},
 		{"images", "", func(a *app) *cobra.Command { return newImageLsCmd(a, "images") }},
 		{"rmi", "", func(a *app) *cobra.Command { return newImageRmCmd(a, "rmi") }},
 		{"tag", "", newTagCmd}, {"history", "", newHistoryCmd}, {"save", "", newSaveCmd}, {"load", "", newLoadCmd}, {"import", "", newImportCmd},

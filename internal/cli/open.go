@@ -111,7 +111,9 @@ func (a *app) Images() (*imagesource.Source, error) {
 // registry makes the client of registries, once: it remembers tokens.
 func (a *app) registry() *registry.Client {
 	if a.openRegistry == nil {
-		a.openRegistry = registry.New(registry.Options{CertsDirs: a.certsDirs(), UserAgent: "slipway/" + version()})
+		opts := a.registries
+		opts.CertsDirs, opts.UserAgent = a.certsDirs(), "slipway/"+version()
+		a.openRegistry = registry.New(opts)
 	}
 	return a.openRegistry
 }

@@ -21,12 +21,12 @@ import (
 	"github.com/slipway-build/slipway/internal/sandbox"
 )
 
-// TestMain makes this test binary the commands slipway, docker, buildkitd and buildctl of the scripts, and the first
+// TestMain makes this test binary the commands slipway, docker, buildkitd, buildctl and executor of the scripts, and the first
 // process of their containers.
 func TestMain(m *testing.M) {
 	sandbox.Init()
 	run := func() { os.Exit(cli.Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
-	testscript.Main(m, map[string]func(){"slipway": run, "docker": run, "buildkitd": run, "buildctl": run})
+	testscript.Main(m, map[string]func(){"slipway": run, "docker": run, "buildkitd": run, "buildctl": run, "executor": run})
 }
 
 // TestScripts runs testdata/script/*.txtar. Each has a store of its own on a tmpfs, and a

@@ -51,6 +51,11 @@ type Options struct {
 	DockerConfigDir string
 	// Credentials are those of whoever the registries are asked for; nil: of config.json.
 	Credentials Credentials
+	// Otherwise gives the credentials for the host of a request where config.json has none; nil: nobody does.
+	Otherwise func(host string) (user, secret string)
+	// AnyCertificate lets every registry have any certificate; Insecure lets it speak plain HTTP besides, as AllowInsecure does
+	// one.
+	AnyCertificate, Insecure bool
 }
 
 // Credentials are what somebody is known by to registries. They are asked for when a registry wants them, and are sent to
@@ -127,7 +132,7 @@ func New(opts Options) *Client {
 	}
 	return &Client{
 		opts:  opts,
-		creds: &credentials{dir: opts.DockerConfigDir, given: opts.Credentials},
+		creds: &credentials{dir: opts.DockerConfigDir, given: opts.Credentials, otherwise: opts.Otherwise},
 		tune:  defaultTuning,
 		hosts: map[string][]docker.RegistryHost{}, whole: map[string]bool{}, reached: map[string]bool{}, insecure: map[string]bool{},
 	}

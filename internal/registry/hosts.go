@@ -79,8 +79,11 @@ func (c *Client) configure(host string, as asker, opts ...docker.AuthorizerOpt) 
 			return nil
 		},
 	}
-	if c.insecure[host] { // HTTPS first, then HTTP
-		options.DefaultTLS, options.DefaultScheme = &tls.Config{InsecureSkipVerify: true}, "http"
+	if c.insecure[host] || c.opts.Insecure || c.opts.AnyCertificate {
+		options.DefaultTLS = &tls.Config{InsecureSkipVerify: true}
+	}
+	if c.insecure[host] || c.opts.Insecure { // HTTPS first, then HTTP
+		options.DefaultScheme = "http"
 	}
 	hosts, err := hostconfig.ConfigureHosts(ctx, options)(host)
 	if err == nil {
@@ -230,7 +233,8 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
 // credentials looks up names and passwords in docker's config.json and its helpers.
 type credentials struct {
-	given Credentials // in place of these; nil: none
+	given     Credentials // in place of these; nil: none
+	otherwise func(host string) (user, secret string)
 
 	dir  string
 	once sync.Once
@@ -257,6 +261,10 @@ func (c *credentials) lookup(host string) (user, secret string, err error) {
 	}
 	if auth.IdentityToken != "" {
 		return "", auth.IdentityToken, nil
+	}
+	if c.otherwise != nil && auth.Password == "" {
+		user, secret = c.otherwise(host)
+		return user, secret, nil
 	}
 	return auth.Username, auth.Password, nil
 }
