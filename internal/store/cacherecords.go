@@ -29,7 +29,7 @@ const (
 type CacheRecord struct {
 	ID          string // of the layer, the digest of the blob, or the name of the directory
 	Type        string
-	Parents     []string // records of layers below this one, in some image or result
+	Parents     []string // records of layers below this one, in some image or result; none of them stands on this one
 	Created     time.Time
 	LastUsed    time.Time
 	Uses        int
@@ -41,9 +41,10 @@ type CacheRecord struct {
 	Description string
 
 	mount    bool
-	rows     []rowKey // what keeps it in the cache
-	children int      // records that have this one for a parent
-	depth    int      // records below this one at most
+	rows     []rowKey       // what keeps it in the cache
+	below    []*CacheRecord // the Parents
+	children int            // records that have this one for a parent
+	depth    int            // records below this one at most
 }
 
 // cacheState is what there is in the cache at some moment.

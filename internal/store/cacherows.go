@@ -38,8 +38,8 @@ func (c *cacheState) keptBy(row rowKey, used time.Time, uses int, description st
 			if r == nil || r == below {
 				continue
 			}
-			if below != nil && !slices.Contains(r.Parents, below.ID) {
-				r.Parents = append(r.Parents, below.ID)
+			if below != nil && !slices.Contains(r.below, below) && !below.standsOn(r) {
+				r.Parents, r.below = append(r.Parents, below.ID), append(r.below, below)
 				below.children++
 			}
 			r.depth = max(r.depth, i)
@@ -55,6 +55,27 @@ func (c *cacheState) keptBy(row rowKey, used time.Time, uses int, description st
 	if len(known) == 0 {
 		c.idle = append(c.idle, idleRow{row, used})
 	}
+}
+
+// standsOn reports whether a record has another one for an ancestor. Results that graphs stack as they like have the same layers in any
+// order, and more than once.
+func (r *CacheRecord) standsOn(other *CacheRecord) bool {
+	if other.children == 0 {
+		return false
+	}
+	seen := map[*CacheRecord]bool{r: true}
+	for todo := []*CacheRecord{r}; len(todo) > 0; {
+		r, todo = todo[len(todo)-1], todo[:len(todo)-1]
+		if r == other {
+			return true
+		}
+		for _, b := range r.below {
+			if !seen[b] {
+				seen[b], todo = true, append(todo, b)
+			}
+		}
+	}
+	return false
 }
 
 // findRows finds what each row of the cache keeps.

@@ -255,6 +255,27 @@ func TestPruneAll(t *testing.T) {
 	}
 }
 
+// Results that have the same layers in another order, or more than once, hold each other no longer than others do.
+func TestPruneOrders(t *testing.T) {
+	s := newStore(t)
+	a, b, c := made(t, s, files("a")), made(t, s, files("b")), made(t, s, files("c"))
+	result(t, s, "twice", a, b, a, b)
+	result(t, s, "one way", a, b, c)
+	result(t, s, "another way", c, b, a)
+	all, err := s.CacheRecords(t.Context())
+	must(t, err)
+	edges := 0
+	for _, r := range all {
+		edges += len(r.Parents)
+	}
+	if edges == 0 {
+		t.Errorf("no layer stands on another one: %+v", all)
+	}
+	prune(t, s, Policy{All: true})
+	wantLayers(t, s)
+	wantResults(t, s, map[string]bool{"twice": false, "one way": false, "another way": false})
+}
+
 // A reference to an index keeps the images of it that are here, each as a stack of layers.
 func TestReferenceOfIndex(t *testing.T) {
 	ctx := context.Background()
