@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/session"
@@ -30,12 +31,15 @@ type Context struct {
 	client *Client
 	source source
 
+	received atomic.Int64
+
 	mu    sync.Mutex
 	trees map[string]*future[*tree] // by their patterns
 }
 
 var (
 	_ local.Context  = (*Context)(nil)
+	_ local.Sent     = (*Context)(nil)
 	_ local.Contexts = (*Client)(nil)
 )
 
@@ -151,6 +155,9 @@ func (x *Context) Hash(ctx context.Context, e *layer.Entry) (digest.Digest, erro
 	return sum, err
 }
 
+// Sent implements [local.Sent].
+func (x *Context) Sent() int64 { return x.received.Load() }
+
 // read begins a transfer.
 func (x *Context) read(include, exclude []string) (t *tree, err error) {
 	md := x.header(include, exclude)
@@ -219,7 +226,7 @@ func (x *Context) readFrom(caller session.Caller, md metadata.MD) (_ *tree, err 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", x.doing(), err)
 	}
-	tr, err := x.client.open(caller, md, x.doing())
+	tr, err := x.open(caller, md)
 	if err != nil {
 		return nil, errors.Join(err, release())
 	}

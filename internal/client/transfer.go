@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/buildkit/session"
@@ -29,6 +30,8 @@ type transfer struct {
 	ctx    context.Context // ends with the stream
 	cancel context.CancelCauseFunc
 	doing  string // in errors
+
+	received *atomic.Int64 // bytes, besides the client's
 
 	contents *contents
 	wake     chan struct{} // has one when there is something to send
@@ -62,15 +65,17 @@ type incoming struct {
 func (c *Client) newTransfer(doing string) *transfer {
 	t := &transfer{
 		client: c, doing: doing, wake: make(chan struct{}, 1), over: make(chan struct{}),
-		coming: map[uint32]*incoming{}, broken: map[uint32]error{},
+		coming: map[uint32]*incoming{}, broken: map[uint32]error{}, received: new(atomic.Int64),
 	}
 	t.ctx, t.cancel = context.WithCancelCause(c.ctx)
 	return t
 }
 
-// open begins a transfer.
-func (c *Client) open(caller session.Caller, md metadata.MD, doing string) (_ *transfer, err error) {
+// open begins a transfer of the directory.
+func (x *Context) open(caller session.Caller, md metadata.MD) (_ *transfer, err error) {
+	c, doing := x.client, x.doing()
 	t := c.newTransfer(doing)
+	t.received = &x.received
 	t.ctx = caller.Context(metadata.NewOutgoingContext(t.ctx, md))
 	if t.stream, err = filesync.NewFileSyncClient(caller.Conn()).DiffCopy(t.ctx); err != nil {
 		t.cancel(err)
@@ -88,7 +93,9 @@ func (t *transfer) receive(p *types.Packet) error {
 	case err != nil:
 		return explain(t.client.ctx, err, "%s", t.doing)
 	}
-	t.client.received.Add(int64(p.SizeVT()))
+	n := int64(p.SizeVT())
+	t.client.received.Add(n)
+	t.received.Add(n)
 	if p.Type == types.PACKET_ERR {
 		return fmt.Errorf("%s: error from sender: %s", t.doing, words(errors.New(string(p.Data))))
 	}

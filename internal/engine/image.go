@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/fileop"
+	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
@@ -256,7 +257,8 @@ func (r *Run) localDigest(ctx context.Context, in edge, sel string, copies []*pb
 		if err != nil {
 			return "", err
 		}
-		done := src.reading()
+		sent, _ := c.(local.Sent)
+		done := src.reading(localName(in.n.v), sent)
 		d, err := fileop.SourceDigest(ctx, tree, copies, func(e *layer.Entry) (digest.Digest, error) {
 			src.reader.add(e.Size)
 			return c.Hash(ctx, e)
@@ -269,12 +271,19 @@ func (r *Run) localDigest(ctx context.Context, in edge, sel string, copies []*pb
 	})
 }
 
+// localName is the name of a local source.
+func localName(v *graph.Vertex) string {
+	return strings.TrimPrefix(v.Op.GetSource().GetIdentifier(), schemeLocal)
+}
+
 // contextReader counts who reads a local context.
 type contextReader struct {
 	mu    sync.Mutex
 	users int
 	bytes int64
 	step  *progress.Step
+	name  string     // of the source
+	sent  local.Sent // nil: a directory of this machine
 }
 
 // add tells how much is read.
@@ -282,23 +291,34 @@ func (c *contextReader) add(n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.bytes += n
-	c.step.Status("reading context", c.bytes, 0, false)
+	c.tell(false)
+}
+
+func (c *contextReader) tell(over bool) {
+	switch {
+	case c.sent != nil:
+		c.step.Transferring(c.name, c.sent.Sent(), over)
+	case over:
+		c.step.Status("reading context", c.bytes, c.bytes, true)
+	default:
+		c.step.Status("reading context", c.bytes, 0, false)
+	}
 }
 
 // reading starts the context's step unless it is under way; the step ends when the last
 // user calls done.
-func (s *source) reading() (done func()) {
+func (s *source) reading(name string, sent local.Sent) (done func()) {
 	c := &s.reader
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.users++; c.users == 1 {
-		c.step = s.start()
+		c.step, c.name, c.sent = s.start(), name, sent
 	}
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.users--; c.users == 0 {
-			c.step.Status("reading context", c.bytes, c.bytes, true)
+			c.tell(true)
 			s.end(nil)
 		}
 	}

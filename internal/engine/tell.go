@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/source/local"
 )
 
 // event describes a vertex to a display.
@@ -92,7 +93,15 @@ func (r *Run) Reading(e graph.Edge) (done func(error)) {
 	if n == nil || !isLocal(n) || r.hears(n.v.Digest) {
 		return func(error) {}
 	}
-	return progress.Start(r.toldOf(event(n.v), n.what()), event(n.v)).Done
+	step := progress.Start(r.toldOf(event(n.v), n.what()), event(n.v))
+	return func(err error) {
+		if c, cerr := r.opt.Contexts.Context(n.v.Op.GetSource()); cerr == nil && err == nil {
+			if sent, ok := c.(local.Sent); ok {
+				step.Transferring(localName(n.v), sent.Sent(), true)
+			}
+		}
+		step.Done(err)
+	}
 }
 
 // toldOf is who is told of a vertex: the log alone, if the screen shows it as another run's, or something else as it.

@@ -213,6 +213,15 @@ func (s *Step) keep(l client.VertexLog) {
 // current and total are bytes; a total of 0 is not known. It may be called as often as one likes:
 // only some calls become events.
 func (s *Step) Status(id string, current, total int64, completed bool) {
+	s.status(id, id, current, total, completed)
+}
+
+// Transferring is Status of a client's directory by its name, in BuildKit's words: clients know them.
+func (s *Step) Transferring(name string, current int64, completed bool) {
+	s.status("transferring "+name+":", "transferring", current, 0, completed)
+}
+
+func (s *Step) status(id, name string, current, total int64, completed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -221,7 +230,7 @@ func (s *Step) Status(id string, current, total int64, completed bool) {
 		if s.statuses == nil {
 			s.statuses, s.told = map[string]*client.VertexStatus{}, map[string]time.Time{}
 		}
-		st = &client.VertexStatus{ID: id, Name: id, Started: &now}
+		st = &client.VertexStatus{ID: id, Name: name, Started: &now}
 		s.statuses[id] = st
 	}
 	if st.Completed != nil || (!completed && now.Sub(s.told[id]) < statusInterval) {

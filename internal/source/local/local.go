@@ -29,6 +29,12 @@ type Context interface {
 	Hash(ctx context.Context, e *layer.Entry) (digest.Digest, error)
 }
 
+// Sent is a Context whose files come from elsewhere.
+type Sent interface {
+	// Sent is how many bytes have come so far: names and attributes, and contents that were not here.
+	Sent() int64
+}
+
 // Contexts finds what the local sources of a build read. It gives the same Context for sources that read the same.
 type Contexts interface {
 	Context(op *pb.SourceOp) (Context, error)
