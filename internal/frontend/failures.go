@@ -2,12 +2,16 @@ package frontend
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/fileop"
+	"github.com/slipway-build/slipway/internal/graph"
 )
 
 // failures are those of a build's steps. A client of the gateway looks into what they had and left behind by ids that the errors
@@ -46,6 +50,10 @@ func typed(err error, keep func(of error, inputs, mounts []shown) ([]string, []s
 		inputIDs, mountIDs = keep(of, inputs, mounts)
 	}
 	v := failure.Vertex
+	var unread *engine.InputError
+	if errors.As(err, &unread) && !missedLate(err) {
+		err = fmt.Errorf("failed to compute cache key: failed to calculate checksum of ref %s: %w", inputOf(v, unread.Input), err)
+	}
 	err = errdefs.WithOp(exitError(err), v.Op, v.Meta.GetDescription())
 	err = errdefs.WithSolveError(err, subject, inputIDs, mountIDs)
 	if len(errdefs.Sources(err)) == 0 {
@@ -54,6 +62,20 @@ func typed(err error, keep func(of error, inputs, mounts []shown) ([]string, []s
 		}
 	}
 	return errdefs.WrapVertex(err, v.Digest)
+}
+
+// missedLate reports whether BuildKit misses a file in other words.
+func missedLate(err error) bool {
+	var gone *fileop.NotFoundError
+	return errors.As(err, &gone) && gone.Late
+}
+
+// inputOf is the digest of an input.
+func inputOf(v *graph.Vertex, i int) digest.Digest {
+	if i < len(v.Inputs) && v.Inputs[i].Vertex != nil {
+		return v.Inputs[i].Vertex.Digest
+	}
+	return v.Digest
 }
 
 // left is what the error of a step has to look into, with BuildKit's order: of a process both by its mounts, of a file operation the

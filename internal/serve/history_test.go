@@ -21,6 +21,7 @@ import (
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/moby/buildkit/util/stack"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -133,8 +134,12 @@ func TestHistory(t *testing.T) {
 	}
 	var p spb.Status
 	must(t, proto.Unmarshal(s.blob(t, bad.ExternalError), &p))
-	if src := errdefs.Sources(grpcerrors.FromGRPC(status.ErrorProto(&p))); len(src) != 1 || bad.Error == nil || len(bad.Error.Details) != 0 || !strings.Contains(bad.Error.Message, "no luck") {
+	failure := grpcerrors.FromGRPC(status.ErrorProto(&p))
+	if src := errdefs.Sources(failure); len(src) != 1 || bad.Error == nil || len(bad.Error.Details) != 0 || !strings.Contains(bad.Error.Message, "no luck") {
 		t.Errorf("the error is %v, %v", bad.Error, src)
+	}
+	if n := len(stack.Traces(failure)); n < 2 { // one is that of who reads it
+		t.Errorf("the error has %d stacks", n)
 	}
 	if w, err := follow(s.api, "bad"); !errors.Is(err, io.EOF) || w.output.String() != "hello\n" {
 		t.Errorf("the progress of it is %v, %v", w, err)

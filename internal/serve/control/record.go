@@ -16,6 +16,7 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/moby/buildkit/util/stack"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
@@ -225,9 +226,9 @@ func (r *record) fail(ctx context.Context, st *store.Store, failure error) error
 	return nil
 }
 
-// statusOf is an error as clients get it, without passwords in addresses.
+// statusOf is an error as clients get it, with where it arose, without passwords in addresses.
 func statusOf(ctx context.Context, err error) *spb.Status {
-	st, ok := grpcerrors.AsGRPCStatus(grpcerrors.ToGRPC(ctx, err))
+	st, ok := grpcerrors.AsGRPCStatus(grpcerrors.ToGRPC(ctx, stack.Enable(err)))
 	if !ok {
 		st = status.New(codes.Unknown, err.Error())
 	}
