@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/isolation"
 	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/serve/bridge"
@@ -49,7 +49,7 @@ func (a *app) runnerOn(s *store.Store) sandbox.Runner {
 
 // inPlace says how steps run without isolation; nil is that they do not.
 func (a *app) inPlace(s *store.Store) *sandbox.InPlace {
-	if os.Getenv("SLIPWAY_ISOLATION") != "none" {
+	if a.mode == nil || a.mode.Mode != isolation.None {
 		return nil
 	}
 	return &sandbox.InPlace{Pinned: append([]string{s.Root(), dockerconfig.Dir()}, a.certsDirs()...)}

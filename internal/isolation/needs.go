@@ -168,13 +168,8 @@ func whyOne(f *Facts) string {
 	return "it has one ID"
 }
 
-// inPlace says whether there is a runner for None: sandbox/inplace.
-const inPlace = false
-
 func needsForNone(f *Facts) *Need {
 	switch {
-	case !inPlace:
-		return nothing
 	case f.Container == "":
 		return &Need{Text: "outside of a container it would change the machine's own files"}
 	case !f.RootWritable:

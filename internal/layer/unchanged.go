@@ -19,7 +19,7 @@ func DropUnchanged(dir string, f Flavor, base Tree) error {
 		return err
 	}
 	defer root.Close()
-	d := &dropper{root: root, dir: dir, base: base, upper: OpenDir(dir, DirOptions{Overlay: true, Flavor: f})}
+	d := &dropper{root: root, dir: dir, base: base, upper: OpenDir(dir, DirOptions{Overlay: true, Flavor: f}), flavor: f}
 	list, err := d.upper.ReadDir(".")
 	if err != nil {
 		return err
@@ -32,6 +32,7 @@ type dropper struct {
 	root        *os.Root
 	dir         string
 	base, upper Tree
+	flavor      Flavor
 }
 
 // manyEntries is from how many entries of a directory on base's are listed, not looked up one by one.
@@ -116,7 +117,7 @@ func (d *dropper) reveal(name string) error {
 		return err
 	}
 	defer fd.Close()
-	err = unix.Fremovexattr(int(fd.Fd()), overlayOpaque)
+	err = unix.Fremovexattr(int(fd.Fd()), d.flavor.opaque())
 	if err == unix.ENODATA {
 		return nil
 	}

@@ -9,11 +9,13 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // WithFlavor says which flavor of extended attributes the store has. Without it that is what this process can write: the user
-// flavor unless it is root and in no user namespace.
+// flavor unless it is root with all rights and in no user namespace.
 func WithFlavor(f layer.Flavor) Option { return func(s *Store) { s.flavor = f } }
 
 // Flavor is the flavor of all layer directories of the store, which mounts must have too.
@@ -36,7 +38,10 @@ func (s *Store) DirWriter(dir string) (*layer.DirWriter, error) {
 }
 
 func defaultFlavor() layer.Flavor {
-	if os.Geteuid() != 0 || inUserNamespace() {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	err := unix.Capget(&head, &caps[0])
+	if err != nil || caps[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 || inUserNamespace() {
 		return layer.User
 	}
 	return layer.Trusted

@@ -136,11 +136,14 @@ func (t *Tree) add(e *layer.Entry) error {
 	return errors.Join(w.Add(e), w.Close())
 }
 
+// flavor is that of stores of processes that may not write trusted attributes, as those in whose containers this is needed.
+const flavor = layer.User
+
 // merge is the view of layer directories, base first.
 func merge(lower []string) layer.Tree {
 	var trees []layer.Tree
 	for _, path := range lower {
-		trees = append(trees, layer.OpenDir(path, layer.DirOptions{Overlay: true, Immutable: true}))
+		trees = append(trees, layer.OpenDir(path, layer.DirOptions{Overlay: true, Flavor: flavor, Immutable: true}))
 	}
 	return layer.Merged(trees)
 }
@@ -201,7 +204,7 @@ func (t *Tree) apply(lower []string, empty bool) error {
 		w.OnTop()
 		for _, path := range lower {
 			if err == nil {
-				err = layer.WalkLayer(path, w)
+				err = layer.WriteTree(layer.OpenDir(path, layer.DirOptions{Overlay: true, Flavor: flavor, Immutable: true}), w)
 			}
 		}
 	}
@@ -280,11 +283,12 @@ func (t *Tree) Save(lower []string, upper string, v *View) (err error) {
 	if err != nil {
 		return err
 	}
+	w.SetFlavor(flavor)
 	w.Anew()
 	if err := errors.Join(layer.WriteTree(diff, w), w.Close()); err != nil {
 		return err
 	}
-	if err := layer.DropUnchanged(upper, base); err != nil {
+	if err := layer.DropUnchanged(upper, flavor, base); err != nil {
 		return err
 	}
 	top, err := hold(upper)
