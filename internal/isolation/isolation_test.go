@@ -59,22 +59,24 @@ func TestChoose(t *testing.T) {
 		"Ubuntu": {facts: ordinary(), change: func(f *Facts) { f.Mounts, f.AppArmorSysctl = unix.EACCES, true }, says: []string{
 			`profile slipway "/usr/local/bin/slipway" flags=(unconfined) {`, "sudo apparmor_parser -r /etc/apparmor.d/slipway"}},
 		"an old Debian": {facts: ordinary(), change: func(f *Facts) { f.UserNS, f.OldSysctl = unix.EPERM, true }, says: []string{"kernel.unprivileged_userns_clone=1"}},
-		"a container with a profile that forbids mounts": {facts: inContainer(), change: func(f *Facts) { f.Mounts = unix.EACCES }, says: []string{"--security-opt apparmor=unconfined"}},
-		"Docker's default": {facts: inContainer(), change: func(f *Facts) { f.UserNS = unix.EPERM }, says: []string{
+		"a container with a profile that forbids mounts": {facts: inContainer(), change: func(f *Facts) { f.Mounts = unix.EACCES }, mode: None, says: []string{"--security-opt apparmor=unconfined"}},
+		"Docker's default": {facts: inContainer(), change: func(f *Facts) { f.UserNS = unix.EPERM }, mode: None, says: []string{
 			"root: CAP_SYS_ADMIN is missing: docker run --cap-add SYS_ADMIN", "--security-opt seccomp=unconfined"}},
-		"a pod": {facts: inContainer(), change: func(f *Facts) { f.UserNS, f.Container = unix.EPERM, "kubernetes" }, says: []string{
+		"a read-only pod": {facts: inContainer(), change: func(f *Facts) { f.UserNS, f.Container, f.RootWritable = unix.EPERM, "kubernetes", false }, says: []string{
+			"hostUsers: false", "readOnlyRootFilesystem: false"}},
+		"a pod": {facts: inContainer(), change: func(f *Facts) { f.UserNS, f.Container = unix.EPERM, "kubernetes" }, mode: None, says: []string{
 			"hostUsers: false", "securityContext: {seccompProfile: {type: Unconfined}}"}},
 		"Docker without seccomp": {facts: inContainer(), mode: UserNS, ids: Identity, enter: maps{uids: "0 0 4294967295", gids: "0 0 4294967295"}},
 		"SETUID and SETGID alone": {facts: inContainer(), change: func(f *Facts) {
 			f.Caps = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
 			f.OwnUIDs = []user.IDMap{{ID: 0, ParentID: 700000, Count: 65535}}
 		}, mode: UserNS, ids: Identity, enter: maps{uids: "0 1 65534", gids: "0 0 4294967295"}},
-		"root that has nothing": {facts: inContainer(), change: func(f *Facts) { f.Caps = 0 }, says: []string{
+		"root that has nothing": {facts: inContainer(), change: func(f *Facts) { f.Caps = 0 }, mode: None, says: []string{
 			"CAP_SETUID or CAP_SETGID is missing: docker run --cap-add SETUID --cap-add SETGID", "docker run --user 1000"}},
 		"SYS_ADMIN with a profile that forbids mounts": {facts: inContainer(), change: func(f *Facts) {
 			f.Caps |= sysAdmin
 			f.MountNS, f.Mounts = unix.EACCES, unix.EACCES
-		}, says: []string{"AppArmor"}},
+		}, mode: None, says: []string{"AppArmor"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, wanted := c.facts, c.wanted
