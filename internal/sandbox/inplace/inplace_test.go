@@ -169,7 +169,7 @@ func TestView(t *testing.T) {
 		t.Errorf("the layer has %v,\nwant %v", changed, want)
 	}
 	if value := make([]byte, 9); os.Geteuid() == 0 {
-		if n, err := unix.Getxattr(filepath.Join(upper, "opt/d"), "trusted.overlay.opaque", value); err != nil || string(value[:n]) != "y" {
+		if n, err := unix.Getxattr(filepath.Join(upper, "opt/d"), "user.overlay.opaque", value); err != nil || string(value[:n]) != "y" {
 			t.Errorf("a directory that was made again is not opaque: %q, %v", value[:n], err)
 		}
 	}
@@ -219,7 +219,7 @@ func TestApplied(t *testing.T) {
 	tree.Release()
 	top := t.TempDir()
 	files(t, top, "opt/d/only=1", "etc/passwd/dir=1", "new=1")
-	err = errors.Join(unix.Setxattr(filepath.Join(top, "opt/d"), "trusted.overlay.opaque", []byte("y"), 0), unix.Mknod(filepath.Join(top, "bin"), unix.S_IFCHR, 0))
+	err = errors.Join(unix.Setxattr(filepath.Join(top, "opt/d"), "user.overlay.opaque", []byte("y"), 0), unix.Mknod(filepath.Join(top, "bin"), unix.S_IFCHR, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
