@@ -250,7 +250,7 @@ func (s *Store) placeBlob(ctx context.Context, path string, d digest.Digest, siz
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		if err := os.Rename(path, s.blobPath(d)); err != nil {
+		if err := s.rename(path, s.blobPath(d)); err != nil {
 			return err
 		}
 		_, err = tx.Exec("INSERT INTO blobs(digest,size,boot) VALUES(?,?,?) ON CONFLICT(digest) DO UPDATE SET size=excluded.size, boot=excluded.boot",

@@ -46,7 +46,7 @@ func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func
 		if n > 0 {
 			name = fmt.Sprintf("%s-%d", hash, n)
 		}
-		lock, err := os.OpenFile(filepath.Join(s.root, "caches", name+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+		lock, err := s.openLock(filepath.Join(s.root, "caches", name+".lock"))
 		if err != nil {
 			return nil, fmt.Errorf("opening cache mount %s: %w", id, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -94,18 +95,22 @@ var codeAtEnd = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile
 // say makes a sentence of an error of SQLite. What SQLite says of files is the number of an operation that
 // failed: why it did is found out by trying to write a file beside them.
 func (s *Store) say(err error) error {
+	path := filepath.Join(s.root, "meta.db")
+	damaged := path + " is damaged: use another --root, or remove the store"
+	if err == errNull {
+		return &databaseError{text: damaged, causes: []error{err}}
+	}
 	var failed *sqlite.Error
 	if err == nil || err == io.EOF || !errors.As(err, &failed) {
 		return err
 	}
-	path := filepath.Join(s.root, "meta.db")
 	e := &databaseError{text: "using " + path + ": " + codeAtEnd().ReplaceAllString(failed.Error(), ""), causes: []error{failed}}
 	var why error
 	switch failed.Code() & 0xff {
 	case codeBusy, codeLocked, codeProtocol:
 		e.text = fmt.Sprintf("another process has locked %s for %s: try again when it has ended", path, patience)
 	case codeDamaged, codeNoDatabase:
-		e.text = path + " is damaged: use another --root, or remove the store"
+		e.text = damaged
 	case codeFull:
 		why = unix.ENOSPC
 	case codeReadOnly, codeFailed, codeCannotOpen:
@@ -220,4 +225,13 @@ func answer(r driver.Rows, err error, say func(error) error) (driver.Rows, error
 	return rows{r, say}, nil
 }
 
-func (r rows) Next(dest []driver.Value) error { return r.say(r.Rows.Next(dest)) }
+// errNull is a value that no record has: no column may be NULL, as SQLite sees when it writes.
+var errNull = errors.New("a record has no value")
+
+func (r rows) Next(dest []driver.Value) error {
+	err := r.Rows.Next(dest)
+	if err == nil && slices.Contains(dest, nil) {
+		err = errNull
+	}
+	return r.say(err)
+}

@@ -153,8 +153,11 @@ func (r *CacheRecord) readLock(lock *os.File) error {
 	if err != nil {
 		return err
 	}
-	id, err := io.ReadAll(io.LimitReader(lock, maxManifest))
 	r.LastUsed = fi.ModTime()
+	if !fi.Mode().IsRegular() {
+		return nil // damage, which tells nothing
+	}
+	id, err := io.ReadAll(io.LimitReader(lock, maxManifest))
 	r.describe(string(id))
 	return err
 }
@@ -202,7 +205,7 @@ func (s *Store) pruneMount(name string, used time.Time, trash string) (gone bool
 		return false, err
 	}
 	defer func() { err = errors.Join(err, open()) }()
-	lock, err := os.OpenFile(mount+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := s.openLock(mount + ".lock")
 	if err != nil {
 		return false, err
 	}

@@ -68,6 +68,37 @@ func readDir(path string) ([]os.DirEntry, error) {
 	return entries, err
 }
 
+// errNotRegular is what is where a file of the store should be.
+var errNotRegular = errors.New("it is no regular file")
+
+// displace moves a directory away that is where a file of the store is to be: the store makes none there. It reports whether there was one.
+func (s *Store) displace(path string) bool {
+	fi, err := os.Lstat(path)
+	if err != nil || !fi.IsDir() {
+		return false
+	}
+	l, err := s.current()
+	return err == nil && os.Rename(path, filepath.Join(l.dir, l.name())) == nil
+}
+
+// rename is [os.Rename] of a file to a name of the store.
+func (s *Store) rename(from, to string) error {
+	err := os.Rename(from, to)
+	if err != nil && s.displace(to) {
+		err = os.Rename(from, to)
+	}
+	return err
+}
+
+// openLock opens a file that is a lock, which is made if it is missing.
+func (s *Store) openLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil && s.displace(path) {
+		f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	}
+	return f, err
+}
+
 // openRegular opens a file for reading that is neither a link nor a pipe.
 func openRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
@@ -76,7 +107,7 @@ func openRegular(path string) (*os.File, error) {
 	}
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() {
-		err = &os.PathError{Op: "open", Path: path, Err: errors.New("it is no regular file")}
+		err = &os.PathError{Op: "open", Path: path, Err: errNotRegular}
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

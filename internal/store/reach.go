@@ -92,7 +92,7 @@ func (s *Store) readParts(d digest.Digest) (*manifestParts, error) {
 		return nil, nil
 	}
 	f, err := openRegular(s.blobPath(d))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) {
 		return nil, nil
 	}
 	if err != nil {

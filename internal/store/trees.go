@@ -277,7 +277,19 @@ func (s *Store) replaceBeside(path string, write func(*os.File) error) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(path, atomicfile.Options{Temporary: filepath.Join(l.dir, l.name()), Mode: 0o600}, write)
+	f, err := atomicfile.Create(path, atomicfile.Options{Temporary: filepath.Join(l.dir, l.name()), Mode: 0o600})
+	if err != nil {
+		return err
+	}
+	if err = write(f.File); err == nil {
+		if err = f.Commit(); err != nil && s.displace(path) {
+			err = f.Commit()
+		}
+	}
+	if err != nil {
+		f.Abort()
+	}
+	return err
 }
 
 // fsync has a file or a directory written to the disk. Tests look when.
