@@ -37,6 +37,8 @@ type Options struct {
 	Store  *store.Store
 	Images *imagesource.Source
 	Runner sandbox.Runner
+	// Fidelity says in what results of Runner may differ from those that root has; "" is in nothing.
+	Fidelity string
 	// DumpKey, when set, is given the labelled lines of every key.
 	DumpKey func(vertex string, lines []string)
 	// Registry is what pushes; nil when nothing will be pushed.
@@ -57,7 +59,7 @@ type Builder struct {
 // New returns a builder.
 func New(opt Options) *Builder {
 	return &Builder{opt: opt, requests: &requests{}, engine: engine.New(engine.Options{
-		Store: opt.Store, Images: opt.Images, Runner: opt.Runner, DumpKey: opt.DumpKey,
+		Store: opt.Store, Images: opt.Images, Runner: opt.Runner, DumpKey: opt.DumpKey, Fidelity: opt.Fidelity,
 	})}
 }
 

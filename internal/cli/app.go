@@ -42,6 +42,7 @@ type app struct {
 	maxRuns      int              // how many steps may run at the same time, as the builder has it; 0 is any number
 
 	configFile string
+	files      []config.File
 	settings   *config.Settings // nil without a file
 
 	mode *isolation.Choice // how steps are run
@@ -88,11 +89,16 @@ func (a *app) calls(cmd *cobra.Command) bool {
 
 // storeRoot is where the store is: --root, SLIPWAY_ROOT, or the place for this user.
 func (a *app) storeRoot() (string, error) {
-	if a.root != "" {
+	daemon := a.name == daemonName
+	switch dir := os.Getenv("SLIPWAY_ROOT"); {
+	case a.root != "" && daemon: // a store has its directory for itself: in BuildKit's there may be a socket, a configuration, BuildKit's own state
+		return filepath.Join(a.root, "slipway"), nil
+	case a.root != "":
 		return a.root, nil
-	}
-	if dir := os.Getenv("SLIPWAY_ROOT"); dir != "" {
+	case dir != "":
 		return dir, nil
+	case daemon:
+		return filepath.Join(daemonStore(), "slipway"), nil
 	}
 	if isolation.User() == 0 {
 		return "/var/lib/slipway", nil

@@ -140,6 +140,7 @@ type openDisplay struct {
 }
 
 func (a *app) openDisplay(ctx context.Context, mode string) (*openDisplay, error) {
+	a.tellIsolation(mode)
 	d, err := a.display(ctx, mode)
 	return &openDisplay{Display: d}, err
 }

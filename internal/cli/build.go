@@ -232,6 +232,7 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 	if opts.quiet {
 		mode = "quiet"
 	}
+	a.tellIsolation(mode)
 	display, err := a.display(ctx, mode)
 	if err != nil {
 		return err

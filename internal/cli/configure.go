@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -26,11 +27,19 @@ func (a *app) configure(cmd *cobra.Command) (err error) {
 			return fmt.Errorf("reading SLIPWAY_STORE_LIMIT: %w", err)
 		}
 	}
-	a.settings, err = config.Read(a.configFile, func(text string) {
-		if isolation.Entered() == nil { // it was told before
-			fmt.Fprintln(a.stderr, "WARNING:", text)
+	warn := func(text string) { fmt.Fprintln(a.stderr, "WARNING:", text) }
+	if isolation.Entered() != nil { // there may be nothing to read any more, or no right to
+		warn = func(string) {} // it was told before
+		var text []byte
+		if text, err = isolation.Carried(); err == nil && len(text) > 0 {
+			err = json.Unmarshal(text, &a.files)
 		}
-	})
+	} else {
+		a.files, err = config.Load(a.configFile)
+	}
+	if err == nil {
+		a.settings, err = config.Parse(a.files, warn)
+	}
 	if err != nil || a.settings == nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/isolation"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -50,9 +51,13 @@ func (a *app) printInfo(info *systemInfo) error {
 		value any
 	}{
 		{"Version", version()}, {"Store", info.DockerRootDir}, {"Images", info.Images}, {"Containers", info.Containers},
-		{"Runtime", info.DefaultRuntime}, {"Registry configuration", a.certsDirs()},
+		{"Runtime", info.DefaultRuntime}, {"Isolation", a.mode.Line()}, {"Registry configuration", a.certsDirs()},
 	} {
 		_, err := fmt.Fprintf(a.stdout, "%s: %v\n", line.name, line.value)
+		all = errors.Join(all, err)
+	}
+	for _, l := range a.mode.Better {
+		_, err := fmt.Fprintf(a.stdout, "Better isolation: %s\n", l)
 		all = errors.Join(all, err)
 	}
 	return all
@@ -76,6 +81,7 @@ type systemInfo struct {
 	IndexServerAddress                                   string
 	ExperimentalBuild                                    bool
 	Swarm                                                struct{ LocalNodeState string }
+	Isolation                                            isolationInfo
 	ClientInfo                                           struct {
 		clientVersion
 		Debug   bool
@@ -104,6 +110,9 @@ func (a *app) systemInfo(ctx context.Context, s *store.Store) (*systemInfo, erro
 	}
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		info.CgroupVersion = "2"
+	}
+	if info.Isolation = a.isolationInfo(); a.mode.Mode != isolation.Root || a.mode.Nested {
+		info.SecurityOptions = append(info.SecurityOptions, "name=rootless")
 	}
 	if a.runtime != "" {
 		info.DefaultRuntime = a.runtime

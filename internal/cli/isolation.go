@@ -2,30 +2,36 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/isolation"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
-// outside are the commands, with those below them, that need nothing of what a user namespace gives: they open no store, or only look into its
-// records. The others unpack, pack, measure, delete or run what belongs to several users.
-var outside = []string{
-	"login", "logout", "help", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd,
-	"context", "manifest", "imagetools", "buildx imagetools",
+// storeless are the commands, with those below them, that open no store.
+var storeless = []string{
+	"login", "logout", "help", "completion", "context", "manifest", "imagetools", "buildx imagetools",
 	"buildx create", "buildx use", "buildx ls", "buildx inspect", "buildx rm", "buildx stop", "buildx install", "buildx uninstall",
+}
+
+// readers are those that only look into the store's records. The others unpack, pack, measure, delete or run what belongs to several users.
+var readers = []string{
+	cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd,
 	"images", "image ls", "image inspect", "history", "image history", "tag", "image tag", "info",
 }
 
-// staysOutside reports whether a command is one of these.
-func staysOutside(cmd *cobra.Command) bool {
+// among reports whether a command is one of these, or below one.
+func among(cmd *cobra.Command, paths []string) bool {
 	_, path, _ := strings.Cut(cmd.CommandPath(), " ")
-	return slices.ContainsFunc(outside, func(name string) bool { return path == name || strings.HasPrefix(path, name+" ") })
+	return slices.ContainsFunc(paths, func(name string) bool { return path == name || strings.HasPrefix(path, name+" ") })
 }
 
-// isolate chooses how steps are run, and has this process enter a user namespace if that is it, in which it begins anew. What it does not get
+// isolate chooses how steps are run, and has this process enter a user namespace if that is it, in which it begins anew. What cannot be had
 // is no error before something is to be run.
 func (a *app) isolate(cmd *cobra.Command) error {
 	wanted, err := isolation.ParseMode(a.isolation)
@@ -38,11 +44,69 @@ func (a *app) isolate(cmd *cobra.Command) error {
 		return entry.Err
 	}
 	a.mode = isolation.Choose(isolation.Find(wanted), wanted)
-	if !a.mode.Enters() || staysOutside(cmd) {
+	switch {
+	case !a.mode.Enters(), among(cmd, storeless), among(cmd, readers) && !a.mode.Shifted():
 		return nil
+	case cmd.Context().Err() != nil:
+		return context.Cause(cmd.Context())
 	}
-	if err := context.Cause(cmd.Context()); err != nil {
+	if err := a.beforeEntering(); err != nil {
 		return err
 	}
-	return isolation.Enter(a.mode)
+	carried, err := json.Marshal(a.files)
+	if err == nil {
+		err = isolation.Enter(a.mode, carried)
+	}
+	a.mode = a.mode.Without(err)
+	return nil
+}
+
+// beforeEntering does what cannot be done inside: to see whose the directories above the store are, and to make it for somebody else.
+func (a *app) beforeEntering() error {
+	dir, err := a.storeRoot()
+	if err != nil {
+		return err
+	}
+	if err := store.CheckPath(dir); err != nil {
+		return err
+	}
+	if a.mode.Shifted() {
+		return a.mode.Prepare(dir)
+	}
+	return nil
+}
+
+// fidelity is that of what steps make.
+func (a *app) fidelity() string {
+	if a.mode == nil {
+		return ""
+	}
+	return a.mode.Fidelity()
+}
+
+// tellIsolation says how the steps of a build are run, where that is not as root and where a display shows more than results.
+func (a *app) tellIsolation(display string) {
+	if a.mode == nil || a.mode.Mode == isolation.Root || a.mode.Mode == "" || slices.Contains([]string{"quiet", "none", "rawjson"}, display) {
+		return
+	}
+	fmt.Fprintf(a.stderr, "Isolation: %s\n", a.mode.Line())
+}
+
+// placeNotice is what whoever builds in place has to know.
+const placeNotice = "steps run without isolation in this container: a RUN can read everything that this container can read, credentials of registries, the token of the " +
+	"service account and slipway's store among it, use its network and its identity, and change what later steps and stages see. " +
+	"Use it for Dockerfiles and base images that you trust as you trust the pipeline itself"
+
+// isolationInfo is how `info` tells of it.
+type isolationInfo struct {
+	Mode, IDs, Why string
+	Better         []string // each with what it needs
+}
+
+func (a *app) isolationInfo() isolationInfo {
+	i := isolationInfo{Mode: string(a.mode.Mode), IDs: string(a.mode.IDs), Why: a.mode.Why, Better: []string{}}
+	for _, l := range a.mode.Better {
+		i.Better = append(i.Better, l.String())
+	}
+	return i
 }

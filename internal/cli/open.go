@@ -32,7 +32,11 @@ func (a *app) Runner() (sandbox.Runner, error) {
 
 // runnerOn makes the sandbox of a store.
 func (a *app) runnerOn(s *store.Store) sandbox.Runner {
-	return &lazyRunner{slots: make(chan struct{}, a.maxRuns), open: func() (sandbox.Runner, error) {
+	notice := ""
+	if a.mode != nil && a.mode.Mode == isolation.None {
+		notice = placeNotice
+	}
+	return &lazyRunner{notice: notice, slots: make(chan struct{}, a.maxRuns), open: func() (sandbox.Runner, error) {
 		if a.mode != nil && a.mode.Err != nil {
 			return nil, a.mode.Err
 		}
@@ -57,8 +61,9 @@ func (a *app) inPlace(s *store.Store) *sandbox.InPlace {
 
 // lazyRunner makes its runner when something is to be run, which a cached build does not.
 type lazyRunner struct {
-	open  func() (sandbox.Runner, error)
-	slots chan struct{} // of those that run; without capacity any number may
+	open   func() (sandbox.Runner, error)
+	notice string        // what is told of each process; "" is nothing
+	slots  chan struct{} // of those that run; without capacity any number may
 
 	mu     sync.Mutex
 	runner sandbox.Runner // once it could be made: there may have been no space for it
@@ -78,6 +83,9 @@ func (l *lazyRunner) Run(ctx context.Context, spec *sandbox.Spec, streams sandbo
 	r, err := l.get()
 	if err != nil {
 		return err
+	}
+	if l.notice != "" && streams.Notice != nil {
+		streams.Notice(l.notice)
 	}
 	if cap(l.slots) > 0 && !spec.Waits {
 		select {
@@ -130,7 +138,7 @@ func (a *app) Builder(dumpKey func(vertex string, lines []string)) (*build.Build
 // builderOn makes what builds with a store.
 func (a *app) builderOn(s *store.Store, dumpKey func(vertex string, lines []string)) *build.Builder {
 	return build.New(build.Options{
-		Store: s, Images: imagesource.New(s, a.registry()), Runner: a.runnerOn(s), DumpKey: dumpKey, Registry: a.registry(), Serve: bridge.Serve, Unrecorded: a.unrecorded(),
+		Store: s, Images: imagesource.New(s, a.registry()), Runner: a.runnerOn(s), DumpKey: dumpKey, Fidelity: a.fidelity(), Registry: a.registry(), Serve: bridge.Serve, Unrecorded: a.unrecorded(),
 	})
 }
 

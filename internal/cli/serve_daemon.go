@@ -77,12 +77,6 @@ func newDaemon(a *app) *cobra.Command {
 		if len(opts.addrs) == 0 {
 			opts.addrs = []string{socketOf("buildkit")}
 		}
-		switch { // a store has its directory for itself: in BuildKit's there may be a socket, a configuration, BuildKit's own state
-		case a.root != "":
-			a.root = filepath.Join(a.root, "slipway")
-		case os.Getenv("SLIPWAY_ROOT") == "":
-			a.root = filepath.Join(daemonStore(), "slipway")
-		}
 		return a.serve(cmd, &opts)
 	}
 	f := cmd.Flags()

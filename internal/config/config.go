@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/slipway-build/slipway/internal/isolation"
 )
 
 // System is the file of the machine's administrator.
@@ -141,21 +143,38 @@ func UserFile() string {
 	return filepath.Join(dir, "slipway", "slipway.toml")
 }
 
-// Read reads the file that a user names, and it alone; without a name, the system's and the user's where they are there.
-// It is nil when there is none. warn is told of keys that nobody knows.
-func Read(named string, warn func(string)) (*Settings, error) {
+// File is a file of settings as it was read.
+type File struct {
+	Path string
+	Data []byte
+}
+
+// Load reads the file that a user names, and it alone; without a name, the system's and the user's where they are there.
+func Load(named string) (all []File, err error) {
 	if named != "" {
-		return readFile(named, false, warn)
+		f, err := load(named, false)
+		return []File{f}, err
 	}
-	var all *Settings
 	for _, path := range []string{System, UserFile()} {
 		if path == "" {
 			continue
 		}
-		s, err := readFile(path, true, warn)
+		f, err := load(path, true)
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			continue
 		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
+// Parse puts files one over the other. It is nil when there is none. warn is told of keys that nobody knows.
+func Parse(files []File, warn func(string)) (all *Settings, err error) {
+	for _, f := range files {
+		s, err := parse(f.Path, f.Data, warn)
 		if err != nil {
 			return nil, err
 		}
@@ -183,17 +202,22 @@ func over(dst, src reflect.Value) {
 // maxSize is how long a file may be.
 const maxSize = 1 << 20
 
-// readFile reads a file. One that was not named must be such that nobody else can write it: who may, would decide what
+// load reads a file. One that was not named must be such that nobody else can write it: who may, would decide what
 // runs as this user.
-func readFile(path string, guarded bool, warn func(string)) (*Settings, error) {
+func load(path string, guarded bool) (file File, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("reading the configuration: %w", err)
+		}
+	}()
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
+		return file, err
 	}
 	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
+		return file, err
 	}
 	if guarded {
 		dir, err := os.Stat(filepath.Dir(path))
@@ -201,27 +225,24 @@ func readFile(path string, guarded bool, warn func(string)) (*Settings, error) {
 			err = errors.Join(others(filepath.Dir(path), dir), others(path, fi))
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading the configuration: %w", err)
+			return file, err
 		}
 	}
 	if guarded && !fi.Mode().IsRegular() || fi.IsDir() {
-		return nil, fmt.Errorf("reading the configuration: %s is no regular file", path)
+		return file, fmt.Errorf("%s is no regular file", path)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err == nil && len(data) > maxSize {
 		err = fmt.Errorf("%s is longer than 1 MiB", path)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
-	}
-	return parse(path, data, warn)
+	return File{path, data}, err
 }
 
 // others reports an error when somebody else than this user and root can write a file.
 func others(path string, fi os.FileInfo) error {
 	st := fi.Sys().(*syscall.Stat_t)
-	if owner := int(st.Uid); owner != 0 && owner != os.Geteuid() && !(os.Geteuid() == 0 && strconv.Itoa(owner) == os.Getenv("SUDO_UID")) {
-		return fmt.Errorf("%s belongs to user %d, who could decide by it what is run as user %d: give it to root, or name a file with --config-file", path, owner, os.Geteuid())
+	if !isolation.Trusted().User(st.Uid) {
+		return fmt.Errorf("%s belongs to user %d, who could decide by it what is run as user %d: give it to root, or name a file with --config-file", path, st.Uid, os.Geteuid())
 	}
 	if fi.Mode().Perm()&0o022 != 0 && !(fi.Mode().Perm()&0o002 == 0 && (int(st.Gid) == os.Getegid() || st.Gid == 0)) {
 		return fmt.Errorf("other users may write to %s (its mode is %04o), and decide by it what is run as user %d: take that away with chmod go-w", path, fi.Mode().Perm(), os.Geteuid())

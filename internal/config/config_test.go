@@ -22,10 +22,19 @@ func write(t *testing.T, text string) string {
 	return path
 }
 
+// read reads a file that is named.
+func read(path string, warn func(string)) (*Settings, error) {
+	files, err := Load(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(files, warn)
+}
+
 func TestRead(t *testing.T) {
 	var warnings []string
 	path := write(t, "root = '/a'\nbogus = 1\ncerts-dir = ['x', 'y']\n[build]\npids-limit = 5\npull = true\nnonsense = 'x'\n")
-	s, err := Read(path, func(text string) { warnings = append(warnings, text) })
+	s, err := read(path, func(text string) { warnings = append(warnings, text) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +71,7 @@ func TestOver(t *testing.T) {
 // Files that were not named are read only when nobody else can write them.
 func TestGuarded(t *testing.T) {
 	path := write(t, "root = '/a'\n")
-	read := func() error { _, err := readFile(path, true, nil); return err }
+	read := func() error { _, err := load(path, true); return err }
 	if err := read(); err != nil {
 		t.Fatal(err)
 	}
@@ -97,11 +106,11 @@ func TestWrong(t *testing.T) {
 		"[build]\npull = true\n[build]\n": ":3:",
 		"build = 5\n":                     ":1:",
 	} {
-		if _, err := Read(write(t, text), func(string) {}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := read(write(t, text), func(string) {}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s in it", text, err, want)
 		}
 	}
-	if _, err := Read(filepath.Join(t.TempDir(), "missing"), nil); err == nil {
+	if _, err := read(filepath.Join(t.TempDir(), "missing"), nil); err == nil {
 		t.Error("a file that was named and is missing does")
 	}
 	s, err := parse("x", []byte("root = { a = 1 }\n"), nil)

@@ -57,6 +57,8 @@ type Options struct {
 	Store  *store.Store
 	Images *imagesource.Source
 	Runner sandbox.Runner
+	// Fidelity says in what results of Runner may differ from those that root has, and is part of their keys then; "" is in nothing.
+	Fidelity string
 	// DumpKey, when set, is given the labelled lines of every key.
 	DumpKey func(vertex string, lines []string)
 }

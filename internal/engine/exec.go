@@ -60,7 +60,9 @@ func (r *Run) exec(ctx context.Context, w work, n *node, op *pb.ExecOp, inputs [
 	stdout, flushOut := redact(w.step.Stdout(), x.hidden)
 	stderr, flushErr := redact(w.step.Stderr(), x.hidden)
 	err := r.Engine.opt.Runner.Run(ctx, &x.spec, sandbox.IO{Stdout: stdout, Stderr: stderr, Notice: func(text string) {
-		r.screen.notices.Do(func() { fmt.Fprintf(stderr, "WARNING: %s\n", text) })
+		if r.screen.notice(text) {
+			fmt.Fprintf(stderr, "WARNING: %s\n", text)
+		}
 	}})
 	flushOut()
 	flushErr()

@@ -56,7 +56,7 @@ func (r *Run) identify(ctx context.Context, n *node) (identity, error) {
 	if err != nil {
 		return identity{}, err
 	}
-	id := r.seal(n, operationLines(n.v.Op, canonical, platformName(r, n.v.Op.Platform), inputs))
+	id := r.seal(n, operationLines(n.v.Op, canonical, platformName(r, n.v.Op.Platform), r.Engine.opt.Fidelity, inputs))
 	for _, f := range fresh {
 		id.fresh = id.fresh || f
 	}

@@ -61,12 +61,15 @@ type inputIdentity struct {
 
 // operationLines writes the key of an operation. The digest of the canonical operation alone
 // would do; the lines before it are what a miss is explained with.
-func operationLines(op *pb.Op, canonical []byte, platform string, inputs []inputIdentity) keyLines {
+func operationLines(op *pb.Op, canonical []byte, platform, fidelity string, inputs []inputIdentity) keyLines {
 	var k keyLines
 	switch o := op.Op.(type) {
 	case *pb.Op_Exec:
 		k.add("operation", "exec")
 		k.add("platform", platform)
+		if fidelity != "" { // a result of root's serves everybody who runs as root does, and nobody else
+			k.add("fidelity", fidelity)
+		}
 		k.add("command", strings.Join(o.Exec.Meta.Args, " "))
 		for _, env := range o.Exec.Meta.Env {
 			k.add("environment", env)

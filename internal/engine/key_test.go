@@ -37,6 +37,7 @@ func shm(t testing.TB) string {
 type parts struct {
 	op       *pb.Op
 	platform string
+	fidelity string
 	inputs   []inputIdentity
 }
 
@@ -47,7 +48,7 @@ func (p *parts) lines(t testing.TB) keyLines {
 	t.Helper()
 	data, err := (&graph.Vertex{Op: p.op, Meta: &pb.OpMetadata{}}).Canonical()
 	must(t, err)
-	return operationLines(p.op, data, p.platform, p.inputs)
+	return operationLines(p.op, data, p.platform, p.fidelity, p.inputs)
 }
 
 func execParts() *parts {
@@ -95,6 +96,8 @@ func TestKeyChanges(t *testing.T) {
 		{"content of an input", execParts, func(p *parts) { p.inputs[1].content = digest.FromString("other") }, false, "files of input 1 " + digest.FromString("other").String()},
 		{"order of inputs", execParts, func(p *parts) { p.inputs[0], p.inputs[1] = p.inputs[1], p.inputs[0] }, false, "files of input 0 " + digest.FromString("files").String()},
 		{"platform", execParts, func(p *parts) { p.platform = "linux/arm64" }, false, "platform linux/arm64"},
+		{"fidelity", execParts, func(p *parts) { p.fidelity = "in place" }, false, "fidelity in place"},
+		{"copy: fidelity", copyParts, func(p *parts) { p.fidelity = "in place" }, true, ""},
 		{"command", execParts, func(p *parts) { p.exec().Meta.Args[2] = "make" }, false, "command sh -c make"},
 		{"split of the command", execParts, func(p *parts) { p.exec().Meta.Args = []string{"sh", "-c make all"} }, false, ""},
 		{"environment", execParts, func(p *parts) { p.exec().Meta.Env[1] = "B=3" }, false, "environment B=3"},

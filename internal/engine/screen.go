@@ -14,11 +14,9 @@ import (
 
 // Screen is a display: of one run, or of several, as those of one command. What its runs have in common it shows once.
 type Screen struct {
-	// notices tells what the sandbox has to say once: it says the same of each step.
-	notices sync.Once
-
-	mu    sync.Mutex
-	shown map[digest.Digest]shown
+	mu      sync.Mutex
+	shown   map[digest.Digest]shown
+	notices []string // what the sandbox had to say: it says the same of each step
 }
 
 // shown says what is shown as a vertex, by which run, and as what.
@@ -30,6 +28,17 @@ type shown struct {
 
 // NewScreen returns the screen of one display.
 func NewScreen() *Screen { return &Screen{shown: map[digest.Digest]shown{}} }
+
+// notice reports whether nobody was told of something yet.
+func (s *Screen) notice(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Contains(s.notices, text) {
+		return false
+	}
+	s.notices = append(s.notices, text)
+	return true
+}
 
 // shows reports what the screen shows under the digest of a vertex: it is what, and shown by r, if there was nothing yet.
 func (s *Screen) shows(v progress.Vertex, what any, r *Run) shown {

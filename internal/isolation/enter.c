@@ -17,7 +17,7 @@
 
 struct entered entered;
 
-enum field { PID, IDS, WHY, UIDMAP, GIDMAP, UIDPROGRAM, GIDPROGRAM, SETGROUPS, FIELDS };
+enum field { PID, IDS, WHY, UIDMAP, GIDMAP, UIDPROGRAM, GIDPROGRAM, SETGROUPS, CARRIED, FIELDS };
 
 #define MOST_NUMBERS 1024 // of a map
 
@@ -201,6 +201,9 @@ __attribute__((constructor)) static void enter(void) {
 	entered.gid = getgid();
 	entered.ids = fields[IDS];
 	entered.why = fields[WHY];
+	entered.carried = atoi(fields[CARRIED]);
+	if (entered.carried >= 0)
+		fcntl(entered.carried, F_SETFD, FD_CLOEXEC);
 	prctl(PR_SET_NAME, "slipway"); // it was executed as /proc/self/exe
 	become(fields);
 }

@@ -6,19 +6,34 @@ package isolation
 import "C"
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // Enter executes this program once more, in a user namespace with the IDs of c. It returns only an error. The process stays the same one, with
-// its number, its arguments, and what it has open for programs that it starts.
-func Enter(c *Choice) error {
-	m := c.enter
-	text := strings.Join([]string{fmt.Sprint(os.Getpid()), string(c.IDs), c.Why, m.uids, m.gids, m.uidProgram, m.gidProgram, m.setgroups}, "\n")
+// its number, its arguments, and what it has open for programs that it starts. carried is what [Carried] gives it then.
+func Enter(c *Choice, carried []byte) error {
+	m, fd := c.enter, -1
+	if len(carried) > 0 {
+		f, err := unix.MemfdCreate("carried", 0)
+		if err != nil {
+			return os.NewSyscallError("memfd_create", err)
+		}
+		defer unix.Close(f)
+		if n, err := unix.Pwrite(f, carried, 0); err != nil || n < len(carried) {
+			return fmt.Errorf("writing to memory: %w", cmp.Or(err, io.ErrShortWrite))
+		}
+		fd = f
+	}
+	text := strings.Join([]string{fmt.Sprint(os.Getpid()), string(c.IDs), c.Why, m.uids, m.gids, m.uidProgram, m.gidProgram, m.setgroups, fmt.Sprint(fd)}, "\n")
 	env := append(os.Environ(), C.VARIABLE+"="+text)
 	return fmt.Errorf("executing this program again, to enter a user namespace: %w", unix.Exec("/proc/self/exe", os.Args, env))
 }
@@ -54,6 +69,16 @@ func Entered() *Entry {
 	entry.Err = fmt.Errorf("%s: %w", what, err)
 	return entry
 }
+
+// Carried is what the process that entered was given by itself.
+var Carried = sync.OnceValues(func() ([]byte, error) {
+	if C.entered.asked == 0 || C.entered.carried < 0 {
+		return nil, nil
+	}
+	f := os.NewFile(uintptr(C.entered.carried), "carried")
+	defer f.Close()
+	return io.ReadAll(io.NewSectionReader(f, 0, math.MaxInt64))
+})
 
 // tryNamespaces reports why namespaces cannot be made, or mounts in them not be changed.
 func tryNamespaces(flags int) (made, mounts error) {

@@ -10,6 +10,7 @@ struct entered {
 	int inside;       // in the namespace, also where something failed after that
 	unsigned uid, gid; // who this process was
 	const char *ids, *why; // as they were given
+	int carried;      // a file with what it told itself; -1 is none
 	char said[512];   // what programs said that failed
 };
 

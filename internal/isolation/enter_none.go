@@ -5,7 +5,10 @@ package isolation
 import "golang.org/x/sys/unix"
 
 // Enter returns an error.
-func Enter(*Choice) error { return errNoCgo }
+func Enter(*Choice, []byte) error { return errNoCgo }
+
+// Carried is nothing.
+func Carried() ([]byte, error) { return nil, nil }
 
 // Entry is how entering went.
 type Entry struct {

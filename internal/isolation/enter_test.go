@@ -27,6 +27,7 @@ type told struct {
 	GIDs     []user.IDMap
 	Dir      string
 	Variable bool
+	Carried  string
 	MayMount bool
 }
 
@@ -42,7 +43,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		fmt.Fprintln(os.Stderr, os.Getpid())
-		fmt.Fprintln(os.Stderr, Enter(&Choice{IDs: IDs(ids.IDs), Why: "a test", enter: maps{ids.UIDs, ids.GIDs, ids.UIDProgram, ids.GIDProgram, ids.Setgroups}}))
+		fmt.Fprintln(os.Stderr, Enter(&Choice{IDs: IDs(ids.IDs), Why: "a test", enter: maps{ids.UIDs, ids.GIDs, ids.UIDProgram, ids.GIDProgram, ids.Setgroups}}, []byte("carried")))
 		os.Exit(1)
 	}
 	t := told{Entry: Entered(), PID: os.Getpid(), UID: os.Geteuid(), User: User()}
@@ -53,6 +54,11 @@ func TestMain(m *testing.M) {
 	t.GIDs, _ = user.ParseIDMapFile("/proc/self/gid_map")
 	t.Dir, _ = os.Getwd()
 	_, t.Variable = os.LookupEnv("_SLIPWAY_ENTER")
+	carried, err := Carried()
+	if err != nil {
+		panic(err)
+	}
+	t.Carried = string(carried)
 	t.MayMount = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") == nil
 	if err := json.NewEncoder(os.Stdout).Encode(t); err != nil {
 		panic(err)
@@ -107,8 +113,8 @@ func enters(t *testing.T, attr *syscall.SysProcAttr, how string) told {
 	if want := fmt.Sprintln(got.PID); stderr.String() != want {
 		t.Errorf("it said %q, want the number of the same process %q", &stderr, want)
 	}
-	if got.Dir != dir || got.Variable {
-		t.Errorf("it is in %s (want %s); the variable is in its environment: %v", got.Dir, dir, got.Variable)
+	if got.Dir != dir || got.Variable || got.Carried != "carried" {
+		t.Errorf("it is in %s (want %s); the variable is in its environment: %v; it was given %q", got.Dir, dir, got.Variable, got.Carried)
 	}
 	return got
 }
@@ -159,7 +165,7 @@ func TestEnterFails(t *testing.T) {
 // A variable that another process was given does nothing.
 func TestEnterIsForOneProcess(t *testing.T) {
 	cmd := exec.Command(os.Args[0], "-test.run=^TestParseMode$")
-	cmd.Env = append(os.Environ(), "_SLIPWAY_ENTER=1\none\nwhy\n0 0 1\n0 0 1\n\n\n")
+	cmd.Env = append(os.Environ(), "_SLIPWAY_ENTER=1\none\nwhy\n0 0 1\n0 0 1\n\n\n\n-1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}

@@ -3,6 +3,7 @@ package isolation
 import (
 	"bytes"
 	"errors"
+	"math"
 	"os"
 	"os/exec"
 	"strconv"
@@ -50,7 +51,7 @@ func Find(wanted Mode) *Facts {
 	if unix.Capget(&head, &caps[0]) == nil {
 		f.Caps = uint64(caps[1].Effective)<<32 | uint64(caps[0].Effective)
 	}
-	f.Container = container()
+	f.Container = Container()
 	if f.UID == 0 && f.cap(unix.CAP_SYS_ADMIN) && (wanted == Auto || wanted == Root) {
 		if f.Container == "" {
 			return f
@@ -124,8 +125,8 @@ func sysctl(name string) (int64, bool) {
 // firstPIDs is the number of the machine's own namespace of processes (PROC_PID_INIT_INO).
 const firstPIDs = "pid:[4026531836]"
 
-// container says in what kind of container this process is.
-func container() string {
+// Container says in what kind of container this process is, see [Facts]. Who sets the variable "container" says that it is in one.
+func Container() string {
 	exists := func(path string) bool { return unix.Access(path, unix.F_OK) == nil }
 	switch {
 	case os.Getenv("KUBERNETES_SERVICE_HOST") != "" || exists("/var/run/secrets/kubernetes.io"):
@@ -210,7 +211,7 @@ func after(id int, sub []user.SubID) []user.IDMap {
 }
 
 // same is a map of all IDs that there are to themselves. A map with the 0 of outside needs CAP_SETFCAP since Linux 5.12; without it, all others
-// begin at 0.
+// begin at 0. It is never that of the first user namespace, by which programs know that they are in no other one.
 func same(own []user.IDMap, withRoot bool) (all []user.IDMap) {
 	next := int64(0)
 	for _, m := range own {
@@ -226,5 +227,41 @@ func same(own []user.IDMap, withRoot bool) (all []user.IDMap) {
 			all = append(all, m)
 		}
 	}
+	if len(all) == 1 && all[0].ID == 0 && all[0].Count == math.MaxUint32 {
+		all = []user.IDMap{{ID: 0, ParentID: all[0].ParentID, Count: 1}, {ID: 1, ParentID: all[0].ParentID + 1, Count: math.MaxUint32 - 1}}
+	}
 	return all
+}
+
+// allIDs is how many IDs a namespace has that lacks nothing of what images use: to nobody, 65534.
+const allIDs = 65535
+
+// whole reports whether a map has all of these.
+func whole(all []user.IDMap) bool {
+	next := int64(0)
+	for again := true; again; {
+		again = false
+		for _, m := range all {
+			if m.ID <= next && m.ID+m.Count > next {
+				next, again = m.ID+m.Count, true
+			}
+		}
+	}
+	return next >= allIDs
+}
+
+// Fidelity says in what results of steps may differ from those that root's have; "" is in nothing. It is part of their keys.
+func (c *Choice) Fidelity() string {
+	if c.Mode == None {
+		return "in place"
+	}
+	if !c.Nested {
+		return ""
+	}
+	for _, file := range []string{"uid_map", "gid_map"} {
+		if ids, err := user.ParseIDMapFile("/proc/self/" + file); err == nil && !whole(ids) {
+			return "owners recorded"
+		}
+	}
+	return ""
 }

@@ -84,7 +84,7 @@ func (i IDs) describe() string {
 	case Identity:
 		return "the container's IDs"
 	case One:
-		return "one ID"
+		return "one ID, owners are recorded"
 	}
 	return string(i)
 }
@@ -98,6 +98,19 @@ func (c *Choice) String() string {
 		return fmt.Sprintf("%s (%s)", c.Mode, c.IDs.describe())
 	}
 	return string(c.Mode)
+}
+
+// Line is the choice and its reason in one line.
+func (c *Choice) Line() string {
+	if c.Why == "" {
+		return c.String()
+	}
+	return c.String() + ": " + c.Why
+}
+
+// Without is the choice of a process that could not enter.
+func (c *Choice) Without(err error) *Choice {
+	return &Choice{Nested: c.Nested, Better: append(c.Better, Lack{c.Mode, c.IDs, Need{Text: err.Error()}}), Err: err}
 }
 
 // Enters reports whether this process has to enter a namespace for it.

@@ -53,7 +53,7 @@ func TestChoose(t *testing.T) {
 			enter: maps{uids: "0 1000 1", gids: "0 1000 1", setgroups: "deny"}, says: []string{"allowPrivilegeEscalation: true"}},
 		"newuidmap failed": {facts: ordinary(), change: func(f *Facts) { f.Failed = &Entry{IDs: Subordinate, Err: errors.New("newuidmap: no")} }, mode: UserNS, ids: One,
 			enter: maps{uids: "0 1000 1", gids: "0 1000 1", setgroups: "deny"}, says: []string{"newuidmap: no"}},
-		"that failed too": {facts: ordinary(), change: func(f *Facts) { f.Failed = &Entry{IDs: One, Err: errors.New("refused")} }, says: []string{"one ID): refused"}},
+		"that failed too": {facts: ordinary(), change: func(f *Facts) { f.Failed = &Entry{IDs: One, Err: errors.New("refused")} }, says: []string{"one ID, owners are recorded): refused"}},
 		"no user namespaces": {facts: ordinary(), change: func(f *Facts) { f.UserNS, f.MaxUserNS = unix.ENOSPC, 0 }, says: []string{
 			"user.max_user_namespaces is 0", "sudo sysctl -w user.max_user_namespaces=28633"}},
 		"Ubuntu": {facts: ordinary(), change: func(f *Facts) { f.Mounts, f.AppArmorSysctl = unix.EACCES, true }, says: []string{
@@ -66,11 +66,11 @@ func TestChoose(t *testing.T) {
 			"hostUsers: false", "readOnlyRootFilesystem: false"}},
 		"a pod": {facts: inContainer(), change: func(f *Facts) { f.UserNS, f.Container = unix.EPERM, "kubernetes" }, mode: None, says: []string{
 			"hostUsers: false", "securityContext: {seccompProfile: {type: Unconfined}}"}},
-		"Docker without seccomp": {facts: inContainer(), mode: UserNS, ids: Identity, enter: maps{uids: "0 0 4294967295", gids: "0 0 4294967295"}},
+		"Docker without seccomp": {facts: inContainer(), mode: UserNS, ids: Identity, enter: maps{uids: "0 0 1 1 1 4294967294", gids: "0 0 1 1 1 4294967294"}},
 		"SETUID and SETGID alone": {facts: inContainer(), change: func(f *Facts) {
 			f.Caps = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
 			f.OwnUIDs = []user.IDMap{{ID: 0, ParentID: 700000, Count: 65535}}
-		}, mode: UserNS, ids: Identity, enter: maps{uids: "0 1 65534", gids: "0 0 4294967295"}},
+		}, mode: UserNS, ids: Identity, enter: maps{uids: "0 1 65534", gids: "0 0 1 1 1 4294967294"}},
 		"root that has nothing": {facts: inContainer(), change: func(f *Facts) { f.Caps = 0 }, mode: None, says: []string{
 			"CAP_SETUID or CAP_SETGID is missing: docker run --cap-add SETUID --cap-add SETGID", "docker run --user 1000"}},
 		"SYS_ADMIN with a profile that forbids mounts": {facts: inContainer(), change: func(f *Facts) {

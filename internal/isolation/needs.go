@@ -111,8 +111,11 @@ func needsForIdentity(f *Facts) *Need {
 }
 
 func whyIdentity(f *Facts) string {
+	if f.cap(unix.CAP_SYS_ADMIN) && f.MountNS == nil {
+		return "this is root, and a user namespace is asked for"
+	}
 	if !f.cap(unix.CAP_SETFCAP) {
-		return "this is root without CAP_SYS_ADMIN and CAP_SETFCAP, and may make user namespaces with all users but itself"
+		return "this is root without CAP_SYS_ADMIN and CAP_SETFCAP, and may make user namespaces with all users but itself: what is its own alone, as credentials in /root, is out of reach (CAP_SETFCAP changes that)"
 	}
 	return "this is root without CAP_SYS_ADMIN, and may make user namespaces"
 }
@@ -143,10 +146,7 @@ func whySubordinate(f *Facts) string {
 }
 
 func needsForOne(f *Facts) *Need {
-	if n := needsForUserNS(f); n != nil {
-		if f.UID != 0 { // said of a better way
-			return nothing
-		}
+	if needsForUserNS(f) != nil { // which was said of a better way
 		return nothing
 	}
 	if f.UID == 0 && !f.cap(unix.CAP_SETFCAP) {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
+
+	"github.com/slipway-build/slipway/internal/isolation"
 )
 
 // ListenOptions say who may connect.
@@ -244,14 +246,14 @@ func others(dir string, gid int) error {
 		return err
 	}
 	st := fi.Sys().(*syscall.Stat_t)
-	if owner := int(st.Uid); owner != 0 && owner != os.Geteuid() && !(os.Geteuid() == 0 && strconv.Itoa(owner) == os.Getenv("SUDO_UID")) {
-		return fmt.Errorf("%s belongs to user %d, who could put another socket there: choose another directory", dir, owner)
+	trusted := isolation.Trusted()
+	if !trusted.User(st.Uid) {
+		return fmt.Errorf("%s belongs to user %d, who could put another socket there: choose another directory", dir, st.Uid)
 	}
 	if fi.Mode()&os.ModeSticky != 0 {
 		return nil
 	}
-	group := int(st.Gid)
-	ours := group == 0 || group == os.Getegid() || group == gid
+	ours := trusted.Group(st.Gid) || int(st.Gid) == gid
 	if perm := fi.Mode().Perm(); perm&0o002 != 0 || perm&0o020 != 0 && !ours {
 		return fmt.Errorf("other users may write to %s (its mode is %04o), and put another socket there: take that away with chmod go-w", dir, perm)
 	}

@@ -7,11 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/isolation"
 )
 
 // dirs are the directories that every store has.
@@ -152,10 +153,23 @@ func closeEntry(dir int, name string) error {
 // maxLinks is how many symbolic links a path may go through, as in the kernel.
 const maxLinks = 40
 
+// CheckPath reports an error when somebody else can make the path of a store lead elsewhere. Opening the store does that too; but who enters a
+// user namespace sees no difference there any more between those who are outside of it.
+func CheckPath(path string) error {
+	abs, err := filepath.Abs(path)
+	if err == nil {
+		err = ownPath(abs)
+	}
+	if err != nil {
+		return fmt.Errorf("opening store %s: %w", path, err)
+	}
+	return nil
+}
+
 // ownPath reports an error when somebody else can make a path lead elsewhere: a store is used by its
 // path. What is checked first keeps others from changing what is checked next.
 func ownPath(path string) error {
-	trusted, links := trustedUsers(), 0
+	trusted, links := isolation.Trusted(), 0
 	at, rest := "/", parts(path)
 	for {
 		fi, err := os.Lstat(at)
@@ -166,7 +180,7 @@ func ownPath(path string) error {
 			return err
 		}
 		store := len(rest) == 0 && fi.IsDir()
-		if err := trusted.check(at, fi); err != nil && !store { // of the store itself more is wanted
+		if err := check(trusted, at, fi); err != nil && !store { // of the store itself more is wanted
 			return err
 		}
 		if fi.Mode()&fs.ModeSymlink != 0 {
@@ -193,42 +207,16 @@ func parts(path string) []string {
 	return slices.DeleteFunc(strings.Split(path, "/"), func(name string) bool { return name == "" })
 }
 
-// trusted are the users and groups that may own and write to the directories above a store.
-type trusted struct{ users, groups []uint32 }
-
-// trustedUsers are this user, root, and who became root with sudo.
-func trustedUsers() trusted {
-	t := trusted{[]uint32{0, uint32(os.Geteuid())}, []uint32{0, uint32(os.Getegid())}}
-	if os.Geteuid() == 0 {
-		add := func(to *[]uint32, env string) {
-			if id, err := strconv.ParseUint(os.Getenv(env), 10, 32); err == nil {
-				*to = append(*to, uint32(id))
-			}
-		}
-		add(&t.users, "SUDO_UID")
-		add(&t.groups, "SUDO_GID")
-	}
-	// In a user namespace, what belongs to users outside of it, the machine's root among them, looks like this.
-	if inUserNamespace() {
-		if text, err := os.ReadFile("/proc/sys/kernel/overflowuid"); err == nil {
-			if id, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32); err == nil {
-				t.users, t.groups = append(t.users, uint32(id)), append(t.groups, uint32(id))
-			}
-		}
-	}
-	return t
-}
-
 // check reports an error when others may change what is in a directory, or where a link leads.
-func (t trusted) check(path string, fi fs.FileInfo) error {
+func check(t isolation.Trust, path string, fi fs.FileInfo) error {
 	st := fi.Sys().(*syscall.Stat_t)
-	if !slices.Contains(t.users, st.Uid) {
+	if !t.User(st.Uid) {
 		return fmt.Errorf("%s belongs to user %d, who could put something else in the store's place: use another --root", path, st.Uid)
 	}
 	if !fi.IsDir() || fi.Mode()&fs.ModeSticky != 0 { // who did not make it cannot replace it
 		return nil
 	}
-	if st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && !slices.Contains(t.groups, st.Gid) {
+	if st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && !t.Group(st.Gid) {
 		return fmt.Errorf("other users may write to %s (its mode is %04o) and put something else in the store's place: "+
 			"use another --root, or take that away with chmod go-w", path, st.Mode&0o7777)
 	}
