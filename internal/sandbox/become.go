@@ -29,11 +29,7 @@ func (in *inside) become(p *specs.Process, filter []byte) error {
 	}
 	there := in.changeDir(p.Cwd)
 	in.Add("keeping capabilities", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
-	var groups []byte
-	for _, gid := range p.User.AdditionalGids {
-		groups = binary.NativeEndian.AppendUint32(groups, gid)
-	}
-	in.Add("setting the groups", unix.SYS_SETGROUPS, len(p.User.AdditionalGids), in.Bytes(groups))
+	in.groups(p.User.AdditionalGids)
 	gid, uid := int(p.User.GID), int(p.User.UID)
 	in.Add(fmt.Sprintf("setting the group %d", gid), unix.SYS_SETRESGID, gid, gid, gid)
 	in.Add(fmt.Sprintf("setting the user %d", uid), unix.SYS_SETRESUID, uid, uid, uid)
@@ -49,6 +45,20 @@ func (in *inside) become(p *specs.Process, filter []byte) error {
 	in.Add("dying with slipway", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
 	in.execute(p)
 	return nil
+}
+
+// groups sets the groups of those that there are.
+func (in *inside) groups(gids []uint32) {
+	if !setsGroups() {
+		return
+	}
+	var groups []byte
+	for _, gid := range gids {
+		if in.b.ids != nil || hasGroup(int(gid)) {
+			groups = binary.NativeEndian.AppendUint32(groups, gid)
+		}
+	}
+	in.Add("setting the groups", unix.SYS_SETGROUPS, len(groups)/4, in.Bytes(groups))
 }
 
 const cwdWhat = "changing to the working directory "

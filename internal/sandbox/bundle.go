@@ -323,7 +323,7 @@ func makeOwned(root *opened, path string, uid, gid int) error {
 		}
 		var sub *opened
 		if sub, err = makeDirAt(dir, name); err == nil {
-			err = errors.Join(unix.Fchown(sub.fd, uid, gid), dir.Close())
+			err = errors.Join(notOwned(unix.Fchown(sub.fd, uid, gid)), dir.Close())
 			dir = sub
 		}
 	}

@@ -322,7 +322,7 @@ func (b *bundle) callsIn(filter []byte) (*inside, error) {
 	const what = "entering the container"
 	first := in.Add(what, unix.SYS_PIDFD_OPEN, 1, 0)
 	in.Add(what, unix.SYS_SETNS, first, b.entered())
-	if b.ids != nil { // last: the network's is not the user namespace's
+	if b.hasUserNS() { // last: the network's is not the user namespace's
 		in.Add(what, unix.SYS_SETNS, first, unix.CLONE_NEWUSER)
 		in.Add(what, unix.SYS_SETRESGID, 0, 0, 0)
 		in.Add(what, unix.SYS_SETRESUID, 0, 0, 0)

@@ -29,7 +29,7 @@ func (b *bundle) calls(filter []byte) (*inside, error) {
 	p := b.oci.Process
 	in.Add("starting a session", unix.SYS_SETSID)
 	in.signals()
-	if b.ids != nil { // made by its root, who then has /dev/mqueue
+	if b.hasUserNS() { // made by its root, who then has /dev/mqueue
 		in.Add("making an IPC namespace", unix.SYS_UNSHARE, unix.CLONE_NEWIPC)
 	}
 	if b.hasCgroupView() {
@@ -82,7 +82,7 @@ func ignoredSignals() uint64 {
 // is the working directory, and lies on the root.
 func (in *inside) enterRoot() {
 	root := in.b.rootfs
-	if in.b.ids != nil {
+	if in.b.hasUserNS() {
 		// What a user namespace has inherited is locked. This is not, and shows all of it.
 		in.Add("binding the root filesystem", unix.SYS_MOUNT, root, root, nil, unix.MS_BIND|unix.MS_REC, nil)
 	}
@@ -99,14 +99,31 @@ func (in *inside) enterRoot() {
 		}
 	}
 	in.Add("changing to the root filesystem", unix.SYS_CHDIR, root)
-	in.Add("changing the root filesystem", unix.SYS_PIVOT_ROOT, ".", ".")
-	in.Add("changing to the host's root", unix.SYS_FCHDIR, host)
-	in.Add("unmounting the host's root", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
+	pivot := in.Add(rootWhat, unix.SYS_PIVOT_ROOT, ".", ".").Forgive(unix.EPERM)
+	in.Add("changing to the host's root", unix.SYS_FCHDIR, host).After(pivot, 0)
+	in.Add("unmounting the host's root", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH).After(pivot, 0)
+	in.moveRoot(pivot, host)
 	in.attach("mounting a null device", null, "/", 0)
 	in.Add("changing to the null device", unix.SYS_FCHDIR, null)
 	in.Add("making the null device read-only", unix.SYS_MOUNT, nil, ".", nil, unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC, nil)
 	in.Add("closing the null device", unix.SYS_CLOSE, null)
 	in.Add("closing the host's root", unix.SYS_CLOSE, host)
+}
+
+const rootWhat = "changing the root filesystem"
+
+// moveRoot has the root filesystem cover the host's where pivot_root(2) is refused, as in containers with Docker's profile.
+// What is covered is out of reach for who may not unmount. What tells and changes most is unmounted before, where it may be.
+func (in *inside) moveRoot(pivot, host *initproc.Call) {
+	root := in.Add(rootWhat, unix.SYS_OPENAT, unix.AT_FDCWD, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).After(pivot, unix.EPERM)
+	in.Add(rootWhat, unix.SYS_FCHDIR, host).After(pivot, unix.EPERM)
+	for _, name := range []string{"proc", "sys", "dev"} {
+		in.Add(rootWhat, unix.SYS_UMOUNT2, name, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW).After(pivot, unix.EPERM).Forgive(unix.EINVAL, unix.ENOENT, unix.ENOTDIR, unix.EBUSY)
+	}
+	in.Add(rootWhat, unix.SYS_FCHDIR, root).After(pivot, unix.EPERM)
+	in.Add(rootWhat, unix.SYS_CLOSE, root).After(pivot, unix.EPERM)
+	in.Add(rootWhat, unix.SYS_MOUNT, ".", "/", nil, unix.MS_MOVE, nil).After(pivot, unix.EPERM)
+	in.Add(rootWhat, unix.SYS_CHROOT, ".").After(pivot, unix.EPERM)
 }
 
 // tree is a copy of what is mounted somewhere, for attach.
@@ -115,6 +132,14 @@ func (in *inside) tree(what, path string) *initproc.Call {
 }
 
 func (in *inside) proc(what string, o mountOptions) *initproc.Call {
+	if boundProc() {
+		return in.tree(what, "/proc")
+	}
+	return newProc(&in.Calls, what, o)
+}
+
+// newProc makes a /proc of the namespaces that the calls are made in.
+func newProc(in *initproc.Calls, what string, o mountOptions) *initproc.Call {
 	fs := in.Add(what, unix.SYS_FSOPEN, "proc", unix.FSOPEN_CLOEXEC)
 	in.Add(what, unix.SYS_FSCONFIG, fs, unix.FSCONFIG_SET_STRING, "source", "proc", 0) // as mounts are told
 	in.Add(what, unix.SYS_FSCONFIG, fs, unix.FSCONFIG_CMD_CREATE, nil, nil, 0)
@@ -172,6 +197,9 @@ func (in *inside) mount(m specs.Mount) error {
 		}
 	case "proc":
 		in.attach(what, in.trees[m.Destination], m.Destination, 0)
+		if boundProc() {
+			in.Add(what, unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, m.Destination, unix.AT_RECURSIVE, in.Words(int(o.attrs), 0, 0, 0), mountAttrSize).Forgive(unix.ENOSYS)
+		}
 		if profile := in.b.oci.Process.ApparmorProfile; profile != "" {
 			in.appArmor(in.trees[m.Destination], profile)
 		}

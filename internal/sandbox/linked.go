@@ -26,6 +26,9 @@ func (l *linked) prepare() (wait func()) {
 	all.Go(func() { _, _ = l.filter() }) // whoever needs it gets the error
 	all.Go(func() { _ = watchdog.start(self) })
 	initproc.Prepare()
+	if nested() {
+		boundProc()
+	}
 	return all.Wait
 }
 
@@ -167,7 +170,7 @@ func (*linked) launch(ctx context.Context, s launching, release func() error) er
 // startFirst starts the first process with its streams, where nil is nothing, in its namespaces.
 func (b *bundle) startFirst(ends [3]*opened) (*initproc.First, error) {
 	namespaces := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS
-	if b.ids != nil {
+	if b.hasUserNS() {
 		namespaces |= unix.CLONE_NEWUSER
 	} else {
 		namespaces |= unix.CLONE_NEWIPC
@@ -201,8 +204,8 @@ func (b *bundle) release(process *initproc.First, message []byte) error {
 	if err := watchdog.watch(process.PidFD, self); err != nil {
 		return err
 	}
-	if b.ids != nil {
-		if err := b.ids.write(process.PID); err != nil {
+	if b.hasUserNS() {
+		if err := b.mapping().write(process.PID); err != nil {
 			return err
 		}
 		if err := process.Mapped(); err != nil {

@@ -49,7 +49,7 @@ func (b *bundle) setOwner(path string, uid, gid int, mode uint32) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Chown(path, uid, gid); err != nil {
+	if err := notOwned(os.Chown(path, uid, gid)); err != nil {
 		return err
 	}
 	return os.Chmod(path, os.FileMode(mode).Perm())

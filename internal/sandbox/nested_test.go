@@ -1,12 +1,14 @@
 package sandbox
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,8 +21,15 @@ func opaque() string {
 	return "trusted.overlay.opaque"
 }
 
-// inNested has tests run as root of a user namespace with IDs of the host from first on.
-func inNested(t *testing.T, first, count int, run string) {
+// nesting is a user namespace in which tests run.
+type nesting struct {
+	first, count int  // its IDs, on the host
+	masked       bool // a part of /proc is hidden, as in a container
+	filtered     bool // with Docker's profile for who has CAP_SYS_ADMIN
+}
+
+// inNested has tests run as root of a user namespace.
+func inNested(t *testing.T, n nesting, run string) {
 	t.Helper()
 	if os.Geteuid() != 0 || nested() {
 		t.Skip("needs root of the host")
@@ -35,20 +44,53 @@ func inNested(t *testing.T, first, count int, run string) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Chown(dir, first, first); err != nil {
+	if err := os.Chown(dir, n.first, n.first); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.run", run)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "TMPDIR="+dir)
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: count}}
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: n.first, Size: n.count}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
-		Credential: &syscall.Credential{}, Pdeathsig: unix.SIGKILL,
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: n.count > 1,
+		Credential: &syscall.Credential{NoSetGroups: n.count == 1}, Pdeathsig: unix.SIGKILL,
 	}
-	out, err := cmd.CombinedOutput()
+	var out []byte
+	err := inMountNamespace(func() error {
+		if err := n.prepare(); err != nil {
+			return err
+		}
+		var err error
+		out, err = cmd.CombinedOutput()
+		return err
+	})
 	if err != nil || !strings.Contains(string(out), "--- PASS: Test") {
 		t.Errorf("in a user namespace: %v\n%s", err, failures(string(out)))
 	}
+}
+
+// prepare has the calling thread be where the namespace is made.
+func (n nesting) prepare() error {
+	if n.masked {
+		if err := unix.Mount("/dev/null", "/proc/interrupts", "", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+	}
+	if !n.filtered {
+		return nil
+	}
+	profile, err := seccompFor(append([]string{"CAP_SYS_ADMIN"}, defaultCaps...))
+	if err != nil {
+		return err
+	}
+	filter, err := compileFilter(profile)
+	if err != nil {
+		return err
+	}
+	program := unix.SockFprog{Len: uint16(len(filter) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program))); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // failures are the lines of a test's output that do not tell that all is well.
@@ -64,11 +106,64 @@ func failures(out string) string {
 
 // TestNested: root of a user namespace that has all IDs runs what root runs.
 func TestNested(t *testing.T) {
-	inNested(t, firstNested, idCount, "^(TestLibcontainer|TestOlderKernel)$")
+	inNested(t, nesting{first: firstNested, count: idCount}, "^(TestLibcontainer|TestOlderKernel)$")
+}
+
+// TestNestedInContainer: in a container a part of /proc is hidden, and some system calls are refused.
+func TestNestedInContainer(t *testing.T) {
+	inNested(t, nesting{first: firstNested, count: idCount, masked: true, filtered: true}, "^TestLibcontainer$")
+}
+
+// TestNestedOne: with one ID all is as before but what has to do with others.
+func TestNestedOne(t *testing.T) {
+	inNested(t, nesting{first: firstNested, count: 1, masked: true}, "^TestLibcontainer$/^("+strings.Join([]string{
+		"ExitCodes", "Output", "Stdin", "Terminal", "Leftovers", "Ulimits", "Upper", "HiddenStubs", "ReadOnlyRoot", "Bind", "RootMounts", "Tmpfs", "NestedMounts",
+		"Network", "Apart", "Exec", "ExecTerminal", "ExecEnds", "MaskedPaths", "Insecure", "CgroupView",
+	}, "|")+")$")
 }
 
 // firstNested is none of anybody's IDs.
 const firstNested = firstID - 2*idCount
+
+// ownSeccomp is in how far this process is filtered itself, as the kernel has it.
+func ownSeccomp(t testing.TB) string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status(string(text))["Seccomp"]
+}
+
+// testApart: a container gets nowhere by what it sees of processes of others, which it does where it has this process's
+// /proc: of another container, and of slipway.
+func testApart(l *lab) {
+	other := l.command("sh", "-c", "echo of-another > /tmp/secret; while :; do sleep 1000; done")
+	other.Env = []string{"SECRET=of-another"}
+	l.start(other)
+	attack := fmt.Sprintf(`exec 2>/dev/null
+grep -l SECRET=of-anothe[r] /proc/[0-9]*/environ
+for p in /proc/[0-9]*; do
+	grep -q of-anothe[r] $p/root/tmp/secret && echo read $p
+	grep -q of-anothe[r] $p/cwd/tmp/secret && echo read $p by its directory
+	echo x > $p/root/tmp/%[2]s
+	[ "$(cat /proc/self/cmdline)" = "$(cat $p/cmdline)" ] || readlink $p/root | grep -v '^/$'
+done
+cd /proc/%[1]d && { ls root/; readlink fd/* cwd exe; cat environ maps; head -c 1 mem; }
+true`, os.Getpid(), other.ID)
+	for _, insecure := range []bool{false, true} {
+		spec := l.command("/bin/sh", "-c", attack)
+		spec.Insecure, spec.KeepCaps = insecure, insecure
+		if got := l.run(spec); got != "" {
+			l.t.Errorf("insecure %v: what a container gets of others: %q", insecure, got)
+		}
+	}
+	for _, dir := range []string{other.Root.Upper, "/"} {
+		if _, err := os.Lstat(filepath.Join(dir, "tmp", other.ID)); err == nil {
+			l.t.Errorf("a container has written to %s", filepath.Join(dir, "tmp"))
+		}
+	}
+}
 
 // nestedDevices: in a user namespace nobody makes nodes but those that are none, and those of a container work.
 func nestedDevices(l *lab) {

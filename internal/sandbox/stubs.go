@@ -140,7 +140,7 @@ func copyDirAttributes(from *opened, to string) error {
 	if err := unix.Fstat(from.fd, &st); err != nil {
 		return err
 	}
-	if err := unix.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
+	if err := notOwned(unix.Chown(to, int(st.Uid), int(st.Gid))); err != nil {
 		return err
 	}
 	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
