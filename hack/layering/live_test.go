@@ -30,6 +30,8 @@ var byPath = map[string]string{
 	"internal/layer.DirWriter.attributes":    "a descriptor's name in /proc",
 	"internal/layer.setTimes":                "a descriptor's name in /proc",
 	"internal/layer.chmodOf":                 "a descriptor's name in /proc",
+	"internal/layer.appendRecords":           "a file beside a layer, in the store",
+	"internal/layer.readIDs":                 "files of /proc",
 	"internal/container.Manager.Create":      "the store's directory of a container that nobody knows yet",
 	"internal/container.Manager.prepare":     "the work directory, in the store",
 	"internal/container.Manager.commitLayer": "the root of the writable layer itself",

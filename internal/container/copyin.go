@@ -109,7 +109,11 @@ func (m *Manager) writeInto(ctx context.Context, c store.Container, dst string, 
 	if err := in.resolve(dst); err != nil {
 		return fmt.Errorf("copying to container: %w", err)
 	}
-	if in.DirWriter, err = m.Store.DirWriter(in.upper); err != nil {
+	writer := m.Store.DirWriter
+	if in.live {
+		writer = m.Store.MountWriter // nothing lies beside it
+	}
+	if in.DirWriter, err = writer(in.upper); err != nil {
 		return fmt.Errorf("copying to container: %w", err)
 	}
 	in.DirWriter.KeepDirs()

@@ -369,7 +369,7 @@ func (x *execution) seed(dir string, v Value, selector string) error {
 	if err != nil {
 		return err
 	}
-	w, err := x.r.Engine.opt.Store.DirWriter(dir)
+	w, err := x.r.Engine.opt.Store.MountWriter(dir)
 	if err != nil {
 		return err
 	}

@@ -39,10 +39,10 @@ type FailedMount struct {
 func (m FailedMount) Tree() layer.Tree {
 	var trees []layer.Tree
 	for _, dir := range m.Lower {
-		trees = append(trees, layer.OpenDir(dir, layer.DirOptions{Overlay: true, Flavor: m.flavor, Immutable: true}))
+		trees = append(trees, layer.OpenDir(dir, layer.DirOptions{Overlay: true, Flavor: m.flavor, Records: m.flavor.Records(dir), Immutable: true}))
 	}
 	if m.Upper != "" {
-		trees = append(trees, layer.OpenDir(m.Upper, layer.DirOptions{Overlay: true, Flavor: m.flavor}))
+		trees = append(trees, layer.OpenDir(m.Upper, layer.DirOptions{Overlay: true, Flavor: m.flavor, Records: m.flavor.Records(m.Upper)}))
 	}
 	return layer.Merged(trees)
 }

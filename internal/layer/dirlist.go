@@ -40,6 +40,12 @@ func (l *lister) describe(e *Entry, file *hostFile, base, name string) error {
 		*e = Entry{Path: name, Whiteout: true}
 		return nil
 	}
+	if opt.Flavor == User {
+		if opt.Overlay && !self().knows(e) {
+			return pathError("lstat", name, ErrForeign)
+		}
+		self().fromDisk(e)
+	}
 	if opt.Owner != nil {
 		e.UID, e.GID = opt.Owner.UID, opt.Owner.GID
 	}
@@ -74,6 +80,9 @@ func (l *lister) describe(e *Entry, file *hostFile, base, name string) error {
 		return pathError("listxattr", name, err)
 	}
 	e.Xattrs, e.Opaque = x.attrs, x.opaque && opt.Overlay && e.IsDir()
+	if opt.Flavor == User {
+		return l.t.recorded(e, x.record)
+	}
 	return nil
 }
 

@@ -23,6 +23,8 @@ type DirOptions struct {
 	Overlay bool
 	// Flavor is that of the store that the directory belongs to.
 	Flavor Flavor
+	// Records is the file with the records of what cannot have attributes; "": there are none.
+	Records string
 	// Owner replaces the owner of every file, for directories that belong to a user.
 	Owner *Owner
 	// Immutable: nobody writes to the files any more (a layer of the store).
@@ -54,13 +56,19 @@ type dirTree struct {
 	once sync.Once
 	dir  *os.File // closed by its finalizer: trees have no end of life of their own
 	err  error
+
+	beside func() (map[string]sideRecord, error) // what the file of records has
 }
 
 // OpenDir gives a tree over the directory at root, which itself may be a symbolic link. The
 // directory is opened at the first use; an error of that is an error of every call. The tree
 // needs no closing; but it is an io.Closer, for a directory that is to be unmounted afterwards.
 func OpenDir(root string, opt DirOptions) Tree {
-	return &dirTree{root: root, opt: opt, id: newTreeID()}
+	t := &dirTree{root: root, opt: opt, id: newTreeID()}
+	if opt.Records != "" {
+		t.beside = sync.OnceValues(func() (map[string]sideRecord, error) { return readRecords(opt.Records) })
+	}
+	return t
 }
 
 func (t *dirTree) fd() (int, error) {

@@ -28,6 +28,7 @@ import (
 type DirWriter struct {
 	dir      *os.File
 	flavor   Flavor
+	records  recorder
 	noClone  bool
 	keepDirs bool
 	onTop    bool
@@ -39,6 +40,7 @@ type DirWriter struct {
 	parentFD int    // -1: none
 	ownerFD  int    // directory in which new files belong to owner; -1: not known
 	owner    Owner
+	refused  map[Owner]bool // owners that the disk does not take
 }
 
 // NewDirWriter gives a sink that writes into the existing directory at root.
@@ -50,8 +52,9 @@ func NewDirWriter(root string) (*DirWriter, error) {
 	return &DirWriter{dir: dir, dirs: map[string]time.Time{}, parentFD: -1, ownerFD: -1}, nil
 }
 
-// SetFlavor says of which flavor the store is that the directory belongs to.
-func (w *DirWriter) SetFlavor(f Flavor) { w.flavor = f }
+// SetFlavor says of which flavor the store is that the directory belongs to, and where records of what cannot have attributes
+// are added ([Flavor.Records]); "" is nowhere.
+func (w *DirWriter) SetFlavor(f Flavor, records string) { w.flavor, w.records.path = f, records }
 
 // KeepDirs makes it an error to replace a directory by something else.
 func (w *DirWriter) KeepDirs() { w.keepDirs = true }
@@ -201,7 +204,7 @@ func (w *DirWriter) create(fd int, base string, e *Entry) error {
 		if isWhiteout(e) {
 			return errors.New("a character device 0:0 cannot be stored in a layer")
 		}
-		return unix.Mknodat(fd, base, e.Type()|0o600, int(unix.Mkdev(e.Major, e.Minor)))
+		return w.device(fd, base, e)
 	case unix.S_IFIFO, unix.S_IFSOCK:
 		return unix.Mknodat(fd, base, e.Type()|0o600, 0)
 	}
@@ -224,6 +227,7 @@ func (w *DirWriter) link(fd int, base string, e *Entry) error {
 		}
 		return fmt.Errorf("linking to %q: %w", e.Link, err)
 	}
+	w.records.link(e)
 	return nil
 }
 
@@ -246,18 +250,16 @@ func (w *DirWriter) file(fd int, base string, e *Entry) (err error) {
 	if err != nil {
 		return err
 	}
-	if own != (Owner{e.UID, e.GID}) {
-		if err := unix.Fchown(f, int(e.UID), int(e.GID)); err != nil {
-			return fmt.Errorf("setting owner: %w", err)
-		}
+	lost, err := w.chown(f, e, own)
+	if err != nil {
+		return err
 	}
-	if err := unix.Fchmod(f, e.Perm()); err != nil {
+	perm := w.perm(e, &lost)
+	if err := unix.Fchmod(f, perm); err != nil {
 		return fmt.Errorf("setting mode: %w", err)
 	}
-	for _, k := range sortedKeys(e.Xattrs) {
-		if err := unix.Fsetxattr(f, k, []byte(e.Xattrs[k]), 0); err != nil {
-			return fmt.Errorf("setting extended attribute %q: %w", k, err)
-		}
+	if err := w.setXattrs(e, &lost, func(k string, v []byte) error { return unix.Fsetxattr(f, k, v, 0) }); err != nil {
+		return err
 	}
 	return setTimesOf(f, e.ModTime)
 }
@@ -419,28 +421,26 @@ func (w *DirWriter) attributes(fd int, e *Entry) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != e.Type() {
+	if st.Mode&unix.S_IFMT != e.Type() && !w.standsFor(&st, e) {
 		return ErrChanged // by somebody who puts another object in its place
 	}
 	if e.IsDir() {
 		w.ownerFD = -1 // it may be that directory
 	}
-	if st.Uid != e.UID || st.Gid != e.GID {
-		if err := unix.Fchownat(fd, "", int(e.UID), int(e.GID), unix.AT_EMPTY_PATH); err != nil {
-			return fmt.Errorf("setting owner: %w", err)
-		}
+	lost, err := w.chown(fd, e, Owner{st.Uid, st.Gid})
+	if err != nil {
+		return err
 	}
+	lost.device = st.Mode&unix.S_IFMT != e.Type()
 	// What is no directory has a descriptor that can only be named: chmod and setxattr reach it by this name.
 	name := procPath(fd, "")
 	if !e.IsSymlink() {
-		if err := chmodOf(fd, e.Perm()); err != nil {
+		if err := chmodOf(fd, w.perm(e, &lost)); err != nil {
 			return fmt.Errorf("setting mode: %w", err)
 		}
 	}
-	for _, k := range sortedKeys(e.Xattrs) {
-		if err := unix.Setxattr(name, k, []byte(e.Xattrs[k]), 0); err != nil {
-			return fmt.Errorf("setting extended attribute %q: %w", k, err)
-		}
+	if err := w.setXattrs(e, &lost, func(k string, v []byte) error { return unix.Setxattr(name, k, v, 0) }); err != nil {
+		return err
 	}
 	if !e.IsDir() {
 		return setTimes(fd, e.ModTime)
@@ -501,6 +501,9 @@ func (w *DirWriter) Close() error {
 		}
 	}
 	if err := w.dir.Close(); first == nil {
+		first = err
+	}
+	if err := w.records.close(); first == nil {
 		first = err
 	}
 	return first

@@ -15,10 +15,10 @@ const (
 )
 
 // keepXattr tells which extended attributes belong to a file's content in an image. Overlay's own
-// are bookkeeping of one mount, the other security ones are labels of one host's policy.
+// are bookkeeping of one mount, records (recorded.go) of one store, the other security ones are labels of one host's policy.
 func keepXattr(name string) bool {
 	switch {
-	case strings.HasPrefix(name, overlayPrefix), strings.HasPrefix(name, userOverlayPrefix):
+	case strings.HasPrefix(name, overlayPrefix), strings.HasPrefix(name, userOverlayPrefix), strings.HasPrefix(name, recordPrefix):
 		return false
 	case strings.HasPrefix(name, "user."), strings.HasPrefix(name, "trusted."):
 		return true
@@ -59,13 +59,18 @@ func isWhiteout(e *Entry) bool {
 type xattrs struct {
 	attrs  map[string]string // that belong to its content
 	opaque bool              // overlay's mark of a directory
+	record string            // of what the disk cannot hold of it
 }
 
 // readNamed reads the attributes whose names are the first n bytes of the buffer.
 func readNamed(name string, f Flavor, buf []byte, n int) (x xattrs, _ []byte, err error) {
 	opaque := f.opaque()
 	for _, key := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
-		if !keepXattr(key) && key != opaque {
+		attr := key
+		if f == User {
+			attr = strings.TrimPrefix(key, heldRecord)
+		}
+		if !keepXattr(attr) && key != opaque && (f != User || key != ownerRecord) {
 			continue
 		}
 		n, err := growing(&buf, func(b []byte) (int, error) { return unix.Lgetxattr(name, key, b) })
@@ -79,10 +84,14 @@ func readNamed(name string, f Flavor, buf []byte, n int) (x xattrs, _ []byte, er
 			x.opaque = string(buf[:n]) == "y"
 			continue
 		}
+		if key == ownerRecord {
+			x.record = string(buf[:n])
+			continue
+		}
 		if x.attrs == nil {
 			x.attrs = map[string]string{}
 		}
-		x.attrs[key] = string(buf[:n])
+		x.attrs[attr] = string(buf[:n])
 	}
 	return x, buf, nil
 }

@@ -19,7 +19,7 @@ func DropUnchanged(dir string, f Flavor, base Tree) error {
 		return err
 	}
 	defer root.Close()
-	d := &dropper{root: root, dir: dir, base: base, upper: OpenDir(dir, DirOptions{Overlay: true, Flavor: f}), flavor: f}
+	d := &dropper{root: root, dir: dir, base: base, upper: OpenDir(dir, DirOptions{Overlay: true, Flavor: f, Records: f.Records(dir)}), flavor: f}
 	list, err := d.upper.ReadDir(".")
 	if err != nil {
 		return err

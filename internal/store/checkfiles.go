@@ -91,7 +91,7 @@ func (l *survey) layerOrphans(ctx context.Context, o others) error {
 				})
 			case overName().MatchString(p.Name()) && !strings.HasPrefix(p.Name(), l.s.overPrefix()):
 				l.orphan(path, "it was stacked on the layer before the machine started last, and may not be whole", inUse)
-			case !slices.Contains([]string{"fs", "index", "implied", "digests"}, p.Name()) && !strings.HasPrefix(p.Name(), "over-"):
+			case !slices.Contains([]string{"fs", "fs.owners", "index", "implied", "digests"}, p.Name()) && !strings.HasPrefix(p.Name(), "over-"):
 				l.orphan(path, "it is no part of a layer", inUse)
 			}
 		}

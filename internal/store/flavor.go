@@ -24,17 +24,42 @@ func (s *Store) Flavor() layer.Flavor { return s.flavor }
 // OpenDir is [layer.OpenDir] for a directory that belongs to the store: of a layer, a container or a cache mount.
 func (s *Store) OpenDir(dir string, opt layer.DirOptions) layer.Tree {
 	opt.Flavor = s.flavor
+	if opt.Overlay && opt.Records == "" {
+		opt.Records = s.flavor.Records(dir)
+	}
 	return layer.OpenDir(dir, opt)
 }
 
-// DirWriter is [layer.NewDirWriter] for a directory that belongs to the store.
+// DirWriter is [layer.NewDirWriter] for the directory form of a layer, or one of a container.
 func (s *Store) DirWriter(dir string) (*layer.DirWriter, error) {
+	return s.dirWriter(dir, s.flavor.Records(dir))
+}
+
+// MountWriter is [layer.NewDirWriter] for a cache mount.
+func (s *Store) MountWriter(dir string) (*layer.DirWriter, error) { return s.dirWriter(dir, "") }
+
+func (s *Store) dirWriter(dir, records string) (*layer.DirWriter, error) {
 	w, err := layer.NewDirWriter(dir)
 	if err != nil {
 		return nil, err
 	}
-	w.SetFlavor(s.flavor)
+	w.SetFlavor(s.flavor, records)
 	return w, nil
+}
+
+// moveRecords moves what is recorded of a directory's files beside it with the directory.
+func (s *Store) moveRecords(from, to string) error {
+	if s.flavor != layer.User {
+		return nil
+	}
+	err := os.Rename(s.flavor.Records(from), s.flavor.Records(to))
+	if errors.Is(err, os.ErrNotExist) {
+		err = os.Remove(s.flavor.Records(to)) // of one that was there before
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func defaultFlavor() layer.Flavor {

@@ -135,7 +135,7 @@ func (s *Store) overPrefix() string { return "over-" + digest.FromString(s.boot)
 
 // overName is the name of a directory that is stacked on a layer. Those of slipways that did not tell the boot are
 // left alone, as a container may have them.
-var overName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("^over-[0-9a-f]{8}-[0-9a-f]{16}$") })
+var overName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("^over-[0-9a-f]{8}-[0-9a-f]{16}([.]owners)?$") })
 
 // dropOldOvers removes what was stacked on a layer before this boot.
 func (s *Store) dropOldOvers(home string) {
@@ -263,6 +263,9 @@ func (s *Store) makeOver(o *over, dir string) error {
 		return err
 	}
 	s.dropOldOvers(filepath.Dir(dir))
+	if err := s.moveRecords(root, dir); err != nil {
+		return err
+	}
 	if err := os.Rename(root, dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 		return err
 	}

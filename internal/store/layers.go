@@ -116,7 +116,10 @@ func (d *Draft) place(tx *sql.Tx) (placed bool, err error) {
 			err = os.Rename(d.FS, fs)
 		}
 	}
-	return err == nil, err
+	if err != nil {
+		return false, err
+	}
+	return true, d.s.moveRecords(d.FS, fs)
 }
 
 // takeBack undoes place when nothing was recorded: no sweep finds the directory as long as this process lives.
@@ -125,7 +128,7 @@ func (d *Draft) takeBack(tx *sql.Tx) error {
 		return err // another process has replaced it by its own
 	}
 	fs := d.s.layerFS(d.id)
-	return errors.Join(os.Rename(fs, d.FS), removeEmpty(filepath.Dir(fs)))
+	return errors.Join(os.Rename(fs, d.FS), d.s.moveRecords(fs, d.FS), removeEmpty(filepath.Dir(fs)))
 }
 
 // dirRecorded reports whether the directory form of a layer is recorded.
