@@ -114,7 +114,7 @@ func TestReset(t *testing.T) {
 		"as it is": func(string) error { return nil },
 		"damaged":  func(root string) error { return os.WriteFile(root+"/meta.db", []byte("no database"), 0o600) },
 		"mount point": func(root string) error {
-			return unix.Mount("none", root+"/tmp/x/work/work/below", "tmpfs", 0, "")
+			return unix.Mount("none", root+"/tmp/x/w/w/below", "tmpfs", 0, "")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -126,16 +126,16 @@ func TestReset(t *testing.T) {
 				t.Fatalf("while it is used: %v", err)
 			}
 			must(t, s.Close())
-			must(t, errors.Join(os.MkdirAll(root+"/tmp/x/work/work/below", 0o700), os.WriteFile(root+"/tmp/x/work/file", nil, 0o600)))
+			must(t, errors.Join(os.MkdirAll(root+"/tmp/x/w/w/below", 0o700), os.WriteFile(root+"/tmp/x/w/file", nil, 0o600)))
 			if name == "mount point" {
 				must(t, prepare(root))
-				defer unix.Unmount(root+"/tmp/x/work/work/below", unix.MNT_DETACH)
+				defer unix.Unmount(root+"/tmp/x/w/w/below", unix.MNT_DETACH)
 				if err := Reset(root); !errors.Is(err, unix.EBUSY) {
 					t.Errorf("with a mount in it: %v", err)
 				}
 				return
 			}
-			must(t, errors.Join(prepare(root), os.Chmod(root+"/tmp/x/work", 0o500), os.Chmod(root+"/tmp/x/work/work", 0)))
+			must(t, errors.Join(prepare(root), os.Chmod(root+"/tmp/x/w", 0o500), os.Chmod(root+"/tmp/x/w/w", 0)))
 			must(t, filepath.Walk(filepath.Dir(root), func(path string, _ os.FileInfo, err error) error {
 				return errors.Join(err, os.Lchown(path, 1000, 1000))
 			}))
