@@ -126,10 +126,10 @@ conformance-bake:
 	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/record-bake ./hack/conformance/bake/record
 	build/tools/record-bake -buildkitd build/tools/buildkitd -buildctl build/tools/buildctl -buildx build/tools/buildx -out hack/conformance/bake/testdata hack/conformance/bake/cases
 
-# SLIPWAY_DOCKERFILES=large-apt,... are those that are built.
+# DOCKERFILES=large-apt,... and ENVIRONMENTS=docker,... choose some.
 environments: build bases ## build Dockerfiles, packages of Debian and Go programs among them, in containers and as users with few rights
 	@hack/deps.sh test
-	SLIPWAY_ENVIRONMENTS=large SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 120m -run '^TestTable$$' ./hack/environments
+	SLIPWAY_DOCKERFILES=$(or $(DOCKERFILES),all) SLIPWAY_ENVIRONMENTS=$(ENVIRONMENTS) SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 120m -run '^TestTable$$' ./hack/environments
 
 # Both run, whatever the first one says. With PART=2/8, RUN=regexp or SUITES="flags of hack/suites" a part of them does.
 suites: ## run BuildKit's own integration tests against slipway serve, and compare with the lists of those that do not pass

@@ -39,9 +39,9 @@ func Dockerfiles() (names []string, err error) {
 	return names, err
 }
 
-// Prepare writes Dockerfiles with their contexts into the workspace, and the script by which they are built. tool is
-// the program of that name.
-func (p *Place) Prepare(names []string, tool string) error {
+// Prepare writes Dockerfiles with their contexts into the workspace, and the script by which they are built. Some are in the
+// repository elsewhere; tool is the program of that name.
+func (p *Place) Prepare(names []string, repo, tool string) error {
 	err := fs.WalkDir(dockerfiles, "testdata/dockerfiles", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -63,6 +63,9 @@ func (p *Place) Prepare(names []string, tool string) error {
 		err = errors.Join(err, os.WriteFile(filepath.Join(p.Workspace, name), data, 0o644))
 	}
 	for _, name := range names {
+		if of, rerr := dockerfiles.ReadFile("testdata/dockerfiles/" + name + "/context"); rerr == nil {
+			err = errors.Join(err, os.CopyFS(filepath.Join(p.Workspace, name), os.DirFS(filepath.Join(repo, strings.TrimSpace(string(of))))))
+		}
 		err = errors.Join(err, copyFile(tool, filepath.Join(p.Workspace, name, "tool"), 0o755))
 	}
 	// Whoever builds owns the context, as whoever cloned it does.

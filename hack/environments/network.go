@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +22,8 @@ const (
 	proxyPort    = 3128
 )
 
-// proxyHost is a host that the proxy stands for itself, so that it can be reached where nothing else is.
+// proxyHost is a host that the proxy stands for itself, so that it can be reached where nothing else is; below /go it has
+// modules of Go.
 const proxyHost = "place.test"
 
 // services is what places reach: a registry of base images and a proxy for packages, on their own loopback.
@@ -115,17 +118,22 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this proxy answers GET alone", http.StatusMethodNotAllowed)
 		return
 	}
+	url := r.URL.String()
 	if r.URL.Host == proxyHost {
-		return
+		module, ok := strings.CutPrefix(r.URL.Path, "/go/")
+		if !ok {
+			return
+		}
+		url = goProxy() + "/" + module
 	}
 	p.mu.Lock()
-	a := p.kept[r.URL.String()]
+	a := p.kept[url]
 	if a == nil {
 		a = &answer{file: filepath.Join(p.dir, fmt.Sprintf("%d", len(p.kept)))}
-		p.kept[r.URL.String()] = a
+		p.kept[url] = a
 	}
 	p.mu.Unlock()
-	a.once.Do(func() { a.err = a.fetch(r.URL.String()) })
+	a.once.Do(func() { a.err = a.fetch(url) })
 	if a.err != nil {
 		http.Error(w, a.err.Error(), http.StatusBadGateway)
 		return
@@ -144,6 +152,13 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(a.status)
 	io.Copy(w, bytes.NewReader(body))
 }
+
+// goProxy is the proxy for modules that this machine uses.
+var goProxy = sync.OnceValue(func() string {
+	out, _ := exec.Command("go", "env", "GOPROXY").Output()
+	first, _, _ := strings.Cut(strings.TrimSpace(string(out)), ",")
+	return strings.TrimSuffix(first, "/")
+})
 
 func (a *answer) fetch(url string) error {
 	resp, err := http.Get(url)

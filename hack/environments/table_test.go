@@ -20,14 +20,14 @@ import (
 // table is the ground of a run of the test and what it compares with.
 type table struct {
 	ground     *Ground
-	tool       string
+	repo, tool string
 	names      []string // of Dockerfiles
 	references map[string]Outcome
 }
 
 // TestTable builds Dockerfiles in environments and compares with what root of the machine makes of them, and with the table in
-// expected_test.go. With SLIPWAY_ENVIRONMENTS=large all Dockerfiles are built, which takes long; =NAME,... are the
-// environments. SLIPWAY_DOCKERFILES=NAME,... are the Dockerfiles. SLIPWAY_PROGRAM is the binary, which is built unless it is given.
+// expected_test.go. SLIPWAY_ENVIRONMENTS=NAME,... chooses environments, SLIPWAY_DOCKERFILES=NAME,... Dockerfiles; =all are all of them, those
+// among them that take long. SLIPWAY_PROGRAM is the binary, which is built unless it is given.
 func TestTable(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("runc needs root")
@@ -42,7 +42,7 @@ func TestTable(t *testing.T) {
 	}
 	chosen := list("SLIPWAY_ENVIRONMENTS", nil)
 	for _, env := range catalogue[1:] {
-		if len(chosen) > 0 && chosen[0] != "large" && !slices.Contains(chosen, env.Name) {
+		if len(chosen) > 0 && !slices.Contains(chosen, env.Name) {
 			continue
 		}
 		t.Run(env.Name, func(t *testing.T) {
@@ -54,6 +54,8 @@ func TestTable(t *testing.T) {
 		})
 	}
 }
+
+func isLarge(dockerfile string) bool { return strings.HasPrefix(dockerfile, "large-") }
 
 func list(variable string, otherwise []string) []string {
 	if v := os.Getenv(variable); v != "" {
@@ -80,9 +82,10 @@ func newTable(t *testing.T) *table {
 	if err != nil {
 		t.Fatal(err)
 	}
-	large := os.Getenv("SLIPWAY_ENVIRONMENTS") == "large"
-	names = slices.DeleteFunc(names, func(n string) bool { return strings.HasPrefix(n, "large-") && !large })
-	tb := &table{names: list("SLIPWAY_DOCKERFILES", names), tool: filepath.Join(dir, "tool")}
+	if os.Getenv("SLIPWAY_DOCKERFILES") != "all" {
+		names = list("SLIPWAY_DOCKERFILES", slices.DeleteFunc(names, isLarge))
+	}
+	tb := &table{repo: repo, names: names, tool: filepath.Join(dir, "tool")}
 	program := os.Getenv("SLIPWAY_PROGRAM")
 	if program == "" {
 		command(t, repo, nil, "make", "build")
@@ -90,7 +93,7 @@ func newTable(t *testing.T) *table {
 	}
 	command(t, repo, []string{"CGO_ENABLED=0"}, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", tb.tool, "./hack/environments/tool")
 	bases, kinds := filepath.Join(dir, "bases"), []string{"busybox"}
-	if slices.ContainsFunc(tb.names, func(n string) bool { return strings.HasPrefix(n, "large-") }) {
+	if slices.ContainsFunc(tb.names, isLarge) {
 		bases, kinds = filepath.Join(repo, "build", "bases"), library.Kinds
 	}
 	l, err := library.Open(bases)
@@ -132,7 +135,7 @@ func (tb *table) build(t *testing.T, env Environment) map[string]Outcome {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Prepare(tb.names, tb.tool); err != nil {
+	if err := p.Prepare(tb.names, tb.repo, tb.tool); err != nil {
 		t.Fatal(err)
 	}
 	output, code, err := p.Run(ctx, p.Command()...)
