@@ -16,7 +16,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake environments suites suites-client suites-dockerfile clients clean
+.PHONY: help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments suites suites-client suites-dockerfile clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -125,6 +125,11 @@ conformance-bake:
 	@hack/buildkit.sh build/tools
 	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/record-bake ./hack/conformance/bake/record
 	build/tools/record-bake -buildkitd build/tools/buildkitd -buildctl build/tools/buildctl -buildx build/tools/buildx -out hack/conformance/bake/testdata hack/conformance/bake/cases
+
+# As AS=user-one they are those of a user without subordinate IDs.
+conformance-user: build ## build the cases of hack/conformance as a user of this machine, and compare with what BuildKit made of them as root
+	@hack/deps.sh test
+	SLIPWAY_CONFORMANCE_USER=$(or $(AS),user) SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -tags "$(TAGS)" -timeout 30m -run '^TestUserEqualsBuildKit$$' ./hack/conformance
 
 # DOCKERFILES=large-apt,... and ENVIRONMENTS=docker,... choose some.
 environments: build bases ## build Dockerfiles, packages of Debian and Go programs among them, in containers and as users with few rights

@@ -68,9 +68,7 @@ func (p *Place) Prepare(names []string, repo, tool string) error {
 		}
 		err = errors.Join(err, copyFile(tool, filepath.Join(p.Workspace, name, "tool"), 0o755))
 	}
-	// Whoever builds owns the context, as whoever cloned it does.
-	uid, gid := p.owner()
-	return errors.Join(err, chownTree(p.Workspace, uid, gid))
+	return errors.Join(err, p.Give(p.Workspace)) // as whoever cloned a context owns it
 }
 
 // owner are the IDs on the machine of whoever runs commands.

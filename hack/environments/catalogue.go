@@ -82,3 +82,13 @@ func Catalogue() []Environment {
 			Change: all(restricted, func(s *specs.Spec) { s.Process.User = specs.User{UID: 1000670000, GID: 0} })},
 	}
 }
+
+// Find is an environment by its name.
+func Find(name string) (Environment, bool) {
+	all := Catalogue()
+	i := slices.IndexFunc(all, func(e Environment) bool { return e.Name == name })
+	if i < 0 {
+		return Environment{}, false
+	}
+	return all[i], true
+}

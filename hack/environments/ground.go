@@ -42,6 +42,17 @@ func NewGround(dir, slipway string, registry http.Handler) (*Ground, error) {
 	return g, nil
 }
 
+// Program is the path of a static binary of slipway: SLIPWAY_PROGRAM, or what is made of the repository.
+func Program(ctx context.Context, repo string) (string, error) {
+	if program := os.Getenv("SLIPWAY_PROGRAM"); program != "" {
+		return program, nil
+	}
+	if out, err := exec.CommandContext(ctx, "make", "-C", repo, "build").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building slipway: %w\n%s", err, out)
+	}
+	return filepath.Join(repo, "bin", "slipway"), nil
+}
+
 // Close stops what listens. What the ground has on disk is the caller's to remove.
 func (g *Ground) Close() { g.services.close() }
 
@@ -52,6 +63,8 @@ type Place struct {
 	dir    string
 	// Workspace is a directory of the machine that whoever runs commands may write; InWorkspace is its name there.
 	Workspace, InWorkspace string
+	// Home is a user's own directory.
+	Home string
 	// Shell is a shell there.
 	Shell string
 	// Vars are the environment of commands.
@@ -76,27 +89,29 @@ func (g *Ground) Open(env Environment, name string) (*Place, error) {
 // Run carries out a command, and returns what it printed and its exit code. err is of what is around it.
 func (p *Place) Run(ctx context.Context, args ...string) (output string, code int, err error) {
 	var out strings.Builder
+	code, err = p.Exec(ctx, &out, &out, args...)
+	return out.String(), code, err
+}
+
+// Exec is Run for output that goes elsewhere.
+func (p *Place) Exec(ctx context.Context, stdout, stderr io.Writer, args ...string) (code int, err error) {
 	cmd, done, err := p.command(ctx, args)
 	if err != nil {
-		return "", 0, err
+		return 0, err
 	}
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	err = cmd.Run()
 	var exit *exec.ExitError
 	if ctx.Err() == nil && errors.As(err, &exit) && exit.Exited() {
 		code, err = exit.ExitCode(), nil
 	}
-	return out.String(), code, errors.Join(err, done(), ctx.Err())
+	return code, errors.Join(err, done(), ctx.Err())
 }
 
-// RunTo is Run for output that is read while it comes.
-func (p *Place) RunTo(ctx context.Context, w io.Writer, args ...string) error {
-	cmd, done, err := p.command(ctx, args)
-	if err != nil {
-		return err
-	}
-	cmd.Stdout, cmd.Stderr = w, w
-	return errors.Join(cmd.Run(), done())
+// Give makes a tree on the machine that of whoever runs commands.
+func (p *Place) Give(dir string) error {
+	uid, gid := p.owner()
+	return chownTree(dir, uid, gid)
 }
 
 func (p *Place) command(ctx context.Context, args []string) (*exec.Cmd, func() error, error) {

@@ -86,10 +86,9 @@ func newTable(t *testing.T) *table {
 		names = list("SLIPWAY_DOCKERFILES", slices.DeleteFunc(names, isLarge))
 	}
 	tb := &table{repo: repo, names: names, tool: filepath.Join(dir, "tool")}
-	program := os.Getenv("SLIPWAY_PROGRAM")
-	if program == "" {
-		command(t, repo, nil, "make", "build")
-		program = filepath.Join(repo, "bin", "slipway")
+	program, err := Program(t.Context(), repo)
+	if err != nil {
+		t.Fatal(err)
 	}
 	command(t, repo, []string{"CGO_ENABLED=0"}, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", tb.tool, "./hack/environments/tool")
 	bases, kinds := filepath.Join(dir, "bases"), []string{"busybox"}
@@ -168,6 +167,9 @@ func (tb *table) judge(t *testing.T, env, name string, o Outcome) {
 		t.Log("it is built as it is to be: change expected_test.go")
 	case o.Built && want.fails != "":
 		t.Errorf("it is built, and was to fail with %q: change expected_test.go", want.fails)
+		if o.Digest != tb.references[name].Digest {
+			t.Logf("and the image differs from root's:\n%s", difference(t, tb.references[name].Image, o.Image))
+		}
 	case o.Built && o.Digest == tb.references[name].Digest && want.differs != "":
 		t.Errorf("the image is root's, and was to differ: %s: change expected_test.go", want.differs)
 	case o.Built && o.Digest != tb.references[name].Digest && want.differs == "":

@@ -20,8 +20,8 @@ func (p *Place) openUser() error {
 		return err
 	}
 	p.Proxy, p.InWorkspace, p.Shell = "http://"+proxy, p.Workspace, "/bin/sh"
-	home := filepath.Join(p.dir, "home")
-	p.Vars = []string{"HOME=" + home, "USER=" + userName, "PATH=" + filepath.Join(p.ground.dir, "bin") + ":" + os.Getenv("PATH"),
+	p.Home = filepath.Join(p.dir, "home")
+	p.Vars = []string{"HOME=" + p.Home, "USER=" + userName, "PATH=" + filepath.Join(p.ground.dir, "bin") + ":" + os.Getenv("PATH"),
 		"SLIPWAY_CERTS_DIR=" + filepath.Join(p.Workspace, "certs.d"), "SLIPWAY_WORKER_NET=host"}
 	if uid := p.User.UID; uid == 0 {
 		p.Vars = append(p.Vars, "SLIPWAY_ROOT="+filepath.Join(p.dir, "store")) // not root's own
@@ -36,11 +36,11 @@ func (p *Place) openUser() error {
 	}
 	p.ground.making.Unlock()
 	uid := p.User.UID
-	if err := errors.Join(err, os.Mkdir(home, 0o700), os.Chown(home, uid, uid), os.Mkdir(filepath.Join(p.dir, "etc"), 0o755)); err != nil {
+	if err := errors.Join(err, os.Mkdir(p.Home, 0o700), os.Chown(p.Home, uid, uid), os.Mkdir(filepath.Join(p.dir, "etc"), 0o755)); err != nil {
 		return err
 	}
 	for name, line := range map[string]string{
-		"passwd": fmt.Sprintf("%s:x:%d:%d::%s:/bin/sh\n", userName, uid, uid, home),
+		"passwd": fmt.Sprintf("%s:x:%d:%d::%s:/bin/sh\n", userName, uid, uid, p.Home),
 		"group":  fmt.Sprintf("%s:x:%d:\n", userName, uid),
 		"subuid": "", "subgid": "",
 	} {
