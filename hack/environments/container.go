@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -28,14 +29,15 @@ const inWorkspace = "/workspace"
 
 // openContainer makes the root filesystem and the volumes.
 func (p *Place) openContainer() error {
-	p.Proxy, p.InWorkspace, p.Shell = fmt.Sprintf("http://127.0.0.1:%d", proxyPort), inWorkspace, "/bin/sh"
+	p.Registry, p.Proxy = fmt.Sprintf("127.0.0.1:%d", registryPort), fmt.Sprintf("http://127.0.0.1:%d", proxyPort)
+	p.InWorkspace, p.Shell = inWorkspace, "/bin/sh"
 	p.Vars = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "SLIPWAY_CERTS_DIR=" + inWorkspace + "/certs.d", "SLIPWAY_WORKER_NET=host"}
 	if p.Image == SkeletonImage {
 		p.Shell = "/" + skeletonHome + "/bin/sh"
 		p.Vars[0] = "PATH=/" + skeletonHome + "/bin:" + strings.TrimPrefix(p.Vars[0], "PATH=")
 		p.Vars = append(p.Vars, "SSL_CERT_FILE=/"+skeletonHome+"/ca-certificates.crt", "SLIPWAY_ROOT=/"+skeletonHome+"/store")
 	}
-	if err := writeHosts(filepath.Join(p.Workspace, "certs.d"), fmt.Sprintf("127.0.0.1:%d", registryPort)); err != nil {
+	if err := writeHosts(filepath.Join(p.Workspace, "certs.d"), p.Registry); err != nil {
 		return err
 	}
 	lower, err := p.ground.lower(p.Image, p.UserNamespace)
@@ -82,8 +84,29 @@ func (p *Place) path(elem ...string) string {
 	return filepath.Join(append([]string{p.dir}, elem...)...)
 }
 
-// UpperDir is where a container's changes of its root filesystem are, which is an overlay.
-func (p *Place) UpperDir() string { return p.path("upper") }
+// Files lists what is in a container's root filesystem, a line for each: type, mode, owner, size of files, targets of links. Mounts in the
+// container are not in it, nor is what slipway keeps for itself.
+func (p *Place) Files(ctx context.Context) ([]string, error) {
+	own := []string{"./var/lib/slipway", "./" + skeletonHome + "/store", "./" + skeletonHome + "/stages"}
+	script := p.mountRoot() + "cd " + p.path("rootfs") + "\nfind . -xdev"
+	for _, dir := range own {
+		script += " -path " + dir + " -prune -o"
+	}
+	script += ` \( -type d -printf '%p %y %m %U:%G\n' -o -printf '%p %y %m %U:%G %s %l\n' \)`
+	out, err := inNamespace(ctx, script, os.Environ()).Output()
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	slices.Sort(lines)
+	return lines, err
+}
+
+// mountRoot is the beginning of a script, which makes the root filesystem.
+func (p *Place) mountRoot() string {
+	lower, err := p.ground.lower(p.Image, p.UserNamespace)
+	if err != nil || p.Root == PlainRoot {
+		return ""
+	}
+	return fmt.Sprintf("mount -t overlay -o lowerdir=%s,upperdir=%s,workdir=%s overlay %s\n", lower, p.path("upper"), p.path("work"), p.path("rootfs"))
+}
 
 // spec is the specification of a container that carries out a command.
 func (p *Place) spec(id string, args []string) (*specs.Spec, error) {
@@ -176,16 +199,8 @@ func (p *Place) inContainer(ctx context.Context, args []string) (*exec.Cmd, func
 	if err := os.WriteFile(filepath.Join(bundle, "config.json"), data, 0o600); err != nil {
 		return nil, nil, err
 	}
-	lower, err := p.ground.lower(p.Image, p.UserNamespace)
-	if err != nil {
-		return nil, nil, err
-	}
-	script := ""
-	if p.Root != PlainRoot {
-		script = fmt.Sprintf("mount -t overlay -o lowerdir=%s,upperdir=%s,workdir=%s overlay %s\n", lower, p.path("upper"), p.path("work"), p.path("rootfs"))
-	}
 	runc := []string{"runc", "--root", filepath.Join(p.ground.dir, "runc"), "run", "--bundle", bundle, id}
-	cmd := inNamespace(ctx, script+`exec "$@"`, os.Environ(), runc...)
+	cmd := inNamespace(ctx, p.mountRoot()+`exec "$@"`, os.Environ(), runc...)
 	// Both ends are opened without waiting for the other, so that a runc that fails before leaves nobody waiting.
 	in, err := os.OpenFile(began, os.O_RDWR, 0)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,6 +70,8 @@ type Place struct {
 	Shell string
 	// Vars are the environment of commands.
 	Vars []string
+	// Registry is the address of the registry of base images.
+	Registry string
 	// Proxy is the address of a proxy for packages, for http_proxy.
 	Proxy string
 }
@@ -128,4 +131,35 @@ func inNamespace(ctx context.Context, script string, vars []string, args ...stri
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	return cmd
+}
+
+// Time is how long a script of sh takes, without what comes before and after it in the place; it must succeed.
+func (p *Place) Time(ctx context.Context, script string) (time.Duration, error) {
+	w := &stopwatch{}
+	code, err := p.Exec(ctx, w, w, p.Shell, "-ec", "echo "+beganLine+"; "+script+"; echo "+endedLine)
+	if err == nil && (code != 0 || w.began.IsZero() || w.ended.IsZero()) {
+		err = fmt.Errorf("exit code %d", code)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("running %s in %s: %w\n%s", script, p.Name, err, w.text.String())
+	}
+	return w.ended.Sub(w.began), nil
+}
+
+const beganLine, endedLine = "-- began --", "-- ended --"
+
+// stopwatch notes when the two lines come.
+type stopwatch struct {
+	text         strings.Builder
+	began, ended time.Time
+}
+
+func (w *stopwatch) Write(data []byte) (int, error) {
+	w.text.Write(data)
+	for line, at := range map[string]*time.Time{beganLine: &w.began, endedLine: &w.ended} {
+		if at.IsZero() && strings.Contains(w.text.String(), line) {
+			*at = time.Now()
+		}
+	}
+	return len(data), nil
 }

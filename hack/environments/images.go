@@ -76,6 +76,7 @@ func (g *Ground) shellImage(dir string) error {
 		}
 	}
 	return errors.Join(
+		os.MkdirAll(filepath.Join(dir, "var/lib"), 0o755), // as distributions have it
 		copyFile(g.slipway, filepath.Join(dir, "usr/local/bin/slipway"), 0o755),
 		copyFile("/"+certificates, filepath.Join(dir, certificates), 0o644))
 }

@@ -137,9 +137,13 @@ func (tb *table) build(t *testing.T, env Environment) map[string]Outcome {
 	if err := p.Prepare(tb.names, tb.repo, tb.tool); err != nil {
 		t.Fatal(err)
 	}
+	before := tb.files(t, p)
 	output, code, err := p.Run(ctx, p.Command()...)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, output)
+	}
+	if changed := conformance.Diff(before, tb.files(t, p)); len(changed) > 0 {
+		t.Errorf("the container's root filesystem is not what it was:\n%s", last(strings.Join(changed, "\n"), 30))
 	}
 	all := map[string]Outcome{}
 	for _, name := range tb.names {
@@ -150,6 +154,22 @@ func (tb *table) build(t *testing.T, env Environment) map[string]Outcome {
 		all[name] = o
 	}
 	return all
+}
+
+// files lists a container's root filesystem.
+func (tb *table) files(t *testing.T, p *Place) string {
+	if p.User != nil {
+		return ""
+	}
+	// What the runtime makes, where it mounts, is there from the first container on.
+	if output, code, err := p.Run(t.Context(), p.Shell, "-c", ":"); err != nil || code != 0 {
+		t.Fatalf("running nothing: %v, exit code %d\n%s", err, code, output)
+	}
+	lines, err := p.Files(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // judge compares an outcome with root's and with what the table says.

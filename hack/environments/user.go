@@ -19,7 +19,7 @@ func (p *Place) openUser() error {
 	if err != nil {
 		return err
 	}
-	p.Proxy, p.InWorkspace, p.Shell = "http://"+proxy, p.Workspace, "/bin/sh"
+	p.Registry, p.Proxy, p.InWorkspace, p.Shell = addr, "http://"+proxy, p.Workspace, "/bin/sh"
 	p.Home = filepath.Join(p.dir, "home")
 	p.Vars = []string{"HOME=" + p.Home, "USER=" + userName, "PATH=" + filepath.Join(p.ground.dir, "bin") + ":" + os.Getenv("PATH"),
 		"SLIPWAY_CERTS_DIR=" + filepath.Join(p.Workspace, "certs.d"), "SLIPWAY_WORKER_NET=host"}
