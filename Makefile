@@ -16,7 +16,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments suites suites-client suites-dockerfile clients clean
+.PHONY: image image-debug image-daemon image-test help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments suites suites-client suites-dockerfile clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,6 +44,24 @@ demo: build ## build the first two examples on stand-in base images, run them, s
 	@$(MAKE) --no-print-directory $(BASES)
 	@$(BASES) make busybox golang
 	@$(BASES) exec -- hack/demo.sh
+
+image: build ## build an image of slipway by itself, with the program alone: in the store as slipway:latest, and in build/image/slipway
+	@VERSION="$(VERSION)" hack/image.sh slipway
+
+image-debug: build ## build the one with a shell, slipway:debug
+	@VERSION="$(VERSION)" hack/image.sh debug
+
+image-daemon: build ## build the one for docker buildx' drivers and GitHub's container jobs, on Debian: slipway:daemon
+	@VERSION="$(VERSION)" hack/image.sh daemon
+
+# On stand-in base images, with the program that is there: nothing is downloaded but Debian's packages.
+image-test: build ## build the images on stand-in base images and try them in containers by runc
+	@hack/deps.sh bases
+	@hack/deps.sh test
+	@$(MAKE) --no-print-directory $(BASES)
+	@$(BASES) make busybox debian
+	@for target in slipway debug; do PROGRAM=bin $(BASES) exec -- hack/image.sh $$target || exit; done
+	SLIPWAY_IMAGES=$(CURDIR)/build/image SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -run '^(TestImage|TestExamples)$$' ./hack/environments
 
 examples: build bases ## build and run every example, the operator with its download included
 	@$(BASES) exec -- hack/examples.sh

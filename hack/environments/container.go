@@ -63,6 +63,9 @@ func (p *Place) openContainer() error {
 			return err
 		}
 	}
+	if err := p.ownRoot(lower); err != nil {
+		return err
+	}
 	uid, gid := p.owner()
 	if err := os.Chown(p.path("volume"), uid, gid); err != nil {
 		return err
@@ -78,6 +81,28 @@ func (p *Place) openContainer() error {
 		p.Vars = append(p.Vars, "SLIPWAY_ROOT="+p.Volume+"/store")
 	}
 	return nil
+}
+
+// ownRoot gives the root directory the owner that the image's has, as containerd does, which leaves its mode 0755; and takes the image's variables.
+func (p *Place) ownRoot(lower string) error {
+	if p.Image != OwnImage && p.Image != DebugImage {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(lower, &st); err != nil {
+		return err
+	}
+	img, err := p.ground.own(p.Image)
+	if err != nil {
+		return err
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return err
+	}
+	p.Shell = "/busybox/sh"
+	p.Vars = append(slices.Clone(config.Config.Env), p.Vars[1:]...) // but for the path
+	return os.Chown(p.path("upper"), int(st.Uid), int(st.Gid))
 }
 
 func (p *Place) path(elem ...string) string {

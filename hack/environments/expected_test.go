@@ -9,36 +9,43 @@ type expectation struct {
 
 // Messages of what slipway does not do yet.
 var (
-	notAsUser    = expectation{fails: "setting owner: operation not permitted", notYet: true}
-	notInside    = expectation{fails: "making a private mount namespace (this needs root): operation not permitted", notYet: true}
-	noTrusted    = expectation{fails: "fsconfig create: operation not permitted", notYet: true}
-	noKeyring    = expectation{fails: "making a keyring: operation not permitted", notYet: true}
-	notInCapless = expectation{fails: "operation not permitted", notYet: true}
+	notAsUser    = expectation{fails: "operation not permitted", notYet: true}
+	notInside    = expectation{fails: "operation not permitted", notYet: true}
+	noTrusted    = expectation{fails: "operation not permitted", notYet: true}
+	noKeyring    = expectation{fails: "operation not permitted", notYet: true}
+	notInPlace   = expectation{fails: "ERROR", notYet: true}
+	nowhere      = expectation{fails: "steps cannot be run here"}
+	noUpper      = expectation{fails: "not supported as upperdir", notYet: true}
+	notBeyond    = expectation{fails: "exit code: 1", notYet: true} // chown to an ID without a place in the namespace
+	notInCapless = expectation{fails: "permission denied", notYet: true}
 )
+
+// What the kernel keeps to root of the machine.
+var noDevices = expectation{fails: "mknod: /null: Operation not permitted"}
 
 // expected has the rows that are not the zero value, by environment and Dockerfile; "*" is each Dockerfile that is not named.
 var expected = map[string]map[string]expectation{
-	"user":                  {"*": notAsUser},
-	"user-one":              {"*": notAsUser},
-	"user-nnp":              {"*": notAsUser},
+	"user":                  {"devices": noDevices, "ids": notBeyond},
+	"user-one":              {"*": notAsUser, "copy": {}},
+	"user-nnp":              {"*": notAsUser, "copy": {}},
 	"sys-admin":             {"*": noKeyring, "copy": {}},
 	"unconfined":            {"*": notInside, "copy": {}},
-	"unconfined-unmasked":   {"*": notInside, "copy": {}},
-	"unconfined-no-volume":  {"*": notInside, "copy": {}},
-	"unconfined-user":       {"*": notAsUser},
-	"unconfined-restricted": {"*": notAsUser},
+	"unconfined-unmasked":   {"devices": noDevices},
+	"unconfined-no-volume":  {"*": noUpper, "copy": {}},
+	"unconfined-user":       {"*": notAsUser, "copy": {}},
+	"unconfined-restricted": {"*": notAsUser, "copy": {}},
 	"unconfined-read-only":  {"*": notInside, "copy": {}},
-	"setid":                 {"*": notInCapless, "copy": {}},
+	"setid":                 {"*": notInCapless},
 	"pod-sys-admin":         {"*": noTrusted, "copy": {}},
 	"pod-unconfined":        {"*": notInside, "copy": {}},
-	"docker":                {"*": notInside, "copy": {}},
-	"docker-volume":         {"*": notInside, "copy": {}},
-	"docker-plain-root":     {"*": notInside, "copy": {}},
-	"docker-read-only":      {"*": notInside, "copy": {}},
-	"pod":                   {"*": notInside, "copy": {}},
-	"no-namespaces":         {"*": notInside, "copy": {}},
-	"restricted":            {"*": notAsUser},
-	"openshift":             {"*": notAsUser},
+	"docker":                {"*": notInPlace, "copy": {}},
+	"docker-volume":         {"*": notInPlace, "copy": {}},
+	"docker-plain-root":     {"*": notInPlace, "copy": {}},
+	"docker-read-only":      {"*": nowhere, "copy": {}},
+	"pod":                   {"*": notInPlace, "copy": {}},
+	"no-namespaces":         {"*": notInPlace, "copy": {}},
+	"restricted":            {"*": notInPlace},
+	"openshift":             {"*": notInPlace},
 }
 
 func expect(env, name string) expectation {

@@ -21,6 +21,8 @@ type Ground struct {
 	dir      string
 	slipway  string
 	services services
+	// Images is the directory in which hack/image.sh leaves slipway's own images; "" for none.
+	Images string
 
 	making sync.Mutex // images
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/hack/bases/baseimage"
@@ -38,8 +40,11 @@ func (g *Ground) lower(image Image, shifted bool) (string, error) {
 		return dir, nil
 	}
 	make := g.shellImage
-	if image == SkeletonImage {
+	switch image {
+	case SkeletonImage:
 		make = g.skeletonImage
+	case OwnImage, DebugImage:
+		make = func(dir string) error { return g.ownImage(dir, image) }
 	}
 	if err := os.Mkdir(dir+".new", 0o755); err != nil {
 		return "", err
@@ -48,7 +53,7 @@ func (g *Ground) lower(image Image, shifted bool) (string, error) {
 		return "", fmt.Errorf("making image %d: %w", image, err)
 	}
 	if shifted {
-		if err := chownTree(dir+".new", shift, shift); err != nil {
+		if err := chownTree(dir+".new", shift, shift); err != nil { // files of other owners are none of what is tried here
 			return "", err
 		}
 	}
@@ -65,15 +70,8 @@ func (g *Ground) shellImage(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, l := range layers {
-		r, err := l.Uncompressed()
-		if err != nil {
-			return err
-		}
-		err = unpack(dir, tar.NewReader(r))
-		if err := errors.Join(err, r.Close()); err != nil {
-			return err
-		}
+	if err := unpackLayers(dir, layers); err != nil {
+		return err
 	}
 	return errors.Join(
 		os.MkdirAll(filepath.Join(dir, "var/lib"), 0o755), // as distributions have it
@@ -107,6 +105,57 @@ func (g *Ground) skeletonImage(dir string) error {
 		copyFile("/"+certificates, filepath.Join(dir, skeletonHome, "ca-certificates.crt"), 0o644))
 }
 
+// ownImage is slipway's own image, as hack/image.sh left it.
+func (g *Ground) ownImage(dir string, image Image) error {
+	img, err := g.own(image)
+	if err != nil {
+		return err
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		return err
+	}
+	return unpackLayers(dir, layers)
+}
+
+// own reads slipway's own image.
+func (g *Ground) own(image Image) (v1.Image, error) {
+	name := "slipway"
+	if image == DebugImage {
+		name = "debug"
+	}
+	path, err := layout.FromPath(filepath.Join(g.Images, name))
+	if err != nil {
+		return nil, fmt.Errorf("%w: hack/image.sh %s makes it", err, name)
+	}
+	index, err := path.ImageIndex()
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	if len(manifest.Manifests) == 0 {
+		return nil, fmt.Errorf("%s is empty", path)
+	}
+	return path.Image(manifest.Manifests[0].Digest)
+}
+
+func unpackLayers(dir string, layers []v1.Layer) error {
+	for _, l := range layers {
+		r, err := l.Uncompressed()
+		if err != nil {
+			return err
+		}
+		err = unpack(dir, tar.NewReader(r))
+		if err := errors.Join(err, r.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // unpack writes an archive of ours: nothing in it is odd.
 func unpack(dir string, tr *tar.Reader) error {
 	for {
@@ -125,10 +174,15 @@ func unpack(dir string, tr *tar.Reader) error {
 			err = os.Link(filepath.Join(dir, h.Linkname), to)
 		case tar.TypeReg:
 			err = writeFile(to, tr, 0o644)
+		case tar.TypeSymlink:
+			err = os.Symlink(h.Linkname, to)
 		default:
 			err = fmt.Errorf("unpacking %s: type %c", h.Name, h.Typeflag)
 		}
 		if err == nil {
+			err = os.Lchown(to, h.Uid, h.Gid)
+		}
+		if err == nil && h.Typeflag != tar.TypeSymlink {
 			err = unix.Chmod(to, uint32(h.Mode&0o7777))
 		}
 		if err != nil {

@@ -45,7 +45,8 @@ type app struct {
 	files      []config.File
 	settings   *config.Settings // nil without a file
 
-	mode *isolation.Choice // how steps are run
+	mode  *isolation.Choice // how steps are run
+	reads []string          // absolute paths that builds read while steps run
 
 	openStore    *store.Store
 	openRegistry *registry.Client

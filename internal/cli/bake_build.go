@@ -94,6 +94,7 @@ func (a *app) buildAll(ctx context.Context, builds []bake.Build, to progress.Sin
 	}
 	var loaders []*imageLoader
 	for i := range builds {
+		a.willRead(&builds[i].Request)
 		if !builds[i].Load {
 			continue
 		}

@@ -215,6 +215,7 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 		return err
 	}
 	req.Command = withoutValues(os.Args)
+	a.willRead(&req)
 	if opts.metadataFile != "" {
 		req.TellProvenance = toldProvenance()
 	}

@@ -199,6 +199,7 @@ func (o *executorFlags) request(a *app, where *executorSource) (build.Request, e
 		return req, err
 	}
 	req.Command = withoutValues(os.Args)
+	a.willRead(&req)
 	if where.stdin != nil {
 		req.Stdin = where.stdin
 	}

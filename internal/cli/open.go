@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/distribution/reference"
@@ -15,6 +16,7 @@ import (
 	"github.com/slipway-build/slipway/internal/isolation"
 	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/secrets"
 	"github.com/slipway-build/slipway/internal/serve/bridge"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/store"
@@ -56,7 +58,24 @@ func (a *app) inPlace(s *store.Store) *sandbox.InPlace {
 	if a.mode == nil || a.mode.Mode != isolation.None {
 		return nil
 	}
-	return &sandbox.InPlace{Pinned: append([]string{s.Root(), dockerconfig.Dir()}, a.certsDirs()...)}
+	return &sandbox.InPlace{Pinned: slices.Concat([]string{s.Root(), dockerconfig.Dir()}, a.certsDirs(), a.reads)}
+}
+
+// willRead notes what builds read of this machine while steps run.
+func (a *app) willRead(reqs ...*build.Request) {
+	for _, req := range reqs {
+		paths := req.Reads()
+		for _, s := range req.Secrets {
+			if file, ok := secrets.File(s); ok {
+				paths = append(paths, file)
+			}
+		}
+		for _, path := range paths {
+			if abs, err := filepath.Abs(path); err == nil {
+				a.reads = append(a.reads, abs)
+			}
+		}
+	}
 }
 
 // lazyRunner makes its runner when something is to be run, which a cached build does not.

@@ -143,7 +143,7 @@ const flavor = layer.User
 func merge(lower []string) layer.Tree {
 	var trees []layer.Tree
 	for _, path := range lower {
-		trees = append(trees, layer.OpenDir(path, layer.DirOptions{Overlay: true, Flavor: flavor, Immutable: true}))
+		trees = append(trees, layer.OpenDir(path, layer.DirOptions{Overlay: true, Flavor: flavor, Records: flavor.Records(path), Immutable: true}))
 	}
 	return layer.Merged(trees)
 }
@@ -204,7 +204,7 @@ func (t *Tree) apply(lower []string, empty bool) error {
 		w.OnTop()
 		for _, path := range lower {
 			if err == nil {
-				err = layer.WriteTree(layer.OpenDir(path, layer.DirOptions{Overlay: true, Flavor: flavor, Immutable: true}), w)
+				err = layer.WriteTree(layer.OpenDir(path, layer.DirOptions{Overlay: true, Flavor: flavor, Records: flavor.Records(path), Immutable: true}), w)
 			}
 		}
 	}
@@ -283,7 +283,7 @@ func (t *Tree) Save(lower []string, upper string, v *View) (err error) {
 	if err != nil {
 		return err
 	}
-	w.SetFlavor(flavor)
+	w.SetFlavor(flavor, flavor.Records(upper))
 	w.Anew()
 	if err := errors.Join(layer.WriteTree(diff, w), w.Close()); err != nil {
 		return err
