@@ -23,10 +23,12 @@ import (
 const maxAttestations = 64 << 20
 
 // attestations are what the repository of an image has of its attestations and their signatures, for a policy to judge: nothing of it
-// is verified here but that it is what its digests say. The rules are BuildKit's. nil is of an image that is no index, which has none.
+// is verified here but that it is what its digests say. The rules are BuildKit's. An image that is no index has none,
+// which is an answer: who gets none at all asks again.
 func (c *Client) attestations(ctx context.Context, ref string, img *imagesource.Image, opt *sourceresolver.ResolveImageOpt) (*sourceresolver.AttestationChain, error) {
+	none := &sourceresolver.AttestationChain{Root: img.Root}
 	if img.Root == img.Digest {
-		return nil, nil
+		return none, nil
 	}
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
@@ -38,7 +40,7 @@ func (c *Client) attestations(ctx context.Context, ref string, img *imagesource.
 		return nil, err
 	}
 	if root.MediaType != ocispec.MediaTypeImageIndex {
-		return nil, nil
+		return none, nil
 	}
 	platform := c.opt.Platform
 	if opt.Platform != nil {
