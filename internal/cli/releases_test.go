@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	httpsource "github.com/slipway-build/slipway/internal/source/http"
 )
 
 // TestReleases compares what is told of Docker's, buildx' and BuildKit's releases with go.mod.
@@ -27,6 +29,9 @@ func TestReleases(t *testing.T) {
 		} else if want != "" {
 			seen++
 		}
+	}
+	if want := "buildkit/" + buildKitRelease; !strings.Contains(httpsource.UserAgent, want) {
+		t.Errorf("servers are told %q, want %s in it", httpsource.UserAgent, want)
 	}
 	if seen < 2 {
 		t.Error("go.mod has not the modules that are looked for")

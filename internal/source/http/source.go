@@ -259,10 +259,13 @@ func (r *Request) Secrets() []string {
 	return []string{authTokenPrefix + u.Hostname(), authHeaderPrefix + u.Hostname()}
 }
 
+// UserAgent is what servers are told. It has BuildKit's name as well, by which some let builders in.
+const UserAgent = "slipway (as buildkit/v0.34.2)"
+
 // header makes the header of a request.
 func (r *Request) header(ctx context.Context, env Env) (http.Header, error) {
 	h := http.Header{}
-	h.Set("User-Agent", "slipway")
+	h.Set("User-Agent", UserAgent)
 	for _, f := range r.Header {
 		h.Set(f.Name, f.Value)
 	}
