@@ -24,6 +24,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/slipway-build/slipway/internal/engine"
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/frontend"
 	"github.com/slipway-build/slipway/internal/graph"
@@ -73,18 +74,51 @@ func (b *building) provenance(ctx context.Context, p *product, attrs map[string]
 			meta.Completeness.Request = false
 		}
 	case "", "max", "full":
-		if err := addSteps(ctx, pr, capture, p); err != nil {
+		steps, err := addSteps(ctx, pr, capture, p)
+		if err != nil {
 			return a, err
+		}
+		stacks, err := b.run.Stacks(ctx, p.edge())
+		if err != nil {
+			return a, err
+		}
+		a.Complete = func(layers []ocispec.Descriptor) (json.RawMessage, error) {
+			meta.BuildKitMetadata.Layers = layersOf(steps, stacks, layers)
+			return written(pr, version)
 		}
 	default:
 		return a, fmt.Errorf("invalid mode %q", attrs["mode"])
 	}
-	var predicate any = pr
 	if version == provenancetypes.ProvenanceSLSA02 {
-		a.PredicateType, predicate = slsa02.PredicateSLSAProvenance, pr.ConvertToSLSA02()
+		a.PredicateType = slsa02.PredicateSLSAProvenance
 	}
-	a.Predicate, err = marshalPredicate(predicate)
+	a.Predicate, err = written(pr, version)
 	return a, err
+}
+
+// written is a predicate in a version of SLSA.
+func written(pr *provenancetypes.ProvenancePredicateSLSA1, version provenancetypes.ProvenanceSLSA) (json.RawMessage, error) {
+	if version == provenancetypes.ProvenanceSLSA02 {
+		return marshalPredicate(pr.ConvertToSLSA02())
+	}
+	return marshalPredicate(pr)
+}
+
+// layersOf lists the layers of an image that stands on steps by these, as "step0:0" with the number of the output.
+func layersOf(steps map[digest.Digest]int, stacks map[digest.Digest]engine.Stack, layers []ocispec.Descriptor) map[string][][]ocispec.Descriptor {
+	all := map[string][][]ocispec.Descriptor{}
+	for step, n := range steps {
+		s := stacks[step]
+		if len(s.Layers) > 0 {
+			all[fmt.Sprintf("step%d:0", n)] = [][]ocispec.Descriptor{s.Layers}
+		}
+		for i, count := range s.Counts {
+			if count > 0 && count <= len(layers) {
+				all[fmt.Sprintf("step%d:%d", n, i)] = [][]ocispec.Descriptor{layers[:count]}
+			}
+		}
+	}
+	return all
 }
 
 // predicate is what there is to say of a product in any mode.
@@ -105,20 +139,21 @@ func (b *building) predicate(capture *provenance.Capture, builder string) (*prov
 	return pr, nil
 }
 
-// addSteps adds what mode=max tells of the steps, and of the Dockerfile.
-func addSteps(ctx context.Context, pr *provenancetypes.ProvenancePredicateSLSA1, capture *provenance.Capture, p *product) error {
+// addSteps adds what mode=max tells of the steps, and of the Dockerfile. It returns the numbers of the steps.
+func addSteps(ctx context.Context, pr *provenancetypes.ProvenancePredicateSLSA1, capture *provenance.Capture, p *product) (map[digest.Digest]int, error) {
 	if p.ref == nil {
-		return nil
+		return nil, nil
 	}
-	if _, err := provenance.AddBuildConfig(ctx, pr, capture, definition{def: p.ref.Definition()}, false); err != nil {
-		return fmt.Errorf("making provenance: %w", err)
+	steps, err := provenance.AddBuildConfig(ctx, pr, capture, definition{def: p.ref.Definition()}, false)
+	if err != nil {
+		return nil, fmt.Errorf("making provenance: %w", err)
 	}
 	if src := pr.RunDetails.Metadata.BuildKitMetadata.Source; src != nil {
 		for i := range src.Infos { // Dockerfiles, which are base64 in JSON
 			src.Infos[i].Data = []byte(outbound.Redact(string(src.Infos[i].Data)))
 		}
 	}
-	return nil
+	return steps, nil
 }
 
 // marshalPredicate writes a predicate. The definition and the arguments have passwords of URLs; what they are for is told without.
@@ -148,7 +183,7 @@ func (b *building) tell(ctx context.Context, products []*product) (map[string]js
 		}
 		pr, err := b.predicate(capture, asked[attestations.KeyTypeProvenance]["builder-id"])
 		if err == nil && b.req.TellProvenance != ProvenanceMin {
-			err = addSteps(ctx, pr, capture, p)
+			_, err = addSteps(ctx, pr, capture, p)
 		}
 		if err != nil {
 			return nil, err

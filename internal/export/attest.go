@@ -21,6 +21,8 @@ type Attestation struct {
 	File          string
 	PredicateType string
 	Predicate     json.RawMessage
+	// Complete, unless nil, makes the predicate of an image's attestation, whose layers are known then.
+	Complete func(layers []ocispec.Descriptor) (json.RawMessage, error)
 	// Subjects are what it is about besides the image itself, which Self asks for.
 	Subjects []Subject
 	Self     bool
@@ -82,6 +84,11 @@ func (a *Assembly) attach(ctx context.Context, s *store.Store, img Image, src So
 	}
 	config := ocispec.Image{Platform: unknown, RootFS: ocispec.RootFS{Type: "layers"}}
 	for _, att := range src.Attestations {
+		if att.Complete != nil {
+			if att.Predicate, err = att.Complete(img.Layers); err != nil {
+				return ocispec.Descriptor{}, err
+			}
+		}
 		if att.CoreSBOM {
 			if att.Predicate, err = supplement(ctx, s, img, att.Predicate); err != nil {
 				return ocispec.Descriptor{}, fmt.Errorf("finding the files of the SBOM: %w", err)
