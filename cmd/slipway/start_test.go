@@ -44,7 +44,7 @@ func patched(t *testing.T) bool {
 // `slipway version`, does not depend on the machine, and grows with each expression that is compiled and each table
 // that is made before anybody asks for it. sync.OnceValue makes them when somebody does; see also hack/patches.
 func TestStartIsSmall(t *testing.T) {
-	most := initialized{bytes: 516_000, allocs: 3_300}
+	most := initialized{bytes: 519_000, allocs: 3_300}
 	if !patched(t) { // by `go test`; `make test` has the patches
 		most = initialized{bytes: 6_700_000, allocs: 54_500}
 	}
