@@ -420,7 +420,7 @@ func records[T any](ctx context.Context, s *Store, query string, args ...any) ([
 			return nil, err
 		}
 		if err := json.Unmarshal(record, &v); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("a record in %s is damaged: %w", filepath.Join(s.root, "meta.db"), err)
 		}
 		all = append(all, v)
 	}
