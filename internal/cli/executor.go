@@ -37,7 +37,7 @@ func newExecutor(a *app) *cobra.Command {
 	cmd.SilenceUsage, cmd.SilenceErrors, cmd.TraverseChildren = true, true, true
 	cmd.SetFlagErrorFunc(wrongFlag)
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(newLoginCmd(a), &cobra.Command{
+	cmd.AddCommand(newLoginCmd(a), newExecutorPush(a), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: exactArgs(0),
 		Annotations: map[string]string{printsOnly: "true"},
 		RunE: func(*cobra.Command, []string) error {
@@ -47,7 +47,6 @@ func newExecutor(a *app) *cobra.Command {
 	})
 	addRefused(cmd, map[string]string{
 		"bake": "the bake files of kaniko's successor are not read: name the stage with --target",
-		"push": "it is not there: `slipway load -i FILE` and `slipway push` do it",
 	})
 	a.sharedFlags(cmd.PersistentFlags())
 	templateFuncs()
