@@ -20,6 +20,7 @@ import (
 	"github.com/slipway-build/slipway/internal/progress"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/source/local"
+	"github.com/slipway-build/slipway/internal/terminal"
 )
 
 const (
@@ -271,9 +272,9 @@ func (r *Run) localDigest(ctx context.Context, in edge, sel string, copies []*pb
 	})
 }
 
-// localName is the name of a local source.
+// localName is the name of a local source, for displays: a client may name it as it likes.
 func localName(v *graph.Vertex) string {
-	return strings.TrimPrefix(v.Op.GetSource().GetIdentifier(), schemeLocal)
+	return terminal.Short(strings.TrimPrefix(v.Op.GetSource().GetIdentifier(), schemeLocal), maxCommand)
 }
 
 // contextReader counts who reads a local context.

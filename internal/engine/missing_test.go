@@ -2,7 +2,12 @@ package engine
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+
+	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/slipway-build/slipway/internal/graph"
 )
 
 func TestExcludedBy(t *testing.T) {
@@ -37,5 +42,18 @@ func TestExcludedByMany(t *testing.T) {
 	}
 	if few, many := allocs(20), allocs(80); many > 6*few {
 		t.Errorf("%.0f allocations for 20 patterns, %.0f for 80", few, many)
+	}
+}
+
+// What displays have of a client's name for its directory is short.
+func TestLocalNameIsShort(t *testing.T) {
+	named := func(name string) string {
+		return localName(&graph.Vertex{Op: &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: schemeLocal + name}}}})
+	}
+	if got := named("context"); got != "context" {
+		t.Errorf("the name is %q", got)
+	}
+	if got := named(strings.Repeat("x\n", 1<<20)); len(got) > 2*maxCommand || strings.Contains(got, "\n") {
+		t.Errorf("a long name has %d bytes: %.200q", len(got), got)
 	}
 }
