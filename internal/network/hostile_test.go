@@ -99,7 +99,7 @@ func TestHostilePackets(t *testing.T) {
 	}
 	process := os.NewFile(uintptr(ends[1]), "process")
 	defer process.Close()
-	o, err := open(ends[0], &policy{}, nil)
+	o, err := open(ends[0], nil, &policy{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

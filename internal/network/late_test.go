@@ -80,7 +80,7 @@ func socketOutlet(t *testing.T, p *policy) (*outlet, *os.File) {
 	}
 	process := os.NewFile(uintptr(ends[1]), "process")
 	t.Cleanup(func() { _ = process.Close() })
-	o, err := open(ends[0], p, nil)
+	o, err := open(ends[0], nil, p, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

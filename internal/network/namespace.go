@@ -35,17 +35,18 @@ type Namespace struct {
 	out *outlet // nil: there is no way out
 }
 
-// New makes a namespace. It needs CAP_SYS_ADMIN and CAP_NET_ADMIN, and /dev/net/tun unless it is
-// isolated.
+// New makes a namespace. It needs CAP_SYS_ADMIN and CAP_NET_ADMIN, and /dev/net/tun, or a kernel that makes pairs of interfaces,
+// unless it is isolated.
 func New(opt Options) (*Namespace, error) {
 	n := &Namespace{}
 	_, out6 := outward("udp6", "[2001:db8::1]:9")
 	var tun int
+	var to *peer
 	var wait sync.WaitGroup
 	var err error
 	wait.Go(func() {
 		runtime.LockOSThread() // never unlocked, so that Go ends the thread
-		n.ns, tun, err = enter(!opt.Isolated, out6)
+		n.ns, tun, to, err = enter(!opt.Isolated, out6)
 	})
 	wait.Wait()
 	if err != nil {
@@ -54,7 +55,7 @@ func New(opt Options) (*Namespace, error) {
 	if opt.Isolated {
 		return n, nil
 	}
-	if n.out, err = open(tun, &policy{opt.Servers}, opt.Failed); err != nil {
+	if n.out, err = open(tun, to, &policy{opt.Servers}, opt.Failed); err != nil {
 		return nil, fmt.Errorf("making a network namespace: %w", errors.Join(err, n.ns.Close()))
 	}
 	return n, nil
@@ -80,29 +81,45 @@ func (n *Namespace) Close(ctx context.Context) error {
 }
 
 // enter makes a namespace and has the calling thread in it.
-func enter(wayOut, ipv6 bool) (ns *os.File, tun int, err error) {
+func enter(wayOut, ipv6 bool) (ns *os.File, tun int, to *peer, err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, -1, errors.Join(os.NewSyscallError("unshare", err), forbidden(err))
+		return nil, -1, nil, errors.Join(os.NewSyscallError("unshare", err), forbidden(err))
 	}
 	ns, err = os.Open("/proc/thread-self/ns/net")
 	if err != nil {
-		return nil, -1, err
+		return nil, -1, nil, err
 	}
 	tun = -1
 	if wayOut {
-		tun, err = openTun()
+		tun, to, err = openInterface(ns)
 	}
 	if err == nil {
-		err = configure(wayOut, ipv6)
+		err = configure(wayOut, ipv6, to != nil)
 	}
 	if err != nil {
 		err = errors.Join(err, ns.Close())
 		if tun >= 0 {
 			err = errors.Join(err, unix.Close(tun))
 		}
-		return nil, -1, err
+		return nil, -1, nil, err
 	}
-	return ns, tun, nil
+	return ns, tun, to, nil
+}
+
+// tryTun is openTun; a variable for tests.
+var tryTun = openTun
+
+// openInterface makes the interface, in the one way or the other. The error of both is that of the first.
+func openInterface(ns *os.File) (fd int, to *peer, err error) {
+	fd, err = tryTun()
+	if err == nil || !Unavailable(err) {
+		return fd, nil, err
+	}
+	fd, to, perr := openPair(ns)
+	if perr != nil {
+		return -1, nil, errors.Join(err, perr)
+	}
+	return fd, to, nil
 }
 
 // maxNamespaces is how many network namespaces there may be: an administrator who wants none says 0.
@@ -150,7 +167,7 @@ func openTun() (int, error) {
 }
 
 // configure gives the interfaces of the thread's namespace their addresses and routes.
-func configure(wayOut, ipv6 bool) error {
+func configure(wayOut, ipv6, paired bool) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("opening a netlink socket: %w", err)
@@ -169,7 +186,15 @@ func configure(wayOut, ipv6 bool) error {
 	if err := unprivilegedPorts(); err != nil {
 		return err
 	}
-	return setUp(h, &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: int(index)}}, ipv6)
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: int(index)}}
+	size := mtu
+	if paired {
+		size = maxPacket
+		if err := h.LinkSetARPOff(link); err != nil {
+			return fmt.Errorf("setting %s up: %w", interfaceName, err)
+		}
+	}
+	return setUp(h, link, size, ipv6)
 }
 
 // interfaceIndex asks for no more than that: a whole description of the interface takes longer to read.
@@ -187,8 +212,8 @@ func interfaceIndex() (uint32, error) {
 	return req.Uint32(), err
 }
 
-func setUp(h *netlink.Handle, link netlink.Link, ipv6 bool) error {
-	if err := h.LinkSetMTU(link, mtu); err != nil {
+func setUp(h *netlink.Handle, link netlink.Link, size int, ipv6 bool) error {
+	if err := h.LinkSetMTU(link, size); err != nil {
 		return fmt.Errorf("setting the MTU: %w", err)
 	}
 	// It has just the addresses that it gets here; with others the kernel would ask for routers.

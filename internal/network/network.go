@@ -50,6 +50,9 @@ func Resolvers(n int) []netip.Addr { return resolvers[:min(n, len(resolvers))] }
 // nothing outside of it depends on it, and large packets take less work.
 const mtu = 65520
 
+// maxPacket is the size of the largest packet that there is.
+const maxPacket = 1<<16 - 1
+
 const dnsPort = 53
 
 // policy says where connections of a namespace go.

@@ -187,6 +187,9 @@ func TestDatagrams(t *testing.T) {
 	for _, listen := range []string{hostAddr.String(), "[" + hostAddr6.String() + "]"} {
 		addr := answerUDP(t, listen+":0")
 		for _, size := range []int{0, 1, 1400, 60000, 65507} {
+			if size > 65535-48 && listen[0] == '[' && os.Getenv(toPair) != "" {
+				continue // it does not fit
+			}
 			if err := exchange(t, n, addr.String(), bytes.Repeat([]byte{'u'}, size)); err != nil {
 				t.Errorf("%d bytes to %s: %v", size, addr, err)
 			}

@@ -117,7 +117,7 @@ func TestFileThatCannotBeWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := open(fd, &policy{}, nil); err == nil || !strings.Contains(err.Error(), "max_user_watches") {
+	if _, err := open(fd, nil, &policy{}, nil); err == nil || !strings.Contains(err.Error(), "max_user_watches") {
 		t.Errorf("got %v, want what may be the reason", err)
 	}
 	returnsTo(t, before)
@@ -169,7 +169,7 @@ func TestNoIPv6(t *testing.T) {
 				return err
 			}
 			defer unix.Close(tun)
-			return configure(true, true)
+			return configure(true, true, false)
 		}()
 	}()
 	if err := <-done; err != nil {

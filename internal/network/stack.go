@@ -28,6 +28,7 @@ import (
 type outlet struct {
 	policy   *policy
 	tun      *os.File
+	peer     *peer // tun is the socket of a pair
 	tcpFlows flows
 	pairs    pairs
 	ctx      context.Context // ends all
@@ -43,8 +44,8 @@ type outlet struct {
 }
 
 // open begins to read from tun, which it closes in the end. failed may be nil.
-func open(tun int, policy *policy, failed func(error)) (*outlet, error) {
-	o := &outlet{policy: policy, tun: os.NewFile(uintptr(tun), tunDevice), failed: failed, ended: make(chan struct{}), broken: make(chan struct{})}
+func open(tun int, to *peer, policy *policy, failed func(error)) (*outlet, error) {
+	o := &outlet{policy: policy, peer: to, tun: os.NewFile(uintptr(tun), tunDevice), failed: failed, ended: make(chan struct{}), broken: make(chan struct{})}
 	if err := o.tun.SetReadDeadline(time.Time{}); err != nil { // Go was refused to wait for it, and keeps the reason to itself
 		return nil, errors.Join(fmt.Errorf("waiting for packets of %s: %w (is the limit fs.epoll.max_user_watches reached?)", tunDevice, err), o.tun.Close())
 	}
@@ -68,7 +69,7 @@ func (o *outlet) close() error {
 func (o *outlet) run() {
 	defer close(o.ended)
 	stop := context.AfterFunc(o.ctx, o.stopReading)
-	packet := packets.Get().(*[mtu]byte)
+	packet := packets.Get().(*[maxPacket]byte)
 	n, err := o.tun.Read(packet[:])
 	if !stop() || err != nil {
 		packets.Put(packet)
@@ -95,7 +96,7 @@ func (o *outlet) run() {
 }
 
 // pass has a stack take all packets, the first one being that in packet, until the network ends.
-func (o *outlet) pass(packet *[mtu]byte, n int) error {
+func (o *outlet) pass(packet *[maxPacket]byte, n int) error {
 	s, link, err := o.newStack()
 	if err != nil {
 		s.Destroy()
@@ -140,7 +141,20 @@ func (o *outlet) endFlows(s *stack.Stack) {
 }
 
 // packets are what one is read into: networks are made and closed quickly.
-var packets = sync.Pool{New: func() any { return new([mtu]byte) }}
+var packets = sync.Pool{New: func() any { return new([maxPacket]byte) }}
+
+// write gives the process a packet.
+func (o *outlet) write(packet []byte) error {
+	if o.peer == nil {
+		_, err := o.tun.Write(packet)
+		return err
+	}
+	conn, err := o.tun.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return o.peer.send(conn, [][]byte{packet})
+}
 
 // stopReading cannot fail where open's deadline could be set.
 func (o *outlet) stopReading() { _ = o.tun.SetReadDeadline(time.Unix(1, 0)) }
@@ -184,7 +198,7 @@ func compact(packet []byte) (b buffer.Buffer) {
 // readError is what of an end of reading is an error. That the interface is gone is none: a process
 // that may delete it did.
 func (o *outlet) readError(err error) error {
-	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) || o.peer != nil && errors.Is(err, unix.ENETDOWN) {
 		return nil
 	}
 	raw, rerr := o.tun.SyscallConn()
@@ -221,6 +235,7 @@ func (o *outlet) newStack() (*stack.Stack, *tunLink, error) {
 	if err != nil {
 		return s, nil, fmt.Errorf("writing to %s: %w", tunDevice, err)
 	}
+	link.peer = o.peer
 	sack := tcpip.TCPSACKEnabled(true)
 	for _, err := range []tcpip.Error{
 		s.SetTransportProtocolOption(tcp.ProtocolNumber, &sack),
@@ -244,7 +259,8 @@ func (o *outlet) newStack() (*stack.Stack, *tunLink, error) {
 // was to be told comes late, and another file has the descriptor's number then.
 type tunLink struct {
 	*fdbased.InjectableEndpoint
-	tun syscall.RawConn
+	tun  syscall.RawConn
+	peer *peer
 }
 
 // newLink makes what writes packets to tun; a variable for tests.
@@ -262,6 +278,9 @@ var newLink = func(tun *os.File) (*tunLink, error) {
 
 // WritePackets has the descriptor stay open until they are written.
 func (l *tunLink) WritePackets(packets stack.PacketBufferList) (n int, err tcpip.Error) {
+	if l.peer != nil {
+		return l.peer.sendAll(l.tun, packets)
+	}
 	if l.tun.Control(func(uintptr) { n, err = l.InjectableEndpoint.WritePackets(packets) }) != nil {
 		return 0, &tcpip.ErrClosedForSend{}
 	}

@@ -117,7 +117,7 @@ func (o *outlet) answer(p *pair) {
 		}
 		p.last.Store(now)
 		p.ends.encode(packet[:headers+n])
-		if _, err := o.tun.Write(packet[:headers+n]); err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.ENOMEM) {
+		if err := o.write(packet[:headers+n]); err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.ENOMEM) {
 			return
 		}
 	}

@@ -19,18 +19,8 @@ import (
 // elsewhere. What the kernel keeps for root of the host is done in another way, which is named where that is; where the
 // kernel alone can tell (a profile of seccomp, masks of a container), that is done first and the other way after its error.
 
-// hostUserNS is the host's user namespace, which has the same number everywhere (PROC_USER_INIT_INO of Linux).
-const hostUserNS = "user:[4026531837]"
-
-// nested reports whether this process is in another user namespace than the host's. The IDs do not tell: a namespace may
-// have all of them.
-var nested = sync.OnceValue(func() bool {
-	ns, err := os.Readlink("/proc/self/ns/user")
-	if err != nil {
-		return userns.RunningInUserNS()
-	}
-	return ns != hostUserNS
-})
+// nested reports whether this process is in another user namespace than the host's.
+func nested() bool { return userns.RunningInUserNS() }
 
 // ownGroups are the groups of this process's user namespace.
 var ownGroups = sync.OnceValues(user.CurrentProcessGIDMap)

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,6 +27,7 @@ type nesting struct {
 	first, count int  // its IDs, on the host
 	masked       bool // a part of /proc is hidden, as in a container
 	filtered     bool // with Docker's profile for who has CAP_SYS_ADMIN
+	tun          bool // everybody may open /dev/net/tun, as on most machines
 }
 
 // inNested has tests run as root of a user namespace.
@@ -75,6 +77,11 @@ func (n nesting) prepare() error {
 			return err
 		}
 	}
+	if n.tun {
+		if err := openTun(); err != nil {
+			return err
+		}
+	}
 	if !n.filtered {
 		return nil
 	}
@@ -93,6 +100,16 @@ func (n nesting) prepare() error {
 	return nil
 }
 
+// openTun has the calling thread's mount namespace have a /dev/net/tun that is everybody's.
+func openTun() error {
+	const place, node = "/dev/net", "/dev/net/tun"
+	err := unix.Mount("tmpfs", place, "tmpfs", unix.MS_NOSUID, "mode=755")
+	if err == nil {
+		err = unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200)))
+	}
+	return errors.Join(err, os.Chmod(node, 0o666))
+}
+
 // failures are the lines of a test's output that do not tell that all is well.
 func failures(out string) string {
 	var kept []string
@@ -106,7 +123,7 @@ func failures(out string) string {
 
 // TestNested: root of a user namespace that has all IDs runs what root runs.
 func TestNested(t *testing.T) {
-	inNested(t, nesting{first: firstNested, count: idCount}, "^(TestLibcontainer|TestOlderKernel)$")
+	inNested(t, nesting{first: firstNested, count: idCount, tun: true}, "^(TestLibcontainer|TestOlderKernel)$")
 }
 
 // TestNestedInContainer: in a container a part of /proc is hidden, and some system calls are refused.
@@ -161,6 +178,53 @@ true`, os.Getpid(), other.ID)
 	for _, dir := range []string{other.Root.Upper, "/"} {
 		if _, err := os.Lstat(filepath.Join(dir, "tmp", other.ID)); err == nil {
 			l.t.Errorf("a container has written to %s", filepath.Join(dir, "tmp"))
+		}
+	}
+}
+
+// testCovered: a process gets to nothing above its root, also by leaving a chroot, for which it has the right.
+func testCovered(l *lab) {
+	tool, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	dir := l.t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "tool"), tool, 0o755); err != nil {
+		l.t.Fatal(err)
+	}
+	write(l.t, filepath.Join(l.image, "of-the-image"), "")
+	spec := l.spec("/tools/tool -test.run '^TestEscapeHelper$' -test.v")
+	spec.Env = []string{"SLIPWAY_TEST_ESCAPE=1"}
+	spec.Mounts = []Mount{
+		{Dest: "/tools", Bind: dir}, {Dest: "/lib", Bind: "/lib", ReadOnly: true}, {Dest: "/lib64", Bind: "/lib64", ReadOnly: true}, {Dest: "/usr", Bind: "/usr", ReadOnly: true},
+	}
+	if got := l.run(spec); !strings.Contains(got, "--- PASS: TestEscapeHelper") {
+		l.t.Errorf("got %q", got)
+	}
+}
+
+// TestEscapeHelper is the program that testCovered runs in a container.
+func TestEscapeHelper(t *testing.T) {
+	if os.Getenv("SLIPWAY_TEST_ESCAPE") == "" {
+		t.Skip("run by another test only")
+	}
+	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err == nil {
+		err = errors.Join(os.Mkdir("/tmp/inner", 0o755), unix.Chroot("/tmp/inner"), unix.Fchdir(root))
+	}
+	for range 20 {
+		err = errors.Join(err, unix.Chdir(".."))
+	}
+	if err = errors.Join(err, unix.Chroot(".")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat("/of-the-image"); err != nil {
+		entries, _ := os.ReadDir("/")
+		t.Errorf("out of the root filesystem: %v", entries)
+	}
+	for _, path := range []string{"/", "/proc", "/sys", "/dev"} {
+		if err := unix.Unmount(path, unix.MNT_DETACH); !errors.Is(err, unix.EPERM) {
+			t.Errorf("unmounting %s: got %v, want that it is not permitted", path, err)
 		}
 	}
 }
