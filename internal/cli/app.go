@@ -153,6 +153,9 @@ func (a *app) newStore() (*store.Store, error) {
 		return nil, err
 	}
 	opts := []store.Option{store.WithLimit(a.limit)}
+	if a.mode != nil { // also of who has not entered what others enter
+		opts = append(opts, store.WithFlavor(a.flavor()))
+	}
 	if os.Getenv("SLIPWAY_VERIFY") == "forms" {
 		opts = append(opts, store.VerifyForms())
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/isolation"
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -74,6 +75,14 @@ func (a *app) beforeEntering() error {
 		return a.mode.Prepare(dir)
 	}
 	return nil
+}
+
+// flavor is that of stores.
+func (a *app) flavor() layer.Flavor {
+	if a.mode.Mode == isolation.Root && !a.mode.Nested {
+		return layer.Trusted
+	}
+	return layer.User
 }
 
 // fidelity is that of what steps make.

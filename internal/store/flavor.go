@@ -5,10 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
-	"sync"
 
+	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
@@ -66,17 +64,11 @@ func defaultFlavor() layer.Flavor {
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var caps [2]unix.CapUserData
 	err := unix.Capget(&head, &caps[0])
-	if err != nil || caps[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 || inUserNamespace() {
+	if err != nil || caps[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 || userns.RunningInUserNS() {
 		return layer.User
 	}
 	return layer.Trusted
 }
-
-// inUserNamespace reports whether this process is in another user namespace than the first one.
-var inUserNamespace = sync.OnceValue(func() bool {
-	ids, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295"
-})
 
 // flavorShift is where the flavor stands in SQLite's number of the store's version. Programs that know no flavors take that of
 // the user flavor for a version that they do not know, and leave such a store alone.
