@@ -112,14 +112,19 @@ func (p *Place) path(elem ...string) string {
 // Files lists what is in a container's root filesystem, a line for each: type, mode, owner, size of files, targets of links. Mounts in the
 // container are not in it, nor is what slipway keeps for itself.
 func (p *Place) Files(ctx context.Context) ([]string, error) {
-	own := []string{"./var/lib/slipway", "./" + skeletonHome + "/store", "./" + skeletonHome + "/stages"}
+	own := []string{"./var/lib/slipway", "./" + skeletonHome + "/store", "./" + skeletonHome + "/stages", "./" + skeletonHome + "/lock"}
 	script := p.mountRoot() + "cd " + p.path("rootfs") + "\nfind . -xdev"
 	for _, dir := range own {
 		script += " -path " + dir + " -prune -o"
 	}
 	script += ` \( -type d -printf '%p %y %m %U:%G\n' -o -printf '%p %y %m %U:%G %s %l\n' \)`
 	out, err := inNamespace(ctx, script, os.Environ()).Output()
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	var lines []string
+	for line := range strings.Lines(string(out)) {
+		if line = strings.TrimSpace(line); !strings.HasPrefix(line, "./"+skeletonHome+" ") { // it is made where it is not there
+			lines = append(lines, line)
+		}
+	}
 	slices.Sort(lines)
 	return lines, err
 }

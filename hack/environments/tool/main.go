@@ -3,6 +3,7 @@
 //	tool setxattr PATH NAME HEX   set an extended attribute
 //	tool daemons MARK             leave processes that do not want to end; their command lines have the mark
 //	tool signal-all               send every process that may be sent to a signal that ends it
+//	tool first-to-die             have others ended when memory is short; fails when that can be done
 //	tool attack SECRET            read, stop or change whatever is not of this step; fails when something could be reached
 package main
 
@@ -51,6 +52,15 @@ func run(args []string) error {
 			return err // nobody else is no error here
 		}
 		return nil
+	case "first-to-die":
+		return everyProcess(func(dir string, pid int, note func(int, string)) {
+			if !builder(dir) {
+				return
+			}
+			if err := os.WriteFile(dir+"/oom_score_adj", []byte("1000"), 0); err == nil {
+				note(pid, "wrote oom_score_adj")
+			}
+		})
 	case "attack":
 		return attack(args[1])
 	}
@@ -97,23 +107,29 @@ func daemon(kind string) error {
 
 // attack looks at every process that it can name.
 func attack(secret string) error {
-	dirs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return err
-	}
-	var reached []string
-	note := func(pid int, what string) { reached = append(reached, fmt.Sprintf("process %d: %s", pid, what)) }
-	for _, dir := range dirs {
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil || pid == os.Getpid() || dir == self() {
-			continue
-		}
+	return everyProcess(func(dir string, pid int, note func(int, string)) {
 		if data, err := os.ReadFile(dir + "/environ"); err == nil && bytes.Contains(data, []byte(secret)) {
 			note(pid, "its environment has the builder's secret")
 		}
 		if builder(dir) {
 			attackOne(dir, pid, note)
 		}
+	})
+}
+
+// everyProcess has something tried with every other process, and fails when anything could be noted.
+func everyProcess(try func(dir string, pid int, note func(int, string))) error {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return err
+	}
+	var reached []string
+	for _, dir := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || pid == os.Getpid() || dir == self() {
+			continue
+		}
+		try(dir, pid, func(pid int, what string) { reached = append(reached, fmt.Sprintf("process %d: %s", pid, what)) })
 	}
 	if len(reached) > 0 {
 		return errors.New("reached:\n" + strings.Join(reached, "\n"))
@@ -157,11 +173,11 @@ func attackOne(dir string, pid int, note func(int, string)) {
 	if entries, err := os.ReadDir(dir + "/root/"); err == nil {
 		note(pid, fmt.Sprintf("its root has %d entries", len(entries)))
 	}
-	if fds, err := os.ReadDir(dir + "/fd"); err == nil {
-		note(pid, fmt.Sprintf("it has %d files open", len(fds)))
-	}
-	if err := os.WriteFile(dir+"/oom_score_adj", []byte("1000"), 0); err == nil {
-		note(pid, "wrote oom_score_adj")
+	fds, _ := os.ReadDir(dir + "/fd") // their numbers alone tell little
+	for _, fd := range fds {
+		if to, err := os.Readlink(dir + "/fd/" + fd.Name()); err == nil {
+			note(pid, "has open "+to)
+		}
 	}
 	// What has a number here may be another process, or none, by that number in calls.
 	if pid == 1 || pid == os.Getppid() {

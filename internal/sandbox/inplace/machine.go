@@ -144,7 +144,7 @@ func (m *Machine) Pin(paths ...string) {
 	m.turn <- struct{}{}
 }
 
-// pin has a path stay, and every symbolic link on the way to it.
+// pin has a path stay, and every symbolic link on the way to it. A mount on the way stays as a whole: nothing is moved out of one.
 func (m *Machine) pin(path string) {
 	for range 40 {
 		rel, err := filepath.Rel(m.opt.Root, filepath.Clean(path))
@@ -163,10 +163,11 @@ func (m *Machine) pin(path string) {
 				link = filepath.Join(target, filepath.Join(parts[i+1:]...))
 				break
 			}
-			if i < len(parts)-1 {
+			if i < len(parts)-1 && !mountPoint(filepath.Join(m.opt.Root, at)) {
 				m.through[at] = true
 			} else {
 				m.stays[at] = true
+				break
 			}
 		}
 		if link == "" {
@@ -174,6 +175,13 @@ func (m *Machine) pin(path string) {
 		}
 		path = link
 	}
+}
+
+// mountPoint reports whether something is mounted at a path.
+func mountPoint(path string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // makeOwn makes this process's directory.
