@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
