@@ -67,6 +67,15 @@ func (p *Place) openContainer() error {
 		return err
 	}
 	uid, gid := p.owner()
+	if p.Pod { // an emptyDir is everybody's
+		if err := unix.Chmod(p.path("volume"), 0o777); err != nil {
+			return err
+		}
+		uid, gid = 0, 0
+		if p.UserNamespace {
+			uid, gid = shift, shift
+		}
+	}
 	if err := os.Chown(p.path("volume"), uid, gid); err != nil {
 		return err
 	}
@@ -168,7 +177,7 @@ func (p *Place) spec(id string, args []string) (*specs.Spec, error) {
 	if p.Volume != "" {
 		s.Mounts = append(s.Mounts, bind(p.path("volume"), p.Volume, "rw"))
 	}
-	if p.ServiceAccount {
+	if p.Pod {
 		s.Mounts = append(s.Mounts, bind(p.path("files", "serviceaccount"), "/var/run/secrets/kubernetes.io/serviceaccount", "ro"))
 	}
 	if p.UserNamespace {

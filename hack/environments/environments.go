@@ -34,10 +34,10 @@ type Environment struct {
 	Image Image
 	// UserNamespace: the container has one, as pods with hostUsers: false.
 	UserNamespace bool
-	// Volume is where a directory of the machine is mounted, as an emptyDir is; "" for none. The store is there then.
+	// Volume is where a directory of the machine is mounted; "" for none. The store is there then. In a pod it is an emptyDir.
 	Volume string
-	// ServiceAccount: there is a token of Kubernetes, mounted below /var/run.
-	ServiceAccount bool
+	// Pod: there is a token of Kubernetes, mounted below /var/run.
+	Pod bool
 	// Change makes of the specification of a container by Docker what this one has. nil: nothing.
 	Change func(*specs.Spec)
 	// NoNamespaces: the limit of user namespaces is 0 in the container's own one.

@@ -209,6 +209,14 @@ func parts(path string) []string {
 	return slices.DeleteFunc(strings.Split(path, "/"), func(name string) bool { return name == "" })
 }
 
+// podVolume reports whether a path is that of a volume of the container that this process is in. Whoever else writes to it is in that
+// container, or in the same pod: Kubernetes makes an emptyDir for everybody there, with mode 0777, or for a group of them.
+func podVolume(path string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 && isolation.Container() != ""
+}
+
 // check reports an error when others may change what is in a directory, or where a link leads.
 func check(t isolation.Trust, path string, fi fs.FileInfo) error {
 	st := fi.Sys().(*syscall.Stat_t)
@@ -219,6 +227,9 @@ func check(t isolation.Trust, path string, fi fs.FileInfo) error {
 		return nil
 	}
 	if st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && !t.Group(st.Gid) {
+		if podVolume(path) {
+			return nil
+		}
 		return fmt.Errorf("other users may write to %s (its mode is %04o) and put something else in the store's place: "+
 			"use another --root, or take that away with chmod go-w", path, st.Mode&0o7777)
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/isolation"
 )
 
 // openToOthers is what of a tree lets anybody but the owner in.
@@ -62,6 +64,32 @@ func TestOpenStoreIsClosed(t *testing.T) {
 	}
 	if fi, err := os.Stat(target); err != nil || fi.Mode() != 0o644 {
 		t.Errorf("a file outside of the store has mode %v, %v", fi.Mode(), err)
+	}
+}
+
+// TestStoreInVolumeOfPod opens a store below what Kubernetes mounts for everybody in a pod.
+func TestStoreInVolumeOfPod(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	t.Setenv("container", "") // this test may be in a container
+	for _, mode := range []uint32{0o777, 0o2775} {
+		volume := filepath.Join(shm(t), "volume")
+		must(t, os.Mkdir(volume, 0o755))
+		must(t, unix.Mount("volume", volume, "tmpfs", 0, "size=64m"))
+		t.Cleanup(func() { must(t, unix.Unmount(volume, unix.MNT_DETACH)) })
+		must(t, os.Chown(volume, 0, 10001))
+		must(t, unix.Chmod(volume, mode))
+		root := filepath.Join(volume, "store")
+		if isolation.Container() == "" {
+			_, err := Open(root)
+			wantErr(t, err, "other users may write to ")
+		}
+		t.Setenv("container", "oci")
+		s, err := Open(root)
+		must(t, err)
+		must(t, s.Close())
+		t.Setenv("container", "")
 	}
 }
 
