@@ -219,7 +219,7 @@ func TestExamples(t *testing.T) {
 			if err == nil && w.Code != http.StatusOK {
 				err = fmt.Errorf("%s is not in the registry: %d", path, w.Code)
 			}
-			judge(t, e.name, err)
+			judge(t, "example "+e.name, err)
 		})
 	}
 }
