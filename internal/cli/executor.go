@@ -96,6 +96,7 @@ func (a *app) execKaniko(cmd *cobra.Command, o *executorFlags) error {
 		return err
 	}
 	o.tell(a, cmd.Flags())
+	a.tellIsolation(mode)
 	where, err := o.source(a)
 	if err != nil {
 		return err
