@@ -21,9 +21,8 @@ import (
 
 // newBuildHistoryCmd is buildx' history: what builds have left in the store.
 func newBuildHistoryCmd(a *app) *cobra.Command {
-	cmd := group("history", "Commands to work on build records", newHistoryLsCmd(a), newHistoryInspectCmd(a), newHistoryLogsCmd(a), newHistoryRmCmd(a))
+	cmd := group("history", "Commands to work on build records", newHistoryLsCmd(a), newHistoryInspectCmd(a), newHistoryLogsCmd(a), newHistoryRmCmd(a), newHistoryExportCmd(a))
 	addRefused(cmd, map[string]string{
-		"export": "a record is a directory of files: builds/ID in the store, which info names",
 		"import": "there is no Docker Desktop that would show the records of other machines",
 		"open":   "there is no Docker Desktop that would show it: history inspect and history logs do",
 		"trace":  notYet + ": history inspect --format json has the steps with their times",

@@ -59,6 +59,9 @@ func openKept(path string) (*os.File, error) {
 // open opens the file of a build with a digest.
 func (k *kept) open(sum digest.Digest) (*os.File, error) {
 	name := k.files[sum]
+	if name == textFile {
+		return k.openEvents()
+	}
 	if name == "" || filepath.Base(name) != name || !filepath.IsLocal(name) {
 		return nil, fmt.Errorf("content %s: %w", sum, cerrdefs.ErrNotFound)
 	}

@@ -235,6 +235,20 @@ func (s *Server) list() ([]*listed, error) {
 	return s.history.list(b.Store)
 }
 
+// Named returns the record of a build by the name of its directory in the store; nil if there is none.
+func (s *Server) Named(name string) (*controlapi.BuildHistoryRecord, error) {
+	all, err := s.list()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range all {
+		if l.name == name && !l.running {
+			return l.record(), nil
+		}
+	}
+	return nil, nil
+}
+
 // listedRef returns the build with a ref.
 func (s *Server) listedRef(ref string) (*listed, error) {
 	all, err := s.list()

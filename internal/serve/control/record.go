@@ -324,6 +324,7 @@ func readKept(dir string) (*kept, error) {
 		return nil, err
 	}
 	k.local(&r)
+	k.addText()
 	return k, nil
 }
 

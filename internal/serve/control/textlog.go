@@ -3,6 +3,8 @@ package control
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/opencontainers/go-digest"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/slipway-build/slipway/internal/progress"
@@ -48,6 +51,72 @@ func (k *kept) replayText(ctx context.Context, send func(*controlapi.StatusRespo
 		}
 	}
 	return send(&controlapi.StatusResponse{Vertexes: k.steps})
+}
+
+// textFile stands for the events of a build of the command line, which are made of its log whenever somebody reads them.
+const textFile = "text"
+
+// maxTextLog is how long a log, compressed or not, may be that a record has.
+const maxTextLog = 1 << 20
+
+// addText adds the events of a build of the command line to its record.
+func (k *kept) addText() {
+	log, err := k.textLog()
+	if err != nil {
+		return // it has none
+	}
+	fi, err := log.Stat()
+	log.Close()
+	if err != nil || fi.Size() > maxTextLog {
+		return
+	}
+	sum := sha256.New()
+	n, err := k.writeText(sum)
+	if err != nil {
+		return // whoever follows the build is told
+	}
+	d := digest.NewDigest(digest.SHA256, sum)
+	k.files = map[digest.Digest]string{d: textFile}
+	k.rec.Logs = &controlapi.Descriptor{MediaType: typeStatus, Digest: d.String(), Size: n}
+}
+
+// writeText writes the events of a build of the command line as those of others are kept.
+func (k *kept) writeText(w io.Writer) (size int64, err error) {
+	err = k.replayText(context.Background(), func(r *controlapi.StatusResponse) error {
+		data, err := r.MarshalVT()
+		if err != nil {
+			return err
+		}
+		n, err := w.Write(append(binary.LittleEndian.AppendUint32(nil, uint32(len(data))), data...))
+		size += int64(n)
+		return err
+	})
+	return size, err
+}
+
+// openEvents is a file of the events of a build of the command line.
+func (k *kept) openEvents() (*os.File, error) {
+	f, err := unnamedFile()
+	if err == nil {
+		_, err = k.writeText(f)
+	}
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil && f != nil {
+		err = errors.Join(err, f.Close())
+		f = nil
+	}
+	return f, err
+}
+
+// textLog opens the file of the log.
+func (k *kept) textLog() (*os.File, error) {
+	f, err := openKept(filepath.Join(k.dir, "log"))
+	if err != nil {
+		f, err = openKept(filepath.Join(k.dir, "log.gz"))
+	}
+	return f, err
 }
 
 // openText opens the log.
