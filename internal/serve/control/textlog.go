@@ -56,17 +56,17 @@ func (k *kept) replayText(ctx context.Context, send func(*controlapi.StatusRespo
 // textFile stands for the events of a build of the command line, which are made of its log whenever somebody reads them.
 const textFile = "text"
 
-// maxTextLog is how long a log, compressed or not, may be that a record has.
+// maxTextLog is how long a log may be that a record has: it is read whenever records are listed anew. Longer ones are compressed.
 const maxTextLog = 1 << 20
 
 // addText adds the events of a build of the command line to its record.
 func (k *kept) addText() {
-	log, err := k.textLog()
+	log, err := openKept(filepath.Join(k.dir, "log"))
 	if err != nil {
 		return // it has none
 	}
 	fi, err := log.Stat()
-	log.Close()
+	log.Close() //nolint:errcheck // nothing was written
 	if err != nil || fi.Size() > maxTextLog {
 		return
 	}
@@ -106,15 +106,6 @@ func (k *kept) openEvents() (*os.File, error) {
 	if err != nil && f != nil {
 		err = errors.Join(err, f.Close())
 		f = nil
-	}
-	return f, err
-}
-
-// textLog opens the file of the log.
-func (k *kept) textLog() (*os.File, error) {
-	f, err := openKept(filepath.Join(k.dir, "log"))
-	if err != nil {
-		f, err = openKept(filepath.Join(k.dir, "log.gz"))
 	}
 	return f, err
 }
