@@ -43,6 +43,7 @@ type app struct {
 
 	configFile string
 	files      []config.File
+	carried    carried
 	settings   *config.Settings // nil without a file
 
 	mode  *isolation.Choice // how steps are run

@@ -32,8 +32,9 @@ func (a *app) configure(cmd *cobra.Command) (err error) {
 		warn = func(string) {} // it was told before
 		var text []byte
 		if text, err = isolation.Carried(); err == nil && len(text) > 0 {
-			err = json.Unmarshal(text, &a.files)
+			err = json.Unmarshal(text, &a.carried)
 		}
+		a.files = a.carried.Settings
 	} else {
 		a.files, err = config.Load(a.configFile)
 	}

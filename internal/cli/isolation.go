@@ -3,12 +3,16 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
+	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/spf13/cobra"
 
+	"github.com/slipway-build/slipway/internal/config"
 	"github.com/slipway-build/slipway/internal/isolation"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
@@ -42,7 +46,10 @@ func (a *app) isolate(cmd *cobra.Command) error {
 	entry := isolation.Entered()
 	if entry != nil && entry.Inside {
 		a.mode = isolation.Chosen(entry)
-		return entry.Err
+		if entry.Err == nil {
+			err = isolation.Show(a.carried.Home)
+		}
+		return errors.Join(entry.Err, err)
 	}
 	a.mode = isolation.Choose(isolation.Find(wanted), wanted)
 	switch {
@@ -54,12 +61,30 @@ func (a *app) isolate(cmd *cobra.Command) error {
 	if err := a.beforeEntering(); err != nil {
 		return err
 	}
-	carried, err := json.Marshal(a.files)
+	told := carried{Settings: a.files}
+	if a.mode.Shifted() {
+		told.Home = isolation.Gather(homeFiles())
+	}
+	text, err := json.Marshal(told)
 	if err == nil {
-		err = isolation.Enter(a.mode, carried)
+		err = isolation.Enter(a.mode, text)
 	}
 	a.mode = a.mode.Without(err)
 	return nil
+}
+
+// carried is what this process tells itself before it enters.
+type carried struct {
+	Settings []config.File
+	Home     []isolation.File // that may be out of reach inside
+}
+
+// homeFiles are those that commands read of the user's.
+func homeFiles() (all []string) {
+	if file, err := buildersFile(); err == nil {
+		all = append(all, file)
+	}
+	return append(all, filepath.Join(dockerconfig.Dir(), dockerconfig.ConfigFileName))
 }
 
 // beforeEntering does what cannot be done inside: to see whose the directories above the store are, and to make it for somebody else.

@@ -4,6 +4,7 @@ package isolation
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,6 +29,8 @@ type told struct {
 	Dir      string
 	Variable bool
 	Carried  string
+	Shown    string // what is in the file that was out of reach
+	Mode     uint32 // of the directory that was prepared
 	MayMount bool
 }
 
@@ -38,12 +41,20 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	if Entered() == nil {
-		var ids struct{ IDs, UIDs, GIDs, UIDProgram, GIDProgram, Setgroups string }
+		var ids struct{ IDs, UIDs, GIDs, UIDProgram, GIDProgram, Setgroups, Prepare, Home string }
 		if err := json.Unmarshal([]byte(text), &ids); err != nil {
 			panic(err)
 		}
 		fmt.Fprintln(os.Stderr, os.Getpid())
-		fmt.Fprintln(os.Stderr, Enter(&Choice{IDs: IDs(ids.IDs), Why: "a test", enter: maps{ids.UIDs, ids.GIDs, ids.UIDProgram, ids.GIDProgram, ids.Setgroups}}, []byte("carried")))
+		c := &Choice{IDs: IDs(ids.IDs), Why: "a test", enter: maps{ids.UIDs, ids.GIDs, ids.UIDProgram, ids.GIDProgram, ids.Setgroups}}
+		carried := "carried"
+		if ids.Prepare != "" {
+			if err := c.Prepare(ids.Prepare); err != nil || !c.Shifted() {
+				panic(fmt.Sprint(c.Shifted(), err))
+			}
+			carried = string(Gather([]string{ids.Home})[0].Data)
+		}
+		fmt.Fprintln(os.Stderr, Enter(c, []byte(carried)))
 		os.Exit(1)
 	}
 	t := told{Entry: Entered(), PID: os.Getpid(), UID: os.Geteuid(), User: User()}
@@ -59,6 +70,21 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	t.Carried = string(carried)
+	var asked struct{ Prepare, Home string }
+	if err := json.Unmarshal([]byte(text), &asked); err == nil && asked.Prepare != "" {
+		if err := Show([]File{{asked.Home, carried}, {asked.Home + ".none", nil}}); err != nil {
+			panic(err)
+		}
+		data, err := os.ReadFile(asked.Home)
+		var st unix.Stat_t
+		if err = errors.Join(err, unix.Stat(asked.Prepare, &st), os.WriteFile(filepath.Join(asked.Prepare, "file"), nil, 0o600)); err != nil {
+			panic(err)
+		}
+		if _, err := os.Stat(asked.Home + ".none"); !errors.Is(err, os.ErrNotExist) {
+			panic(err)
+		}
+		t.Shown, t.Mode = string(data), st.Mode&0o777
+	}
 	t.MayMount = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") == nil
 	if err := json.NewEncoder(os.Stdout).Encode(t); err != nil {
 		panic(err)
@@ -67,7 +93,7 @@ func TestMain(m *testing.M) {
 }
 
 // enters runs this program as a user and has it enter; it asserts that it stayed the same process.
-func enters(t *testing.T, attr *syscall.SysProcAttr, how string) told {
+func enters(t *testing.T, attr *syscall.SysProcAttr, how string, wrapper ...string) told {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("this test needs root, to become other users")
@@ -98,6 +124,9 @@ func enters(t *testing.T, attr *syscall.SysProcAttr, how string) told {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program)
+	if wrapper != nil {
+		cmd = exec.Command(wrapper[0], append(wrapper[1:], program)...)
+	}
 	cmd.Dir = dir
 	cmd.Env = []string{"SLIPWAY_TEST_ENTER=" + how, "PATH=" + os.Getenv("PATH")}
 	cmd.SysProcAttr = attr
@@ -146,6 +175,38 @@ func TestEnterIdentity(t *testing.T) {
 	}
 }
 
+// Root with SETUID and SETGID alone, as in a pod that has just these: who it becomes has a directory, and the files of who it was.
+func TestEnterShifted(t *testing.T) {
+	above := t.TempDir()
+	for dir := above; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	home := filepath.Join(above, "home")
+	if err := os.MkdirAll(filepath.Join(home, ".docker"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(home, ".docker", "config.json")
+	if err := os.WriteFile(file, []byte("carried"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(above, "lib", "store")
+	how := fmt.Sprintf(`{"IDs":"identity","UIDs":"0 1 65534","GIDs":"0 0 65536","Prepare":%q,"Home":%q}`, dir, file)
+	got := enters(t, &syscall.SysProcAttr{}, how, "setpriv", "--bounding-set=-all,+setuid,+setgid", "--inh-caps=-all")
+	if got.Err != "" || !got.Entry.Inside || got.UID != 0 || got.Shown != "carried" || got.Mode != 0o700 {
+		t.Errorf("got %+v, %+v", got, got.Entry)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(dir, "file"), &st); err != nil || st.Uid != 1 {
+		t.Errorf("what it makes belongs to user %d of the container, %v", st.Uid, err)
+	}
+	left, err := os.ReadDir(filepath.Dir(dir))
+	if err != nil || len(left) != 1 {
+		t.Errorf("beside the directory there is %v, %v", left, err)
+	}
+}
+
 // What programs say that cannot map is kept, and the process has gone nowhere: it can try something else.
 func TestEnterFails(t *testing.T) {
 	got := enters(t, asNobody(), `{"IDs":"subids","UIDs":"0 54321 1 1 100000 65536","GIDs":"0 54322 1","UIDProgram":"/usr/bin/newuidmap","GIDProgram":"/usr/bin/newgidmap"}`)
@@ -162,10 +223,16 @@ func TestEnterFails(t *testing.T) {
 	}
 }
 
-// A variable that another process was given does nothing.
+// A variable that another process was given does nothing, and is seen by nobody.
 func TestEnterIsForOneProcess(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "-test.run=^TestParseMode$")
-	cmd.Env = append(os.Environ(), "_SLIPWAY_ENTER=1\none\nwhy\n0 0 1\n0 0 1\n\n\n\n-1")
+	if os.Getenv("SLIPWAY_TEST_STALE") != "" {
+		if _, seen := os.LookupEnv("_SLIPWAY_ENTER"); seen || Entered() != nil || os.Geteuid() != 0 {
+			t.Errorf("entered: %+v; in the environment: %v", Entered(), seen)
+		}
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestEnterIsForOneProcess$")
+	cmd.Env = append(os.Environ(), "SLIPWAY_TEST_STALE=1", "_SLIPWAY_ENTER=1\none\nwhy\n0 0 1\n0 0 1\n\n\n\n-1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}

@@ -115,7 +115,7 @@ func whyIdentity(f *Facts) string {
 		return "this is root, and a user namespace is asked for"
 	}
 	if !f.cap(unix.CAP_SETFCAP) {
-		return "this is root without CAP_SYS_ADMIN and CAP_SETFCAP, and may make user namespaces with all users but itself: what is its own alone, as credentials in /root, is out of reach (CAP_SETFCAP changes that)"
+		return "this is root without CAP_SYS_ADMIN and CAP_SETFCAP, and may make user namespaces with all users but itself"
 	}
 	return "this is root without CAP_SYS_ADMIN, and may make user namespaces"
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -62,4 +63,58 @@ func asShifted(f func() error) error {
 		return unix.EPERM
 	}
 	return f()
+}
+
+// File is a file of the user's that may be out of reach inside. Data is nil where there is none.
+type File struct {
+	Path string
+	Data []byte
+}
+
+// Gather reads files of the user's, outside.
+func Gather(paths []string) (all []File) {
+	for _, path := range paths {
+		path, err := filepath.Abs(path)
+		if err != nil {
+			continue
+		}
+		data, _ := os.ReadFile(path) // what cannot be read outside is no loss
+		all = append(all, File{path, data})
+	}
+	return all
+}
+
+// Show has this process, which has entered as another user than it was, see such files where they were: in memory, in place of the first
+// directory on the way that it may not look into. Nobody else sees that mount, and what is written there goes with it.
+func Show(files []File) error {
+	var shown []string
+	for _, f := range files {
+		dir := closed(f.Path)
+		if dir != "" {
+			if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=16m"); err != nil {
+				return &os.PathError{Op: "mount", Path: dir, Err: err}
+			}
+			shown = append(shown, dir)
+		}
+		below := func(dir string) bool { return strings.HasPrefix(f.Path, dir+"/") }
+		if f.Data == nil || !slices.ContainsFunc(shown, below) {
+			continue
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Dir(f.Path), 0o700), os.WriteFile(f.Path, f.Data, 0o600)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closed is the first directory on the way to a file that this process may not look into; "" is none.
+func closed(path string) string {
+	at := "/"
+	for _, name := range strings.Split(filepath.Dir(path), "/") {
+		at = filepath.Join(at, name)
+		if errors.Is(unix.Access(at, unix.X_OK), unix.EACCES) {
+			return at
+		}
+	}
+	return ""
 }
