@@ -197,13 +197,13 @@ func (in *inside) mount(m specs.Mount) error {
 		}
 	case "proc":
 		in.attach(what, in.trees[m.Destination], m.Destination, 0)
-		if boundProc() {
-			in.Add(what, unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, m.Destination, unix.AT_RECURSIVE, in.Words(int(o.attrs), 0, 0, 0), mountAttrSize).Forgive(unix.ENOSYS)
-		}
 		if profile := in.b.oci.Process.ApparmorProfile; profile != "" {
 			in.appArmor(in.trees[m.Destination], profile)
 		}
 		in.Add(what, unix.SYS_CLOSE, in.trees[m.Destination])
+		if boundProc() {
+			in.closeProc(m.Destination, o.attrs)
+		}
 	case "cgroup":
 		flags := flagsOf(o.attrs)
 		mount := in.Add(what, unix.SYS_MOUNT, "cgroup", m.Destination, "cgroup2", flags, nil).Forgive(unix.EPERM, unix.EBUSY)
@@ -216,6 +216,17 @@ func (in *inside) mount(m specs.Mount) error {
 		in.Add(what, unix.SYS_MOUNT, m.Source, m.Destination, m.Type, flagsOf(o.attrs), strings.Join(o.data, ","))
 	}
 	return nil
+}
+
+// closeProc has nothing be written to a /proc in which others have files, too: some of them belong to whoever has the ID of
+// the process that they are of, whatever its rights are.
+func (in *inside) closeProc(path string, attrs uint64) {
+	if !in.b.spec.Insecure {
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	what := "closing " + path
+	set := in.Add(what, unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, path, unix.AT_RECURSIVE, in.Words(int(attrs), 0, 0, 0), mountAttrSize).Forgive(unix.ENOSYS)
+	in.Add(what, unix.SYS_MOUNT, nil, path, nil, unix.MS_BIND|unix.MS_REMOUNT|flagsOf(attrs), nil).After(set, unix.ENOSYS)
 }
 
 // mountAttrSize is that of struct mount_attr.

@@ -55,13 +55,9 @@ func notOwned(err error) error {
 // boundProc reports whether containers have the /proc of this process, because the kernel makes no new one beside one of
 // which parts are hidden, as in most containers. A container then sees processes of others there, by the numbers that they
 // have outside. So that it gets nowhere by that, each one has a user namespace of its own, with the IDs of this one: its
-// root has no rights over what is not in it. That is decided before the first container runs.
+// root has no rights over what is not in it, and nothing can be written to there.
 var boundProc = sync.OnceValue(func() bool {
-	if !nested() || !refusesProc() {
-		return false
-	}
-	initproc.Hide()
-	return true
+	return nested() && refusesProc()
 })
 
 // refusesProc has a process in a namespace of its own try to make a /proc.

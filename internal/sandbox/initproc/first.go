@@ -38,9 +38,7 @@ func Start(files [3]int, namespaces int) (*First, error) {
 	}
 	s.files[3] = C.int(pair[1])
 	var pidfd C.int = -1
-	shown := show(namespaces)
 	pid := C.first_clone(&s, &pidfd)
-	shown()
 	_ = unix.Close(pair[1])
 	if pid < 0 {
 		return nil, errors.Join(fmt.Errorf("starting the first process: %w", unix.Errno(-pid)), unix.Close(pair[0]))

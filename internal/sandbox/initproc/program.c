@@ -295,10 +295,11 @@ IN_PROGRAM static long kill_all(int scoped, const char *children, int first, int
 // guardian starts a first process, stays above all that it starts, and ends when none of them is left: when the first has
 // ended, or slipway, or when slipway closes the socket. Signals for the first process come through the socket.
 IN_PROGRAM static void guardian(int scoped, const char *children) {
+	if (failed(CALL(SYS_fcntl, CONTROL, F_SETFD, FD_CLOEXEC)))
+		end(127); // who executes it without a socket is to see it
 	if (CALL(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1))
 		fail(-1, EPERM);
 	CALL(SYS_prctl, PR_SET_DUMPABLE, 0); // nobody but who may trace everything looks into it
-	CALL(SYS_fcntl, CONTROL, F_SETFD, FD_CLOEXEC);
 	CALL(SYS_fcntl, LOCK, F_SETFD, FD_CLOEXEC);
 	scoped = scoped && scope();
 	uint64_t mask = 1ULL << (SIGCHLD - 1);
