@@ -40,8 +40,8 @@ var defects = []defect{
 		name: "blob-record-first", kind: "kill", tells: `came before what it speaks of`,
 		what: "a blob is recorded, and then put in its place", narrow: func(s *settings) { s.calls = regexp.MustCompile("rename") },
 		edits: []edit{
-			before("internal/store/blobs.go", "\treturn s.update(ctx, func(tx *sql.Tx) error {\n\t\tvar recorded int64", "\tif planted(\"blob-record-first\") {\n\t\tdefer os.Rename(path, s.blobPath(d))\n\t}\n"),
-			before("internal/store/blobs.go", "\t\tif err := os.Rename(path, s.blobPath(d)); err != nil {", "\t\tif planted(\"blob-record-first\") {\n\t\t} else"),
+			before("internal/store/blobs.go", "\treturn s.update(ctx, func(tx *sql.Tx) error {\n\t\tvar recorded int64", "\tif planted(\"blob-record-first\") {\n\t\tdefer s.rename(path, s.blobPath(d))\n\t}\n"),
+			before("internal/store/blobs.go", "\t\tif err := s.rename(path, s.blobPath(d)); err != nil {", "\t\tif planted(\"blob-record-first\") {\n\t\t} else"),
 		},
 	},
 	{
