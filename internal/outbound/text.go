@@ -8,10 +8,11 @@ import (
 	"unicode"
 )
 
-// In addresses of web servers a name alone may be a token; elsewhere it is part of the address. (The user
+// In addresses of web servers a name alone may be a token, and so in those of git://, which has no users and with kaniko stands for https://; elsewhere it
+// is part of the address. (The user
 // of an address ends at its last "@" before what net/url takes for the end of a host.)
 var (
-	webUser  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(https?://)[^/?#\s"<>]*@`) })
+	webUser  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`((?:https?|git)://)[^/?#\s"<>]*@`) })
 	password = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`([a-z][a-z0-9+.-]*://)[^/?#:\s"<>]*:[^/?#\s"<>]*@`) })
 )
 

@@ -12,6 +12,7 @@ func TestRedact(t *testing.T) {
 		`{"uri":"https://a:b\u0026c@h/x","y":1}`: `{"uri":"https://xxxxx:xxxxx@h/x","y":1}`,
 		"http://a:b@c@h/ and http://d:e@h":       "http://xxxxx:xxxxx@h/ and http://xxxxx:xxxxx@h",
 		"http://:pw@h/":                          "http://xxxxx:xxxxx@h/",
+		"git://token@h/a.git":                    "git://xxxxx@h/a.git",
 		"ssh://git@h/a and git@h:a":              "ssh://git@h/a and git@h:a",
 		"ssh://git:pw@h/a":                       "ssh://xxxxx:xxxxx@h/a",
 		"http://h/a@sha256:1 http://h?x@y":       "http://h/a@sha256:1 http://h?x@y",
