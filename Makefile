@@ -60,7 +60,7 @@ image-test: build ## build the images on stand-in base images and try them in co
 	@hack/deps.sh test
 	@$(MAKE) --no-print-directory $(BASES)
 	@$(BASES) make busybox debian
-	@for target in slipway debug; do PROGRAM=bin $(BASES) exec -- hack/image.sh $$target || exit; done
+	@for target in slipway debug daemon; do PROGRAM=bin $(BASES) exec -- hack/image.sh $$target || exit; done
 	SLIPWAY_IMAGES=$(CURDIR)/build/image SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -run '^(TestImage|TestExamples)$$' ./hack/environments
 
 examples: build bases ## build and run every example, the operator with its download included

@@ -94,7 +94,7 @@ func (p *Place) openContainer() error {
 
 // ownRoot gives the root directory the owner that the image's has, as containerd does, which leaves its mode 0755; and takes the image's variables.
 func (p *Place) ownRoot(lower string) error {
-	if p.Image != OwnImage && p.Image != DebugImage {
+	if p.Image < OwnImage {
 		return nil
 	}
 	var st unix.Stat_t
@@ -109,7 +109,9 @@ func (p *Place) ownRoot(lower string) error {
 	if err != nil {
 		return err
 	}
-	p.Shell = "/busybox/sh"
+	if p.Image != DaemonImage {
+		p.Shell = "/busybox/sh"
+	}
 	p.Vars = append(slices.Clone(config.Config.Env), p.Vars[1:]...) // but for the path
 	return os.Chown(p.path("upper"), int(st.Uid), int(st.Gid))
 }

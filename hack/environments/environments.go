@@ -71,7 +71,8 @@ const (
 	ShellImage Image = iota
 	// SkeletonImage has slipway and a shell in a directory of their own, and empty directories that everybody may write.
 	SkeletonImage
-	// OwnImage is slipway's own image, and DebugImage the one with a shell, of contrib/image.
+	// OwnImage is slipway's own image, DebugImage the one with a shell, and DaemonImage the one on Debian, of contrib/image.
 	OwnImage
 	DebugImage
+	DaemonImage
 )

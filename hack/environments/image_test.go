@@ -120,7 +120,7 @@ func tryImage(t *testing.T, g *Ground, name string, image Image) (string, error)
 		args = []string{p.Shell, "-ec", `mkdir -p /kaniko/.docker; echo "{}" > /kaniko/.docker/config.json; ` + strings.Join(args, " ") + "; ls /busybox/sh /kaniko/.docker/config.json"}
 	}
 	if output, code, err := p.Run(ctx, args...); err != nil || code != 0 {
-		return "", fmt.Errorf("%w, exit code %d:\n%s", err, code, output)
+		return "", fmt.Errorf("%v, exit code %d:\n%s", err, code, output)
 	}
 	digest, err := os.ReadFile(filepath.Join(p.Workspace, "out", "digest"))
 	if err != nil {

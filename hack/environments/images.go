@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -43,7 +44,7 @@ func (g *Ground) lower(image Image, shifted bool) (string, error) {
 	switch image {
 	case SkeletonImage:
 		make = g.skeletonImage
-	case OwnImage, DebugImage:
+	case OwnImage, DebugImage, DaemonImage:
 		make = func(dir string) error { return g.ownImage(dir, image) }
 	}
 	if err := os.Mkdir(dir+".new", 0o755); err != nil {
@@ -120,10 +121,7 @@ func (g *Ground) ownImage(dir string, image Image) error {
 
 // own reads slipway's own image.
 func (g *Ground) own(image Image) (v1.Image, error) {
-	name := "slipway"
-	if image == DebugImage {
-		name = "debug"
-	}
+	name := map[Image]string{OwnImage: "slipway", DebugImage: "debug", DaemonImage: "daemon"}[image]
 	path, err := layout.FromPath(filepath.Join(g.Images, name))
 	if err != nil {
 		return nil, fmt.Errorf("%w: hack/image.sh %s makes it", err, name)
@@ -167,6 +165,15 @@ func unpack(dir string, tr *tar.Reader) error {
 			return err
 		}
 		to := filepath.Join(dir, h.Name)
+		if gone, ok := strings.CutPrefix(filepath.Base(to), ".wh."); ok { // of a layer below
+			if err := os.RemoveAll(filepath.Join(filepath.Dir(to), gone)); err != nil {
+				return err
+			}
+			continue
+		}
+		if h.Typeflag != tar.TypeDir {
+			_ = os.Remove(to) // of a layer below
+		}
 		switch h.Typeflag {
 		case tar.TypeDir:
 			err = os.MkdirAll(to, 0o755)
