@@ -278,6 +278,9 @@ func (o *executorFlags) caches() (from, to []cache.Entry) {
 	if repo == "" {
 		repo = o.inferredCache()
 	}
+	if repo == "" { // with --no-push and --no-push-cache
+		return nil, nil
+	}
 	source, dest := cache.Entry{Attrs: map[string]string{}}, cache.Entry{Attrs: map[string]string{"mode": "max", "ignore-error": "true"}}
 	if dir, ok := strings.CutPrefix(repo, "oci:"); ok {
 		source.Type, dest.Type = cache.TypeLocal, cache.TypeLocal

@@ -225,6 +225,9 @@ func TestExecutorCaches(t *testing.T) {
 	if dir[0].Attrs["src"] != "/c" || own[0].Attrs["ref"] != "r.test:5000/c:mine" {
 		t.Errorf("got %v, %v", dir, own)
 	}
+	if from, to := executorOf(t, "--no-push", "--cache", "--no-push-cache").caches(); from != nil || to != nil {
+		t.Errorf("without a place: %v, %v", from, to)
+	}
 	if from, to := executorOf(t, "-d", "a").caches(); from != nil || to != nil {
 		t.Errorf("without --cache: %v, %v", from, to)
 	}
