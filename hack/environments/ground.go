@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -105,7 +106,10 @@ func (p *Place) Exec(ctx context.Context, stdout, stderr io.Writer, args ...stri
 		return 0, err
 	}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
+	// It is killed when the thread ends that has started it: nobody else has that thread meanwhile, and ends it.
+	runtime.LockOSThread()
 	err = cmd.Run()
+	runtime.UnlockOSThread()
 	var exit *exec.ExitError
 	if ctx.Err() == nil && errors.As(err, &exit) && exit.Exited() {
 		code, err = exit.ExitCode(), nil
