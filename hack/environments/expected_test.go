@@ -9,15 +9,13 @@ type expectation struct {
 
 // Messages of what slipway does not do yet.
 var (
-	notAsUser    = expectation{fails: "operation not permitted", notYet: true}
-	notInside    = expectation{fails: "operation not permitted", notYet: true}
-	noTrusted    = expectation{fails: "operation not permitted", notYet: true}
-	noKeyring    = expectation{fails: "operation not permitted", notYet: true}
-	notInPlace   = expectation{fails: "ERROR", notYet: true}
-	nowhere      = expectation{fails: "steps cannot be run here"}
-	noUpper      = expectation{fails: "not supported as upperdir", notYet: true}
-	notBeyond    = expectation{fails: "exit code: 1", notYet: true} // chown to an ID without a place in the namespace
-	notInCapless = expectation{fails: "permission denied", notYet: true}
+	notAsUser  = expectation{fails: "operation not permitted", notYet: true}
+	notInside  = expectation{fails: "operation not permitted", notYet: true}
+	noTrusted  = expectation{fails: "operation not permitted", notYet: true}
+	noKeyring  = expectation{fails: "operation not permitted", notYet: true}
+	notInPlace = expectation{fails: "ERROR", notYet: true}
+	nowhere    = expectation{fails: "steps cannot be run here"}
+	notBeyond  = expectation{fails: "exit code: 1", notYet: true} // chown to an ID without a place in the namespace
 )
 
 // What the kernel keeps to root of the machine.
@@ -35,11 +33,11 @@ var expected = map[string]map[string]expectation{
 	"sys-admin":             {"*": noKeyring, "copy": {}},
 	"unconfined":            {"*": notInside, "copy": {}},
 	"unconfined-unmasked":   {"devices": noDevices},
-	"unconfined-no-volume":  {"*": noUpper, "copy": {}},
+	"unconfined-no-volume":  {"first-to-die": oom, "*": notInPlace, "copy": {}},
 	"unconfined-user":       {"*": notAsUser, "copy": {}},
 	"unconfined-restricted": {"*": notAsUser, "copy": {}},
 	"unconfined-read-only":  {"*": notInside, "copy": {}},
-	"setid":                 {"*": notInCapless},
+	"setid":                 {"devices": noDevices},
 	"pod-sys-admin":         {"*": noTrusted, "copy": {}},
 	"pod-unconfined":        {"*": notInside, "copy": {}},
 	"docker":                {"first-to-die": oom, "*": notInPlace, "copy": {}},

@@ -51,7 +51,14 @@ func (a *app) isolate(cmd *cobra.Command) error {
 		}
 		return errors.Join(entry.Err, err)
 	}
-	a.mode = isolation.Choose(isolation.Find(wanted), wanted)
+	dir, err := a.storeRoot()
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
+	if err != nil {
+		dir = "" // that is an error where a store is opened
+	}
+	a.mode = isolation.Choose(isolation.Find(wanted, dir), wanted)
 	switch {
 	case !a.mode.Enters(), among(cmd, storeless), among(cmd, readers) && !a.mode.Shifted():
 		return nil

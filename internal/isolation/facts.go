@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -36,15 +37,17 @@ type Facts struct {
 	NewUIDMap, NewGIDMap string       // paths of the programs that map them; "" is none
 	OwnUIDs, OwnGIDs     []user.IDMap // what this process's namespace has, as Identity wants it
 
-	RootWritable bool // something can be made in /
+	RootWritable bool   // something can be made in /
+	OverlayStore string // the store's directory where that is on an overlay, on which no other one can be mounted
 
 	Failed *Entry // how entering has failed already
 }
 
 func (f *Facts) cap(n int) bool { return f.Caps&(1<<n) != 0 }
 
-// Find looks. Where it is clear that this process is root and that this will do, it looks no further.
-func Find(wanted Mode) *Facts {
+// Find looks at what there is for this process, whose store is in a directory. Where it is clear that this process is root and that this will
+// do, it looks no further.
+func Find(wanted Mode, store string) *Facts {
 	f := &Facts{UID: os.Geteuid(), GID: os.Getegid(), InUserNS: userns.RunningInUserNS(), MaxUserNS: -1}
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var caps [2]unix.CapUserData
@@ -57,9 +60,13 @@ func Find(wanted Mode) *Facts {
 			return f
 		}
 		made, mounts := tryNamespaces(unix.CLONE_NEWNS)
-		if f.MountNS = errors.Join(made, mounts); f.MountNS == nil {
-			return f
-		}
+		f.MountNS = errors.Join(made, mounts)
+	}
+	if f.Container != "" && onOverlay(store) {
+		f.OverlayStore = store
+	}
+	if needsForRoot(f) == nil && (wanted == Auto || wanted == Root) {
+		return f
 	}
 	f.more()
 	if e := Entered(); e != nil && e.Err != nil {
@@ -99,6 +106,18 @@ func (f *Facts) more() {
 	f.SubUIDs, _ = user.ParseSubIDFileFilter("/etc/subuid", mine) // a file that is not there has none
 	f.SubGIDs, _ = user.ParseSubIDFileFilter("/etc/subgid", mine)
 	f.NewUIDMap, f.NewGIDMap = lookPath("newuidmap"), lookPath("newgidmap")
+}
+
+// onOverlay reports whether a directory is, or would be, on overlayfs, as the root of a container is.
+func onOverlay(dir string) bool {
+	for {
+		var fs unix.Statfs_t
+		err := unix.Statfs(dir, &fs)
+		if err == nil || !errors.Is(err, unix.ENOENT) || dir == filepath.Dir(dir) {
+			return err == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC
+		}
+		dir = filepath.Dir(dir)
+	}
 }
 
 // lookPath finds a program in PATH, or where distributions have it.

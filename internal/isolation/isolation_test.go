@@ -73,6 +73,10 @@ func TestChoose(t *testing.T) {
 		}, mode: UserNS, ids: Identity, enter: maps{uids: "0 1 65534", gids: "0 0 1 1 1 4294967294"}},
 		"root that has nothing": {facts: inContainer(), change: func(f *Facts) { f.Caps = 0 }, mode: None, says: []string{
 			"CAP_SETUID or CAP_SETGID is missing: docker run --cap-add SETUID --cap-add SETGID", "docker run --user 1000"}},
+		"no volume": {facts: inContainer(), change: func(f *Facts) { f.OverlayStore = "/var/lib/slipway" }, mode: None, says: []string{
+			"root: CAP_SYS_ADMIN is missing", "userns (the container's IDs): the store /var/lib/slipway is on an overlay", "docker run -v slipway:/var/lib/slipway"}},
+		"SYS_ADMIN without a volume": {facts: inContainer(), change: func(f *Facts) { f.Caps, f.OverlayStore = sysAdmin, "/store" }, mode: None, says: []string{
+			"root: the store /store is on an overlay", "docker run -v slipway:/store"}},
 		"SYS_ADMIN with a profile that forbids mounts": {facts: inContainer(), change: func(f *Facts) {
 			f.Caps |= sysAdmin
 			f.MountNS, f.Mounts = unix.EACCES, unix.EACCES

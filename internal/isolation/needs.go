@@ -57,7 +57,17 @@ func needsForRoot(f *Facts) *Need {
 		return &Need{fmt.Sprintf("mounts are refused (%v)", f.MountNS), f.fix("start it without a seccomp filter", "docker run --security-opt seccomp=unconfined",
 			"securityContext: {seccompProfile: {type: Unconfined}}")}
 	}
-	return nil
+	return f.needsVolume()
+}
+
+// needsVolume is the need of a store that is on the container's own root.
+func (f *Facts) needsVolume() *Need {
+	if f.OverlayStore == "" {
+		return nil
+	}
+	return &Need{fmt.Sprintf("the store %s is on an overlay, which layers cannot be stacked on", f.OverlayStore), f.fix("choose another place with --root",
+		fmt.Sprintf("docker run -v slipway:%s", f.OverlayStore),
+		fmt.Sprintf("volumes: [{name: slipway, emptyDir: {}}] with volumeMounts: [{name: slipway, mountPath: %s}]", f.OverlayStore))}
 }
 
 func whyRoot(f *Facts) string {
@@ -72,7 +82,7 @@ func needsForUserNS(f *Facts) *Need {
 	err := errors.Join(f.UserNS, f.Mounts)
 	switch {
 	case err == nil:
-		return nil
+		return f.needsVolume()
 	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS):
 		return &Need{fmt.Sprintf("no more user namespaces may be made (user.max_user_namespaces is %d)", f.MaxUserNS),
 			f.fix("sudo sysctl -w user.max_user_namespaces=28633", "on the host: sudo sysctl -w user.max_user_namespaces=28633",
