@@ -52,9 +52,11 @@ func NewDirWriter(root string) (*DirWriter, error) {
 	return &DirWriter{dir: dir, dirs: map[string]time.Time{}, parentFD: -1, ownerFD: -1}, nil
 }
 
-// SetFlavor says of which flavor the store is that the directory belongs to, and where records of what cannot have attributes
-// are added ([Flavor.Records]); "" is nowhere.
-func (w *DirWriter) SetFlavor(f Flavor, records string) { w.flavor, w.records.path = f, records }
+// SetFlavor says of which flavor the store is that the directory belongs to.
+func (w *DirWriter) SetFlavor(f Flavor) { w.flavor = f }
+
+// SetRecords says where records of what cannot have attributes are added ([Flavor.Records]). Otherwise there are none.
+func (w *DirWriter) SetRecords(path string) { w.records.path = path }
 
 // KeepDirs makes it an error to replace a directory by something else.
 func (w *DirWriter) KeepDirs() { w.keepDirs = true }

@@ -31,9 +31,9 @@ import (
 // A process of a RUN can set such an attribute of its files as it can call chown: what it may say there is the supervisor's
 // affair (package owners). Here it is a claim: what has no meaning is no record, and none makes a whiteout.
 const (
-	recordPrefix = "user.slipway."
-	ownerRecord  = recordPrefix + "owner"
-	heldRecord   = recordPrefix + "x."
+	RecordPrefix = "user.slipway."
+	OwnerRecord  = RecordPrefix + "owner"
+	HeldRecord   = RecordPrefix + "x."
 )
 
 // Record is what a disk cannot hold of a file.

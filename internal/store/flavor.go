@@ -42,7 +42,8 @@ func (s *Store) dirWriter(dir, records string) (*layer.DirWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.SetFlavor(s.flavor, records)
+	w.SetFlavor(s.flavor)
+	w.SetRecords(records)
 	return w, nil
 }
 

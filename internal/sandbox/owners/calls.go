@@ -1,0 +1,60 @@
+package owners
+
+import "golang.org/x/sys/unix"
+
+// kind is what a supervised call does.
+type kind int
+
+const (
+	chowns kind = iota
+	chmods
+	mknods
+	sets    // an attribute
+	removes // one
+	whoami  // getresuid and getresgid
+)
+
+// none is an argument that a call does not have.
+const none = -1
+
+// layout says which arguments a system call has, by their numbers.
+type layout struct {
+	kind            kind
+	dir, path       int // none: the working directory; none: dir is the file itself
+	uid, gid, flags int
+	mode, device    int
+	name, value     int // of an attribute; behind the value come its size and flags
+	nofollow        bool
+}
+
+// supervised are the calls that the supervisor is told of.
+var supervised = func() map[int]layout {
+	no := layout{dir: none, path: none, uid: none, gid: none, flags: none, mode: none, device: none, name: none, value: none}
+	with := func(k kind, set func(*layout)) layout {
+		l := no
+		l.kind = k
+		set(&l)
+		return l
+	}
+	all := map[int]layout{
+		unix.SYS_FCHOWN:   with(chowns, func(l *layout) { l.dir, l.uid, l.gid = 0, 1, 2 }),
+		unix.SYS_FCHOWNAT: with(chowns, func(l *layout) { l.dir, l.path, l.uid, l.gid, l.flags = 0, 1, 2, 3, 4 }),
+		unix.SYS_MKNODAT:  with(mknods, func(l *layout) { l.dir, l.path, l.mode, l.device = 0, 1, 2, 3 }),
+
+		unix.SYS_SETXATTR:     with(sets, func(l *layout) { l.path, l.name, l.value = 0, 1, 2 }),
+		unix.SYS_LSETXATTR:    with(sets, func(l *layout) { l.path, l.name, l.value, l.nofollow = 0, 1, 2, true }),
+		unix.SYS_FSETXATTR:    with(sets, func(l *layout) { l.dir, l.name, l.value = 0, 1, 2 }),
+		unix.SYS_REMOVEXATTR:  with(removes, func(l *layout) { l.path, l.name = 0, 1 }),
+		unix.SYS_LREMOVEXATTR: with(removes, func(l *layout) { l.path, l.name, l.nofollow = 0, 1, true }),
+		unix.SYS_FREMOVEXATTR: with(removes, func(l *layout) { l.dir, l.name = 0, 1 }),
+
+		unix.SYS_FCHMOD:    with(chmods, func(l *layout) { l.dir, l.mode = 0, 1 }),
+		unix.SYS_FCHMODAT:  with(chmods, func(l *layout) { l.dir, l.path, l.mode = 0, 1, 2 }),
+		unix.SYS_FCHMODAT2: with(chmods, func(l *layout) { l.dir, l.path, l.mode, l.flags = 0, 1, 2, 3 }),
+	}
+	for _, number := range []int{unix.SYS_GETRESUID, unix.SYS_GETRESGID} {
+		all[number] = with(whoami, func(*layout) {})
+	}
+	older(all, with)
+	return all
+}()

@@ -1,0 +1,257 @@
+package owners
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
+)
+
+// Inode is a file of one filesystem.
+type Inode struct{ Dev, Ino uint64 }
+
+// Supervisor answers calls of processes.
+type Supervisor struct {
+	rules    Rules
+	listener *os.File
+	stop     *os.File // an eventfd
+	ended    chan struct{}
+
+	// Of the supervising thread.
+	proc, fds int             // /proc, and this process's directory of descriptors there; O_PATH
+	devs      map[uint64]bool // of the files that are recorded; nil: not known so far
+	chroots   bool            // the thread may change its root
+
+	mu    sync.Mutex
+	links map[Inode]layer.LinkRecord // of what cannot have attributes
+	err   error
+}
+
+// Serve answers the calls that come from a filter's listener, which it closes, until [Supervisor.Close], or until no process has the
+// filter any more. Recorded are files of the given devices; with none, those of the first caller's root.
+func Serve(listener *os.File, rules Rules, devs ...uint64) (*Supervisor, error) {
+	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	s := &Supervisor{rules: rules, listener: listener, stop: os.NewFile(uintptr(stop), "eventfd"), ended: make(chan struct{}), links: map[Inode]layer.LinkRecord{}}
+	for _, d := range devs {
+		if s.devs == nil {
+			s.devs = map[uint64]bool{}
+		}
+		s.devs[d] = true
+	}
+	begun := make(chan error)
+	go func() {
+		defer close(s.ended)
+		runtime.LockOSThread() // never unlocked: its root is not the process's
+		err := s.begin()
+		begun <- err
+		if err == nil {
+			s.loop()
+		}
+	}()
+	if err := <-begun; err != nil {
+		return nil, errors.Join(fmt.Errorf("supervising owners: %w", err), s.stop.Close())
+	}
+	return s, nil
+}
+
+// Close ends answering: what processes that are left ask for then fails with ENOSYS.
+func (s *Supervisor) Close() error {
+	_, err := s.stop.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0})
+	<-s.ended
+	return errors.Join(err, s.stop.Close(), s.err)
+}
+
+// Links are the owners of symbolic links, pipes and devices, which cannot have attributes.
+func (s *Supervisor) Links() []layer.LinkRecord {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.links))
+}
+
+func (s *Supervisor) begin() (err error) {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	if s.proc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return &os.PathError{Op: "open", Path: "/proc", Err: err}
+	}
+	if s.fds, err = unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return errors.Join(&os.PathError{Op: "open", Path: "/proc/self/fd", Err: err}, unix.Close(s.proc))
+	}
+	s.chroots = unix.Chroot("/") == nil
+	return nil
+}
+
+// notification is struct seccomp_notif.
+type notification struct {
+	id    uint64
+	pid   uint32
+	flags uint32
+	nr    int32
+	arch  uint32
+	ip    uint64
+	args  [6]uint64
+}
+
+// response is struct seccomp_notif_resp.
+type response struct {
+	id    uint64
+	val   int64
+	error int32
+	flags uint32
+}
+
+const (
+	ioctlValid    = 0x40082102 // SECCOMP_IOCTL_NOTIF_ID_VALID
+	ioctlSetFlags = 0x40082104 // SECCOMP_IOCTL_NOTIF_SET_FLAGS
+)
+
+func (s *Supervisor) ioctl(request uintptr, arg unsafe.Pointer) error {
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, s.listener.Fd(), request, uintptr(arg))
+		if errno == 0 {
+			return nil
+		}
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
+}
+
+// loop answers until it is stopped or nobody is left.
+func (s *Supervisor) loop() {
+	defer func() {
+		_ = unix.Close(s.proc)
+		_ = unix.Close(s.fds)
+		_ = s.listener.Close() // whoever waits for an answer gets ENOSYS
+	}()
+	// Caller and supervisor take turns (Linux 6.6).
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, s.listener.Fd(), ioctlSetFlags, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+	wait := []unix.PollFd{{Fd: int32(s.listener.Fd()), Events: unix.POLLIN}, {Fd: int32(s.stop.Fd()), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(wait, -1); err != nil && err != unix.EINTR {
+			s.err = fmt.Errorf("supervising owners: %w", os.NewSyscallError("poll", err))
+			return
+		}
+		if wait[1].Revents != 0 {
+			return
+		}
+		if wait[0].Revents&unix.POLLIN == 0 {
+			if wait[0].Revents != 0 { // nobody has the filter any more
+				return
+			}
+			continue
+		}
+		var n notification
+		if err := s.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)); err != nil {
+			continue // the caller was killed
+		}
+		r := s.answer(&n)
+		_ = s.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)) // it may have been killed meanwhile
+	}
+}
+
+// errNative says that the kernel's own answer is the right one. The call has changed nothing so far, and the kernel allows
+// no more than it would without a supervisor.
+var errNative = errors.New("the kernel's own answer")
+
+func (s *Supervisor) answer(n *notification) response {
+	r := response{id: n.id}
+	l, ok := supervised[int(n.nr)]
+	if !ok || n.arch != arch || n.pid == 0 {
+		r.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
+		return r
+	}
+	c := &call{s: s, n: n, layout: l, object: -1, root: -1, dirfd: -1}
+	err := c.do()
+	c.close()
+	var errno unix.Errno
+	switch {
+	case err == nil:
+	case errors.Is(err, errNative):
+		r.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
+	case errors.As(err, &errno):
+		r.error = -int32(errno)
+	default:
+		r.error = -int32(unix.EIO)
+	}
+	return r
+}
+
+// valid reports whether the caller still waits for the answer: what was opened of its number in /proc until now is its own, and no
+// other process's that has the number now.
+func (c *call) valid() error {
+	id := c.n.id
+	if err := c.s.ioctl(ioctlValid, unsafe.Pointer(&id)); err != nil {
+		return unix.ESRCH
+	}
+	return nil
+}
+
+// readText reads a string of the caller's memory.
+func (c *call) readText(at uint64, most int) (string, error) {
+	var text []byte
+	page := uint64(os.Getpagesize())
+	for len(text) < most {
+		b := make([]byte, min(uint64(most-len(text)), page-at%page))
+		n, err := c.read(at, b)
+		if err != nil {
+			return "", err
+		}
+		for i, char := range b[:n] {
+			if char == 0 {
+				return string(append(text, b[:i]...)), nil
+			}
+		}
+		text = append(text, b[:n]...)
+		at += uint64(n)
+	}
+	return "", unix.ENAMETOOLONG
+}
+
+// read reads the caller's memory.
+func (c *call) read(at uint64, b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	local := []unix.Iovec{{Base: &b[0]}}
+	local[0].SetLen(len(b))
+	n, err := unix.ProcessVMReadv(int(c.n.pid), local, []unix.RemoteIovec{{Base: uintptr(at), Len: len(b)}}, 0)
+	switch {
+	case err == unix.ESRCH || err == nil && n > 0:
+		return n, err
+	case err == unix.EPERM || err == unix.ENOSYS:
+		return 0, errNative // whose memory nobody may read
+	}
+	return 0, unix.EFAULT
+}
+
+// write writes to the caller's memory.
+func (c *call) write(at uint64, b []byte) error {
+	local := []unix.Iovec{{Base: &b[0]}}
+	local[0].SetLen(len(b))
+	if err := c.valid(); err != nil {
+		return err
+	}
+	if n, err := unix.ProcessVMWritev(int(c.n.pid), local, []unix.RemoteIovec{{Base: uintptr(at), Len: len(b)}}, 0); err != nil || n != len(b) {
+		return unix.EFAULT
+	}
+	return nil
+}
+
+// openProc opens something of the caller's in /proc.
+func (c *call) openProc(name string, flags int) (int, error) {
+	return unix.Openat(c.s.proc, strconv.Itoa(int(c.n.pid))+"/"+name, flags|unix.O_PATH|unix.O_CLOEXEC, 0)
+}
