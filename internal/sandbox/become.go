@@ -15,11 +15,13 @@ import (
 
 // become has the process be what the container's program is to be, and executes it.
 func (in *inside) become(p *specs.Process, filter []byte) error {
+	in.becomeUser()
 	if filter != nil {
 		// Later it would not be allowed to; and the filter lets all that follows be done.
 		program := in.Words(len(filter)/8, in.Bytes(filter)) // struct sock_fprog
 		in.Add("setting the seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, program)
 	}
+	in.supervised()
 	caps, err := newCapSets(p.Capabilities)
 	if err != nil {
 		return err

@@ -46,6 +46,8 @@ type bundle struct {
 	shown   map[string]string // where directories of the host are with the namespace's owners
 	sockets []net.Listener    // of mounts
 	ends    ends              // of the filesystems that are final
+	uppers  []string          // of mounted roots
+	owned   *owned            // nil: owners are what they are
 }
 
 // scratchName is the name of the directory of a run on which a filesystem in memory is mounted.
@@ -117,6 +119,7 @@ func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, guarded
 	}
 	if b.oci, err = ociSpec(b.rootfs, b.spec, user, mounts); err == nil {
 		b.ids.describe(b.oci.Linux)
+		b.owned = newOwned(b)
 	}
 	return b, err
 }
@@ -250,6 +253,9 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 		err = fmt.Errorf("%w (in a user namespace this needs Linux 5.19: --userns=host does without)", err)
 	case err == nil && root.Final:
 		err = b.ends.watch(target)
+	}
+	if root.Upper != "" {
+		b.uppers = append(b.uppers, root.Upper)
 	}
 	return err
 }

@@ -195,7 +195,7 @@ func (r *running) bundleFor(p *Process) (*bundle, error) {
 		linux.Seccomp = nil
 	}
 	return &bundle{
-		spec: &spec, ids: r.b.ids, cgroup: r.b.cgroup, ownDev: true,
+		spec: &spec, ids: r.b.ids, owned: r.b.owned, cgroup: r.b.cgroup, ownDev: true,
 		oci: &specs.Spec{Process: process, Linux: &linux},
 	}, nil
 }

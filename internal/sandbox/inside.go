@@ -271,7 +271,7 @@ func (in *inside) streams() {
 	}
 	for fd, given := range in.b.given {
 		if given || in.b.spec.Terminal {
-			in.Add("giving the streams to the user", unix.SYS_FCHOWN, fd, owner, -1).Forgive(unix.EPERM, unix.EROFS)
+			in.Add("giving the streams to the user", unix.SYS_FCHOWN, fd, owner, -1).Forgive(unix.EPERM, unix.EROFS, unix.EINVAL)
 		}
 	}
 }

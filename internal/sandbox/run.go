@@ -90,9 +90,12 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		// The caller may take an exit code for a success.
 		var exit *ExitError
 		if err == nil || errors.As(err, &exit) {
-			if werr := b.ends.wait(ctx); werr != nil {
+			if werr := errors.Join(b.ends.wait(ctx), b.owned.record()); werr != nil {
 				err = werr
 			}
+		}
+		if oerr := b.owned.end(); err == nil {
+			err = oerr
 		}
 		return err
 	})

@@ -195,25 +195,28 @@ func (c *call) sameRoot() bool {
 
 // recorded reports whether the object belongs to what is recorded: the rest, as what is mounted from elsewhere, is not the layer's.
 func (c *call) recorded(st *unix.Stat_t) bool {
-	if c.s.devs == nil {
-		var root unix.Stat_t
-		fd := c.root
-		if fd < 0 {
-			var err error
-			if fd, err = c.openProc("root", unix.O_DIRECTORY); err != nil {
-				return false
-			}
-			c.root = fd
-			if c.valid() != nil {
+	own, err := MountOf(c.object)
+	if err != nil {
+		return false
+	}
+	if len(c.s.places) == 0 {
+		if c.root < 0 {
+			if c.root, err = c.openProc("root", unix.O_DIRECTORY); err != nil || c.valid() != nil {
 				return false
 			}
 		}
-		if unix.Fstat(fd, &root) != nil {
+		first, err := MountOf(c.root)
+		if err != nil {
 			return false
 		}
-		c.s.devs = map[uint64]bool{root.Dev: true}
+		c.s.places = []Place{first}
 	}
-	return c.s.devs[st.Dev]
+	for _, p := range c.s.places {
+		if p.Mount == own.Mount || p.Mount == 0 && p.Dev == st.Dev {
+			return true
+		}
+	}
+	return false
 }
 
 // byName has fn do something with the object by a path of it, which leads nowhere else.

@@ -27,29 +27,38 @@ type Supervisor struct {
 	ended    chan struct{}
 
 	// Of the supervising thread.
-	proc, fds int             // /proc, and this process's directory of descriptors there; O_PATH
-	devs      map[uint64]bool // of the files that are recorded; nil: not known so far
-	chroots   bool            // the thread may change its root
+	proc, fds int     // /proc, and this process's directory of descriptors there; O_PATH
+	places    []Place // of the files that are recorded; none: not known so far
+	chroots   bool    // the thread may change its root
 
 	mu    sync.Mutex
 	links map[Inode]layer.LinkRecord // of what cannot have attributes
 	err   error
 }
 
+// Place is where files are that are recorded: a mount, or a device whatever is mounted of it.
+type Place struct {
+	Mount uint64 // 0: any
+	Dev   uint64
+}
+
+// MountOf is the mount that an open file is in.
+func MountOf(fd int) (Place, error) {
+	var x unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &x); err != nil {
+		return Place{}, os.NewSyscallError("statx", err)
+	}
+	return Place{Mount: x.Mnt_id}, nil
+}
+
 // Serve answers the calls that come from a filter's listener, which it closes, until [Supervisor.Close], or until no process has the
-// filter any more. Recorded are files of the given devices; with none, those of the first caller's root.
-func Serve(listener *os.File, rules Rules, devs ...uint64) (*Supervisor, error) {
+// filter any more. Only files in certain places are recorded; with none given, those in the mount of the first caller's root.
+func Serve(listener *os.File, rules Rules, places ...Place) (*Supervisor, error) {
 	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	s := &Supervisor{rules: rules, listener: listener, stop: os.NewFile(uintptr(stop), "eventfd"), ended: make(chan struct{}), links: map[Inode]layer.LinkRecord{}}
-	for _, d := range devs {
-		if s.devs == nil {
-			s.devs = map[uint64]bool{}
-		}
-		s.devs[d] = true
-	}
+	s := &Supervisor{rules: rules, listener: listener, stop: os.NewFile(uintptr(stop), "eventfd"), ended: make(chan struct{}), links: map[Inode]layer.LinkRecord{}, places: places}
 	begun := make(chan error)
 	go func() {
 		defer close(s.ended)

@@ -1,0 +1,157 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/moby/sys/user"
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/sandbox/initproc"
+	"github.com/slipway-build/slipway/internal/sandbox/owners"
+	"golang.org/x/sys/unix"
+)
+
+// In a user namespace with one ID a container has that ID too, whoever it is for itself: root, or the user of a step, for whom it has a namespace of
+// its own in which the one ID is his. What its processes say of owners is recorded (package owners).
+
+// oneID reports whether this process's user namespace has one ID only.
+var oneID = sync.OnceValue(func() bool {
+	if !nested() {
+		return false
+	}
+	maps, err := user.CurrentProcessUIDMap()
+	return err == nil && countIDs(maps) == 1
+})
+
+// owned is what a container's processes say of owners.
+type owned struct {
+	uppers []string    // where the changes of roots go
+	first  layer.Owner // whom new files belong to
+
+	mu          sync.Mutex
+	supervisors []*owners.Supervisor
+	links       []layer.LinkRecord
+}
+
+// newOwned prepares for a bundle whose roots are mounted. It is nil where owners are what they are.
+func newOwned(b *bundle) *owned {
+	if b.foreign || b.ids != nil || !oneID() {
+		return nil
+	}
+	return &owned{uppers: b.uppers, first: layer.Owner{UID: b.oci.Process.User.UID, GID: b.oci.Process.User.GID}}
+}
+
+// becomeUser gives the process a namespace in which the one ID is its user's.
+func (in *inside) becomeUser() {
+	u := in.b.oci.Process.User
+	if in.b.owned == nil || u.UID == 0 && u.GID == 0 {
+		return
+	}
+	what := fmt.Sprintf("becoming user %d:%d", u.UID, u.GID)
+	in.Add(what, unix.SYS_UNSHARE, unix.CLONE_NEWUSER)
+	for _, file := range []struct{ name, text string }{
+		{"setgroups", "deny"}, {"uid_map", fmt.Sprintf("%d 0 1", u.UID)}, {"gid_map", fmt.Sprintf("%d 0 1", u.GID)},
+	} {
+		fd := in.Add(what, unix.SYS_OPENAT, unix.AT_FDCWD, "/proc/self/"+file.name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+		in.Add(what, unix.SYS_WRITE, fd, file.text, len(file.text))
+		in.Add(what, unix.SYS_CLOSE, fd)
+	}
+}
+
+// supervised gives the process the filter of owners, whose listener it sends.
+func (in *inside) supervised() {
+	if in.b.owned == nil {
+		return
+	}
+	const what = "having its owners recorded"
+	const fd = initproc.Socket + 1
+	filter := in.b.rules().Program()
+	program := in.Words(len(filter)/8, in.Bytes(filter))
+	listener := in.Add(what, unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, program)
+	in.Add(what, unix.SYS_DUP3, listener, fd, unix.O_CLOEXEC).Forgive(unix.EINVAL) // it has that number already
+	in.Add(what, unix.SYS_SENDMSG, initproc.Socket, in.message(fd), 0)
+	in.Add(what, unix.SYS_CLOSE, fd)
+}
+
+// rules are those of the process.
+func (b *bundle) rules() owners.Rules {
+	u := b.oci.Process.User
+	return owners.Rules{UID: u.UID, GID: u.GID, Groups: u.AdditionalGids, Root: u.UID == 0}
+}
+
+// supervise begins to answer a process that has sent its listener. If it did not, its error tells why. Only files of its root are
+// recorded, which is the container's: it has not executed anything.
+func (b *bundle) supervise(process *initproc.First) error {
+	if b.owned == nil {
+		return nil
+	}
+	listener := sentFile(process.Socket())
+	if listener == nil {
+		return nil
+	}
+	root, err := openFile(fmt.Sprintf("/proc/%d/root", process.PID), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer root.Close()
+	place, err := owners.MountOf(root.fd)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	s, err := owners.Serve(listener, b.rules(), place)
+	if err != nil {
+		return err
+	}
+	b.owned.mu.Lock()
+	defer b.owned.mu.Unlock()
+	b.owned.supervisors = append(b.owned.supervisors, s)
+	return nil
+}
+
+// sentFile takes the descriptor that a process sends before it executes its program; nil: it sends none, and its error comes instead.
+func sentFile(socket int) *os.File {
+	var n int
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		n, _, err = unix.Recvfrom(socket, make([]byte, 8), unix.MSG_PEEK)
+	}
+	if n != 1 {
+		return nil
+	}
+	f, err := receiveFile(socket)
+	if err != nil {
+		return nil
+	}
+	return f
+}
+
+// end ends answering.
+func (o *owned) end() error {
+	if o == nil {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var errs []error
+	for _, s := range o.supervisors {
+		errs = append(errs, s.Close())
+		o.links = append(o.links, s.Links()...)
+	}
+	o.supervisors = nil
+	return errors.Join(errs...)
+}
+
+// record records the owners of what processes have changed, when none is left and nothing is mounted.
+func (o *owned) record() error {
+	if o == nil {
+		return nil
+	}
+	errs := []error{o.end()}
+	c := layer.Completion{New: o.first, Links: o.links}
+	for _, u := range o.uppers {
+		errs = append(errs, layer.Complete(u, c))
+	}
+	return errors.Join(errs...)
+}
