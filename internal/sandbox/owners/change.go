@@ -187,7 +187,10 @@ func (c *call) mknod() error {
 	}
 	mode, device := c.arg(c.mode), uint64(c.arg(c.device))
 	is := layer.Record{Major: unix.Major(device), Minor: unix.Minor(device)}
-	if !c.recorded(&st) || mode&unix.S_IFMT == unix.S_IFCHR && device == 0 {
+	if mode&unix.S_IFMT == unix.S_IFCHR && device == 0 { // a whiteout, which overlayfs lets nobody make
+		return unix.EPERM
+	}
+	if !c.recorded(&st) {
 		return errNative
 	}
 	umask, err := c.umask()
