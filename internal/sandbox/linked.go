@@ -155,7 +155,7 @@ func (*linked) launch(ctx context.Context, s launching, release func() error) er
 		if s.b.spec.Terminal {
 			s.wires.fetch(s.process.Socket())
 		}
-		err = s.b.supervise(s.process)
+		err = s.b.supervise(s.process.Socket())
 	}
 	if err == nil {
 		err = startError(s.b.spec, s.calls, s.process.Executed())

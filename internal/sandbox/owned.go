@@ -60,19 +60,25 @@ func (in *inside) becomeUser() {
 	}
 }
 
-// supervised gives the process the filter of owners, whose listener it sends.
+// supervised gives the process the filter of owners. It sends its root, in which files are recorded, and the filter's listener.
 func (in *inside) supervised() {
 	if in.b.owned == nil {
 		return
 	}
-	const what = "having its owners recorded"
-	const fd = initproc.Socket + 1
 	filter := in.b.rules().Program()
 	program := in.Words(len(filter)/8, in.Bytes(filter))
-	listener := in.Add(what, unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, program)
-	in.Add(what, unix.SYS_DUP3, listener, fd, unix.O_CLOEXEC).Forgive(unix.EINVAL) // it has that number already
-	in.Add(what, unix.SYS_SENDMSG, initproc.Socket, in.message(fd), 0)
-	in.Add(what, unix.SYS_CLOSE, fd)
+	in.sends(in.Add(ownedWhat, unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC))
+	in.sends(in.Add(ownedWhat, unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, program))
+}
+
+const ownedWhat = "having its owners recorded"
+
+// sends has the process send a descriptor and close it.
+func (in *inside) sends(file *initproc.Call) {
+	const fd = initproc.Socket + 1
+	in.Add(ownedWhat, unix.SYS_DUP3, file, fd, unix.O_CLOEXEC).Forgive(unix.EINVAL) // it has that number already
+	in.Add(ownedWhat, unix.SYS_SENDMSG, initproc.Socket, in.message(fd), 0)
+	in.Add(ownedWhat, unix.SYS_CLOSE, fd)
 }
 
 // rules are those of the process.
@@ -81,24 +87,23 @@ func (b *bundle) rules() owners.Rules {
 	return owners.Rules{UID: u.UID, GID: u.GID, Groups: u.AdditionalGids, Root: u.UID == 0}
 }
 
-// supervise begins to answer a process that has sent its listener. If it did not, its error tells why. Only files of its root are
-// recorded, which is the container's: it has not executed anything.
-func (b *bundle) supervise(process *initproc.First) error {
+// supervise begins to answer a process that has sent its root and its listener. If it did not, its error tells why.
+func (b *bundle) supervise(socket int) error {
 	if b.owned == nil {
 		return nil
 	}
-	listener := sentFile(process.Socket())
-	if listener == nil {
+	root := sentFile(socket)
+	if root == nil {
 		return nil
 	}
-	root, err := openFile(fmt.Sprintf("/proc/%d/root", process.PID), unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return errors.Join(err, listener.Close())
-	}
 	defer root.Close()
-	place, err := owners.MountOf(root.fd)
+	place, err := owners.MountOf(int(root.Fd()))
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
+	}
+	listener := sentFile(socket)
+	if listener == nil {
+		return nil
 	}
 	s, err := owners.Serve(listener, b.rules(), place)
 	if err != nil {
