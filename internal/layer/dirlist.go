@@ -81,7 +81,7 @@ func (l *lister) describe(e *Entry, file *hostFile, base, name string) error {
 	}
 	e.Xattrs, e.Opaque = x.attrs, x.opaque && opt.Overlay && e.IsDir()
 	if opt.Flavor == User {
-		return l.t.recorded(e, x.record)
+		return l.t.recorded(e, &x)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 // lost is what the disk did not take of an entry, which is recorded then.
 type lost struct {
 	owner, mode, device bool
+	marked              bool // the object belongs to recordOwner
 }
 
 func (l lost) any() bool { return l.owner || l.mode || l.device }
@@ -19,7 +20,7 @@ func (w *DirWriter) chown(fd int, e *Entry, own Owner) (l lost, err error) {
 	want, held := Owner{e.UID, e.GID}, true
 	if w.flavor == User {
 		if want, held = self().toDisk(want); w.refused[want] {
-			return lost{owner: true}, nil
+			return w.mark(fd, lost{owner: true})
 		}
 	}
 	if own == want {
@@ -31,12 +32,38 @@ func (w *DirWriter) chown(fd int, e *Entry, own Owner) (l lost, err error) {
 			w.refused = map[Owner]bool{}
 		}
 		w.refused[want] = true
-		return lost{owner: true}, nil
+		return w.mark(fd, lost{owner: true})
 	}
 	if err != nil {
 		return l, fmt.Errorf("setting owner: %w", err)
 	}
 	return lost{owner: !held}, nil
+}
+
+// mark has an object be one whose record counts.
+func (w *DirWriter) mark(fd int, l lost) (lost, error) {
+	if !self().many || l.marked {
+		return l, nil
+	}
+	if err := unix.Fchownat(fd, "", recordOwner, recordOwner, unix.AT_EMPTY_PATH); err != nil {
+		return l, fmt.Errorf("setting owner: %w", err)
+	}
+	l.marked = true
+	return l, nil
+}
+
+// markLate is mark for an object that has its permissions and attributes already, which the kernel may take away then.
+func (w *DirWriter) markLate(fd int, e *Entry, l *lost, set func(key string, value []byte) error) (err error) {
+	if !self().many || l.marked {
+		return nil
+	}
+	if *l, err = w.mark(fd, *l); err == nil && !e.IsSymlink() {
+		err = chmodOf(fd, w.perm(e, l))
+	}
+	for _, k := range sortedKeys(e.Xattrs) {
+		_ = set(k, []byte(e.Xattrs[k])) // what cannot be set is known
+	}
+	return err
 }
 
 // perm are the permissions that an object gets on the disk.
@@ -65,7 +92,7 @@ func (w *DirWriter) standsFor(st *unix.Stat_t, e *Entry) bool {
 }
 
 // setXattrs sets the attributes of an entry, and records what was lost of it.
-func (w *DirWriter) setXattrs(e *Entry, l *lost, set func(key string, value []byte) error) error {
+func (w *DirWriter) setXattrs(fd int, e *Entry, l *lost, set func(key string, value []byte) error) error {
 	var held map[string][]byte // that only records can have
 	for _, k := range sortedKeys(e.Xattrs) {
 		v := []byte(e.Xattrs[k])
@@ -84,6 +111,9 @@ func (w *DirWriter) setXattrs(e *Entry, l *lost, set func(key string, value []by
 	if !l.any() && held == nil {
 		return nil
 	}
+	if err := w.markLate(fd, e, l, set); err != nil {
+		return err
+	}
 	rec := Record{Owner: Owner{e.UID, e.GID}}
 	if l.mode || l.device {
 		rec.Mode = e.Mode
@@ -95,11 +125,11 @@ func (w *DirWriter) setXattrs(e *Entry, l *lost, set func(key string, value []by
 		w.records.note(e, rec, held)
 		return nil
 	}
-	if err := set(OwnerRecord, []byte(rec.String())); err != nil {
+	if err := set(ownerRecord, []byte(rec.String())); err != nil {
 		return fmt.Errorf("recording that it belongs to %s, which the disk cannot hold: %w", rec, err)
 	}
 	for k, v := range held {
-		if err := set(HeldRecord+k, v); err != nil {
+		if err := set(heldRecord+k, v); err != nil {
 			return fmt.Errorf("recording extended attribute %q: %w", k, err)
 		}
 	}

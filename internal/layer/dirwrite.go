@@ -52,11 +52,9 @@ func NewDirWriter(root string) (*DirWriter, error) {
 	return &DirWriter{dir: dir, dirs: map[string]time.Time{}, parentFD: -1, ownerFD: -1}, nil
 }
 
-// SetFlavor says of which flavor the store is that the directory belongs to.
-func (w *DirWriter) SetFlavor(f Flavor) { w.flavor = f }
-
-// SetRecords says where records of what cannot have attributes are added ([Flavor.Records]). Otherwise there are none.
-func (w *DirWriter) SetRecords(path string) { w.records.path = path }
+// SetFlavor says of which flavor the store is that the directory belongs to, and where records of what cannot have attributes
+// are added ([Flavor.Records]); "" is nowhere.
+func (w *DirWriter) SetFlavor(f Flavor, records string) { w.flavor, w.records.path = f, records }
 
 // KeepDirs makes it an error to replace a directory by something else.
 func (w *DirWriter) KeepDirs() { w.keepDirs = true }
@@ -260,7 +258,7 @@ func (w *DirWriter) file(fd int, base string, e *Entry) (err error) {
 	if err := unix.Fchmod(f, perm); err != nil {
 		return fmt.Errorf("setting mode: %w", err)
 	}
-	if err := w.setXattrs(e, &lost, func(k string, v []byte) error { return unix.Fsetxattr(f, k, v, 0) }); err != nil {
+	if err := w.setXattrs(f, e, &lost, func(k string, v []byte) error { return unix.Fsetxattr(f, k, v, 0) }); err != nil {
 		return err
 	}
 	return setTimesOf(f, e.ModTime)
@@ -441,7 +439,7 @@ func (w *DirWriter) attributes(fd int, e *Entry) error {
 			return fmt.Errorf("setting mode: %w", err)
 		}
 	}
-	if err := w.setXattrs(e, &lost, func(k string, v []byte) error { return unix.Setxattr(name, k, v, 0) }); err != nil {
+	if err := w.setXattrs(fd, e, &lost, func(k string, v []byte) error { return unix.Setxattr(name, k, v, 0) }); err != nil {
 		return err
 	}
 	if !e.IsDir() {

@@ -28,12 +28,21 @@ import (
 //
 // A file without a record belongs to whom the disk says, where the one who runs slipway stands for root.
 //
-// A process of a RUN can set such an attribute of its files as it can call chown: what it may say there is the supervisor's
-// affair (package owners). Here it is a claim: what has no meaning is no record, and none makes a whiteout.
+// A process of a RUN can set such an attribute of its files. Where there is one ID its calls are supervised (package owners), and it can say
+// there what chown may. Where there are many IDs a record counts only on a file that belongs to [recordOwner], to whom only slipway and who may call
+// chown give files: when such a process gives the file to somebody else, that counts. In any case it is a claim: what has no meaning is no record, and
+// none makes a whiteout.
 const (
-	RecordPrefix = "user.slipway."
-	OwnerRecord  = RecordPrefix + "owner"
-	HeldRecord   = RecordPrefix + "x."
+	recordPrefix = "user.slipway."
+	ownerRecord  = recordPrefix + "owner"
+	heldRecord   = recordPrefix + "x."
+)
+
+// Names of the attributes, for who has to set them or to keep others from it.
+const (
+	RecordPrefix = recordPrefix
+	OwnerRecord  = ownerRecord
+	HeldRecord   = heldRecord
 )
 
 // Record is what a disk cannot hold of a file.
@@ -97,10 +106,14 @@ func (r Record) of(e *Entry) {
 	}
 }
 
+// recordOwner is whom files with a record belong to where there are many IDs. Nobody gives it to users.
+const recordOwner = 64957
+
 // ids are those of the one who runs slipway as the disk has them.
 type ids struct {
 	uid, gid uint32
 	overflow uint32 // what IDs look like that this process's user namespace does not have; 0 where it has all
+	many     bool   // it can give files to others
 }
 
 // self is who runs slipway. It does not change while slipway runs.
@@ -117,8 +130,12 @@ func readIDs() ids {
 	if err == nil && !mapped(string(maps), over) {
 		me.overflow = uint32(over)
 	}
+	me.many = me.uid == 0 && err == nil && mapped(string(maps), recordOwner)
 	return me
 }
+
+// counts reports whether a record of a file counts, by the owner that the disk has.
+func (s ids) counts(e *Entry) bool { return !s.many || e.UID == recordOwner }
 
 // mapped reports whether a map of a user namespace has an ID.
 func mapped(maps string, id uint64) bool {
@@ -263,9 +280,24 @@ func (r sideRecord) apply(e *Entry) {
 }
 
 // recorded makes an entry what the record in its attributes says, or the one beside the directory.
-func (t *dirTree) recorded(e *Entry, record string) error {
-	if rec, ok := ParseRecord(record); ok {
+func (t *dirTree) recorded(e *Entry, x *xattrs) error {
+	if !self().counts(e) {
+		return nil
+	}
+	gid := e.GID
+	defer func() {
+		if self().many && gid != recordOwner { // who gave it to another group says so by that alone
+			e.GID = gid
+		}
+	}()
+	if rec, ok := ParseRecord(x.record); ok {
 		rec.of(e)
+	}
+	for k, v := range x.held {
+		if e.Xattrs == nil {
+			e.Xattrs = map[string]string{}
+		}
+		e.Xattrs[k] = v
 	}
 	if e.IsDir() || e.IsRegular() || t.beside == nil {
 		return nil

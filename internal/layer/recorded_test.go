@@ -24,6 +24,12 @@ var lesser = map[string]*syscall.SysProcAttr{
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1000, Size: 1}},
 		Credential:  &syscall.Credential{},
 	},
+	"many IDs": {
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65535}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65535}},
+		Credential:  &syscall.Credential{},
+	},
 	"no capabilities": {Credential: &syscall.Credential{Uid: 1000, Gid: 1000}},
 }
 
@@ -80,8 +86,7 @@ func writeUser(t *testing.T, dir string, entries []*Entry) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.SetFlavor(User)
-	w.SetRecords(User.Records(dir))
+	w.SetFlavor(User, User.Records(dir))
 	for _, e := range entries {
 		if err := w.Add(e); err != nil {
 			t.Fatal(err)
@@ -178,8 +183,17 @@ func TestRecordedClaims(t *testing.T) {
 		"99999999999999999999999:1": "100644 0:0",
 	} {
 		name := filepath.Join(dir, "f")
-		if err := errors.Join(os.WriteFile(name, nil, 0o600), os.Chmod(name, 0o644), unix.Setxattr(name, OwnerRecord, []byte(claim), 0)); err != nil {
+		if err := errors.Join(os.RemoveAll(name), os.WriteFile(name, nil, 0o600), os.Chmod(name, 0o644), unix.Setxattr(name, ownerRecord, []byte(claim), 0)); err != nil {
 			t.Fatal(err)
+		}
+		if self().many { // what anybody can set says nothing
+			if e, err := openUser(dir).Lstat("f"); err != nil || e.Mode != unix.S_IFREG|0o644 || e.UID != 0 || e.GID != 0 {
+				t.Errorf("%q of a file that is not marked gives %+v, %v", claim, e, err)
+			}
+			if err := os.Chown(name, recordOwner, recordOwner); err != nil {
+				t.Fatal(err)
+			}
+			want = strings.Replace(want, "100644 0:0", fmt.Sprintf("100644 %d:%[1]d", recordOwner), 1)
 		}
 		e, err := openUser(dir).Lstat("f")
 		if err != nil {
@@ -194,14 +208,14 @@ func TestRecordedClaims(t *testing.T) {
 		}
 	}
 	for attr, want := range map[string]string{
-		HeldRecord + "trusted.x":              "trusted.x",
-		HeldRecord + "security.capability":    "security.capability",
-		HeldRecord + "trusted.overlay.opaque": "",
-		HeldRecord + "user.overlay.opaque":    "",
-		HeldRecord + OwnerRecord:              "",
-		HeldRecord:                            "",
-		RecordPrefix + "other":                "",
-		HeldRecord + "security.selinux":       "",
+		heldRecord + "trusted.x":              "trusted.x",
+		heldRecord + "security.capability":    "security.capability",
+		heldRecord + "trusted.overlay.opaque": "",
+		heldRecord + "user.overlay.opaque":    "",
+		heldRecord + ownerRecord:              "",
+		heldRecord:                            "",
+		recordPrefix + "other":                "",
+		heldRecord + "security.selinux":       "",
 	} {
 		name := filepath.Join(dir, "d")
 		if err := errors.Join(os.RemoveAll(name), os.Mkdir(name, 0o755)); err != nil {
@@ -210,11 +224,19 @@ func TestRecordedClaims(t *testing.T) {
 		if err := unix.Setxattr(name, attr, []byte("y"), 0); err != nil {
 			t.Fatal(attr, err)
 		}
+		if self().many {
+			if e, err := openUser(dir).Lstat("d"); err != nil || len(e.Xattrs) > 0 {
+				t.Errorf("%s of a directory that is not marked gives %+v, %v", attr, e, err)
+			}
+			if err := os.Chown(name, recordOwner, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
 		e, err := openUser(dir).Lstat("d")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.Join(sortedKeys(e.Xattrs), " "); got != want || e.Opaque || e.UID != 0 {
+		if got := strings.Join(sortedKeys(e.Xattrs), " "); got != want || e.Opaque || e.GID != 0 {
 			t.Errorf("%s gives %q (opaque %v, owner %d), want %q", attr, got, e.Opaque, e.UID, want)
 		}
 	}
@@ -229,7 +251,7 @@ func TestRecordsOfImages(t *testing.T) {
 	var b bytes.Buffer
 	w := NewTarWriter(&b)
 	e := &Entry{Path: "f", Mode: unix.S_IFREG | 0o644, ModTime: time.Unix(1e9, 0), Xattrs: map[string]string{
-		OwnerRecord: "7:8:104755", HeldRecord + "security.capability": "x", "user.kept": "y", "user.overlay.opaque": "y",
+		ownerRecord: "7:8:104755", heldRecord + "security.capability": "x", "user.kept": "y", "user.overlay.opaque": "y",
 	}}
 	if err := errors.Join(w.Add(e), w.Close()); err != nil {
 		t.Fatal(err)
@@ -246,7 +268,7 @@ func TestRecordsOfImages(t *testing.T) {
 	if keys := strings.Join(sortedKeys(got.Xattrs), " "); keys != "user.kept" || got.UID != 0 || got.Mode != e.Mode {
 		t.Errorf("it is %+v", got)
 	}
-	if err := unix.Setxattr(filepath.Join(dir, "f"), OwnerRecord, []byte("7:8"), 0); err != nil {
+	if err := unix.Setxattr(filepath.Join(dir, "f"), ownerRecord, []byte("7:8"), 0); err != nil {
 		t.Fatal(err)
 	}
 	plain, err := OpenDir(dir, DirOptions{}).Lstat("f")
@@ -269,7 +291,7 @@ func TestNothingRecorded(t *testing.T) {
 	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, _ error) error {
 		buf := make([]byte, 4096)
 		n, err := unix.Llistxattr(path, buf)
-		if err == nil && strings.Contains(string(buf[:n]), RecordPrefix) {
+		if err == nil && strings.Contains(string(buf[:n]), recordPrefix) {
 			t.Errorf("%s has a record", path)
 		}
 		return nil
@@ -285,10 +307,10 @@ func TestRecordOfLinkReplaced(t *testing.T) {
 	if dir == "" {
 		return
 	}
-	link := &Entry{Path: "l", Mode: unix.S_IFLNK | 0o777, Link: "a", UID: 5, GID: 6, ModTime: time.Unix(1e9, 1)}
+	link := &Entry{Path: "l", Mode: unix.S_IFLNK | 0o777, Link: "a", UID: 3000005, GID: 6, ModTime: time.Unix(1e9, 1)}
 	writeUser(t, dir, []*Entry{link, {Path: "l2", Hardlink: true, Link: "l", Mode: link.Mode}})
 	for _, name := range []string{"l", "l2"} {
-		if e, err := openUser(dir).Lstat(name); err != nil || e.UID != 5 || e.GID != 6 {
+		if e, err := openUser(dir).Lstat(name); err != nil || e.UID != 3000005 || e.GID != 6 {
 			t.Errorf("%s is %+v, %v", name, e, err)
 		}
 	}
@@ -304,7 +326,7 @@ func TestRecordOfLinkReplaced(t *testing.T) {
 func TestForeignOwners(t *testing.T) {
 	if dir := os.Getenv(asLesser); dir != "" {
 		tree := openUser(dir)
-		if _, err := tree.Lstat("f"); !errors.Is(err, ErrForeign) {
+		if _, err := tree.Lstat("f"); !errors.Is(err, ErrForeign) && !self().many { // for whom it may be nobody's
 			t.Errorf("it is %v", err)
 		}
 		if e, err := OpenDir(dir, DirOptions{Live: true, Flavor: User}).Lstat("f"); err != nil {
@@ -315,10 +337,32 @@ func TestForeignOwners(t *testing.T) {
 	needRoot(t)
 	for name, attr := range lesser {
 		dir := shmDir(t)
-		err := errors.Join(os.WriteFile(dir+"/f", nil, 0o644), os.Chown(dir+"/f", 100033, 1000), os.Chown(dir, 1000, 1000))
+		err := errors.Join(os.WriteFile(dir+"/f", nil, 0o644), os.Chown(dir+"/f", 300033, 1000), os.Chown(dir, 1000, 1000))
 		if err != nil {
 			t.Fatal(err)
 		}
 		again(t, name, dir, attr)
+	}
+}
+
+// Where there are many IDs, who gives a file with a record to somebody else has given it.
+func TestRecordThatIsOver(t *testing.T) {
+	dir := asEach(t)
+	if dir == "" || !self().many {
+		return
+	}
+	writeUser(t, dir, []*Entry{{Path: "f", Mode: unix.S_IFREG | 0o644, UID: 3000000, GID: 4000000}, {Path: "l", Mode: unix.S_IFLNK | 0o777, Link: "x", UID: 3000000, GID: 4000000}})
+	for _, step := range []struct {
+		uid, gid int
+		want     Owner
+	}{{-1, -1, Owner{3000000, 4000000}}, {-1, 7, Owner{3000000, 7}}, {33, -1, Owner{33, 7}}, {0, 0, Owner{}}} {
+		for _, name := range []string{"f", "l"} {
+			if err := os.Lchown(filepath.Join(dir, name), step.uid, step.gid); err != nil {
+				t.Fatal(err)
+			}
+			if e, err := openUser(dir).Lstat(name); err != nil || (Owner{e.UID, e.GID}) != step.want {
+				t.Errorf("%s given to %d:%d is %+v, %v", name, step.uid, step.gid, e, err)
+			}
+		}
 	}
 }

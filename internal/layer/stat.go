@@ -21,7 +21,7 @@ func KeepsXattr(name string) bool { return keepXattr(name) }
 // are bookkeeping of one mount, records (recorded.go) of one store, the other security ones are labels of one host's policy.
 func keepXattr(name string) bool {
 	switch {
-	case strings.HasPrefix(name, overlayPrefix), strings.HasPrefix(name, userOverlayPrefix), strings.HasPrefix(name, RecordPrefix):
+	case strings.HasPrefix(name, overlayPrefix), strings.HasPrefix(name, userOverlayPrefix), strings.HasPrefix(name, recordPrefix):
 		return false
 	case strings.HasPrefix(name, "user."), strings.HasPrefix(name, "trusted."):
 		return true
@@ -61,6 +61,7 @@ func isWhiteout(e *Entry) bool {
 // xattrs are the extended attributes of a file.
 type xattrs struct {
 	attrs  map[string]string // that belong to its content
+	held   map[string]string // that are recorded
 	opaque bool              // overlay's mark of a directory
 	record string            // of what the disk cannot hold of it
 }
@@ -71,9 +72,9 @@ func readNamed(name string, f Flavor, buf []byte, n int) (x xattrs, _ []byte, er
 	for _, key := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
 		attr := key
 		if f == User {
-			attr = strings.TrimPrefix(key, HeldRecord)
+			attr = strings.TrimPrefix(key, heldRecord)
 		}
-		if !keepXattr(attr) && key != opaque && (f != User || key != OwnerRecord) {
+		if !keepXattr(attr) && key != opaque && (f != User || key != ownerRecord) {
 			continue
 		}
 		n, err := growing(&buf, func(b []byte) (int, error) { return unix.Lgetxattr(name, key, b) })
@@ -87,14 +88,18 @@ func readNamed(name string, f Flavor, buf []byte, n int) (x xattrs, _ []byte, er
 			x.opaque = string(buf[:n]) == "y"
 			continue
 		}
-		if key == OwnerRecord {
+		if key == ownerRecord {
 			x.record = string(buf[:n])
 			continue
 		}
-		if x.attrs == nil {
-			x.attrs = map[string]string{}
+		to := &x.attrs
+		if attr != key {
+			to = &x.held
 		}
-		x.attrs[attr] = string(buf[:n])
+		if *to == nil {
+			*to = map[string]string{}
+		}
+		(*to)[attr] = string(buf[:n])
 	}
 	return x, buf, nil
 }

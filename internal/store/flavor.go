@@ -42,8 +42,7 @@ func (s *Store) dirWriter(dir, records string) (*layer.DirWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.SetFlavor(s.flavor)
-	w.SetRecords(records)
+	w.SetFlavor(s.flavor, records)
 	return w, nil
 }
 

@@ -111,7 +111,7 @@ func (m *Machine) Mounted(lower []string, selector string) (t *Tree, path string
 		return nil, "", err
 	}
 	t.broken = true // nobody else is to have it
-	w, err := t.writer()
+	w, err := layer.NewDirWriter(t.path)
 	if err == nil {
 		err = layer.Walk(merged, from, func(e *layer.Entry) error {
 			c := *e
@@ -127,19 +127,9 @@ func (m *Machine) Mounted(lower []string, selector string) (t *Tree, path string
 	return t, filepath.Join(t.path, filepath.Base(e.Path)), err
 }
 
-// writer writes to the tree. What its filesystem cannot hold is recorded, as in layers.
-func (t *Tree) writer() (*layer.DirWriter, error) {
-	w, err := layer.NewDirWriter(t.path)
-	if err == nil {
-		w.SetFlavor(flavor)
-		w.SetRecords(flavor.Records(t.path))
-	}
-	return w, err
-}
-
 // add writes one entry of the tree.
 func (t *Tree) add(e *layer.Entry) error {
-	w, err := t.writer()
+	w, err := layer.NewDirWriter(t.path)
 	if err != nil {
 		return err
 	}
@@ -204,7 +194,7 @@ func (t *Tree) apply(lower []string, empty bool) error {
 	if len(lower) == 0 && !empty {
 		return nil
 	}
-	w, err := t.writer()
+	w, err := layer.NewDirWriter(t.path)
 	if err != nil {
 		return err
 	}
@@ -270,7 +260,7 @@ func (t *Tree) Save(lower []string, upper string, v *View) (err error) {
 	if err != nil {
 		return err
 	}
-	base, live := merge(lower), layer.OpenDir(t.path, layer.DirOptions{Flavor: flavor, Records: flavor.Records(t.path)})
+	base, live := merge(lower), layer.OpenDir(t.path, layer.DirOptions{})
 	d := &differ{named: map[uint64]bool{}, same: func(path string) (bool, error) {
 		b, err := base.Lstat(path)
 		if err != nil {
@@ -293,8 +283,7 @@ func (t *Tree) Save(lower []string, upper string, v *View) (err error) {
 	if err != nil {
 		return err
 	}
-	w.SetFlavor(flavor)
-	w.SetRecords(flavor.Records(upper))
+	w.SetFlavor(flavor, flavor.Records(upper))
 	w.Anew()
 	if err := errors.Join(layer.WriteTree(diff, w), w.Close()); err != nil {
 		return err
