@@ -134,6 +134,9 @@ func readIDs() ids {
 	return me
 }
 
+// ManyIDs reports whether this process can give files to others: records count on files of [recordOwner] alone then.
+func ManyIDs() bool { return self().many }
+
 // counts reports whether a record of a file counts, by the owner that the disk has.
 func (s ids) counts(e *Entry) bool { return !s.many || e.UID == recordOwner }
 

@@ -75,17 +75,42 @@ func defaultFlavor() layer.Flavor {
 // the user flavor for a version that they do not know, and leave such a store alone.
 const flavorShift = 16
 
+// kind is a flavor, and how owners are recorded in it.
+type kind int
+
+const (
+	trusted kind = iota
+	user         // what records say counts on files of an ID that stands for them
+	oneID        // what records say counts
+)
+
+// kind is that of the store that this process needs.
+func (s *Store) kind() kind {
+	switch {
+	case s.flavor == layer.Trusted:
+		return trusted
+	case layer.ManyIDs():
+		return user
+	}
+	return oneID
+}
+
 // ErrFlavor marks a store of the other flavor.
 var ErrFlavor = errors.New("it is a store of the other kind")
 
 // otherFlavor says that the store has another flavor than this process needs.
-func (s *Store) otherFlavor(is layer.Flavor) error {
-	made, reads := "root of the machine", "root in a user namespace and ordinary users cannot read"
-	if is == layer.User {
-		made, reads = "an ordinary user, or in a user namespace", "mounts of the machine's root do not follow"
+func (s *Store) otherFlavor(is kind) error {
+	made, why := "root of the machine", "its layers have attributes (trusted.overlay.*) that root in a user namespace and ordinary users cannot read"
+	switch {
+	case is != trusted && s.flavor == layer.Trusted:
+		made, why = "an ordinary user, or in a user namespace", "its layers have attributes (user.overlay.*) that mounts of the machine's root do not follow"
+	case is == oneID:
+		made, why = "a user with one ID", "the owners of its files are recorded, while there are many IDs now"
+	case is == user:
+		made, why = "a user with many IDs (/etc/subuid, newuidmap)", "its files belong to them, while there is one ID now"
 	}
-	return fmt.Errorf("%w: it was made by %s, and its layers have attributes (%s.overlay.*) that %s: use another --root, run slipway as the store's maker, or remove the store with \"slipway --root %s system reset\"",
-		ErrFlavor, made, is, reads, s.root)
+	return fmt.Errorf("%w: it was made by %s, and %s: use another --root, run slipway as the store's maker, or remove the store with \"slipway --root %s system reset\"",
+		ErrFlavor, made, why, s.root)
 }
 
 // hasDirs reports whether the store has directories that have a flavor.
@@ -103,7 +128,7 @@ func (s *Store) hasDirs(tx *sql.Tx) (has bool, err error) {
 func (s *Store) changeFlavor() error {
 	return s.update(context.Background(), func(tx *sql.Tx) error {
 		v, is, err := s.version(tx)
-		if err != nil || is == s.flavor {
+		if err != nil || is == s.kind() {
 			return err
 		}
 		has, err := s.hasDirs(tx)
@@ -118,12 +143,12 @@ func (s *Store) changeFlavor() error {
 }
 
 func (s *Store) setVersion(tx *sql.Tx, v int) error {
-	_, err := tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", v|int(s.flavor)<<flavorShift))
+	_, err := tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", v|int(s.kind())<<flavorShift))
 	return err
 }
 
 // changeFlavorAlone is [Store.changeFlavor] if nobody else uses the store, which has another flavor.
-func (s *Store) changeFlavorAlone(is layer.Flavor) error {
+func (s *Store) changeFlavorAlone(is kind) error {
 	if s.readOnly != "" {
 		return s.otherFlavor(is)
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,7 +86,7 @@ func TestFlavorOfBlobs(t *testing.T) {
 		r, err := s.OpenBlob(t.Context(), blob.Digest)
 		must(t, err)
 		v, is, err := s.version(s.db)
-		if err != nil || v != len(steps) || is != f {
+		if err != nil || v != len(steps) || is != s.kind() || s.flavor != f {
 			t.Errorf("version %d of flavor %v (%v), want %d of %v", v, is, err, len(steps), f)
 		}
 		must(t, errors.Join(r.Close(), s.Close()))
@@ -158,5 +159,49 @@ func TestReset(t *testing.T) {
 	}
 	if _, err := os.Lstat(other + "/file"); err != nil {
 		t.Errorf("what is no store's is gone: %v", err)
+	}
+}
+
+// childOpensWithOneID opens a store, and says how that went.
+func childOpensWithOneID(root string) error {
+	s, err := Open(root)
+	if err == nil {
+		err = s.Close()
+	}
+	return err
+}
+
+// A store in which records count as they are is not used where they do not, nor the other way round.
+func TestFlavorOfOneID(t *testing.T) {
+	needRoot(t)
+	root := filepath.Join(shm(t), "store")
+	s, err := Open(root, WithFlavor(layer.User))
+	must(t, err)
+	opaqueLayer(t, s)
+	must(t, s.Close())
+	one := func() (string, error) {
+		cmd := command(t, "one-id", root)
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}, GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}},
+		}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := one(); err == nil || !strings.Contains(out, "made by a user with many IDs") {
+		t.Errorf("with one ID: %v\n%s", err, out)
+	}
+	must(t, os.RemoveAll(root))
+	if out, err := one(); err != nil {
+		t.Fatalf("a new one: %v\n%s", err, out)
+	}
+	s, err = Open(root, WithFlavor(layer.User)) // there is nothing in it
+	must(t, err)
+	_, err = s.db.Exec(fmt.Sprintf("PRAGMA user_version=%d", len(steps)|int(oneID)<<flavorShift))
+	must(t, err)
+	opaqueLayer(t, s)
+	must(t, s.Close())
+	if _, err := Open(root, WithFlavor(layer.User)); !errors.Is(err, ErrFlavor) || !strings.Contains(err.Error(), "made by a user with one ID") {
+		t.Errorf("with many IDs: %v", err)
 	}
 }

@@ -46,6 +46,7 @@ var children = map[string]func(root string) error{
 	"locked":  childHoldsCache,
 	"user":    childUses,
 	"reset":   childResets,
+	"one-id":  childOpensWithOneID,
 }
 
 // child is another process with the test's code. Its first line of output has been read.

@@ -11,8 +11,6 @@ import (
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
-
-	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // steps make a store of version 1 out of an empty one, one of version 2 out of version 1, and so on:
@@ -184,20 +182,20 @@ func toVersion8(_ *Store, tx *sql.Tx) error {
 // version reads the version of the store's format, and its flavor; the version of an empty one is 0.
 func (s *Store) version(q interface {
 	QueryRow(query string, args ...any) *sql.Row
-}) (v int, f layer.Flavor, err error) {
+}) (v int, k kind, err error) {
 	err = patiently(func() error { return q.QueryRow("PRAGMA user_version").Scan(&v) })
-	if v>>flavorShift == int(layer.User) {
-		v, f = v&(1<<flavorShift-1), layer.User
+	if is := kind(v >> flavorShift); is == user || is == oneID {
+		v, k = v&(1<<flavorShift-1), is
 	}
-	return v, f, err
+	return v, k, err
 }
 
 // bringUpToDate makes the store one of this program's version. A newer one is refused.
 func (s *Store) bringUpToDate() error {
 	held := true // the shared lock
 	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		v, f, err := s.version(s.db)
-		current := v == len(steps) && f == s.flavor
+		v, k, err := s.version(s.db)
+		current := v == len(steps) && k == s.kind()
 		switch {
 		case err != nil || current && held:
 			return err
@@ -210,8 +208,8 @@ func (s *Store) bringUpToDate() error {
 		case v > len(steps):
 			return fmt.Errorf("its format is version %d, this program knows version %d: use another --root, or remove it", v, len(steps))
 		}
-		if v > 0 && f != s.flavor {
-			if err := s.changeFlavorAlone(f); err != nil {
+		if v > 0 && k != s.kind() {
+			if err := s.changeFlavorAlone(k); err != nil {
 				return err
 			}
 			continue
