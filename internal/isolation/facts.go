@@ -37,7 +37,7 @@ type Facts struct {
 	NewUIDMap, NewGIDMap string       // paths of the programs that map them; "" is none
 	OwnUIDs, OwnGIDs     []user.IDMap // what this process's namespace has, as Identity wants it
 
-	RootWritable bool   // something can be made in /
+	RootDir      error  // why nothing can be made in /
 	OverlayStore string // the store's directory where that is on an overlay, on which no other one can be mounted
 
 	Failed *Entry // how entering has failed already
@@ -90,7 +90,7 @@ func (f *Facts) more() {
 	if f.Program, err = os.Executable(); err != nil {
 		f.Program = "/usr/local/bin/slipway"
 	}
-	f.RootWritable = unix.Faccessat(unix.AT_FDCWD, "/", unix.W_OK, unix.AT_EACCESS) == nil
+	f.RootDir = unix.Faccessat(unix.AT_FDCWD, "/", unix.W_OK, unix.AT_EACCESS)
 	if f.UID == 0 {
 		f.OwnUIDs, _ = user.ParseIDMapFile("/proc/self/uid_map") // without it nothing can be mapped, which shows
 		f.OwnGIDs, _ = user.ParseIDMapFile("/proc/self/gid_map")

@@ -25,7 +25,7 @@ func ordinary() Facts {
 // inContainer are those of root in a container of Docker, with a filter that lets user namespaces be made.
 func inContainer() Facts {
 	all := []user.IDMap{{ID: 0, ParentID: 0, Count: 4294967295}}
-	return Facts{Caps: docker, Container: "docker", OwnUIDs: all, OwnGIDs: all, RootWritable: true, MaxUserNS: 1000}
+	return Facts{Caps: docker, Container: "docker", OwnUIDs: all, OwnGIDs: all, MaxUserNS: 1000}
 }
 
 func TestChoose(t *testing.T) {
@@ -62,7 +62,7 @@ func TestChoose(t *testing.T) {
 		"a container with a profile that forbids mounts": {facts: inContainer(), change: func(f *Facts) { f.Mounts = unix.EACCES }, mode: None, says: []string{"--security-opt apparmor=unconfined"}},
 		"Docker's default": {facts: inContainer(), change: func(f *Facts) { f.UserNS = unix.EPERM }, mode: None, says: []string{
 			"root: CAP_SYS_ADMIN is missing: docker run --cap-add SYS_ADMIN", "--security-opt seccomp=unconfined"}},
-		"a read-only pod": {facts: inContainer(), change: func(f *Facts) { f.UserNS, f.Container, f.RootWritable = unix.EPERM, "kubernetes", false }, says: []string{
+		"a read-only pod": {facts: inContainer(), change: func(f *Facts) { f.UserNS, f.Container, f.RootDir = unix.EPERM, "kubernetes", unix.EROFS }, says: []string{
 			"hostUsers: false", "readOnlyRootFilesystem: false"}},
 		"a pod": {facts: inContainer(), change: func(f *Facts) { f.UserNS, f.Container = unix.EPERM, "kubernetes" }, mode: None, says: []string{
 			"hostUsers: false", "securityContext: {seccompProfile: {type: Unconfined}}"}},
@@ -73,6 +73,8 @@ func TestChoose(t *testing.T) {
 		}, mode: UserNS, ids: Identity, enter: maps{uids: "0 1 65534", gids: "0 0 1 1 1 4294967294"}},
 		"root that has nothing": {facts: inContainer(), change: func(f *Facts) { f.Caps = 0 }, mode: None, says: []string{
 			"CAP_SETUID or CAP_SETGID is missing: docker run --cap-add SETUID --cap-add SETGID", "docker run --user 1000"}},
+		"a user in a container that is not its own": {facts: ordinary(), change: func(f *Facts) { f.UserNS, f.Container, f.RootDir = unix.EPERM, "docker", unix.EACCES }, says: []string{
+			"none: user 1000 cannot write to / (permission denied): docker run --user 0", "seccomp=unconfined"}},
 		"no volume": {facts: inContainer(), change: func(f *Facts) { f.OverlayStore = "/var/lib/slipway" }, mode: None, says: []string{
 			"root: CAP_SYS_ADMIN is missing", "userns (the container's IDs): the store /var/lib/slipway is on an overlay", "docker run -v slipway:/var/lib/slipway"}},
 		"SYS_ADMIN without a volume": {facts: inContainer(), change: func(f *Facts) { f.Caps, f.OverlayStore = sysAdmin, "/store" }, mode: None, says: []string{

@@ -182,8 +182,11 @@ func needsForNone(f *Facts) *Need {
 	switch {
 	case f.Container == "":
 		return &Need{Text: "outside of a container it would change the machine's own files"}
-	case !f.RootWritable:
-		return &Need{"/ cannot be written to", f.fix("", "docker run without --read-only", "securityContext: {readOnlyRootFilesystem: false}")}
+	case errors.Is(f.RootDir, unix.EROFS):
+		return &Need{"/ is read-only", f.fix("", "docker run without --read-only", "securityContext: {readOnlyRootFilesystem: false}")}
+	case f.RootDir != nil:
+		return &Need{fmt.Sprintf("user %d cannot write to / (%v)", f.UID, f.RootDir), f.fix("", "docker run --user 0, or an image whose / that user may write to",
+			"securityContext: {runAsUser: 0}, or an image whose / that user may write to")}
 	}
 	return nil
 }
