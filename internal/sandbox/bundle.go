@@ -39,6 +39,9 @@ type bundle struct {
 	cwdInMount bool
 	cgroup     cgroups.Manager // nil: there is none but the guard's
 
+	uppers []string // of mounted roots
+	owned  *owned   // nil: owners are what they are
+
 	scratch string            // a tmpfs with all that is mounted
 	mounted bool              // scratch is
 	roots   int               // of mounts
@@ -46,8 +49,6 @@ type bundle struct {
 	shown   map[string]string // where directories of the host are with the namespace's owners
 	sockets []net.Listener    // of mounts
 	ends    ends              // of the filesystems that are final
-	uppers  []string          // of mounted roots
-	owned   *owned            // nil: owners are what they are
 }
 
 // scratchName is the name of the directory of a run on which a filesystem in memory is mounted.

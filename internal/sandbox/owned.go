@@ -148,15 +148,23 @@ func (o *owned) end() error {
 	return errors.Join(errs...)
 }
 
-// record records the owners of what processes have changed, when none is left and nothing is mounted.
-func (o *owned) record() error {
+// finish records the owners of what processes have changed, when none is left and nothing is mounted. err is how it went: where it
+// is not the first process's exit code, nobody wants that.
+func (o *owned) finish(err error) error {
 	if o == nil {
-		return nil
+		return err
 	}
 	errs := []error{o.end()}
+	var exit *ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return err
+	}
 	c := layer.Completion{New: o.first, Links: o.links}
 	for _, u := range o.uppers {
 		errs = append(errs, layer.Complete(u, c))
 	}
-	return errors.Join(errs...)
+	if failed := errors.Join(errs...); failed != nil {
+		return failed
+	}
+	return err
 }

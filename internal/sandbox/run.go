@@ -71,6 +71,7 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		}()
 		b, err := newBundle(dir, spec, mapping, conn, guarded, r.foreign)
 		defer func() { err = errors.Join(err, b.ends.close()) }()
+		defer func() { err = b.owned.finish(err) }()
 		if err != nil {
 			if !errors.As(err, new(*userError)) { // whose words are Docker's
 				err = fmt.Errorf("preparing the root filesystem: %w", err)
@@ -90,12 +91,9 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		// The caller may take an exit code for a success.
 		var exit *ExitError
 		if err == nil || errors.As(err, &exit) {
-			if werr := errors.Join(b.ends.wait(ctx), b.owned.record()); werr != nil {
+			if werr := b.ends.wait(ctx); werr != nil {
 				err = werr
 			}
-		}
-		if oerr := b.owned.end(); err == nil {
-			err = oerr
 		}
 		return err
 	})
