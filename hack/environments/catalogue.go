@@ -78,7 +78,7 @@ func Catalogue() []Environment {
 		{Name: "pod", What: "a pod with hostUsers: false and RuntimeDefault", UserNamespace: true, Pod: true},
 		{Name: "no-namespaces", What: "user.max_user_namespaces = 0", UserNamespace: true, NoNamespaces: true, Change: unconfined},
 		{Name: "restricted", What: "a pod at level restricted", Image: SkeletonImage, Pod: true, Change: restricted},
-		{Name: "openshift", What: "OpenShift's restricted-v2: a random uid, gid 0", Image: SkeletonImage, Pod: true,
+		{Name: "openshift", What: "OpenShift's restricted-v2: a random uid, gid 0", Image: SkeletonImage, RootMode: true, Pod: true,
 			Change: all(restricted, func(s *specs.Spec) { s.Process.User = specs.User{UID: 1000670000, GID: 0} })},
 	}
 }

@@ -66,6 +66,9 @@ func (p *Place) openContainer() error {
 	if err := p.ownRoot(lower); err != nil {
 		return err
 	}
+	if err := p.inheritRoot(lower); err != nil {
+		return err
+	}
 	uid, gid := p.owner()
 	if p.Pod { // an emptyDir is everybody's
 		if err := unix.Chmod(p.path("volume"), 0o777); err != nil {
@@ -92,14 +95,10 @@ func (p *Place) openContainer() error {
 	return nil
 }
 
-// ownRoot gives the root directory the owner that the image's has, as containerd does, which leaves its mode 0755; and takes the image's variables.
+// ownRoot takes the variables of slipway's own image.
 func (p *Place) ownRoot(lower string) error {
 	if p.Image < OwnImage {
 		return nil
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(lower, &st); err != nil {
-		return err
 	}
 	img, err := p.ground.own(p.Image)
 	if err != nil {
@@ -113,7 +112,20 @@ func (p *Place) ownRoot(lower string) error {
 		p.Shell = "/busybox/sh"
 	}
 	p.Vars = append(slices.Clone(config.Config.Env), p.Vars[1:]...) // but for the path
-	return os.Chown(p.path("upper"), int(st.Uid), int(st.Gid))
+	return nil
+}
+
+// inheritRoot gives the root directory the owner that it has in the image.
+func (p *Place) inheritRoot(lower string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(lower, &st); err != nil {
+		return err
+	}
+	mode := uint32(0o755)
+	if p.RootMode {
+		mode = st.Mode & 0o7777
+	}
+	return errors.Join(os.Chown(p.path("upper"), int(st.Uid), int(st.Gid)), unix.Chmod(p.path("upper"), mode))
 }
 
 func (p *Place) path(elem ...string) string {

@@ -36,6 +36,8 @@ type Environment struct {
 	UserNamespace bool
 	// Volume is where a directory of the machine is mounted; "" for none. The store is there then. In a pod it is an emptyDir.
 	Volume string
+	// RootMode: the root directory has the mode that it has in the image, as CRI-O gives it, and not the owner alone.
+	RootMode bool
 	// Pod: there is a token of Kubernetes, mounted below /var/run.
 	Pod bool
 	// Change makes of the specification of a container by Docker what this one has. nil: nothing.

@@ -100,6 +100,7 @@ func (g *Ground) skeletonImage(dir string) error {
 	}
 	bin := filepath.Join(dir, skeletonHome, "bin")
 	return errors.Join(
+		os.Chown(dir, 1000, 0), unix.Chmod(dir, 0o777),
 		copyFile(g.slipway, filepath.Join(bin, "slipway"), 0o755),
 		copyFile(busybox, filepath.Join(bin, "busybox"), 0o755),
 		os.Symlink("busybox", filepath.Join(bin, "sh")),

@@ -2,6 +2,7 @@ package environments
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -57,24 +58,28 @@ func (s *services) listen(registryPort, proxyPort int) (registry, proxy string, 
 
 // listenIn serves on the loopback of a process's network.
 func (s *services) listenIn(pid int) error {
-	done := make(chan error)
-	go func() {
-		// The thread is not given back: it ends with this function.
-		runtime.LockOSThread()
-		done <- func() error {
-			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-			if err != nil {
-				return err
-			}
-			defer ns.Close()
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			_, _, err = s.listen(registryPort, proxyPort)
-			return err
-		}()
-	}()
-	return <-done
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	runtime.LockOSThread()
+	own, err := os.Open("/proc/thread-self/ns/net")
+	if err == nil {
+		defer own.Close()
+		err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+	}
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	_, _, err = s.listen(registryPort, proxyPort)
+	// A thread that cannot come back would end, and take with it what it has started (Pdeathsig).
+	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, back)
+	}
+	runtime.UnlockOSThread()
+	return err
 }
 
 func (s *services) close() {

@@ -195,7 +195,14 @@ func (tb *table) judge(t *testing.T, env, name string, o Outcome) {
 	case o.Built && o.Digest != tb.references[name].Digest && want.differs == "":
 		t.Errorf("the image differs from root's:\n%s", difference(t, tb.references[name].Image, o.Image))
 	}
-	t.Logf("%.2f s", o.Took.Seconds())
+	became := "as root's"
+	switch {
+	case !o.Built:
+		became = "failed: " + last(o.Log, 1)
+	case o.Digest != tb.references[name].Digest:
+		became = "another image"
+	}
+	t.Logf("%.2f s, %s", o.Took.Seconds(), became)
 }
 
 func last(text string, n int) string {
