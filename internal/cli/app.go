@@ -15,6 +15,7 @@ import (
 	"github.com/slipway-build/slipway/internal/config"
 	"github.com/slipway-build/slipway/internal/isolation"
 	"github.com/slipway-build/slipway/internal/registry"
+	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -103,7 +104,7 @@ func (a *app) storeRoot() (string, error) {
 		return filepath.Join(daemonStore(), "slipway"), nil
 	}
 	if isolation.User() == 0 {
-		return "/var/lib/slipway", nil
+		return a.rootsStore(), nil
 	}
 	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
 		return filepath.Join(dir, "slipway"), nil
@@ -113,6 +114,16 @@ func (a *app) storeRoot() (string, error) {
 		return "", fmt.Errorf("finding the store: %w: name one with --root", err)
 	}
 	return filepath.Join(home, ".local/share/slipway"), nil
+}
+
+// rootsStore is where root's store is. Where steps run in place, one that is not there yet is put beside their root filesystems: in
+// /var it would be in the midst of each step's files.
+func (a *app) rootsStore() string {
+	const usual = "/var/lib/slipway"
+	if _, err := os.Lstat(usual); err == nil || a.mode == nil || a.mode.Mode != isolation.None {
+		return usual
+	}
+	return filepath.Join(sandbox.DefaultInPlaceDir, "store")
 }
 
 // certsDirs are the directories of hosts.toml files, the first one first.

@@ -79,6 +79,10 @@ func (l *lister) describe(e *Entry, file *hostFile, base, name string) error {
 	if err != nil {
 		return pathError("listxattr", name, err)
 	}
+	if x.white && opt.Overlay && e.IsRegular() && e.Size == 0 {
+		*e = Entry{Path: name, Whiteout: true}
+		return nil
+	}
 	e.Xattrs, e.Opaque = x.attrs, x.opaque && opt.Overlay && e.IsDir()
 	if opt.Flavor == User {
 		return l.t.recorded(e, &x)

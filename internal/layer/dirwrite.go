@@ -189,7 +189,11 @@ func (w *DirWriter) replace(fd int, base string, e *Entry) (done bool, _ error) 
 func (w *DirWriter) create(fd int, base string, e *Entry) error {
 	switch {
 	case e.Whiteout:
-		return unix.Mknodat(fd, base, unix.S_IFCHR, 0)
+		err := unix.Mknodat(fd, base, unix.S_IFCHR, 0)
+		if err == unix.EPERM {
+			err = w.whiteoutFile(fd, base)
+		}
+		return err
 	case e.Hardlink:
 		return w.link(fd, base, e)
 	}
@@ -209,6 +213,25 @@ func (w *DirWriter) create(fd int, base string, e *Entry) error {
 		return unix.Mknodat(fd, base, e.Type()|0o600, 0)
 	}
 	return fmt.Errorf("unknown file type %#o", e.Type())
+}
+
+// whiteoutFile makes a whiteout that is a file. The mark of its directory has overlayfs look for such files there.
+func (w *DirWriter) whiteoutFile(fd int, base string) error {
+	f, err := unix.Openat(fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	err = unix.Fsetxattr(f, w.flavor.whiteout(), []byte("y"), 0)
+	if cerr := unix.Close(f); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = unix.Fsetxattr(fd, w.flavor.opaque(), []byte("x"), unix.XATTR_CREATE)
+		if err == unix.EEXIST {
+			return nil
+		}
+	}
+	return err
 }
 
 func (w *DirWriter) link(fd int, base string, e *Entry) error {

@@ -26,3 +26,12 @@ func (f Flavor) opaque() string {
 	}
 	return overlayPrefix + "opaque"
 }
+
+// whiteout is the attribute of an empty file that is a whiteout, where there can be no device that is one: on an overlay
+// filesystem, as the root of a container is. Overlayfs takes it for one too (Linux 6.7), in a directory that is marked.
+func (f Flavor) whiteout() string {
+	if f == User {
+		return userOverlayPrefix + "whiteout"
+	}
+	return overlayPrefix + "whiteout"
+}

@@ -64,17 +64,18 @@ type xattrs struct {
 	held   map[string]string // that are recorded
 	opaque bool              // overlay's mark of a directory
 	record string            // of what the disk cannot hold of it
+	white  bool              // overlay's mark of an empty file that is a whiteout
 }
 
 // readNamed reads the attributes whose names are the first n bytes of the buffer.
 func readNamed(name string, f Flavor, buf []byte, n int) (x xattrs, _ []byte, err error) {
-	opaque := f.opaque()
+	opaque, white := f.opaque(), f.whiteout()
 	for _, key := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
 		attr := key
 		if f == User {
 			attr = strings.TrimPrefix(key, heldRecord)
 		}
-		if !keepXattr(attr) && key != opaque && (f != User || key != ownerRecord) {
+		if !keepXattr(attr) && key != opaque && key != white && (f != User || key != ownerRecord) {
 			continue
 		}
 		n, err := growing(&buf, func(b []byte) (int, error) { return unix.Lgetxattr(name, key, b) })
@@ -84,8 +85,12 @@ func readNamed(name string, f Flavor, buf []byte, n int) (x xattrs, _ []byte, er
 		if err != nil {
 			return xattrs{}, buf, err
 		}
-		if key == opaque {
+		switch key {
+		case opaque:
 			x.opaque = string(buf[:n]) == "y"
+			continue
+		case white:
+			x.white = true
 			continue
 		}
 		if key == ownerRecord {

@@ -21,6 +21,7 @@ import (
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/sirupsen/logrus"
 
+	"github.com/slipway-build/slipway/internal/hostfiles"
 	"github.com/slipway-build/slipway/internal/outbound"
 )
 
@@ -255,7 +256,12 @@ func (c *credentials) lookup(host string) (user, secret string, err error) {
 	if host == "registry-1.docker.io" {
 		host = "docker.io" // docker files Docker Hub's under its old name
 	}
+	done := func() {}
+	if c.file.CredentialsStore != "" || c.file.CredentialHelpers[host] != "" {
+		done = hostfiles.Use() // a program tells them
+	}
 	auth, err := c.file.GetAuthConfig(host)
+	done()
 	if err != nil {
 		return "", "", &configError{fmt.Errorf("getting credentials of %s as %s says: %w", host, filepath.Base(c.file.GetFilename()), err)}
 	}

@@ -4,11 +4,15 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -31,8 +35,8 @@ type InPlace struct {
 	Force bool
 }
 
-// defaultInPlaceDir is where root filesystems are.
-const defaultInPlaceDir = "/.slipway"
+// DefaultInPlaceDir is where root filesystems are if nothing else is said.
+const DefaultInPlaceDir = "/.slipway"
 
 // placeRunner implements [Runner] in place.
 type placeRunner struct {
@@ -68,7 +72,7 @@ func newInPlace(opt Options) (Runner, error) {
 	if wd, err := os.Getwd(); err == nil {
 		pinned = append(pinned, wd)
 	}
-	dir := cmp.Or(opt.InPlace.Dir, defaultInPlaceDir)
+	dir := cmp.Or(opt.InPlace.Dir, DefaultInPlaceDir)
 	placed.Lock()
 	defer placed.Unlock()
 	r := placed.runners[dir]
@@ -76,13 +80,18 @@ func newInPlace(opt Options) (Runner, error) {
 		r.machine.Pin(pinned...)
 		return r, nil
 	}
-	m, err := inplace.Open(context.Background(), inplace.Options{Root: "/", Dir: dir, Pinned: pinned})
+	m, err := inplace.Open(context.Background(), inplace.Options{Root: "/", Dir: dir, Pinned: pinned, Before: loadHostFiles})
 	if err != nil {
 		return nil, err
 	}
 	r = &placeRunner{machine: m, filter: newFilter(opt.FilterFile), silent: sync.OnceValues(silentFilter), running: map[string]*placedRun{}}
 	placed.runners[dir] = r
 	return r, nil
+}
+
+// loadHostFiles reads what is read once in a process, and is to be the container's own: a step may have other certificates.
+func loadHostFiles() {
+	_, _ = x509.SystemCertPool() // whoever needs it gets the error
 }
 
 // placed are the runners of this process, by their directories: what one has unpacked the next one has, too.
@@ -129,6 +138,7 @@ func silentFilter() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	profile.Syscalls = slices.Clone(profile.Syscalls)
 	for i := range profile.Syscalls {
 		profile.Syscalls[i].Names = slices.DeleteFunc(slices.Clone(profile.Syscalls[i].Names), func(name string) bool {
 			return name == "socket" || name == "socketcall" || strings.HasPrefix(name, "io_uring")
@@ -137,8 +147,32 @@ func silentFilter() ([]byte, error) {
 	profile.Syscalls = append(profile.Syscalls, specs.LinuxSyscall{
 		Names: []string{"socket"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{{Index: 0, Value: unix.AF_UNIX, Op: specs.OpEqualTo}},
 	})
-	return compileFilter(profile)
+	program, err := compileFilter(profile)
+	return append(otherFamilies(), program...), err
 }
+
+// otherFamilies is the beginning of a filter that has no address families but local ones, in the words of a machine without
+// the others: what only is not permitted some programs do not expect.
+func otherFamilies() (program []byte) {
+	const (
+		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+	)
+	for _, ins := range []unix.SockFilter{
+		{Code: load, K: 4}, {Code: equal, K: nativeArch, Jf: 5},
+		{Code: load, K: 0}, {Code: equal, K: unix.SYS_SOCKET, Jf: 3},
+		{Code: load, K: 16}, {Code: equal, K: unix.AF_UNIX, Jt: 1}, // the lower half of the first argument
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)},
+	} {
+		program = binary.NativeEndian.AppendUint16(program, ins.Code)
+		program = append(program, ins.Jt, ins.Jf)
+		program = binary.NativeEndian.AppendUint32(program, ins.K)
+	}
+	return program
+}
+
+// nativeArch is the architecture of this program as filters know it.
+var nativeArch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[runtime.GOARCH]
 
 // checkInPlace refuses what cannot be had in place, and tells what is left out.
 func checkInPlace(spec *Spec, notice func(string)) error {
@@ -407,10 +441,7 @@ func (p *placing) mount(view *inplace.View) error {
 		case m.Bind != "":
 			err = view.Bind(dest, m.Bind)
 		case m.File != nil:
-			var path string
-			if path, err = p.memoryFile(i, m.File); err == nil {
-				err = view.Link(dest, path)
-			}
+			err = view.Secret(dest, m.File.Data, m.File.Mode, m.File.UID, m.File.GID)
 		case m.Socket != nil:
 			var path string
 			if path, err = p.socket(i, m.Socket); err == nil {
@@ -430,7 +461,11 @@ func (p *placing) files(view *inplace.View) error {
 	if err != nil {
 		return err
 	}
-	for path, text := range map[string]string{"/etc/resolv.conf": resolv, "/etc/hosts": hostsFile(p.spec)} {
+	own, err := view.Host("etc/hosts")
+	if err != nil {
+		return err
+	}
+	for path, text := range map[string]string{"/etc/resolv.conf": resolv, "/etc/hosts": hostsFile(p.spec) + otherHosts(own)} {
 		if view.Stays(path) {
 			continue // it is the container's own, which is mounted there
 		}
@@ -442,6 +477,23 @@ func (p *placing) files(view *inplace.View) error {
 		return view.File("/etc/hostname", hostname(p.spec)+"\n", 0o644)
 	}
 	return nil
+}
+
+// otherHosts are the lines of a hosts file that name other machines: the network is the container's, and this process looks
+// there too while a step runs.
+func otherHosts(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		ip, err := netip.ParseAddr(f[0])
+		if err == nil && !ip.IsLoopback() && !ip.IsMulticast() && !ip.IsUnspecified() {
+			b.WriteString(strings.Join(f, "\t") + "\n")
+		}
+	}
+	return b.String()
 }
 
 // inMemory is a directory of the container's that is in memory, as far as there is one.
@@ -458,32 +510,6 @@ func (p *placing) memoryDir() (string, error) {
 	}
 	p.memory = dir
 	return dir, os.Chmod(dir, 0o711)
-}
-
-// memoryFile makes a file with something that is not to be kept.
-func (p *placing) memoryFile(i int, file *File) (string, error) {
-	dir, err := p.memoryDir()
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, fmt.Sprint(i))
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(file.Data)
-	if err == nil {
-		err = ownedBy(f, file.UID, file.GID)
-	}
-	return path, errors.Join(err, f.Chmod(os.FileMode(file.Mode&0o777)), f.Close())
-}
-
-// ownedBy gives a file an owner.
-func ownedBy(f *os.File, uid, gid int) error {
-	if uid == os.Geteuid() && gid == os.Getegid() {
-		return nil
-	}
-	return f.Chown(uid, gid)
 }
 
 // socket makes a socket on which this process answers.

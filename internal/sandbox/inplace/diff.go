@@ -19,6 +19,9 @@ type differ struct {
 	before stamps           // that were moved since
 	linked map[uint64]stamp // of those
 	named  map[uint64]bool  // inodes of files with several names that have a new one
+	// secrets are files that are to be in no layer, and found is the name of one that is in the tree.
+	secrets map[uint64]stamp
+	found   string
 	// same compares a file with what the layers have at its path.
 	same func(path string) (bool, error)
 }
@@ -76,6 +79,9 @@ func (d *differ) change(old, now *entry, path string) (change, bool) {
 
 // added is something new with all that is in it.
 func (d *differ) added(e *entry) change {
+	if s, ok := d.secrets[e.stamp.ino]; ok && s.is(&e.stamp) {
+		d.found = e.name
+	}
 	if e.stamp.links > 1 {
 		d.named[e.stamp.ino] = true
 	}

@@ -230,7 +230,7 @@ func TestApplied(t *testing.T) {
 	got := t.TempDir()
 	w, err := layer.NewDirWriter(got)
 	if err == nil {
-		err = errors.Join(layer.WriteTree(merge([]string{base, top}), w), w.Close())
+		err = errors.Join(layer.WriteTree(m.merged([]string{base, top}), w), w.Close())
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -304,5 +304,79 @@ func TestKilled(t *testing.T) {
 	}
 	if moves < 20 {
 		t.Errorf("only %d moves were made", moves)
+	}
+}
+
+// TestMovedSecret: a secret is nowhere when the step has ended, and a step that has put it elsewhere has no layer.
+func TestMovedSecret(t *testing.T) {
+	for _, how := range []string{"left", "moved", "linked", "replaced"} {
+		opt, base := container(t)
+		m, err := Open(context.Background(), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree, v, err := enter(m, base)
+		if err == nil {
+			err = errors.Join(v.Secret("/etc/ssl/key", []byte("word"), 0o400, os.Geteuid(), os.Getegid()), v.Settle())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, other := filepath.Join(opt.Root, "etc/ssl/key"), filepath.Join(opt.Root, "opt/d/kept")
+		if text, err := os.ReadFile(key); err != nil || string(text) != "word" {
+			t.Errorf("a step reads %q, %v", text, err)
+		}
+		switch how {
+		case "moved":
+			err = os.Rename(key, other)
+		case "linked":
+			err = os.Link(key, other)
+		case "replaced":
+			err = errors.Join(os.Remove(key), os.WriteFile(key, []byte("word of it"), 0o600))
+		}
+		if err = errors.Join(err, v.Leave()); err != nil {
+			t.Fatal(err)
+		}
+		upper := t.TempDir()
+		err = tree.Save([]string{base}, upper, v)
+		if fails := how == "moved" || how == "linked"; (err != nil) != fails {
+			t.Errorf("%s: got %v", how, err)
+		}
+		if text, err := os.ReadFile(filepath.Join(tree.path, "opt/d/kept")); err == nil && string(text) == "word" {
+			t.Errorf("%s: it is still there", how)
+		}
+		for _, dir := range []string{upper, tree.path} {
+			if _, err := os.Lstat(filepath.Join(dir, "etc/ssl/key")); err == nil {
+				t.Errorf("%s: it is in %s", how, dir)
+			}
+		}
+		tree.Drop()
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestRootMode: what a step does to the root directory itself does not outlive it.
+func TestRootMode(t *testing.T) {
+	opt, base := container(t)
+	if err := os.Chmod(opt.Root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m, err := Open(context.Background(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	tree, v, err := enter(m, base)
+	if err == nil {
+		err = errors.Join(os.Chmod(opt.Root, 0o700), v.Leave())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree.Release()
+	if info, err := os.Stat(opt.Root); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("/ is %v, %v", info.Mode(), err)
 	}
 }

@@ -41,6 +41,8 @@ type Options struct {
 	Dir string
 	// Pinned are absolute paths of what stays where it is while a step runs.
 	Pinned []string
+	// Before is called, if it is set, when it is sure that what is in Root is its own.
+	Before func()
 }
 
 // Machine is a root directory in which steps run, one at a time: of this process, and of all others with the same Dir.
@@ -112,6 +114,9 @@ func Open(ctx context.Context, opt Options) (m *Machine, err error) {
 	if err := m.sweep(); err != nil {
 		return nil, err
 	}
+	if opt.Before != nil {
+		opt.Before()
+	}
 	return m, m.makeOwn()
 }
 
@@ -135,7 +140,7 @@ func (m *Machine) sameFilesystem() error {
 	return errors.Join(err, unix.Unlinkat(m.dir, name, unix.AT_REMOVEDIR))
 }
 
-// Pin has more paths stay where they are, from the next step on.
+// Pin has more paths stay where they are, from the next step on. What does not exist is left out: a step may make it.
 func (m *Machine) Pin(paths ...string) {
 	<-m.turn
 	for _, path := range paths {
@@ -146,6 +151,9 @@ func (m *Machine) Pin(paths ...string) {
 
 // pin has a path stay, and every symbolic link on the way to it. A mount on the way stays as a whole: nothing is moved out of one.
 func (m *Machine) pin(path string) {
+	if _, err := os.Lstat(path); err != nil {
+		return
+	}
 	for range 40 {
 		rel, err := filepath.Rel(m.opt.Root, filepath.Clean(path))
 		if err != nil || rel == "." || !filepath.IsLocal(rel) {

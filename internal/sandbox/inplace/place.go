@@ -37,6 +37,45 @@ func (v *View) File(path, text string, mode uint32) error {
 	})
 }
 
+// Secret puts a file at a path of which nothing is to be left. A step that moves it elsewhere, or gives it another name, fails.
+func (v *View) Secret(path string, data []byte, mode uint32, uid, gid int) error {
+	return v.place(path, func(p *placed) error {
+		fd, err := unix.Openat(p.parent, p.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return err
+		}
+		f := os.NewFile(uintptr(fd), path)
+		if p.st, err = stampAt(p.parent, p.name); err == nil {
+			v.secrets = append(v.secrets, secret{f, p.st, int64(len(data))})
+			_, err = f.Write(data)
+		}
+		if err == nil && (uid != os.Geteuid() || gid != os.Getegid()) {
+			err = unix.Fchown(fd, uid, gid)
+			if os.Geteuid() != 0 && errors.Is(err, unix.EPERM) {
+				err = nil // what belongs to others cannot be told from what is one's own
+			}
+		}
+		return errors.Join(err, unix.Fchmod(fd, mode&0o777))
+	})
+}
+
+// secret is a file that is open, so that its content can be destroyed wherever it is.
+type secret struct {
+	file  *os.File
+	stamp stamp
+	size  int64
+}
+
+// destroy overwrites secrets.
+func (v *View) destroy() error {
+	var errs []error
+	for _, s := range v.secrets {
+		_, err := s.file.WriteAt(make([]byte, s.size), 0)
+		errs = append(errs, err, s.file.Close())
+	}
+	return errors.Join(errs...)
+}
+
 // Link puts a symbolic link at a path.
 func (v *View) Link(path, target string) error {
 	return v.place(path, func(p *placed) error { return unix.Symlinkat(target, p.parent, p.name) })
@@ -69,11 +108,31 @@ func (v *View) Bind(path, source string) error {
 		}
 		err = unix.Renameat2(unix.AT_FDCWD, source, p.parent, p.name, unix.RENAME_NOREPLACE)
 		if errors.Is(err, unix.EXDEV) {
+			if err := passable(source); err != nil {
+				return err
+			}
 			return unix.Symlinkat(source, p.parent, p.name)
 		}
 		p.source = source
 		return err
 	})
+}
+
+// passable lets everybody through the directories above a path, as a mount would: a step may be a user's.
+func passable(path string) error {
+	for dir := filepath.Dir(path); dir != "/"; dir = filepath.Dir(dir) {
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); err != nil {
+			return &os.PathError{Op: "stat", Path: dir, Err: err}
+		}
+		if st.Mode&0o011 == 0o011 || int(st.Uid) != os.Geteuid() {
+			continue
+		}
+		if err := unix.Chmod(dir, st.Mode&0o7777|0o011); err != nil {
+			return &os.PathError{Op: "chmod", Path: dir, Err: err}
+		}
+	}
+	return nil
 }
 
 // place makes room at a path and has something made there. The directories above it are made if missing.
@@ -185,7 +244,7 @@ func (v *View) pathOf(fd int) (string, error) {
 
 // unplace takes away what was put, and what is in its place by now.
 func (v *View) unplace() error {
-	var errs []error
+	errs := []error{v.destroy()}
 	for i := len(v.placed) - 1; i >= 0; i-- {
 		p := &v.placed[i]
 		if err := v.take(p); err != nil {

@@ -5,26 +5,35 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/hostfiles"
+	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // View is a tree in the root directory.
 type View struct {
-	m      *Machine
-	t      *Tree
-	lock   int // the open file that is locked
-	unlock func()
-	host   int // a directory with what is the container's own
-	placed []placed
-	held   int // a directory for what was in the place of something
-	heldAt string
-	binds  []bind
-	moved  []string // relative paths of what was renamed or changed here
-	before stamps   // what these were when the step had ended
-	Hidden []string // paths of the tree that cannot be shown
+	m       *Machine
+	t       *Tree
+	lock    int // the open file that is locked
+	unlock  func()
+	show    func()          // the machine's own files to the rest of this process
+	host    int             // a directory with what is the container's own
+	device  map[string]bool // what is in the directories of devices
+	placed  []placed
+	secrets []secret
+	held    int // a directory for what was in the place of something
+	heldAt  string
+	binds   []bind
+	moved   []string // relative paths of what was renamed or changed here
+	before  stamps   // what these were when the step had ended
+	Hidden  []string // paths of the tree that cannot be shown
 }
 
 // Enter shows a tree in the root directory. Until [View.Leave] nobody else does.
@@ -34,8 +43,9 @@ func (m *Machine) Enter(ctx context.Context, t *Tree) (v *View, err error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	v = &View{m: m, t: t, before: stamps{}, held: -1, host: -1}
+	v = &View{m: m, t: t, before: stamps{}, held: -1, host: -1, show: hostfiles.Hide()}
 	if v.lock, v.unlock, err = m.lock(ctx); err != nil {
+		v.show()
 		m.turn <- struct{}{}
 		return nil, err
 	}
@@ -64,6 +74,9 @@ func (m *Machine) Enter(ctx context.Context, t *Tree) (v *View, err error) {
 	if err == nil {
 		err = v.stepIn(t.fd, m.root, ".")
 	}
+	if err == nil {
+		v.device, err = m.devices()
+	}
 	return v, err
 }
 
@@ -71,6 +84,7 @@ func (m *Machine) Enter(ctx context.Context, t *Tree) (v *View, err error) {
 func (v *View) Leave() error {
 	m := v.m
 	errs := []error{v.unplace()}
+	errs = append(errs, m.dropDevices(v.device))
 	errs = append(errs, m.stepOut(v.t.fd, ".", v.before))
 	if errors.Join(errs...) == nil {
 		errs = append(errs, m.write(journal{}))
@@ -82,10 +96,61 @@ func (v *View) Leave() error {
 		unix.Close(v.host)
 	}
 	v.unlock()
+	v.show()
 	m.turn <- struct{}{}
 	if err := errors.Join(errs...); err != nil {
 		v.t.broken = true
 		return fmt.Errorf("putting back the container's own files: %w", err)
+	}
+	return nil
+}
+
+// deviceDirs are mounts of the container's that steps write to, and which are to be as they were afterwards.
+var deviceDirs = []string{"dev", "dev/shm", "dev/mqueue"}
+
+// devices lists what is in those directories.
+func (m *Machine) devices() (map[string]bool, error) {
+	all := map[string]bool{}
+	for _, dir := range deviceDirs {
+		if !m.stays["dev"] {
+			return nil, nil // it is no mount, and goes with the step
+		}
+		fd, err := openDir(m.root, dir)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return nil, moving(dir, err)
+		}
+		names, err := readNames(fd)
+		unix.Close(fd)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			all[join(dir, name)] = true
+		}
+	}
+	return all, nil
+}
+
+// dropDevices removes what was not in them before. A file that is new and in use by somebody else is no step's: the name of
+// what slipway makes there begins with its own.
+func (m *Machine) dropDevices(before map[string]bool) error {
+	if before == nil {
+		return nil
+	}
+	now, err := m.devices()
+	if err != nil {
+		return err
+	}
+	for path := range now {
+		if before[path] || strings.HasPrefix(filepath.Base(path), "slipway-") {
+			continue
+		}
+		if err := layer.RemoveAll(filepath.Join(m.opt.Root, path)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -150,7 +215,7 @@ func moving(path string, err error) error {
 
 // lookAround notes how the directories look that stay, and of which only what is in them is moved.
 func (m *Machine) lookAround() error {
-	for path := range m.through {
+	for _, path := range append(slices.Collect(maps.Keys(m.through)), ".") {
 		fd, err := openDir(m.root, path)
 		if errors.Is(err, unix.ENOENT) {
 			continue

@@ -84,7 +84,7 @@ func (m *Machine) Tree(lower []string) (t *Tree, err error) {
 
 // Mounted gives what a path in layers shows in a tree of its own, and where it is: the tree, or a file in it.
 func (m *Machine) Mounted(lower []string, selector string) (t *Tree, path string, err error) {
-	merged := merge(lower)
+	merged := m.merged(lower)
 	from, err := layer.Resolve(merged, layer.Clean(selector), true)
 	if err != nil {
 		return nil, "", err
@@ -111,7 +111,7 @@ func (m *Machine) Mounted(lower []string, selector string) (t *Tree, path string
 		return nil, "", err
 	}
 	t.broken = true // nobody else is to have it
-	w, err := layer.NewDirWriter(t.path)
+	w, err := writer(t.path)
 	if err == nil {
 		err = layer.Walk(merged, from, func(e *layer.Entry) error {
 			c := *e
@@ -129,7 +129,7 @@ func (m *Machine) Mounted(lower []string, selector string) (t *Tree, path string
 
 // add writes one entry of the tree.
 func (t *Tree) add(e *layer.Entry) error {
-	w, err := layer.NewDirWriter(t.path)
+	w, err := writer(t.path)
 	if err != nil {
 		return err
 	}
@@ -139,11 +139,25 @@ func (t *Tree) add(e *layer.Entry) error {
 // flavor is that of stores of processes that may not write trusted attributes, as those in whose containers this is needed.
 const flavor = layer.User
 
-// merge is the view of layer directories, base first.
-func merge(lower []string) layer.Tree {
+// layer is what is in a layer directory.
+func (m *Machine) layer(path string) layer.Tree {
+	return layer.OpenDir(path, layer.DirOptions{Overlay: true, Immutable: true, Flavor: flavor, Records: flavor.Records(path)})
+}
+
+// writer writes to a directory of a tree, or of a layer. What the filesystem cannot hold is recorded.
+func writer(path string) (*layer.DirWriter, error) {
+	w, err := layer.NewDirWriter(path)
+	if err == nil {
+		w.SetFlavor(flavor, flavor.Records(path))
+	}
+	return w, err
+}
+
+// merged is the view of layer directories, base first.
+func (m *Machine) merged(lower []string) layer.Tree {
 	var trees []layer.Tree
 	for _, path := range lower {
-		trees = append(trees, layer.OpenDir(path, layer.DirOptions{Overlay: true, Flavor: flavor, Records: flavor.Records(path), Immutable: true}))
+		trees = append(trees, m.layer(path))
 	}
 	return layer.Merged(trees)
 }
@@ -194,17 +208,17 @@ func (t *Tree) apply(lower []string, empty bool) error {
 	if len(lower) == 0 && !empty {
 		return nil
 	}
-	w, err := layer.NewDirWriter(t.path)
+	w, err := writer(t.path)
 	if err != nil {
 		return err
 	}
 	if empty {
-		err = layer.WriteTree(merge(lower), w)
+		err = layer.WriteTree(t.m.merged(lower), w)
 	} else {
 		w.OnTop()
 		for _, path := range lower {
 			if err == nil {
-				err = layer.WriteTree(layer.OpenDir(path, layer.DirOptions{Overlay: true, Flavor: flavor, Records: flavor.Records(path), Immutable: true}), w)
+				err = layer.WriteTree(t.m.layer(path), w)
 			}
 		}
 	}
@@ -260,7 +274,7 @@ func (t *Tree) Save(lower []string, upper string, v *View) (err error) {
 	if err != nil {
 		return err
 	}
-	base, live := merge(lower), layer.OpenDir(t.path, layer.DirOptions{})
+	base, live := t.m.merged(lower), layer.OpenDir(t.path, layer.DirOptions{Flavor: flavor, Records: flavor.Records(t.path)})
 	d := &differ{named: map[uint64]bool{}, same: func(path string) (bool, error) {
 		b, err := base.Lstat(path)
 		if err != nil {
@@ -274,16 +288,22 @@ func (t *Tree) Save(lower []string, upper string, v *View) (err error) {
 	}}
 	if v != nil {
 		d.before, d.linked = v.before, v.before.linked()
+		d.secrets = map[uint64]stamp{}
+		for _, s := range v.secrets {
+			d.secrets[s.stamp.ino] = s.stamp
+		}
 	}
 	diff := &changed{live: live, top: d.changes(t.now, now, ".")}
+	if d.found != "" {
+		return fmt.Errorf("the step has made a secret that it was given a file of the image, %q: copy what the image is to have instead", d.found)
+	}
 	if diff.top, err = d.dropLinked(diff.top, t.now, now, "."); err != nil {
 		return err
 	}
-	w, err := layer.NewDirWriter(upper)
+	w, err := writer(upper)
 	if err != nil {
 		return err
 	}
-	w.SetFlavor(flavor, flavor.Records(upper))
 	w.Anew()
 	if err := errors.Join(layer.WriteTree(diff, w), w.Close()); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/buildkit/util/gitutil"
 
+	"github.com/slipway-build/slipway/internal/hostfiles"
 	"github.com/slipway-build/slipway/internal/outbound"
 )
 
@@ -38,10 +39,12 @@ func (s *session) close() {
 
 // begin prepares git with everything that the request's remote asks for.
 func (s *Source) begin(ctx context.Context, r *Request, env Env) (_ *session, err error) {
+	done := hostfiles.Use() // git, and what it executes
 	if _, err := exec.LookPath("git"); err != nil {
+		done()
 		return nil, errors.New("git repositories need the program git, which is not in PATH: install git")
 	}
-	use := &session{}
+	use := &session{release: []func(){done}}
 	defer func() {
 		if err != nil {
 			use.close()
