@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -16,15 +19,12 @@ import (
 )
 
 // Where nobody opens /dev/net/tun, as in most containers, the interface of a namespace is one end of a pair (veth). The other
-// end is in a namespace that nobody enters, and a socket takes from it what comes there. It has no address, so that its kernel
+// end is in a namespace without processes, and a socket takes from it what comes there. It has no address, so that its kernel
 // answers nothing; and the process's kernel asks for none: all packets go to the other end, whatever they are for. What a socket
 // sends has to fit into the interface, so that this is as large as can be.
 
 // ownMAC is the address of the process's end, the same everywhere.
 var ownMAC = net.HardwareAddr{2, 0, 0, 0, 0, 2}
-
-// otherEnd is the name of the other end.
-const otherEnd = "slipway0"
 
 // pairBuffer is how many bytes of packets wait for this process: there is nobody to be kept waiting.
 const pairBuffer = 8 << 20
@@ -32,10 +32,33 @@ const pairBuffer = 8 << 20
 // peer is where packets to the process are sent on the socket of a pair; nil: they are written to a TUN device.
 type peer unix.SockaddrLinklayer
 
+// otherEnds is the namespace of the other ends of all pairs of this process. They have nothing to do with each other there: there
+// is no address and no route.
+var otherEnds = sync.OnceValues(func() (ns *os.File, err error) {
+	var made sync.WaitGroup
+	made.Go(func() {
+		runtime.LockOSThread() // never unlocked, so that Go ends the thread
+		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			err = os.NewSyscallError("unshare", err)
+			return
+		}
+		ns, err = os.Open("/proc/thread-self/ns/net")
+	})
+	made.Wait()
+	return ns, err
+})
+
+// allPairs counts those of this process.
+var allPairs atomic.Int64
+
 // openPair makes an interface for the namespace ns, which the calling thread is in, with a socket for its packets.
 func openPair(ns *os.File) (socket int, to *peer, err error) {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return -1, nil, os.NewSyscallError("unshare", err)
+	others, err := otherEnds()
+	if err != nil {
+		return -1, nil, err
+	}
+	if err := unix.Setns(int(others.Fd()), unix.CLONE_NEWNET); err != nil {
+		return -1, nil, os.NewSyscallError("setns", err)
 	}
 	socket, to, err = makePair(ns)
 	if berr := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); berr != nil {
@@ -54,6 +77,7 @@ func makePair(ns *os.File) (socket int, to *peer, err error) {
 		return -1, nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
 	defer h.Close()
+	otherEnd := fmt.Sprint("slipway", allPairs.Add(1)%1e6)
 	link := netlink.NewVeth(netlink.LinkAttrs{Name: otherEnd, MTU: maxPacket})
 	link.PeerName, link.PeerHardwareAddr, link.PeerNamespace, link.PeerMTU = interfaceName, ownMAC, netlink.NsFd(int(ns.Fd())), maxPacket
 	if err := h.LinkAdd(link); err != nil {

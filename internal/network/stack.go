@@ -62,6 +62,10 @@ func (o *outlet) close() error {
 	if o.err != nil && o.err != o.broke {
 		o.err = fmt.Errorf("passing on packets of a network namespace: %w", o.err)
 	}
+	if o.peer != nil { // the kernel waits for all that could be using the socket: some ten milliseconds, for which nobody has to
+		go func() { _ = o.tun.Close() }()
+		return o.err
+	}
 	return errors.Join(o.err, o.tun.Close())
 }
 
