@@ -49,6 +49,8 @@ type bundle struct {
 	shown   map[string]string // where directories of the host are with the namespace's owners
 	sockets []net.Listener    // of mounts
 	ends    ends              // of the filesystems that are final
+	// elsewhere are changes that come to their directories at the end.
+	elsewhere []elsewhere
 }
 
 // scratchName is the name of the directory of a run on which a filesystem in memory is mounted.
@@ -249,6 +251,9 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 		lower = append(slices.Clone(lower), stubDir)
 	}
 	err = overlay.Mount(target, lower, root.Upper, root.Work, opt)
+	if err != nil && root.Upper != "" && b.ids == nil && isOverlay(root.Upper) {
+		err = b.mountElsewhere(target, lower, root.Upper, opt)
+	}
 	switch {
 	case err != nil && b.ids != nil:
 		err = fmt.Errorf("%w (in a user namespace this needs Linux 5.19: --userns=host does without)", err)

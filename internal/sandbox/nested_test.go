@@ -27,6 +27,7 @@ type nesting struct {
 	first, count int  // its IDs, on the host
 	masked       bool // a part of /proc is hidden, as in a container
 	filtered     bool // with Docker's profile for who has CAP_SYS_ADMIN
+	overlay      bool // what is written is on an overlay
 	tun          bool // everybody may open /dev/net/tun, as on most machines
 }
 
@@ -58,6 +59,11 @@ func inNested(t *testing.T, n nesting, run string) {
 	}
 	var out []byte
 	err := inMountNamespace(func() error {
+		if n.overlay {
+			if err := overlayAt(dir, t.TempDir(), n.first); err != nil {
+				return err
+			}
+		}
 		if err := n.prepare(); err != nil {
 			return err
 		}
@@ -100,6 +106,19 @@ func (n nesting) prepare() error {
 	return nil
 }
 
+// overlayAt has a directory of somebody be on an overlay.
+func overlayAt(dir, layers string, owner int) error {
+	var options []string
+	for _, name := range []string{"lower", "upper", "work"} {
+		path := filepath.Join(layers, name)
+		if err := os.Mkdir(path, 0o755); err != nil {
+			return err
+		}
+		options = append(options, name+"dir="+path)
+	}
+	return errors.Join(unix.Mount("overlay", dir, "overlay", 0, strings.Join(options, ",")), os.Chown(dir, owner, owner))
+}
+
 // openTun has the calling thread's mount namespace have a /dev/net/tun that is everybody's.
 func openTun() error {
 	const place, node = "/dev/net", "/dev/net/tun"
@@ -137,6 +156,24 @@ func TestNestedOne(t *testing.T) {
 		"ExitCodes", "Output", "Stdin", "Terminal", "Leftovers", "Ulimits", "Upper", "HiddenStubs", "ReadOnlyRoot", "Bind", "RootMounts", "Tmpfs", "NestedMounts",
 		"Network", "Apart", "Exec", "ExecTerminal", "ExecEnds", "MaskedPaths", "Insecure", "CgroupView",
 	}, "|")+")$")
+}
+
+// TestNestedOnOverlay: with a store on an overlay, as a container's root is.
+func TestNestedOnOverlay(t *testing.T) {
+	inNested(t, nesting{first: firstNested, count: idCount, masked: true, overlay: true}, "^TestLibcontainer$/^("+strings.Join([]string{
+		"ExitCodes", "Output", "Leftovers", "Cancel", "NoTrace", "ReadOnlyRoot", "Bind", "Tmpfs", "ManyLayers", "Final", "Exec", "Elsewhere",
+	}, "|")+")$")
+}
+
+// testElsewhere: what a process changes comes to the upper directory, whatever that is on, and the next one goes on from there.
+func testElsewhere(l *lab) {
+	spec := l.spec("rm -r /home; mkdir /home; rm /bin/true; chown 33:34 /tmp; echo a > /tmp/a; ln /tmp/a /tmp/b; chmod 4711 /tmp/a; mkfifo /tmp/p; ln -s x /tmp/l; touch /tmp/gone; chmod 700 /")
+	l.run(spec)
+	l.again(spec)
+	spec.Args[2] = "rm /tmp/gone; ls /home /bin/true 2>&1 | grep -v found; stat -c '%n %a %u:%g %h' / /tmp /tmp/*; cat /tmp/b; readlink /tmp/l"
+	if got, want := l.run(spec), "ls: /bin/true: No such file or directory\n/home:\n/ 700 0:0 1\n/tmp 755 33:34 1\n/tmp/a 4711 0:0 2\n/tmp/b 4711 0:0 2\n/tmp/l 777 0:0 1\n/tmp/p 644 0:0 1\na\nx"; got != want {
+		l.t.Errorf("the second process: got %q, want %q", got, want)
+	}
 }
 
 // firstNested is none of anybody's IDs.

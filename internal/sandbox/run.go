@@ -76,7 +76,10 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 			if !errors.As(err, new(*userError)) { // whose words are Docker's
 				err = fmt.Errorf("preparing the root filesystem: %w", err)
 			}
-			return errors.Join(err, b.close())
+			return errors.Join(err, b.bringBack(false), b.close())
+		}
+		if len(b.elsewhere) > 0 && streams.Notice != nil {
+			streams.Notice(elsewhereNotice)
 		}
 		if notice := r.networks.notice(); b.spec.sharesNetwork && notice != "" && streams.Notice != nil {
 			streams.Notice(notice)
@@ -90,10 +93,14 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		}
 		// The caller may take an exit code for a success.
 		var exit *ExitError
-		if err == nil || errors.As(err, &exit) {
+		ended := err == nil || errors.As(err, &exit)
+		if ended {
 			if werr := b.ends.wait(ctx); werr != nil {
 				err = werr
 			}
+		}
+		if berr := b.bringBack(ended); berr != nil {
+			err = berr
 		}
 		return err
 	})
