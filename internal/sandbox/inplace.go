@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox/inplace"
 )
 
@@ -235,6 +236,7 @@ func (r *placeRunner) Run(ctx context.Context, spec *Spec, streams IO) (err erro
 	}
 	var exit *ExitError
 	if (err == nil || errors.As(err, &exit)) && spec.Root.Upper != "" {
+		view.Owned(p.owned())
 		if serr := t.Save(spec.Root.Lower, spec.Root.Upper, view); serr != nil {
 			return serr
 		}
@@ -253,6 +255,7 @@ type placing struct {
 	mounts  []mountedTree // of the spec's mounts that show layers
 	memory  string        // a directory in memory
 	sockets []net.Listener
+	process *bundle // once it is known
 }
 
 // mountedTree is what a mount shows.
@@ -282,6 +285,14 @@ func (p *placing) prepare() error {
 		p.mounts = append(p.mounts, mountedTree{i, t, path})
 	}
 	return nil
+}
+
+// owned tells what the process said of owners where there are not enough IDs.
+func (p *placing) owned() (layer.Owner, []layer.LinkRecord) {
+	if p.process == nil || p.process.owned == nil {
+		return layer.Owner{}, nil
+	}
+	return p.process.owned.first, p.process.owned.links
 }
 
 // save writes the layers of mounts.
@@ -327,6 +338,7 @@ func (p *placing) run(ctx context.Context, view *inplace.View) error {
 	if err != nil {
 		return err
 	}
+	p.process = b
 	life, end := context.WithCancel(ctx)
 	run := &placedRun{spec: p.spec, lock: view.Lock(), end: life}
 	started := func() {
@@ -364,7 +376,11 @@ func (p *placing) bundle() (*bundle, error) {
 		return nil, err
 	}
 	cwd := filepath.Join("/", p.spec.Cwd)
-	if err := makeOwned(root, cwd, u.Uid, u.Gid); err != nil {
+	uid, gid := u.Uid, u.Gid
+	if os.Geteuid() != 0 { // what is new is recorded as the user's
+		uid, gid = -1, -1
+	}
+	if err := makeOwned(root, cwd, uid, gid); err != nil {
 		return nil, fmt.Errorf("making working directory %s: %w", cwd, err)
 	}
 	return placedBundle(p.spec, u)
@@ -524,7 +540,11 @@ func (p *placing) socket(i int, s *Socket) (string, error) {
 		return "", err
 	}
 	p.sockets = append(p.sockets, l)
-	if err := errors.Join(os.Chown(path, s.UID, s.GID), os.Chmod(path, os.FileMode(s.Mode&0o777))); err != nil {
+	uid, gid := s.UID, s.GID
+	if os.Geteuid() != 0 {
+		uid, gid = -1, -1
+	}
+	if err := errors.Join(os.Chown(path, uid, gid), os.Chmod(path, os.FileMode(s.Mode&0o777))); err != nil {
 		return "", err
 	}
 	return path, s.Serve(l)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/moby/sys/capability"
@@ -11,7 +12,9 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox/initproc"
+	"github.com/slipway-build/slipway/internal/sandbox/owners"
 )
 
 // placedBundle describes a process that runs in place: of a container it has no more than that.
@@ -31,13 +34,17 @@ func placedBundle(spec *Spec, u *user.ExecUser) (*bundle, error) {
 			process.Capabilities.Bounding = append(process.Capabilities.Bounding, capName(c))
 		}
 	}
-	return &bundle{spec: spec, ownDev: true, oci: &specs.Spec{Process: process, Linux: &specs.Linux{}}}, nil
+	b := &bundle{spec: spec, ownDev: true, oci: &specs.Spec{Process: process, Linux: &specs.Linux{}}}
+	if os.Geteuid() != 0 || oneID() {
+		b.owned = &owned{first: layer.Owner{UID: process.User.UID, GID: process.User.GID}}
+	}
+	return b, nil
 }
 
 // scoped reports whether the process and what it starts can have no more rights by what they execute, setuid programs among
 // it, which is the condition for a domain and a filter of their own. Root has nothing of such programs.
 func scoped(b *bundle) bool {
-	if b.oci.Process.User.UID == 0 || b.spec.Network == NetworkNone {
+	if b.oci.Process.User.UID == 0 || os.Geteuid() != 0 || b.spec.Network == NetworkNone {
 		return true
 	}
 	none, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
@@ -88,7 +95,9 @@ func (r *placeRunner) start(ctx context.Context, b *bundle, lock int, streams IO
 		if b.spec.Terminal {
 			w.fetch(g.Socket())
 		}
-		err = startError(b.spec, &calls.Calls, g.Executed())
+		if err = b.superviseHere(g.Socket()); err == nil {
+			err = startError(b.spec, &calls.Calls, g.Executed())
+		}
 	} else {
 		err = fmt.Errorf("starting the process: %w", errors.Join(g.Executed(), err))
 	}
@@ -111,6 +120,7 @@ func (r *placeRunner) start(ctx context.Context, b *bundle, lock int, streams IO
 		g.Signal(sig)
 	})
 	ws, err := g.Wait(stop)
+	err = errors.Join(err, b.owned.end())
 	w.drain(ctx)
 	switch {
 	case err != nil:
@@ -119,6 +129,34 @@ func (r *placeRunner) start(ctx context.Context, b *bundle, lock int, streams IO
 		return nil
 	}
 	return b.exitError(ws)
+}
+
+// superviseHere is supervise for a process that has this process's root directory.
+func (b *bundle) superviseHere(socket int) error {
+	if b.owned == nil {
+		return nil
+	}
+	listener := sentFile(socket)
+	if listener == nil {
+		return nil // its error tells why
+	}
+	root, err := openRoot("/")
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer root.Close()
+	place, err := owners.MountOf(root.fd)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	s, err := owners.Serve(listener, b.rules(), place)
+	if err != nil {
+		return err
+	}
+	b.owned.mu.Lock()
+	defer b.owned.mu.Unlock()
+	b.owned.supervisors = append(b.owned.supervisors, s)
+	return nil
 }
 
 // startGuardian starts the guardian with the process's streams.
@@ -152,5 +190,20 @@ func (b *bundle) callsInPlace(filter []byte) (*inside, error) {
 	in.Add("setting the umask", unix.SYS_UMASK, 0o022)
 	in.streams()
 	in.Add("changing to /", unix.SYS_CHDIR, "/")
+	if os.Geteuid() != 0 {
+		in.becomeSame(p, filter)
+		return in, nil
+	}
 	return in, in.become(p, filter)
+}
+
+// becomeSame has the process execute its program as the user that slipway is, who may be nobody else. It is told that it is root.
+func (in *inside) becomeSame(p *specs.Process, filter []byte) {
+	if filter != nil {
+		program := in.Words(len(filter)/8, in.Bytes(filter))
+		in.Add("setting the seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, program)
+	}
+	in.supervised()
+	in.Add(cwdWhat+p.Cwd, unix.SYS_CHDIR, p.Cwd)
+	in.execute(p)
 }

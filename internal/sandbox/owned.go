@@ -84,7 +84,7 @@ func (in *inside) sends(file *initproc.Call) {
 // rules are those of the process.
 func (b *bundle) rules() owners.Rules {
 	u := b.oci.Process.User
-	return owners.Rules{UID: u.UID, GID: u.GID, Groups: u.AdditionalGids, Root: u.UID == 0}
+	return owners.Rules{UID: u.UID, GID: u.GID, Groups: u.AdditionalGids, Root: u.UID == 0, Fake: os.Geteuid() != 0}
 }
 
 // supervise begins to answer a process that has sent its root and its listener. If it did not, its error tells why.

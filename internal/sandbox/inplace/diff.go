@@ -3,6 +3,8 @@ package inplace
 import (
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
@@ -11,6 +13,8 @@ type change struct {
 	name   string
 	gone   bool // it is not there any more
 	opaque bool // a directory in the place of another one: nothing of that shows
+	made   bool // it was not there before
+	ino    uint64
 	below  []change
 }
 
@@ -22,6 +26,7 @@ type differ struct {
 	// secrets are files that are to be in no layer, and found is the name of one that is in the tree.
 	secrets map[uint64]stamp
 	found   string
+	links   map[uint64]layer.LinkRecord // owners that the step gave to links and the like
 	// same compares a file with what the layers have at its path.
 	same func(path string) (bool, error)
 }
@@ -71,10 +76,11 @@ func (d *differ) change(old, now *entry, path string) (change, bool) {
 		return c, true
 	}
 	if !st.isDir() {
-		return change{name: now.name}, st != old.stamp
+		_, told := d.links[st.ino]
+		return change{name: now.name, ino: st.ino}, st != old.stamp || told && st.mode&unix.S_IFMT != unix.S_IFREG
 	}
 	below := d.changes(old.dir, now.dir, path)
-	return change{name: now.name, below: below}, st != old.stamp || len(below) > 0
+	return change{name: now.name, ino: st.ino, below: below}, st != old.stamp || len(below) > 0
 }
 
 // added is something new with all that is in it.
@@ -85,7 +91,7 @@ func (d *differ) added(e *entry) change {
 	if e.stamp.links > 1 {
 		d.named[e.stamp.ino] = true
 	}
-	c := change{name: e.name}
+	c := change{name: e.name, ino: e.stamp.ino, made: true}
 	if e.dir != nil {
 		for i := range e.dir.entries {
 			c.below = append(c.below, d.added(&e.dir.entries[i]))
@@ -125,6 +131,9 @@ func (d *differ) dropLinked(all []change, old, now *dir, path string) ([]change,
 type changed struct {
 	live layer.Tree
 	top  []change
+	// owner is whom what was made belongs to, unless it says something else, and links what links and the like belong to.
+	owner layer.Owner
+	links map[uint64]layer.LinkRecord
 }
 
 // at finds what changed in a directory.
@@ -170,6 +179,11 @@ func (t *changed) ReadDir(path string) ([]*layer.Entry, error) {
 			return nil, err
 		}
 		e.Opaque = c.opaque
+		if r, ok := t.links[c.ino]; ok && !e.IsDir() && !e.IsRegular() {
+			e.UID, e.GID = r.UID, r.GID
+		} else if c.made && e.UID == 0 && e.GID == 0 {
+			e.UID, e.GID = t.owner.UID, t.owner.GID
+		}
 		out = append(out, e)
 	}
 	return out, nil

@@ -28,7 +28,9 @@ type View struct {
 	device  map[string]bool // what is in the directories of devices
 	placed  []placed
 	secrets []secret
-	held    int // a directory for what was in the place of something
+	owner   layer.Owner                 // whom what is new belongs to, where that cannot be seen
+	links   map[uint64]layer.LinkRecord // what owners of links are, by their inodes
+	held    int                         // a directory for what was in the place of something
 	heldAt  string
 	binds   []bind
 	moved   []string // relative paths of what was renamed or changed here
@@ -153,6 +155,14 @@ func (m *Machine) dropDevices(before map[string]bool) error {
 		}
 	}
 	return nil
+}
+
+// Owned says whom new files belong to where there are not enough IDs, and what the step said of links and the like.
+func (v *View) Owned(owner layer.Owner, links []layer.LinkRecord) {
+	v.owner, v.links = owner, map[uint64]layer.LinkRecord{}
+	for _, l := range links {
+		v.links[l.Inode] = l
+	}
 }
 
 // Lock is a descriptor that is to be open as long as a process uses the view.

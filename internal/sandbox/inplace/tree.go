@@ -288,12 +288,16 @@ func (t *Tree) Save(lower []string, upper string, v *View) (err error) {
 	}}
 	if v != nil {
 		d.before, d.linked = v.before, v.before.linked()
+		d.links = v.links
 		d.secrets = map[uint64]stamp{}
 		for _, s := range v.secrets {
 			d.secrets[s.stamp.ino] = s.stamp
 		}
 	}
 	diff := &changed{live: live, top: d.changes(t.now, now, ".")}
+	if v != nil {
+		diff.owner, diff.links = v.owner, v.links
+	}
 	if d.found != "" {
 		return fmt.Errorf("the step has made a secret that it was given a file of the image, %q: copy what the image is to have instead", d.found)
 	}
