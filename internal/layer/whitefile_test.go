@@ -37,7 +37,7 @@ func TestWhiteoutsOnOverlay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.SetFlavor(User)
+	w.SetFlavor(User, "")
 	for _, e := range []Entry{{Path: "d", Mode: unix.S_IFDIR | 0o755}, {Path: "d/gone", Whiteout: true}, {Path: "d/empty", Mode: unix.S_IFREG | 0o644}, {Path: "gone", Whiteout: true}} {
 		if err := w.Add(&e); err != nil {
 			t.Fatal(err)
