@@ -489,6 +489,13 @@ func (p *placing) files(view *inplace.View) error {
 			return err
 		}
 	}
+	// apt has its downloads be those of a user, and looks whether it has become that one.
+	const apt = "/etc/apt/apt.conf.d"
+	if os.Geteuid() != 0 && view.Has(apt) {
+		if err := view.File(apt+"/zz-slipway", "APT::Sandbox::User \"root\";\n", 0o644); err != nil {
+			return err
+		}
+	}
 	if p.spec.HostnameFile && !view.Stays("/etc/hostname") {
 		return view.File("/etc/hostname", hostname(p.spec)+"\n", 0o644)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/capability"
@@ -14,7 +15,6 @@ import (
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox/initproc"
-	"github.com/slipway-build/slipway/internal/sandbox/owners"
 )
 
 // placedBundle describes a process that runs in place: of a container it has no more than that.
@@ -24,6 +24,10 @@ func placedBundle(spec *Spec, u *user.ExecUser) (*bundle, error) {
 		return nil, err
 	}
 	process.ApparmorProfile = "" // it has the container's
+	if os.Geteuid() != 0 && !slices.ContainsFunc(process.Env, func(kv string) bool { return strings.HasPrefix(kv, "GIT_CONFIG_COUNT=") }) {
+		// Everything belongs to one user, who is told that it is root: git takes that for somebody else's files.
+		process.Env = append(process.Env, "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*")
+	}
 	own, err := ownCapabilities()
 	if err != nil {
 		return nil, err
@@ -95,7 +99,7 @@ func (r *placeRunner) start(ctx context.Context, b *bundle, lock int, streams IO
 		if b.spec.Terminal {
 			w.fetch(g.Socket())
 		}
-		if err = b.superviseHere(g.Socket()); err == nil {
+		if err = b.supervise(g.Socket()); err == nil {
 			err = startError(b.spec, &calls.Calls, g.Executed())
 		}
 	} else {
@@ -129,34 +133,6 @@ func (r *placeRunner) start(ctx context.Context, b *bundle, lock int, streams IO
 		return nil
 	}
 	return b.exitError(ws)
-}
-
-// superviseHere is supervise for a process that has this process's root directory.
-func (b *bundle) superviseHere(socket int) error {
-	if b.owned == nil {
-		return nil
-	}
-	listener := sentFile(socket)
-	if listener == nil {
-		return nil // its error tells why
-	}
-	root, err := openRoot("/")
-	if err != nil {
-		return errors.Join(err, listener.Close())
-	}
-	defer root.Close()
-	place, err := owners.MountOf(root.fd)
-	if err != nil {
-		return errors.Join(err, listener.Close())
-	}
-	s, err := owners.Serve(listener, b.rules(), place)
-	if err != nil {
-		return err
-	}
-	b.owned.mu.Lock()
-	defer b.owned.mu.Unlock()
-	b.owned.supervisors = append(b.owned.supervisors, s)
-	return nil
 }
 
 // startGuardian starts the guardian with the process's streams.

@@ -171,6 +171,12 @@ func (v *View) Lock() int { return v.lock }
 // Stays reports whether something of the container's is at a path that cannot be put aside.
 func (v *View) Stays(path string) bool { return v.m.stays[strings.TrimPrefix(path, "/")] }
 
+// Has reports whether the tree has a directory at a path.
+func (v *View) Has(path string) bool {
+	e := v.t.now.find(strings.TrimPrefix(path, "/"))
+	return e != nil && e.dir != nil
+}
+
 // Host reads a short file of the container's own; one that is missing is empty.
 func (v *View) Host(path string) (string, error) {
 	fd, err := unix.Openat2(v.host, path, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
