@@ -123,6 +123,18 @@ func (p *Place) script(names []string) string {
 // Command is the command by which [Place.Run] builds what was prepared.
 func (p *Place) Command() []string { return []string{p.Shell, p.InWorkspace + "/build.sh"} }
 
+// Mode is how "slipway info" said that steps are run.
+func (p *Place) Mode() string {
+	data, _ := os.ReadFile(filepath.Join(p.Workspace, "out", "info.log"))
+	for line := range strings.Lines(string(data)) {
+		if mode, ok := strings.CutPrefix(line, "Isolation: "); ok {
+			mode, _, _ = strings.Cut(strings.TrimSpace(mode), ": ") // then comes why
+			return mode
+		}
+	}
+	return ""
+}
+
 // Outcome is what became of a Dockerfile.
 type Outcome struct {
 	Built  bool

@@ -148,6 +148,9 @@ static int join(pid_t target) {
 	entered.inside = 1;
 	if (setresgid(0, 0, 0) || setresuid(0, 0, 0))
 		return fail(BECOME);
+	// Who becomes another user is hidden by the kernel, also from itself: its files in /proc belong to a user that the namespace lacks, and then
+	// containers could not be given IDs.
+	prctl(PR_SET_DUMPABLE, 1);
 	// What is mounted here later is this process's. Of what the host mounts later, it sees what it would see outside.
 	return unshare(CLONE_NEWNS) ? fail(MOUNTS) : 0;
 }
