@@ -29,7 +29,6 @@ var (
 var (
 	later     = expectation{fails: "ERROR", notYet: true, why: "not yet"}
 	notBeyond = expectation{fails: "exit code: 1", notYet: true, why: "not yet: owners that the namespace does not have"}
-	noUpper   = expectation{fails: "not supported as upperdir", notYet: true, why: "not yet: the store has to be on a volume"}
 )
 
 const (
@@ -54,7 +53,7 @@ var expected = map[string]place{
 	"sys-admin":             {rootMode, nil},
 	"unconfined":            {userContainer, rows{"devices": noDevices}},
 	"unconfined-unmasked":   {userContainer, rows{"devices": noDevices}},
-	"unconfined-no-volume":  {userContainer, rows{"*": noUpper, "copy": {}}},
+	"unconfined-no-volume":  {inPlace, rows{"first-to-die": oom, "*": later, "copy": {}}},
 	"unconfined-user":       {userOne, oneID},
 	"unconfined-restricted": {userOne, oneID},
 	"unconfined-read-only":  {userContainer, rows{"devices": noDevices}},
