@@ -142,7 +142,7 @@ func (tb *table) build(t *testing.T, env Environment) map[string]Outcome {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	if changed := conformance.Diff(before, tb.files(t, p)); len(changed) > 0 {
+	if changed := conformance.Diff(before, tb.files(t, p)); len(changed) > 0 && !expected[env.Name].broken {
 		t.Errorf("the container's root filesystem is not what it was:\n%s", last(strings.Join(changed, "\n"), 30))
 	}
 	if mode := p.Mode(); mode != expected[env.Name].mode {
