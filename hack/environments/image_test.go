@@ -20,10 +20,7 @@ import (
 var ownImageEnvironments = []string{"privileged", "sys-admin", "unconfined", "pod-sys-admin", "docker", "pod", "restricted"}
 
 // notYet are environments, and examples, in which the image fails today, and is not to.
-var notYet = []string{
-	"docker", "pod", "restricted",
-	"example baseline", "example restricted", "example gitlab", "example github", "example tekton", "example argo",
-}
+var notYet = []string{"restricted", "example restricted"}
 
 // kanikosDockerfile has what kaniko's users have: a package's users, files of others, two stages.
 const kanikosDockerfile = `FROM busybox AS builder

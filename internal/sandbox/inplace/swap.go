@@ -208,9 +208,9 @@ func (m *Machine) hostOut(from, to int, at string) error {
 			err = rename(from, name, to, name)
 		}
 		switch {
-		case errors.Is(err, unix.EBUSY): // something is mounted there
-			m.stays[path] = true
-		case errors.Is(err, unix.EXDEV):
+		case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EACCES) && (isMountPoint(from, name) || !mayChange(from, name)):
+			m.stays[path] = true // something is mounted there, or it is somebody else's who lets nobody move what is in it
+		case errors.Is(err, unix.EXDEV), errors.Is(err, unix.EACCES): // a directory of somebody else's does not move elsewhere
 			err = m.hostOutOf(from, to, name, path)
 			if err != nil {
 				return err
@@ -220,6 +220,18 @@ func (m *Machine) hostOut(from, to int, at string) error {
 		}
 	}
 	return nil
+}
+
+// isMountPoint reports whether something is mounted at a name. The kernel says so before anything else only to who may write there.
+func isMountPoint(dir int, name string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}
+
+// mayChange reports whether this process may move what is in a directory.
+func mayChange(dir int, name string) bool {
+	return unix.Faccessat(dir, name, unix.W_OK|unix.X_OK, unix.AT_EACCESS) == nil
 }
 
 func moving(path string, err error) error {
