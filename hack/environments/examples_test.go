@@ -222,7 +222,11 @@ func TestExamples(t *testing.T) {
 			continue
 		}
 		t.Run(e.name, func(t *testing.T) {
-			err := e.try(t, g)
+			name, dockerfile := "example "+e.name, kanikosDockerfile
+			if slices.Contains(notYet, name) { // what runs no step works
+				dockerfile = stepless
+			}
+			err := e.try(t, g, dockerfile)
 			path := "/v2/team/" + e.name + "/manifests/v1"
 			if e.name == "gitlab" {
 				path = "/v2/team/manifests/" + e.name
@@ -232,12 +236,14 @@ func TestExamples(t *testing.T) {
 			if err == nil && w.Code != http.StatusOK {
 				err = fmt.Errorf("%s is not in the registry: %d", path, w.Code)
 			}
-			judge(t, "example "+e.name, err)
+			if err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }
 
-func (e *example) try(t *testing.T, g *Ground) error {
+func (e *example) try(t *testing.T, g *Ground, dockerfile string) error {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	env := e.environment()
@@ -251,7 +257,7 @@ func (e *example) try(t *testing.T, g *Ground) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = errors.Join(os.WriteFile(filepath.Join(p.Workspace, "Dockerfile"), []byte(kanikosDockerfile), 0o644),
+	err = errors.Join(os.WriteFile(filepath.Join(p.Workspace, "Dockerfile"), []byte(dockerfile), 0o644),
 		os.Mkdir(filepath.Join(p.Workspace, "certs.d", "registry.example.com"), 0o755),
 		os.WriteFile(filepath.Join(p.Workspace, "certs.d", "registry.example.com", "hosts.toml"), fmt.Appendf(nil, "server = \"http://127.0.0.1:%d\"\n", registryPort), 0o644))
 	for _, at := range e.mounts { // as an emptyDir is
