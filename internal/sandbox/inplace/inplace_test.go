@@ -380,3 +380,36 @@ func TestRootMode(t *testing.T) {
 		t.Errorf("/ is %v, %v", info.Mode(), err)
 	}
 }
+
+// TestNotEntered: when the container's own files cannot all be put away, they are where they were, and none is taken for a step's.
+func TestNotEntered(t *testing.T) {
+	opt, base := container(t)
+	m, err := Open(context.Background(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	before := listing(t, opt.Root, ".slipway")
+	files(t, opt.Dir, "host/home/")
+	tree, err := m.Tree([]string{base})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Enter(context.Background(), tree); err == nil {
+		t.Error("entered a directory that could not be emptied")
+	}
+	tree.Drop()
+	after := listing(t, opt.Root, ".slipway")
+	if !slices.Equal(names(before), names(after)) {
+		t.Errorf("the container has %v,\nwant %v", names(after), names(before))
+	}
+	// The next step runs.
+	next, v, err := enter(m, base)
+	if err == nil {
+		err = v.Leave()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Release()
+}

@@ -36,6 +36,8 @@ type View struct {
 	moved   []string // relative paths of what was renamed or changed here
 	before  stamps   // what these were when the step had ended
 	Hidden  []string // paths of the tree that cannot be shown
+	begun   bool     // the container's own files are being moved
+	inside  bool     // what is in the root directory, and does not stay, is the step's
 }
 
 // Enter shows a tree in the root directory. Until [View.Leave] nobody else does.
@@ -70,8 +72,10 @@ func (m *Machine) Enter(ctx context.Context, t *Tree) (v *View, err error) {
 		return v, err
 	}
 	v.host = host.fd
+	v.begun = true
 	if err = m.hostOut(m.root, host.fd, "."); err == nil {
 		err = m.write(journal{Step: true})
+		v.inside = err == nil
 	}
 	if err == nil {
 		err = v.stepIn(t.fd, m.root, ".")
@@ -85,14 +89,16 @@ func (m *Machine) Enter(ctx context.Context, t *Tree) (v *View, err error) {
 // Leave puts everything back where it was.
 func (v *View) Leave() error {
 	m := v.m
-	errs := []error{v.unplace()}
-	errs = append(errs, m.dropDevices(v.device))
-	errs = append(errs, m.stepOut(v.t.fd, ".", v.before))
-	if errors.Join(errs...) == nil {
-		errs = append(errs, m.write(journal{}))
+	var out error // of what has to be before the container's own comes back
+	var errs []error
+	if v.inside {
+		errs = append(errs, v.unplace(), m.dropDevices(v.device))
+		if out = m.stepOut(v.t.fd, ".", v.before); out == nil {
+			out = m.write(journal{})
+		}
 	}
-	if errors.Join(errs...) == nil {
-		errs = append(errs, m.hostIn())
+	if out == nil && v.begun {
+		out = m.hostIn()
 	}
 	if v.host >= 0 {
 		unix.Close(v.host)
@@ -100,7 +106,7 @@ func (v *View) Leave() error {
 	v.unlock()
 	v.show()
 	m.turn <- struct{}{}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, out)...); err != nil {
 		v.t.broken = true
 		return fmt.Errorf("putting back the container's own files: %w", err)
 	}
