@@ -347,7 +347,7 @@ func (o *executorFlags) tell(a *app, flags *pflag.FlagSet) {
 		return
 	}
 	flags.Visit(func(f *pflag.Flag) {
-		accepted, ok := kanikoAccepted[f.Name]
+		accepted, ok := kanikoAccepted()[f.Name]
 		switch {
 		case !ok || f.Value.String() == f.DefValue:
 		case accepted.matters:

@@ -68,7 +68,7 @@ func (o *executorFlags) add(f *pflag.FlagSet) {
 		f.Lookup(name).Hidden = true
 	}
 	o.registries.add(f)
-	for name, accepted := range kanikoAccepted {
+	for name, accepted := range kanikoAccepted() {
 		accepted.add(f, name)
 	}
 }
@@ -81,32 +81,34 @@ type acceptedFlag struct {
 }
 
 // kanikoAccepted are those flags.
-var kanikoAccepted = map[string]acceptedFlag{
-	"snapshot-mode":                   {"full", false, "what a step changed is told by the filesystem, and always all of it"},
-	"snapshotMode":                    {"", false, "what a step changed is told by the filesystem, and always all of it"},
-	"use-new-run":                     {"false", false, "what a step changed is told by the filesystem"},
-	"single-snapshot":                 {"false", true, "each step is a layer: copy what is wanted into a last stage, FROM scratch and COPY --from"},
-	"ignore-path":                     {"list", true, "what is mounted is never in a layer, and what a step makes always is: remove it in the step, or mount something there (RUN --mount=type=tmpfs)"},
-	"ignore-var-run":                  {"true", false, "what is mounted is never in a layer"},
-	"whitelist-var-run":               {"true", false, "what is mounted is never in a layer"},
-	"skip-unused-stages":              {"false", false, "a stage that nothing needs is never built"},
-	"cache-ttl":                       {"336h0m0s", true, "results in the cache do not expire: change a build argument that the step reads, or leave --cache out"},
-	"cache-dir":                       {"/cache", false, "base images are kept in the store (SLIPWAY_ROOT)"},
-	"cache-copy-layers":               {"false", false, "the cache has the results of all steps"},
-	"cache-run-layers":                {"true", true, "the cache has the results of all steps: leave --cache out"},
-	"compressed-caching":              {"true", false, "layers are compressed while they are read, which takes no memory to speak of"},
-	"cleanup":                         {"false", false, "the container stays what it is"},
-	"pre-cleanup":                     {"false", false, "the container stays what it is"},
-	"preserve-context":                {"false", false, "the context stays what it is"},
-	"force":                           {"false", false, "--isolation says how steps run"},
-	"force-build-metadata":            {"false", false, "metadata is always in the history"},
-	"kaniko-dir":                      {"/kaniko", false, "nothing is kept there: see --root"},
-	"push-retry":                      {"0", false, "what may pass is always tried again"},
-	"image-download-retry":            {"0", false, "what may pass is always tried again"},
-	"image-fs-extract-retry":          {"0", false, "what may pass is always tried again"},
-	"skip-push-permission-check":      {"false", false, "nothing is asked before there is something to push"},
-	"log-timestamp":                   {"false", false, "each line has the time since its step began"},
-	"azure-container-registry-config": {"", true, "credentials come from config.json and its helpers"},
+func kanikoAccepted() map[string]acceptedFlag {
+	return map[string]acceptedFlag{
+		"snapshot-mode":                   {"full", false, "what a step changed is told by the filesystem, and always all of it"},
+		"snapshotMode":                    {"", false, "what a step changed is told by the filesystem, and always all of it"},
+		"use-new-run":                     {"false", false, "what a step changed is told by the filesystem"},
+		"single-snapshot":                 {"false", true, "each step is a layer: copy what is wanted into a last stage, FROM scratch and COPY --from"},
+		"ignore-path":                     {"list", true, "what is mounted is never in a layer, and what a step makes always is: remove it in the step, or mount something there (RUN --mount=type=tmpfs)"},
+		"ignore-var-run":                  {"true", false, "what is mounted is never in a layer"},
+		"whitelist-var-run":               {"true", false, "what is mounted is never in a layer"},
+		"skip-unused-stages":              {"false", false, "a stage that nothing needs is never built"},
+		"cache-ttl":                       {"336h0m0s", true, "results in the cache do not expire: change a build argument that the step reads, or leave --cache out"},
+		"cache-dir":                       {"/cache", false, "base images are kept in the store (SLIPWAY_ROOT)"},
+		"cache-copy-layers":               {"false", false, "the cache has the results of all steps"},
+		"cache-run-layers":                {"true", true, "the cache has the results of all steps: leave --cache out"},
+		"compressed-caching":              {"true", false, "layers are compressed while they are read, which takes no memory to speak of"},
+		"cleanup":                         {"false", false, "the container stays what it is"},
+		"pre-cleanup":                     {"false", false, "the container stays what it is"},
+		"preserve-context":                {"false", false, "the context stays what it is"},
+		"force":                           {"false", false, "--isolation says how steps run"},
+		"force-build-metadata":            {"false", false, "metadata is always in the history"},
+		"kaniko-dir":                      {"/kaniko", false, "nothing is kept there: see --root"},
+		"push-retry":                      {"0", false, "what may pass is always tried again"},
+		"image-download-retry":            {"0", false, "what may pass is always tried again"},
+		"image-fs-extract-retry":          {"0", false, "what may pass is always tried again"},
+		"skip-push-permission-check":      {"false", false, "nothing is asked before there is something to push"},
+		"log-timestamp":                   {"false", false, "each line has the time since its step began"},
+		"azure-container-registry-config": {"", true, "credentials come from config.json and its helpers"},
+	}
 }
 
 // kanikoTTL is kaniko's default of --cache-ttl.

@@ -13,7 +13,6 @@ import (
 	"math"
 	"os"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -70,15 +69,16 @@ func Entered() *Entry {
 	return entry
 }
 
-// Carried is what the process that entered was given by itself.
-var Carried = sync.OnceValues(func() ([]byte, error) {
+// Carried is what the process that entered was given by itself. It is read once.
+func Carried() ([]byte, error) {
 	if C.entered.asked == 0 || C.entered.carried < 0 {
 		return nil, nil
 	}
 	f := os.NewFile(uintptr(C.entered.carried), "carried")
+	C.entered.carried = -1
 	defer f.Close()
 	return io.ReadAll(io.NewSectionReader(f, 0, math.MaxInt64))
-})
+}
 
 // tryNamespaces reports why namespaces cannot be made, or mounts in them not be changed.
 func tryNamespaces(flags int) (made, mounts error) {

@@ -1,6 +1,10 @@
 package owners
 
-import "golang.org/x/sys/unix"
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
 
 // kind is what a supervised call does.
 type kind int
@@ -28,7 +32,7 @@ type layout struct {
 }
 
 // supervised are the calls that the supervisor is told of.
-var supervised = func() map[int]layout {
+var supervised = sync.OnceValue(func() map[int]layout {
 	no := layout{dir: none, path: none, uid: none, gid: none, flags: none, mode: none, device: none, name: none, value: none}
 	with := func(k kind, set func(*layout)) layout {
 		l := no
@@ -57,4 +61,4 @@ var supervised = func() map[int]layout {
 	}
 	older(all, with)
 	return all
-}()
+})

@@ -113,11 +113,11 @@ func (r Rules) Program() []byte {
 	a.add(load, 0, 0, 0) // the call's number
 	a.add(unix.BPF_JMP|unix.BPF_JSET|unix.BPF_K, x32Bit, 0, 1)
 	a.add(ret, allow, 0, 0)
-	for _, number := range slices.Sorted(maps.Keys(supervised)) {
-		switch k := supervised[number].kind; {
+	for _, number := range slices.Sorted(maps.Keys(supervised())) {
+		switch k := supervised()[number].kind; {
 		case k == whoami || k == chmods && !r.Fake:
 		case k == mknods && r.Root:
-			a.on(number, devices(supervised[number].mode))
+			a.on(number, devices(supervised()[number].mode))
 		case k == mknods:
 		default:
 			a.on(number, returns(notify))

@@ -179,7 +179,7 @@ var errNative = errors.New("the kernel's own answer")
 
 func (s *Supervisor) answer(n *notification) response {
 	r := response{id: n.id}
-	l, ok := supervised[int(n.nr)]
+	l, ok := supervised()[int(n.nr)]
 	if !ok || n.arch != arch || n.pid == 0 {
 		r.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
 		return r
