@@ -30,6 +30,7 @@ type told struct {
 	Variable bool
 	Carried  string
 	Shown    string // what is in the file that was out of reach
+	Proc     uint32 // owner of its files in /proc
 	Mode     uint32 // of the directory that was prepared
 	MayMount bool
 }
@@ -85,6 +86,11 @@ func TestMain(m *testing.M) {
 		}
 		t.Shown, t.Mode = string(data), st.Mode&0o777
 	}
+	var own unix.Stat_t
+	if err := unix.Stat("/proc/self/environ", &own); err != nil {
+		panic(err)
+	}
+	t.Proc = own.Uid
 	t.MayMount = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") == nil
 	if err := json.NewEncoder(os.Stdout).Encode(t); err != nil {
 		panic(err)
@@ -194,7 +200,7 @@ func TestEnterShifted(t *testing.T) {
 	dir := filepath.Join(above, "lib", "store")
 	how := fmt.Sprintf(`{"IDs":"identity","UIDs":"0 1 65534","GIDs":"0 0 65536","Prepare":%q,"Home":%q}`, dir, file)
 	got := enters(t, &syscall.SysProcAttr{}, how, "setpriv", "--bounding-set=-all,+setuid,+setgid", "--inh-caps=-all")
-	if got.Err != "" || !got.Entry.Inside || got.UID != 0 || got.Shown != "carried" || got.Mode != 0o700 {
+	if got.Err != "" || !got.Entry.Inside || got.UID != 0 || got.Shown != "carried" || got.Mode != 0o700 || got.Proc != 0 {
 		t.Errorf("got %+v, %+v", got, got.Entry)
 	}
 	var st unix.Stat_t

@@ -62,7 +62,7 @@ func Find(wanted Mode, store string) *Facts {
 		made, mounts := tryNamespaces(unix.CLONE_NEWNS)
 		f.MountNS = errors.Join(made, mounts)
 	}
-	if f.Container != "" && onOverlay(store) {
+	if f.Container != "" && wanted == Auto && onOverlay(store) { // who wants one mode has what steps change kept in memory
 		f.OverlayStore = store
 	}
 	if needsForRoot(f) == nil && (wanted == Auto || wanted == Root) {
