@@ -319,6 +319,7 @@ func (b *bundle) callsIn(filter []byte) (*inside, error) {
 		in.appArmor(proc, p.ApparmorProfile)
 		in.Add("closing /proc", unix.SYS_CLOSE, proc)
 	}
+	in.keepProc()
 	const what = "entering the container"
 	first := in.Add(what, unix.SYS_PIDFD_OPEN, 1, 0)
 	in.Add(what, unix.SYS_SETNS, first, b.entered())

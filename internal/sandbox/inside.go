@@ -37,6 +37,7 @@ func (b *bundle) calls(filter []byte) (*inside, error) {
 	}
 	// Not the session's keys of who started us. The keyring has no name by which another container could join it.
 	in.keyring()
+	in.keepProc()
 	in.enterRoot()
 	if err := in.mounts(); err != nil {
 		return nil, err

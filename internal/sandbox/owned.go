@@ -43,21 +43,42 @@ func newOwned(b *bundle) *owned {
 	return &owned{uppers: b.uppers, first: layer.Owner{UID: b.oci.Process.User.UID, GID: b.oci.Process.User.GID}}
 }
 
+// otherUser reports whether the process is not the root that it is now.
+func (b *bundle) otherUser() bool {
+	u := b.oci.Process.User
+	return b.owned != nil && (u.UID != 0 || u.GID != 0)
+}
+
+// keptProc is the descriptor of slipway's own /proc in a process that is to be another user: the container's may be read-only, or what
+// the image makes it. The lowest free numbers are for others.
+const keptProc = initproc.Socket + 6
+
+const userWhat = "becoming the user with the one ID that there is"
+
+// keepProc keeps /proc for becomeUser.
+func (in *inside) keepProc() {
+	if in.b.otherUser() {
+		proc := in.Add(userWhat, unix.SYS_OPENAT, unix.AT_FDCWD, "/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+		in.Add(userWhat, unix.SYS_DUP3, proc, keptProc, unix.O_CLOEXEC)
+		in.Add(userWhat, unix.SYS_CLOSE, proc)
+	}
+}
+
 // becomeUser gives the process a namespace in which the one ID is its user's.
 func (in *inside) becomeUser() {
-	u := in.b.oci.Process.User
-	if in.b.owned == nil || u.UID == 0 && u.GID == 0 {
+	if !in.b.otherUser() {
 		return
 	}
-	what := fmt.Sprintf("becoming user %d:%d", u.UID, u.GID)
-	in.Add(what, unix.SYS_UNSHARE, unix.CLONE_NEWUSER)
+	u := in.b.oci.Process.User
+	in.Add(userWhat, unix.SYS_UNSHARE, unix.CLONE_NEWUSER)
 	for _, file := range []struct{ name, text string }{
 		{"setgroups", "deny"}, {"uid_map", fmt.Sprintf("%d 0 1", u.UID)}, {"gid_map", fmt.Sprintf("%d 0 1", u.GID)},
 	} {
-		fd := in.Add(what, unix.SYS_OPENAT, unix.AT_FDCWD, "/proc/self/"+file.name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
-		in.Add(what, unix.SYS_WRITE, fd, file.text, len(file.text))
-		in.Add(what, unix.SYS_CLOSE, fd)
+		fd := in.Add(userWhat, unix.SYS_OPENAT, keptProc, "self/"+file.name, unix.O_WRONLY|unix.O_CLOEXEC)
+		in.Add(userWhat, unix.SYS_WRITE, fd, file.text, len(file.text))
+		in.Add(userWhat, unix.SYS_CLOSE, fd)
 	}
+	in.Add(userWhat, unix.SYS_CLOSE, keptProc)
 }
 
 // supervised gives the process the filter of owners. It sends its root, in which files are recorded, and the filter's listener.
