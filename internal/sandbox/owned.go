@@ -89,7 +89,7 @@ func (in *inside) supervised() {
 	filter := in.b.rules().Program()
 	program := in.Words(len(filter)/8, in.Bytes(filter))
 	in.sends(in.Add(ownedWhat, unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC))
-	in.sends(in.Add(ownedWhat, unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, program))
+	in.sends(in.Add(ownedWhat, unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, owners.Flags()|unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, program))
 }
 
 const ownedWhat = "having its owners recorded"

@@ -16,6 +16,8 @@ type call struct {
 	n *notification
 	layout
 
+	result int64 // of the call when it succeeds
+
 	object int // what the call is about; O_PATH
 	root   int // the caller's
 	dirfd  int // where its path begins
@@ -48,12 +50,9 @@ func (c *call) do() error {
 	case sets, removes:
 		return c.xattr()
 	case whoami:
-		for _, at := range c.n.args[:3] {
-			if err := c.write(at, make([]byte, 4)); err != nil {
-				return err
-			}
-		}
-		return nil
+		var err error
+		c.result, err = c.whoami()
+		return err
 	}
 	return errNative
 }

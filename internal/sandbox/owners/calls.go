@@ -15,7 +15,7 @@ const (
 	mknods
 	sets    // an attribute
 	removes // one
-	whoami  // getresuid and getresgid
+	whoami  // the caller's IDs, asked for or set
 )
 
 // none is an argument that a call does not have.
@@ -29,6 +29,9 @@ type layout struct {
 	mode, device    int
 	name, value     int // of an attribute; behind the value come its size and flags
 	nofollow        bool
+	// Of whoami: which of the IDs is asked for, or all three (3), or how many arguments there are of what is set.
+	get, group bool
+	which      int
 }
 
 // supervised are the calls that the supervisor is told of.
@@ -56,8 +59,15 @@ var supervised = sync.OnceValue(func() map[int]layout {
 		unix.SYS_FCHMODAT:  with(chmods, func(l *layout) { l.dir, l.path, l.mode = 0, 1, 2 }),
 		unix.SYS_FCHMODAT2: with(chmods, func(l *layout) { l.dir, l.path, l.mode, l.flags = 0, 1, 2, 3 }),
 	}
-	for _, number := range []int{unix.SYS_GETRESUID, unix.SYS_GETRESGID} {
-		all[number] = with(whoami, func(*layout) {})
+	for _, w := range []struct {
+		user, group, which int
+		get                bool
+	}{
+		{unix.SYS_GETUID, unix.SYS_GETGID, 0, true}, {unix.SYS_GETEUID, unix.SYS_GETEGID, 1, true}, {unix.SYS_GETRESUID, unix.SYS_GETRESGID, 3, true},
+		{unix.SYS_SETUID, unix.SYS_SETGID, 1, false}, {unix.SYS_SETREUID, unix.SYS_SETREGID, 2, false}, {unix.SYS_SETRESUID, unix.SYS_SETRESGID, 3, false},
+	} {
+		all[w.user] = with(whoami, func(l *layout) { l.get, l.which = w.get, w.which })
+		all[w.group] = with(whoami, func(l *layout) { l.get, l.which, l.group = w.get, w.which, true })
 	}
 	older(all, with)
 	return all

@@ -17,6 +17,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -103,6 +104,17 @@ func devices(mode int) (body assembler) {
 	return body
 }
 
+// Flags are those of seccomp(2) with which the filter is installed. A signal does not have a call that is being answered made again, where the kernel
+// can see to that (Linux 5.19): what was done for it would be done twice.
+var Flags = sync.OnceValue(func() int {
+	const flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 0)
+	if errno == unix.EFAULT { // it knows the flags, and looks for the filter
+		return flags | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+	}
+	return flags
+})
+
 // Program is the filter in the kernel's language: an array of struct sock_filter.
 func (r Rules) Program() []byte {
 	var a assembler
@@ -115,7 +127,7 @@ func (r Rules) Program() []byte {
 	a.add(ret, allow, 0, 0)
 	for _, number := range slices.Sorted(maps.Keys(supervised())) {
 		switch k := supervised()[number].kind; {
-		case k == whoami || k == chmods && !r.Fake:
+		case k == whoami && !r.Root || k == chmods && !r.Fake:
 		case k == mknods && r.Root:
 			a.on(number, devices(supervised()[number].mode))
 		case k == mknods:
@@ -137,25 +149,15 @@ func (r Rules) Program() []byte {
 	return out
 }
 
-// identity answers calls about the caller's own IDs.
+// identity answers calls about the caller's own IDs that are not supervised.
 func (r Rules) identity(a *assembler) {
-	other := uint32(denied)
 	if r.Root {
-		other = zero // done, as far as it can be told
-		a.on(unix.SYS_SETGROUPS, returns(zero))
-	}
-	if r.Fake {
-		for _, number := range []int{unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID} {
+		for _, number := range []int{unix.SYS_SETGROUPS, unix.SYS_SETFSUID, unix.SYS_SETFSGID} {
 			a.on(number, returns(zero))
 		}
-		for _, number := range []int{
-			unix.SYS_SETUID, unix.SYS_SETREUID, unix.SYS_SETRESUID, unix.SYS_SETFSUID,
-			unix.SYS_SETGID, unix.SYS_SETREGID, unix.SYS_SETRESGID, unix.SYS_SETFSGID, unix.SYS_CAPSET,
-		} {
-			a.on(number, returns(zero))
+		if r.Fake {
+			a.on(unix.SYS_CAPSET, returns(zero))
 		}
-		a.on(unix.SYS_GETRESUID, returns(notify))
-		a.on(unix.SYS_GETRESGID, returns(notify))
 		return
 	}
 	for _, c := range []struct {
@@ -164,7 +166,7 @@ func (r Rules) identity(a *assembler) {
 		{unix.SYS_SETUID, unix.SYS_SETGID, 1}, {unix.SYS_SETREUID, unix.SYS_SETREGID, 2},
 		{unix.SYS_SETRESUID, unix.SYS_SETRESGID, 3}, {unix.SYS_SETFSUID, unix.SYS_SETFSGID, 1},
 	} {
-		a.on(c.uid, unless(r.UID, c.args, other))
-		a.on(c.gid, unless(r.GID, c.args, other))
+		a.on(c.uid, unless(r.UID, c.args, denied))
+		a.on(c.gid, unless(r.GID, c.args, denied))
 	}
 }

@@ -121,9 +121,9 @@ func TestFakedRoot(t *testing.T) {
 	for _, call := range []uintptr{unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID} {
 		p.want("0", call)
 	}
-	p.want("0", unix.SYS_SETUID, 33)
 	p.want("0", unix.SYS_SETGROUPS, 0, 0)
 	p.want("0", unix.SYS_SETRESGID, 33, 33, 33)
+	p.want("0", unix.SYS_SETUID, 33)
 	p.want("bad address", unix.SYS_GETRESUID, 8, 8, 8)
 	for _, step := range []struct {
 		mode       int

@@ -31,6 +31,8 @@ type Supervisor struct {
 	places    []Place // of the files that are recorded; none: not known so far
 	chroots   bool    // the thread may change its root
 
+	identities map[string]identity // of processes that became somebody else, by their numbers
+
 	mu    sync.Mutex
 	links map[Inode]layer.LinkRecord // of what cannot have attributes
 	err   error
@@ -190,6 +192,7 @@ func (s *Supervisor) answer(n *notification) response {
 	var errno unix.Errno
 	switch {
 	case err == nil:
+		r.val = c.result
 	case errors.Is(err, errNative):
 		r.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
 	case errors.As(err, &errno):

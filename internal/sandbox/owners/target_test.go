@@ -131,7 +131,7 @@ func install(r Rules) (listener int, err error) {
 			return -1, err
 		}
 	}
-	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&prog)))
+	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(Flags()), uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
 		return -1, os.NewSyscallError("seccomp", errno)
 	}

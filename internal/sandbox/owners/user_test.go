@@ -70,3 +70,37 @@ func TestNameThatChanges(t *testing.T) {
 		t.Error("nothing was allowed")
 	}
 }
+
+// A process that gives up root's rights is told that it has, and so are those that it starts; others are not.
+func TestWhoAmI(t *testing.T) {
+	for who := range lesser {
+		t.Run(who, func(t *testing.T) {
+			dir := as(t, who)
+			if dir == "" {
+				return
+			}
+			p := startSupervised(t, setting{Rules: rulesHere()})
+			other := startSupervised(t, setting{Rules: rulesHere()})
+			is := func(p *target, uid, euid, gid, egid string) {
+				t.Helper()
+				p.want(uid, unix.SYS_GETUID)
+				p.want(euid, unix.SYS_GETEUID)
+				p.want(gid, unix.SYS_GETGID)
+				p.want(egid, unix.SYS_GETEGID)
+			}
+			is(p, "0", "0", "0", "0")
+			p.want("0", unix.SYS_SETGROUPS, 0, 0)
+			p.want("0", unix.SYS_SETRESGID, 33, 34, 35)
+			p.want("0", unix.SYS_SETRESUID, -1, 42, -1)
+			is(p, "0", "42", "33", "34")
+			p.want("operation not permitted", unix.SYS_SETUID, 7)
+			p.want("0", unix.SYS_SETUID, 0) // which it was
+			p.want("0", unix.SYS_SETREUID, 42, 42)
+			is(p, "42", "42", "33", "34")
+			p.want("operation not permitted", unix.SYS_SETUID, 0)
+			p.want("operation not permitted", unix.SYS_SETRESGID, 0, -1, -1)
+			p.want("bad address", unix.SYS_GETRESUID, 8, 8, 8)
+			is(other, "0", "0", "0", "0")
+		})
+	}
+}
