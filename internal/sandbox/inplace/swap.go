@@ -319,14 +319,16 @@ func (m *Machine) hostIn() error {
 	if err == nil {
 		err = m.merge(host, m.root, ".")
 		unix.Close(host)
+		if err == nil {
+			err = unix.Unlinkat(m.dir, hostName, unix.AT_REMOVEDIR)
+		}
+	} else if errors.Is(err, unix.ENOENT) {
+		err = nil // it was put back before
 	}
 	if err == nil {
 		err = m.lookAgain()
 	}
-	if err == nil {
-		err = unix.Unlinkat(m.dir, hostName, unix.AT_REMOVEDIR)
-	}
-	if err != nil && !errors.Is(err, unix.ENOENT) {
+	if err != nil {
 		return err
 	}
 	err = unix.Unlinkat(m.dir, journalName, 0)
@@ -340,6 +342,9 @@ func (m *Machine) hostIn() error {
 func (m *Machine) lookAgain() error {
 	for path, l := range m.looks {
 		fd, err := openDir(m.root, path)
+		if errors.Is(err, unix.ENOENT) { // the step has removed it, with what was to stay
+			continue
+		}
 		if err == nil {
 			err = l.apply(fd)
 			unix.Close(fd)
