@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -142,7 +143,11 @@ func (tb *table) build(t *testing.T, env Environment) map[string]Outcome {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	if changed := conformance.Diff(before, tb.files(t, p)); len(changed) > 0 && !expected[env.Name].broken {
+	after := tb.files(t, p)
+	if expected[env.Name].remade {
+		before, after = owners.ReplaceAllString(before, "$1"), owners.ReplaceAllString(after, "$1")
+	}
+	if changed := conformance.Diff(before, after); len(changed) > 0 {
 		t.Errorf("the container's root filesystem is not what it was:\n%s", last(strings.Join(changed, "\n"), 30))
 	}
 	if mode := p.Mode(); mode != expected[env.Name].mode {
@@ -158,6 +163,9 @@ func (tb *table) build(t *testing.T, env Environment) map[string]Outcome {
 	}
 	return all
 }
+
+// owners are those in the lines about directories.
+var owners = regexp.MustCompile(`(?m)( d \d+) \d+:\d+$`)
 
 // files lists a container's root filesystem.
 func (tb *table) files(t *testing.T, p *Place) string {
