@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/overlay"
@@ -30,6 +31,9 @@ func (b *bundle) mountElsewhere(target string, lower []string, upper string, opt
 	}
 	err := copyChanges(upper, memory, true)
 	if err == nil {
+		lower, err = withWhiteouts(target+".white", lower)
+	}
+	if err == nil {
 		err = overlay.Mount(target, lower, memory, work, opt)
 	}
 	if err != nil {
@@ -40,6 +44,92 @@ func (b *bundle) mountElsewhere(target string, lower []string, upper string, opt
 		b.elsewhere = append(b.elsewhere, elsewhere{f, upper})
 	}
 	return err
+}
+
+// withWhiteouts puts a layer of whiteouts above each layer that is on an overlay and has some: there they are files, which older
+// kernels do not take for whiteouts, and of which no kernel removes the directory.
+func withWhiteouts(place string, lower []string) (all []string, err error) {
+	if err := makeDir(place); err != nil {
+		return nil, err
+	}
+	for i, dir := range lower {
+		all = append(all, dir)
+		if !isOverlay(dir) {
+			continue
+		}
+		gone, err := whiteoutsOf(dir)
+		if err != nil {
+			return nil, err
+		}
+		if len(gone) == 0 {
+			continue
+		}
+		white := filepath.Join(place, fmt.Sprint(i))
+		if err := makeWhiteouts(dir, white, gone); err != nil {
+			return nil, fmt.Errorf("making whiteouts: %w", err)
+		}
+		all = append(all, white)
+	}
+	return all, nil
+}
+
+// knownWhiteouts are those of layers, which do not change.
+var knownWhiteouts sync.Map
+
+// whiteoutsOf are the paths of the whiteouts of a layer.
+func whiteoutsOf(dir string) (gone []string, err error) {
+	if known, ok := knownWhiteouts.Load(dir); ok {
+		return known.([]string), nil
+	}
+	tree := layer.OpenDir(dir, layer.DirOptions{Overlay: true, Flavor: ownFlavor(), Immutable: true})
+	err = layer.Walk(tree, ".", func(e *layer.Entry) error {
+		if e.Whiteout {
+			gone = append(gone, e.Path)
+		}
+		return nil
+	})
+	if err == nil {
+		knownWhiteouts.Store(dir, gone)
+	}
+	return gone, err
+}
+
+// makeWhiteouts makes the layer white of whiteouts, in directories as they are in the layer dir.
+func makeWhiteouts(dir, white string, gone []string) error {
+	merged, err := openRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer merged.Close()
+	s := stubs{merged: merged, dir: white, known: map[string]bool{}}
+	for _, path := range gone {
+		if err := s.addDirs(filepath.Dir(path)); err != nil {
+			return err
+		}
+		if err := unix.Mknod(filepath.Join(white, path), unix.S_IFCHR, 0); err != nil {
+			return &os.PathError{Op: "mknod", Path: path, Err: err}
+		}
+	}
+	return s.copyAttributes()
+}
+
+// addDirs makes a directory that merged has, and those above it.
+func (s *stubs) addDirs(rel string) error {
+	if rel == "." {
+		rel = ""
+	} else if err := s.addDirs(filepath.Dir(rel)); err != nil {
+		return err
+	}
+	s.known[rel] = true
+	return makeDir(filepath.Join(s.dir, rel))
+}
+
+// ownFlavor is that of the layers that this process mounts.
+func ownFlavor() layer.Flavor {
+	if nested() {
+		return layer.User
+	}
+	return layer.Trusted
 }
 
 // isOverlay reports whether a directory is on an overlay.
@@ -79,10 +169,7 @@ func (e elsewhere) bringBack() error {
 
 // copyChanges copies what is in an upper directory to another one. recorded says that there may be records beside the first.
 func copyChanges(from, to string, recorded bool) error {
-	flavor := layer.Trusted
-	if nested() {
-		flavor = layer.User
-	}
+	flavor := ownFlavor()
 	w, err := layer.NewDirWriter(to)
 	if err != nil {
 		return err

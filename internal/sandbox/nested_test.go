@@ -167,12 +167,22 @@ func TestNestedOnOverlay(t *testing.T) {
 
 // testElsewhere: what a process changes comes to the upper directory, whatever that is on, and the next one goes on from there.
 func testElsewhere(l *lab) {
-	spec := l.spec("rm -r /home; mkdir /home; rm /bin/true; chown 33:34 /tmp; echo a > /tmp/a; ln /tmp/a /tmp/b; chmod 4711 /tmp/a; mkfifo /tmp/p; ln -s x /tmp/l; touch /tmp/gone; chmod 700 /")
+	spec := l.spec("mkdir -p /srv/d/deep; touch /srv/d/a /srv/d/b; rm -r /home; mkdir /home; rm /bin/true; chown 33:34 /tmp; echo a > /tmp/a; ln /tmp/a /tmp/b; chmod 4711 /tmp/a; mkfifo /tmp/p; ln -s x /tmp/l; touch /tmp/gone; chmod 700 /")
 	l.run(spec)
 	l.again(spec)
 	spec.Args[2] = "rm /tmp/gone; ls /home /bin/true 2>&1 | grep -v found; stat -c '%n %a %u:%g %h' / /tmp /tmp/*; cat /tmp/b; readlink /tmp/l"
 	if got, want := l.run(spec), "ls: /bin/true: No such file or directory\n/home:\n/ 700 0:0 1\n/tmp 755 33:34 1\n/tmp/a 4711 0:0 2\n/tmp/b 4711 0:0 2\n/tmp/l 777 0:0 1\n/tmp/p 644 0:0 1\na\nx"; got != want {
 		l.t.Errorf("the second process: got %q, want %q", got, want)
+	}
+	// As layers of others: what is removed in one of them goes with its directory in the next one.
+	lower := append(spec.Root.Lower, spec.Root.Upper)
+	for _, script := range []string{"rm -r /srv/d/deep /srv/d/a; ls /srv/d", "rm -r /srv/d; ls /srv; echo x > /srv/d", "cat /srv/d"} {
+		next := l.spec(script)
+		next.Root.Lower = lower
+		if got, want := l.run(next), map[byte]string{'r': "b", 'c': "x"}[script[0]]; got != want && !strings.HasPrefix(script, "rm -r /srv/d;") || strings.Contains(got, "rm:") {
+			l.t.Errorf("%s: got %q, want %q", script, got, want)
+		}
+		lower = append(lower, next.Root.Upper)
 	}
 }
 
