@@ -154,7 +154,7 @@ func TestNestedInContainer(t *testing.T) {
 func TestNestedOne(t *testing.T) {
 	inNested(t, nesting{first: firstNested, count: 1, masked: true}, "^TestLibcontainer$/^("+strings.Join([]string{
 		"ExitCodes", "Output", "Stdin", "Terminal", "Leftovers", "Ulimits", "Upper", "HiddenStubs", "ReadOnlyRoot", "Bind", "RootMounts", "Tmpfs", "NestedMounts",
-		"Network", "Apart", "Exec", "ExecTerminal", "ExecEnds", "MaskedPaths", "Insecure", "CgroupView",
+		"Network", "Apart", "OneUser", "Exec", "ExecTerminal", "ExecEnds", "MaskedPaths", "Insecure", "CgroupView",
 	}, "|")+")$")
 }
 
@@ -163,6 +163,25 @@ func TestNestedOnOverlay(t *testing.T) {
 	inNested(t, nesting{first: firstNested, count: idCount, masked: true, overlay: true}, "^TestLibcontainer$/^("+strings.Join([]string{
 		"ExitCodes", "Output", "Leftovers", "Cancel", "NoTrace", "ReadOnlyRoot", "Bind", "Tmpfs", "ManyLayers", "Final", "Exec", "Elsewhere",
 	}, "|")+")$")
+}
+
+// testOneUser: a process has its user, whatever IDs there are, and so has one more process.
+func testOneUser(l *lab) {
+	spec := l.spec("id -u; id -g; touch /tmp/mine && echo x > /tmp/mine && cat /tmp/mine")
+	spec.User = "1000:1001"
+	if err := os.Chmod(filepath.Join(l.image, "tmp"), 0o1777); err != nil {
+		l.t.Fatal(err)
+	}
+	if got := l.run(spec); got != "1000\n1001\nx" {
+		l.t.Errorf("a user: got %q", got)
+	}
+	if !l.linked {
+		return
+	}
+	c := l.idle(nil)
+	if got, err := c.execute(&Process{Args: []string{"id", "-u"}, User: "1000:1001"}, IO{}); err != nil || got != "1000" {
+		l.t.Errorf("a user of one more process: got %q, %v", got, err)
+	}
 }
 
 // testElsewhere: what a process changes comes to the upper directory, whatever that is on, and the next one goes on from there.
