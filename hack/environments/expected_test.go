@@ -33,7 +33,6 @@ var (
 
 // What is to come.
 var (
-	later     = expectation{fails: "ERROR", notYet: true, why: "not yet"}
 	notBeyond = expectation{fails: "exit code: 1", notYet: true, why: "not yet: owners that the namespace does not have"}
 )
 
@@ -49,9 +48,6 @@ const (
 // oneID is where owners are recorded.
 var oneID = rows{"devices": {}, "files": seen, "ids": seen, "mounts": seenInStep, "users": oneUser}
 
-// oneIDBoundProc is the same where no /proc can be mounted.
-var oneIDBoundProc = rows{"devices": {}, "files": seen, "ids": seen, "mounts": seenInStep, "users": later, "attack": later}
-
 // inPlaceAsUser is in place without user 0.
 var inPlaceAsUser = rows{"attributes": seen, "files": seen, "ids": seen, "layers": seen, "mounts": seenInStep, "users": oneUser, "first-to-die": oom}
 
@@ -66,8 +62,8 @@ var expected = map[string]place{
 	"unconfined":            {mode: userContainer, rows: rows{"devices": noDevices}},
 	"unconfined-unmasked":   {mode: userContainer, rows: rows{"devices": noDevices}},
 	"unconfined-no-volume":  {mode: inPlace, rows: rows{"files": oneName, "first-to-die": oom}},
-	"unconfined-user":       {mode: userOne, rows: oneIDBoundProc},
-	"unconfined-restricted": {mode: userOne, rows: oneIDBoundProc},
+	"unconfined-user":       {mode: userOne, rows: oneID},
+	"unconfined-restricted": {mode: userOne, rows: oneID},
 	"unconfined-read-only":  {mode: userContainer, rows: rows{"devices": noDevices}},
 	"setid":                 {mode: userContainer, rows: rows{"devices": noDevices}},
 	"pod-sys-admin":         {mode: rootMode, rows: rows{"devices": noDevices, "ids": notBeyond}},
