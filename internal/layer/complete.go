@@ -102,7 +102,7 @@ func (c *completer) object(fd int, base, name string, group *uint32) error {
 	}
 	if !found && own != (Owner{}) {
 		is.Owner = own
-		if err := unix.Lsetxattr(procPath(fd, base), ownerRecord, []byte(is.String()), 0); err != nil {
+		if err := unix.Lsetxattr(procPath(fd, base), OwnerRecord, []byte(is.String()), 0); err != nil {
 			return pathError("setxattr", name, err)
 		}
 	}
@@ -150,8 +150,8 @@ func (c *completer) read(fd int, base string) (r Record, found bool, err error) 
 		switch key {
 		case userOverlayPrefix + "origin":
 			found = true
-		case ownerRecord:
-			n, err := growing(&c.buf, func(b []byte) (int, error) { return unix.Lgetxattr(procPath(fd, base), ownerRecord, b) })
+		case OwnerRecord:
+			n, err := growing(&c.buf, func(b []byte) (int, error) { return unix.Lgetxattr(procPath(fd, base), OwnerRecord, b) })
 			if err != nil {
 				return r, false, err
 			}

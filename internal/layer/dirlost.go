@@ -125,11 +125,11 @@ func (w *DirWriter) setXattrs(fd int, e *Entry, l *lost, set func(key string, va
 		w.records.note(e, rec, held)
 		return nil
 	}
-	if err := set(ownerRecord, []byte(rec.String())); err != nil {
+	if err := set(OwnerRecord, []byte(rec.String())); err != nil {
 		return fmt.Errorf("recording that it belongs to %s, which the disk cannot hold: %w", rec, err)
 	}
 	for k, v := range held {
-		if err := set(heldRecord+k, v); err != nil {
+		if err := set(HeldRecord+k, v); err != nil {
 			return fmt.Errorf("recording extended attribute %q: %w", k, err)
 		}
 	}

@@ -32,17 +32,12 @@ import (
 // there what chown may. Where there are many IDs a record counts only on a file that belongs to [recordOwner], to whom only slipway and who may call
 // chown give files: when such a process gives the file to somebody else, that counts. In any case it is a claim: what has no meaning is no record, and
 // none makes a whiteout.
+//
+// The names are also for who has to set such attributes, or to keep others from it.
 const (
-	recordPrefix = "user.slipway."
-	ownerRecord  = recordPrefix + "owner"
-	heldRecord   = recordPrefix + "x."
-)
-
-// Names of the attributes, for who has to set them or to keep others from it.
-const (
-	RecordPrefix = recordPrefix
-	OwnerRecord  = ownerRecord
-	HeldRecord   = heldRecord
+	RecordPrefix = "user.slipway."
+	OwnerRecord  = RecordPrefix + "owner"
+	HeldRecord   = RecordPrefix + "x."
 )
 
 // Record is what a disk cannot hold of a file.

@@ -183,7 +183,7 @@ func TestRecordedClaims(t *testing.T) {
 		"99999999999999999999999:1": "100644 0:0",
 	} {
 		name := filepath.Join(dir, "f")
-		if err := errors.Join(os.RemoveAll(name), os.WriteFile(name, nil, 0o600), os.Chmod(name, 0o644), unix.Setxattr(name, ownerRecord, []byte(claim), 0)); err != nil {
+		if err := errors.Join(os.RemoveAll(name), os.WriteFile(name, nil, 0o600), os.Chmod(name, 0o644), unix.Setxattr(name, OwnerRecord, []byte(claim), 0)); err != nil {
 			t.Fatal(err)
 		}
 		if self().many { // what anybody can set says nothing
@@ -208,14 +208,14 @@ func TestRecordedClaims(t *testing.T) {
 		}
 	}
 	for attr, want := range map[string]string{
-		heldRecord + "trusted.x":              "trusted.x",
-		heldRecord + "security.capability":    "security.capability",
-		heldRecord + "trusted.overlay.opaque": "",
-		heldRecord + "user.overlay.opaque":    "",
-		heldRecord + ownerRecord:              "",
-		heldRecord:                            "",
-		recordPrefix + "other":                "",
-		heldRecord + "security.selinux":       "",
+		HeldRecord + "trusted.x":              "trusted.x",
+		HeldRecord + "security.capability":    "security.capability",
+		HeldRecord + "trusted.overlay.opaque": "",
+		HeldRecord + "user.overlay.opaque":    "",
+		HeldRecord + OwnerRecord:              "",
+		HeldRecord:                            "",
+		RecordPrefix + "other":                "",
+		HeldRecord + "security.selinux":       "",
 	} {
 		name := filepath.Join(dir, "d")
 		if err := errors.Join(os.RemoveAll(name), os.Mkdir(name, 0o755)); err != nil {
@@ -251,7 +251,7 @@ func TestRecordsOfImages(t *testing.T) {
 	var b bytes.Buffer
 	w := NewTarWriter(&b)
 	e := &Entry{Path: "f", Mode: unix.S_IFREG | 0o644, ModTime: time.Unix(1e9, 0), Xattrs: map[string]string{
-		ownerRecord: "7:8:104755", heldRecord + "security.capability": "x", "user.kept": "y", "user.overlay.opaque": "y",
+		OwnerRecord: "7:8:104755", HeldRecord + "security.capability": "x", "user.kept": "y", "user.overlay.opaque": "y",
 	}}
 	if err := errors.Join(w.Add(e), w.Close()); err != nil {
 		t.Fatal(err)
@@ -268,7 +268,7 @@ func TestRecordsOfImages(t *testing.T) {
 	if keys := strings.Join(sortedKeys(got.Xattrs), " "); keys != "user.kept" || got.UID != 0 || got.Mode != e.Mode {
 		t.Errorf("it is %+v", got)
 	}
-	if err := unix.Setxattr(filepath.Join(dir, "f"), ownerRecord, []byte("7:8"), 0); err != nil {
+	if err := unix.Setxattr(filepath.Join(dir, "f"), OwnerRecord, []byte("7:8"), 0); err != nil {
 		t.Fatal(err)
 	}
 	plain, err := OpenDir(dir, DirOptions{}).Lstat("f")
@@ -291,7 +291,7 @@ func TestNothingRecorded(t *testing.T) {
 	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, _ error) error {
 		buf := make([]byte, 4096)
 		n, err := unix.Llistxattr(path, buf)
-		if err == nil && strings.Contains(string(buf[:n]), recordPrefix) {
+		if err == nil && strings.Contains(string(buf[:n]), RecordPrefix) {
 			t.Errorf("%s has a record", path)
 		}
 		return nil

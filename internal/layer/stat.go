@@ -21,7 +21,7 @@ func KeepsXattr(name string) bool { return keepXattr(name) }
 // are bookkeeping of one mount, records (recorded.go) of one store, the other security ones are labels of one host's policy.
 func keepXattr(name string) bool {
 	switch {
-	case strings.HasPrefix(name, overlayPrefix), strings.HasPrefix(name, userOverlayPrefix), strings.HasPrefix(name, recordPrefix):
+	case strings.HasPrefix(name, overlayPrefix), strings.HasPrefix(name, userOverlayPrefix), strings.HasPrefix(name, RecordPrefix):
 		return false
 	case strings.HasPrefix(name, "user."), strings.HasPrefix(name, "trusted."):
 		return true
@@ -73,9 +73,9 @@ func readNamed(name string, f Flavor, buf []byte, n int) (x xattrs, _ []byte, er
 	for _, key := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
 		attr := key
 		if f == User {
-			attr = strings.TrimPrefix(key, heldRecord)
+			attr = strings.TrimPrefix(key, HeldRecord)
 		}
-		if !keepXattr(attr) && key != opaque && key != white && (f != User || key != ownerRecord) {
+		if !keepXattr(attr) && key != opaque && key != white && (f != User || key != OwnerRecord) {
 			continue
 		}
 		n, err := growing(&buf, func(b []byte) (int, error) { return unix.Lgetxattr(name, key, b) })
@@ -93,7 +93,7 @@ func readNamed(name string, f Flavor, buf []byte, n int) (x xattrs, _ []byte, er
 			x.white = true
 			continue
 		}
-		if key == ownerRecord {
+		if key == OwnerRecord {
 			x.record = string(buf[:n])
 			continue
 		}
