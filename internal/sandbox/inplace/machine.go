@@ -358,7 +358,7 @@ func (m *Machine) recover() error {
 	if j.Step {
 		left, err := m.makeDir(m.dir, "left-"+rand.Text()[:10])
 		if err == nil {
-			err = m.stepOut(left.fd, ".", nil)
+			err = m.stepOut(m.root, left.fd, ".", nil)
 			unix.Close(left.fd)
 		}
 		if err == nil {

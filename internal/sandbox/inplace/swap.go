@@ -93,7 +93,7 @@ func (v *View) Leave() error {
 	var errs []error
 	if v.inside {
 		errs = append(errs, v.unplace(), m.dropDevices(v.device))
-		if out = m.stepOut(v.t.fd, ".", v.before); out == nil {
+		if out = m.stepOut(m.root, v.t.fd, ".", v.before); out == nil {
 			out = m.write(journal{})
 		}
 	}
@@ -466,12 +466,8 @@ func (v *View) stepInto(from, to int, name, path string) error {
 	return l.apply(dst)
 }
 
-// stepOut moves what is in the root directory, but what stays, to a directory, and notes what it was before.
-func (m *Machine) stepOut(to int, at string, before stamps) error {
-	return m.stepOutOf(m.root, to, at, before)
-}
-
-func (m *Machine) stepOutOf(from, to int, at string, before stamps) error {
+// stepOut moves what is in the root directory or one below it, but what stays, to a directory, and notes what it was before.
+func (m *Machine) stepOut(from, to int, at string, before stamps) error {
 	names, err := readNames(from)
 	if err != nil {
 		return err
@@ -538,7 +534,7 @@ func (m *Machine) stepOutThrough(from, to int, name, path string, before stamps)
 	if err != nil {
 		return err
 	}
-	if err := m.stepOutOf(src, dst, path, before); err != nil {
+	if err := m.stepOut(src, dst, path, before); err != nil {
 		return err
 	}
 	return l.apply(dst)
