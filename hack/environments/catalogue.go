@@ -39,6 +39,16 @@ func with(name string) func(*specs.Spec) {
 	}
 }
 
+func user1000(s *specs.Spec) {
+	s.Process.User = specs.User{UID: 1000, GID: 1000}
+	setCapabilities(s)
+}
+
+// memory limits it, in bytes.
+func memory(limit int64) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit} }
+}
+
 func all(changes ...func(*specs.Spec)) func(*specs.Spec) {
 	return func(s *specs.Spec) {
 		for _, c := range changes {
@@ -60,11 +70,13 @@ func Catalogue() []Environment {
 		{Name: "unconfined", What: "`--security-opt seccomp=unconfined`; a pod without a seccomp profile", Volume: volume, Change: unconfined},
 		{Name: "unconfined-unmasked", What: "the same with `systempaths=unconfined`", Volume: volume,
 			Change: all(unconfined, func(s *specs.Spec) { s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil })},
-		{Name: "unconfined-no-volume", What: "the same without a volume for the store", Change: unconfined},
-		{Name: "unconfined-user", What: "the same, uid 1000", Volume: volume,
-			Change: all(unconfined, func(s *specs.Spec) { s.Process.User = specs.User{UID: 1000, GID: 1000}; setCapabilities(s) })},
+		{Name: "sys-admin-no-volume", What: "SYS_ADMIN without a volume for the store", Change: with("CAP_SYS_ADMIN")},
+		{Name: "unconfined-no-volume", What: "seccomp=unconfined without a volume for the store", Change: unconfined},
+		{Name: "unconfined-no-memory", What: "the same with 1 GB of memory", Change: all(unconfined, memory(1<<30))},
+		{Name: "unconfined-user", What: "seccomp=unconfined, uid 1000", Volume: volume, Change: all(unconfined, user1000)},
 		{Name: "unconfined-restricted", What: "a pod at level restricted with a seccomp profile of the node (Localhost) that allows namespaces", Volume: volume, Pod: true,
 			Change: all(restricted, unconfined)},
+		{Name: "unconfined-restricted-no-volume", What: "the same without a volume for the store", Image: SkeletonImage, Pod: true, Change: all(restricted, unconfined)},
 		{Name: "unconfined-read-only", What: "seccomp=unconfined and a read-only root", Volume: volume, Root: ReadOnlyRoot, Change: unconfined},
 		{Name: "setid", What: "SETUID and SETGID alone, seccomp=unconfined", Volume: volume, Pod: true,
 			Change: all(unconfined, func(s *specs.Spec) { setCapabilities(s, "CAP_SETUID", "CAP_SETGID") })},

@@ -77,6 +77,13 @@ func ownGround(t *testing.T) (*Ground, http.Handler) {
 	if images == "" || os.Geteuid() != 0 {
 		t.Skip("make image-test makes the images, as root")
 	}
+	g, library := smallGround(t, os.Getenv("SLIPWAY_PROGRAM"))
+	g.Images = images
+	return g, library
+}
+
+// smallGround is a ground for a program, with a registry of busybox alone, which is returned, too.
+func smallGround(t *testing.T, program string) (*Ground, http.Handler) {
 	l, err := library.Open(filepath.Join(t.TempDir(), "bases"))
 	if err != nil {
 		t.Fatal(err)
@@ -91,12 +98,11 @@ func ownGround(t *testing.T) (*Ground, http.Handler) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	g, err := NewGround(dir, os.Getenv("SLIPWAY_PROGRAM"), l.Handler())
+	g, err := NewGround(dir, program, l.Handler())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(g.Close)
-	g.Images = images
 	return g, l.Handler()
 }
 

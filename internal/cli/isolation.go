@@ -125,9 +125,9 @@ func (a *app) fidelity() string {
 	return a.mode.Fidelity()
 }
 
-// tellIsolation says how the steps of a build are run, where that is not as root and where a display shows more than results.
+// tellIsolation says how the steps of a build are run, where that is not as root on a disk and where a display shows more than results.
 func (a *app) tellIsolation(display string) {
-	if a.mode == nil || a.mode.Mode == isolation.Root || a.mode.Mode == "" || slices.Contains([]string{"quiet", "none", "rawjson"}, display) {
+	if a.mode == nil || a.mode.Mode == isolation.Root && !a.mode.InMemory || a.mode.Mode == "" || slices.Contains([]string{"quiet", "none", "rawjson"}, display) {
 		return
 	}
 	fmt.Fprintf(a.stderr, "Isolation: %s\n", a.mode.Line())

@@ -3,6 +3,7 @@ package isolation
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"os/exec"
@@ -39,6 +40,9 @@ type Facts struct {
 
 	RootDir      error  // why nothing can be made in /
 	OverlayStore string // the store's directory where that is on an overlay, on which no other one can be mounted
+	Room         int64  // see the function, where it is
+
+	least int64 // bytes of that without which steps are not to be isolated
 
 	Failed *Entry // how entering has failed already
 }
@@ -62,8 +66,8 @@ func Find(wanted Mode, store string) *Facts {
 		made, mounts := tryNamespaces(unix.CLONE_NEWNS)
 		f.MountNS = errors.Join(made, mounts)
 	}
-	if f.Container != "" && wanted == Auto && onOverlay(store) { // who wants one mode has what steps change kept in memory
-		f.OverlayStore = store
+	if f.Container != "" && onOverlay(store) {
+		f.OverlayStore, f.Room = store, Room()
 	}
 	if needsForRoot(f) == nil && (wanted == Auto || wanted == Root) {
 		return f
@@ -102,10 +106,35 @@ func (f *Facts) more() {
 		name = u.Name
 		f.User = u.Name
 	}
-	mine := func(s user.SubID) bool { return s.Count > 0 && (s.Name == name || s.Name == strconv.Itoa(f.UID)) }
-	f.SubUIDs, _ = user.ParseSubIDFileFilter("/etc/subuid", mine) // a file that is not there has none
-	f.SubGIDs, _ = user.ParseSubIDFileFilter("/etc/subgid", mine)
+	f.SubUIDs, f.SubGIDs = subordinate("/etc/subuid", name, f.UID, nil), subordinate("/etc/subgid", name, f.UID, []string{"-g"})
 	f.NewUIDMap, f.NewGIDMap = lookPath("newuidmap"), lookPath("newgidmap")
+}
+
+// subordinate are the IDs that are subordinate to a user: those of a file, and where there are none, those that newuidmap knows from elsewhere,
+// as nsswitch.conf says. The program getsubids beside it tells them, with these flags.
+func subordinate(file, name string, uid int, flags []string) []user.SubID {
+	mine := func(s user.SubID) bool { return s.Count > 0 && (s.Name == name || s.Name == strconv.Itoa(uid)) }
+	ids, _ := user.ParseSubIDFileFilter(file, mine) // a file that is not there has none
+	program := lookPath("getsubids")
+	if len(ids) > 0 || program == "" {
+		return ids
+	}
+	out, _ := exec.Command(program, append(flags, name)...).Output() // it fails where there are none
+	for line := range strings.Lines(string(out)) {
+		if s, ok := subIDLine(line); ok {
+			ids = append(ids, s)
+		}
+	}
+	return ids
+}
+
+// subIDLine reads a line of getsubids: "0: ann 100000 65536".
+func subIDLine(line string) (s user.SubID, ok bool) {
+	var n int
+	if _, err := fmt.Sscanf(line, "%d: %s %d %d\n", &n, &s.Name, &s.SubID, &s.Count); err != nil {
+		return s, false
+	}
+	return s, s.SubID > 0 && s.Count > 0
 }
 
 // onOverlay reports whether a directory is, or would be, on overlayfs, as the root of a container is.

@@ -57,6 +57,8 @@ type Choice struct {
 	Better []Lack
 	// Err is told when something has to run: what needs none of this works without. It is nil where Mode is not "".
 	Err error
+	// InMemory: what a step changes is in memory until it has ended.
+	InMemory bool
 	// Nested: in a user namespace, of this program or around it. The kernel takes some things for those that are root without one.
 	Nested bool
 
@@ -136,6 +138,19 @@ var ways = []way{
 
 // Choose chooses a mode: the one that is wanted, or the best one.
 func Choose(f *Facts, wanted Mode) *Choice {
+	if wanted != Auto {
+		return f.choose(wanted, 0)
+	}
+	c := f.choose(wanted, leastRoom)
+	if c.Mode == "" && f.OverlayStore != "" { // a little memory is better than nothing
+		c = f.choose(wanted, 0)
+	}
+	return c
+}
+
+// choose does so where what steps change in memory needs least bytes.
+func (f *Facts) choose(wanted Mode, least int64) *Choice {
+	f.least = least
 	c := &Choice{Nested: f.InUserNS}
 	for _, w := range ways {
 		if wanted != Auto && w.mode != wanted {
@@ -143,9 +158,7 @@ func Choose(f *Facts, wanted Mode) *Choice {
 		}
 		need := w.needs(f)
 		if need == nil {
-			c.Mode, c.IDs, c.Why = w.mode, w.ids, w.why(f)
-			c.enter = w.maps(f)
-			c.Nested = c.Nested || w.mode == UserNS
+			c.take(f, &w)
 			return c
 		}
 		if need.Text != "" { // it is nothing for this user
@@ -154,6 +167,18 @@ func Choose(f *Facts, wanted Mode) *Choice {
 	}
 	c.Err = &LackError{Wanted: wanted, Lacks: c.Better}
 	return c
+}
+
+// take makes it the choice of a way.
+func (c *Choice) take(f *Facts, w *way) {
+	c.Mode, c.IDs, c.Why = w.mode, w.ids, w.why(f)
+	c.enter = w.maps(f)
+	c.Nested = c.Nested || w.mode == UserNS
+	if f.OverlayStore != "" && w.mode != None {
+		c.InMemory = true
+		c.Why += "; " + f.inMemory()
+		c.Better = append(c.Better, Lack{w.mode, w.ids, *f.volume("so that what a step changes fills memory until it ends")})
+	}
 }
 
 // LackError says why nothing can be run, and what would change that.

@@ -36,6 +36,7 @@ func TestChoose(t *testing.T) {
 		mode   Mode
 		ids    IDs
 		enter  maps
+		why    string   // that is part of the reason
 		says   []string // of the error, or of what would be better
 	}{
 		"root":                              {facts: Facts{Caps: sysAdmin}, mode: Root},
@@ -75,10 +76,18 @@ func TestChoose(t *testing.T) {
 			"CAP_SETUID or CAP_SETGID is missing: docker run --cap-add SETUID --cap-add SETGID", "docker run --user 1000"}},
 		"a user in a container that is not its own": {facts: ordinary(), change: func(f *Facts) { f.UserNS, f.Container, f.RootDir = unix.EPERM, "docker", unix.EACCES }, says: []string{
 			"none: user 1000 cannot write to / (permission denied): docker run --user 0", "seccomp=unconfined"}},
-		"no volume": {facts: inContainer(), change: func(f *Facts) { f.OverlayStore = "/var/lib/slipway" }, mode: None, says: []string{
-			"root: CAP_SYS_ADMIN is missing", "userns (the container's IDs): the store /var/lib/slipway is on an overlay", "docker run -v slipway:/var/lib/slipway"}},
-		"SYS_ADMIN without a volume": {facts: inContainer(), change: func(f *Facts) { f.Caps, f.OverlayStore = sysAdmin, "/store" }, mode: None, says: []string{
-			"root: the store /store is on an overlay", "docker run -v slipway:/store"}},
+		"no volume": {facts: inContainer(), change: func(f *Facts) { f.OverlayStore, f.Room = "/var/lib/slipway", 1<<32 },
+			mode: UserNS, ids: Identity, enter: maps{uids: "0 0 1 1 1 4294967294", gids: "0 0 1 1 1 4294967294"}, why: "up to 4GiB", says: []string{
+				"userns (the container's IDs): the store /var/lib/slipway is on an overlay", "docker run -v slipway:/var/lib/slipway"}},
+		"SYS_ADMIN without a volume": {facts: inContainer(), change: func(f *Facts) { f.Caps, f.OverlayStore, f.Room = sysAdmin, "/store", 1<<32 },
+			mode: Root, why: "up to 4GiB", says: []string{"root: the store /store is on an overlay", "docker run -v slipway:/store"}},
+		"no volume and little memory": {facts: inContainer(), change: func(f *Facts) { f.OverlayStore, f.Room = "/var/lib/slipway", 1<<29 }, mode: None, says: []string{
+			"root: CAP_SYS_ADMIN is missing", "userns (the container's IDs): the store /var/lib/slipway is on an overlay", "less memory for them than 900MiB (512MiB)", "docker run -v slipway:/var/lib/slipway"}},
+		"little memory, and nothing else": {facts: inContainer(), change: func(f *Facts) { f.OverlayStore, f.Room, f.RootDir = "/store", 1<<29, unix.EACCES },
+			mode: UserNS, ids: Identity, enter: maps{uids: "0 0 1 1 1 4294967294", gids: "0 0 1 1 1 4294967294"}, why: "up to 512MiB"},
+		"little memory, and asked for": {facts: inContainer(), wanted: UserNS, change: func(f *Facts) { f.OverlayStore, f.Room = "/store", 1<<29 },
+			mode: UserNS, ids: Identity, enter: maps{uids: "0 0 1 1 1 4294967294", gids: "0 0 1 1 1 4294967294"}, why: "up to 512MiB"},
+		"memory without attributes": {facts: inContainer(), wanted: UserNS, change: func(f *Facts) { f.OverlayStore = "/store" }, says: []string{"before Linux 6.6", "docker run -v slipway:/store"}},
 		"SYS_ADMIN with a profile that forbids mounts": {facts: inContainer(), change: func(f *Facts) {
 			f.Caps |= sysAdmin
 			f.MountNS, f.Mounts = unix.EACCES, unix.EACCES
@@ -98,6 +107,9 @@ func TestChoose(t *testing.T) {
 			}
 			if (got.Mode == "") != (got.Err != nil) || (got.Mode == "") == (got.Why != "") {
 				t.Errorf("mode %q has error %v and reason %q", got.Mode, got.Err, got.Why)
+			}
+			if !strings.Contains(got.Why, c.why) || got.InMemory != (c.why != "") {
+				t.Errorf("the reason is %q, in memory %t; want %q", got.Why, got.InMemory, c.why)
 			}
 			said := ""
 			for _, l := range got.Better {

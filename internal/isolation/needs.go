@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,14 +61,27 @@ func needsForRoot(f *Facts) *Need {
 	return f.needsVolume()
 }
 
-// needsVolume is the need of a store that is on the container's own root.
+// needsVolume is the need of a store that is on the container's own root, where there is no memory for what steps change.
 func (f *Facts) needsVolume() *Need {
-	if f.OverlayStore == "" {
+	switch {
+	case f.OverlayStore == "" || f.Room > 0 && f.Room >= f.least:
 		return nil
+	case f.Room == 0:
+		return f.volume("on which the changes of steps cannot be kept, and before Linux 6.6 not in memory either")
 	}
-	return &Need{fmt.Sprintf("the store %s is on an overlay, which layers cannot be stacked on", f.OverlayStore), f.fix("choose another place with --root",
+	return f.volume(fmt.Sprintf("on which the changes of steps cannot be kept, and there is less memory for them than %s (%s)", units.BytesSize(float64(f.least)), units.BytesSize(float64(f.Room))))
+}
+
+// volume is the need of a store that is better elsewhere.
+func (f *Facts) volume(why string) *Need {
+	return &Need{fmt.Sprintf("the store %s is on an overlay, %s", f.OverlayStore, why), f.fix("choose another place with --root",
 		fmt.Sprintf("docker run -v slipway:%s", f.OverlayStore),
 		fmt.Sprintf("volumes: [{name: slipway, emptyDir: {}}] with volumeMounts: [{name: slipway, mountPath: %s}]", f.OverlayStore))}
+}
+
+// inMemory is what a mode that isolates says of such a store.
+func (f *Facts) inMemory() string {
+	return fmt.Sprintf("what a step changes is in memory until it ends, up to %s, as the store is on an overlay", units.BytesSize(float64(f.Room)))
 }
 
 func whyRoot(f *Facts) string {
@@ -145,7 +159,7 @@ func needsForSubordinate(f *Facts) *Need {
 	case f.NewUIDMap == "" || f.NewGIDMap == "":
 		return &Need{"newuidmap and newgidmap are not installed", f.fix(install, "install the package uidmap in the image", "install the package uidmap in the image")}
 	case len(f.SubUIDs) == 0 || len(f.SubGIDs) == 0:
-		return &Need{fmt.Sprintf("user %s has no subordinate IDs in /etc/subuid and /etc/subgid", f.User),
+		return &Need{fmt.Sprintf("user %s has no subordinate IDs in /etc/subuid and /etc/subgid, nor elsewhere", f.User),
 			fmt.Sprintf("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", f.User)}
 	}
 	return f.failed(Subordinate)

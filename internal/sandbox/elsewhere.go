@@ -7,13 +7,15 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/slipway-build/slipway/internal/isolation"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/overlay"
 	"golang.org/x/sys/unix"
 )
 
 // A container's root is an overlay nearly everywhere, and the kernel does not keep an overlay's changes on another one. Where a
-// store is there, what a process changes is in memory until it has ended.
+// store is there, what a process changes is in memory until it has ended. That memory has a bound of its own, so that who writes too
+// much is told so by the filesystem, and not killed.
 
 // elsewhere are changes in memory that belong to a directory.
 type elsewhere struct {
@@ -23,13 +25,10 @@ type elsewhere struct {
 
 // mountElsewhere mounts a root whose upper directory the kernel does not take.
 func (b *bundle) mountElsewhere(target string, lower []string, upper string, opt overlay.Options) error {
-	memory, work := target+".upper", target+".work"
-	for _, dir := range []string{memory, work} {
-		if err := makeDir(dir); err != nil {
-			return fmt.Errorf("making a directory for changes: %w", err)
-		}
+	memory, work, err := makeMemory(target + ".changes")
+	if err == nil {
+		err = copyChanges(upper, memory, true)
 	}
-	err := copyChanges(upper, memory, true)
 	if err == nil {
 		lower, err = withWhiteouts(target+".white", lower)
 	}
@@ -45,6 +44,29 @@ func (b *bundle) mountElsewhere(target string, lower []string, upper string, opt
 	}
 	return err
 }
+
+// makeMemory makes directories in memory for changes and overlayfs's own use.
+func makeMemory(place string) (memory, work string, err error) {
+	room := isolation.Room()
+	if room == 0 {
+		return "", "", errors.New("the store is on an overlay filesystem, and memory cannot hold what is changed before Linux 6.6: put it on a volume (--root)")
+	}
+	memory, work = filepath.Join(place, "upper"), filepath.Join(place, "work")
+	err = makeDir(place)
+	if err == nil {
+		err = os.NewSyscallError("mount tmpfs", unix.Mount("tmpfs", place, "tmpfs", unix.MS_NOSUID, fmt.Sprintf("mode=711,size=%d", max(room, leastMemory))))
+	}
+	if err == nil {
+		err = errors.Join(makeDir(memory), makeDir(work))
+	}
+	if err != nil {
+		err = fmt.Errorf("making a place in memory for changes: %w", err)
+	}
+	return memory, work, err
+}
+
+// leastMemory is what is tried however little there is.
+const leastMemory = 16 << 20
 
 // withWhiteouts puts a layer of whiteouts above each layer that is on an overlay and has some: there they are files, which older
 // kernels do not take for whiteouts, and of which no kernel removes the directory.
@@ -189,6 +211,25 @@ func copyChanges(from, to string, recorded bool) error {
 	}
 	return errors.Join(copyDirAttributes(root, to), root.Close())
 }
+
+// tellMemory adds to a process's end what may have been its reason.
+func (b *bundle) tellMemory(err error) {
+	var exit *ExitError
+	if !errors.As(err, &exit) {
+		return
+	}
+	for _, e := range b.elsewhere {
+		var fs unix.Statfs_t
+		if unix.Fstatfs(int(e.memory.Fd()), &fs) != nil {
+			continue
+		}
+		exit.InMemory += int64(fs.Blocks-fs.Bfree) * fs.Bsize
+		exit.Full = exit.Full || fs.Bfree < fs.Blocks/fullPart
+	}
+}
+
+// fullPart is of which part of the memory less is left when it is taken for full: not every program fills the last byte.
+const fullPart = 32
 
 // elsewhereNotice is what the user should know of changes that are in memory.
 const elsewhereNotice = "the store is on an overlay filesystem, as a container's root is: what a step changes is in memory until it ends (--root on a volume does without)"

@@ -88,6 +88,7 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
+		b.tellMemory(err)
 		if cerr := b.close(); err == nil {
 			err = cerr
 		}

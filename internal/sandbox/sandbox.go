@@ -193,9 +193,25 @@ type ExitError struct {
 	OOM bool
 	// MemoryLimit is that of the container in bytes; 0 is none of its own.
 	MemoryLimit int64
+	// InMemory is how much memory what the process changed has taken, in bytes, where the store's filesystem cannot have it. Full is
+	// set when there was no more of it.
+	InMemory int64
+	Full     bool
 }
 
 func (e *ExitError) Error() string {
+	const instead = "put the store on a volume (--root), or have steps run in place (--isolation=none)"
+	switch {
+	case e.Full:
+		return fmt.Sprintf("%s; the memory for what the step changes is full (%s): %s", e.end(), units.BytesSize(float64(e.InMemory)), instead)
+	case e.InMemory > 0 && e.Code == 128+int(unix.SIGKILL):
+		return fmt.Sprintf("%s; what the step changed took %s of memory: %s", e.end(), units.BytesSize(float64(e.InMemory)), instead)
+	}
+	return e.end()
+}
+
+// end is how it ended.
+func (e *ExitError) end() string {
 	memory := "out of memory"
 	if e.MemoryLimit > 0 {
 		memory += fmt.Sprintf(" (limit %s)", units.BytesSize(float64(e.MemoryLimit)))

@@ -1,0 +1,133 @@
+package environments
+
+import (
+	"bytes"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/slipway-build/slipway/internal/registry/registrytest"
+)
+
+// single is one place for what has no place in the table.
+func single(t *testing.T, env Environment) (*Place, http.Handler) {
+	if os.Geteuid() != 0 {
+		t.Skip("runc needs root")
+	}
+	repo, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := Program(t.Context(), repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, library := smallGround(t, program)
+	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	g.services.registry = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v2/library/") {
+			library.ServeHTTP(w, r)
+			return
+		}
+		images.ServeHTTP(w, r)
+	})
+	p, err := g.Open(env, env.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, images
+}
+
+// build builds a Dockerfile in the place, and returns what was printed.
+func (p *Place) build(t *testing.T, dockerfile string, flags ...string) (string, int) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(p.Workspace, "Dockerfile"), []byte(dockerfile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	output, code, err := p.Run(t.Context(), append([]string{"slipway", "build", "--progress=plain"}, append(flags, ".")...)...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	return output, code
+}
+
+// TestFullMemory: where what steps change is in memory, a step that writes too much is told so and ends the build with a sentence that says what
+// helps. What was made before stays, and the next build goes on.
+func TestFullMemory(t *testing.T) {
+	p, _ := single(t, Environment{Name: "full", Change: all(unconfined, memory(700<<20))})
+	const first = "FROM busybox\nRUN echo kept > /kept\n"
+	output, code := p.build(t, first+"RUN dd if=/dev/zero of=/big bs=1M count=380\n", "--isolation=userns")
+	for _, want := range []string{
+		"what a step changes is in memory until it ends, up to 3", "No space left on device", "exit code: 1; the memory for what the step changes is full (3",
+		"put the store on a volume (--root), or have steps run in place (--isolation=none)",
+	} {
+		if code == 0 || !strings.Contains(output, want) {
+			t.Errorf("exit code %d, and %q is missing in:\n%s", code, want, output)
+		}
+	}
+	output, code = p.build(t, first+"RUN cat /kept && dd if=/dev/zero of=/small bs=1M count=20\n", "--isolation=userns")
+	if code != 0 || !strings.Contains(output, "CACHED") {
+		t.Errorf("the next build: exit code %d\n%s", code, output)
+	}
+	output, code = p.build(t, first+"RUN dd if=/dev/zero of=/big bs=1M count=20\n")
+	if code != 0 || !strings.Contains(output, "Isolation: none: the store /var/lib/slipway is on an overlay") {
+		t.Errorf("what is chosen: exit code %d\n%s", code, output)
+	}
+}
+
+// TestFrontendInPlace: a frontend that is an image has its own root filesystem, while steps have the container's.
+func TestFrontendInPlace(t *testing.T) {
+	docker, _ := Find("docker")
+	p, images := single(t, docker)
+	program := filepath.Join(t.TempDir(), "frontend")
+	command(t, "../..", []string{"CGO_ENABLED=0"}, "go", "build", "-buildvcs=false", "-trimpath", "-o", program, "./internal/serve/bridge/testdata/frontend")
+	data, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := registrytest.Layer{"bin/frontend": string(data)}.Tar()
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(files)), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := mutate.AppendLayers(empty.Image, l)
+	if err == nil {
+		img, err = mutate.Config(img, v1.Config{Entrypoint: []string{"/bin/frontend"}, Labels: map[string]string{"moby.buildkit.frontend.caps": "moby.buildkit.frontend.inputs"}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(images)
+	defer server.Close()
+	ref, err := name.ParseReference(strings.TrimPrefix(server.URL, "http://")+"/test/frontend:1", name.Insecure)
+	if err == nil {
+		err = remote.Write(ref, img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{"", "failing", "container", "nested"} {
+		output, code := p.build(t, "# syntax=test/frontend:1\nFROM busybox\nRUN echo made by a Dockerfile for x > /made\n", "--no-cache", "--build-arg=mode="+mode, "--build-arg=name=x",
+			"--output="+p.InWorkspace+"/out")
+		made, err := os.ReadFile(filepath.Join(p.Workspace, "out", "made"))
+		if code != 0 || !strings.Contains(string(made), "for x") || !strings.Contains(output, "the frontend speaks") {
+			t.Errorf("mode %q: exit code %d, %q, %v\n%s", mode, code, made, err, output)
+		}
+	}
+	if output, code := p.build(t, "# syntax=test/frontend:1\n", "--build-arg=mode=exit"); code == 0 || !strings.Contains(output, "exit code: 3") {
+		t.Errorf("one that fails: exit code %d\n%s", code, output)
+	}
+}
