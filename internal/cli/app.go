@@ -123,7 +123,7 @@ func (a *app) rootsStore() string {
 	if _, err := os.Lstat(usual); err == nil || a.mode == nil || a.mode.Mode != isolation.None {
 		return usual
 	}
-	return filepath.Join(sandbox.DefaultInPlaceDir, "store")
+	return filepath.Join(sandbox.InPlaceDir, "store")
 }
 
 // certsDirs are the directories of hosts.toml files, the first one first.

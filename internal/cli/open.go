@@ -58,7 +58,7 @@ func (a *app) inPlace(s *store.Store) *sandbox.InPlace {
 	if a.mode == nil || a.mode.Mode != isolation.None {
 		return nil
 	}
-	return &sandbox.InPlace{Force: true, Pinned: slices.Concat([]string{s.Root(), dockerconfig.Dir()}, a.certsDirs(), a.reads)}
+	return &sandbox.InPlace{Pinned: slices.Concat([]string{s.Root(), dockerconfig.Dir()}, a.certsDirs(), a.reads)}
 }
 
 // willRead notes what builds read of this machine while steps run.

@@ -29,7 +29,8 @@ type bundle struct {
 	// guarded says that rules guard devices; devices, that filesystems need not be mounted nodev.
 	guarded, devices bool
 
-	foreign bool // an OCI runtime executes it
+	foreign bool   // an OCI runtime executes it
+	aside   string // where the root filesystem is of a process that has no namespaces
 	// given are the streams that the process has, null is the path of a null device for the others; ownDev says that
 	// the process sees one of its own at /dev/null.
 	given  [3]bool

@@ -17,8 +17,8 @@ import (
 	"github.com/slipway-build/slipway/internal/sandbox/initproc"
 )
 
-// placedBundle describes a process that runs in place: of a container it has no more than that.
-func placedBundle(spec *Spec, u *user.ExecUser) (*bundle, error) {
+// placedBundle describes a process that runs in place: of a container it has no more than that. root is where its root filesystem is.
+func placedBundle(spec *Spec, u *user.ExecUser, root string) (*bundle, error) {
 	process, err := ociProcess(spec, u)
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func placedBundle(spec *Spec, u *user.ExecUser) (*bundle, error) {
 			process.Capabilities.Bounding = append(process.Capabilities.Bounding, capName(c))
 		}
 	}
-	b := &bundle{spec: spec, ownDev: true, oci: &specs.Spec{Process: process, Linux: &specs.Linux{}}}
+	b := &bundle{spec: spec, aside: root, ownDev: true, oci: &specs.Spec{Process: process, Linux: &specs.Linux{}}}
 	if os.Geteuid() != 0 || oneID() {
 		b.owned = &owned{first: layer.Owner{UID: process.User.UID, GID: process.User.GID}}
 	}
@@ -165,6 +165,9 @@ func (b *bundle) callsInPlace(filter []byte) (*inside, error) {
 	}
 	in.Add("setting the umask", unix.SYS_UMASK, 0o022)
 	in.streams()
+	if b.aside != "/" {
+		in.Add(rootWhat, unix.SYS_CHROOT, b.aside)
+	}
 	in.Add("changing to /", unix.SYS_CHDIR, "/")
 	if os.Geteuid() != 0 {
 		in.becomeSame(p, filter)

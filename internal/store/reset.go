@@ -49,7 +49,7 @@ func reset(root string) error {
 		return err
 	}
 	defer unlock()
-	// The records go first: what is left when this ends halfway is no store, and is found by whoever resets again.
+	// The records go last: what is left when this ends halfway is still a store, for whoever resets again.
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
 		return err

@@ -170,3 +170,11 @@ func xattrs(fd int) (map[string]string, error) {
 	}
 	return all, nil
 }
+
+// moving says what an error is of.
+func moving(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: "move", Path: "/" + path, Err: err}
+}

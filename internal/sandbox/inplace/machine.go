@@ -171,7 +171,7 @@ func (m *Machine) pin(path string) {
 				link = filepath.Join(target, filepath.Join(parts[i+1:]...))
 				break
 			}
-			if i < len(parts)-1 && !mountPoint(filepath.Join(m.opt.Root, at)) {
+			if i < len(parts)-1 && !isMountPoint(unix.AT_FDCWD, filepath.Join(m.opt.Root, at)) {
 				m.through[at] = true
 			} else {
 				m.stays[at] = true
@@ -183,13 +183,6 @@ func (m *Machine) pin(path string) {
 		}
 		path = link
 	}
-}
-
-// mountPoint reports whether something is mounted at a path.
-func mountPoint(path string) bool {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
-	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // makeOwn makes this process's directory.
@@ -249,6 +242,9 @@ func (m *Machine) Close() error {
 	m.closeFiles()
 	return err
 }
+
+// Lock is a descriptor that is to be open as long as a process uses a tree that is not shown.
+func (m *Machine) Lock() int { return int(m.owner.Fd()) }
 
 func (m *Machine) closeFiles() {
 	for _, fd := range []int{m.root, m.dir, m.ownFD} {

@@ -203,6 +203,9 @@ func (t *Tree) startsLike(want []held) bool {
 	return true
 }
 
+// Path is where the tree is while it is not shown.
+func (t *Tree) Path() string { return t.path }
+
 // apply puts layers on what the tree has.
 func (t *Tree) apply(lower []string, empty bool) error {
 	if len(lower) == 0 && !empty {
