@@ -34,7 +34,7 @@ const (
 // remembers the digests of a context's files, load what it has seen of a layer, and export the names of a directory.
 var bytesOfFile = map[string]int64{
 	"COPY": 350, "again": 400, "layout": 350, "export": 250, "ADD": 200, "FROM": 300, "load": 350,
-	"save": 100, "create": 100, "pull": 100, "push": 100,
+	"save": 100, "create": 100, "pull": 100, "push": 100, "size": 150, "diff": 100, "pulled": 250,
 }
 
 // What is handled does not decide how much memory is needed. SLIPWAY_SCALE is another number of files (`make scale`
@@ -92,6 +92,8 @@ func peaks(t *testing.T, n int) map[string]int64 {
 	run("COPY", "store", "build", "-q", "-t", "copy", copied)
 	run("again", "store", "build", "-q", "-t", "copy", copied)
 	run("save", "store", "save", "-o", file, "copy")
+	run("size", "store", "image", "size", "copy")
+	run("diff", "store", "image", "diff", "copy", "copy")
 	layout := filepath.Join(dir, "layout") // of a plain tar: a compressed one of such files is small
 	run("layout", "store", "build", "-q", "-o", "type=oci,tar=false,compression=uncompressed,dest="+layout, copied)
 	os.RemoveAll(copied) // inodes are few on a tmpfs
@@ -108,6 +110,7 @@ func peaks(t *testing.T, n int) map[string]int64 {
 	os.RemoveAll(filepath.Join(dir, "loaded"))
 	os.Remove(file)
 	run("pull", "pulled", "pull", "-q", image)
+	run("pulled", "pulled", "image", "size", image)
 	os.RemoveAll(filepath.Join(dir, "pulled"))
 	run("FROM", "from", "build", "-q", "-t", "from", "--build-arg", "BASE="+image, filepath.Join(dir, "from-image"))
 	os.RemoveAll(filepath.Join(dir, "from"))

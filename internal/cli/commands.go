@@ -36,7 +36,7 @@ func topCommands() []topCommand {
 
 func newImageCmd(a *app) *cobra.Command {
 	return group("image", "Manage images", newBuildCmd(a), newImageLsCmd(a, "ls"), newImageRmCmd(a, "rm"), newImageInspectCmd(a),
-		newImagePruneCmd(a), newHistoryCmd(a), newSaveCmd(a), newLoadCmd(a), newImportCmd(a), newTagCmd(a), newPullCmd(a), newPushCmd(a))
+		newImagePruneCmd(a), newHistoryCmd(a), newSaveCmd(a), newLoadCmd(a), newImportCmd(a), newTagCmd(a), newPullCmd(a), newPushCmd(a), newImageSizeCmd(a), newImageDiffCmd(a))
 }
 
 func newContainerCmd(a *app) *cobra.Command {

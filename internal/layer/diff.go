@@ -48,6 +48,19 @@ func (d Difference) Time() bool { return d.Kind == Changed && len(d.What) == 1 &
 // compared where both have one or know its digest; times are whole seconds, as in a tar. Sockets, which no tar has,
 // are left out, and so is the root. It holds no more of the trees than the directories on the way.
 func Diff(a, b Tree, fn func(Difference) error) error {
+	return DiffEntries(a, b, func(a, b *Entry, what []string) error {
+		d := Difference{Path: cmp.Or(b, a).Path, Kind: Changed, What: what}
+		if a == nil {
+			d.Kind = Added
+		} else if b == nil {
+			d.Kind = Removed
+		}
+		return fn(d)
+	})
+}
+
+// DiffEntries is [Diff] for who wants to know what there is: a is nil for what was added, b for what was removed.
+func DiffEntries(a, b Tree, fn func(a, b *Entry, what []string) error) error {
 	d := &differ{a: a, b: b, fn: fn, names: [2]map[inode]string{{}, {}}}
 	return d.dir(".", true, true)
 }
@@ -56,7 +69,7 @@ type inode struct{ dev, ino uint64 }
 
 type differ struct {
 	a, b  Tree
-	fn    func(Difference) error
+	fn    func(a, b *Entry, what []string) error
 	names [2]map[inode]string // of files with several names: the first that came, on either side
 }
 
@@ -98,12 +111,12 @@ func (d *differ) entry(a, b *Entry) error {
 	switch {
 	case a == nil:
 		d.firstName(1, b)
-		if err := d.fn(Difference{Path: b.Path, Kind: Added}); err != nil {
+		if err := d.fn(nil, b, nil); err != nil {
 			return err
 		}
 	case b == nil:
 		d.firstName(0, a)
-		if err := d.fn(Difference{Path: a.Path, Kind: Removed}); err != nil {
+		if err := d.fn(a, nil, nil); err != nil {
 			return err
 		}
 	default:
@@ -115,7 +128,7 @@ func (d *differ) entry(a, b *Entry) error {
 			what = append(what, "hard link")
 		}
 		if len(what) > 0 {
-			if err := d.fn(Difference{Path: b.Path, Kind: Changed, What: what}); err != nil {
+			if err := d.fn(a, b, what); err != nil {
 				return err
 			}
 		}

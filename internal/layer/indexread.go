@@ -24,6 +24,8 @@ type IndexFile struct {
 	targets map[string]uint64 // paths that hard links lead to, with numbers
 	root    *IndexEntry
 	located bool
+
+	digested bool
 }
 
 var errIndex = errors.New("reading index: it is damaged")
@@ -70,7 +72,9 @@ func ReadIndex(r io.ReaderAt, size int64) (*IndexFile, error) {
 
 func (x *IndexFile) tail(b []byte) error {
 	d := &indexDecoder{b: b}
-	x.located = len(d.take(1)) == 1 && b[0] == 1
+	known := d.take(1)
+	x.located = len(known) == 1 && known[0] == indexLocated
+	x.digested = x.located || len(known) == 1 && known[0] == indexDigested
 	for n := d.uint(); n > 0 && d.err == nil; n-- {
 		dir := d.str()
 		count := d.uint()
@@ -101,6 +105,9 @@ func (x *IndexFile) tail(b []byte) error {
 
 // Located reports whether every content's place and digest is known.
 func (x *IndexFile) Located() bool { return x.located }
+
+// Digested reports whether every content's digest is known.
+func (x *IndexFile) Digested() bool { return x.digested }
 
 // list gives the entries of a directory in byte order.
 func (x *IndexFile) list(dir string) ([]IndexEntry, error) {

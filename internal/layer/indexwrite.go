@@ -32,6 +32,12 @@ const (
 	flagDigest
 )
 
+// What an index knows of all contents. Who does not know indexDigested takes it for nothing.
+const (
+	indexLocated  = 1 // places and digests
+	indexDigested = 2 // digests
+)
+
 // run is where entries of a directory are that came one after the other.
 type run struct {
 	at      int64
@@ -60,7 +66,9 @@ type IndexWriter struct {
 
 	size      int64
 	unlocated bool
-	replaced  bool
+
+	undigested bool
+	replaced   bool
 }
 
 // ErrReplaced says that a stream has replaced what it had made before, which an [IndexWriter] does not follow.
@@ -93,6 +101,7 @@ func (w *IndexWriter) Put(e *IndexEntry) error {
 	if e.IsRegular() && !e.Hardlink {
 		w.size += e.Size
 		w.unlocated = w.unlocated || e.Size > 0 && (e.Offset < 0 || e.Digest == "")
+		w.undigested = w.undigested || e.Size > 0 && e.Digest == ""
 	}
 	if e.Hardlink {
 		target := e.Link
@@ -147,7 +156,7 @@ func (w *IndexWriter) File() (*IndexFile, error) {
 	if w.replaced {
 		return nil, ErrReplaced
 	}
-	x := &IndexFile{r: bytes.NewReader(w.buf), end: w.n + int64(len(w.buf)), dirs: w.dirs, targets: map[string]uint64{}, root: w.root, located: !w.unlocated}
+	x := &IndexFile{r: bytes.NewReader(w.buf), end: w.n + int64(len(w.buf)), dirs: w.dirs, targets: map[string]uint64{}, root: w.root, located: !w.unlocated, digested: !w.undigested}
 	if w.file != nil {
 		if err := w.flush(); err != nil {
 			return nil, err
@@ -192,11 +201,14 @@ func (w *IndexWriter) WriteTo(out io.Writer) (int64, error) {
 
 // tail appends what is to be known before entries are read.
 func (w *IndexWriter) tail(b []byte) []byte {
-	located := byte(1)
-	if w.unlocated {
-		located = 0
+	switch {
+	case !w.unlocated:
+		b = append(b, indexLocated)
+	case !w.undigested:
+		b = append(b, indexDigested)
+	default:
+		b = append(b, 0)
 	}
-	b = append(b, located)
 	b = binary.AppendUvarint(b, uint64(len(w.dirs)))
 	for _, dir := range slices.Sorted(maps.Keys(w.dirs)) {
 		b = appendString(b, dir)

@@ -22,6 +22,7 @@ type Need int
 const (
 	NeedContent  Need = iota // files will be read
 	NeedMetadata             // only names and attributes, and perhaps a file or two
+	NeedDigests              // names, attributes and the digests of contents; a blob is read through for them, and not unpacked
 )
 
 // Tree returns the merged view of a snapshot. Each layer is looked at in the form that it has; one
@@ -69,7 +70,7 @@ func (s *Store) OwnTree(ctx context.Context, id layer.ID, need Need) (layer.Tree
 }
 
 func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (_ layer.Tree, err error) {
-	if t := s.seenDir(id); t != nil {
+	if t := s.seenDir(id); t != nil && need != NeedDigests {
 		return t, nil
 	}
 	info, err := s.Layer(ctx, id)
@@ -77,6 +78,12 @@ func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (_ layer.
 		return nil, err
 	}
 	defer func() { err = ofLayer(info, err) }()
+	if need == NeedDigests {
+		if x, err := s.index(ctx, info, need); err != nil || x != nil {
+			return indexTree(x, s.scanned(ctx, info)), err
+		}
+		need = NeedMetadata // there is no blob: files of a directory or a plan are digested when they are asked for
+	}
 	if info.Dir {
 		if _, err := os.Lstat(s.layerFS(id)); err == nil {
 			return s.unpackedTree(ctx, info)
@@ -100,6 +107,14 @@ func (s *Store) layerTree(ctx context.Context, id layer.ID, need Need) (_ layer.
 		return s.unpackedTree(ctx, info)
 	}
 	return x.Tree(s.contentOf(ctx, info)), nil
+}
+
+// indexTree is the tree of an index; nil has none.
+func indexTree(x *layer.IndexFile, open func(*layer.IndexEntry) (io.ReadCloser, error)) layer.Tree {
+	if x == nil {
+		return nil
+	}
+	return x.Tree(open)
 }
 
 // unpackedTree is the tree of a layer whose directory is here. Where the directory has parents
@@ -156,21 +171,21 @@ func (s *Store) index(ctx context.Context, info LayerInfo, need Need) (*layer.In
 	if need == NeedContent && !plain {
 		return nil, nil
 	}
-	if x := s.keptIndex(info.ID); x != nil && (need == NeedMetadata || x.Located()) {
+	if x := s.keptIndex(info.ID); x != nil && (need == NeedMetadata || x.Located() || need == NeedDigests && x.Digested()) {
 		return x, nil
 	}
 	if need == NeedContent {
 		return nil, nil
 	}
-	v, err := s.once(ctx, "index:"+string(info.ID), func(ctx context.Context) (any, error) {
+	digested := need == NeedDigests
+	v, err := s.once(ctx, fmt.Sprintf("index:%s:%t", info.ID, digested), func(ctx context.Context) (any, error) {
 		tmp, err := s.leaseDir()
 		if err != nil {
 			return nil, err
 		}
-		x := layer.NewIndexWriter(tmp)
-		err = s.makeIndex(ctx, info, blobs[0].Descriptor, x)
+		err = s.makeIndex(ctx, info, blobs[0].Descriptor, layer.NewIndexWriter(tmp), digested)
 		if errors.Is(err, layer.ErrReplaced) {
-			err = s.makeIndex(ctx, info, blobs[0].Descriptor, layer.NewIndex())
+			err = s.makeIndex(ctx, info, blobs[0].Descriptor, layer.NewIndex(), digested)
 		}
 		if err != nil {
 			return nil, err
@@ -193,9 +208,29 @@ type indexSink interface {
 	io.WriterTo
 }
 
-// makeIndex keeps the index of what a blob has.
-func (s *Store) makeIndex(ctx context.Context, info LayerInfo, blob ocispec.Descriptor, x indexSink) error {
-	st, err := s.readLayerBlob(ctx, blob, info.DiffID, x)
+// digesting hands entries on with the digests of their contents, which a stream gives just once.
+type digesting struct{ layer.Sink }
+
+func (d digesting) Add(e *layer.Entry) error {
+	if e.Content == nil || e.Hardlink || e.Digest != "" {
+		return d.Sink.Add(e)
+	}
+	sum, err := layer.HashContent(e)
+	if err != nil {
+		return err
+	}
+	known := *e
+	known.Digest = sum
+	return d.Sink.Add(&known)
+}
+
+// makeIndex keeps the index of what a blob has, with digests of contents or without.
+func (s *Store) makeIndex(ctx context.Context, info LayerInfo, blob ocispec.Descriptor, x indexSink, digested bool) error {
+	sink := layer.Sink(x)
+	if digested {
+		sink = digesting{x}
+	}
+	st, err := s.readLayerBlob(ctx, blob, info.DiffID, sink)
 	if err := s.settle(ctx, info, err); err != nil {
 		return fmt.Errorf("indexing layer %s: %w", info.DiffID, err)
 	}
