@@ -30,7 +30,7 @@ func topCommands() []topCommand {
 		{"compose", "", newComposeCmd}, {"pull", "", newPullCmd}, {"push", "", newPushCmd}, {"version", "", newVersionCmd}, {"info", "", newInfoCmd},
 		{"login", "", newLoginCmd}, {"logout", "", newLogoutCmd}, {"manifest", "", newManifestCmd}, {"imagetools", "", newImagetoolsCmd},
 		{"export", "", newExportCmd}, {"commit", "", newCommitCmd}, {"diff", "", newDiffCmd}, {"rename", "", newRenameCmd},
-		{"kill", "", newKillCmd}, {"stop", "", newStopCmd}, {"wait", "", newWaitCmd},
+		{"migrate", "", newMigrateCmd}, {"advise", "", newAdviseCmd}, {"kill", "", newKillCmd}, {"stop", "", newStopCmd}, {"wait", "", newWaitCmd},
 	}
 }
 

@@ -1,0 +1,48 @@
+package advise
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestUnified has patch apply what edits say.
+func TestUnified(t *testing.T) {
+	if _, err := exec.LookPath("patch"); err != nil {
+		t.Skip("there is no patch")
+	}
+	lines := strings.Split("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20", " ")
+	for name, c := range map[string]struct {
+		edits []edit
+		want  string
+	}{
+		"one":        {[]edit{{5, 5, []string{"five"}}}, "1 2 3 4 five 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20"},
+		"first":      {[]edit{{1, 2, []string{"one"}}}, "one 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20"},
+		"last":       {[]edit{{20, 20, []string{"a", "b"}}}, "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 a b"},
+		"added":      {[]edit{{21, 20, []string{"21"}}}, "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21"},
+		"in between": {[]edit{{4, 3, []string{"x"}}}, "1 2 3 x 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20"},
+		"removed":    {[]edit{{3, 4, nil}}, "1 2 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20"},
+		"two":        {[]edit{{16, 16, []string{"y", "z"}}, {2, 2, nil}}, "1 3 4 5 6 7 8 9 10 11 12 13 14 15 y z 17 18 19 20"},
+		"near":       {[]edit{{2, 2, []string{"a", "b"}}, {6, 7, []string{"c"}}}, "1 a b 3 4 5 c 8 9 10 11 12 13 14 15 16 17 18 19 20"},
+	} {
+		file := filepath.Join(t.TempDir(), "f")
+		if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("patch", "-s", "-F0", "-p1")
+		cmd.Dir, cmd.Stdin = filepath.Dir(file), strings.NewReader(unified("f", lines, c.edits))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", name, err, out)
+			continue
+		}
+		got, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if words := strings.Join(strings.Fields(string(got)), " "); words != c.want {
+			t.Errorf("%s: got %s, want %s", name, words, c.want)
+		}
+	}
+}

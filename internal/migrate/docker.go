@@ -1,0 +1,353 @@
+package migrate
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"mvdan.cc/sh/v3/syntax"
+)
+
+func isDocker(args []string) bool {
+	return len(args) > 0 && slices.Contains([]string{"docker", "podman", "nerdctl", "slipway"}, path.Base(args[0]))
+}
+
+// verb is what a command line of docker does, without the group: "build" of "image build".
+func verb(args []string) string {
+	args = afterGroup(args)
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+func afterGroup(args []string) []string {
+	for len(args) > 1 && slices.Contains([]string{"image", "container", "buildx", "builder"}, args[0]) {
+		args = args[1:]
+	}
+	return args
+}
+
+// docker follows a command of docker.
+func (in *interpreter) docker(line int, args []string, redirs []*syntax.Redirect) {
+	args = afterGroup(args[1:])
+	if len(args) == 0 {
+		return
+	}
+	switch args[0] {
+	case "build":
+		in.build(line, args[1:])
+	case "create":
+		in.create(line, args[1:], false, nil)
+	case "run":
+		in.create(line, args[1:], true, redirs)
+	case "cp":
+		in.cp(line, args[1:])
+	case "tag":
+		if len(args) == 3 && in.images[args[1]] != nil {
+			in.images[args[2]] = in.images[args[1]]
+			in.images[args[2]].Names = append(in.images[args[2]].Names, args[2])
+		}
+	case "push":
+		in.note(line, "pushing is left to you: %s", strings.Join(args, " "))
+	case "rm", "rmi", "stop", "kill", "wait", "images", "ls", "ps", "logs", "inspect", "prune", "pull", "login", "logout", "version", "info", "start", "history", "system", "volume", "network":
+	case "exec":
+		in.problem(line, "what `exec` does in a container is not followed: make it a RUN of the Dockerfile")
+	default:
+		in.problem(line, "docker %s is not followed", args[0])
+	}
+}
+
+// flags takes the flags off a command line. Those with a value have true in spec; unknown ones are returned as the error.
+func flags(args []string, spec string) (values map[string][]string, rest []string, bad string) {
+	takes := map[string]bool{}
+	short := map[string]string{}
+	for _, f := range strings.Fields(spec) {
+		f, value := strings.CutSuffix(f, "=")
+		names := strings.Split(f, "|")
+		takes[names[0]] = value
+		for _, n := range names[1:] {
+			short[n] = names[0]
+		}
+	}
+	values = map[string][]string{}
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		if arg == "--" {
+			return values, append(rest, args[i+1:]...), ""
+		}
+		if !strings.HasPrefix(arg, "-") || arg == "-" {
+			if strings.HasPrefix(spec, "STOP ") {
+				return values, append(rest, args[i:]...), ""
+			}
+			rest = append(rest, arg)
+			continue
+		}
+		name, value, has := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		if !strings.HasPrefix(arg, "--") && len(name) > 1 { // -tNAME, or -it
+			if full := short[name[:1]]; full != "" && takes[full] {
+				name, value, has = name[:1], strings.TrimPrefix(arg, "-"+name[:1]), true
+			} else {
+				for _, c := range name[:len(name)-1] {
+					if short[string(c)] == "" {
+						return values, rest, arg
+					}
+					values[short[string(c)]] = []string{"true"}
+				}
+				name = name[len(name)-1:]
+			}
+		}
+		if full := short[name]; full != "" {
+			name = full
+		}
+		value1, known := takes[name]
+		if !known {
+			return values, rest, arg
+		}
+		if value1 && !has {
+			if i++; i == len(args) {
+				return values, rest, arg
+			}
+			value = args[i]
+		}
+		values[name] = append(values[name], value)
+	}
+	return values, rest, ""
+}
+
+const buildFlags = "tag|t= file|f= build-arg= target= platform= no-cache pull rm force-rm quiet|q progress= load push network= label= iidfile= memory|m= compress"
+
+func (in *interpreter) build(line int, args []string) {
+	values, rest, bad := flags(args, buildFlags)
+	switch {
+	case bad != "":
+		in.problem(line, "the flag %s of build is not followed", bad)
+		return
+	case len(rest) != 1 || rest[0] == "-":
+		in.problem(line, "want a build with one directory as its context")
+		return
+	case len(values["label"]) > 0 || len(values["network"]) > 0:
+		in.note(line, "--label and --network are left out: give them to the new build")
+	}
+	b := &Build{Line: line, Names: values["tag"], Context: in.at(rest[0]), Target: last(values["target"]), Platform: last(values["platform"])}
+	b.File = path.Join(b.Context, "Dockerfile")
+	if f := last(values["file"]); f != "" {
+		b.File = in.at(f)
+	}
+	for _, what := range []string{b.Context, b.File, b.Target, b.Platform} {
+		if unknown(what) {
+			in.problem(line, "%s is not known before the script runs", what)
+			return
+		}
+	}
+	for _, arg := range values["build-arg"] {
+		name, value, has := strings.Cut(arg, "=")
+		if !has {
+			if value, has = in.vars[name]; !has {
+				value = "${" + name + "}"
+			}
+		}
+		b.Args = append(b.Args, Arg{name, value})
+	}
+	text, known := in.texts[b.File]
+	if !known {
+		data, err := os.ReadFile(filepath.Join(in.script.Dir, b.File))
+		if err != nil {
+			in.problem(line, "reading the Dockerfile: %v", err)
+			return
+		}
+		text = string(data)
+	}
+	if b.Text = text; text == unreadable {
+		in.problem(line, "what the script writes to %s is not followed", b.File)
+		return
+	}
+	b.Files = slices.Clone(in.files)
+	in.script.Builds = append(in.script.Builds, b)
+	for _, name := range b.Names {
+		in.images[name], in.images[name+":latest"] = b, b
+	}
+	if in.printed = fmt.Sprintf("<image %d>", len(in.script.Builds)); last(values["iidfile"]) != "" {
+		in.texts[in.at(last(values["iidfile"]))] = in.printed
+	}
+	in.images[in.printed] = b
+}
+
+func last(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[len(values)-1]
+}
+
+// image finds an image that the script has built. A comment that stands at the end of a name without a blank was meant as one.
+func (in *interpreter) image(line int, name string) (*Build, string) {
+	if b := in.images[name]; b != nil {
+		return b, name
+	}
+	if before, _, ok := strings.Cut(name, "#"); ok && in.images[before] != nil {
+		in.note(line, "%q is taken for %q and a comment: a blank is missing before #", name, before)
+		return in.images[before], before
+	}
+	return nil, name
+}
+
+const runFlags = "STOP name= rm detach|d interactive|i tty|t volume|v= env|e= workdir|w= user|u= entrypoint= platform= network= mount= pull= init quiet|q"
+
+// create follows `create` and `run`.
+func (in *interpreter) create(line int, args []string, run bool, redirs []*syntax.Redirect) {
+	values, rest, bad := flags(args, runFlags)
+	if bad != "" || len(rest) == 0 {
+		in.problem(line, "the flag %s of a container is not followed", bad)
+		return
+	}
+	b, name := in.image(line, rest[0])
+	if b == nil && unknown(name) {
+		in.problem(line, "%s is not known before the script runs", name)
+		return
+	}
+	c := &container{line: line, build: b, image: name}
+	command := rest[1:]
+	if entry := last(values["entrypoint"]); entry != "" {
+		command = append([]string{entry}, command...)
+	}
+	if run {
+		in.runs(line, c, command, values, redirs)
+	}
+	in.printed = fmt.Sprintf("<container %d>", len(in.containers)+1)
+	in.containers[in.printed] = c
+	if n := last(values["name"]); n != "" {
+		in.containers[n] = c
+	}
+}
+
+// runs follows what is run in a container: programs that only copy take files out of it, others become a RUN of a stage.
+func (in *interpreter) runs(line int, c *container, command []string, values map[string][]string, redirs []*syntax.Redirect) {
+	mounts := map[string]string{} // directories of the container: those of the script
+	for _, v := range values["volume"] {
+		parts := strings.Split(v, ":")
+		if len(parts) < 2 {
+			continue
+		}
+		mounts[path.Clean(parts[1])] = in.at(parts[0])
+	}
+	if len(values["mount"]) > 0 {
+		in.problem(line, "--mount is not followed")
+		return
+	}
+	if len(command) == 3 && (command[0] == "sh" || command[0] == "bash") && strings.HasPrefix(command[1], "-") && strings.HasSuffix(command[1], "c") {
+		if words := strings.Fields(command[2]); len(words) > 0 && words[0] == "cp" && !strings.ContainsAny(command[2], "&|;><$`*'\"") {
+			command = words
+		}
+	}
+	switch {
+	case len(command) == 0 && len(mounts) == 0:
+		if c.build != nil {
+			if cmd := commandOf(c.build.Text); cmd != "" {
+				c.runs = []string{cmd}
+			}
+		}
+	case len(command) == 0:
+		in.problem(line, "what the image's own command writes to %s is not followed: name the files with `docker cp`", strings.Join(values["volume"], ", "))
+	case command[0] == "cat" && len(command) == 2 && output(redirs) != nil:
+		in.extract(&Extract{Line: line, Build: c.build, Image: c.image, Path: path.Clean(command[1]), To: in.at(in.word(output(redirs)))})
+	case command[0] == "cp" && len(mounts) > 0:
+		in.copied(line, c, command[1:], mounts)
+	case slices.Contains([]string{"true", "/bin/true", ":", "sleep", "echo", "ls", "false"}, command[0]):
+	case len(mounts) > 0:
+		in.problem(line, "what %q writes to a mounted directory is not followed", strings.Join(command, " "))
+	case len(values["env"])+len(values["workdir"])+len(values["user"]) > 0:
+		in.problem(line, "a command with --env, --workdir or --user is not followed: make it a RUN of the Dockerfile")
+	default:
+		c.runs = []string{"RUN " + jsonWords(command)}
+	}
+}
+
+// copied follows `cp` in a container to a directory of the script's that is mounted there.
+func (in *interpreter) copied(line int, c *container, args []string, mounts map[string]string) {
+	_, rest, bad := flags(args, "recursive|r|R archive|a verbose|v force|f p")
+	if bad != "" || len(rest) < 2 {
+		in.problem(line, "cp %s is not followed", strings.Join(args, " "))
+		return
+	}
+	dest := rest[len(rest)-1]
+	for _, from := range rest[:len(rest)-1] {
+		for inside, outside := range mounts {
+			to, ok := strings.CutPrefix(path.Clean(dest)+"/", inside+"/")
+			if !ok || strings.ContainsAny(from, "*?[") {
+				continue
+			}
+			to = path.Join(outside, to)
+			if path.Clean(dest) == inside || strings.HasSuffix(dest, "/") || len(rest) > 2 {
+				to = path.Join(to, path.Base(from))
+			}
+			in.extract(&Extract{Line: line, Build: c.build, Image: c.image, Path: path.Clean(from), To: to})
+			return
+		}
+	}
+	in.problem(line, "where cp %s puts files is not followed", strings.Join(args, " "))
+}
+
+func (in *interpreter) extract(e *Extract) {
+	if unknown(e.Path) || unknown(e.To) {
+		in.problem(e.Line, "%s is not known before the script runs", strings.Join([]string{e.Path, e.To}, " "))
+		return
+	}
+	in.files = slices.DeleteFunc(in.files, func(f *Extract) bool { return f.To == e.To })
+	in.files = append(in.files, e)
+}
+
+// cp follows `docker cp`.
+func (in *interpreter) cp(line int, args []string) {
+	_, rest, bad := flags(args, "archive|a follow-link|L quiet|q")
+	if bad != "" || len(rest) != 2 {
+		in.problem(line, "docker cp %s is not followed", strings.Join(args, " "))
+		return
+	}
+	name, from, ok := strings.Cut(rest[0], ":")
+	switch {
+	case !ok || strings.Contains(rest[1], ":"):
+		in.problem(line, "what is copied into a container is not followed: make it a COPY of the Dockerfile")
+		return
+	case rest[1] == "-":
+		in.problem(line, "an archive of files of a container is not followed: name where they go, in place of -")
+		return
+	}
+	c := in.containers[name]
+	if c == nil {
+		in.problem(line, "no command before makes the container %s", name)
+		return
+	}
+	e := &Extract{Line: line, Build: c.build, Image: c.image, Runs: c.runs, Path: path.Clean("/" + from), To: in.at(rest[1])}
+	switch {
+	case strings.HasSuffix(from, "/."):
+		e.Contents = true
+	case strings.HasSuffix(rest[1], "/") || in.isDir(e.To):
+		e.To = path.Join(e.To, path.Base(e.Path))
+	}
+	in.extract(e)
+}
+
+// isDir reports whether something is a directory when the script comes there.
+func (in *interpreter) isDir(name string) bool {
+	if name == "." || in.made[name] {
+		return true
+	}
+	if slices.ContainsFunc(in.files, func(f *Extract) bool { return f.Contents && f.To == name }) {
+		return true
+	}
+	fi, err := os.Stat(filepath.Join(in.script.Dir, name))
+	return err == nil && fi.IsDir() && !in.gone[name]
+}
+
+// jsonWords is a command in the JSON form of RUN.
+func jsonWords(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = quote(w)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}
