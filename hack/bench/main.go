@@ -108,8 +108,10 @@ func run(ctx context.Context, s settings) error {
 			return err
 		}
 	}
-	if s.slipway, err = filepath.Abs(s.slipway); err != nil {
-		return err
+	for _, path := range []*string{&s.slipway, &s.bases, &s.buildkit} { // rows run in directories of their own
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
 	}
 	return bench(ctx, s, repo, rows)
 }
