@@ -23,7 +23,7 @@ const module = "github.com/slipway-build/slipway/"
 var tiers = [][]string{
 	{"internal/hostfiles", "internal/atomicfile", "internal/isolation"},
 	{"internal/tools", "internal/longlife", "internal/inflight", "internal/gunzip", "internal/libdeflate", "internal/overlay", "internal/secrets", "internal/terminal", "internal/outbound", "internal/network", "internal/config", "internal/builders"},
-	{"internal/layer", "internal/graph", "internal/progress", "internal/registry"},
+	{"internal/layer", "internal/graph", "internal/progress", "internal/registry", "internal/reasons"},
 	{"internal/ocilayout"},
 	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source", "internal/imagetools", "internal/manifestlist"},
 	{"internal/cache", "internal/client"},

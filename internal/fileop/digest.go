@@ -33,7 +33,7 @@ const sourceVersion = "slipway copy source v1"
 func SourceDigest(ctx context.Context, t layer.Tree, copies []*pb.FileActionCopy, hashed Hasher) (digest.Digest, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, sourceVersion)
-	if err := describeSources(ctx, h, t, copies, hashed); err != nil {
+	if err := describeSources(ctx, h, t, copies, hashed, nil); err != nil {
 		return "", err
 	}
 	return digest.NewDigest(digest.SHA256, h), nil
@@ -47,6 +47,7 @@ type description struct {
 	out     []byte     // is written
 	pending []*content // in the order of the text
 	hashed  Hasher
+	list    *lister // that the text is written to, too; nil
 
 	todo chan *content // nil: nothing had to be digested so far
 	eg   *errgroup.Group
@@ -68,13 +69,13 @@ const (
 
 var emptyContent = digest.FromBytes(nil)
 
-func describeSources(ctx context.Context, w io.Writer, t layer.Tree, copies []*pb.FileActionCopy, hashed Hasher) error {
+func describeSources(ctx context.Context, w io.Writer, t layer.Tree, copies []*pb.FileActionCopy, hashed Hasher, list *lister) error {
 	if hashed == nil {
 		hashed = layer.HashContent
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d := &description{w: w, hashed: hashed}
+	d := &description{w: w, hashed: hashed, list: list}
 	d.eg, d.ctx = errgroup.WithContext(ctx)
 	err := d.copies(t, copies)
 	walked := d.ctx.Err() == nil // otherwise what ended the walk is somebody else's error
@@ -92,6 +93,7 @@ func describeSources(ctx context.Context, w io.Writer, t layer.Tree, copies []*p
 
 func (d *description) copies(t layer.Tree, copies []*pb.FileActionCopy) error {
 	for i, c := range copies {
+		d.list.expect(about{})
 		d.text = fmt.Appendf(d.text, "copy %d\n", i)
 		if err := d.copy(d.ctx, t, c); err != nil {
 			return err
@@ -189,6 +191,7 @@ func (d *description) copy(ctx context.Context, t layer.Tree, c *pb.FileActionCo
 		if src.entry.IsDir() && c.DirCopyContents {
 			name = ""
 		}
+		d.list.expect(about{})
 		d.text = fmt.Appendf(d.text, "match %q\n", name)
 		clear(links)
 		if err := s.run(ctx, src); err != nil {
@@ -200,8 +203,10 @@ func (d *description) copy(ctx context.Context, t layer.Tree, c *pb.FileActionCo
 
 // item adds the line of one object of a copy's source.
 func (d *description) item(c *pb.FileActionCopy, it item, links map[[2]uint64]string) {
+	begin := len(d.text)
 	d.text = append(d.text, typeName(it.entry)...)
-	d.text = strconv.AppendQuote(append(d.text, ' '), it.rel)
+	d.text = appendQuote(append(d.text, ' '), it.rel)
+	d.list.expect(about{it.entry.Path, len(d.text) - begin, it.entry.IsDir()})
 	// The destination of contents exists by then and keeps its own attributes.
 	if it.rel != "" || !it.entry.IsDir() || !c.DirCopyContents {
 		d.attributes(c, it, links)
@@ -215,7 +220,7 @@ func (d *description) attributes(c *pb.FileActionCopy, it item, links map[[2]uin
 	if e.IsRegular() && e.Nlink > 1 {
 		id := [2]uint64{e.Dev, e.Inode}
 		if first, ok := links[id]; ok {
-			b = strconv.AppendQuote(append(b, " same file as "...), first)
+			b = appendQuote(append(b, " same file as "...), first)
 			return
 		}
 		links[id] = it.rel
@@ -232,13 +237,13 @@ func (d *description) attributes(c *pb.FileActionCopy, it item, links map[[2]uin
 	}
 	if len(e.Xattrs) > 0 {
 		for _, k := range slices.Sorted(maps.Keys(e.Xattrs)) {
-			b = strconv.AppendQuote(append(b, " xattr "...), k)
-			b = strconv.AppendQuote(append(b, '='), e.Xattrs[k])
+			b = appendQuote(append(b, " xattr "...), k)
+			b = appendQuote(append(b, '='), e.Xattrs[k])
 		}
 	}
 	switch {
 	case e.IsSymlink():
-		b = strconv.AppendQuote(append(b, " target "...), e.Link)
+		b = appendQuote(append(b, " target "...), e.Link)
 	case e.IsRegular() && e.Digest != "":
 		b = appendContent(b, e.Digest)
 	case e.IsRegular() && e.Size == 0:
@@ -248,6 +253,18 @@ func (d *description) attributes(c *pb.FileActionCopy, it item, links map[[2]uin
 	case !e.IsDir():
 		b = appendPair(append(b, " device "...), e.Major, e.Minor)
 	}
+}
+
+// appendQuote is [strconv.AppendQuote], without a look at each letter where they are those of most names.
+func appendQuote(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return strconv.AppendQuote(b, s)
+		}
+	}
+	b = append(b, '"')
+	b = append(b, s...)
+	return append(b, '"')
 }
 
 // appendPair writes two numbers with a colon between them.

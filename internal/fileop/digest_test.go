@@ -137,7 +137,7 @@ file "" mode 0644 owner 0:0 content sha256:6b86b273ff34fce19d6b804eff5a3f5747ada
 			tree = digested{p}
 		}
 		var b strings.Builder
-		if err := describeSources(context.Background(), &b, tree, copies, nil); err != nil || b.String() != lines {
+		if err := describeSources(context.Background(), &b, tree, copies, nil, nil); err != nil || b.String() != lines {
 			t.Errorf("known contents %v: got\n%s%v, want\n%s", known, b.String(), err, lines)
 		}
 	}
@@ -167,7 +167,7 @@ func TestSourceOfManyFiles(t *testing.T) {
 	tree := memory(t, files...)
 	var want, got strings.Builder
 	for w, tree := range map[*strings.Builder]layer.Tree{&want: tree, &got: digested{tree}} {
-		if err := describeSources(context.Background(), w, tree, []*pb.FileActionCopy{cp("/", "/")}, nil); err != nil {
+		if err := describeSources(context.Background(), w, tree, []*pb.FileActionCopy{cp("/", "/")}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -214,7 +214,7 @@ func TestSourceDigestHasher(t *testing.T) {
 		t.Errorf("failing hasher: %v", err)
 	}
 	var b bytes.Buffer
-	if err := describeSources(context.Background(), &b, tree, copies, nil); err != nil || !strings.Contains(b.String(), `file "a" mode 0644 owner 0:0 content sha256:6b86b273`) {
+	if err := describeSources(context.Background(), &b, tree, copies, nil, nil); err != nil || !strings.Contains(b.String(), `file "a" mode 0644 owner 0:0 content sha256:6b86b273`) {
 		t.Errorf("explained as %s, %v", b.String(), err)
 	}
 }
