@@ -84,6 +84,8 @@ type building struct {
 	record   *record
 	caches   *caches
 	done     *Result // once it is delivered
+	once     sync.Once
+	is       thing // see [building.thing]
 
 	// Of the last attempt:
 	run    *engine.Run
@@ -134,6 +136,9 @@ func (b *building) build(ctx context.Context) error {
 		Pull:         b.req.Pull,
 		NoCache:      b.req.NoCache,
 		Slot:         b.in.file,
+		Earlier:      func() *engine.Earlier { return b.earlier(ctx) },
+		Arguments:    slices.Sorted(maps.Keys(b.arguments())),
+		Ignored:      b.ignored(),
 		Foreign:      b.caches.foreign(),
 	}
 	err := b.req.allow(&opt)

@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 type harness struct {
 	t       *testing.T
 	store   *store.Store
+	images  *imagesource.Source
 	builder *build.Builder
 	reg     *registrytest.Registry
 	context string
@@ -68,7 +69,7 @@ func newHarness(t *testing.T) *harness {
 		t.Fatal(err)
 	}
 	images := imagesource.New(s, registry.New(registry.Options{CertsDirs: []string{certs}}))
-	h := &harness{t: t, store: s, reg: reg, context: filepath.Join(dir, "context")}
+	h := &harness{t: t, store: s, images: images, reg: reg, context: filepath.Join(dir, "context")}
 	h.builder = build.New(build.Options{Store: s, Images: images, Runner: runner})
 	if err := os.Mkdir(h.context, 0o755); err != nil {
 		t.Fatal(err)

@@ -68,7 +68,7 @@ func (b *Builder) BuildAll(ctx context.Context, requests []Named, sink progress.
 	results, err := make([]*Result, len(j.all)), failure
 	for i, b := range j.all {
 		results[i] = b.done
-		err = errors.Join(err, b.record.finish(ctx, b.opt.Store, b.run, b.done, j.failureOf(b, failure)))
+		err = errors.Join(err, b.keepGraph(ctx), b.record.finish(ctx, b.opt.Store, b.run, b.done, j.failureOf(b, failure)))
 	}
 	return results, err
 }

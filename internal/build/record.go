@@ -32,6 +32,7 @@ type Record struct {
 	File      string              `json:"dockerfile"` // the whole path, where the context is a directory
 	Target    string              `json:"target,omitempty"`
 	Platforms []string            `json:"platforms,omitempty"`
+	Earlier   string              `json:"earlier,omitempty"` // the build that misses are explained with, if there were some
 	Started   time.Time           `json:"started"`
 	Took      time.Duration       `json:"took"`
 	Steps     []engine.StepRecord `json:"steps"`

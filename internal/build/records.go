@@ -123,3 +123,6 @@ func (r *Record) Name() string {
 	}
 	return name
 }
+
+// Dir is where the record is.
+func (r *Recorded) Dir() string { return r.dir }

@@ -209,6 +209,16 @@ func (c *Client) caller(ctx context.Context, id string) (session.Caller, error) 
 	return caller, nil
 }
 
+// Key is what the client's session says which directories it has; "" where it does not, or is gone.
+func (c *Client) Key(ctx context.Context) string {
+	for _, id := range c.opt.IDs {
+		if caller, err := c.caller(ctx, id); err == nil {
+			return caller.SharedKey()
+		}
+	}
+	return ""
+}
+
 // errNotServed marks what a session does not have.
 var errNotServed = errors.New("the client does not serve it")
 

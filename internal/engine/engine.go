@@ -12,6 +12,7 @@
 //	shared.go, flight.go, granted.go   what runs have in common
 //	screen.go, tell.go      what displays and logs are told, of what is shared too
 //	keep.go   what is recorded, and when
+//	why.go, graph.go        why steps ran, and what later builds will need to know for that
 //	failure.go, blame.go    errors
 //	exported.go   layers that will be asked for as blobs
 //	foreign.go, cacheable.go   results from imported caches, and for exported ones
@@ -132,9 +133,15 @@ type RunOptions struct {
 	Foreign []Foreign
 	// Links are runs whose results may be contexts of this one: see [Run.Link].
 	Links []*Run
-	// Slot distinguishes this build from others in explanations of cache misses: two builds with
-	// the same slot are versions of the same thing. The Dockerfile's path is a good one.
+	// Slot is recorded with results: two builds with the same slot are versions of the same thing. The Dockerfile's path is a good one.
 	Slot string
+	// Earlier finds what an earlier build of the same thing left, which misses are explained with. It is called once, when it is needed;
+	// nil, or what it returns nil for: there is none.
+	Earlier func() *Earlier
+	// Arguments are the names of the build arguments that were given.
+	Arguments []string
+	// Ignored is how the cache of steps came to be ignored: "--no-cache".
+	Ignored string
 }
 
 // complete puts what gives nothing in the place of what is nil.
@@ -153,6 +160,9 @@ func (o *RunOptions) complete() {
 	}
 	if o.SSH == nil {
 		o.SSH = (*secrets.Agents)(nil)
+	}
+	if o.Earlier == nil {
+		o.Earlier = func() *Earlier { return nil }
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/reasons"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -26,22 +27,23 @@ func (r *Run) evaluate(ctx context.Context, n *node) (*outcome, error) {
 		return nil, err
 	}
 	for t := r.underWay(n, id); t != nil; t = r.underWay(n, id) {
-		if out, err := r.flown(ctx, n, id, t, ""); !t.others(ctx, r, err) {
+		n.ran.Store(&reasons.Why{})
+		if out, err := r.flown(ctx, n, id, t); !t.others(ctx, r, err) {
 			return out, err
 		}
 	}
-	reason := "its cache is ignored"
+	var damage string
 	if !id.fresh {
 		var out *outcome
-		if out, reason, err = r.known(ctx, n, id); out != nil || err != nil {
+		if out, damage, err = r.known(ctx, n, id); out != nil || err != nil {
 			return out, err
 		}
 	}
-	return r.execute(ctx, n, id, reason)
+	return r.execute(ctx, n, id, damage)
 }
 
-// known gives the result of a node that need not be executed, or nil and why it must be.
-func (r *Run) known(ctx context.Context, n *node, id identity) (_ *outcome, reason string, err error) {
+// known gives the result of a node that need not be executed, or nil. damage is what is wrong with one that is recorded.
+func (r *Run) known(ctx context.Context, n *node, id identity) (_ *outcome, damage string, err error) {
 	res, found, why, err := r.recall(ctx, id.key)
 	if err != nil {
 		return nil, "", err
@@ -55,38 +57,17 @@ func (r *Run) known(ctx context.Context, n *node, id identity) (_ *outcome, reas
 		r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, Started: time.Now()})
 		return fromRecord(res), "", nil
 	}
-	if out, found, err := r.foreign(ctx, n, id); found || err != nil {
-		return out, "", err
-	}
-	if why == "" {
-		why, err = r.why(ctx, n, id)
-	}
-	return nil, why, err
-}
-
-// why says why a vertex was not found.
-func (r *Run) why(ctx context.Context, n *node, id identity) (string, error) {
-	last, err := r.Engine.opt.Store.LastLines(ctx, r.slot(n))
-	if err != nil {
-		return "", err
-	}
-	if last == nil { // others tell no values
-		reason := explain(r.foreignLines(ctx, n), store.WithoutValues(id.lines...))
-		if reason == optionChanged {
-			reason = "a value of the environment or an option of the instruction changed"
-		}
-		return reason, nil
-	}
-	now, err := r.Engine.opt.Store.Masked(id.lines)
-	return explain(last, now), err
+	out, _, err := r.foreign(ctx, n, id)
+	return out, why, err
 }
 
 // execute runs a node, unless that is done already, and records the result.
-func (r *Run) execute(ctx context.Context, n *node, id identity, reason string) (*outcome, error) {
+func (r *Run) execute(ctx context.Context, n *node, id identity, damage string) (*outcome, error) {
 	inputs, err := r.inputs(ctx, n)
 	if err != nil {
 		return nil, err
 	}
+	n.ran.Store(r.why(ctx, n, id, damage))
 	for {
 		t, err := r.launch(ctx, missed, n, id, inputs, func(ctx context.Context, f *flight) (*outcome, error) {
 			return r.perform(ctx, f, n, id, inputs)
@@ -94,7 +75,7 @@ func (r *Run) execute(ctx context.Context, n *node, id identity, reason string) 
 		if err != nil {
 			return nil, err
 		}
-		if out, err := r.flown(ctx, n, id, t, reason); !t.others(ctx, r, err) {
+		if out, err := r.flown(ctx, n, id, t); !t.others(ctx, r, err) {
 			return out, err
 		}
 	}
@@ -103,6 +84,7 @@ func (r *Run) execute(ctx context.Context, n *node, id identity, reason string) 
 // perform carries a node out, for all who wait for it. The error has no place.
 func (r *Run) perform(ctx context.Context, f *flight, n *node, id identity, inputs []Value) (*outcome, error) {
 	step := f.start()
+	f.why(r, n.ran.Load().Told())
 	out, err := r.operate(ctx, work{f.shared, step, f.began, &f.keep}, n, inputs)
 	if err != nil && r.madeSpace(ctx, err, step) {
 		out, err = r.operate(ctx, work{f.shared, step, f.began, &f.keep}, n, inputs)

@@ -247,7 +247,7 @@ func ofTheStep(err error) bool {
 }
 
 // flown gives what an execution gives that was a miss, and tells of it.
-func (r *Run) flown(ctx context.Context, n *node, id identity, t *ticket, reason string) (*outcome, error) {
+func (r *Run) flown(ctx context.Context, n *node, id identity, t *ticket) (*outcome, error) {
 	came := time.Now()
 	elsewhere := t.run.apart(r)
 	if t.late && t.run != r && !elsewhere { // its display has shown it
@@ -264,7 +264,8 @@ func (r *Run) flown(ctx context.Context, n *node, id identity, t *ticket, reason
 	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Started: came, Took: time.Since(came)}
 	switch {
 	case t.mine:
-		rec.Reason, rec.Started, rec.Took = reason, t.began, time.Since(t.began)
+		rec.Why, rec.Started, rec.Took = n.ran.Load(), t.began, time.Since(t.began)
+		rec.Reason = rec.Why.Text()
 	case t.late && elsewhere:
 		r.tellCached(n)
 		rec.Cached = true

@@ -105,6 +105,13 @@ func (f *future[T]) has() bool {
 	return f.done
 }
 
+// peek gives the value if it is there.
+func (f *future[T]) peek() (value T, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.value, f.done && f.err == nil
+}
+
 // scoped is a context with the values of another one.
 type scoped struct {
 	context.Context

@@ -103,13 +103,15 @@ func (r *Run) content(ctx context.Context, in edge, copies []*pb.FileActionCopy,
 	if err == nil && d.memo != "" {
 		r.remember(d)
 	}
+	if err == nil && d.list != nil {
+		r.keepList(d)
+	}
 	return d.digest, err
 }
 
 func (r *Run) digest(ctx context.Context, in edge, sel string, copies []*pb.FileActionCopy, missing func()) (digested, error) {
 	if isLocal(in.n) {
-		d, err := r.localDigest(ctx, in, sel, copies)
-		return digested{digest: d}, err
+		return r.localDigest(ctx, in, sel, copies)
 	}
 	id, err := in.n.identity(ctx)
 	if err != nil {
@@ -138,7 +140,7 @@ func (r *Run) digest(ctx context.Context, in edge, sel string, copies []*pb.File
 	if err != nil {
 		return d, err
 	}
-	if d.digest, err = fileop.SourceDigest(ctx, tree, copies, nil); err != nil {
+	if d.digest, d.list, err = fileop.SourceList(ctx, tree, copies, nil, r.Engine.tmp()); err != nil {
 		return d, err
 	}
 	return d, r.putMemo(ctx, d.memo, d.digest.String())

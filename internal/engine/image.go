@@ -249,21 +249,21 @@ func (r *Run) localTree(ctx context.Context, src *pb.SourceOp) (local.Context, l
 
 // localDigest digests files of a local context. A display is shown one step for it, however many
 // instructions read the context at the same time.
-func (r *Run) localDigest(ctx context.Context, in edge, sel string, copies []*pb.FileActionCopy) (digest.Digest, error) {
+func (r *Run) localDigest(ctx context.Context, in edge, sel string, copies []*pb.FileActionCopy) (digested, error) {
 	src := in.n.src
 	seat := src.join(in.n.seat())
 	defer src.leave(seat, context.Canceled)
-	return src.content(sel).do(ctx, src.ctx, r, func(ctx context.Context) (digest.Digest, error) {
+	return src.content(sel).do(ctx, src.ctx, r, func(ctx context.Context) (d digested, err error) {
 		c, tree, err := r.localTree(ctx, in.n.v.Op.GetSource())
 		if err != nil {
-			return "", err
+			return d, err
 		}
 		sent, _ := c.(local.Sent)
 		done := src.reading(localName(in.n.v), sent)
-		d, err := fileop.SourceDigest(ctx, tree, copies, func(e *layer.Entry) (digest.Digest, error) {
+		d.digest, d.list, err = fileop.SourceList(ctx, tree, copies, func(e *layer.Entry) (digest.Digest, error) {
 			src.reader.add(e.Size)
 			return c.Hash(ctx, e)
-		})
+		}, r.Engine.tmp())
 		done()
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w in the build context", err)

@@ -4,14 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
-
-	"github.com/slipway-build/slipway/internal/store"
 )
 
 // keyVersion changes whenever the same lines would no longer mean the same result. Under those of version 1 there
@@ -155,46 +152,6 @@ func selectionLine(c *pb.FileActionCopy) string {
 		c.Src, c.FollowSymlink, c.DirCopyContents, c.AttemptUnpackDockerCompatibility,
 		c.AllowWildcard, c.AllowEmptyWildcard, c.IncludePatterns, c.ExcludePatterns, c.RequiredPaths,
 		c.Owner == nil, c.ModeStr != "" || c.Mode == -1)
-}
-
-// optionChanged is the reason when nothing but the line of the whole definition differs.
-const optionChanged = "an option of the instruction changed"
-
-// explain says why a vertex was not found: the first line in which its key differs from the one
-// that the same place of the Dockerfile had last time, both as they are recorded. The line of the whole definition differs
-// whenever any other does, so it only tells something when it is alone.
-func explain(last, now []string) string {
-	if len(last) == 0 {
-		return "it has not run before"
-	}
-	option := false
-	for _, l := range missing(last, now) {
-		if strings.HasPrefix(l, "definition ") {
-			option = true
-			continue
-		}
-		return "changed: " + store.WithoutValues(l)[0]
-	}
-	for _, l := range missing(now, last) {
-		if !strings.HasPrefix(l, "definition ") {
-			return "no longer there: " + store.WithoutValues(l)[0]
-		}
-	}
-	if option {
-		return optionChanged
-	}
-	return "its result is no longer in the store"
-}
-
-// missing returns the lines of b that a does not have.
-func missing(a, b []string) []string {
-	var out []string
-	for _, l := range b {
-		if !slices.Contains(a, l) {
-			out = append(out, l)
-		}
-	}
-	return out
 }
 
 func platformName(r *Run, p *pb.Platform) string {

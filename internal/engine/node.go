@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/reasons"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 )
 
@@ -29,6 +30,7 @@ type node struct {
 	export  atomic.Pointer[exporting]         // set when its layers will be asked for as blobs
 	image   atomic.Pointer[imagesource.Image] // that it turned out to be
 	fetches sharedStep                        // of its layers, from an imported cache
+	ran     atomic.Pointer[reasons.Why]       // set before it is carried out
 
 	mu       sync.Mutex
 	contents map[string]*future[digested]
@@ -131,8 +133,10 @@ func (n *node) content(selection string) *future[digested] {
 	return f
 }
 
-// digested is the digest of a selection of files, and the memo that it is found under; "" for none.
+// digested is the digest of a selection of files, the memo that it is found under ("" for none), and a list of the files (nil where they
+// were not looked at).
 type digested struct {
 	digest digest.Digest
 	memo   string
+	list   *reasons.List
 }

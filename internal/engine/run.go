@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/progress"
+	"github.com/slipway-build/slipway/internal/reasons"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -34,6 +35,7 @@ type Run struct {
 	closed bool      // likewise: it holds nothing any more
 
 	elsewhere elsewhere
+	before    func() *Earlier
 
 	mu      sync.Mutex
 	nodes   map[digest.Digest]*node
@@ -42,6 +44,7 @@ type Run struct {
 	renewed map[string]bool        // cache mounts that were emptied
 	atEnd   []func(failed bool)
 	records []StepRecord
+	lists   map[digest.Digest]*reasons.List // of the files that digests are of
 }
 
 // StepRecord tells what became of a vertex.
@@ -53,6 +56,7 @@ type StepRecord struct {
 	From    string        `json:"from,omitempty"`   // the imported cache that had it
 	Shared  string        `json:"shared,omitempty"` // the other build that ran it, at the same time
 	Reason  string        `json:"reason,omitempty"` // why it was not cached
+	Why     *reasons.Why  `json:"why,omitempty"`    // likewise, in its parts, of a step that was looked up
 	Started time.Time     `json:"started"`
 	Took    time.Duration `json:"took"`
 	Error   string        `json:"error,omitempty"`
@@ -80,6 +84,7 @@ func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
 		Engine: e, id: e.last.Add(1), opt: opt, screen: opt.Screen, sink: &gate{sink: opt.Sink}, log: &gate{sink: opt.Log}, since: opt.Since,
 		nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, linked: map[digest.Digest]*Run{},
 	}
+	r.before = sync.OnceValue(opt.Earlier)
 	r.believe(opt.Foreign)
 	r.life, r.cancel = context.WithCancelCause(ctx)
 	context.AfterFunc(r.life, r.giveUp)

@@ -172,6 +172,21 @@ func (a *audience) start() *progress.Step {
 	return a.step
 }
 
+// why tells a run why the step under way is carried out; "" is nothing.
+func (a *audience) why(r *Run, text string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range a.seats {
+		switch {
+		case text == "" || s.run != r:
+		case s.viewer != nil:
+			s.viewer.Again(text)
+		case s.log != nil:
+			s.log.Again(text)
+		}
+	}
+}
+
 // end ends the step.
 func (a *audience) end(err error) {
 	a.mu.Lock()

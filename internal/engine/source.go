@@ -174,7 +174,7 @@ type source struct {
 	reader contextReader // of a directory
 
 	contentsMu sync.Mutex
-	contents   map[string]*future[digest.Digest] // by the selection
+	contents   map[string]*future[digested] // by the selection
 }
 
 // sourceKey is what a source is shared by.
@@ -197,7 +197,7 @@ func (r *Run) source(n *node) *source {
 	defer r.Engine.mu.Unlock()
 	s := r.sources[key]
 	if s == nil || s.ctx.Err() != nil || isImage(n) && s.asked.Before(r.since) && s.image.has() {
-		mine := &source{shared: r.newShared(), asked: time.Now(), contents: map[string]*future[digest.Digest]{}}
+		mine := &source{shared: r.newShared(), asked: time.Now(), contents: map[string]*future[digested]{}}
 		mine.image.common, mine.layers.common = true, true
 		mine.forget = func() {
 			if r.sources[key] == mine {
@@ -224,12 +224,12 @@ func (r *Run) seatFor(n *node) {
 }
 
 // content gives the future of the digest of some files of a directory.
-func (s *source) content(selection string) *future[digest.Digest] {
+func (s *source) content(selection string) *future[digested] {
 	s.contentsMu.Lock()
 	defer s.contentsMu.Unlock()
 	f := s.contents[selection]
 	if f == nil {
-		f = &future[digest.Digest]{common: true}
+		f = &future[digested]{common: true}
 		s.contents[selection] = f
 	}
 	return f

@@ -52,6 +52,7 @@ func NewDisplay(ctx context.Context, opt DisplayOptions) (*Display, error) {
 	}
 	s := newStreams(opt.Limits)
 	s.clean, s.lines, s.brief = opt.Terminal, mode != progressui.RawJSONMode, mode != progressui.RawJSONMode
+	s.told = mode == progressui.PlainMode || !opt.Terminal && (mode == progressui.AutoMode || mode == progressui.DefaultMode)
 	if opt.Terminal && (mode == progressui.AutoMode || mode == progressui.DefaultMode || mode == progressui.TtyMode) {
 		s.bounded, s.budget = true, treeBudget
 	}

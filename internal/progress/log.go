@@ -149,6 +149,10 @@ func (l *Log) vertex(v *client.Vertex) {
 const statusPeriod = 5 * time.Second
 
 func (l *Log) status(step *logStep, st *client.VertexStatus) {
+	if strings.HasPrefix(st.ID, again) {
+		l.line(step, []byte(st.ID))
+		return
+	}
 	last, known := step.statuses[st.ID]
 	if known && st.Completed == nil && st.Timestamp.Sub(last) < statusPeriod {
 		return

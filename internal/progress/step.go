@@ -246,6 +246,25 @@ func (s *Step) status(id, name string, current, total int64, completed bool) {
 	}
 }
 
+// again begins the status that says why a step ran again.
+const again = "ran again: "
+
+// Again tells the viewer's sink why the step ran again, in one line. It is a status, which all clients of BuildKit show beside the step.
+func (w *Viewer) Again(why string) {
+	now := time.Now()
+	text := again + outbound.Redact(why)
+	w.status(client.VertexStatus{ID: text, Name: text, Started: &now, Completed: &now, Timestamp: now})
+}
+
+// Again tells it all viewers.
+func (s *Step) Again(why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.viewers {
+		w.Again(why)
+	}
+}
+
 // Cached marks the step's result as taken from the cache. It is told with Done.
 func (s *Step) Cached() {
 	s.mu.Lock()

@@ -3,6 +3,7 @@ package progress
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,8 @@ type streams struct {
 	// brief says that what stands below the first line of an error, about what was tried and what can be
 	// done, is not shown: who shows the display tells the error of the build himself.
 	brief bool
+	// told has why a step ran again among its output, as a line: displays that are lines would say of a status that it is done.
+	told bool
 	// budget is what the display may still be given when it is bounded; 0 then: it is used up.
 	bounded bool
 	budget  int
@@ -61,6 +64,9 @@ func (s *streams) pass(ev *client.SolveStatus) []*client.SolveStatus {
 		}
 	}
 	ev.Logs = kept
+	if s.told {
+		reasonsAsOutput(ev)
+	}
 	if s.lines {
 		oneLine(ev)
 	}
@@ -157,6 +163,17 @@ func oneLine(ev *client.SolveStatus) {
 
 // NameLine is the name of a step as a line, by which a [Log] has it.
 func NameLine(name string) string { return terminal.Short(name, len(name)) }
+
+// reasonsAsOutput makes output of statuses that say why a step ran again.
+func reasonsAsOutput(ev *client.SolveStatus) {
+	ev.Statuses = slices.DeleteFunc(ev.Statuses, func(st *client.VertexStatus) bool {
+		if !strings.HasPrefix(st.ID, again) {
+			return false
+		}
+		ev.Logs = append(ev.Logs, &client.VertexLog{Vertex: st.Vertex, Stream: 2, Data: []byte(terminal.Line(st.ID) + "\n"), Timestamp: *st.Started})
+		return true
+	})
+}
 
 // harmless makes everything but output harmless for a terminal.
 func harmless(ev *client.SolveStatus) {

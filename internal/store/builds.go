@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -103,7 +104,7 @@ func (s *Store) Builds() ([]BuildRecord, error) {
 	for _, name := range names {
 		r, err := s.BuildState(name)
 		if err == nil {
-			r.Size, err = diskUsage(filepath.Join(s.root, "builds", name))
+			r.Size, err = recordSize(filepath.Join(s.root, "builds", name))
 		}
 		if errors.Is(err, os.ErrNotExist) {
 			continue // it was pruned
@@ -114,6 +115,24 @@ func (s *Store) Builds() ([]BuildRecord, error) {
 		all = append(all, r)
 	}
 	return all, nil
+}
+
+// recordSize is how many bytes of the disk a record takes, with its share of the files that it has in common with others.
+func recordSize(dir string) (int64, error) {
+	bytes, err := diskUsage(dir)
+	if err != nil {
+		return 0, err
+	}
+	entries, err := readDir(dir)
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil && !fi.IsDir() && !onlyName(fi) { // what is gone meanwhile takes nothing
+			bytes += diskBytes(fi) / int64(fi.Sys().(*syscall.Stat_t).Nlink)
+		}
+	}
+	return bytes, nil
 }
 
 // BuildState is the record of a build without its size.
@@ -179,7 +198,7 @@ func (s *Store) pruneBuilds(keep History, how manner) (gone []BuildRecord, freed
 	}
 	freed, err = deleteTree(trash, how.by)
 	s.leave(trash)
-	return gone, freed, err
+	return gone, freed, errors.Join(err, s.forgetLast())
 }
 
 // isBuildName reports whether a name is one part of a path, as those of builds are.

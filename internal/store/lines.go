@@ -46,6 +46,38 @@ func (s *Store) Masked(lines []string) ([]string, error) {
 	return out, nil
 }
 
+// Tellable returns the lines of a key as records of builds have them, which later builds are compared with: masked, but for values that
+// look like a version, a number, a switch or a platform, of a variable whose name is none of a secret.
+func (s *Store) Tellable(lines []string) ([]string, error) {
+	out, err := s.Masked(lines)
+	for i := range out {
+		if name, value, ok := valued(lines[i]); ok && tellable(name, value) {
+			out[i] = lines[i]
+		}
+	}
+	return out, err
+}
+
+// The shapes of values that are told. A word that is not known may be a password, and so may a long number.
+var plain = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)^(?:|true|false|yes|no|on|off|debug|release|production|development|staging|test|dev|prod|main|master|latest|stable|none|auto|default` +
+		`|[0-9]{1,5}` + // numbers
+		`|[0-9]{4}-[0-9]{2}-[0-9]{2}` + // dates
+		`|v?[0-9]{1,5}(?:\.[0-9]{1,5}){0,3}(?:[-+.~]?(?:alpha|beta|rc|pre|dev|slim|bookworm|bullseye|trixie|noble|jammy)[0-9]{0,3}|[-+.~][0-9]{1,5}){0,4}` + // versions
+		`|(?:linux|windows|darwin|freebsd)(?:/(?:amd64|arm64|arm|386|riscv64|ppc64le|s390x)(?:/v[0-9])?)?` +
+		`|amd64|arm64|arm|386|riscv64|ppc64le|s390x|x86_64|aarch64)$`)
+})
+
+// The words in names of what is nobody's business: those of BuildKit's check of secrets in arguments, and more.
+var secretName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)key|auth|cred|pass|pword|pwd|secret|token|private|cert|salt|seed|cookie|session|login|user|license|(?:^|_)(?:pw|pin|otp|mfa|pat|sig)(?:_|$)`)
+})
+
+// tellable reports whether the value of a variable may be told.
+func tellable(name, value string) bool {
+	return plain().MatchString(value) && !secretName().MatchString(name)
+}
+
 // valued splits a line that has a value.
 func valued(line string) (name, value string, ok bool) {
 	if line, ok = strings.CutPrefix(line, environment); !ok {

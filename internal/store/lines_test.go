@@ -36,8 +36,9 @@ func TestValuesAreNotRecorded(t *testing.T) {
 	lines := []string{"operation exec", "command make", "environment PATH=/bin", "environment TOKEN=" + hidden, "environment EMPTY=",
 		fmt.Sprintf("environment %q", "TEXT=two\nlines="+hidden), "environment odd", "user a=b"}
 	must(t, s.PutResult(t.Context(), "k", "slot", Result{Lines: lines}))
-	got, err := s.LastLines(t.Context(), "slot")
+	r, _, _, err := s.Result(t.Context(), "k")
 	must(t, err)
+	got := r.Lines
 	again, err := s.Masked(got)
 	must(t, err)
 	if !slices.Equal(again, got) {
@@ -129,8 +130,9 @@ func TestUpgradeMasksValues(t *testing.T) {
   "steps": [{"name": "RUN a=b", "reason": "changed: environment A=`+hidden+`"}, {"reason": "no longer there: environment \"A=\\n`+hidden+`\""}]
 }`), 0o600))
 	s := open(t, root)
-	got, err := s.LastLines(t.Context(), "slot")
+	r, _, _, err := s.Result(t.Context(), "k")
 	must(t, err)
+	got := r.Lines
 	if names := WithoutValues(got...); !slices.Equal(names, []string{"command make", "environment A"}) {
 		t.Errorf("the lines are %q", names)
 	}
@@ -143,6 +145,40 @@ func TestUpgradeMasksValues(t *testing.T) {
 	for _, part := range []string{`"A=..."`, `"--build-arg=B=..."`, `"changed: environment A"`, `"."`, `"RUN a=b"`} {
 		if !strings.Contains(string(data), part) {
 			t.Errorf("the record has no %s: %s", part, data)
+		}
+	}
+}
+
+// What records of builds have of values: those that are no secrets.
+func TestTellable(t *testing.T) {
+	s := newStore(t)
+	for line, told := range map[string]bool{
+		"command make":                      true,
+		"environment VERSION=1.26.3":        true,
+		"environment VERSION=v1":            true,
+		"environment VERSION=1.26-rc2":      true,
+		"environment GO=1.26-bookworm":      true,
+		"environment DATE=2026-01-31":       true,
+		"environment DEBUG=true":            true,
+		"environment EMPTY=":                true,
+		"environment TARGET=linux/arm64/v8": true,
+		"environment N=42":                  true,
+		"environment TOKEN=1":               false,
+		"environment API_KEY=1.2":           false,
+		"environment DB_PASSWORD=1":         false,
+		"environment DB_PW=1":               false,
+		"environment X_PIN=1234":            false,
+		"environment OTHER=battery-staple":  false,
+		"environment OTHER=hunter2":         false,
+		"environment OTHER=123456":          false, // a number that long may be one
+		"environment PATH=/bin":             false,
+		"environment OTHER=ghp_1234":        false,
+		`environment "OTHER=1\n2"`:          false,
+	} {
+		got, err := s.Tellable([]string{line})
+		must(t, err)
+		if (got[0] == line) != told {
+			t.Errorf("of %q records have %q", line, got[0])
 		}
 	}
 }

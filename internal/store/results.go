@@ -62,8 +62,7 @@ func (s *Store) Result(ctx context.Context, key string) (r Result, found bool, r
 	return r, true, "", nil
 }
 
-// PutResult records a result; slot is the place in the Dockerfile that made it, by which
-// [Store.LastLines] finds the one before. A result that is there already is replaced.
+// PutResult records a result; slot is the place in the Dockerfile that made it. A result that is there already is replaced.
 func (s *Store) PutResult(ctx context.Context, key, slot string, r Result) error {
 	var err error
 	if r.Lines, err = s.Masked(r.Lines); err != nil {
@@ -79,23 +78,6 @@ func (s *Store) PutResult(ctx context.Context, key, slot string, r Result) error
 			key, slot, string(data), r.Created.UnixNano(), s.boot, time.Now().UnixNano())
 		return err
 	})
-}
-
-// LastLines returns the masked key lines of the newest result of a slot, or nil.
-func (s *Store) LastLines(ctx context.Context, slot string) ([]string, error) {
-	var record string
-	err := s.db.QueryRowContext(ctx, "SELECT record FROM results WHERE slot=? ORDER BY created DESC LIMIT 1", slot).Scan(&record)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("looking for earlier result: %w", err)
-	}
-	var r Result
-	if json.Unmarshal([]byte(record), &r) != nil {
-		return nil, nil // damaged: there is nothing to compare with
-	}
-	return r.Lines, nil
 }
 
 // Memo returns the value remembered under a key.

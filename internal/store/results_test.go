@@ -85,30 +85,6 @@ func TestDamagedResult(t *testing.T) {
 	}
 }
 
-func TestLastLines(t *testing.T) {
-	s := newStore(t)
-	ctx := context.Background()
-	if lines, err := s.LastLines(ctx, "slot"); lines != nil || err != nil {
-		t.Errorf("a slot without results has %q, %v", lines, err)
-	}
-	now := time.Now()
-	put := func(key, slot string, at time.Time, line string) {
-		t.Helper()
-		must(t, s.PutResult(ctx, key, slot, Result{Created: at, Lines: []string{line}}))
-	}
-	put("1", "slot", now, "new")
-	put("2", "slot", now.Add(-time.Hour), "old")
-	put("3", "other slot", now.Add(time.Hour), "other")
-	if lines, err := s.LastLines(ctx, "slot"); err != nil || len(lines) != 1 || lines[0] != "new" {
-		t.Errorf("the last lines are %q, %v", lines, err)
-	}
-	_, err := s.db.Exec("UPDATE results SET record='{' WHERE key='1'")
-	must(t, err)
-	if lines, err := s.LastLines(ctx, "slot"); err != nil || lines != nil {
-		t.Errorf("a damaged record gave the lines %q, %v", lines, err)
-	}
-}
-
 func TestMemo(t *testing.T) {
 	s := newStore(t)
 	ctx := context.Background()
