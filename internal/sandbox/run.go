@@ -78,33 +78,40 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 			}
 			return errors.Join(err, b.bringBack(false), b.close())
 		}
-		if len(b.elsewhere) > 0 && streams.Notice != nil {
+		return r.runBundle(ctx, b, streams)
+	})
+}
+
+// runBundle runs a bundle that is ready, and closes it.
+func (r *runner) runBundle(ctx context.Context, b *bundle, streams IO) error {
+	if streams.Notice != nil {
+		if len(b.elsewhere) > 0 {
 			streams.Notice(elsewhereNotice)
 		}
-		if notice := r.networks.notice(); b.spec.sharesNetwork && notice != "" && streams.Notice != nil {
+		if notice := r.networks.notice(); b.spec.sharesNetwork && notice != "" {
 			streams.Notice(notice)
 		}
-		err = r.execute(ctx, b, streams)
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+	}
+	err := r.execute(ctx, b, streams)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	b.tellMemory(err)
+	if cerr := b.close(); err == nil {
+		err = cerr
+	}
+	// The caller may take an exit code for a success.
+	var exit *ExitError
+	ended := err == nil || errors.As(err, &exit)
+	if ended {
+		if werr := b.ends.wait(ctx); werr != nil {
+			err = werr
 		}
-		b.tellMemory(err)
-		if cerr := b.close(); err == nil {
-			err = cerr
-		}
-		// The caller may take an exit code for a success.
-		var exit *ExitError
-		ended := err == nil || errors.As(err, &exit)
-		if ended {
-			if werr := b.ends.wait(ctx); werr != nil {
-				err = werr
-			}
-		}
-		if berr := b.bringBack(ended); berr != nil {
-			err = berr
-		}
-		return err
-	})
+	}
+	if berr := b.bringBack(ended); berr != nil {
+		err = berr
+	}
+	return err
 }
 
 // removeRun removes the directory of a run, in which there is nothing but where the scratch filesystem was mounted.
