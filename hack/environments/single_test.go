@@ -88,10 +88,23 @@ func TestFullMemory(t *testing.T) {
 	}
 }
 
-// TestFrontendInPlace: a frontend that is an image has its own root filesystem, while steps have the container's.
-func TestFrontendInPlace(t *testing.T) {
+// TestNamesOfContainer: the container's own files are copied once when they are put aside, however many names they have: those of this one would take
+// half a gigabyte otherwise.
+func TestNamesOfContainer(t *testing.T) {
 	docker, _ := Find("docker")
-	p, images := single(t, docker)
+	docker.Change = memory(300 << 20) // its root is in memory
+	p, _ := single(t, docker)
+	if output, code := p.build(t, "FROM busybox\nRUN true\n"); code != 0 {
+		t.Fatalf("exit code %d\n%s", code, output)
+	}
+	if output, code, err := p.Run(t.Context(), "sh", "-c", "stat -c %h /bin/sh && ls -l /bin/ls"); err != nil || code != 0 {
+		t.Errorf("exit code %d, %v\n%s", code, err, output)
+	}
+}
+
+// pushFrontend gives a registry the frontend of tests, as test/frontend:1.
+func pushFrontend(t *testing.T, images http.Handler) {
+	t.Helper()
 	program := filepath.Join(t.TempDir(), "frontend")
 	command(t, "../..", []string{"CGO_ENABLED=0"}, "go", "build", "-buildvcs=false", "-trimpath", "-o", program, "./internal/serve/bridge/testdata/frontend")
 	data, err := os.ReadFile(program)
@@ -119,6 +132,13 @@ func TestFrontendInPlace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestFrontendInPlace: a frontend that is an image has its own root filesystem, while steps have the container's.
+func TestFrontendInPlace(t *testing.T) {
+	docker, _ := Find("docker")
+	p, images := single(t, docker)
+	pushFrontend(t, images)
 	for _, mode := range []string{"", "failing", "container", "nested"} {
 		output, code := p.build(t, "# syntax=test/frontend:1\nFROM busybox\nRUN echo made by a Dockerfile for x > /made\n", "--no-cache", "--build-arg=mode="+mode, "--build-arg=name=x",
 			"--output="+p.InWorkspace+"/out")
@@ -129,5 +149,15 @@ func TestFrontendInPlace(t *testing.T) {
 	}
 	if output, code := p.build(t, "# syntax=test/frontend:1\n", "--build-arg=mode=exit"); code == 0 || !strings.Contains(output, "exit code: 3") {
 		t.Errorf("one that fails: exit code %d\n%s", code, output)
+	}
+}
+
+// TestFrontendWithoutChroot: who may not change a root directory is told what is missing.
+func TestFrontendWithoutChroot(t *testing.T) {
+	restricted, _ := Find("restricted")
+	p, images := single(t, restricted)
+	pushFrontend(t, images)
+	if output, code := p.build(t, "# syntax=test/frontend:1\n", "--build-arg=name=x"); code == 0 || !strings.Contains(output, "for which it needs CAP_SYS_CHROOT") {
+		t.Errorf("exit code %d\n%s", code, output)
 	}
 }

@@ -40,7 +40,7 @@ func (m *Machine) hostOut(from, to int, at string) error {
 		}
 		err := error(unix.EXDEV)
 		if !m.through[path] {
-			err = rename(from, name, to, name)
+			err = m.hostOutAlone(from, to, name, path)
 		}
 		switch {
 		case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EACCES) && (isMountPoint(from, name) || !mayChange(from, name)):
@@ -138,6 +138,9 @@ func (m *Machine) merge(from, to int, at string) error {
 	for _, name := range names {
 		path := join(at, name)
 		err := rename(from, name, to, name)
+		if errors.Is(err, unix.EEXIST) && twins(from, to, name) {
+			err = unix.Unlinkat(from, name, 0)
+		}
 		if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EXDEV) {
 			err = m.mergeInto(from, to, name, path)
 		}
@@ -189,6 +192,42 @@ func (m *Machine) lookAgain() error {
 	}
 	clear(m.looks)
 	return nil
+}
+
+// hostOutAlone moves one thing. The container's overlay filesystem copies a file of a lower layer that is moved, and a file with several names once
+// for each: so the further ones become names of the first copy.
+func (m *Machine) hostOutAlone(from, to int, name, path string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(from, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if st.Nlink < 2 || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return rename(from, name, to, name)
+	}
+	file := inode{st.Dev, st.Ino}
+	if first, ok := m.copies[file]; ok {
+		err := unix.Linkat(m.dir, hostName+"/"+first, to, name, 0)
+		if err == nil {
+			afterMove()
+			return unix.Unlinkat(from, name, 0)
+		}
+	}
+	err := rename(from, name, to, name) // also where it may have no other name
+	if err == nil {
+		m.copies[file] = path
+	}
+	return err
+}
+
+// inode is a file, whatever its names.
+type inode struct{ dev, ino uint64 }
+
+// twins reports whether a name is that of the same file in two directories, as one is whose process died while it was moved.
+func twins(from, to int, name string) bool {
+	a, err := stampAt(from, name)
+	b, berr := stampAt(to, name)
+	return err == nil && berr == nil && a.mode&unix.S_IFMT == unix.S_IFREG && a.links > 1 &&
+		a.mode == b.mode && a.size == b.size && a.mtime == b.mtime && a.uid == b.uid && a.gid == b.gid
 }
 
 // isMountPoint reports whether something is mounted at a name. The kernel says so before anything else only to who may write there.

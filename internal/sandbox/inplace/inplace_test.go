@@ -63,6 +63,7 @@ func listing(t *testing.T, dir string, without ...string) []string {
 		line := fmt.Sprintf("%s %o %d:%d %d", rel, st.Mode, st.Uid, st.Gid, st.Mtim.Nano())
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFREG:
+			line += fmt.Sprintf(" %d", st.Nlink)
 			text, err := os.ReadFile(path)
 			if err != nil {
 				return err
@@ -97,6 +98,9 @@ func container(t *testing.T) (opt Options, base string) {
 	root := filepath.Join(dir, "root")
 	files(t, root, "bin/sh=host", "etc/passwd=host", "etc/ssl/cert=host", "var/lib/store/layer=pinned", "var/lib/other=host", "var/tmp/", "work/src=pinned",
 		"home/u=host", "run=-> var/tmp")
+	if err := os.Link(filepath.Join(root, "var/lib/other"), filepath.Join(root, "var/lib/same")); err != nil {
+		t.Fatal(err)
+	}
 	old := unix.NsecToTimeval(1e18)
 	for _, name := range []string{"etc", "var", "var/lib", "var/lib/store"} {
 		if err := unix.Utimes(filepath.Join(root, name), []unix.Timeval{old, old}); err != nil {

@@ -59,9 +59,10 @@ type Machine struct {
 	turn chan struct{} // holds one value while nobody of this process has the root directory
 
 	mu      sync.Mutex
-	stays   map[string]bool // paths relative to Root that are not moved
-	through map[string]bool // directories of which only what is in them is moved
-	looks   map[string]look // of those, while a step runs
+	stays   map[string]bool  // paths relative to Root that are not moved
+	through map[string]bool  // directories of which only what is in them is moved
+	looks   map[string]look  // of those, while a step runs
+	copies  map[inode]string // where files with several names are, of the container's own that are moved
 	trees   []*Tree
 	seq     int
 }
@@ -76,7 +77,7 @@ const (
 
 // Open prepares a root directory, and puts back what processes that died have left in it.
 func Open(ctx context.Context, opt Options) (m *Machine, err error) {
-	m = &Machine{opt: opt, root: -1, dir: -1, ownFD: -1, turn: make(chan struct{}, 1), stays: map[string]bool{}, through: map[string]bool{}, looks: map[string]look{}}
+	m = &Machine{opt: opt, root: -1, dir: -1, ownFD: -1, turn: make(chan struct{}, 1), stays: map[string]bool{}, through: map[string]bool{}, looks: map[string]look{}, copies: map[inode]string{}}
 	m.turn <- struct{}{}
 	m.fineClock = sync.OnceValue(m.tryFineClock)
 	defer func() {

@@ -70,6 +70,7 @@ func (m *Machine) Enter(ctx context.Context, t *Tree) (v *View, err error) {
 	}
 	v.host = host.fd
 	v.begun = true
+	clear(m.copies)
 	if err = m.hostOut(m.root, host.fd, "."); err == nil {
 		err = m.write(journal{Step: true})
 		v.inside = err == nil
