@@ -148,7 +148,7 @@ func (c *completer) read(fd int, base string) (r Record, found bool, err error) 
 	}
 	for _, key := range strings.Split(string(c.buf[:n]), "\x00") {
 		switch key {
-		case userOverlayPrefix + "origin":
+		case OverlayOrigin:
 			found = true
 		case OwnerRecord:
 			n, err := growing(&c.buf, func(b []byte) (int, error) { return unix.Lgetxattr(procPath(fd, base), OwnerRecord, b) })

@@ -123,7 +123,7 @@ func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, guarded
 	}
 	if b.oci, err = ociSpec(b.rootfs, b.spec, user, mounts); err == nil {
 		b.ids.describe(b.oci.Linux)
-		b.owned = newOwned(b)
+		b.owned, err = newOwned(b)
 	}
 	return b, err
 }

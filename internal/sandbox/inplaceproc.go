@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox/initproc"
 )
 
@@ -40,7 +39,7 @@ func placedBundle(spec *Spec, u *user.ExecUser, root string) (*bundle, error) {
 	}
 	b := &bundle{spec: spec, aside: root, ownDev: true, oci: &specs.Spec{Process: process, Linux: &specs.Linux{}}}
 	if os.Geteuid() != 0 || oneID() {
-		b.owned = &owned{first: layer.Owner{UID: process.User.UID, GID: process.User.GID}}
+		b.owned = b.ownedHere()
 	}
 	return b, nil
 }

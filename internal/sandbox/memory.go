@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/slipway-build/slipway/internal/layer"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,7 +50,11 @@ func (b *bundle) setOwner(path string, uid, gid int, mode uint32) error {
 	if err != nil {
 		return err
 	}
-	if err := notOwned(os.Chown(path, uid, gid)); err != nil {
+	err = os.Chown(path, uid, gid)
+	if err != nil && oneID() { // it is shown nevertheless, where this filesystem can have the record
+		_ = unix.Setxattr(path, layer.OwnerRecord, []byte(layer.Record{Owner: layer.Owner{UID: uint32(uid), GID: uint32(gid)}}.String()), 0)
+	}
+	if err := notOwned(err); err != nil {
 		return err
 	}
 	return os.Chmod(path, os.FileMode(mode).Perm())

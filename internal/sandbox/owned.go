@@ -4,7 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/moby/sys/user"
 	"github.com/slipway-build/slipway/internal/layer"
@@ -29,6 +34,10 @@ var oneID = sync.OnceValue(func() bool {
 type owned struct {
 	uppers []string    // where the changes of roots go
 	first  layer.Owner // whom new files belong to
+	layers []string    // that the root is of, base first
+	upper  *os.File    // where overlayfs has what is changed; nil: there is no overlay
+	since  time.Time   // nothing that processes made is older
+	kept   []string    // where cache mounts are
 
 	mu          sync.Mutex
 	supervisors []*owners.Supervisor
@@ -36,11 +45,48 @@ type owned struct {
 }
 
 // newOwned prepares for a bundle whose roots are mounted. It is nil where owners are what they are.
-func newOwned(b *bundle) *owned {
+func newOwned(b *bundle) (*owned, error) {
 	if b.foreign || b.ids != nil || !oneID() {
-		return nil
+		return nil, nil
 	}
-	return &owned{uppers: b.uppers, first: layer.Owner{UID: b.oci.Process.User.UID, GID: b.oci.Process.User.GID}}
+	o := b.ownedHere()
+	o.uppers = b.uppers
+	upper := b.spec.Root.Upper
+	if upper == "" {
+		return o, nil
+	}
+	o.layers = append(slices.Clone(o.layers), upper) // of a container that ran before
+	for _, e := range b.elsewhere {
+		if e.upper == upper {
+			upper = filepath.Join("/proc/thread-self/fd", strconv.Itoa(int(e.memory.Fd())))
+		}
+	}
+	var err error
+	if o.upper, err = os.OpenFile(upper, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		return nil, fmt.Errorf("recording owners: %w", err)
+	}
+	return o, nil
+}
+
+// ownedHere is for processes that change the files themselves.
+func (b *bundle) ownedHere() *owned {
+	user := b.oci.Process.User
+	o := &owned{first: layer.Owner{UID: user.UID, GID: user.GID}, layers: b.spec.Root.Lower, since: coarseNow()}
+	for _, m := range b.spec.Mounts {
+		if m.Mapped {
+			o.kept = append(o.kept, strings.TrimPrefix(filepath.Clean(m.Dest), "/"))
+		}
+	}
+	return o
+}
+
+// coarseNow is the time as filesystems tell it of what is made now.
+func coarseNow() time.Time {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &t) != nil {
+		return time.Now()
+	}
+	return time.Unix(t.Unix())
 }
 
 // otherUser reports whether the process is not the root that it is now.
@@ -118,7 +164,7 @@ func (b *bundle) supervise(socket int) error {
 		return nil
 	}
 	defer root.Close()
-	place, err := owners.MountOf(int(root.Fd()))
+	places, err := b.owned.places(root)
 	if err != nil {
 		return err
 	}
@@ -126,7 +172,8 @@ func (b *bundle) supervise(socket int) error {
 	if listener == nil {
 		return nil
 	}
-	s, err := owners.Serve(listener, b.rules(), place)
+	s, err := owners.Serve(listener, owners.Options{Rules: b.rules(), Root: root, Places: places, Layers: b.owned.layers,
+		Upper: b.owned.upper, Kept: b.owned.kept, Since: b.owned.since})
 	if err != nil {
 		return err
 	}
@@ -134,6 +181,28 @@ func (b *bundle) supervise(socket int) error {
 	defer b.owned.mu.Unlock()
 	b.owned.supervisors = append(b.owned.supervisors, s)
 	return nil
+}
+
+// places are where files are recorded: in the root and in cache mounts, which are slipway's.
+func (o *owned) places(root *os.File) ([]owners.Place, error) {
+	first, err := owners.MountOf(int(root.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	all := []owners.Place{first}
+	for _, path := range o.kept {
+		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+		fd, err := unix.Openat2(int(root.Fd()), path, &how)
+		if err != nil {
+			continue
+		}
+		place, err := owners.MountOf(fd)
+		if err = errors.Join(err, unix.Close(fd)); err != nil {
+			return nil, err
+		}
+		all = append(all, place)
+	}
+	return all, nil
 }
 
 // sentFile takes the descriptor that a process sends before it executes its program; nil: it sends none, and its error comes instead.
@@ -166,6 +235,10 @@ func (o *owned) end() error {
 		o.links = append(o.links, s.Links()...)
 	}
 	o.supervisors = nil
+	if o.upper != nil {
+		errs = append(errs, o.upper.Close())
+		o.upper = nil
+	}
 	return errors.Join(errs...)
 }
 

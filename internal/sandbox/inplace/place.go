@@ -52,7 +52,8 @@ func (v *View) Secret(path string, data []byte, mode uint32, uid, gid int) error
 		if err == nil && (uid != os.Geteuid() || gid != os.Getegid()) {
 			err = unix.Fchown(fd, uid, gid)
 			if os.Geteuid() != 0 && errors.Is(err, unix.EPERM) {
-				err = nil // what belongs to others cannot be told from what is one's own
+				err = nil // it is shown nevertheless, where this filesystem can have the record
+				_ = unix.Fsetxattr(fd, layer.OwnerRecord, []byte(layer.Record{Owner: layer.Owner{UID: uint32(uid), GID: uint32(gid)}}.String()), 0)
 			}
 		}
 		return errors.Join(err, unix.Fchmod(fd, mode&0o777))

@@ -1,6 +1,7 @@
 package owners
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -92,8 +93,8 @@ func TestOtherMountsAreNotRecorded(t *testing.T) {
 func hand(t *testing.T, listener *os.File, r Rules) *Supervisor {
 	t.Helper()
 	runtime.LockOSThread() // never unlocked: the thread's root changes
-	s := &Supervisor{rules: r, listener: listener, links: map[Inode]layer.LinkRecord{}}
-	must(t, s.begin())
+	s := newSupervisor(listener, Options{Rules: r})
+	must(t, s.begin(nil))
 	return s
 }
 
@@ -126,7 +127,7 @@ func TestNumberThatIsUsedAgain(t *testing.T) {
 		} else {
 			n.id = 1 << 60
 		}
-		if r := s.answer(&n); r.error != -int32(unix.ESRCH) || r.flags != 0 {
+		if r, _ := s.answer(&n); r.error != -int32(unix.ESRCH) || r.flags != 0 {
 			t.Errorf("call %v: the answer is %+v, want ESRCH", call, r)
 		}
 		if got, want := is(t, dir+"/b", "f"), "100644 0:0"; got != want {
@@ -195,5 +196,211 @@ func TestHostileArguments(t *testing.T) {
 	}
 	if _, err := os.Lstat(dir + "/white"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a whiteout was made: %v", err)
+	}
+}
+
+// An answer is not written to the memory of a process that has the caller's number by then.
+func TestAnswerToAnother(t *testing.T) {
+	dir := as(t, "one ID")
+	if dir == "" {
+		return
+	}
+	fill(t, dir, "f")
+	must(t, unix.Setxattr(dir+"/f", layer.OwnerRecord, []byte("5:5"), 0))
+	rules := Rules{Root: true}
+	p, listener := start(t, setting{Root: dir, Rules: rules})
+	s := hand(t, listener, rules)
+	p.ask(fstatat, cwd, "/f", "&stat", 0)
+	theirs := s.receive(t)
+	n := theirs
+	n.id = 1 << 60 // the caller is gone, and this one has its number
+	c := &call{s: s, n: &n, layout: supervised()[fstatat], object: -1, root: -1, dirfd: -1}
+	if err := c.write(n.args[c.buffer], make([]byte, 8)); err != unix.ESRCH {
+		t.Errorf("writing gives %v, want ESRCH", err)
+	}
+	r, _ := s.answer(&theirs)
+	must(t, s.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)))
+	if got := p.answer(); got != "100644 5:5" {
+		t.Errorf("the caller sees %s", got)
+	}
+}
+
+// Who is not root sets no record by calls of another kind: those of x32 and those of rings.
+func TestOtherWaysToAttributes(t *testing.T) {
+	dir := as(t, "one ID")
+	if dir == "" {
+		return
+	}
+	fill(t, dir, "root/", "root/x")
+	p := startSupervised(t, setting{Root: dir + "/root", Rules: Rules{UID: 1000, GID: 100}})
+	p.want("function not implemented", unix.SYS_IO_URING_SETUP, 8, 0)
+	if arch == unix.AUDIT_ARCH_X86_64 {
+		p.want("function not implemented", 0x40000000|unix.SYS_SETXATTR, "/x", layer.OwnerRecord, "0:0", 3, 0)
+	}
+	if hasRecord(dir + "/root/x") {
+		t.Error("a record was set")
+	}
+	const i386, arm = 0x40000003, 0x40000028
+	for _, other := range []uint32{i386, arm} {
+		for _, number := range []uint32{226, 227, 228, 235, 425, 463} {
+			if got := run(t, Rules{UID: 1000}.Program(), other, number, nil); got != denied {
+				t.Errorf("call %d of architecture %x gives %x, want %x", number, other, got, denied)
+			}
+		}
+		if got := run(t, Rules{UID: 1000}.Program(), other, 5, nil); got != allow {
+			t.Errorf("open of architecture %x gives %x", other, got)
+		}
+	}
+}
+
+// run runs a filter as the kernel does.
+func run(t *testing.T, program []byte, arch, number uint32, args []uint64) uint32 {
+	t.Helper()
+	data := make([]byte, 64)
+	binary.NativeEndian.PutUint32(data, number)
+	binary.NativeEndian.PutUint32(data[4:], arch)
+	for i, a := range args {
+		binary.NativeEndian.PutUint64(data[16+8*i:], a)
+	}
+	var acc uint32
+	for at := 0; at < len(program)/8; at++ {
+		code, k := binary.NativeEndian.Uint16(program[8*at:]), binary.NativeEndian.Uint32(program[8*at+4:])
+		jt, jf := int(program[8*at+2]), int(program[8*at+3])
+		jump := func(yes bool) {
+			if yes {
+				at += jt
+			} else {
+				at += jf
+			}
+		}
+		switch code {
+		case load:
+			acc = binary.NativeEndian.Uint32(data[k:])
+		case mask:
+			acc &= k
+		case equal:
+			jump(acc == k)
+		case unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K:
+			jump(acc&k != 0)
+		case ret:
+			return k
+		default:
+			t.Fatalf("instruction %x", code)
+		}
+	}
+	t.Fatal("the filter has no end")
+	return 0
+}
+
+// Processes that became somebody else and ended take nothing of slipway's memory.
+func TestProcessesAreForgotten(t *testing.T) {
+	dir := as(t, "one ID")
+	if dir == "" {
+		return
+	}
+	p := startSupervised(t, setting{Rules: Rules{Root: true}})
+	p.want("0", unix.SYS_SETRESUID, 33, 33, 0)
+	must(t, p.s.Close())
+	s := p.s
+	p.s = nil
+	for i := range 100_000 {
+		s.know(fmt.Sprint(10_000_000+i), identity{started: "1"})
+	}
+	if n := len(s.identities); n > 1000 {
+		t.Errorf("%d processes are known that are none", n)
+	}
+}
+
+// Records of links are bounded, and replacing one takes no more.
+func TestLinksAreBounded(t *testing.T) {
+	s := newSupervisor(nil, Options{})
+	l := layer.LinkRecord{Path: strings.Repeat("p", 4000), Target: strings.Repeat("t", 4000)}
+	for range 100_000 {
+		must(t, s.keep(Inode{1, 1}, l))
+	}
+	var err error
+	n := uint64(0)
+	for ; err == nil && n < 100_000; n++ {
+		err = s.keep(Inode{1, n}, l)
+	}
+	if err != unix.ENOSPC || n < 1000 {
+		t.Errorf("after %d links: %v, want ENOSPC", n, err)
+	}
+}
+
+// Pipes that nobody writes to, devices and sockets keep nobody, whatever is asked or said of them.
+func TestPipesAndDevices(t *testing.T) {
+	dir := as(t, "one ID")
+	if dir == "" {
+		return
+	}
+	fill(t, dir, "l>pipe", "d/")
+	must(t, unix.Mkfifo(dir+"/pipe", 0o600))
+	must(t, unix.Mknod(dir+"/socket", unix.S_IFSOCK|0o600, 0))
+	p := startSupervised(t, setting{Root: dir, Rules: Rules{Root: true}})
+	for _, name := range []string{"/pipe", "/l", "/socket"} {
+		p.want("0", unix.SYS_CHOWN, name, 5, 6)
+		p.want("0", unix.SYS_FCHMODAT, cwd, name, 0o600)
+	}
+	p.sees("10600 5:6", "/pipe")
+	p.want("0", unix.SYS_SETRESUID, 33, 33, 33)
+	p.want("permission denied", unix.SYS_MKNODAT, cwd, "/d/pipe", unix.S_IFIFO|0o600, 0)
+	p.want("file exists", unix.SYS_MKNODAT, cwd, "/pipe", unix.S_IFIFO|0o600, 0)
+	p.want("no such device or address", unix.SYS_OPENAT, cwd, "/pipe", unix.O_WRONLY|unix.O_CREAT|unix.O_NONBLOCK, 0o600) // the kernel's own
+	p.want("not a directory", unix.SYS_MKDIRAT, cwd, "/pipe/x", 0o700)
+}
+
+// Records of layers are those beside the layers, and not what is at the same paths in a step's root.
+func TestRecordsAreOfTheLayers(t *testing.T) {
+	dir := as(t, "one ID")
+	if dir == "" {
+		return
+	}
+	fill(t, dir, "lower/", "lower/l>x", "root/", "root/l>x")
+	must(t, layer.Complete(dir+"/lower", layer.Completion{Links: []layer.LinkRecord{{Record: layer.Record{Owner: layer.Owner{UID: 7, GID: 8}}, Path: "l", Target: "x"}}}))
+	var st unix.Stat_t
+	must(t, unix.Lstat(dir+"/lower/l", &st))
+	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, dir+"/root/l", []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW))
+	forged := dir + "/root" + dir
+	must(t, os.MkdirAll(forged, 0o755))
+	text, err := os.ReadFile(layer.User.Records(dir + "/lower"))
+	must(t, err)
+	must(t, os.WriteFile(layer.User.Records(forged+"/lower"), []byte(strings.ReplaceAll(string(text), "7:8", "66:66")), 0o644))
+	p := startSupervised(t, setting{Root: dir + "/root", Rules: Rules{Root: true}, layers: []string{dir + "/lower"}})
+	p.sees("120777 7:8", "/l")
+}
+
+// Where a thread cannot have a working directory of its own, that of the process stays what it is.
+func TestWorkingDirectoryStays(t *testing.T) {
+	dir := as(t, "no capabilities")
+	if dir == "" {
+		return
+	}
+	fill(t, dir, "d/", "d/f")
+	must(t, os.Chdir(dir))
+	forbidUnshare(t)
+	p := startSupervised(t, setting{Rules: rulesHere()})
+	p.want("0", unix.SYS_CHDIR, dir+"/d")
+	p.want("0", unix.SYS_CHOWN, "f", 5, 6)
+	p.want("100644 5:6", fstatat, cwd, "f", "&stat", 0)
+	p.want("100644 5:6", fstatat, cwd, dir+"/d/f", "&stat", 0)
+	if got, err := os.Getwd(); err != nil || got != dir {
+		t.Errorf("the working directory is %s (%v), want %s", got, err, dir)
+	}
+	if _, err := os.Stat("d/f"); err != nil {
+		t.Error(err)
+	}
+}
+
+// forbidUnshare has unshare(2) fail for all threads, as with Docker's seccomp profile.
+func forbidUnshare(t *testing.T) {
+	t.Helper()
+	program := []unix.SockFilter{
+		{Code: load, K: 0}, {Code: equal, K: unix.SYS_UNSHARE, Jf: 1}, {Code: ret, K: denied}, {Code: ret, K: allow},
+	}
+	must(t, unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog))); errno != 0 {
+		t.Fatal(errno)
 	}
 }

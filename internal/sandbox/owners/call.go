@@ -49,6 +49,15 @@ func (c *call) do() error {
 		return c.mknod()
 	case sets, removes:
 		return c.xattr()
+	case stats:
+		return c.stat()
+	case makes:
+		return c.makes()
+	case alters:
+		return c.alters()
+	case roots:
+		c.s.rooted = false
+		return errNative
 	case whoami:
 		var err error
 		c.result, err = c.whoami()
@@ -60,10 +69,13 @@ func (c *call) do() error {
 // open finds the object that the call is about.
 func (c *call) open() error {
 	flags := c.arg(c.flags)
+	if c.kind == stats {
+		flags &^= statFlags
+	}
 	if flags&^(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH) != 0 {
 		return unix.EINVAL
 	}
-	if c.path == none {
+	if c.path == none || c.n.args[c.path] == 0 && flags&unix.AT_EMPTY_PATH != 0 && c.kind == stats { // since Linux 6.11
 		return c.openFile(int32(c.arg(c.dir)))
 	}
 	name, err := c.readText(c.n.args[c.path], unix.PathMax)
@@ -136,25 +148,34 @@ func (c *call) lookup(name string, flags int) (int, error) {
 		begin = "fd/" + strconv.Itoa(int(fd))
 	}
 	var err error
-	if c.root, err = c.openProc("root", unix.O_DIRECTORY); err != nil {
-		return -1, errNative
+	if !c.s.rooted && c.root < 0 {
+		if c.root, err = c.openProc("root", unix.O_DIRECTORY); err != nil {
+			return -1, errNative
+		}
 	}
+	from := unix.AT_FDCWD // not used
 	if !path.IsAbs(name) {
-		if c.dirfd, err = c.openProc(begin, 0); err == unix.ENOENT {
+		if c.dirfd < 0 {
+			c.dirfd, err = c.openProc(begin, 0)
+		}
+		if err == unix.ENOENT {
 			return -1, unix.EBADF
 		} else if err != nil {
 			return -1, errNative
 		}
+		from = c.dirfd
 	}
 	if err := c.valid(); err != nil {
 		return -1, err
 	}
-	if err := c.enter(); err != nil {
-		return -1, err
+	if !c.s.rooted {
+		if err := c.enter(); err != nil {
+			return -1, err
+		}
 	}
 	how := unix.OpenHow{Flags: uint64(flags | unix.O_PATH | unix.O_CLOEXEC), Resolve: unix.RESOLVE_NO_MAGICLINKS}
 	for range 100 {
-		fd, err := unix.Openat2(unix.AT_FDCWD, name, &how)
+		fd, err := unix.Openat2(from, name, &how)
 		switch err {
 		case unix.EAGAIN, unix.EINTR:
 			continue
@@ -168,37 +189,27 @@ func (c *call) lookup(name string, flags int) (int, error) {
 	return -1, unix.EAGAIN
 }
 
-// enter has the thread have the caller's root and its working directory, or the directory that the call names.
+// enter has the thread have the caller's root.
 func (c *call) enter() error {
 	if c.s.chroots {
-		if err := unix.Fchdir(c.root); err != nil {
-			return err
-		}
-		if err := unix.Chroot("."); err != nil {
-			return err
-		}
-	} else if !c.sameRoot() {
+		return c.s.chroot(c.root)
+	}
+	if !isRoot(c.root) {
 		return errNative
 	}
-	if c.dirfd >= 0 {
-		return unix.Fchdir(c.dirfd)
-	}
 	return nil
-}
-
-// sameRoot reports whether the caller has the root of this thread, which cannot change it.
-func (c *call) sameRoot() bool {
-	var own, theirs unix.Stat_t
-	return unix.Stat("/", &own) == nil && unix.Fstat(c.root, &theirs) == nil && own.Dev == theirs.Dev && own.Ino == theirs.Ino
 }
 
 // recorded reports whether the object belongs to what is recorded: the rest, as what is mounted from elsewhere, is not the layer's.
 func (c *call) recorded(st *unix.Stat_t) bool {
 	own, err := MountOf(c.object)
-	if err != nil {
-		return false
-	}
+	return err == nil && c.inPlace(own.Mount, st.Dev)
+}
+
+// inPlace reports whether what is in a mount, on a device, belongs to what is recorded.
+func (c *call) inPlace(mount, dev uint64) bool {
 	if len(c.s.places) == 0 {
+		var err error
 		if c.root < 0 {
 			if c.root, err = c.openProc("root", unix.O_DIRECTORY); err != nil || c.valid() != nil {
 				return false
@@ -211,7 +222,7 @@ func (c *call) recorded(st *unix.Stat_t) bool {
 		c.s.places = []Place{first}
 	}
 	for _, p := range c.s.places {
-		if p.Mount == own.Mount || p.Mount == 0 && p.Dev == st.Dev {
+		if p.Mount == mount || p.Mount == 0 && p.Dev == dev {
 			return true
 		}
 	}
@@ -219,12 +230,10 @@ func (c *call) recorded(st *unix.Stat_t) bool {
 }
 
 // byName has fn do something with the object by a path of it, which leads nowhere else.
-func (c *call) byName(fn func(name string) error) error {
-	if err := unix.Fchdir(c.s.fds); err != nil {
-		return err
-	}
-	return fn(strconv.Itoa(c.object))
-}
+func (c *call) byName(fn func(name string) error) error { return fn(c.objectPath()) }
+
+// objectPath is a path of the object for this thread.
+func (c *call) objectPath() string { return c.s.names + strconv.Itoa(c.object) }
 
 // hasAttributes reports whether an object can have attributes of its own.
 func hasAttributes(st *unix.Stat_t) bool {
@@ -232,13 +241,14 @@ func hasAttributes(st *unix.Stat_t) bool {
 	return t == unix.S_IFREG || t == unix.S_IFDIR
 }
 
-// record is what the object is recorded as, or what it is without a record.
+// record is what the object is recorded as, or what it is without a record. found: it has one of its own.
 func (c *call) record(st *unix.Stat_t) (r layer.Record, found bool, err error) {
 	if !hasAttributes(st) {
-		c.s.mu.Lock()
-		defer c.s.mu.Unlock()
-		if l, found := c.s.links[Inode{st.Dev, st.Ino}]; found {
+		if l, found := c.link(st); found {
 			return l.Record, true, nil
+		}
+		if r, below := c.linkBelow(st.Mtim.Nano()); below {
+			return r, false, nil
 		}
 	} else {
 		var b [64]byte
@@ -267,10 +277,32 @@ func (c *call) record(st *unix.Stat_t) (r layer.Record, found bool, err error) {
 			return r, false, err
 		}
 	}
-	if !c.s.rules.Root {
-		r.Owner = layer.Owner{UID: c.s.rules.UID, GID: c.s.rules.GID} // what it makes is its own
+	var x unix.Statx_t
+	if !c.s.rules.Root && unix.Statx(c.object, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &x) == nil && c.own(&x) {
+		r.Owner = layer.Owner{UID: c.s.rules.UID, GID: c.s.rules.GID}
 	}
 	return r, false, nil
+}
+
+// link is the record of what cannot have attributes, if the processes gave it one.
+func (c *call) link(st *unix.Stat_t) (l layer.LinkRecord, found bool) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	l, found = c.s.links[Inode{st.Dev, st.Ino}]
+	return l, found
+}
+
+// linkBelow is the record that a layer has of what cannot have attributes; mtime is its time of modification in nanoseconds.
+func (c *call) linkBelow(mtime int64) (r layer.Record, found bool) {
+	below := c.s.below()
+	if len(below) == 0 {
+		return r, false
+	}
+	path, err := c.where()
+	if err != nil {
+		return r, false
+	}
+	return below.Link(path, mtime)
 }
 
 // unlock gives a file that was made so that nobody may read it the permissions without which it can have no record.
@@ -297,14 +329,28 @@ func (c *call) save(st *unix.Stat_t, r layer.Record) error {
 			return err
 		}
 	}
-	// The thread's root is the caller's, so the path is one in it.
-	if l.Path, err = readlink(c.s.fds, strconv.Itoa(c.object)); err != nil {
+	if l.Path, err = c.where(); err != nil {
 		return err
 	}
-	l.Path = strings.TrimPrefix(l.Path, "/")
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
-	c.s.links[Inode{st.Dev, st.Ino}] = l
+	return c.s.keep(Inode{st.Dev, st.Ino}, l)
+}
+
+// maxHeld bounds the bytes of what is held of symbolic links and the like.
+const maxHeld = 256 << 20
+
+// keep holds the record of what cannot have attributes.
+func (s *Supervisor) keep(i Inode, l layer.LinkRecord) error {
+	size := func(l layer.LinkRecord) int { return len(l.Path) + len(l.Target) + 128 }
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := s.held + size(l)
+	if old, found := s.links[i]; found {
+		held -= size(old)
+	}
+	if held > maxHeld {
+		return unix.ENOSPC
+	}
+	s.held, s.links[i] = held, l
 	return nil
 }
 

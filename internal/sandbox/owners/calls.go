@@ -16,6 +16,10 @@ const (
 	sets    // an attribute
 	removes // one
 	whoami  // the caller's IDs, asked for or set
+	stats   // who owns what
+	roots   // the caller gets another root, or sees other mounts
+	makes   // something new, or opens it to write to it
+	alters  // names: removes them, or makes further ones
 )
 
 // none is an argument that a call does not have.
@@ -28,15 +32,23 @@ type layout struct {
 	uid, gid, flags int
 	mode, device    int
 	name, value     int // of an attribute; behind the value come its size and flags
+	buffer, mask    int // of the answer, and what is asked for (statx)
+	dir2, path2     int // of a second file
+	target          int // of a symbolic link
 	nofollow        bool
-	// Of whoami: which of the IDs is asked for, or all three (3), or how many arguments there are of what is set.
+	// Of makes: files are opened, with flags that the call does not say, or that are in memory with the rest (openat2).
+	opens bool
+	fixed uint64
+	howAt int
+	// Of whoami: which of the IDs is asked for, or all three (3), or how many arguments there are of what is set; 4: further groups.
 	get, group bool
 	which      int
 }
 
 // supervised are the calls that the supervisor is told of.
 var supervised = sync.OnceValue(func() map[int]layout {
-	no := layout{dir: none, path: none, uid: none, gid: none, flags: none, mode: none, device: none, name: none, value: none}
+	no := layout{dir: none, path: none, uid: none, gid: none, flags: none, mode: none, device: none, name: none, value: none,
+		buffer: none, mask: none, dir2: none, path2: none, target: none, howAt: none}
 	with := func(k kind, set func(*layout)) layout {
 		l := no
 		l.kind = k
@@ -58,6 +70,30 @@ var supervised = sync.OnceValue(func() map[int]layout {
 		unix.SYS_FCHMOD:    with(chmods, func(l *layout) { l.dir, l.mode = 0, 1 }),
 		unix.SYS_FCHMODAT:  with(chmods, func(l *layout) { l.dir, l.path, l.mode = 0, 1, 2 }),
 		unix.SYS_FCHMODAT2: with(chmods, func(l *layout) { l.dir, l.path, l.mode, l.flags = 0, 1, 2, 3 }),
+
+		unix.SYS_FSTAT: with(stats, func(l *layout) { l.dir, l.buffer = 0, 1 }),
+		fstatat:        with(stats, func(l *layout) { l.dir, l.path, l.buffer, l.flags = 0, 1, 2, 3 }),
+		unix.SYS_STATX: with(stats, func(l *layout) { l.dir, l.path, l.flags, l.mask, l.buffer = 0, 1, 2, 3, 4 }),
+	}
+	for number, set := range map[int]func(*layout){
+		unix.SYS_OPENAT:    func(l *layout) { l.dir, l.path, l.flags, l.mode, l.opens = 0, 1, 2, 3, true },
+		unix.SYS_OPENAT2:   func(l *layout) { l.dir, l.path, l.howAt, l.opens = 0, 1, 2, true },
+		unix.SYS_TRUNCATE:  func(l *layout) { l.path, l.opens, l.fixed = 0, true, unix.O_WRONLY },
+		unix.SYS_MKDIRAT:   func(l *layout) { l.dir, l.path, l.mode = 0, 1, 2 },
+		unix.SYS_SYMLINKAT: func(l *layout) { l.target, l.dir, l.path = 0, 1, 2 },
+	} {
+		all[number] = with(makes, set)
+	}
+	for number, set := range map[int]func(*layout){
+		unix.SYS_UNLINKAT:  func(l *layout) { l.dir, l.path = 0, 1 },
+		unix.SYS_LINKAT:    func(l *layout) { l.dir, l.path = 2, 3 },
+		unix.SYS_RENAMEAT:  func(l *layout) { l.dir, l.path, l.dir2, l.path2 = 0, 1, 2, 3 },
+		unix.SYS_RENAMEAT2: func(l *layout) { l.dir, l.path, l.dir2, l.path2 = 0, 1, 2, 3 },
+	} {
+		all[number] = with(alters, set)
+	}
+	for _, number := range []int{unix.SYS_CHROOT, unix.SYS_PIVOT_ROOT, unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_MOUNT, unix.SYS_MOVE_MOUNT} {
+		all[number] = with(roots, func(*layout) {})
 	}
 	for _, w := range []struct {
 		user, group, which int
@@ -69,6 +105,8 @@ var supervised = sync.OnceValue(func() map[int]layout {
 		all[w.user] = with(whoami, func(l *layout) { l.get, l.which = w.get, w.which })
 		all[w.group] = with(whoami, func(l *layout) { l.get, l.which, l.group = w.get, w.which, true })
 	}
+	all[unix.SYS_GETGROUPS] = with(whoami, func(l *layout) { l.get, l.which = true, 4 })
+	all[unix.SYS_SETGROUPS] = with(whoami, func(l *layout) { l.which = 4 })
 	older(all, with)
 	return all
 })

@@ -3,7 +3,6 @@ package owners
 import (
 	"bufio"
 	"os"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,14 +63,14 @@ func (c *call) elsewhere() error {
 
 // may reports whether the caller may change an owner.
 func (c *call) may(old layer.Owner, uid, gid uint32) bool {
-	r := &c.s.rules
-	if r.Root || uid == unchanged && gid == unchanged {
+	id, _ := c.identity()
+	if id.users[1] == 0 || uid == unchanged && gid == unchanged {
 		return true
 	}
-	if old.UID != r.UID || uid != unchanged && uid != old.UID {
+	if old.UID != id.users[1] || uid != unchanged && uid != old.UID {
 		return false
 	}
-	return gid == unchanged || gid == old.GID || gid == r.GID || slices.Contains(r.Groups, gid)
+	return gid == unchanged || gid == old.GID || gid == id.groups[1] || slices.Contains(id.more, gid)
 }
 
 // dropPrivileges takes from a file what the kernel takes from one that gets another owner, and makes one that slipway could not
@@ -149,15 +148,18 @@ func (c *call) chmod() error {
 		return errNative
 	}
 	old, found, err := c.record(&st)
-	if err != nil && err != unix.EACCES { // before it can be read
+	if err != nil {
 		return err
+	}
+	if id, _ := c.identity(); id.users[1] != 0 && id.users[1] != old.UID {
+		return unix.EPERM
+	}
+	if !c.s.rules.Fake {
+		return errNative
 	}
 	is := old
 	if err := c.setMode(&st, &is, c.arg(c.mode)&0o7777); err != nil {
 		return err
-	}
-	if err == unix.EACCES {
-		return c.chmod()
 	}
 	if is == old || !found && is.Mode == 0 {
 		return nil
@@ -165,33 +167,23 @@ func (c *call) chmod() error {
 	return c.save(&st, is)
 }
 
-// mknod makes an empty file that stands for a device.
+// mknod makes an empty file that stands for a device, or what is none.
 func (c *call) mknod() error {
+	mode, device := c.arg(c.mode), uint64(c.arg(c.device))
+	if kind := mode & unix.S_IFMT; !c.s.rules.Root || kind != unix.S_IFCHR && kind != unix.S_IFBLK {
+		return c.makes()
+	}
+	is := layer.Record{Major: unix.Major(device), Minor: unix.Minor(device)}
+	if id, _ := c.identity(); id.users[1] != 0 || mode&unix.S_IFMT == unix.S_IFCHR && device == 0 { // a whiteout, which overlayfs lets nobody make
+		return unix.EPERM
+	}
 	name, err := c.readText(c.n.args[c.path], unix.PathMax)
 	if err != nil {
 		return err
 	}
-	dir, base := path.Split(name)
-	if base == "" || base == "." || base == ".." {
-		return errNative
-	}
-	if dir == "" {
-		dir = "."
-	}
-	if c.object, err = c.lookup(dir, unix.O_DIRECTORY); err != nil {
+	base, st, _, err := c.parent(name)
+	if err != nil {
 		return err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(c.object, &st); err != nil {
-		return err
-	}
-	mode, device := c.arg(c.mode), uint64(c.arg(c.device))
-	is := layer.Record{Major: unix.Major(device), Minor: unix.Minor(device)}
-	if mode&unix.S_IFMT == unix.S_IFCHR && device == 0 { // a whiteout, which overlayfs lets nobody make
-		return unix.EPERM
-	}
-	if !c.recorded(&st) {
-		return errNative
 	}
 	umask, err := c.umask()
 	if err != nil {
@@ -284,12 +276,8 @@ func (c *call) setXattr(st *unix.Stat_t, name string) error {
 		return unix.E2BIG
 	}
 	value := make([]byte, size)
-	for done := 0; done < len(value); {
-		n, err := c.read(c.n.args[c.value]+uint64(done), value[done:])
-		if err != nil {
-			return err
-		}
-		done += n
+	if err := c.readAll(c.n.args[c.value], value); err != nil {
+		return err
 	}
 	return c.byName(func(object string) error {
 		err := unix.Setxattr(object, name, value, flags)

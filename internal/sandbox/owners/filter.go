@@ -4,13 +4,14 @@
 // # Structure
 //
 // A seccomp filter ([Rules.Program]) answers what has an answer without looking at anything, and tells a [Supervisor] of the rest: calls that change
-// owners, make devices or set attributes. The supervisor finds the file that the caller means, records on it what it should
-// be (package layer, Record), and answers as the kernel would answer root. No call is changed and then let through.
+// owners, make devices or set attributes (change.go), that ask who owns what (stat.go), that make files (create.go), and that ask who the process is
+// (identity.go). The supervisor finds the file that the caller means (call.go), records on it what it should be (package layer, Record), and answers as
+// the kernel would answer root. No call is changed and then let through.
 //
 // # Caveats
 //
-// stat(2) tells the process what the disk has: everything belongs to the one ID. Programs of another architecture than
-// slipway's (32-bit ones) are not supervised: they get the kernel's answers.
+// Programs of another architecture than slipway's (32-bit ones) are not supervised: they get the kernel's answers. Each supervised call takes
+// as long as some ten others.
 package owners
 
 import (
@@ -93,12 +94,55 @@ func unless(id uint32, n int, other uint32) (body assembler) {
 	return body
 }
 
-// devices notifies of devices that are made, whose mode is an argument.
-func devices(mode int) (body assembler) {
-	body.add(load, arg(mode), 0, 0)
-	body.add(mask, unix.S_IFMT, 0, 0)
-	body.add(equal, unix.S_IFCHR, 1, 0)
-	body.add(equal, unix.S_IFBLK, 0, 1)
+// otherArch answers calls of another architecture. Who is not root could say by them what is refused otherwise.
+func (r Rules) otherArch() (body assembler) {
+	if !r.Root {
+		body.add(load, 0, 0, 0)
+		// setxattr, lsetxattr, fsetxattr, removexattr, lremovexattr, fremovexattr, setxattrat and removexattrat of x86 and of ARM, and io_uring_setup
+		for _, number := range []uint32{226, 227, 228, 235, 236, 237, 463, 466, 425} {
+			body.add(equal, number, 0, 1)
+			body.add(ret, denied, 0, 0)
+		}
+	}
+	body.add(ret, allow, 0, 0)
+	return body
+}
+
+// when says of which of a call's arguments the supervisor is told; nil: of none.
+func (r Rules) when(l layout) assembler {
+	switch l.kind {
+	case whoami:
+		if !r.Root && !r.Fake && !(l.get && l.which == 4) { // the kernel knows
+			return nil
+		}
+	case chmods:
+		if r.Root && !r.Fake {
+			return nil
+		}
+	case alters:
+		if r.Root {
+			return nil
+		}
+	case makes:
+		switch {
+		case !l.opens || l.flags == none:
+		case r.Root:
+			return hasBits(l.flags, unix.O_CREAT)
+		default:
+			return hasBits(l.flags, unix.O_CREAT|unix.O_WRONLY|unix.O_RDWR|unix.O_TRUNC)
+		}
+	case stats:
+		if l.mask != none {
+			return hasBits(l.mask, unix.STATX_TYPE|unix.STATX_MODE|unix.STATX_UID|unix.STATX_GID)
+		}
+	}
+	return returns(notify)
+}
+
+// hasBits notifies of calls of which an argument has one of some bits.
+func hasBits(argument int, bits uint32) (body assembler) {
+	body.add(load, arg(argument), 0, 0)
+	body.add(unix.BPF_JMP|unix.BPF_JSET|unix.BPF_K, bits, 0, 1)
 	body.add(ret, notify, 0, 0)
 	body.add(ret, allow, 0, 0)
 	return body
@@ -120,22 +164,23 @@ func (r Rules) Program() []byte {
 	var a assembler
 	const x32Bit = 0x40000000
 	a.add(load, 4, 0, 0) // the architecture
-	a.add(equal, arch, 1, 0)
-	a.add(ret, allow, 0, 0)
+	other := r.otherArch()
+	a.add(equal, arch, uint8(len(other)), 0)
+	a = append(a, other...)
 	a.add(load, 0, 0, 0) // the call's number
 	a.add(unix.BPF_JMP|unix.BPF_JSET|unix.BPF_K, x32Bit, 0, 1)
-	a.add(ret, allow, 0, 0)
+	if r.Root {
+		a.add(ret, allow, 0, 0)
+	} else {
+		a.add(ret, absent, 0, 0)
+	}
 	for _, number := range slices.Sorted(maps.Keys(supervised())) {
-		switch k := supervised()[number].kind; {
-		case k == whoami && !r.Root || k == chmods && !r.Fake:
-		case k == mknods && r.Root:
-			a.on(number, devices(supervised()[number].mode))
-		case k == mknods:
-		default:
-			a.on(number, returns(notify))
+		if body := r.when(supervised()[number]); body != nil {
+			a.on(number, body)
 		}
 	}
-	for _, number := range []int{unix.SYS_SETXATTRAT, unix.SYS_REMOVEXATTRAT} { // there are older ones
+	// There are older ones; and what is done by way of a ring nobody is told of.
+	for _, number := range []int{unix.SYS_SETXATTRAT, unix.SYS_REMOVEXATTRAT, unix.SYS_IO_URING_SETUP} {
 		a.on(number, returns(absent))
 	}
 	r.identity(&a)
@@ -152,7 +197,7 @@ func (r Rules) Program() []byte {
 // identity answers calls about the caller's own IDs that are not supervised.
 func (r Rules) identity(a *assembler) {
 	if r.Root {
-		for _, number := range []int{unix.SYS_SETGROUPS, unix.SYS_SETFSUID, unix.SYS_SETFSGID} {
+		for _, number := range []int{unix.SYS_SETFSUID, unix.SYS_SETFSGID} {
 			a.on(number, returns(zero))
 		}
 		if r.Fake {

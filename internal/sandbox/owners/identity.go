@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,7 +20,13 @@ type triple [3]uint32
 // identity is who a process is.
 type identity struct {
 	users, groups triple
-	started       string // when the process began, by the kernel: another one may have its number
+	more          []uint32 // further groups
+	started       string   // when the process began, by the kernel: another one may have its number
+}
+
+// first is who the processes are that the container begins with.
+func (r *Rules) first() identity {
+	return identity{users: triple{r.UID, r.UID, r.UID}, groups: triple{r.GID, r.GID, r.GID}, more: r.Groups}
 }
 
 // process is the caller's process: its number, its parent's, and when it began.
@@ -61,30 +68,63 @@ func (s *Supervisor) readProc(name string) ([]byte, error) {
 
 // identity finds who the caller is: what it became, or who started it did.
 func (c *call) identity() (id identity, number string) {
-	if len(c.s.identities) == 0 && c.get {
-		return id, ""
+	first := c.s.rules.first()
+	sets := c.kind == whoami && !c.get
+	if !sets && len(c.s.identities) > 0 {
+		if c.s.asked++; c.s.asked > 16*len(c.s.identities) {
+			c.s.sweep()
+		}
+	}
+	if !sets && len(c.s.identities) == 0 {
+		return first, ""
 	}
 	number, parent, started, ok := c.s.process(strconv.Itoa(int(c.n.pid)))
 	if !ok || c.valid() != nil {
-		return id, ""
+		return first, ""
 	}
 	own, at := started, number
 	for range 100 {
 		if known, found := c.s.identities[at]; found && known.started == started {
-			id = known
-			break
+			known.started = own
+			if at != number { // whoever began it may end before it
+				c.s.know(number, known)
+			}
+			return known, number
 		}
 		if at, parent, started, ok = c.s.process(parent); !ok || parent == "0" {
 			break
 		}
 	}
-	id.started = own
-	return id, number
+	first.started = own
+	return first, number
+}
+
+// know notes who a process is.
+func (s *Supervisor) know(number string, id identity) {
+	if len(s.identities) >= s.swept {
+		s.sweep()
+	}
+	if s.identities == nil {
+		s.identities = map[string]identity{}
+	}
+	s.identities[number] = id
 }
 
 // whoami answers a call about the caller's IDs.
 func (c *call) whoami() (value int64, err error) {
 	id, number := c.identity()
+	if c.which == 4 {
+		if c.get {
+			return c.giveGroups(id.more)
+		}
+		if id.users[1] != 0 {
+			return 0, unix.EPERM
+		}
+		if id.more, err = c.readGroups(); err != nil {
+			return 0, err
+		}
+		return 0, c.become(id, number)
+	}
 	ids := &id.users
 	if c.group {
 		ids = &id.groups
@@ -124,16 +164,63 @@ func (c *call) whoami() (value int64, err error) {
 		}
 		ids[i] = w
 	}
+	return 0, c.become(id, number)
+}
+
+// become notes who a process is.
+func (c *call) become(id identity, number string) error {
 	if number == "" {
-		return 0, unix.EAGAIN
+		return unix.EAGAIN
 	}
-	if id.users == (triple{}) && id.groups == (triple{}) { // as without an entry
-		delete(c.s.identities, number)
-		return 0, nil
+	delete(c.s.identities, number)
+	if is, _ := c.identity(); is.users == id.users && is.groups == id.groups && slices.Equal(is.more, id.more) { // without an entry, too
+		return nil
 	}
-	if c.s.identities == nil {
-		c.s.identities = map[string]identity{}
+	c.s.know(number, id)
+	return nil
+}
+
+// maxGroups are the most groups that a process has here.
+const maxGroups = 1024
+
+func (c *call) readGroups() ([]uint32, error) {
+	n := int(int32(c.arg(0)))
+	if n < 0 || n > maxGroups {
+		return nil, unix.EINVAL
 	}
-	c.s.identities[number] = id
-	return 0, nil
+	b := make([]byte, 4*n)
+	if err := c.readAll(c.n.args[1], b); err != nil {
+		return nil, err
+	}
+	groups := make([]uint32, n)
+	for i := range groups {
+		groups[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return groups, c.valid()
+}
+
+// giveGroups gives the groups to who has asked for them, or their number.
+func (c *call) giveGroups(groups []uint32) (int64, error) {
+	n := int(int32(c.arg(0)))
+	if n == 0 || len(groups) == 0 {
+		return int64(len(groups)), nil
+	}
+	if n < len(groups) {
+		return 0, unix.EINVAL
+	}
+	var b []byte
+	for _, g := range groups {
+		b = binary.NativeEndian.AppendUint32(b, g)
+	}
+	return int64(len(groups)), c.write(c.n.args[1], b)
+}
+
+// sweep forgets processes that are gone. What others that they started are stays known by these.
+func (s *Supervisor) sweep() {
+	for number, id := range s.identities {
+		if at, _, started, ok := s.process(number); !ok || at != number || started != id.started {
+			delete(s.identities, number)
+		}
+	}
+	s.swept, s.asked = 2*len(s.identities)+256, 0
 }

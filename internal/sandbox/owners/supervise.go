@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"runtime"
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -27,14 +29,24 @@ type Supervisor struct {
 	ended    chan struct{}
 
 	// Of the supervising thread.
-	proc, fds int     // /proc, and this process's directory of descriptors there; O_PATH
+	proc, fds int     // /proc, and this process's directory of descriptors there, O_PATH
+	names     string  // the path of that directory from the working directory, with a slash; "": it is the working directory
 	places    []Place // of the files that are recorded; none: not known so far
 	chroots   bool    // the thread may change its root
+	rooted    bool    // the thread's root is that of all processes
+	below     func() layer.Beside
+	upper     *os.File
+	kept      []string
+	since     int64  // when the processes began, in nanoseconds
+	uid, gid  uint32 // of this process
 
 	identities map[string]identity // of processes that became somebody else, by their numbers
+	// It is looked which of them are gone when there are as many as swept, and when it was asked often enough since.
+	swept, asked int
 
 	mu    sync.Mutex
 	links map[Inode]layer.LinkRecord // of what cannot have attributes
+	held  int                        // bytes that these take
 	err   error
 }
 
@@ -53,19 +65,38 @@ func MountOf(fd int) (Place, error) {
 	return Place{Mount: x.Mnt_id}, nil
 }
 
+// Options say what a supervisor answers, and what it knows of the processes.
+type Options struct {
+	Rules
+	// Root is the root directory of the processes; O_PATH. nil: it is found out of each of them, as it is when one of them gets another one.
+	Root *os.File
+	// Places are where files are recorded; none: the mount of the first caller's root.
+	Places []Place
+	// Layers are the directories of the layers that are seen, base first, of which symbolic links and the like have records beside them.
+	Layers []string
+	// Kept are paths, without a slash at their beginning, of directories that outlive the processes' root, as cache mounts. What has no record there belongs
+	// to whoever looks.
+	Kept []string
+	// Upper is where overlayfs has what the processes change; nil: they change the files themselves. It stays the caller's.
+	Upper *os.File
+	// Since is a time before the processes began; the zero time: all is older than they are.
+	Since time.Time
+}
+
 // Serve answers the calls that come from a filter's listener, which it closes, until [Supervisor.Close], or until no process has the
-// filter any more. Only files in certain places are recorded; with none given, those in the mount of the first caller's root.
-func Serve(listener *os.File, rules Rules, places ...Place) (*Supervisor, error) {
+// filter any more.
+func Serve(listener *os.File, opt Options) (*Supervisor, error) {
 	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	s := &Supervisor{rules: rules, listener: listener, stop: os.NewFile(uintptr(stop), "eventfd"), ended: make(chan struct{}), links: map[Inode]layer.LinkRecord{}, places: places}
+	s := newSupervisor(listener, opt)
+	s.stop = os.NewFile(uintptr(stop), "eventfd")
 	begun := make(chan error)
 	go func() {
 		defer close(s.ended)
 		runtime.LockOSThread() // never unlocked: its root is not the process's
-		err := s.begin()
+		err := s.begin(opt.Root)
 		begun <- err
 		if err == nil {
 			s.loop()
@@ -91,7 +122,36 @@ func (s *Supervisor) Links() []layer.LinkRecord {
 	return slices.Collect(maps.Values(s.links))
 }
 
-func (s *Supervisor) begin() (err error) {
+func newSupervisor(listener *os.File, opt Options) *Supervisor {
+	since := opt.Since.UnixNano()
+	if opt.Since.IsZero() {
+		since = math.MaxInt64
+	}
+	s := &Supervisor{rules: opt.Rules, listener: listener, ended: make(chan struct{}), links: map[Inode]layer.LinkRecord{}, places: opt.Places,
+		upper: opt.Upper, kept: opt.Kept, since: since, uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())}
+	s.readBeside(opt.Layers)
+	return s
+}
+
+// readBeside has s.below read the records that are beside layers when it is called first. The caller's thread has another root, in which the layers'
+// paths lead elsewhere.
+func (s *Supervisor) readBeside(layers []string) {
+	s.below = sync.OnceValue(func() (all layer.Beside) {
+		read := make(chan error)
+		go func() {
+			var err error
+			all, err = layer.User.ReadBeside(layers)
+			read <- err
+		}()
+		if err := <-read; err != nil {
+			s.err = fmt.Errorf("reading recorded owners: %w", err)
+		}
+		return all
+	})
+}
+
+// begin prepares the thread.
+func (s *Supervisor) begin(root *os.File) (err error) {
 	own := unix.Unshare(unix.CLONE_FS)
 	if own != nil && own != unix.EPERM { // which Docker's seccomp profile says to who has no capabilities
 		return os.NewSyscallError("unshare", own)
@@ -102,8 +162,42 @@ func (s *Supervisor) begin() (err error) {
 	if s.fds, err = unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return errors.Join(&os.PathError{Op: "open", Path: "/proc/self/fd", Err: err}, unix.Close(s.proc))
 	}
-	s.chroots = own == nil && unix.Chroot("/") == nil
+	s.names = "/proc/self/fd/"
+	if own == nil {
+		if err := unix.Fchdir(s.fds); err != nil {
+			return errors.Join(os.NewSyscallError("fchdir", err), unix.Close(s.proc), unix.Close(s.fds))
+		}
+		s.names, s.chroots = "", unix.Chroot("/") == nil
+	}
+	switch {
+	case root == nil:
+	case s.chroots:
+		err = s.chroot(int(root.Fd()))
+		s.rooted = err == nil
+	default:
+		s.rooted = isRoot(int(root.Fd()))
+	}
+	if err != nil {
+		return errors.Join(os.NewSyscallError("chroot", err), unix.Close(s.proc), unix.Close(s.fds))
+	}
 	return nil
+}
+
+// chroot gives the thread another root.
+func (s *Supervisor) chroot(root int) error {
+	if err := unix.Fchdir(root); err != nil {
+		return err
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	return unix.Fchdir(s.fds)
+}
+
+// isRoot reports whether a directory is the root of this thread.
+func isRoot(dir int) bool {
+	var own, theirs unix.Stat_t
+	return unix.Stat("/", &own) == nil && unix.Fstat(dir, &theirs) == nil && own.Dev == theirs.Dev && own.Ino == theirs.Ino
 }
 
 // notification is struct seccomp_notif.
@@ -154,7 +248,7 @@ func (s *Supervisor) loop() {
 	wait := []unix.PollFd{{Fd: int32(s.listener.Fd()), Events: unix.POLLIN}, {Fd: int32(s.stop.Fd()), Events: unix.POLLIN}}
 	for {
 		if _, err := unix.Poll(wait, -1); err != nil && err != unix.EINTR {
-			s.err = fmt.Errorf("supervising owners: %w", os.NewSyscallError("poll", err))
+			s.err = errors.Join(s.err, fmt.Errorf("supervising owners: %w", os.NewSyscallError("poll", err)))
 			return
 		}
 		if wait[1].Revents != 0 {
@@ -170,7 +264,10 @@ func (s *Supervisor) loop() {
 		if err := s.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)); err != nil {
 			continue // the caller was killed
 		}
-		r := s.answer(&n)
+		r, sent := s.answer(&n)
+		if sent {
+			continue
+		}
 		_ = s.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)) // it may have been killed meanwhile
 	}
 }
@@ -179,12 +276,13 @@ func (s *Supervisor) loop() {
 // no more than it would without a supervisor.
 var errNative = errors.New("the kernel's own answer")
 
-func (s *Supervisor) answer(n *notification) response {
-	r := response{id: n.id}
+// answer finds out what to answer. sent: that was done.
+func (s *Supervisor) answer(n *notification) (r response, sent bool) {
+	r.id = n.id
 	l, ok := supervised()[int(n.nr)]
 	if !ok || n.arch != arch || n.pid == 0 {
 		r.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
-		return r
+		return r, false
 	}
 	c := &call{s: s, n: n, layout: l, object: -1, root: -1, dirfd: -1}
 	err := c.do()
@@ -195,12 +293,14 @@ func (s *Supervisor) answer(n *notification) response {
 		r.val = c.result
 	case errors.Is(err, errNative):
 		r.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
+	case errors.Is(err, errSent):
+		return r, true
 	case errors.As(err, &errno):
 		r.error = -int32(errno)
 	default:
 		r.error = -int32(unix.EIO)
 	}
-	return r
+	return r, false
 }
 
 // valid reports whether the caller still waits for the answer: what was opened of its number in /proc until now is its own, and no
@@ -251,14 +351,32 @@ func (c *call) read(at uint64, b []byte) (int, error) {
 	return 0, unix.EFAULT
 }
 
-// write writes to the caller's memory.
+// readAll reads as much of the caller's memory as b takes.
+func (c *call) readAll(at uint64, b []byte) error {
+	for len(b) > 0 {
+		n, err := c.read(at, b)
+		if err != nil {
+			return err
+		}
+		at, b = at+uint64(n), b[n:]
+	}
+	return nil
+}
+
+// write writes to the caller's memory, and never to another process's that has the number by then.
 func (c *call) write(at uint64, b []byte) error {
-	local := []unix.Iovec{{Base: &b[0]}}
-	local[0].SetLen(len(b))
+	fd, err := unix.Openat(c.s.proc, strconv.Itoa(int(c.n.pid))+"/mem", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return errNative // whose memory nobody may write to
+	}
+	defer unix.Close(fd)
 	if err := c.valid(); err != nil {
 		return err
 	}
-	if n, err := unix.ProcessVMWritev(int(c.n.pid), local, []unix.RemoteIovec{{Base: uintptr(at), Len: len(b)}}, 0); err != nil || n != len(b) {
+	if at > math.MaxInt64 {
+		return unix.EFAULT
+	}
+	if n, err := unix.Pwrite(fd, b, int64(at)); err != nil || n != len(b) {
 		return unix.EFAULT
 	}
 	return nil

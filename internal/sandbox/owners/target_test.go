@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +84,10 @@ func must(t testing.TB, err error) {
 type setting struct {
 	Root  string // "" for the caller's
 	Rules Rules
+
+	since        time.Time // zero: before all
+	layers, kept []string
+	upper        string
 }
 
 // op is what a target is to do: a system call whose arguments are numbers and strings.
@@ -142,11 +147,24 @@ func install(r Rules) (listener int, err error) {
 func (o op) make() string {
 	var args [6]uintptr
 	var texts [][]byte
+	var st unix.Stat_t
+	var x unix.Statx_t
+	answer := func() string { return "" }
 	for i, a := range o.Args {
 		switch a := a.(type) {
 		case float64:
 			args[i] = uintptr(int64(a))
 		case string:
+			switch a {
+			case "&stat":
+				args[i] = uintptr(unsafe.Pointer(&st))
+				answer = func() string { return seen(st.Mode, st.Uid, st.Gid, st.Rdev) }
+				continue
+			case "&statx":
+				args[i] = uintptr(unsafe.Pointer(&x))
+				answer = func() string { return seen(uint32(x.Mode), x.Uid, x.Gid, unix.Mkdev(x.Rdev_major, x.Rdev_minor)) }
+				continue
+			}
 			b := append([]byte(a), 0)
 			texts = append(texts, b)
 			args[i] = uintptr(unsafe.Pointer(&b[0]))
@@ -162,7 +180,19 @@ func (o op) make() string {
 	if errno != 0 {
 		return errno.Error()
 	}
+	if text := answer(); text != "" {
+		return text
+	}
 	return fmt.Sprint(int(r))
+}
+
+// seen is what a process sees of a file.
+func seen(mode, uid, gid uint32, dev uint64) string {
+	s := fmt.Sprintf("%o %d:%d", mode, uid, gid)
+	if dev != 0 {
+		s += fmt.Sprintf(" %d:%d", unix.Major(dev), unix.Minor(dev))
+	}
+	return s
 }
 
 // flip changes a text to another one and back as fast as it can.
@@ -224,7 +254,19 @@ func startSupervised(t *testing.T, s setting) *target {
 	t.Helper()
 	p, listener := start(t, s)
 	var err error
-	p.s, err = Serve(listener, s.Rules)
+	opt := Options{Rules: s.Rules, Since: s.since, Layers: s.layers, Kept: s.kept}
+	if opt.Since.IsZero() {
+		opt.Since = time.Unix(0, 0) // all is the processes' own
+	}
+	opt.Root, err = os.OpenFile(fmt.Sprintf("/proc/%d/root", p.cmd.Process.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+	must(t, err)
+	defer opt.Root.Close()
+	if s.upper != "" {
+		opt.Upper, err = os.OpenFile(s.upper, unix.O_PATH|unix.O_DIRECTORY, 0)
+		must(t, err)
+		t.Cleanup(func() { opt.Upper.Close() })
+	}
+	p.s, err = Serve(listener, opt)
 	must(t, err)
 	t.Cleanup(func() {
 		if p.s != nil {
