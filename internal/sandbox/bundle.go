@@ -14,6 +14,7 @@ import (
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/overlay"
 	"golang.org/x/sys/unix"
 )
@@ -336,7 +337,7 @@ func makeOwned(root *opened, path string, uid, gid int) error {
 		}
 		var sub *opened
 		if sub, err = makeDirAt(dir, name); err == nil {
-			err = errors.Join(notOwned(unix.Fchown(sub.fd, uid, gid)), dir.Close())
+			err = errors.Join(own(sub.fd, uid, gid), dir.Close())
 			dir = sub
 		}
 	}
@@ -344,6 +345,18 @@ func makeOwned(root *opened, path string, uid, gid int) error {
 		dir.Close()
 	}
 	return err
+}
+
+// own gives a directory or a file an owner, which is recorded where it cannot have that one.
+func own(fd int, uid, gid int) error {
+	err := unix.Fchown(fd, uid, gid)
+	if (err == unix.EINVAL || err == unix.EPERM) && (uid != 0 || gid != 0) && (oneID() || os.Geteuid() != 0) {
+		return os.NewSyscallError("fsetxattr", unix.Fsetxattr(fd, layer.OwnerRecord, []byte(layer.Record{Owner: layer.Owner{UID: uint32(uid), GID: uint32(gid)}}.String()), 0))
+	}
+	if os.Geteuid() != 0 && err == unix.EPERM {
+		return nil
+	}
+	return notOwned(err)
 }
 
 // within is the innermost mount that path, a clean absolute path, lies in; "" if there is none.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox/inplace"
+	"github.com/slipway-build/slipway/internal/sandbox/owners"
 )
 
 // InPlace says how processes are run where nothing can be mounted: in the root filesystem of the container that this process
@@ -263,6 +264,11 @@ func (p *placing) execute(ctx context.Context, lock int) error {
 	if err != nil {
 		return err
 	}
+	if b.owned != nil {
+		for at, r := range view.StandsFor {
+			b.owned.fixed[owners.Inode(at)] = r
+		}
+	}
 	p.process = b
 	life, end := context.WithCancel(ctx)
 	run := &placedRun{spec: p.spec, root: p.root, lock: lock, end: life}
@@ -301,11 +307,7 @@ func (p *placing) bundle() (*bundle, error) {
 		return nil, err
 	}
 	cwd := filepath.Join("/", p.spec.Cwd)
-	uid, gid := u.Uid, u.Gid
-	if os.Geteuid() != 0 { // what is new is recorded as the user's
-		uid, gid = -1, -1
-	}
-	if err := makeOwned(root, cwd, uid, gid); err != nil {
+	if err := makeOwned(root, cwd, u.Uid, u.Gid); err != nil {
 		return nil, fmt.Errorf("making working directory %s: %w", cwd, err)
 	}
 	return placedBundle(p.spec, u, p.root)

@@ -32,12 +32,13 @@ var oneID = sync.OnceValue(func() bool {
 
 // owned is what a container's processes say of owners.
 type owned struct {
-	uppers []string    // where the changes of roots go
-	first  layer.Owner // whom new files belong to
-	layers []string    // that the root is of, base first
-	upper  *os.File    // where overlayfs has what is changed; nil: there is no overlay
-	since  time.Time   // nothing that processes made is older
-	kept   []string    // where cache mounts are
+	uppers []string                      // where the changes of roots go
+	first  layer.Owner                   // whom new files belong to
+	layers []string                      // that the root is of, base first
+	upper  *os.File                      // where overlayfs has what is changed; nil: there is no overlay
+	since  time.Time                     // nothing that processes made is older
+	kept   []string                      // where cache mounts are
+	fixed  map[owners.Inode]layer.Record // of directories in the place of others
 
 	mu          sync.Mutex
 	supervisors []*owners.Supervisor
@@ -71,7 +72,8 @@ func newOwned(b *bundle) (*owned, error) {
 // ownedHere is for processes that change the files themselves.
 func (b *bundle) ownedHere() *owned {
 	user := b.oci.Process.User
-	o := &owned{first: layer.Owner{UID: user.UID, GID: user.GID}, layers: b.spec.Root.Lower, since: coarseNow()}
+	o := &owned{first: layer.Owner{UID: user.UID, GID: user.GID}, layers: b.spec.Root.Lower, since: coarseNow(),
+		fixed: map[owners.Inode]layer.Record{}}
 	for _, m := range b.spec.Mounts {
 		if m.Mapped {
 			o.kept = append(o.kept, strings.TrimPrefix(filepath.Clean(m.Dest), "/"))
@@ -173,7 +175,7 @@ func (b *bundle) supervise(socket int) error {
 		return nil
 	}
 	s, err := owners.Serve(listener, owners.Options{Rules: b.rules(), Root: root, Places: places, Layers: b.owned.layers,
-		Upper: b.owned.upper, Kept: b.owned.kept, Since: b.owned.since})
+		Upper: b.owned.upper, Kept: b.owned.kept, Fixed: b.owned.fixed, Since: b.owned.since})
 	if err != nil {
 		return err
 	}

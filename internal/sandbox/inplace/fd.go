@@ -97,16 +97,22 @@ func lookOf(fd int) (l look, err error) {
 	return l, err
 }
 
+// isForeign reports whether a directory belongs to somebody else, so that it cannot look otherwise.
+func (l look) isForeign() bool {
+	me := os.Geteuid()
+	return me != 0 && int(l.UID) != me
+}
+
 // apply makes a directory look so, as far as it belongs to who slipway is.
 func (l look) apply(fd int) error {
 	now, err := lookOf(fd)
 	if err != nil {
 		return err
 	}
-	if me := os.Geteuid(); me != 0 {
-		if int(now.UID) != me {
-			return nil
-		}
+	if now.isForeign() {
+		return nil
+	}
+	if os.Geteuid() != 0 {
 		l.UID, l.GID = now.UID, now.GID // which it cannot change
 	}
 	if l.UID != now.UID || l.GID != now.GID {

@@ -2,8 +2,12 @@ package inplace
 
 import (
 	"errors"
+	"maps"
+	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // stepIn moves what is in a directory of the tree into the root directory's.
@@ -69,7 +73,30 @@ func (v *View) stepInto(from, to int, name, path string) error {
 		return err
 	}
 	v.moved = append(v.moved, path)
+	if err := v.note(dst, l); err != nil {
+		return err
+	}
 	return l.apply(dst)
+}
+
+// note notes what a directory of somebody else's stands for, which cannot look like it.
+func (v *View) note(dst int, l look) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(dst, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if !(look{UID: st.Uid}).isForeign() {
+		return nil
+	}
+	r, _ := layer.ParseRecord(l.Xattrs[layer.OwnerRecord])
+	if r.Mode == 0 {
+		r.Mode = l.Mode
+	}
+	if v.StandsFor == nil {
+		v.StandsFor = map[Inode]layer.Record{}
+	}
+	v.StandsFor[Inode{st.Dev, st.Ino}] = r
+	return nil
 }
 
 // stepOut moves what is in the root directory or one below it, but what stays, to a directory, and notes what it was before.
@@ -142,6 +169,21 @@ func (m *Machine) stepOutThrough(from, to int, name, path string, before stamps)
 	}
 	if err := m.stepOut(src, dst, path, before); err != nil {
 		return err
+	}
+	if l.isForeign() { // and could not look like the tree's
+		own, err := lookOf(dst)
+		if err != nil {
+			return err
+		}
+		if said, ok := l.Xattrs[layer.OwnerRecord]; ok {
+			own.Xattrs = maps.Clone(own.Xattrs)
+			if own.Xattrs == nil {
+				own.Xattrs = map[string]string{}
+			}
+			own.Xattrs[layer.OwnerRecord] = said
+			_ = unix.Fremovexattr(src, layer.OwnerRecord)
+		}
+		l.Mode, l.Xattrs = own.Mode, own.Xattrs
 	}
 	return l.apply(dst)
 }

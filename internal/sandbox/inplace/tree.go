@@ -300,6 +300,11 @@ func (t *Tree) Save(lower []string, upper string, v *View) (err error) {
 	diff := &changed{live: live, top: d.changes(t.now, now, ".")}
 	if v != nil {
 		diff.owner, diff.links = v.owner, v.links
+		o := &owning{owner: v.owner, now: now, linked: map[uint64]stamp{}}
+		if err := o.record(t.fd, diff.top, "."); err != nil {
+			return err
+		}
+		newest = max(newest, o.newest)
 	}
 	if d.found != "" {
 		return fmt.Errorf("the step has made a secret that it was given a file of the image, %q: copy what the image is to have instead", d.found)

@@ -14,6 +14,9 @@ import (
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
+// Inode is a file of one filesystem.
+type Inode struct{ Dev, Ino uint64 }
+
 // View is a tree in the root directory.
 type View struct {
 	m       *Machine
@@ -33,6 +36,8 @@ type View struct {
 	moved   []string // relative paths of what was renamed or changed here
 	before  stamps   // what these were when the step had ended
 	Hidden  []string // paths of the tree that cannot be shown
+	// StandsFor has the directories that belong to somebody else, and what those of the tree are that they stand for.
+	StandsFor map[Inode]layer.Record
 	begun   bool     // the container's own files are being moved
 	inside  bool     // what is in the root directory, and does not stay, is the step's
 }
@@ -77,6 +82,12 @@ func (m *Machine) Enter(ctx context.Context, t *Tree) (v *View, err error) {
 	}
 	if err == nil {
 		err = v.stepIn(t.fd, m.root, ".")
+	}
+	if err == nil {
+		var top look
+		if top, err = lookOf(t.fd); err == nil {
+			err = v.note(m.root, top)
+		}
 	}
 	if err == nil {
 		v.device, err = m.devices()

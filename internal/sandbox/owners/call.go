@@ -250,6 +250,8 @@ func (c *call) record(st *unix.Stat_t) (r layer.Record, found bool, err error) {
 		if r, below := c.linkBelow(st.Mtim.Nano()); below {
 			return r, false, nil
 		}
+	} else if r, found = c.s.fixed[Inode{st.Dev, st.Ino}]; found {
+		return r, true, nil
 	} else {
 		var b [64]byte
 		var n int
@@ -312,6 +314,9 @@ func (c *call) unlock(st *unix.Stat_t) error {
 
 // save records what the object is.
 func (c *call) save(st *unix.Stat_t, r layer.Record) error {
+	if _, found := c.s.fixed[Inode{st.Dev, st.Ino}]; found {
+		c.s.fixed[Inode{st.Dev, st.Ino}] = r
+	}
 	if hasAttributes(st) {
 		return c.byName(func(name string) error { return unix.Setxattr(name, layer.OwnerRecord, []byte(r.String()), 0) })
 	}
@@ -333,6 +338,12 @@ func (c *call) save(st *unix.Stat_t, r layer.Record) error {
 		return err
 	}
 	return c.s.keep(Inode{st.Dev, st.Ino}, l)
+}
+
+func (s *Supervisor) hasLinks() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.links) > 0
 }
 
 // maxHeld bounds the bytes of what is held of symbolic links and the like.

@@ -37,6 +37,7 @@ type Supervisor struct {
 	below     func() layer.Beside
 	upper     *os.File
 	kept      []string
+	fixed     map[Inode]layer.Record
 	since     int64  // when the processes began, in nanoseconds
 	uid, gid  uint32 // of this process
 
@@ -77,6 +78,8 @@ type Options struct {
 	// Kept are paths, without a slash at their beginning, of directories that outlive the processes' root, as cache mounts. What has no record there belongs
 	// to whoever looks.
 	Kept []string
+	// Fixed are directories that belong to somebody else, and what they stand for.
+	Fixed map[Inode]layer.Record
 	// Upper is where overlayfs has what the processes change; nil: they change the files themselves. It stays the caller's.
 	Upper *os.File
 	// Since is a time before the processes began; the zero time: all is older than they are.
@@ -128,7 +131,7 @@ func newSupervisor(listener *os.File, opt Options) *Supervisor {
 		since = math.MaxInt64
 	}
 	s := &Supervisor{rules: opt.Rules, listener: listener, ended: make(chan struct{}), links: map[Inode]layer.LinkRecord{}, places: opt.Places,
-		upper: opt.Upper, kept: opt.Kept, since: since, uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())}
+		upper: opt.Upper, kept: opt.Kept, fixed: maps.Clone(opt.Fixed), since: since, uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())}
 	s.readBeside(opt.Layers)
 	return s
 }
