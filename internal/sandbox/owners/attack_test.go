@@ -100,7 +100,12 @@ func hand(t *testing.T, listener *os.File, r Rules) *Supervisor {
 
 func (s *Supervisor) receive(t *testing.T) (n notification) {
 	t.Helper()
-	must(t, s.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)))
+	err := error(unix.ENOENT) // a signal has come between
+	for err == unix.ENOENT {
+		n = notification{}
+		err = s.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n))
+	}
+	must(t, err)
 	return n
 }
 

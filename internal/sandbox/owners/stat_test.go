@@ -147,3 +147,22 @@ func descriptors(t *testing.T) int {
 	must(t, err)
 	return len(names)
 }
+
+// A directory in the place of another one looks like that one, and lets do what that one does.
+func TestStandsFor(t *testing.T) {
+	dir := as(t, "no capabilities")
+	if dir == "" {
+		return
+	}
+	fill(t, dir, "etc/", "etc/f", "home/")
+	must(t, os.Chmod(dir+"/etc", 0o777))
+	p := startSupervised(t, setting{Rules: Rules{UID: 33, GID: 34, Fake: true}, fixed: map[string]layer.Record{
+		dir + "/etc": {Mode: unix.S_IFDIR | 0o755}, dir + "/home": {Owner: layer.Owner{UID: 33, GID: 34}, Mode: unix.S_IFDIR | 0o700},
+	}})
+	p.sees("40755 0:0", dir+"/etc")
+	p.sees("40700 33:34", dir+"/home")
+	p.want("permission denied", unix.SYS_MKDIRAT, cwd, dir+"/etc/x", 0o755)
+	p.want("0", unix.SYS_MKDIRAT, cwd, dir+"/home/x", 0o755)
+	p.want("33", unix.SYS_GETUID)
+	p.want("34", unix.SYS_GETEGID)
+}

@@ -88,6 +88,7 @@ type setting struct {
 	since        time.Time // zero: before all
 	layers, kept []string
 	upper        string
+	fixed        map[string]layer.Record
 }
 
 // op is what a target is to do: a system call whose arguments are numbers and strings.
@@ -265,6 +266,12 @@ func startSupervised(t *testing.T, s setting) *target {
 		opt.Upper, err = os.OpenFile(s.upper, unix.O_PATH|unix.O_DIRECTORY, 0)
 		must(t, err)
 		t.Cleanup(func() { opt.Upper.Close() })
+	}
+	opt.Fixed = map[Inode]layer.Record{}
+	for path, r := range s.fixed {
+		var st unix.Stat_t
+		must(t, unix.Stat(path, &st))
+		opt.Fixed[Inode{st.Dev, st.Ino}] = r
 	}
 	p.s, err = Serve(listener, opt)
 	must(t, err)
