@@ -75,6 +75,25 @@ var supervised = sync.OnceValue(func() map[int]layout {
 		fstatat:        with(stats, func(l *layout) { l.dir, l.path, l.buffer, l.flags = 0, 1, 2, 3 }),
 		unix.SYS_STATX: with(stats, func(l *layout) { l.dir, l.path, l.flags, l.mask, l.buffer = 0, 1, 2, 3, 4 }),
 	}
+	files(all, with)
+	for _, w := range []struct {
+		user, group, which int
+		get                bool
+	}{
+		{unix.SYS_GETUID, unix.SYS_GETGID, 0, true}, {unix.SYS_GETEUID, unix.SYS_GETEGID, 1, true}, {unix.SYS_GETRESUID, unix.SYS_GETRESGID, 3, true},
+		{unix.SYS_SETUID, unix.SYS_SETGID, 1, false}, {unix.SYS_SETREUID, unix.SYS_SETREGID, 2, false}, {unix.SYS_SETRESUID, unix.SYS_SETRESGID, 3, false},
+	} {
+		all[w.user] = with(whoami, func(l *layout) { l.get, l.which = w.get, w.which })
+		all[w.group] = with(whoami, func(l *layout) { l.get, l.which, l.group = w.get, w.which, true })
+	}
+	all[unix.SYS_GETGROUPS] = with(whoami, func(l *layout) { l.get, l.which = true, 4 })
+	all[unix.SYS_SETGROUPS] = with(whoami, func(l *layout) { l.which = 4 })
+	older(all, with)
+	return all
+})
+
+// files adds the calls that make files, and that change where they are.
+func files(all map[int]layout, with func(kind, func(*layout)) layout) {
 	for number, set := range map[int]func(*layout){
 		unix.SYS_OPENAT:    func(l *layout) { l.dir, l.path, l.flags, l.mode, l.opens = 0, 1, 2, 3, true },
 		unix.SYS_OPENAT2:   func(l *layout) { l.dir, l.path, l.howAt, l.opens = 0, 1, 2, true },
@@ -95,18 +114,4 @@ var supervised = sync.OnceValue(func() map[int]layout {
 	for _, number := range []int{unix.SYS_CHROOT, unix.SYS_PIVOT_ROOT, unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_MOUNT, unix.SYS_MOVE_MOUNT} {
 		all[number] = with(roots, func(*layout) {})
 	}
-	for _, w := range []struct {
-		user, group, which int
-		get                bool
-	}{
-		{unix.SYS_GETUID, unix.SYS_GETGID, 0, true}, {unix.SYS_GETEUID, unix.SYS_GETEGID, 1, true}, {unix.SYS_GETRESUID, unix.SYS_GETRESGID, 3, true},
-		{unix.SYS_SETUID, unix.SYS_SETGID, 1, false}, {unix.SYS_SETREUID, unix.SYS_SETREGID, 2, false}, {unix.SYS_SETRESUID, unix.SYS_SETRESGID, 3, false},
-	} {
-		all[w.user] = with(whoami, func(l *layout) { l.get, l.which = w.get, w.which })
-		all[w.group] = with(whoami, func(l *layout) { l.get, l.which, l.group = w.get, w.which, true })
-	}
-	all[unix.SYS_GETGROUPS] = with(whoami, func(l *layout) { l.get, l.which = true, 4 })
-	all[unix.SYS_SETGROUPS] = with(whoami, func(l *layout) { l.which = 4 })
-	older(all, with)
-	return all
-})
+}
