@@ -38,8 +38,8 @@ type View struct {
 	Hidden  []string // paths of the tree that cannot be shown
 	// StandsFor has the directories that belong to somebody else, and what those of the tree are that they stand for.
 	StandsFor map[Inode]layer.Record
-	begun   bool     // the container's own files are being moved
-	inside  bool     // what is in the root directory, and does not stay, is the step's
+	begun     bool // the container's own files are being moved
+	inside    bool // what is in the root directory, and does not stay, is the step's
 }
 
 // Enter shows a tree in the root directory. Until [View.Leave] nobody else does.

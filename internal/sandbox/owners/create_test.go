@@ -98,7 +98,7 @@ func TestUserMayNot(t *testing.T) {
 	for coarse := (unix.Timespec{}); coarse.Nano() <= since.UnixNano(); {
 		must(t, unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &coarse))
 	}
-	p := startSupervised(t, setting{Root: root, Rules: Rules{UID: 1000, GID: 100, Groups: []uint32{50}}, since: since, layers: []string{dir + "/lower"}, upper: upper,
+	p := startSupervised(t, setting{Root: root, Rules: Rules{UID: 1000, GID: 100, Groups: []uint32{60, 50}}, since: since, layers: []string{dir + "/lower"}, upper: upper,
 		kept: []string{"cache"}})
 	const no, not = "permission denied", "operation not permitted"
 	p.want(no, unix.SYS_OPENAT, cwd, "/etc/f", unix.O_WRONLY, 0)
@@ -122,7 +122,7 @@ func TestUserMayNot(t *testing.T) {
 	p.want("0", unix.SYS_MKDIRAT, cwd, "/home/dir", 0o755)
 	p.want("0", unix.SYS_MKDIRAT, cwd, "/home/dir/sub", 0o755)
 	p.want("0", unix.SYS_UNLINKAT, cwd, "/home/x", 0)
-	p.want("1", unix.SYS_GETGROUPS, 0, 0)
+	p.want("2", unix.SYS_GETGROUPS, 0, 0)
 	p.sees("40755 1000:100", "/home/dir/sub")
 	p.sees("100644 1000:100", "/cache/kept")
 	must(t, p.s.Close())

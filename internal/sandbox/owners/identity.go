@@ -26,7 +26,7 @@ type identity struct {
 
 // first is who the processes are that the container begins with.
 func (r *Rules) first() identity {
-	return identity{users: triple{r.UID, r.UID, r.UID}, groups: triple{r.GID, r.GID, r.GID}, more: r.Groups}
+	return identity{users: triple{r.UID, r.UID, r.UID}, groups: triple{r.GID, r.GID, r.GID}, more: slices.Sorted(slices.Values(r.Groups))}
 }
 
 // process is the caller's process: its number, its parent's, and when it began.
@@ -196,6 +196,7 @@ func (c *call) readGroups() ([]uint32, error) {
 	for i := range groups {
 		groups[i] = binary.NativeEndian.Uint32(b[4*i:])
 	}
+	slices.Sort(groups) // as the kernel has them
 	return groups, c.valid()
 }
 

@@ -101,6 +101,14 @@ func TestWhoAmI(t *testing.T) {
 			p.want("operation not permitted", unix.SYS_SETRESGID, 0, -1, -1)
 			p.want("bad address", unix.SYS_GETRESUID, 8, 8, 8)
 			is(other, "0", "0", "0", "0")
+			// One that has become root again costs no more than before.
+			other.want("0", unix.SYS_SETRESUID, -1, 33, -1)
+			other.want("0", unix.SYS_SETRESUID, -1, 0, -1)
+			must(t, other.s.Close())
+			if n := len(other.s.identities); n > 0 {
+				t.Errorf("%d processes are somebody else", n)
+			}
+			other.s = nil
 		})
 	}
 }
