@@ -177,6 +177,8 @@ type placing struct {
 	memory  string        // a directory in memory
 	sockets []net.Listener
 	process *bundle // once it is known
+	// standsFor are directories of somebody else's, and what they stand for.
+	standsFor map[inplace.Inode]layer.Record
 }
 
 // mountedTree is what a mount shows.
@@ -255,6 +257,7 @@ func (p *placing) run(ctx context.Context, view *inplace.View) error {
 	if len(view.Hidden) > 0 && p.streams.Notice != nil {
 		p.streams.Notice("the container has mounts of its own at these paths, which hide what the image has there: " + strings.Join(view.Hidden, ", "))
 	}
+	p.standsFor = view.StandsFor
 	return p.execute(ctx, view.Lock())
 }
 
@@ -265,7 +268,7 @@ func (p *placing) execute(ctx context.Context, lock int) error {
 		return err
 	}
 	if b.owned != nil {
-		for at, r := range view.StandsFor {
+		for at, r := range p.standsFor {
 			b.owned.fixed[owners.Inode(at)] = r
 		}
 	}
