@@ -27,6 +27,8 @@ type interpreter struct {
 	problems   Problems
 	printed    string // by the last command of docker: the ID of a container or an image
 	depth      int
+	steps      int             // statements that were followed
+	asking     map[string]bool // functions that are being looked into for docker
 }
 
 type container struct {
@@ -36,10 +38,10 @@ type container struct {
 	runs  []string
 }
 
-// maxDepth bounds calls of functions in functions, and maxSteps passes of loops.
+// maxDepth bounds calls of functions in functions, and maxSteps statements, each as often as it is followed.
 const (
 	maxDepth = 32
-	maxSteps = 1000
+	maxSteps = 20_000
 )
 
 // Read follows a script that is in a directory. What cannot be followed is an error of the type [Problems].
@@ -53,7 +55,7 @@ func Read(file string) (*Script, error) {
 		return nil, fmt.Errorf("reading the script: %w", err)
 	}
 	in := &interpreter{script: &Script{Name: filepath.Base(file), Dir: filepath.Dir(file)}, vars: map[string]string{}, funcs: map[string]*syntax.Stmt{}, dir: ".",
-		images: map[string]*Build{}, containers: map[string]*container{}, made: map[string]bool{}, gone: map[string]bool{}, texts: map[string]string{}}
+		images: map[string]*Build{}, containers: map[string]*container{}, made: map[string]bool{}, asking: map[string]bool{}, gone: map[string]bool{}, texts: map[string]string{}}
 	in.stmts(tree.Stmts)
 	if len(in.problems) == 0 && len(in.script.Builds) == 0 {
 		in.problem(1, "the script builds no image")
@@ -94,6 +96,12 @@ func (in *interpreter) stmts(all []*syntax.Stmt) {
 
 func (in *interpreter) stmt(st *syntax.Stmt) {
 	line := int(st.Pos().Line())
+	if in.steps++; in.steps > maxSteps {
+		if in.steps == maxSteps+1 {
+			in.problem(line, "the script does more than can be followed")
+		}
+		return
+	}
 	if st.Background && in.matters(st) {
 		in.problem(line, "it goes on in the background")
 		return
@@ -170,7 +178,7 @@ func (in *interpreter) loop(cmd *syntax.ForClause, line int) {
 			items = append(items, item)
 		}
 	}
-	for _, item := range items[:min(len(items), maxSteps)] {
+	for _, item := range items {
 		if unknown(item) || strings.ContainsAny(item, "*?[") {
 			if in.matters(cmd) {
 				in.problem(line, "what this loop goes through is not known: %s", item)
@@ -253,7 +261,7 @@ func (in *interpreter) matters(n syntax.Node) (found bool) {
 			if name == "sudo" && len(call.Args) > 1 {
 				name = call.Args[1].Lit()
 			}
-			found = found || isDocker([]string{name}) || in.funcs[name] != nil && in.depth < maxDepth && in.called(name)
+			found = found || isDocker([]string{name}) || in.funcs[name] != nil && in.called(name)
 		}
 		return !found
 	})
@@ -262,8 +270,13 @@ func (in *interpreter) matters(n syntax.Node) (found bool) {
 
 // called is matters for the body of a function.
 func (in *interpreter) called(name string) bool {
-	in.depth++
-	defer func() { in.depth-- }()
+	if in.asking[name] {
+		return false
+	}
+	if len(in.asking) == 0 {
+		defer func() { clear(in.asking) }() // functions without docker stay in it until then
+	}
+	in.asking[name] = true
 	return in.matters(in.funcs[name])
 }
 
