@@ -34,7 +34,7 @@ const (
 // remembers the digests of a context's files, load what it has seen of a layer, and export the names of a directory.
 var bytesOfFile = map[string]int64{
 	"COPY": 350, "again": 400, "layout": 350, "export": 250, "ADD": 200, "FROM": 300, "load": 350,
-	"save": 100, "create": 100, "pull": 100, "push": 100, "size": 150, "diff": 100, "pulled": 250,
+	"save": 100, "create": 100, "pull": 100, "push": 100, "size": 300, "diff": 100, "pulled": 350,
 }
 
 // What is handled does not decide how much memory is needed. SLIPWAY_SCALE is another number of files (`make scale`

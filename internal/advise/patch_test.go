@@ -31,11 +31,15 @@ func TestUnified(t *testing.T) {
 		if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command("patch", "-s", "-F0", "-p1")
+		cmd := exec.Command("patch", "-F0", "-p1")
 		cmd.Dir, cmd.Stdin = filepath.Dir(file), strings.NewReader(unified("f", lines, c.edits))
-		if out, err := cmd.CombinedOutput(); err != nil {
+		out, err := cmd.CombinedOutput()
+		if err != nil {
 			t.Errorf("%s: %v: %s", name, err, out)
 			continue
+		}
+		if strings.Contains(string(out), "offset") {
+			t.Errorf("%s: the lines of a hunk are elsewhere: %s", name, out)
 		}
 		got, err := os.ReadFile(file)
 		if err != nil {

@@ -218,6 +218,17 @@ func TestTreeIsTheSameInAllForms(t *testing.T) {
 					t.Errorf("looking at metadata unpacked %q, before it was %q", after, before)
 				}
 			}
+			tree, err := s.Tree(ctx, mixed, NeedDigests)
+			must(t, err)
+			if got, want := listed(t, tree, true), listed(t, reference, true); got != want {
+				t.Fatalf("as %q the layers give, with digests,\n%s\nwant\n%s", used, got, want)
+			}
+			for i, id := range mixed {
+				wantDigests(t, s, id, used[i] != "dir" && used[i] != "plan")
+			}
+			if after := unpackedLayers(t, s); !slices.Equal(before, after) {
+				t.Errorf("looking at digests unpacked %q, before it was %q", after, before)
+			}
 			for _, need := range []Need{NeedContent, NeedMetadata, NeedContent} {
 				tree, err := s.Tree(ctx, mixed, need)
 				must(t, err)
@@ -237,6 +248,27 @@ func TestTreeIsTheSameInAllForms(t *testing.T) {
 			wantClean(t, s)
 		})
 	}
+}
+
+// wantDigests looks at the digests of a layer's files: of a blob all are known.
+func wantDigests(t *testing.T, s *Store, id layer.ID, all bool) {
+	t.Helper()
+	tree, err := s.OwnTree(context.Background(), id, NeedDigests)
+	must(t, err)
+	must(t, layer.Walk(tree, ".", func(e *layer.Entry) error {
+		if !e.IsRegular() || e.Size == 0 || e.Digest == "" && !all {
+			return nil
+		}
+		r, err := layer.OpenContent(e)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		if d, err := digest.FromReader(r); err != nil || d != e.Digest {
+			t.Errorf("%s has the digest %q, which is %q: %v", e.Path, e.Digest, d, err)
+		}
+		return nil
+	}))
 }
 
 var treeEntries = []*layer.Entry{

@@ -196,7 +196,7 @@ func TestLeftovers(t *testing.T) {
 // TestRules has an example of each pattern, and places that look like one.
 func TestRules(t *testing.T) {
 	for name, want := range map[string]string{
-		"/var/lib/apt/lists": "apt-lists", "/var/cache/apt": "apt-archives", "/home/u/.cache/pip": "pip-cache", "/x.cache/pip": "", "/a/__pycache__": "bytecode",
+		"/var/lib/apt/lists": "apt-lists", "/var/cache/apt": "apt-archives", "/home/u/.cache/pip": "pip-cache", "/x.cache/pip": "", "/home/u/.cache/pip2": "", "/home/u/.cache/pip/http": "", "/a/__pycache__": "bytecode",
 		"/usr/lib/go-1.22": "compilers", "/usr/lib/llvm-15": "compilers", "/srv/repo/.git": "vcs", "/usr/share/doc": "docs", "/go/pkg/mod": "go-cache", "/usr/lib": "",
 		"/usr/lib/jvm/java-17/jmods": "compilers", "/var/log": "logs", "/var/logs": "",
 	} {
