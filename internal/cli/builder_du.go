@@ -98,7 +98,7 @@ func printRecords(w io.Writer, format string, records []store.CacheRecord) error
 	for _, r := range records {
 		rows = append(rows, &recordRow{r, strings.HasPrefix(format, "table")})
 	}
-	return printList(w, format, recordHeaders, rows)
+	return printList(w, format, recordHeaders(), rows)
 }
 
 // printRecordSums adds up. What is shared with images is part of the total, as buildx has it.
@@ -121,9 +121,11 @@ func printRecordSums(w io.Writer, records []store.CacheRecord) error {
 	return tw.Flush()
 }
 
-var recordHeaders = headers{
-	"ID": "ID", "Parents": "PARENTS", "CreatedAt": "CREATED AT", "Mutable": "MUTABLE", "Reclaimable": "RECLAIMABLE", "Shared": "SHARED",
-	"Size": "SIZE", "Description": "DESCRIPTION", "UsageCount": "USAGE COUNT", "LastUsedAt": "LAST ACCESSED", "Type": "TYPE",
+func recordHeaders() headers {
+	return headers{
+		"ID": "ID", "Parents": "PARENTS", "CreatedAt": "CREATED AT", "Mutable": "MUTABLE", "Reclaimable": "RECLAIMABLE", "Shared": "SHARED",
+		"Size": "SIZE", "Description": "DESCRIPTION", "UsageCount": "USAGE COUNT", "LastUsedAt": "LAST ACCESSED", "Type": "TYPE",
+	}
 }
 
 // recordRow is a line of `builder du`: the fields of buildx' templates.

@@ -228,16 +228,18 @@ func flagValues() map[string][]cobra.Completion {
 }
 
 // beginnings are of values of build's flags, of which there is more to come.
-var beginnings = map[string][]cobra.Completion{
-	"output": {
-		"type=cacheonly", "type=docker", "type=docker,dest=", "type=image", "type=local,dest=", "type=oci,dest=", "type=registry", "type=tar,dest=",
-	},
-	"attest":        {"type=provenance,mode=max", "type=provenance,mode=min", "type=sbom"},
-	"cache-from":    {"type=registry,ref=", "type=local,src="},
-	"cache-to":      {"type=inline", "type=local,dest=", "type=registry,ref="},
-	"secret":        {"id="},
-	"ssh":           {"default"},
-	"build-context": nil,
+func beginnings() map[string][]cobra.Completion {
+	return map[string][]cobra.Completion{
+		"output": {
+			"type=cacheonly", "type=docker", "type=docker,dest=", "type=image", "type=local,dest=", "type=oci,dest=", "type=registry", "type=tar,dest=",
+		},
+		"attest":        {"type=provenance,mode=max", "type=provenance,mode=min", "type=sbom"},
+		"cache-from":    {"type=registry,ref=", "type=local,src="},
+		"cache-to":      {"type=inline", "type=local,dest=", "type=registry,ref="},
+		"secret":        {"id="},
+		"ssh":           {"default"},
+		"build-context": nil,
+	}
 }
 
 // freeValues are flags whose value nobody can guess, and is no file.
@@ -245,7 +247,7 @@ var freeValues = []string{
 	"add-host", "annotation", "author", "build-arg", "cgroup-parent", "change", "cpus", "entrypoint", "env", "filter",
 	"hostname", "label", "memory", "message", "name", "password", "shm-size", "stop-timeout", "tag", "timeout", "tmpfs", "ulimit",
 	"user", "username", "workdir",
-	"arch", "os", "os-features", "os-version", "variant",
+	"arch", "os", "os-features", "os-version", "variant", "max-size", "max-wasted", "top",
 }
 
 // arguments are how the arguments of commands are completed, by their path below the program's
@@ -257,6 +259,7 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		"images": a.completeImages(1), "image ls": a.completeImages(1),
 		"rmi": a.completeImages(-1), "image rm": a.completeImages(-1),
 		"image inspect": a.completeImages(-1), "image history": a.completeImages(1), "history": a.completeImages(1),
+		"image size": a.completeImages(1), "image diff": a.completeImages(2), "advise": completeDirs,
 		"tag": a.completeImages(1), "image tag": a.completeImages(1),
 		"push": a.completeImages(1), "image push": a.completeImages(1), "pull": a.completeImages(1), "image pull": a.completeImages(1),
 		"save": a.completeImages(-1), "image save": a.completeImages(-1),
@@ -322,7 +325,7 @@ func (a *app) registerCompletions(root *cobra.Command) {
 		}
 		register("target", completeStages)
 		if cmd.Name() == "build" {
-			for name, list := range beginnings {
+			for name, list := range beginnings() {
 				register(name, cobra.FixedCompletions(list, cobra.ShellCompDirectiveNoSpace))
 			}
 		}

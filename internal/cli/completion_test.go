@@ -31,7 +31,7 @@ func TestCompletionIsOfCommands(t *testing.T) {
 	for name := range flagValues() {
 		names = append(names, name)
 	}
-	for name := range beginnings {
+	for name := range beginnings() {
 		names = append(names, name)
 	}
 	for _, name := range names {

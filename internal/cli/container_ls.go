@@ -56,10 +56,12 @@ network=NAME, since=CONTAINER, status=STATE, volume=PATH`)
 	return cmd
 }
 
-var containerHeaders = headers{
-	"ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "Status": "STATUS",
-	"Ports": "PORTS", "Names": "NAMES", "CreatedAt": "CREATED AT", "State": "STATE", "Size": "SIZE", "Labels": "LABELS",
-	"Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES", "Networks": "NETWORKS", "Platform": "PLATFORM", "HealthStatus": "HEALTH STATUS",
+func containerHeaders() headers {
+	return headers{
+		"ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "Status": "STATUS",
+		"Ports": "PORTS", "Names": "NAMES", "CreatedAt": "CREATED AT", "State": "STATE", "Size": "SIZE", "Labels": "LABELS",
+		"Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES", "Networks": "NETWORKS", "Platform": "PLATFORM", "HealthStatus": "HEALTH STATUS",
+	}
 }
 
 // listContainers prints containers, the newest first. As Docker's, it shows what runs, unless others
@@ -92,7 +94,7 @@ func (a *app) listContainers(ctx context.Context, opts *containerLsFlags) error 
 	for _, c := range all {
 		rows = append(rows, &containerRow{ctx: ctx, m: m, c: c, opts: opts})
 	}
-	if err := printList(a.stdout, opts.listFormat(), containerHeaders, rows); err != nil {
+	if err := printList(a.stdout, opts.listFormat(), containerHeaders(), rows); err != nil {
 		return err
 	}
 	for _, row := range rows {

@@ -70,11 +70,13 @@ func (a *app) showHistory(ctx context.Context, s *store.Store, name string, opts
 		created = "{{.CreatedAt}}"
 	}
 	format := listFormat(opts.format, opts.quiet, "table {{.ID}}\t"+created+"\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}")
-	return printList(a.stdout, format, historyHeaders, rows)
+	return printList(a.stdout, format, historyHeaders(), rows)
 }
 
-var historyHeaders = headers{
-	"ID": "IMAGE", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY", "Size": "SIZE", "Comment": "COMMENT",
+func historyHeaders() headers {
+	return headers{
+		"ID": "IMAGE", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY", "Size": "SIZE", "Comment": "COMMENT",
+	}
 }
 
 // historyRow is a line of `image history`: the fields of Docker's templates.

@@ -104,7 +104,7 @@ func printImages(ctx context.Context, w io.Writer, s *store.Store, opts *imageLs
 		seen[row.ID()] = true
 		rows = append(rows, row)
 	}
-	if err := printList(w, imageFormat(opts), imageHeaders, rows); err != nil {
+	if err := printList(w, imageFormat(opts), imageHeaders(), rows); err != nil {
 		return err
 	}
 	for _, row := range rows {
@@ -126,9 +126,11 @@ func imageFormat(opts *imageLsFlags) string {
 	return listFormat(opts.format, opts.quiet, "table {{.Repository}}\t{{.Tag}}\t"+digest+"{{.ID}}\t{{.CreatedSince}}\t{{.Size}}")
 }
 
-var imageHeaders = headers{
-	"ID": "IMAGE ID", "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT",
-	"Size": "SIZE", "VirtualSize": "SIZE", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
+func imageHeaders() headers {
+	return headers{
+		"ID": "IMAGE ID", "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT",
+		"Size": "SIZE", "VirtualSize": "SIZE", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
+	}
 }
 
 // imageRow is a line of `image ls`: the fields of Docker's templates.

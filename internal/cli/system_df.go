@@ -103,9 +103,9 @@ func (u *usage) printTables(w io.Writer) error {
 		rows          []any
 	}{
 		{"Images space usage:", "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}",
-			imageHeaders, anyRows(u.Images)},
+			imageHeaders(), anyRows(u.Images)},
 		{"\nContainers space usage:", "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",
-			containerHeaders, anyRows(u.Containers)},
+			containerHeaders(), anyRows(u.Containers)},
 		{"\nLocal Volumes space usage:", "{{.Name}}\t{{.Links}}\t{{.Size}}",
 			headers{"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"}, nil},
 		{"\nBuild cache usage: " + longSize(u.all.CacheSum().Size),
