@@ -20,7 +20,7 @@ import (
 // and one for each piece of the long ones. A build that read what an earlier one did has the files of that one, by links.
 const (
 	listsPrefix = "lists-"
-	piecePrefix = "files-"
+	piecePrefix = store.PiecePrefix
 )
 
 // maxPiece is how long a piece may be that is read, in bytes.

@@ -47,7 +47,7 @@ const (
 var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
 
 // maxHeld is how many bytes of pieces are in memory before the next ones go to a file.
-const maxHeld = 1 << 20
+const maxHeld = 256 << 10
 
 // ListMaker makes a list.
 type ListMaker struct {
@@ -105,7 +105,7 @@ func (m *ListMaker) cut() {
 	if m.pieces == nil {
 		m.pieces = map[string]part{}
 	}
-	name := pieceName(m.piece)
+	name := PieceName(m.piece)
 	m.names = append(m.names, name)
 	m.last, m.entries = "", 0
 	if m.held > maxHeld && m.Spill != nil {
@@ -113,8 +113,8 @@ func (m *ListMaker) cut() {
 		return
 	}
 	m.held += len(m.piece)
-	m.pieces[name] = part{data: m.piece}
-	m.piece = make([]byte, 0, len(m.piece))
+	m.pieces[name] = part{data: slices.Clone(m.piece)}
+	m.piece = m.piece[:0]
 }
 
 // spill puts a piece into the file.
@@ -159,7 +159,8 @@ func (m *ListMaker) List() *List {
 	return l
 }
 
-func pieceName(data []byte) string {
+// PieceName is the name of a piece, by its content.
+func PieceName(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:12])
 }
@@ -212,7 +213,7 @@ func decode(data []byte, to map[string]fileCode) error {
 // all gives the pieces by their names.
 func (l *List) all() []string {
 	if len(l.Data) > 0 {
-		return []string{pieceName(l.Data)}
+		return []string{PieceName(l.Data)}
 	}
 	return l.Pieces
 }
@@ -237,7 +238,7 @@ func (l *List) entries(other *List) (map[string]fileCode, error) {
 			if data, err = l.Read(p); err != nil {
 				return nil, err
 			}
-			if pieceName(data) != p {
+			if PieceName(data) != p {
 				return nil, errDamaged
 			}
 		}

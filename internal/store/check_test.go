@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/reasons"
 )
 
 // checkable is a store with something of everything.
@@ -320,6 +321,14 @@ var damages = map[string]struct {
 	"key": {
 		do:   func(c *checkable) { must(c.t, os.Truncate(c.path("mask"), 3)) },
 		want: "mask mask it has 3 bytes", quick: true,
+	},
+	"list of a build": {
+		do: func(c *checkable) {
+			must(c.t, os.Mkdir(c.path("builds/20010101-a"), 0o700))
+			must(c.t, os.WriteFile(c.path("builds/20010101-a/files-"+reasons.PieceName([]byte("x"))), []byte("x"), 0o600))
+			must(c.t, os.WriteFile(c.path("builds/20010101-a/files-"+reasons.PieceName([]byte("y"))), []byte("z"), 0o600))
+		},
+		want: "list builds/20010101-a/files-" + reasons.PieceName([]byte("y")) + " it has another content",
 	},
 	"lock of no cache": {
 		do:   func(c *checkable) { must(c.t, os.WriteFile(c.path("caches/abc.lock"), nil, 0o600)) },

@@ -37,7 +37,7 @@ func (c *checker) lookOnce(ctx context.Context) ([]Finding, error) {
 	l := &survey{checker: c}
 	for _, step := range []func(context.Context) error{
 		l.readNames, c.load, l.blobFiles, l.layerForms, l.layerBlobs, l.results, l.memos, l.refs, l.images, l.containers,
-		l.index, l.orphans, l.leftovers, l.modes, l.caches,
+		l.index, l.orphans, l.leftovers, l.modes, l.caches, l.lists,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err

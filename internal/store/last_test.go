@@ -27,7 +27,7 @@ func TestLastBuilds(t *testing.T) {
 	}
 	f, err := os.OpenFile(s.lastFile("thing"), os.O_APPEND|os.O_WRONLY, 0)
 	must(t, err)
-	_, err = f.WriteString("../.. a b\nodd\n4 torn")
+	_, err = f.WriteString("../.. a b\nodd\n4 torn l")
 	must(t, err)
 	must(t, f.Close())
 	if all := s.LastBuilds("thing"); !slices.Equal(all, want) {
