@@ -29,7 +29,10 @@ func shmDir(t testing.TB) string {
 	if err != nil {
 		return t.TempDir()
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		os.RemoveAll(dir)
+		os.RemoveAll(User.Records(dir))
+	})
 	return dir
 }
 
