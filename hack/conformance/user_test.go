@@ -34,8 +34,8 @@ func (s *userSlipway) Build(dir *Dir, dockerfile string, options []string, outpu
 	return stderr.Bytes(), code != 0, err
 }
 
-// TestUserEqualsBuildKit is TestSlipwayEqualsBuildKit for a user with subordinate IDs. What is otherwise than for root stands in
-// testdata/user.list, a line each: "CASE/DOCKERFILE REASON". SLIPWAY_CONFORMANCE_USER is the environment, such as user or user-one.
+// TestUserEqualsBuildKit is TestSlipwayEqualsBuildKit for a user of the machine. What is otherwise than for root stands in
+// testdata/USER.list, a line each: "CASE/DOCKERFILE REASON". SLIPWAY_CONFORMANCE_USER is the environment, such as user or user-one.
 func TestUserEqualsBuildKit(t *testing.T) {
 	name := os.Getenv("SLIPWAY_CONFORMANCE_USER")
 	if name == "" {
