@@ -126,7 +126,7 @@ func (b *building) build(ctx context.Context) error {
 		Images:       b.images,
 		KeepFailed:   b.req.Evaluate != nil,
 		Sink:         b.sink,
-		Log:          b.record.log,
+		Log:          b.record.times.Before(b.record.log),
 		Screen:       b.job.screen,
 		Since:        b.job.since,
 		Platform:     host,

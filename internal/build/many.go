@@ -14,6 +14,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/meter"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/source/local"
 	"github.com/slipway-build/slipway/internal/store"
@@ -50,6 +51,7 @@ func (b *Builder) BuildAll(ctx context.Context, requests []Named, sink progress.
 		return nil, err
 	}
 	j.tellAbsent(sink)
+	traced := j.trace()
 	watched, within := b.opt.Store.Limited(ctx)
 	for _, b := range j.all {
 		if b.req.Call == "" {
@@ -65,10 +67,14 @@ func (b *Builder) BuildAll(ctx context.Context, requests []Named, sink progress.
 		b.closeCaches()
 	}
 	failure := within(err)
+	traced()
 	results, err := make([]*Result, len(j.all)), failure
 	for i, b := range j.all {
 		results[i] = b.done
 		err = errors.Join(err, b.keepGraph(ctx), b.record.finish(ctx, b.opt.Store, b.run, b.done, j.failureOf(b, failure)))
+		if b.req.Ended != nil {
+			b.req.Ended(&b.record.Record)
+		}
 	}
 	return results, err
 }
@@ -234,7 +240,7 @@ func (j *job) openRecords(ctx context.Context) error {
 			return err
 		}
 		b.record = rec
-		b.sink = progress.Multi(b.show, rec.log)
+		b.sink = rec.times.Before(progress.Multi(b.show, rec.log))
 	}
 	return nil
 }
@@ -290,7 +296,7 @@ func (b *building) survive(ctx context.Context) (err error) {
 			err = fmt.Errorf("a bug of slipway: panic: %v\n%s", r, debug.Stack())
 		}
 	}()
-	return b.build(ctx)
+	return b.build(meter.With(ctx, b.record.meter))
 }
 
 // newRun begins a run of a build, which the attempt closes.

@@ -327,7 +327,9 @@ func (b *building) assemble(ctx context.Context, o *Output, names []string, prod
 		maps.Copy(a.Target.Annotations, said)
 	}
 	res.ImageID, res.Manifest = a.Target.Digest, a.Target
+	b.record.ImageSize = 0
 	for _, img := range a.Images {
+		b.record.ImageSize += max(img.Size, 0)
 		step.Status("exporting manifest "+img.Manifest.Digest.String(), 0, 0, true)
 		step.Status("exporting config "+img.Config.Digest.String(), 0, 0, true)
 	}

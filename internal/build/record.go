@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/meter"
 	"github.com/slipway-build/slipway/internal/outbound"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/store"
@@ -36,8 +38,11 @@ type Record struct {
 	Started   time.Time           `json:"started"`
 	Took      time.Duration       `json:"took"`
 	Steps     []engine.StepRecord `json:"steps"`
+	Phases    []progress.Span     `json:"phases,omitempty"` // what displays show besides steps: reading, exporting
+	Work      []meter.Work        `json:"work,omitempty"`   // on layers
 	CacheFrom []cache.Report      `json:"cacheFrom,omitempty"`
 	ImageID   string              `json:"imageID,omitempty"`
+	ImageSize int64               `json:"imageSize,omitempty"` // bytes of the files of all its layers, of all platforms; 0 is not known
 	Names     []string            `json:"names,omitempty"`
 	Verified  []engine.Verified   `json:"verified,omitempty"` // cached steps that were carried out again
 	Error     string              `json:"error,omitempty"`
@@ -53,6 +58,8 @@ type record struct {
 	forget bool            // nothing stays: the directory is a temporary one, which nobody lists
 	file   *logFile
 	log    *progress.Log
+	times  *progress.Timeline
+	meter  *meter.Meter
 }
 
 // NewID is the ID of a build that begins now. The time comes first: builds are listed in their order.
@@ -70,7 +77,7 @@ func (b *Builder) newRecord(ctx context.Context, name string, req Request, docke
 	if err != nil {
 		return nil, fmt.Errorf("starting build record: %w", err)
 	}
-	r := &record{Record: Record{
+	r := &record{times: progress.NewTimeline(), meter: &meter.Meter{}, Record: Record{
 		ID:     id,
 		Called: name, Command: req.Command, Context: urlutil.RedactCredentials(req.Context), File: dockerfile, Target: req.Target, Platforms: req.Platforms, Started: now,
 	}}
@@ -154,6 +161,7 @@ func (r *record) finish(ctx context.Context, s *store.Store, run *engine.Run, re
 	if run != nil {
 		r.Steps = run.Records()
 	}
+	r.Phases, r.Work = r.phases(), r.meter.All()
 	if failure != nil {
 		r.Error = failure.Error()
 	} else {
@@ -170,6 +178,15 @@ func (r *record) finish(ctx context.Context, s *store.Store, run *engine.Run, re
 		return fmt.Errorf("writing build record: %w", err)
 	}
 	return nil
+}
+
+// phases are the spans of what is no step.
+func (r *record) phases() []progress.Span {
+	steps := map[digest.Digest]bool{}
+	for _, s := range r.Steps {
+		steps[s.Digest] = true
+	}
+	return slices.DeleteFunc(r.times.Spans(), func(s progress.Span) bool { return steps[s.Digest] })
 }
 
 // close ends the use of the record's directory.

@@ -60,13 +60,15 @@ func Records(s *store.Store) ([]Recorded, error) {
 }
 
 // read reads record.json.
-func (r *Recorded) read() error {
-	f, err := os.Open(filepath.Join(r.dir, "record.json"))
+func (r *Recorded) read() error { return readJSON(filepath.Join(r.dir, "record.json"), &r.Record) }
+
+func readJSON(path string, into any) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return json.NewDecoder(io.LimitReader(f, maxRecord)).Decode(&r.Record)
+	return json.NewDecoder(io.LimitReader(f, maxRecord)).Decode(into)
 }
 
 // begin takes the time of the beginning from the ID, for a build without a record.

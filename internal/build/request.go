@@ -96,6 +96,10 @@ type Request struct {
 	Compatibility int
 	// ProvenanceEnv is what provenance says besides of where the build runs.
 	ProvenanceEnv map[string]any
+	// TraceProcesses has the record tell which processes the steps have run, where the kernel tells it.
+	TraceProcesses bool
+	// Ended is told of the build's record when it is complete, also of a build that failed; may be nil.
+	Ended func(*Record)
 	// TellProvenance has the result tell its provenance, whatever the image gets; "" for none.
 	TellProvenance ProvenanceMode
 	// CacheFrom and CacheTo are the caches to import and to export, as in --cache-from and --cache-to.

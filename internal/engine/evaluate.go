@@ -54,8 +54,9 @@ func (r *Run) known(ctx context.Context, n *node, id identity) (_ *outcome, dama
 			return out, "", err
 		}
 		r.tellCached(n)
-		r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, Started: time.Now()})
-		return fromRecord(res), "", nil
+		out := fromRecord(res)
+		r.recordCached(n, id.key, "", out)
+		return out, "", nil
 	}
 	out, _, err := r.foreign(ctx, n, id)
 	return out, why, err
@@ -85,9 +86,9 @@ func (r *Run) execute(ctx context.Context, n *node, id identity, damage string) 
 func (r *Run) perform(ctx context.Context, f *flight, n *node, id identity, inputs []Value) (*outcome, error) {
 	step := f.start()
 	f.why(r, n.ran.Load().Told())
-	out, err := r.operate(ctx, work{f.shared, step, f.began, &f.keep}, n, inputs)
+	out, err := r.operate(ctx, work{f.shared, step, f.began, &f.keep, &f.process}, n, inputs)
 	if err != nil && r.madeSpace(ctx, err, step) {
-		out, err = r.operate(ctx, work{f.shared, step, f.began, &f.keep}, n, inputs)
+		out, err = r.operate(ctx, work{f.shared, step, f.began, &f.keep, &f.process}, n, inputs)
 	}
 	if err == nil {
 		if n.v.Op.GetExec() != nil {
@@ -140,7 +141,7 @@ func (r *Run) replan(ctx context.Context, n *node, id identity, res store.Result
 		return &outcome{outputs: outputs}, r.keep(ctx, f.shared)
 	})
 	if err == nil {
-		r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, From: from, Started: time.Now()})
+		r.recordCached(n, id.key, from, out)
 	}
 	return out, err
 }
@@ -190,6 +191,7 @@ type work struct {
 	step    *progress.Step // nil for one that is cached
 	created time.Time      // the time of what is only planned
 	keep    *atomic.Bool   // whether what a process that fails leaves behind is kept; nil: no
+	process **Process      // where what is told of a process goes; nil: nowhere
 }
 
 // operate carries a node's operation out.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -41,6 +42,8 @@ type execution struct {
 	hidden [][]byte
 	drafts []*store.Draft
 	undo   []func()
+
+	process Process // what is told of it
 }
 
 type execOutput struct {
@@ -54,21 +57,34 @@ func (r *Run) exec(ctx context.Context, w work, n *node, op *pb.ExecOp, inputs [
 		r: r, ctx: ctx, work: w, op: op, inputs: inputs, outputs: map[int64]execOutput{}, mounts: map[int]FailedMount{}, caches: map[string]*store.Cache{},
 	}
 	defer x.close()
+	began := time.Now()
 	if err := x.prepare(n); err != nil {
 		return nil, err
 	}
+	x.process.Prepare = time.Since(began)
+	if w.process != nil {
+		*w.process = &x.process
+	}
 	stdout, flushOut := redact(w.step.Stdout(), x.hidden)
 	stderr, flushErr := redact(w.step.Stderr(), x.hidden)
-	err := r.Engine.opt.Runner.Run(ctx, &x.spec, sandbox.IO{Stdout: stdout, Stderr: stderr, Notice: func(text string) {
-		if r.screen.notice(text) {
-			fmt.Fprintf(stderr, "WARNING: %s\n", text)
-		}
-	}})
+	runs := time.Now()
+	err := r.Engine.opt.Runner.Run(ctx, &x.spec, sandbox.IO{
+		Stdout: stdout, Stderr: stderr,
+		Notice: func(text string) {
+			if r.screen.notice(text) {
+				fmt.Fprintf(stderr, "WARNING: %s\n", text)
+			}
+		},
+		Used: func(u sandbox.Usage) { x.process.Usage = &u },
+	})
 	flushOut()
 	flushErr()
+	x.process.Run = time.Since(runs)
 	if err := x.accept(foreign(x.platform, err)); err != nil {
 		return nil, x.failed(n, err)
 	}
+	ended := time.Now()
+	defer func() { x.process.Commit = time.Since(ended) }()
 	return x.commit()
 }
 
@@ -322,6 +338,7 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 		if err := x.r.renewCache(n, id); err != nil {
 			return fmt.Errorf("mounting cache %s: %w", m.Dest, err)
 		}
+		asked := time.Now()
 		cache, err = x.r.Engine.opt.Store.Cache(x.ctx, id, sharing, func(dir string) error {
 			if m.Input < 0 {
 				return nil
@@ -331,6 +348,7 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 		if err != nil {
 			return fmt.Errorf("mounting cache %s: %w", m.Dest, err)
 		}
+		x.process.Queued += time.Since(asked)
 		x.caches[id] = cache
 		x.undo = append(x.undo, cache.Release)
 	}

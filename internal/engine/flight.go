@@ -30,6 +30,8 @@ type flight struct {
 	fresh bool        // whoever began it ignores the cache
 	keep  atomic.Bool // somebody wants what it leaves behind when it fails
 	call  *call[*outcome]
+
+	process *Process // of what runs one; once it has ended
 }
 
 // ticket is a node's part in a flight, of which it must call wait.
@@ -261,10 +263,11 @@ func (r *Run) flown(ctx context.Context, n *node, id identity, t *ticket) (*outc
 		return nil, err
 	}
 	err = r.failedHere(ctx, n, t.run, err)
-	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Started: came, Took: time.Since(came)}
+	rec := recordOf(n)
+	rec.Key, rec.Started, rec.Took, rec.Layers = id.key, came, time.Since(came), out.layers()
 	switch {
 	case t.mine:
-		rec.Why, rec.Started, rec.Took = n.ran.Load(), t.began, time.Since(t.began)
+		rec.Why, rec.Started, rec.Took, rec.Process = n.ran.Load(), t.began, time.Since(t.began), t.process
 		rec.Reason = rec.Why.Text()
 	case t.late && elsewhere:
 		r.tellCached(n)

@@ -4,13 +4,13 @@ import (
 	"context"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/meter"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -78,8 +78,8 @@ func (r *Run) foreign(ctx context.Context, n *node, id identity) (*outcome, bool
 	}
 	r.elsewhere.add(a)
 	r.tellCached(n)
-	r.record(StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key, Cached: true, From: a.from.Name(), Started: time.Now()})
 	out := fromRecord(a.result)
+	r.recordCached(n, id.key, a.from.Name(), out)
 	r.own(a.needs...).made(out.outputs)
 	return out, true, nil
 }
@@ -174,7 +174,14 @@ func (r *Run) adoptLayer(ctx context.Context, n *node, a *adoption, l *cache.Lay
 	}
 	a.needs = append(a.needs, r.elsewhere.once(id, func() *shared {
 		own := r.own()
-		own.whenOver(s.SetFetch(id, func(ctx context.Context) error { return r.fetchForeign(ctx, n, a.from, l) }))
+		own.whenOver(s.SetFetch(id, func(ctx context.Context) error {
+			metered := meter.Begin(ctx, meter.Fetch, string(id))
+			err := r.fetchForeign(ctx, n, a.from, l)
+			if err == nil {
+				metered(l.Blob.Size, l.Blob.Size)
+			}
+			return err
+		}))
 		return own
 	}))
 	if l.Repository == "" {

@@ -17,6 +17,7 @@ import (
 	"github.com/slipway-build/slipway/internal/fileop"
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/meter"
 	"github.com/slipway-build/slipway/internal/progress"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/source/local"
@@ -216,12 +217,16 @@ func (p *pulling) layer(ctx context.Context, i int) error {
 	}
 	step := p.step
 	p.mu.Unlock()
+	metered := meter.Begin(ctx, meter.Fetch, string(p.snap[i]))
 	err := p.fetch(ctx, p.img, i, func(desc ocispec.Descriptor, current, total int64) {
 		step.Status(desc.Digest.String(), current, total, current == total)
 	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.users--
+	if err == nil {
+		metered(p.img.Manifest.Layers[i].Size, p.img.Manifest.Layers[i].Size)
+	}
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx) // others may go on with it, and who does not leaves
 	}
@@ -229,7 +234,7 @@ func (p *pulling) layer(ctx context.Context, i int) error {
 		p.of.end(err)
 	}
 	if p.users == 0 {
-		p.of.record(StepRecord{Reason: "its layers were not here", Started: p.began, Took: time.Since(p.began)})
+		p.of.record(StepRecord{Reason: "its layers were not here", Started: p.began, Took: time.Since(p.began), Layers: layerNames(p.snap)})
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,8 +11,10 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/reasons"
+	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -49,17 +52,31 @@ type Run struct {
 
 // StepRecord tells what became of a vertex.
 type StepRecord struct {
-	Name    string        `json:"name"`
-	Digest  digest.Digest `json:"digest"`
-	Key     Key           `json:"key"`
-	Cached  bool          `json:"cached"`
-	From    string        `json:"from,omitempty"`   // the imported cache that had it
-	Shared  string        `json:"shared,omitempty"` // the other build that ran it, at the same time
-	Reason  string        `json:"reason,omitempty"` // why it was not cached
-	Why     *reasons.Why  `json:"why,omitempty"`    // likewise, in its parts, of a step that was looked up
-	Started time.Time     `json:"started"`
-	Took    time.Duration `json:"took"`
-	Error   string        `json:"error,omitempty"`
+	Name    string          `json:"name"`
+	Digest  digest.Digest   `json:"digest"`
+	Inputs  []digest.Digest `json:"inputs,omitempty"` // the vertices that it stands on
+	Key     Key             `json:"key"`              // "" where only what stands on it was looked up
+	Cached  bool            `json:"cached"`
+	From    string          `json:"from,omitempty"`   // the imported cache that had it
+	Shared  string          `json:"shared,omitempty"` // the other build that ran it, at the same time
+	Reason  string          `json:"reason,omitempty"` // why it was not cached
+	Why     *reasons.Why    `json:"why,omitempty"`    // likewise, in its parts, of a step that was looked up
+	Started time.Time       `json:"started"`
+	Took    time.Duration   `json:"took"`
+	Error   string          `json:"error,omitempty"`
+	Layers  []string        `json:"layers,omitempty"` // IDs of those that it has made, or an image's
+	Process *Process        `json:"process,omitempty"`
+
+	implied bool // nobody has asked for it: what stands on it is cached
+}
+
+// Process is how the process of a RUN came about, and what it and those that it has started have used.
+type Process struct {
+	Prepare time.Duration  `json:"prepare"` // until its filesystem was there
+	Queued  time.Duration  `json:"queued"`  // of that for cache mounts which other steps had
+	Run     time.Duration  `json:"run"`     // until all of them had ended
+	Commit  time.Duration  `json:"commit"`  // until what it changed was a layer
+	Usage   *sandbox.Usage `json:"usage,omitempty"`
 }
 
 // NewRun begins a run, which ends with ctx.
@@ -122,17 +139,60 @@ func (r *Run) Close() error {
 // apart reports whether the run is of another command than r: each has its own display, files and failures.
 func (r *Run) apart(from *Run) bool { return r.screen != from.screen }
 
-// Records returns what became of the vertices so far, in the order in which they ended.
+// Records returns what became of the vertices so far, in the order in which they ended. Those that are cached as something that
+// stands on them is are among them, unless they were asked for as well.
 func (r *Run) Records() []StepRecord {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return append([]StepRecord(nil), r.records...)
+	asked := map[digest.Digest]bool{}
+	for i := range r.records {
+		asked[r.records[i].Digest] = asked[r.records[i].Digest] || !r.records[i].implied
+	}
+	return slices.DeleteFunc(slices.Clone(r.records), func(rec StepRecord) bool { return rec.implied && asked[rec.Digest] })
 }
 
 func (r *Run) record(rec StepRecord) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.records = append(r.records, rec)
+}
+
+// recordOf begins the record of a node.
+func recordOf(n *node) StepRecord {
+	rec := StepRecord{Name: n.v.Name(), Digest: n.v.Digest, Started: time.Now()}
+	for _, in := range n.v.Inputs {
+		if in.Vertex != nil && !slices.Contains(rec.Inputs, in.Vertex.Digest) {
+			rec.Inputs = append(rec.Inputs, in.Vertex.Digest)
+		}
+	}
+	return rec
+}
+
+// recordCached records a node that was cached; from names the imported cache that had it, if one did.
+func (r *Run) recordCached(n *node, key Key, from string, out *outcome) {
+	rec := recordOf(n)
+	rec.Key, rec.Cached, rec.From, rec.Layers = key, true, from, out.layers()
+	r.record(rec)
+}
+
+// layers names the layer that each output has on top. o may be nil.
+func (o *outcome) layers() (names []string) {
+	if o == nil {
+		return nil
+	}
+	for _, v := range o.outputs {
+		if n := len(v.Snapshot); n > 0 {
+			names = append(names, string(v.Snapshot[n-1]))
+		}
+	}
+	return names
+}
+
+func layerNames(snap layer.Snapshot) (names []string) {
+	for _, id := range snap {
+		names = append(names, string(id))
+	}
+	return names
 }
 
 // Result evaluates an edge. The first failure ends the evaluation, and what it has begun that nobody else waits for. It is a

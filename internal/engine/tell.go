@@ -69,6 +69,9 @@ func (r *Run) tellCached(n *node) {
 	step := progress.Start(r.toldOf(event(n.v), n.what()), event(n.v))
 	step.Cached()
 	step.Done(nil)
+	rec := recordOf(n)
+	rec.Cached, rec.implied = true, true
+	r.record(rec)
 }
 
 // slot names the place of a vertex in its Dockerfile: "[builder 2/4]" without the instruction's

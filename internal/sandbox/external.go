@@ -73,6 +73,9 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 	})
 	werr := cmd.Wait()
 	stop()
+	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		streams.used(cmd.Process.Pid, &unix.Rusage{Utime: unix.Timeval(u.Utime), Stime: unix.Timeval(u.Stime), Maxrss: u.Maxrss, Inblock: u.Inblock, Oublock: u.Oublock})
+	}
 	w.drain(ctx)
 	// A runtime that is killed leaves the cgroups, and runc those that are not empty after 0.3 s.
 	err = r.result(b, werr, killed)

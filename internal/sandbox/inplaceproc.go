@@ -123,6 +123,7 @@ func (r *placeRunner) start(ctx context.Context, b *bundle, lock int, streams IO
 		g.Signal(sig)
 	})
 	ws, err := g.Wait(stop)
+	streams.used(g.PID, &g.Usage)
 	err = errors.Join(err, b.owned.end())
 	w.drain(ctx)
 	switch {

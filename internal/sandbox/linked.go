@@ -85,6 +85,7 @@ func (l *linked) run(ctx context.Context, b *bundle, streams IO) (err error) {
 		stop()
 		l.containers.end(container)
 	})
+	streams.used(process.PID, &process.Usage)
 	wires.drain(ctx)
 	switch {
 	case err != nil:

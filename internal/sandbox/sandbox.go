@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
@@ -165,6 +166,40 @@ type IO struct {
 	Signals <-chan int
 	// Started is called when the program has been executed, and returns at once; may be nil.
 	Started func()
+	// Used is told what the process and all that came of it have used, when they have ended; may be nil.
+	Used func(Usage)
+}
+
+// Usage is what processes have used of the machine.
+type Usage struct {
+	PID    int           `json:"pid"`    // that the first process had
+	User   time.Duration `json:"user"`   // of processors, in programs
+	System time.Duration `json:"system"` // of processors, in the kernel
+	// Memory is how many bytes the largest process had in memory at its peak. It is 0 where that is no more than what this program has had:
+	// the first process begins as a part of it, which counts.
+	Memory int64 `json:"memory,omitempty"`
+	// Bytes that came from and went to disks. What the kernel had in memory is not among them.
+	Read    int64 `json:"read,omitempty"`
+	Written int64 `json:"written,omitempty"`
+}
+
+// usageOf is a usage as wait4(2) tells it.
+func usageOf(pid int, r *unix.Rusage) Usage {
+	var own unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &own); err == nil && r.Maxrss <= own.Maxrss {
+		r.Maxrss = 0
+	}
+	return Usage{
+		PID: pid, User: time.Duration(r.Utime.Nano()), System: time.Duration(r.Stime.Nano()),
+		Memory: r.Maxrss << 10, Read: r.Inblock << 9, Written: r.Oublock << 9,
+	}
+}
+
+// used tells of a usage whoever wants to know.
+func (s *IO) used(pid int, r *unix.Rusage) {
+	if s.Used != nil {
+		s.Used(usageOf(pid, r))
+	}
 }
 
 // WinSize is a terminal's size in characters.

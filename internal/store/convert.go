@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/meter"
 )
 
 // unpack makes the directory form of a layer from one of its blobs, or while the blob is being
@@ -23,6 +24,7 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 		return context.Cause(ctx)
 	}
 	defer s.unpacking.Release(1)
+	metered := meter.Begin(ctx, meter.Unpack, string(info.ID))
 	blobs, err := s.layerBlobs(ctx, info)
 	if err != nil {
 		return err
@@ -61,6 +63,7 @@ func (s *Store) unpack(ctx context.Context, info LayerInfo) error {
 		return err
 	}
 	info.Dir, info.Size, info.Claimed = true, count.bytes, false
+	metered(info.Blob.Size, count.bytes)
 	return d.record(ctx, info)
 }
 
@@ -271,6 +274,7 @@ func compressionOf(mediaType string) layer.Compression {
 // compress makes a blob of a layer out of another one, of whatever compression that is.
 func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, info LayerInfo, e layer.Encoding) (ocispec.Descriptor, error) {
 	desc := ocispec.Descriptor{MediaType: layerMediaType(e.Compression)}
+	metered := meter.Begin(ctx, meter.Compress, string(info.ID))
 	w, err := s.NewBlob(digest.Canonical)
 	if err != nil {
 		return desc, err
@@ -283,6 +287,7 @@ func (s *Store) compress(ctx context.Context, from ocispec.Descriptor, info Laye
 		return desc, err
 	}
 	desc.Size = w.Size()
+	metered(from.Size, desc.Size)
 	return desc, s.update(ctx, func(tx *sql.Tx) error { return putLayerBlob(tx, info.DiffID, desc, e.Made()) })
 }
 
@@ -334,6 +339,7 @@ func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocis
 		return ocispec.Descriptor{}, err
 	}
 	defer done()
+	metered := meter.Begin(ctx, meter.Pack, string(id))
 	t, err := s.newTarForm(ctx, id)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -350,7 +356,9 @@ func (s *Store) pack(ctx context.Context, id layer.ID, want digest.Digest) (ocis
 	if got := t.blob.Digest(); want != "" && got != want {
 		return ocispec.Descriptor{}, fmt.Errorf("packing layer %s: its tar is %s, want %s", id, got, want)
 	}
-	return t.record(ctx)
+	desc, err := t.record(ctx)
+	metered(t.index.Size(), desc.Size)
+	return desc, err
 }
 
 // tarForm is the plain tar of a layer that is being made, with its index.

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/meter"
 )
 
 // Planned makes the entries of a layer that is not written anywhere yet. It may be asked any
@@ -125,6 +126,7 @@ func (s *Store) putLayer(tx *sql.Tx, info LayerInfo) error {
 func (s *Store) writePlan(ctx context.Context, p *plan, info LayerInfo) error {
 	var count countingSink
 	var t *tarForm // nil: not wanted
+	metered, packed := meter.Begin(ctx, meter.Write, string(info.ID)), int64(0)
 	defer func() { t.abort() }()
 	d, err := s.fillDraft(ctx, info.ID, func(sink layer.Sink) (err error) { // from the beginning, each time
 		count = countingSink{Sink: sink}
@@ -147,11 +149,14 @@ func (s *Store) writePlan(ctx context.Context, p *plan, info LayerInfo) error {
 				return err
 			}
 		}
-		if _, err := t.record(ctx); err != nil {
+		desc, err := t.record(ctx)
+		if err != nil {
 			return err
 		}
+		packed = desc.Size
 	}
 	info.Dir, info.Size = true, count.bytes
+	metered(0, count.bytes+packed)
 	return d.record(ctx, info)
 }
 

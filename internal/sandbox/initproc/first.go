@@ -18,6 +18,7 @@ import (
 type First struct {
 	PID    int
 	PidFD  int
+	Usage  unix.Rusage // of it and of all that it has waited for, once Wait has returned
 	socket int
 }
 
@@ -97,7 +98,7 @@ func (f *First) Executed() error {
 // Wait waits for the end of the process, calls ended, and closes everything. ended returns when nobody uses PidFD any more.
 func (f *First) Wait(ended func()) (ws unix.WaitStatus, err error) {
 	for {
-		_, err = unix.Wait4(f.PID, &ws, 0, nil)
+		_, err = unix.Wait4(f.PID, &ws, 0, &f.Usage)
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
