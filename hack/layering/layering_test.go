@@ -31,6 +31,7 @@ var tiers = [][]string{
 	{"internal/container", "internal/frontend"},
 	{"internal/build", "internal/view"},
 	{"internal/bake", "internal/history", "internal/migrate", "internal/advise"},
+	{"internal/timing"},
 	{"internal/report", "internal/serve"},
 	{"internal/cli"},
 	{"cmd/slipway"},

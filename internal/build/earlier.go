@@ -130,6 +130,9 @@ func (t thing) last(s *store.Store) []store.LastBuild {
 func earlierOf(r *Recorded, g *reasons.Build) *engine.Earlier {
 	e := &engine.Earlier{Build: g, Steps: map[engine.Key]engine.StepRecord{}, Failed: map[string]bool{}, Error: r.Error}
 	for _, s := range r.Steps {
+		if s.Key == "" { // what stands on it was cached
+			continue
+		}
 		if s.Error == "" {
 			e.Steps[s.Key] = s
 		} else {

@@ -28,6 +28,7 @@ type bakeFlags struct {
 	print                  bool
 	list                   string
 	progress, metadataFile string
+	tellFlags
 }
 
 func newBakeCmd(a *app) *cobra.Command {
@@ -73,6 +74,7 @@ func newBakeCmd(a *app) *cobra.Command {
 	f.StringVar(&opts.list, "list", "", `List "targets" or "variables" ("type=targets,format=json" for a program)`)
 	f.BoolFunc("list-targets", "List available targets", listAlias(&opts.list, "targets"))
 	f.BoolFunc("list-variables", "List defined variables", listAlias(&opts.list, "variables"))
+	opts.tellFlags.add(f)
 	a.builderFlag(f)
 	for _, name := range []string{"list-targets", "list-variables"} {
 		f.Lookup(name).Hidden = true
@@ -130,7 +132,7 @@ func (a *app) runBake(ctx context.Context, opts *bakeFlags, args []string) error
 		defer display.Wait()
 	}
 	endInTime(ctx)
-	return a.buildTargets(ctx, bakeShown{opts.progress, opts.metadataFile, opts.Call}, def, display)
+	return a.buildTargets(ctx, bakeShown{opts.progress, opts.metadataFile, opts.Call, opts.tellFlags}, def, display)
 }
 
 // openDisplay is a display that may be waited for several times.

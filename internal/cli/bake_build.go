@@ -41,7 +41,10 @@ func (a *app) configuredBuild(part func(*config.Build) config.Build) (*buildFlag
 }
 
 // bakeShown is what is shown and written of builds.
-type bakeShown struct{ progress, metadataFile, call string }
+type bakeShown struct {
+	progress, metadataFile, call string
+	tellFlags
+}
 
 // buildTargets builds what a definition has, and shows and writes what the flags ask for.
 func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Definition, display *openDisplay) error {
@@ -63,14 +66,19 @@ func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Defini
 			return fmt.Errorf("target %s: %w", builds[i].Name, err)
 		}
 	}
+	told := told{tellFlags: opts.tellFlags}
+	for i := range builds {
+		told.of(&builds[i].Request)
+	}
 	results, err := a.buildAll(ctx, builds, display)
 	warnings := display.Wait()
 	if opts.progress != "quiet" && opts.progress != "none" && opts.progress != "rawjson" {
 		a.printWarnings(warnings)
 	}
-	if err != nil {
+	if err := errors.Join(err, told.summarize()); err != nil {
 		return err
 	}
+	a.tellTimes(opts.progress, &told)
 	if opts.metadataFile != "" {
 		all := map[string]any{}
 		for i, b := range builds {

@@ -34,6 +34,7 @@ type buildFlags struct {
 	outputFlags
 	limitFlags
 	cacheFlags
+	tellFlags
 	call          string
 	noCacheFilter []string
 	policy        []string
@@ -70,6 +71,7 @@ func (o *buildFlags) add(f *pflag.FlagSet) {
 	o.outputFlags.add(f)
 	o.limitFlags.add(f)
 	o.cacheFlags.add(f)
+	o.tellFlags.add(f)
 	f.StringArrayVarP(&o.tags, "tag", "t", nil, `Image identifier (format: "[registry/]repository[:tag]")`)
 	f.StringVarP(&o.file, "file", "f", "", `Name of the Dockerfile: a path, a URL, or "-" for standard input (default: "PATH/Dockerfile")`)
 	f.StringVar(&o.target, "target", "", "Set the target build stage to build, by name or number")
@@ -216,6 +218,8 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 	}
 	req.Command = withoutValues(os.Args)
 	a.willRead(&req)
+	told := told{tellFlags: opts.tellFlags}
+	told.of(&req)
 	if opts.metadataFile != "" {
 		req.TellProvenance = toldProvenance()
 	}
@@ -254,9 +258,10 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 	if mode != "quiet" && mode != "none" && mode != "rawjson" {
 		a.printWarnings(warnings) // also of a build that failed, for which they may be the reason
 	}
-	if err := errors.Join(err, keys.Close()); err != nil {
+	if err := errors.Join(err, keys.Close(), told.summarize()); err != nil {
 		return err
 	}
+	a.tellTimes(mode, &told)
 	return errors.Join(a.finishBuild(opts, result, warnings), a.printVerified(result, opts.verifyCache, mode))
 }
 

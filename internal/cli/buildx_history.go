@@ -21,13 +21,29 @@ import (
 
 // newBuildHistoryCmd is buildx' history: what builds have left in the store.
 func newBuildHistoryCmd(a *app) *cobra.Command {
-	cmd := group("history", "Commands to work on build records", newHistoryLsCmd(a), newHistoryInspectCmd(a), newHistoryLogsCmd(a), newHistoryRmCmd(a), newHistoryExportCmd(a))
-	addRefused(cmd, map[string]string{
-		"import": "there is no Docker Desktop that would show the records of other machines",
-		"open":   "there is no Docker Desktop that would show it: history inspect and history logs do",
-		"trace":  notYet + ": history inspect --format json has the steps with their times",
-	})
+	cmd := group("history", "Commands to work on build records", historyCommands(a)...)
+	addRefused(cmd, absentHistory)
 	return cmd
+}
+
+// newTopHistoryCmd is Docker's history of an image, and has the commands of the history of builds below it.
+func newTopHistoryCmd(a *app) *cobra.Command {
+	cmd := newHistoryCmd(a)
+	cmd.Use, cmd.Short = "history [OPTIONS] IMAGE | COMMAND", "Show the history of an image, or work on build records"
+	cmd.Long = "Show the history of an image, as \"image history\" does, which also takes one that is named as a command below."
+	cmd.AddCommand(historyCommands(a)...)
+	return cmd
+}
+
+func historyCommands(a *app) []*cobra.Command {
+	return []*cobra.Command{
+		newHistoryLsCmd(a), newHistoryInspectCmd(a), newHistoryLogsCmd(a), newHistoryTraceCmd(a), newHistoryCompareCmd(a), newHistoryOpenCmd(a), newHistoryRmCmd(a), newHistoryExportCmd(a),
+	}
+}
+
+// absentHistory are commands of buildx' history that are not there, and why.
+var absentHistory = map[string]string{
+	"import": "there is no Docker Desktop that would show the records of other machines",
 }
 
 // maxHistory is how many records are listed, as BuildKit is asked for no more.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/history"
+	"github.com/slipway-build/slipway/internal/timing"
 )
 
 // statusOf is how a build ended, in the words of buildx' `history inspect`.
@@ -39,9 +40,10 @@ type recordInfo struct {
 	NumCompletedSteps int
 	NumTotalSteps     int
 	NumCachedSteps    int
-	ImageID           string       `json:",omitempty"`
-	Names             []string     `json:",omitempty"`
-	Steps             []recordStep `json:",omitempty"`
+	ImageID           string         `json:",omitempty"`
+	Names             []string       `json:",omitempty"`
+	Steps             []recordStep   `json:",omitempty"`
+	Timing            *timing.Timing `json:",omitempty"` // where its time went
 }
 
 type recordError struct {
@@ -120,6 +122,10 @@ func newHistoryInspectCmd(a *app) *cobra.Command {
 				return err
 			}
 			info := newRecordInfo(r)
+			info.Timing = timing.Of(r)
+			if s, err := a.Store(); err == nil {
+				info.Timing.Measure(cmd.Context(), s)
+			}
 			switch format {
 			case "pretty":
 				return a.printRecord(info, ref == "")
@@ -178,6 +184,10 @@ func (a *app) printRecord(info *recordInfo, withRef bool) error {
 	line("Image", info.ImageID)
 	line("Names", strings.Join(info.Names, ", "))
 	tw.Flush()
+	if t := info.Timing; len(t.Steps) > 0 {
+		fmt.Fprintln(a.stdout)
+		printTiming(a.stdout, t)
+	}
 	_, err := fmt.Fprintf(a.stdout, "\nPrint build logs: %s buildx history logs %s\n", a.name, info.Ref)
 	return err
 }

@@ -18,7 +18,7 @@ func topCommands() []topCommand {
 		{"build", "", newBuildCmd}, {"bake", "f", newBakeCmd}, {executorName, "", newExecutorCmd},
 		{"images", "", func(a *app) *cobra.Command { return newImageLsCmd(a, "images") }},
 		{"rmi", "", func(a *app) *cobra.Command { return newImageRmCmd(a, "rmi") }},
-		{"tag", "", newTagCmd}, {"history", "", newHistoryCmd}, {"save", "", newSaveCmd}, {"load", "", newLoadCmd}, {"import", "", newImportCmd},
+		{"tag", "", newTagCmd}, {"history", "", newTopHistoryCmd}, {"save", "", newSaveCmd}, {"load", "", newLoadCmd}, {"import", "", newImportCmd},
 		{"inspect", "", newInspectCmd}, {"create", "", newCreateCmd}, {"cp", "", newCpCmd},
 		{"rm", "", func(a *app) *cobra.Command { return newContainerRmCmd(a) }},
 		{"ps", "", func(a *app) *cobra.Command { return newContainerLsCmd(a, "ps") }},

@@ -5,6 +5,7 @@
 package history
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -57,6 +58,12 @@ func (r *Record) Counts() (done, cached int) {
 		}
 	}
 	return done, cached
+}
+
+// Before reports whether a build began before another one of the same Dockerfile, context, target and platforms, and has ended.
+func (r *Record) Before(o *Record) bool {
+	return !r.Running && r.ID < o.ID && r.Context == o.Context && r.File == o.File && r.Target == o.Target && r.Called == o.Called &&
+		slices.Equal(r.Platforms, o.Platforms) && len(r.Steps) > 0
 }
 
 // List reads the records that a filter takes: those of builds that run first, the newest of the others after them, and no more

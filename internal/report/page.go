@@ -1,0 +1,167 @@
+package report
+
+import (
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+
+	"github.com/slipway-build/slipway/internal/processes"
+	"github.com/slipway-build/slipway/internal/terminal"
+	"github.com/slipway-build/slipway/internal/timing"
+)
+
+// Page is what a page about a build shows. All but Timing may be missing.
+type Page struct {
+	Timing     *timing.Timing
+	Comparison *timing.Comparison // with the build before
+	Log        io.Reader          // as a record has it
+	Processes  []processes.Process
+	Sizes      *Size
+}
+
+// Size is a part of an image by its bytes: the image, a directory, a file.
+type Size struct {
+	Name     string
+	Bytes    int64
+	Children []*Size
+}
+
+//go:embed page.html
+var pageHTML string
+
+//go:embed page.css
+var pageCSS string
+
+// WritePage writes a page: one file of HTML that needs nothing else, and has no scripts. Its policy forbids to load or to run anything,
+// besides that all texts are escaped.
+func WritePage(w io.Writer, p *Page) error {
+	tmpl, err := template.New("page").Funcs(template.FuncMap{
+		"seconds": timing.Seconds, "bytes": size, "clean": clean, "state": state, "why": why,
+		"cpu": func(s *timing.Step) string {
+			if s.Process == nil || s.Process.Usage == nil {
+				return ""
+			}
+			return timing.Seconds(s.Process.Usage.User + s.Process.Usage.System)
+		},
+		"memory": func(s *timing.Step) string {
+			if s.Process == nil || s.Process.Usage == nil {
+				return ""
+			}
+			return size(s.Process.Usage.Memory)
+		},
+		"idle": func(d time.Duration) string {
+			if d < 5*time.Millisecond {
+				return ""
+			}
+			return timing.Seconds(d)
+		},
+		"difference": difference, "signed": signedSize, "word": func(w timing.Which) string { return string(w) },
+	}).Parse(pageHTML)
+	if err != nil {
+		return fmt.Errorf("writing the page: %w", err)
+	}
+	view, err := p.view()
+	if err != nil {
+		return fmt.Errorf("writing the page: %w", err)
+	}
+	return tmpl.Execute(w, view)
+}
+
+// pageView is what the template is given.
+type pageView struct {
+	*Page
+	CSS      template.CSS
+	Hash     string // of CSS, for the page's policy
+	Timeline timeline
+	Graph    graph
+	Treemap  []tile
+	Logs     []stepLog
+	Most     []processes.Process // those that used most time
+	Busy     time.Duration       // of processors, of all RUNs
+}
+
+func (p *Page) view() (*pageView, error) {
+	sum := sha256.Sum256([]byte(pageCSS))
+	v := &pageView{
+		Page: p, CSS: template.CSS(pageCSS), Hash: "sha256-" + base64.StdEncoding.EncodeToString(sum[:]), //nolint:gosec // it is ours
+		Timeline: timelineOf(p.Timing), Graph: graphOf(p.Timing), Treemap: treemapOf(p.Sizes), Most: longestProcesses(p.Processes),
+	}
+	for i := range p.Timing.Steps {
+		if pr := p.Timing.Steps[i].Process; pr != nil && pr.Usage != nil {
+			v.Busy += pr.Usage.User + pr.Usage.System
+		}
+	}
+	if p.Log != nil {
+		var err error
+		if v.Logs, err = stepLogs(p.Log); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// clean is a text of others as a page shows it: what is no letter, as what changes the direction of a line, is seen as such.
+func clean(s string) string { return terminal.Text(s) }
+
+func difference(c timing.Change) string {
+	if c.Before == nil || c.After == nil {
+		return ""
+	}
+	d := c.After.Took - c.Before.Took
+	text := timing.Seconds(d)
+	if d > 0 {
+		text = "+" + text
+	}
+	if sizes := signedSize(c.Before.Size, c.After.Size); sizes != "" {
+		text += ", " + sizes
+	}
+	return text
+}
+
+// signedSize is how much more or less it is; "" where it is the same, or not known.
+func signedSize(before, after int64) string {
+	switch {
+	case before <= 0 || after <= 0 || before == after:
+		return ""
+	case after > before:
+		return "+" + units.HumanSize(float64(after-before))
+	}
+	return "-" + units.HumanSize(float64(before-after))
+}
+
+// plainLine is a line without the sequences that colour it.
+func plainLine(s string) string {
+	for {
+		i := strings.Index(s, "\x1b[")
+		if i < 0 {
+			return clean(s)
+		}
+		end := strings.IndexFunc(s[i+2:], func(r rune) bool { return r >= '@' && r <= '~' })
+		if end < 0 {
+			return clean(s)
+		}
+		s = s[:i] + s[i+2+end+1:]
+	}
+}
+
+// StepSizes are the sizes of a build's layers by the steps that made them, or nil where none is known.
+func StepSizes(t *timing.Timing) *Size {
+	root := &Size{Name: "layers"}
+	for i := range t.Steps {
+		if s := &t.Steps[i]; s.Size > 0 {
+			root.Bytes += s.Size
+			root.Children = append(root.Children, &Size{Name: s.Name, Bytes: s.Size})
+		}
+	}
+	if len(root.Children) == 0 {
+		return nil
+	}
+	return root
+}
