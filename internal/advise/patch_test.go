@@ -50,3 +50,14 @@ func TestUnified(t *testing.T) {
 		}
 	}
 }
+
+// A later hunk says where its lines are after the earlier ones.
+func TestHunksMove(t *testing.T) {
+	lines := strings.Split(strings.Repeat("x ", 20), " ")
+	diff := unified("f", lines, []edit{{16, 16, []string{"y", "z"}}, {2, 2, nil}})
+	for _, head := range []string{"@@ -1,5 +1,4 @@\n", "@@ -13,7 +12,8 @@\n"} {
+		if !strings.Contains(diff, head) {
+			t.Errorf("%q is missing in\n%s", head, diff)
+		}
+	}
+}
