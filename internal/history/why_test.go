@@ -110,7 +110,7 @@ func TestFind(t *testing.T) {
 // What is printed as JSON has the form that users are told of.
 func TestSchema(t *testing.T) {
 	c := jsonschema.NewCompiler()
-	schema, err := c.Compile("../../docs/why.schema.json")
+	schema, err := c.Compile("../../docs/schemas/why.json")
 	must(t, err)
 	now, before := explained(t)
 	for _, r := range []*Record{now, before} {
