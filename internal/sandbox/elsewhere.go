@@ -17,6 +17,9 @@ import (
 // store is there, what a process changes is in memory until it has ended. That memory has a bound of its own, so that who writes too
 // much is told so by the filesystem, and not killed.
 
+// changesName is the directory of the changes in the memory.
+const changesName = "upper"
+
 // elsewhere are changes in memory that belong to a directory.
 type elsewhere struct {
 	memory *os.File
@@ -27,7 +30,7 @@ type elsewhere struct {
 func (b *bundle) mountElsewhere(target string, lower []string, upper string, opt overlay.Options) error {
 	memory, work, err := makeMemory(target + ".changes")
 	if err == nil {
-		err = copyChanges(upper, memory, true)
+		err = copyChanges(upper, memory)
 	}
 	if err == nil {
 		lower, err = withWhiteouts(target+".white", lower)
@@ -51,7 +54,7 @@ func makeMemory(place string) (memory, work string, err error) {
 	if room == 0 {
 		return "", "", errors.New("the store is on an overlay filesystem, and memory cannot hold what is changed before Linux 6.6: put it on a volume (--root)")
 	}
-	memory, work = filepath.Join(place, "upper"), filepath.Join(place, "work")
+	memory, work = filepath.Join(place, changesName), filepath.Join(place, "work")
 	err = makeDir(place)
 	if err == nil {
 		err = os.NewSyscallError("mount tmpfs", unix.Mount("tmpfs", place, "tmpfs", unix.MS_NOSUID, fmt.Sprintf("mode=711,size=%d", max(room, leastMemory))))
@@ -173,6 +176,9 @@ func (b *bundle) bringBack(ended bool) error {
 	return errors.Join(errs...)
 }
 
+// dir is the path of the memory, also when it is not mounted any more. Records are beside it.
+func (e elsewhere) dir() string { return fmt.Sprintf("/proc/self/fd/%d/../%s", e.memory.Fd(), changesName) }
+
 func (e elsewhere) bringBack() error {
 	before, err := os.ReadDir(e.upper) // what it began with
 	if err != nil {
@@ -183,25 +189,21 @@ func (e elsewhere) bringBack() error {
 			return err
 		}
 	}
-	if err := copyChanges(fmt.Sprint("/proc/self/fd/", e.memory.Fd()), e.upper, false); err != nil {
+	if err := copyChanges(e.dir(), e.upper); err != nil {
 		return fmt.Errorf("writing what was changed in memory, as the store is on an overlay filesystem: %w", err)
 	}
 	return nil
 }
 
-// copyChanges copies what is in an upper directory to another one. recorded says that there may be records beside the first.
-func copyChanges(from, to string, recorded bool) error {
+// copyChanges copies what is in an upper directory to another one, with the records beside it.
+func copyChanges(from, to string) error {
 	flavor := ownFlavor()
 	w, err := layer.NewDirWriter(to)
 	if err != nil {
 		return err
 	}
 	w.SetFlavor(flavor, flavor.Records(to))
-	opt := layer.DirOptions{Overlay: true, Flavor: flavor}
-	if recorded {
-		opt.Records = flavor.Records(from)
-	}
-	tree := layer.OpenDir(from, opt)
+	tree := layer.OpenDir(from, layer.DirOptions{Overlay: true, Flavor: flavor, Records: flavor.Records(from)})
 	if err := errors.Join(layer.WriteTree(tree, w), w.Close()); err != nil {
 		return err
 	}

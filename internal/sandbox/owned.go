@@ -51,7 +51,10 @@ func newOwned(b *bundle) (*owned, error) {
 		return nil, nil
 	}
 	o := b.ownedHere()
-	o.uppers = b.uppers
+	o.uppers = slices.Clone(b.uppers)
+	for _, e := range b.elsewhere {
+		o.uppers[slices.Index(o.uppers, e.upper)] = e.dir()
+	}
 	upper := b.spec.Root.Upper
 	if upper == "" {
 		return o, nil
@@ -244,23 +247,20 @@ func (o *owned) end() error {
 	return errors.Join(errs...)
 }
 
-// finish records the owners of what processes have changed, when none is left and nothing is mounted. err is how it went: where it
+// finish records the owners of what processes have changed, when none is left and nothing is mounted. end is how it went: where it
 // is not the first process's exit code, nobody wants that.
-func (o *owned) finish(err error) error {
+func (o *owned) finish(end error) error {
 	if o == nil {
-		return err
+		return nil
 	}
 	errs := []error{o.end()}
 	var exit *ExitError
-	if err != nil && !errors.As(err, &exit) {
-		return err
+	if end != nil && !errors.As(end, &exit) {
+		return nil
 	}
 	c := layer.Completion{New: o.first, Links: o.links}
 	for _, u := range o.uppers {
 		errs = append(errs, layer.Complete(u, c))
 	}
-	if failed := errors.Join(errs...); failed != nil {
-		return failed
-	}
-	return err
+	return errors.Join(errs...)
 }

@@ -71,12 +71,11 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 		}()
 		b, err := newBundle(dir, spec, mapping, conn, guarded, r.foreign)
 		defer func() { err = errors.Join(err, b.ends.close()) }()
-		defer func() { err = b.owned.finish(err) }()
 		if err != nil {
 			if !errors.As(err, new(*userError)) { // whose words are Docker's
 				err = fmt.Errorf("preparing the root filesystem: %w", err)
 			}
-			return errors.Join(err, b.bringBack(false), b.close())
+			return errors.Join(err, b.owned.finish(err), b.bringBack(false), b.close())
 		}
 		return r.runBundle(ctx, b, streams)
 	})
@@ -107,6 +106,9 @@ func (r *runner) runBundle(ctx context.Context, b *bundle, streams IO) error {
 		if werr := b.ends.wait(ctx); werr != nil {
 			err = werr
 		}
+	}
+	if ferr := b.owned.finish(err); ferr != nil {
+		err, ended = ferr, false
 	}
 	if berr := b.bringBack(ended); berr != nil {
 		err = berr
