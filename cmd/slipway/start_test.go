@@ -44,7 +44,7 @@ func patched(t *testing.T) bool {
 // `slipway version`, does not depend on the machine, and grows with each expression that is compiled and each table
 // that is made before anybody asks for it. sync.OnceValue makes them when somebody does; see also hack/patches.
 func TestStartIsSmall(t *testing.T) {
-	most := initialized{bytes: 519_000, allocs: 3_300}
+	most := initialized{bytes: 512_000, allocs: 3_200}
 	if !patched(t) { // by `go test`; `make test` has the patches
 		most = initialized{bytes: 6_700_000, allocs: 54_500}
 	}
@@ -53,6 +53,7 @@ func TestStartIsSmall(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self, "version")
+	cmd.Args[0] = "slipway" // Docker's packages compile their expressions at once where a program's name ends with ".test"
 	cmd.Env = append(os.Environ(), "SLIPWAY_TEST_START=1", "GODEBUG=inittrace=1")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
