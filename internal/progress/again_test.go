@@ -8,8 +8,8 @@ import (
 // Why a step ran again is a status of it, and a line where displays are lines.
 func TestAgain(t *testing.T) {
 	for mode, want := range map[string]string{
-		"plain":   "#1 0.000 ran again: a^Jb https://xxxxx:xxxxx@h/\n",
-		"auto":    "#1 0.000 ran again: a^Jb https://xxxxx:xxxxx@h/\n",
+		"plain":   " ran again: a^Jb https://xxxxx:xxxxx@h/\n",
+		"auto":    " ran again: a^Jb https://xxxxx:xxxxx@h/\n",
 		"rawjson": `"id":"ran again: a\nb https://xxxxx:xxxxx@h/"`,
 		"quiet":   "",
 	} {
