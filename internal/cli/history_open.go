@@ -14,7 +14,10 @@ import (
 
 	"github.com/slipway-build/slipway/internal/history"
 	"github.com/slipway-build/slipway/internal/report"
+	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/timing"
+	"github.com/slipway-build/slipway/internal/view"
+	"github.com/slipway-build/slipway/internal/view/imagesize"
 )
 
 func newHistoryOpenCmd(a *app) *cobra.Command {
@@ -71,8 +74,36 @@ func (a *app) page(ctx context.Context, r *history.Record) (*report.Page, error)
 			return nil, err
 		}
 	}
-	p.Sizes = report.StepSizes(p.Timing)
+	if p.Sizes = imageSizes(ctx, s, p.Timing.ImageID); p.Sizes == nil {
+		p.Sizes = report.StepSizes(p.Timing)
+	}
 	return p, nil
+}
+
+// imageSizes are the directories and files of an image, or nil if it is gone or cannot be read: then nobody is kept from the rest of the page.
+func imageSizes(ctx context.Context, s *store.Store, id string) *report.Size {
+	if id == "" {
+		return nil
+	}
+	img, err := view.UseImage(ctx, s, id)
+	if err != nil {
+		return nil
+	}
+	r, err := imagesize.Measure(ctx, s, id, img, imagesize.Options{Share: 0.002})
+	if err != nil {
+		return nil
+	}
+	return sizeOf(r.Root)
+}
+
+func sizeOf(n *imagesize.Node) *report.Size {
+	size := &report.Size{Name: n.Name, Bytes: n.Size}
+	for _, c := range n.Children {
+		if c.Size > 0 { // and not only what is hidden
+			size.Children = append(size.Children, sizeOf(c))
+		}
+	}
+	return size
 }
 
 // showPage writes a page to a temporary file and has the desktop show it, if there is one.
