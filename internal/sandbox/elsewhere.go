@@ -177,7 +177,9 @@ func (b *bundle) bringBack(ended bool) error {
 }
 
 // dir is the path of the memory, also when it is not mounted any more. Records are beside it.
-func (e elsewhere) dir() string { return fmt.Sprintf("/proc/self/fd/%d/../%s", e.memory.Fd(), changesName) }
+func (e elsewhere) dir() string {
+	return fmt.Sprintf("/proc/self/fd/%d/../%s", e.memory.Fd(), changesName)
+}
 
 func (e elsewhere) bringBack() error {
 	before, err := os.ReadDir(e.upper) // what it began with
