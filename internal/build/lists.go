@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/reasons"
 	"github.com/slipway-build/slipway/internal/store"
@@ -42,7 +41,7 @@ func readLists(dir string) reasons.Lists {
 	if err != nil || len(found) == 0 {
 		return lists
 	}
-	f, err := openRegular(found[0])
+	f, err := store.OpenRegular(found[0])
 	if err != nil {
 		return lists
 	}
@@ -51,7 +50,7 @@ func readLists(dir string) reasons.Lists {
 		return reasons.Lists{}
 	}
 	lists.ReadFrom(func(piece string) ([]byte, error) {
-		f, err := openRegular(filepath.Join(dir, piecePrefix+piece))
+		f, err := store.OpenRegular(filepath.Join(dir, piecePrefix+piece))
 		if err != nil {
 			return nil, err
 		}
@@ -59,18 +58,6 @@ func readLists(dir string) reasons.Lists {
 		return io.ReadAll(io.LimitReader(f, maxPiece))
 	})
 	return lists
-}
-
-// openRegular opens a file of a record, which is neither a link nor a pipe.
-func openRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return nil, errors.Join(fmt.Errorf("%s is no file", path), err, f.Close())
-	}
-	return f, nil
 }
 
 // keepLists leaves lists of files in a record: those that made gives, and what the record in the directory earlier has; "" is none.

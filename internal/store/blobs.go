@@ -43,7 +43,7 @@ func (s *Store) OpenBlob(_ context.Context, d digest.Digest) (io.ReadCloser, err
 	if err := d.Validate(); err != nil {
 		return nil, fmt.Errorf("opening blob %q: %w", d, err)
 	}
-	f, err := openRegular(s.blobPath(d))
+	f, err := OpenRegular(s.blobPath(d))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("opening blob %s: %w", d, ErrNotFound)
 	}

@@ -163,7 +163,7 @@ func (c *checker) compareIndex(ctx context.Context, l LayerInfo, tree layer.Tree
 
 // placed opens a content at its place in the plain tar of a layer.
 func (c *checker) placed(l LayerInfo, e *layer.IndexEntry) (io.ReadCloser, error) {
-	f, err := openRegular(c.s.blobPath(l.DiffID))
+	f, err := OpenRegular(c.s.blobPath(l.DiffID))
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ func (c *checker) openBlob(ctx context.Context, d digest.Digest) (io.ReadCloser,
 	if d.Validate() != nil {
 		return nil, nil // which was told, too
 	}
-	f, err := openRegular(c.s.blobPath(d))
+	f, err := OpenRegular(c.s.blobPath(d))
 	if err != nil {
 		return nil, err
 	}

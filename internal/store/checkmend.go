@@ -279,7 +279,7 @@ func (c *checker) runs(ctx context.Context, id layer.ID) (bool, error) {
 		if !slices.Contains(ct.Snapshot, id) {
 			continue
 		}
-		f, err := openRegular(filepath.Join(c.s.ContainerDir(ct.ID), "lock"))
+		f, err := OpenRegular(filepath.Join(c.s.ContainerDir(ct.ID), "lock"))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}

@@ -237,7 +237,7 @@ func (s *Store) readOthers(how manner) (others, error) {
 
 // readLease reads what a process says that it uses.
 func readLease(path string) (text string, alive bool, err error) {
-	f, err := openRegular(path)
+	f, err := OpenRegular(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", false, nil // it has ended
 	}

@@ -58,13 +58,13 @@ func (s *Store) LastBuilds(thing string) []LastBuild {
 
 // readLast reads such a file. What is damaged is passed over.
 func (s *Store) readLast(path string) (all []LastBuild) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := OpenRegular(path)
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
 	fi, err := f.Stat()
-	if err != nil || !fi.Mode().IsRegular() {
+	if err != nil {
 		return nil
 	}
 	data, err := io.ReadAll(io.NewSectionReader(f, max(0, fi.Size()-maxLast), maxLast))

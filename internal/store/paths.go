@@ -99,8 +99,8 @@ func (s *Store) openLock(path string) (*os.File, error) {
 	return f, err
 }
 
-// openRegular opens a file for reading that is neither a link nor a pipe.
-func openRegular(path string) (*os.File, error) {
+// OpenRegular opens a file for reading that is neither a link nor a pipe.
+func OpenRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -120,7 +120,7 @@ const maxRead = 256 << 20
 
 // readRegular reads such a file.
 func readRegular(path string) ([]byte, error) {
-	f, err := openRegular(path)
+	f, err := OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}

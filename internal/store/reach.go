@@ -91,7 +91,7 @@ func (s *Store) readParts(d digest.Digest) (*manifestParts, error) {
 	if d.Validate() != nil {
 		return nil, nil
 	}
-	f, err := openRegular(s.blobPath(d))
+	f, err := OpenRegular(s.blobPath(d))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) {
 		return nil, nil
 	}

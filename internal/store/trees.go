@@ -248,7 +248,7 @@ func (s *Store) keptIndex(id layer.ID) *layer.IndexFile {
 
 // openIndex opens the index that is kept beside a layer. Its file is closed by its finalizer.
 func (s *Store) openIndex(id layer.ID) (*layer.IndexFile, error) {
-	f, err := openRegular(s.indexPath(id))
+	f, err := OpenRegular(s.indexPath(id))
 	if err != nil {
 		return nil, err
 	}
@@ -352,7 +352,7 @@ func (s *Store) contentOf(ctx context.Context, info LayerInfo) func(*layer.Index
 	blob := s.blobPath(info.DiffID) // the plain tar's digest is the diffID
 	return func(e *layer.IndexEntry) (io.ReadCloser, error) {
 		if e.Offset >= 0 && e.Digest != "" {
-			if f, err := openRegular(blob); err == nil {
+			if f, err := OpenRegular(blob); err == nil {
 				r := io.NewSectionReader(f, e.Offset, e.Size)
 				return verified(r, f, e.Digest, func(got digest.Digest) error {
 					return errors.Join(fmt.Errorf("reading layer %s: %s is %s, want %s: %w", info.DiffID, e.Path, got, e.Digest, ErrDamaged), s.dropBlob(info.DiffID))
