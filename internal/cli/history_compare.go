@@ -8,7 +8,6 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -99,9 +98,9 @@ func printComparison(w io.Writer, c *timing.Comparison) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(tw, "\tBEFORE\tAFTER\tDIFFERENCE")
 	fmt.Fprintf(tw, "Build\t%s\t%s\t\n", c.Before.ID, c.After.ID)
-	fmt.Fprintf(tw, "Time\t%s\t%s\t%s\n", timing.Seconds(c.Before.Took), timing.Seconds(c.After.Took), signed(c.After.Took-c.Before.Took))
+	fmt.Fprintf(tw, "Time\t%s\t%s\t%s\n", timing.Seconds(c.Before.Took), timing.Seconds(c.After.Took), timing.SecondsDifference(c.After.Took-c.Before.Took))
 	fmt.Fprintf(tw, "Cached\t%d of %d\t%d of %d\t\n", c.Before.Cached, c.Before.Total, c.After.Cached, c.After.Total)
-	fmt.Fprintf(tw, "Image size\t%s\t%s\t%s\n", someBytes(c.Before.ImageSize), someBytes(c.After.ImageSize), signedBytes(c.Before.ImageSize, c.After.ImageSize))
+	fmt.Fprintf(tw, "Image size\t%s\t%s\t%s\n", timing.Size(c.Before.ImageSize), timing.Size(c.After.ImageSize), timing.SizeDifference(c.Before.ImageSize, c.After.ImageSize))
 	if err := tw.Flush(); err != nil {
 		return err
 	}
@@ -116,7 +115,7 @@ func printComparison(w io.Writer, c *timing.Comparison) error {
 		for _, w := range ch.Changed {
 			words = append(words, string(w))
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.Short(ch.Name, maxTableName), strings.Join(words, ", "), sideOf(ch.Before), sideOf(ch.After), differenceOf(ch), terminal.Short(ch.Reason, maxTableName))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.Short(ch.Name, maxTableName), strings.Join(words, ", "), sideOf(ch.Before), sideOf(ch.After), ch.Difference(), terminal.Short(ch.Reason, maxTableName))
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -133,37 +132,7 @@ func sideOf(s *timing.Side) string {
 	case s.State == timing.Cached:
 		return string(s.State)
 	case s.Size > 0:
-		return timing.Seconds(s.Took) + ", " + someBytes(s.Size)
+		return timing.Seconds(s.Took) + ", " + timing.Size(s.Size)
 	}
 	return timing.Seconds(s.Took)
-}
-
-// differenceOf is by how much a step differs.
-func differenceOf(c *timing.Change) string {
-	if c.Before == nil || c.After == nil {
-		return ""
-	}
-	text := signed(c.After.Took - c.Before.Took)
-	if size := signedBytes(c.Before.Size, c.After.Size); size != "" {
-		text += ", " + size
-	}
-	return text
-}
-
-func signed(d time.Duration) string {
-	if d > 0 {
-		return "+" + timing.Seconds(d)
-	}
-	return timing.Seconds(d)
-}
-
-// signedBytes is how much more or less it is; "" where it is the same, or not known.
-func signedBytes(before, after int64) string {
-	switch {
-	case before <= 0 || after <= 0 || before == after:
-		return ""
-	case after > before:
-		return "+" + someBytes(after-before)
-	}
-	return "-" + someBytes(before-after)
 }

@@ -122,29 +122,14 @@ func printTiming(w io.Writer, t *timing.Timing) {
 		if p := s.Process; p != nil && p.Usage != nil {
 			cpu, memory = timing.Seconds(p.Usage.User+p.Usage.System), units.HumanSize(float64(p.Usage.Memory))
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", terminal.Short(s.Name, maxTableName), timing.Seconds(s.Start), timing.Seconds(s.Took), stateOf(s),
-			terminal.Short(s.After, maxTableName/2), cpu, memory, someBytes(s.Bytes.Pulled), someBytes(s.Bytes.Read), someBytes(s.Bytes.Written+s.Bytes.Packed), someBytes(s.Bytes.Compressed))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", terminal.Short(s.Name, maxTableName), timing.Seconds(s.Start), timing.Seconds(s.Took), s.State.Word(),
+			terminal.Short(s.After, maxTableName/2), cpu, memory, timing.Size(s.Bytes.Pulled), timing.Size(s.Bytes.Read), timing.Size(s.Bytes.Written+s.Bytes.Packed), timing.Size(s.Bytes.Compressed))
 	}
 	_ = tw.Flush()
 }
 
 // maxBesides is how many steps are named that ran beside a part of the path.
 const maxBesides = 3
-
-// stateOf is what became of a step, in words.
-func stateOf(s *timing.Step) string {
-	if s.State == timing.Besides {
-		return ""
-	}
-	return string(s.State)
-}
-
-func someBytes(n int64) string {
-	if n == 0 {
-		return ""
-	}
-	return units.HumanSize(float64(n))
-}
 
 func someSeconds(d time.Duration) string {
 	if d < 5*time.Millisecond {

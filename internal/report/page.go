@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
-
 	"github.com/slipway-build/slipway/internal/processes"
 	"github.com/slipway-build/slipway/internal/terminal"
 	"github.com/slipway-build/slipway/internal/timing"
@@ -43,7 +41,7 @@ var pageCSS string
 // besides that all texts are escaped.
 func WritePage(w io.Writer, p *Page) error {
 	tmpl, err := template.New("page").Funcs(template.FuncMap{
-		"seconds": timing.Seconds, "bytes": size, "clean": clean, "state": state, "why": why,
+		"seconds": timing.Seconds, "bytes": timing.Size, "clean": clean, "state": func(s *timing.Step) string { return s.State.Word() }, "why": why,
 		"cpu": func(s *timing.Step) string {
 			if s.Process == nil || s.Process.Usage == nil {
 				return ""
@@ -54,7 +52,7 @@ func WritePage(w io.Writer, p *Page) error {
 			if s.Process == nil || s.Process.Usage == nil {
 				return ""
 			}
-			return size(s.Process.Usage.Memory)
+			return timing.Size(s.Process.Usage.Memory)
 		},
 		"idle": func(d time.Duration) string {
 			if d < 5*time.Millisecond {
@@ -62,7 +60,7 @@ func WritePage(w io.Writer, p *Page) error {
 			}
 			return timing.Seconds(d)
 		},
-		"difference": difference, "signed": signedSize, "word": func(w timing.Which) string { return string(w) },
+		"difference": timing.Change.Difference, "signed": timing.SizeDifference, "word": func(w timing.Which) string { return string(w) },
 	}).Parse(pageHTML)
 	if err != nil {
 		return fmt.Errorf("writing the page: %w", err)
@@ -109,32 +107,6 @@ func (p *Page) view() (*pageView, error) {
 
 // clean is a text of others as a page shows it: what is no letter, as what changes the direction of a line, is seen as such.
 func clean(s string) string { return terminal.Text(s) }
-
-func difference(c timing.Change) string {
-	if c.Before == nil || c.After == nil {
-		return ""
-	}
-	d := c.After.Took - c.Before.Took
-	text := timing.Seconds(d)
-	if d > 0 {
-		text = "+" + text
-	}
-	if sizes := signedSize(c.Before.Size, c.After.Size); sizes != "" {
-		text += ", " + sizes
-	}
-	return text
-}
-
-// signedSize is how much more or less it is; "" where it is the same, or not known.
-func signedSize(before, after int64) string {
-	switch {
-	case before <= 0 || after <= 0 || before == after:
-		return ""
-	case after > before:
-		return "+" + units.HumanSize(float64(after-before))
-	}
-	return "-" + units.HumanSize(float64(before-after))
-}
 
 // plainLine is a line without the sequences that colour it.
 func plainLine(s string) string {

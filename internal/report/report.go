@@ -9,8 +9,6 @@ import (
 	"strings"
 	"unicode"
 
-	"github.com/docker/go-units"
-
 	"github.com/slipway-build/slipway/internal/timing"
 )
 
@@ -26,7 +24,7 @@ func Markdown(t *timing.Timing) string {
 		fmt.Fprintf(&w, "**Error:** %s\n\n", text(t.Error))
 	}
 	if t.ImageID != "" {
-		fmt.Fprintf(&w, "| Image | ID | Size |\n|---|---|---:|\n| %s | %s | %s |\n\n", text(strings.Join(t.Names, ", ")), text(t.ImageID), size(t.ImageSize))
+		fmt.Fprintf(&w, "| Image | ID | Size |\n|---|---|---:|\n| %s | %s | %s |\n\n", text(strings.Join(t.Names, ", ")), text(t.ImageID), timing.Size(t.ImageSize))
 	}
 	var ran, cached []*timing.Step
 	for i := range t.Steps {
@@ -42,9 +40,9 @@ func Markdown(t *timing.Timing) string {
 		rows(&w, ran, func(s *timing.Step) {
 			cpu, memory := "", ""
 			if p := s.Process; p != nil && p.Usage != nil {
-				cpu, memory = timing.Seconds(p.Usage.User+p.Usage.System), size(p.Usage.Memory)
+				cpu, memory = timing.Seconds(p.Usage.User+p.Usage.System), timing.Size(p.Usage.Memory)
 			}
-			fmt.Fprintf(&w, "| %s | %s | %s | %s | %s | %s |\n", text(s.Name), timing.Seconds(s.Took), state(s), text(why(s)), cpu, memory)
+			fmt.Fprintf(&w, "| %s | %s | %s | %s | %s | %s |\n", text(s.Name), timing.Seconds(s.Took), s.State.Word(), text(why(s)), cpu, memory)
 		})
 	}
 	if len(cached) > 0 {
@@ -75,22 +73,6 @@ func why(s *timing.Step) string {
 		return s.Shared + " ran it"
 	}
 	return s.Reason
-}
-
-// state is what became of a step, as a word in a table.
-func state(s *timing.Step) string {
-	if s.State == timing.Besides {
-		return ""
-	}
-	return string(s.State)
-}
-
-// size is a number of bytes, "" for none.
-func size(n int64) string {
-	if n <= 0 {
-		return ""
-	}
-	return units.HumanSize(float64(n))
 }
 
 // maxText is how much of a name or an error a summary has, in letters.
