@@ -1,0 +1,3 @@
+package main
+
+import "C" // populate.c, which runs before Go does
