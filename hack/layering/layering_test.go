@@ -55,7 +55,7 @@ var owners = []struct {
 	{"github.com/docker/cli/templates", []string{"internal/cli"}, "how something is shown is its front door's affair: others give values"},
 	{"text/template", []string{"internal/cli"}, "how something is shown is its front door's affair: others give values"},
 	{"text/tabwriter", []string{"internal/cli"}, "how something is shown is its front door's affair: others give values"},
-	{"github.com/docker/buildx", []string{"internal/bake", "internal/serve"}, "what targets mean is one package's affair, which makes requests of builds of them, and what records are as files is the server's"},
+	{"github.com/docker/buildx", []string{"internal/bake"}, "what targets mean is one package's affair, which makes requests of builds of them"},
 	{"google.golang.org/grpc", []string{"internal/client", "internal/serve"}, "what a client offers in its session is made a contract of ours in one place"},
 	{"github.com/moby/buildkit/frontend/dockerfile/builder", []string{"internal/frontend"}, "nothing else knows of Dockerfiles"},
 }

@@ -173,6 +173,7 @@ func (b *building) keepGraph(ctx context.Context) error {
 	if !slices.ContainsFunc(g.Vertices, func(v reasons.Vertex) bool { return v.IsStep() }) {
 		return nil
 	}
+	g.Codes = b.code([]string{"codes"})
 	data, err := json.Marshal(g)
 	if err != nil {
 		return err

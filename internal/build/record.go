@@ -172,7 +172,7 @@ func (r *record) finish(ctx context.Context, s *store.Store, run *engine.Run, re
 	if jerr == nil {
 		// Passwords in URLs of the command line, of steps and errors stay out of it.
 		data := []byte(outbound.Redact(string(data)) + "\n")
-		jerr = s.Again(ctx, s.Root(), func() error { return os.WriteFile(filepath.Join(r.path, "record.json"), data, 0o600) })
+		jerr = s.Again(ctx, s.Root(), func() error { return os.WriteFile(filepath.Join(r.path, recordFile), data, 0o600) })
 	}
 	if err := errors.Join(err, jerr, r.close()); err != nil {
 		return fmt.Errorf("writing build record: %w", err)

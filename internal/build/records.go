@@ -22,6 +22,7 @@ const idTime = "20060102-150405.000000-"
 type Recorded struct {
 	Record
 	Running, Pinned bool
+	Imported        bool // it came from elsewhere: all in it is a claim, and its layers are none of this store
 
 	dir string
 }
@@ -38,7 +39,7 @@ func Records(s *store.Store) ([]Recorded, error) {
 	}
 	var all []Recorded
 	for _, b := range builds {
-		r := Recorded{Running: b.Running, Pinned: b.Pinned, dir: filepath.Join(s.Root(), "builds", b.Name)}
+		r := Recorded{Running: b.Running, Pinned: b.Pinned, Imported: b.Imported, dir: filepath.Join(s.Root(), "builds", b.Name)}
 		err := r.read()
 		r.ID = b.Name
 		switch {
@@ -60,7 +61,7 @@ func Records(s *store.Store) ([]Recorded, error) {
 }
 
 // read reads record.json.
-func (r *Recorded) read() error { return readJSON(filepath.Join(r.dir, "record.json"), &r.Record) }
+func (r *Recorded) read() error { return readJSON(filepath.Join(r.dir, recordFile), &r.Record) }
 
 func readJSON(path string, into any) error {
 	f, err := os.Open(path)

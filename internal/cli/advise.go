@@ -106,7 +106,7 @@ func builtOf(ctx context.Context, s *store.Store, file string, opts *adviseFlags
 		return store.Image{}, "", err
 	}
 	for _, r := range records {
-		if r.File != abs || r.Error != "" || r.ImageID == "" || opts.target != "" && r.Target != opts.target {
+		if r.Imported || r.File != abs || r.Error != "" || r.ImageID == "" || opts.target != "" && r.Target != opts.target {
 			continue
 		}
 		for _, name := range append([]string{r.ImageID}, r.Names...) {

@@ -17,13 +17,12 @@ import (
 
 	"github.com/slipway-build/slipway/internal/history"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/terminal"
 )
 
 // newBuildHistoryCmd is buildx' history: what builds have left in the store.
 func newBuildHistoryCmd(a *app) *cobra.Command {
-	cmd := group("history", "Commands to work on build records", historyCommands(a)...)
-	addRefused(cmd, absentHistory)
-	return cmd
+	return group("history", "Commands to work on build records", historyCommands(a)...)
 }
 
 // newTopHistoryCmd is Docker's history of an image, and has the commands of the history of builds below it.
@@ -37,13 +36,8 @@ func newTopHistoryCmd(a *app) *cobra.Command {
 
 func historyCommands(a *app) []*cobra.Command {
 	return []*cobra.Command{
-		newHistoryLsCmd(a), newHistoryInspectCmd(a), newHistoryLogsCmd(a), newHistoryTraceCmd(a), newHistoryCompareCmd(a), newHistoryOpenCmd(a), newHistoryRmCmd(a), newHistoryExportCmd(a),
+		newHistoryLsCmd(a), newHistoryInspectCmd(a), newHistoryLogsCmd(a), newHistoryTraceCmd(a), newHistoryCompareCmd(a), newHistoryOpenCmd(a), newHistoryRmCmd(a), newHistoryExportCmd(a), newHistoryImportCmd(a),
 	}
-}
-
-// absentHistory are commands of buildx' history that are not there, and why.
-var absentHistory = map[string]string{
-	"import": "there is no Docker Desktop that would show the records of other machines",
 }
 
 // maxHistory is how many records are listed, as BuildKit is asked for no more.
@@ -63,7 +57,7 @@ func (a *app) buildRecords(filter history.Filter, limit int) (*store.Store, []hi
 }
 
 // buildRecord is the record that ref names, in buildx' ways: by its ID, also after BUILDER/NODE/; "^1" is the second newest,
-// and "" the newest.
+// and "" the newest of those that were built here.
 func (a *app) buildRecord(ref string) (*history.Record, error) {
 	_, all, err := a.buildRecords(nil, 0)
 	if err != nil {
@@ -76,6 +70,7 @@ func (a *app) buildRecord(ref string) (*history.Record, error) {
 				return nil, fmt.Errorf("invalid offset %q", ref)
 			}
 		}
+		all = slices.DeleteFunc(all, func(r history.Record) bool { return r.Imported })
 		switch {
 		case n < len(all):
 			slices.SortStableFunc(all, func(a, b history.Record) int { return strings.Compare(b.ID, a.ID) })
@@ -137,7 +132,7 @@ func newHistoryLsCmd(a *app) *cobra.Command {
 			table, prefix := strings.HasPrefix(format, "table"), a.buildRef("")
 			var rows []any
 			for _, r := range all {
-				rows = append(rows, &recordedRow{r: &r, ref: prefix + r.ID, trunc: table && !noTrunc})
+				rows = append(rows, &recordedRow{r: &r, ref: prefix + r.ID, table: table, trunc: table && !noTrunc})
 			}
 			return printList(a.stdout, format, headers{"Ref": "BUILD ID", "Name": "NAME", "Status": "STATUS", "CreatedAt": "CREATED AT", "Duration": "DURATION", "Link": ""}, rows)
 		},
@@ -155,17 +150,20 @@ func newHistoryLsCmd(a *app) *cobra.Command {
 
 // recordedRow is a line of `history ls`.
 type recordedRow struct {
-	r     *history.Record
-	ref   string
-	trunc bool
+	r            *history.Record
+	ref          string
+	table, trunc bool
 }
 
 // MarshalJSON gives what buildx gives.
 func (r *recordedRow) MarshalJSON() ([]byte, error) {
 	done, cached := r.r.Counts()
 	m := map[string]any{
-		"ref": r.ref, "name": r.Name(), "status": r.Status(), "created_at": r.r.Started.Format(time.RFC3339Nano),
+		"ref": r.ref, "name": r.Name(), "status": r.status(), "created_at": r.r.Started.Format(time.RFC3339Nano),
 		"total_steps": len(r.r.Steps), "completed_steps": done, "cached_steps": cached,
+	}
+	if r.r.Imported {
+		m["imported"] = true
 	}
 	if !r.r.Running {
 		m["completed_at"] = r.r.Completed().Format(time.RFC3339Nano)
@@ -182,14 +180,27 @@ func (r *recordedRow) FullRef() string { return r.ref }
 // Name is what was built.
 func (r *recordedRow) Name() string {
 	name := r.r.Name()
+	if r.table {
+		name = terminal.Line(name)
+	}
 	if r.trunc && len(name) > 36 {
 		return ".." + name[len(name)-34:]
 	}
 	return name
 }
 
-// Status is one of buildx' words.
+// Imported reports whether it was built elsewhere.
+func (r *recordedRow) Imported() bool { return r.r.Imported }
+
+// Status is one of buildx' words, in the table with one of ours.
 func (r *recordedRow) Status() string {
+	if r.table && r.r.Imported {
+		return r.status() + " (imported)"
+	}
+	return r.status()
+}
+
+func (r *recordedRow) status() string {
 	switch {
 	case r.r.Running:
 		return "Running"

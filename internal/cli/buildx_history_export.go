@@ -1,16 +1,13 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io"
 
-	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/history"
-	"github.com/slipway-build/slipway/internal/serve"
 	"github.com/slipway-build/slipway/internal/serve/control"
 )
 
@@ -20,8 +17,8 @@ func newHistoryExportCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export [OPTIONS] [REF...]",
 		Short: "Export build records into Docker Desktop bundle",
-		Long:  "Write records of builds that have ended to a file, or to standard output, in the form that Docker Desktop and GitHub's build summaries read. Without REF it is the newest one.",
-		RunE: func(cmd *cobra.Command, args []string) error {
+		Long:  "Write records of builds that have ended to a file, or to standard output, in the form that Docker Desktop, GitHub's build summaries and history import read. Without REF it is the newest one.",
+		RunE: func(_ *cobra.Command, args []string) error {
 			if every && len(args) > 0 {
 				return errors.New("cannot specify refs when using --all")
 			}
@@ -29,7 +26,7 @@ func newHistoryExportCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.exportRecords(cmd.Context(), records, output)
+			return a.exportRecords(records, output)
 		},
 	}
 	if !a.calls(cmd) {
@@ -57,7 +54,7 @@ func (a *app) endedRecords(every bool, refs []string) ([]history.Record, error) 
 		}
 		return records, nil
 	}
-	_, all, err := a.buildRecords(func(r *history.Record) bool { return !r.Running }, 0)
+	_, all, err := a.buildRecords(func(r *history.Record) bool { return !r.Running && (every || !r.Imported) }, 0)
 	switch {
 	case err != nil:
 		return nil, err
@@ -69,35 +66,18 @@ func (a *app) endedRecords(every bool, refs []string) ([]history.Record, error) 
 	return all, nil
 }
 
-// exportRecords writes records as buildx does, which asks a server for what they consist of.
-func (a *app) exportRecords(ctx context.Context, records []history.Record, output string) (err error) {
+// exportRecords writes records as buildx does.
+func (a *app) exportRecords(records []history.Record, output string) error {
 	s, err := a.Store()
 	if err != nil {
 		return err
 	}
-	server := control.New(control.Options{Acquire: func() (*control.Backend, func(), error) {
-		return &control.Backend{Store: s}, func() {}, nil
-	}})
-	var all []*controlapi.BuildHistoryRecord
+	var names []string
 	for _, r := range records {
-		rec, err := server.Named(r.ID)
-		if err != nil {
-			return err
-		}
-		if rec == nil {
-			return fmt.Errorf("no record found for ref %q: a newer build has the same ref", r.ID)
-		}
-		all = append(all, rec)
+		names = append(names, r.ID)
 	}
-	if output == "" {
-		if isTerminal(a.stdout) {
-			return errors.New("refusing to write to console, use --output to specify a file")
-		}
-		return serve.Bundle(ctx, server, all, a.stdout)
+	if output == "" && isTerminal(a.stdout) {
+		return errors.New("refusing to write to console, use --output to specify a file")
 	}
-	f, err := os.Create(output)
-	if err != nil {
-		return fmt.Errorf("failed to create output file %q: %w", output, err)
-	}
-	return errors.Join(serve.Bundle(ctx, server, all, f), f.Close())
+	return a.writeOutput(output, func(w io.Writer) error { return control.WriteBundle(w, s, names) })
 }

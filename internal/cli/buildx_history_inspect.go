@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/history"
+	"github.com/slipway-build/slipway/internal/terminal"
 	"github.com/slipway-build/slipway/internal/timing"
 )
 
@@ -42,6 +43,7 @@ type recordInfo struct {
 	NumCachedSteps    int
 	ImageID           string         `json:",omitempty"`
 	Names             []string       `json:",omitempty"`
+	Imported          bool           `json:",omitempty"` // it was built elsewhere
 	Steps             []recordStep   `json:",omitempty"`
 	Timing            *timing.Timing `json:",omitempty"` // where its time went
 }
@@ -67,7 +69,7 @@ func newRecordInfo(r *history.Record) *recordInfo {
 	info := &recordInfo{
 		Name: rec.Name(), Ref: r.ID, Context: fromHere(rec.Context), Target: rec.Target, Platform: rec.Platforms,
 		Dockerfile: strings.TrimPrefix(rec.File, strings.TrimSuffix(rec.Context, "/")+"/"),
-		Duration:   rec.Took, Status: statusOf(r), NumTotalSteps: len(rec.Steps), Names: rec.Names,
+		Duration:   rec.Took, Status: statusOf(r), NumTotalSteps: len(rec.Steps), Names: rec.Names, Imported: r.Imported,
 	}
 	if rec.Error == "" && !r.Running {
 		info.ImageID = rec.ImageID
@@ -148,9 +150,15 @@ func newHistoryInspectCmd(a *app) *cobra.Command {
 func (a *app) printRecord(info *recordInfo, withRef bool) error {
 	tw := tabwriter.NewWriter(a.stdout, 1, 8, 1, '\t', 0)
 	line := func(name, value string) {
+		if name != "Error" { // which has lines of its own
+			value = terminal.Line(value)
+		}
 		if value != "" {
 			fmt.Fprintf(tw, "%s:\t%s\n", name, value)
 		}
+	}
+	if info.Imported {
+		line("Imported", "yes: what follows is what whoever exported it says")
 	}
 	line("Name", info.Name)
 	if withRef {

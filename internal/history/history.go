@@ -60,9 +60,10 @@ func (r *Record) Counts() (done, cached int) {
 	return done, cached
 }
 
-// Before reports whether a build began before another one of the same Dockerfile, context, target and platforms, and has ended.
+// Before reports whether a build began before another one of the same Dockerfile, context, target and platforms, and has ended. Those that
+// were imported are none of this machine's: its paths say nothing of theirs.
 func (r *Record) Before(o *Record) bool {
-	return !r.Running && r.ID < o.ID && r.Context == o.Context && r.File == o.File && r.Target == o.Target && r.Called == o.Called &&
+	return !r.Running && r.Imported == o.Imported && r.ID < o.ID && r.Context == o.Context && r.File == o.File && r.Target == o.Target && r.Called == o.Called &&
 		slices.Equal(r.Platforms, o.Platforms) && len(r.Steps) > 0
 }
 

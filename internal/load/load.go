@@ -8,6 +8,8 @@
 // index.json of an OCI layout (oci.go) or manifest.json of `docker save` (docker.go), verifies everything
 // that these name, and only then makes it part of the store. An archive with anything wrong leaves nothing.
 //
+// [ReadLayout] gives whoever knows what else is in an OCI layout what is there, verified (layout.go).
+//
 // [Import] makes an image of a tar archive of files (import.go).
 package load
 
@@ -103,7 +105,7 @@ func Load(ctx context.Context, s *store.Store, r io.Reader, opts Options) (_ []s
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	a, err := spool(ctx, s, dir, r, opts.Progress)
+	a, err := spool(ctx, s, dir, r, spooling{kind: ofImages, progress: opts.Progress})
 	if err != nil {
 		return nil, fmt.Errorf("loading images: %w", err)
 	}

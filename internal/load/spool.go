@@ -56,15 +56,28 @@ type file struct {
 	others map[digest.Algorithm]digest.Digest // as far as they were asked for
 }
 
+// spooling says how an archive is read.
+type spooling struct {
+	kind     string // what it is an archive of, and who writes such
+	most     int64  // bytes that it may have when it is not compressed; 0 is no limit
+	progress func(name string, current, total int64)
+}
+
+// ofImages is the kind of what [Load] reads.
+const ofImages = "images, as save and build -o type=docker or oci write them"
+
 // spool reads an archive to its end and puts its files into dir.
-func spool(ctx context.Context, s *store.Store, dir string, r io.Reader, progress func(name string, current, total int64)) (*archive, error) {
+func spool(ctx context.Context, s *store.Store, dir string, r io.Reader, how spooling) (*archive, error) {
 	plain, err := layer.Decompress(bufio.NewReaderSize(layer.ContextReader(ctx, r), 1<<20))
 	if err != nil {
 		return nil, &invalidError{fmt.Errorf("reading archive: %w", err)}
 	}
 	defer plain.Close()
-	a := &archive{store: s, files: map[string]*file{}, links: map[string]string{}, progress: progress}
+	a := &archive{store: s, files: map[string]*file{}, links: map[string]string{}, progress: how.progress}
 	tr := tar.NewReader(plain)
+	if how.most > 0 {
+		tr = tar.NewReader(&bounded{plain, how.most})
+	}
 	buf := make([]byte, 1<<20)
 	for n := 0; ; n++ {
 		hdr, err := tr.Next()
@@ -72,7 +85,7 @@ func spool(ctx context.Context, s *store.Store, dir string, r io.Reader, progres
 		case err == io.EOF && n == 0:
 			return nil, invalid("the archive is empty")
 		case n == 0 && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF)):
-			return nil, invalid("reading archive: %w\n  this is no archive of images, as save and build -o type=docker or oci write them", err)
+			return nil, invalid("reading archive: %w\n  this is no archive of %s", err, how.kind)
 		case err == io.EOF:
 			return a, nil
 		case ctx.Err() != nil:
@@ -89,6 +102,25 @@ func spool(ctx context.Context, s *store.Store, dir string, r io.Reader, progres
 			return nil, err
 		}
 	}
+}
+
+// errTooLong marks an archive that is not read to its end.
+var errTooLong = errors.New("it is too long")
+
+// bounded reads no more than some bytes.
+type bounded struct {
+	r    io.Reader
+	left int64
+}
+
+// Read implements io.Reader.
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errTooLong
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
 }
 
 // add takes an entry; a file's content goes to path.

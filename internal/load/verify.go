@@ -15,13 +15,22 @@ import (
 	"github.com/slipway-build/slipway/internal/layer"
 )
 
-// blobFile finds the file of a blob, and checks its digest and size.
+// blobFile finds the file of a blob that is to be kept, and checks its digest and size.
 func (l *loading) blobFile(ctx context.Context, desc ocispec.Descriptor) (*file, error) {
+	f, err := l.blob(ctx, desc)
+	if err == nil {
+		l.blobs[desc.Digest] = blob{path: f.path, desc: desc}
+	}
+	return f, err
+}
+
+// blob finds the file of a blob, and checks its digest and size.
+func (a *archive) blob(ctx context.Context, desc ocispec.Descriptor) (*file, error) {
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, invalid("digest %q: %w", desc.Digest, err)
 	}
 	name := "blobs/" + string(desc.Digest.Algorithm()) + "/" + desc.Digest.Encoded()
-	f, err := l.file(name)
+	f, err := a.file(name)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +46,6 @@ func (l *loading) blobFile(ctx context.Context, desc ocispec.Descriptor) (*file,
 	if f.size != desc.Size {
 		return nil, invalid("%s has %d bytes, want %d", name, f.size, desc.Size)
 	}
-	l.blobs[desc.Digest] = blob{path: f.path, desc: desc}
 	return f, nil
 }
 

@@ -14,16 +14,20 @@ type Comparison struct {
 	before, now *Build
 	arguments   []string
 	pairs       map[int]int
+	differs     map[int][]Reason // vertices of now that were compared
 	// Files compares files that two digests are of; nil, and what it returns nil for, is not known.
 	Files func(before, after digest.Digest) *FileDiff
 }
 
 // Compare compares builds. before may be nil: nothing is known of an earlier one.
 func Compare(before, now *Build) *Comparison {
-	if before == nil || !before.valid() || !now.valid() {
+	if before == nil || !before.Valid() || !now.Valid() {
 		return &Comparison{now: now}
 	}
-	return &Comparison{before: before, now: now, arguments: slices.Concat(before.Arguments, now.Arguments), pairs: align(before, now)}
+	if before.Codes != now.Codes && before.Codes != "" && now.Codes != "" {
+		before, now = before.uncoded(), now.uncoded()
+	}
+	return &Comparison{before: before, now: now, arguments: slices.Concat(before.Arguments, now.Arguments), pairs: align(before, now), differs: map[int][]Reason{}}
 }
 
 // Known reports whether there is an earlier build.
@@ -44,7 +48,27 @@ const maxDepth = 100
 // Step says in what a vertex differs from what it was. There are no reasons where nothing does. A step that was not there is [New].
 func (c *Comparison) Step(vertex int) []Reason { return c.step(vertex, maxDepth) }
 
+// maxReasons bounds how many a step has: of many inputs each may have as many.
+const maxReasons = 100
+
+// step compares a vertex, once: it may be below others in many ways.
 func (c *Comparison) step(vertex, depth int) []Reason {
+	all, known := c.differs[vertex]
+	if !known {
+		all = c.compare(vertex, depth)
+		told := map[string]bool{}
+		all = slices.DeleteFunc(all, func(r Reason) bool {
+			again := told[r.Text]
+			told[r.Text] = true
+			return again
+		})
+		all = all[:min(len(all), maxReasons)]
+		c.differs[vertex] = all
+	}
+	return all
+}
+
+func (c *Comparison) compare(vertex, depth int) []Reason {
 	v := &c.now.Vertices[vertex]
 	was, ok := c.Was(vertex)
 	if !ok {

@@ -13,6 +13,7 @@
 package reasons
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -114,12 +115,30 @@ type Build struct {
 	Vertices []Vertex `json:"vertices"`
 	// Arguments are the names of the build arguments that were given.
 	Arguments []string `json:"arguments,omitempty"`
+	// Codes names the key that codes of values were made with; "" is not known. Those of another key tell nothing.
+	Codes string `json:"codes,omitempty"`
 	// Other says that it is of another target or platform than what it is compared with: a stage with another name is another stage.
 	Other bool `json:"-"`
 }
 
-// valid reports whether all inputs are vertices before.
-func (b *Build) valid() bool {
+// uncoded is a build without the codes of values: it has the names alone.
+func (b *Build) uncoded() *Build {
+	out := *b
+	out.Vertices = slices.Clone(b.Vertices)
+	for i := range out.Vertices {
+		v := &out.Vertices[i]
+		v.Lines = slices.Clone(v.Lines)
+		for j, l := range v.Lines {
+			if name, _, coded := strings.Cut(l, " ~"); coded && strings.HasPrefix(l, labelEnvironment+" ") {
+				v.Lines[j] = name + " ~?"
+			}
+		}
+	}
+	return &out
+}
+
+// Valid reports whether all inputs are vertices before.
+func (b *Build) Valid() bool {
 	for i, v := range b.Vertices {
 		for _, in := range v.Inputs {
 			if in < -1 || in >= i {

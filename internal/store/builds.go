@@ -13,9 +13,12 @@ import (
 )
 
 // A build leaves a record and its log in a directory of builds/, whose name begins with the time. It is locked while the
-// build runs. A file "pinned" in it keeps it.
+// build runs. A file "pinned" in it keeps it. A file "imported" says that another machine's build has left it.
 
-const pinned = "pinned"
+const (
+	pinned   = "pinned"
+	imported = "imported"
+)
 
 // BuildDir is the directory of a build that runs. Close must be called.
 type BuildDir struct {
@@ -63,6 +66,8 @@ type BuildRecord struct {
 	Size    int64     // bytes of the disk
 	Running bool
 	Pinned  bool
+
+	Imported bool // it came from elsewhere: all in it is a claim
 }
 
 // History says which records of builds are kept, in BuildKit's words and as BuildKit does: one goes when there are
@@ -154,7 +159,30 @@ func (s *Store) BuildState(name string) (r BuildRecord, err error) {
 	}
 	r.Running = flock(dir, unix.LOCK_SH|unix.LOCK_NB) != nil
 	r.Pinned = !r.Running && s.IsPinned(name)
+	_, err = os.Lstat(filepath.Join(dir.Name(), imported))
+	r.Imported = err == nil
 	return r, nil
+}
+
+// ImportBuild gives the record of a build of another machine a place. Its files are in a directory of [Store.TempDir], which is moved.
+// One that has the name already stays as it is; the error is [os.ErrExist] then.
+func (s *Store) ImportBuild(name, dir string) error {
+	s.wrote.Store(true)
+	if !isBuildName(name) {
+		return fmt.Errorf("importing the record of build %q: it is no name", name)
+	}
+	err := os.WriteFile(filepath.Join(dir, imported), nil, 0o600)
+	if err == nil {
+		now := time.Now() // it gets older from now on
+		err = os.Chtimes(dir, now, now)
+	}
+	if err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, filepath.Join(s.root, "builds", name), unix.RENAME_NOREPLACE)
+	}
+	if err != nil {
+		return fmt.Errorf("importing the record of build %s: %w", name, err)
+	}
+	return nil
 }
 
 // IsPinned reports whether somebody keeps the record of a build from going.

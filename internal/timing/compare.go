@@ -11,8 +11,11 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// Measure adds to steps how large their layers are, as far as the store knows that already.
+// Measure adds to steps how large their layers are, as far as the store knows that already. Those of an imported build are none of it.
 func (t *Timing) Measure(ctx context.Context, s *store.Store) {
+	if t.Imported {
+		return
+	}
 	for i := range t.Steps {
 		t.Steps[i].Size = 0
 		for _, id := range t.Steps[i].Layers {

@@ -31,7 +31,7 @@ func (t *Timing) Line() string {
 func Seconds(d time.Duration) string {
 	switch {
 	case d < 0:
-		return "-" + Seconds(-d)
+		return "-" + Seconds(max(-d, 0)) // the least one has no opposite
 	case d < 100*time.Millisecond:
 		return fmt.Sprintf("%.2f s", d.Seconds())
 	case d.Round(100*time.Millisecond) < time.Minute:

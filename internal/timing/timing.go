@@ -101,6 +101,7 @@ type Timing struct {
 	ID        string         `json:"id"`
 	Name      string         `json:"name"`
 	Status    history.Status `json:"status"`
+	Imported  bool           `json:"imported,omitempty"` // it was built elsewhere
 	Error     string         `json:"error,omitempty"`
 	Started   time.Time      `json:"started"`
 	Took      time.Duration  `json:"took"`
@@ -117,7 +118,7 @@ type Timing struct {
 // Of tells where the time of a build went.
 func Of(r *history.Record) *Timing {
 	t := OfBuild(&r.Record)
-	t.Status = r.Status()
+	t.Status, t.Imported = r.Status(), r.Imported
 	return t
 }
 
@@ -246,8 +247,12 @@ func (t *Timing) path() {
 		s = before
 	}
 	slices.Reverse(t.Path)
+	onPath := map[digest.Digest]bool{}
+	for _, seg := range t.Path {
+		onPath[seg.Digest] = true
+	}
 	for i := range t.Path {
-		t.Path[i].Beside = t.beside(&t.Path[i])
+		t.Path[i].Beside = t.beside(&t.Path[i], onPath)
 	}
 }
 
@@ -279,13 +284,12 @@ func (t *Timing) waitedFor(s *Step, of map[digest.Digest]*Step) (last *Step) {
 	return last
 }
 
-// beside is what ran in the time of a segment, what took most of it first.
-func (t *Timing) beside(seg *Segment) (all []Beside) {
+// beside is what ran in the time of a segment and is not on the path, what took most of it first.
+func (t *Timing) beside(seg *Segment, onPath map[digest.Digest]bool) (all []Beside) {
 	for i := range t.Steps {
 		s := &t.Steps[i]
 		both := min(s.End(), seg.Start+seg.Took) - max(s.Start, seg.Start)
-		onPath := slices.ContainsFunc(t.Path, func(p Segment) bool { return p.Digest == s.Digest })
-		if both >= time.Millisecond && !onPath && len(all) < maxBeside {
+		if both >= time.Millisecond && !onPath[s.Digest] && len(all) < maxBeside {
 			all = append(all, Beside{s.Name, both})
 		}
 	}

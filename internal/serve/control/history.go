@@ -116,7 +116,8 @@ func (l *listed) chosenBy() *buildrecords.Record {
 	return r
 }
 
-// list returns all builds, the newest first. Of those with the same ref it has the newest.
+// list returns all builds, the newest first. Of those with the same ref it has the newest. Clients are told nothing of what was imported:
+// whoever wrote that could call it as a build of theirs.
 func (h *history) list(st *store.Store) ([]*listed, error) {
 	names, err := st.BuildNames()
 	if err != nil {
@@ -134,7 +135,7 @@ func (h *history) list(st *store.Store) ([]*listed, error) {
 		if err != nil {
 			return nil, err
 		}
-		if k == nil {
+		if k == nil || k.imported {
 			continue
 		}
 		if l := byRef[k.rec.Ref]; l != nil {
@@ -175,7 +176,9 @@ func (h *history) one(st *store.Store, name string) (_ *kept, pinned bool, _ err
 	if err == nil && old.file != nil && os.SameFile(old.file, fi) && old.file.ModTime().Equal(fi.ModTime()) && old.file.Size() == fi.Size() {
 		k = old.k
 	} else if err == nil {
-		k, err = readKept(dir)
+		if k, err = readKept(dir); k != nil {
+			k.imported = b.Imported
+		}
 	}
 	if k == nil {
 		if _, serr := os.Lstat(dir); serr != nil {

@@ -294,8 +294,10 @@ type kept struct {
 	dir     string
 	running bool
 	rec     *controlapi.BuildHistoryRecord
-	files   map[digest.Digest]string
-	steps   []*controlapi.Vertex // of a build of the command line
+
+	imported bool
+	files    map[digest.Digest]string
+	steps    []*controlapi.Vertex // of a build of the command line
 }
 
 // Of files of records that are read into memory.
