@@ -28,7 +28,9 @@ func newImageDiffCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff [OPTIONS] IMAGE IMAGE",
 		Short: "Show how two images differ",
-		Long: `Show how two images differ: in their configuration, history, packages (of dpkg and apk), sizes and files
+		Long: `Show how two images differ: in their configuration, history, packages (of dpkg, apk and rpm), sizes and files
+
+` + imageSources + `
 
 The exit code is 0 whether or not they differ, as that of ` + "`docker diff`" + ` is: scripts run with "set -e". With --exit-code it is 1 if
 they differ, as with ` + "`git diff --exit-code`.",
@@ -124,7 +126,7 @@ func imageDiffTable(ctx context.Context, w io.Writer, c *imagediff.Comparison, o
 		}
 	}
 	for _, db := range c.Unread {
-		fmt.Fprintf(&b, "\nPackages of %s are not compared: rpm's databases are not read\n", db)
+		fmt.Fprintf(&b, "\nPackages of rpm are not compared: the database %s is damaged\n", terminal.Line(db))
 	}
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return imagediff.Sum{}, err

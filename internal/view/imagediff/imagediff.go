@@ -14,6 +14,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -40,7 +41,7 @@ type Comparison struct {
 	Config   []Value   `json:"config"`
 	History  []Step    `json:"history"`
 	Packages []Package `json:"packages"`
-	Unread   []string  `json:"unreadPackages,omitempty"` // databases of packages that are not read, by their paths
+	Unread   []string  `json:"unreadPackages,omitempty"` // databases of rpm that are damaged, by their paths: packages of rpm are not compared then
 
 	trees [2]layer.Tree
 }
@@ -121,6 +122,11 @@ func Compare(ctx context.Context, s *store.Store, a, b Image, opt Options) (*Com
 	c.A, c.B = sideOf(a), sideOf(b)
 	c.Config = append(c.Config, compareConfigs(configs[0], configs[1], opt)...)
 	c.History = append(c.History, compareHistory(configs[0], configs[1])...)
+	if len(c.Unread) > 0 { // what one image has of them would seem to be all new
+		for i := range packages {
+			maps.DeleteFunc(packages[i], func(k packageKey, _ installed) bool { return k.manager == "rpm" })
+		}
+	}
 	c.Packages = append(c.Packages, comparePackages(packages[0], packages[1])...)
 	slices.Sort(c.Unread)
 	c.Unread = slices.Compact(c.Unread)

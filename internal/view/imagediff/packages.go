@@ -15,7 +15,7 @@ import (
 
 // Package is one that the images do not have in the same version.
 type Package struct {
-	Manager string `json:"manager"` // "dpkg" or "apk"
+	Manager string `json:"manager"` // "dpkg", "apk" or "rpm"
 	Name    string `json:"name"`
 	Arch    string `json:"architecture,omitempty"`
 	A       string `json:"a,omitempty"` // version; "" is not installed
@@ -35,13 +35,7 @@ const (
 	maxLine     = 64 << 10 // of a database; longer ones, as of descriptions, are cut
 )
 
-// rpm's databases are those of Berkeley DB, ndb or SQLite, which nothing here reads: a kept library for all three is missing.
-var unreadDatabases = [...]string{
-	"var/lib/rpm/Packages", "var/lib/rpm/Packages.db", "var/lib/rpm/rpmdb.sqlite",
-	"usr/lib/sysimage/rpm/Packages", "usr/lib/sysimage/rpm/Packages.db", "usr/lib/sysimage/rpm/rpmdb.sqlite",
-}
-
-// packagesOf reads the databases of packages, and names those that it cannot read.
+// packagesOf reads the databases of packages, and names those that are damaged.
 func packagesOf(t layer.Tree) (all map[packageKey]installed, unread []string, err error) {
 	all = map[packageKey]installed{}
 	for _, db := range []struct {
@@ -63,12 +57,8 @@ func packagesOf(t layer.Tree) (all map[packageKey]installed, unread []string, er
 			}
 		}
 	}
-	for _, name := range unreadDatabases {
-		if e, err := t.Lstat(name); err == nil && e.IsRegular() {
-			unread = append(unread, "/"+name)
-		}
-	}
-	return all, unread, nil
+	unread, err = rpmPackages(t, all)
+	return all, unread, err
 }
 
 // readDatabase reads the packages of one file, if it is there.
