@@ -109,10 +109,13 @@ func (a *app) execKaniko(cmd *cobra.Command, o *executorFlags) error {
 	if err != nil {
 		return err
 	}
+	told := told{tellFlags: o.tellFlags}
+	told.of(&req)
 	result, err := a.buildForKaniko(ctx, o, req, mode)
-	if err != nil {
+	if err := errors.Join(err, told.summarize()); err != nil {
 		return exitAsStep(err)
 	}
+	a.tellTimes(mode, &told)
 	return o.report(ctx, result.Manifest.Digest)
 }
 

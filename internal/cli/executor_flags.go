@@ -27,6 +27,8 @@ type executorFlags struct {
 	verbosity, logFormat                         string
 	git                                          gitFlag
 	registries                                   kanikoRegistries
+
+	tellFlags // slipway's own
 }
 
 func (o *executorFlags) add(f *pflag.FlagSet) {
@@ -68,6 +70,7 @@ func (o *executorFlags) add(f *pflag.FlagSet) {
 		f.Lookup(name).Hidden = true
 	}
 	o.registries.add(f)
+	o.tellFlags.add(f)
 	for name, accepted := range kanikoAccepted() {
 		accepted.add(f, name)
 	}
