@@ -81,7 +81,7 @@ func (a *app) page(ctx context.Context, r *history.Record) (*report.Page, error)
 }
 
 // imageSizes are the directories and files of an image, or nil if it is gone or cannot be read: then nobody is kept from the rest of the page.
-func imageSizes(ctx context.Context, s *store.Store, id string) *report.Size {
+func imageSizes(ctx context.Context, s *store.Store, id string) *imagesize.Node {
 	if id == "" {
 		return nil
 	}
@@ -93,17 +93,7 @@ func imageSizes(ctx context.Context, s *store.Store, id string) *report.Size {
 	if err != nil {
 		return nil
 	}
-	return sizeOf(r.Root)
-}
-
-func sizeOf(n *imagesize.Node) *report.Size {
-	size := &report.Size{Name: n.Name, Bytes: n.Size}
-	for _, c := range n.Children {
-		if c.Size > 0 { // and not only what is hidden
-			size.Children = append(size.Children, sizeOf(c))
-		}
-	}
-	return size
+	return r.Root
 }
 
 // showPage writes a page to a temporary file and has the desktop show it, if there is one.

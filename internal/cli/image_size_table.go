@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/slipway-build/slipway/internal/report"
 	"github.com/slipway-build/slipway/internal/terminal"
 	"github.com/slipway-build/slipway/internal/view/imagesize"
 )
@@ -28,7 +29,7 @@ func (a *app) imageSizeTable(r *imagesize.Report, verdicts []imagesize.Verdict, 
 
 func (a *app) imageSizeMarkdown(r *imagesize.Report, verdicts []imagesize.Verdict, opts *imageSizeFlags) error {
 	var b strings.Builder
-	b.WriteString("## " + markdownText(imageSizeHead(r)) + "\n\n")
+	b.WriteString("## " + report.MarkdownText(imageSizeHead(r)) + "\n\n")
 	for _, t := range imageSizeTables(r, verdicts, opts.most) {
 		t.markdown(&b)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/slipway-build/slipway/internal/report"
 	"github.com/slipway-build/slipway/internal/terminal"
 )
 
@@ -59,11 +60,11 @@ func (t *table) text(w *strings.Builder, columns int) {
 // markdown writes the table as one of GitHub's Markdown.
 func (t *table) markdown(w *strings.Builder) {
 	if t.title != "" {
-		w.WriteString("### " + markdownText(t.title) + "\n\n")
+		w.WriteString("### " + report.MarkdownText(t.title) + "\n\n")
 	}
 	line := func(cells []string) {
 		for _, c := range cells {
-			w.WriteString("| " + markdownText(c) + " ")
+			w.WriteString("| " + report.MarkdownText(c) + " ")
 		}
 		w.WriteString("|\n")
 	}
@@ -80,28 +81,6 @@ func (t *table) markdown(w *strings.Builder) {
 		line(row)
 	}
 	w.WriteString("\n")
-}
-
-// markdownText is a text in which nothing is Markdown or HTML.
-func markdownText(s string) string {
-	var b strings.Builder
-	for _, r := range terminal.Line(s) {
-		switch {
-		case r == '<':
-			b.WriteString("&lt;")
-		case r == '>':
-			b.WriteString("&gt;")
-		case r == '&':
-			b.WriteString("&amp;")
-		case r == '@':
-			b.WriteString("&#64;") // it would call somebody
-		case strings.ContainsRune("\\`*_{}[]()#!|~$", r):
-			b.WriteString("\\" + string(r))
-		default:
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
 }
 
 // columnsOf is the width of a terminal, or 0 for what is none.

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/timing"
+	"github.com/slipway-build/slipway/internal/view/imagesize"
 )
 
 // Pictures are SVG, whose sizes are in its units: a page scales them.
@@ -152,11 +153,31 @@ func stageOf(s *timing.Step) string {
 	return cmp.Or(strings.Join(words, " "), "Dockerfile")
 }
 
-func graphOf(t *timing.Timing) (g graph) {
-	of, byName := map[digest.Digest]*stage{}, map[string]*stage{}
+// sharedImages are the images that several stages begin with, which are one step: it has the name of the first of them.
+func sharedImages(t *timing.Timing) map[digest.Digest]string {
+	images, shared := map[digest.Digest]*timing.Step{}, map[digest.Digest]string{}
+	for i := range t.Steps {
+		if s := &t.Steps[i]; strings.HasPrefix(s.Short(), "FROM ") && stageOf(s) != "" {
+			images[s.Digest] = s
+		}
+	}
 	for i := range t.Steps {
 		s := &t.Steps[i]
-		name := stageOf(s)
+		for _, d := range s.Inputs {
+			if image := images[d]; image != nil && stageOf(s) != "" && stageOf(s) != stageOf(image) {
+				shared[d] = image.Short()
+			}
+		}
+	}
+	return shared
+}
+
+func graphOf(t *timing.Timing) (g graph) {
+	of, byName := map[digest.Digest]*stage{}, map[string]*stage{}
+	images := sharedImages(t)
+	for i := range t.Steps {
+		s := &t.Steps[i]
+		name := cmp.Or(images[s.Digest], stageOf(s))
 		if name == "" {
 			continue
 		}
@@ -225,40 +246,39 @@ func (g *graph) place() {
 
 // tile is a part of a treemap.
 type tile struct {
-	Size       *Size
-	ID         int // of the part of the list that tells of it
+	Part       *imagesize.Node
 	X, Y, W, H float64
 	Depth      int
 	Text       bool // there is room for its name
 }
 
 // treemapOf lays parts out by their size: two levels of them.
-func treemapOf(root *Size) (tiles []tile) {
-	if root == nil || root.Bytes <= 0 {
+func treemapOf(root *imagesize.Node) (tiles []tile) {
+	if root == nil || root.Size <= 0 {
 		return nil
 	}
 	tiles = squarify(tiles, root.Children, 0, 0, pictureWidth, pictureWidth/2, 0)
 	for _, t := range slices.Clone(tiles) {
-		if len(t.Size.Children) > 0 && t.W > 40 && t.H > 40 {
-			tiles = squarify(tiles, t.Size.Children, t.X+3, t.Y+20, t.W-6, t.H-23, 1)
+		if len(t.Part.Children) > 0 && t.W > 40 && t.H > 40 {
+			tiles = squarify(tiles, t.Part.Children, t.X+3, t.Y+20, t.W-6, t.H-23, 1)
 		}
 	}
 	return tiles[:min(len(tiles), maxTiles)]
 }
 
 // squarify fills a rectangle with parts, the largest first, so that they are close to squares (Bruls, Huizing and van Wijk).
-func squarify(tiles []tile, parts []*Size, x, y, w, h float64, depth int) []tile {
-	parts = slices.DeleteFunc(slices.Clone(parts), func(s *Size) bool { return s == nil || s.Bytes <= 0 })
-	slices.SortStableFunc(parts, func(a, b *Size) int { return cmp.Compare(b.Bytes, a.Bytes) })
+func squarify(tiles []tile, parts []*imagesize.Node, x, y, w, h float64, depth int) []tile {
+	parts = slices.DeleteFunc(slices.Clone(parts), func(s *imagesize.Node) bool { return s == nil || s.Size <= 0 })
+	slices.SortStableFunc(parts, func(a, b *imagesize.Node) int { return cmp.Compare(b.Size, a.Size) })
 	var left float64
 	for _, p := range parts {
-		left += float64(p.Bytes)
+		left += float64(p.Size)
 	}
 	for len(parts) > 0 && w > 2 && h > 2 && left > 0 {
-		side, n, sum := min(w, h), 1, float64(parts[0].Bytes)
+		side, n, sum := min(w, h), 1, float64(parts[0].Size)
 		worst := ratio(parts[:1], sum, left, w*h, side)
 		for n < len(parts) {
-			next := sum + float64(parts[n].Bytes)
+			next := sum + float64(parts[n].Size)
 			if r := ratio(parts[:n+1], next, left, w*h, side); r > worst {
 				break
 			} else {
@@ -270,10 +290,10 @@ func squarify(tiles []tile, parts []*Size, x, y, w, h float64, depth int) []tile
 		thick := sum / left * w * h / side
 		at := 0.0
 		for _, p := range parts[:n] {
-			long := float64(p.Bytes) / sum * side
-			t := tile{Size: p, X: x + at, Y: y, W: long, H: thick, Depth: depth}
+			long := float64(p.Size) / sum * side
+			t := tile{Part: p, X: x + at, Y: y, W: long, H: thick, Depth: depth}
 			if w >= h {
-				t = tile{Size: p, X: x, Y: y + at, W: thick, H: long, Depth: depth}
+				t = tile{Part: p, X: x, Y: y + at, W: thick, H: long, Depth: depth}
 			}
 			t.Text = t.W > 60 && t.H > 16
 			tiles = append(tiles, t)
@@ -291,10 +311,10 @@ func squarify(tiles []tile, parts []*Size, x, y, w, h float64, depth int) []tile
 }
 
 // ratio is the worst one of the sides of parts that share a strip along a side of a rectangle.
-func ratio(parts []*Size, sum, left, area, side float64) (worst float64) {
+func ratio(parts []*imagesize.Node, sum, left, area, side float64) (worst float64) {
 	thick := sum / left * area / side
 	for _, p := range parts {
-		long := float64(p.Bytes) / sum * side
+		long := float64(p.Size) / sum * side
 		worst = max(worst, thick/long, long/thick)
 	}
 	return worst

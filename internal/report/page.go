@@ -13,6 +13,7 @@ import (
 	"github.com/slipway-build/slipway/internal/processes"
 	"github.com/slipway-build/slipway/internal/terminal"
 	"github.com/slipway-build/slipway/internal/timing"
+	"github.com/slipway-build/slipway/internal/view/imagesize"
 )
 
 // Page is what a page about a build shows. All but Timing may be missing.
@@ -21,14 +22,7 @@ type Page struct {
 	Comparison *timing.Comparison // with the build before
 	Log        io.Reader          // as a record has it
 	Processes  []processes.Process
-	Sizes      *Size
-}
-
-// Size is a part of an image by its bytes: the image, a directory, a file.
-type Size struct {
-	Name     string
-	Bytes    int64
-	Children []*Size
+	Sizes      *imagesize.Node // of the image, or of its layers
 }
 
 //go:embed page.html
@@ -40,6 +34,10 @@ var pageCSS string
 // WritePage writes a page: one file of HTML that needs nothing else, and has no scripts. Its policy forbids to load or to run anything,
 // besides that all texts are escaped.
 func WritePage(w io.Writer, p *Page) error {
+	view, err := p.view()
+	if err != nil {
+		return fmt.Errorf("writing the page: %w", err)
+	}
 	tmpl, err := template.New("page").Funcs(template.FuncMap{
 		"seconds": timing.Seconds, "bytes": timing.Size, "clean": clean, "state": func(s *timing.Step) string { return s.State.Word() }, "why": why,
 		"cpu": func(s *timing.Step) string {
@@ -61,11 +59,8 @@ func WritePage(w io.Writer, p *Page) error {
 			return timing.Seconds(d)
 		},
 		"difference": timing.Change.Difference, "signed": timing.SizeDifference, "word": func(w timing.Which) string { return string(w) },
+		"part": func(n *imagesize.Node) int { return view.parts[n] },
 	}).Parse(pageHTML)
-	if err != nil {
-		return fmt.Errorf("writing the page: %w", err)
-	}
-	view, err := p.view()
 	if err != nil {
 		return fmt.Errorf("writing the page: %w", err)
 	}
@@ -83,14 +78,17 @@ type pageView struct {
 	Logs     []stepLog
 	Most     []processes.Process // those that used most time
 	Busy     time.Duration       // of processors, of all RUNs
+
+	parts map[*imagesize.Node]int // of Sizes, by which the treemap leads to them
 }
 
 func (p *Page) view() (*pageView, error) {
 	sum := sha256.Sum256([]byte(pageCSS))
 	v := &pageView{
 		Page: p, CSS: template.CSS(pageCSS), Hash: "sha256-" + base64.StdEncoding.EncodeToString(sum[:]), //nolint:gosec // it is ours
-		Timeline: timelineOf(p.Timing), Graph: graphOf(p.Timing), Treemap: treemapOf(p.Sizes), Most: longestProcesses(p.Processes),
+		Timeline: timelineOf(p.Timing), Graph: graphOf(p.Timing), Treemap: treemapOf(p.Sizes), Most: longestProcesses(p.Processes), parts: map[*imagesize.Node]int{},
 	}
+	number(p.Sizes, v.parts)
 	for i := range p.Timing.Steps {
 		if pr := p.Timing.Steps[i].Process; pr != nil && pr.Usage != nil {
 			v.Busy += pr.Usage.User + pr.Usage.System
@@ -123,13 +121,24 @@ func plainLine(s string) string {
 	}
 }
 
+// number gives numbers to a part and those below it.
+func number(n *imagesize.Node, parts map[*imagesize.Node]int) {
+	if n == nil {
+		return
+	}
+	parts[n] = len(parts)
+	for _, c := range n.Children {
+		number(c, parts)
+	}
+}
+
 // StepSizes are the sizes of a build's layers by the steps that made them, or nil where none is known.
-func StepSizes(t *timing.Timing) *Size {
-	root := &Size{Name: "layers"}
+func StepSizes(t *timing.Timing) *imagesize.Node {
+	root := &imagesize.Node{Name: "layers"}
 	for i := range t.Steps {
 		if s := &t.Steps[i]; s.Size > 0 {
-			root.Bytes += s.Size
-			root.Children = append(root.Children, &Size{Name: s.Name, Bytes: s.Size})
+			root.Size += s.Size
+			root.Children = append(root.Children, &imagesize.Node{Name: s.Name, Size: s.Size})
 		}
 	}
 	if len(root.Children) == 0 {

@@ -18,13 +18,13 @@ const maxRows = 200
 // Markdown is a summary of a build: what took how long, what was cached and why not, what came of it.
 func Markdown(t *timing.Timing) string {
 	var w strings.Builder
-	fmt.Fprintf(&w, "### %s: %s\n\n", text(t.Name), t.Status)
-	fmt.Fprintf(&w, "%s\n\n", text(t.Line()))
+	fmt.Fprintf(&w, "### %s: %s\n\n", MarkdownText(t.Name), t.Status)
+	fmt.Fprintf(&w, "%s\n\n", MarkdownText(t.Line()))
 	if t.Error != "" {
-		fmt.Fprintf(&w, "**Error:** %s\n\n", text(t.Error))
+		fmt.Fprintf(&w, "**Error:** %s\n\n", MarkdownText(t.Error))
 	}
 	if t.ImageID != "" {
-		fmt.Fprintf(&w, "| Image | ID | Size |\n|---|---|---:|\n| %s | %s | %s |\n\n", text(strings.Join(t.Names, ", ")), text(t.ImageID), timing.Size(t.ImageSize))
+		fmt.Fprintf(&w, "| Image | ID | Size |\n|---|---|---:|\n| %s | %s | %s |\n\n", MarkdownText(strings.Join(t.Names, ", ")), MarkdownText(t.ImageID), timing.Size(t.ImageSize))
 	}
 	var ran, cached []*timing.Step
 	for i := range t.Steps {
@@ -42,12 +42,12 @@ func Markdown(t *timing.Timing) string {
 			if p := s.Process; p != nil && p.Usage != nil {
 				cpu, memory = timing.Seconds(p.Usage.User+p.Usage.System), timing.Size(p.Usage.Memory)
 			}
-			fmt.Fprintf(&w, "| %s | %s | %s | %s | %s | %s |\n", text(s.Name), timing.Seconds(s.Took), s.State.Word(), text(why(s)), cpu, memory)
+			fmt.Fprintf(&w, "| %s | %s | %s | %s | %s | %s |\n", MarkdownText(s.Name), timing.Seconds(s.Took), s.State.Word(), MarkdownText(why(s)), cpu, memory)
 		})
 	}
 	if len(cached) > 0 {
 		fmt.Fprintf(&w, "\n<details><summary>%d of %d steps from the cache</summary>\n\n| Step | From |\n|---|---|\n", len(cached), t.Total)
-		rows(&w, cached, func(s *timing.Step) { fmt.Fprintf(&w, "| %s | %s |\n", text(s.Name), text(s.From)) })
+		rows(&w, cached, func(s *timing.Step) { fmt.Fprintf(&w, "| %s | %s |\n", MarkdownText(s.Name), MarkdownText(s.From)) })
 		w.WriteString("\n</details>\n")
 	}
 	w.WriteString("\n")
@@ -75,12 +75,12 @@ func why(s *timing.Step) string {
 	return s.Reason
 }
 
-// maxText is how much of a name or an error a summary has, in letters.
+// maxText is how much of a name or an error there is, in letters.
 const maxText = 300
 
-// text is a text that is nothing but that in Markdown and in HTML, in one line: each ASCII sign that could be markup is a character
-// reference, which never is.
-func text(s string) string {
+// MarkdownText is a text that is nothing but that in Markdown and in HTML, in one line: each ASCII sign that could be markup, or make a
+// link, is a character reference, which never is.
+func MarkdownText(s string) string {
 	var w strings.Builder
 	n := 0
 	for _, r := range strings.Join(strings.Fields(s), " ") {
@@ -89,7 +89,7 @@ func text(s string) string {
 			break
 		}
 		switch {
-		case r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r)) || strings.ContainsRune(" ,;/=", r):
+		case r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r)) || strings.ContainsRune(" ,;/=%()-", r):
 			w.WriteRune(r)
 		case !unicode.IsPrint(r):
 			w.WriteRune(unicode.ReplacementChar)

@@ -19,6 +19,7 @@ import (
 	"github.com/slipway-build/slipway/internal/processes"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/timing"
+	"github.com/slipway-build/slipway/internal/view/imagesize"
 )
 
 func must(t testing.TB, err error) {
@@ -184,7 +185,7 @@ func TestPage(t *testing.T) {
 	must(t, WritePage(&out, &Page{
 		Timing: of, Processes: procs, Comparison: timing.Compare(of, of),
 		Log:   strings.NewReader("#1 [build 2/3] RUN make " + strings.ReplaceAll(evil, "\n", " ") + "\n#1 0.1 \x1b[32mgreen\x1b[0m " + strings.ReplaceAll(evil, "\n", "\n#1 ") + "\n#1 DONE 0.1s\n"),
-		Sizes: &Size{Name: "/", Bytes: 100, Children: []*Size{{Name: "usr" + evil, Bytes: 60, Children: []*Size{{Name: evil, Bytes: 60}}}, {Name: "etc", Bytes: 40}}},
+		Sizes: &imagesize.Node{Name: "/", Size: 100, Children: []*imagesize.Node{{Name: "usr" + evil, Size: 60, Children: []*imagesize.Node{{Name: evil, Size: 60}}}, {Name: "etc", Size: 40}, {Name: "hidden", Wasted: 7}}},
 	}))
 	page := out.String()
 	doc, err := html.Parse(strings.NewReader(page))
@@ -222,7 +223,7 @@ func TestPage(t *testing.T) {
 			t.Errorf("the link %q leads nowhere", l)
 		}
 	}
-	for _, bad := range []string{"\x1b", "\u202e", "ZgotmplZ"} {
+	for _, bad := range []string{"\x1b", "\u202e", "ZgotmplZ", "hidden"} {
 		if strings.Contains(page, bad) {
 			t.Errorf("%q stands in the page", bad)
 		}
@@ -234,24 +235,66 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// Each area of the treemap leads to its place in the list.
+func TestTreemapLinks(t *testing.T) {
+	of, _ := example()
+	inner := &imagesize.Node{Name: "lib", Size: 50}
+	var out bytes.Buffer
+	must(t, WritePage(&out, &Page{Timing: of, Sizes: &imagesize.Node{Size: 90, Children: []*imagesize.Node{{Name: "etc", Size: 30}, {Name: "usr", Size: 60, Children: []*imagesize.Node{inner}}}}}))
+	for _, want := range []string{
+		`<a href="#part-3"><title>lib: 50B</title>`, `<div id="part-3">50B <code>lib</code></div>`, `<details id="part-2"><summary>60B <code>usr</code>`, `<div id="part-1">30B`,
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %s in the page", want)
+		}
+	}
+}
+
+// An image that several stages begin with is one step, named after the first of them: nobody takes anything of that stage.
+func TestGraph(t *testing.T) {
+	step := func(name string, inputs ...string) timing.Step {
+		s := timing.Step{Name: name, Digest: digest.FromString(name), State: timing.Ran}
+		for _, in := range inputs {
+			s.Inputs = append(s.Inputs, digest.FromString(in))
+		}
+		return s
+	}
+	g := graphOf(&timing.Timing{Steps: []timing.Step{
+		step("[a 1/2] FROM busybox"), step("[a 2/2] RUN one", "[a 1/2] FROM busybox"),
+		step("[b 2/2] RUN two", "[a 1/2] FROM busybox"),
+		step("[c 1/2] FROM alpine"), step("[c 2/2] COPY --from=b / /", "[c 1/2] FROM alpine", "[b 2/2] RUN two"),
+	}})
+	var got []string
+	for _, s := range g.Stages {
+		from := []string{}
+		for f := range s.from {
+			from = append(from, f.Name)
+		}
+		got = append(got, fmt.Sprint(s.Name, " ", s.Steps, " ", from))
+	}
+	if want := "[FROM busybox 1 [] a 1 [FROM busybox] b 1 [FROM busybox] c 2 [b]]"; fmt.Sprint(got) != want {
+		t.Errorf("the stages are %v, want %s", got, want)
+	}
+}
+
 // A treemap fills its place: the areas are as the sizes, and nothing lies over something else.
 func TestTreemap(t *testing.T) {
-	root := &Size{Bytes: 100}
+	root := &imagesize.Node{Size: 100}
 	for i, n := range []int64{40, 25, 20, 10, 4, 1} {
-		root.Children = append(root.Children, &Size{Name: fmt.Sprint(i), Bytes: n})
+		root.Children = append(root.Children, &imagesize.Node{Name: fmt.Sprint(i), Size: n})
 	}
 	tiles := treemapOf(root)
 	if len(tiles) != 6 {
 		t.Fatalf("%d tiles", len(tiles))
 	}
 	for i, a := range tiles {
-		if want := float64(a.Size.Bytes) / 100 * pictureWidth * pictureWidth / 2; a.W*a.H < want*.999 || a.W*a.H > want*1.001 {
-			t.Errorf("%s has the area %f, want %f", a.Size.Name, a.W*a.H, want)
+		if want := float64(a.Part.Size) / 100 * pictureWidth * pictureWidth / 2; a.W*a.H < want*.999 || a.W*a.H > want*1.001 {
+			t.Errorf("%s has the area %f, want %f", a.Part.Name, a.W*a.H, want)
 		}
 		for _, b := range tiles[:i] {
 			const edge = 1e-6
 			if a.X+edge < b.X+b.W && b.X+edge < a.X+a.W && a.Y+edge < b.Y+b.H && b.Y+edge < a.Y+a.H {
-				t.Errorf("%s lies over %s", a.Size.Name, b.Size.Name)
+				t.Errorf("%s lies over %s", a.Part.Name, b.Part.Name)
 			}
 		}
 	}
