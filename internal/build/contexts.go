@@ -141,7 +141,7 @@ func (r *Request) Reads() (paths []string) {
 		switch {
 		case isRemote(value), strings.HasPrefix(value, "docker-image://"), strings.HasPrefix(value, "target:"), strings.HasPrefix(value, "input:"):
 		case strings.HasPrefix(value, "oci-layout://"):
-			dir, _, _ := splitLayout(value)
+			dir, _, _ := imagesource.SplitLayout(value)
 			paths = append(paths, dir)
 		default:
 			paths = append(paths, value)
@@ -409,28 +409,13 @@ func (in *inputs) target(name, value string, others []string) error {
 	return fmt.Errorf("build context %s=%s: only docker buildx bake has contexts of this kind: use a stage of the Dockerfile", name, value)
 }
 
-// splitLayout splits oci-layout://DIR[:TAG][@DIGEST].
-func splitLayout(value string) (dir, tag, pinned string) {
-	dir, pinned, _ = strings.Cut(strings.TrimPrefix(value, "oci-layout://"), "@")
-	dir, tag, ok := strings.Cut(dir, ":")
-	if !ok {
-		tag = "latest"
-	}
-	return dir, tag, pinned
-}
-
 // layout is a named context that is an image in a directory: oci-layout://DIR[:TAG][@DIGEST].
 func (in *inputs) layout(key, value string) error {
-	dir, tag, pinned := splitLayout(value)
-	l := imagesource.LayoutDir{Dir: dir}
-	d := digest.Digest(pinned)
-	err := d.Validate()
-	if pinned == "" {
-		d, err = l.Find(tag)
-	}
+	l, tag, d, err := imagesource.FindLayout(value)
 	if err != nil {
-		return fmt.Errorf("oci-layout reference %q could not be resolved: %w", value, err)
+		return err
 	}
+	dir := l.Dir
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs
 	}

@@ -7,8 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/slipway-build/slipway/internal/store"
-	"github.com/slipway-build/slipway/internal/view"
 	"github.com/slipway-build/slipway/internal/view/imagesize"
 )
 
@@ -26,6 +24,8 @@ func newImageSizeCmd(a *app) *cobra.Command {
 		Short: "Show what takes the bytes of an image",
 		Long: `Show what takes the bytes of an image: which instruction wrote them and in which directories they are, what later layers
 hide of them, what stands there twice, and what package managers and compilers have left behind
+
+` + imageSources + `
 
 The exit code is 1 if a limit is exceeded.`,
 		Args: exactArgs(1),
@@ -93,23 +93,6 @@ func (a *app) showImageSize(ctx context.Context, name string, opts *imageSizeFla
 		}
 	}
 	return nil
-}
-
-// imageFor is an image of the store, or what it is for a platform, unless that is "".
-func (a *app) imageFor(ctx context.Context, name, platform string) (store.Image, *store.Store, error) {
-	p, err := parsePlatform(platform)
-	if err != nil {
-		return store.Image{}, nil, err
-	}
-	s, err := a.Store()
-	if err != nil {
-		return store.Image{}, nil, err
-	}
-	img, err := view.UseImage(ctx, s, name)
-	if err == nil && p != nil {
-		img, err = view.ForPlatform(ctx, s, img, *p)
-	}
-	return img, s, err
 }
 
 // imageSizeJSON prints everything as one document: docs/size.md has its fields.

@@ -88,6 +88,8 @@ type Options struct {
 	// Platforms are those of which images are wanted. None is all that are in the archive; of an index
 	// only the manifests for these are taken.
 	Platforms []ocispec.Platform
+	// Unnamed has the images stay without records: they are there for this process, and go with what nothing needs.
+	Unnamed bool
 	// Progress, unless nil, is told how much of a large file of the archive was read.
 	Progress func(name string, current, total int64)
 }
@@ -114,6 +116,9 @@ func Load(ctx context.Context, s *store.Store, r io.Reader, opts Options) (_ []s
 		return nil, fmt.Errorf("loading images: %w", err)
 	}
 	images, err := l.keep(ctx)
+	if err == nil && !opts.Unnamed {
+		err = s.SetImages(ctx, images...)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("loading images: %w", err)
 	}
@@ -172,7 +177,7 @@ func (l *loading) keep(ctx context.Context) ([]store.Image, error) {
 			images = append(images, img)
 		}
 	}
-	return images, l.store.SetImages(ctx, images...)
+	return images, nil
 }
 
 // record makes the layers of an image, and its record without a name.

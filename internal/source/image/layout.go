@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -77,6 +78,31 @@ func (l LayoutDir) Find(ref string) (digest.Digest, error) {
 		return index.Manifests[0].Digest, index.Manifests[0].Digest.Validate()
 	}
 	return "", fmt.Errorf("the layout has %d images, none of them named %q", len(index.Manifests), ref)
+}
+
+// SchemeLayout begins what names an image in a directory: oci-layout://DIR[:TAG][@DIGEST].
+const SchemeLayout = "oci-layout://"
+
+// SplitLayout splits oci-layout://DIR[:TAG][@DIGEST]. The tag is latest unless there is one.
+func SplitLayout(name string) (dir, tag string, pinned digest.Digest) {
+	dir, d, _ := strings.Cut(strings.TrimPrefix(name, SchemeLayout), "@")
+	dir, tag, ok := strings.Cut(dir, ":")
+	if !ok {
+		tag = "latest"
+	}
+	return dir, tag, digest.Digest(d)
+}
+
+// FindLayout finds the image that such a name is of. The rules are those of docker buildx.
+func FindLayout(name string) (l LayoutDir, tag string, d digest.Digest, err error) {
+	l.Dir, tag, d = SplitLayout(name)
+	if err = d.Validate(); d == "" {
+		d, err = l.Find(tag)
+	}
+	if err != nil {
+		err = fmt.Errorf("oci-layout reference %q could not be resolved: %w", name, err)
+	}
+	return l, tag, d, err
 }
 
 // path is the file of a blob, whose digest is valid.
