@@ -36,7 +36,7 @@ var byPath = map[string]string{
 	"internal/layer.completer.read":          "a name below a descriptor's in /proc, whose last part is not followed",
 	"internal/layer.readIDs":                 "files of /proc",
 	"internal/container.Manager.Create":      "the store's directory of a container that nobody knows yet",
-	"internal/container.Manager.prepare":     "the work directory, in the store",
+	"internal/container.newWork":             "a directory of the store",
 	"internal/container.Manager.commitLayer": "the root of the writable layer itself",
 	"internal/container.Manager.State":       "files of the store",
 	"internal/container.Manager.saveState":   "files of the store",

@@ -124,7 +124,7 @@ func (b *building) build(ctx context.Context) error {
 	opt := engine.RunOptions{
 		Name:         b.called(),
 		Images:       b.images,
-		KeepFailed:   b.req.Evaluate != nil,
+		KeepFailed:   b.req.Evaluate != nil || b.req.KeepFailed,
 		Sink:         b.sink,
 		Log:          b.record.times.Before(b.record.log),
 		Screen:       b.job.screen,

@@ -68,6 +68,9 @@ func (b *Builder) BuildAll(ctx context.Context, requests []Named, sink progress.
 	}
 	failure := within(err)
 	traced()
+	if ferr := j.forgetFailed(ctx); ferr != nil {
+		j.all[0].say(fmt.Sprintf("WARNING: removing what earlier builds have kept of failed steps: %v", ferr))
+	}
 	results, err := make([]*Result, len(j.all)), failure
 	for i, b := range j.all {
 		results[i] = b.done
@@ -278,7 +281,9 @@ func (j *job) attempt(ctx context.Context) (err error) {
 		})
 	}
 	all.Wait()
-	err = j.verdict(ctx)
+	if err = j.verdict(ctx); err != nil {
+		j.keepFailed(ctx, err)
+	}
 	for r := range j.runs { // all at last: some use what others have
 		err = errors.Join(err, r.Close())
 	}

@@ -46,6 +46,7 @@ type Record struct {
 	Names     []string            `json:"names,omitempty"`
 	Verified  []engine.Verified   `json:"verified,omitempty"` // cached steps that were carried out again
 	Error     string              `json:"error,omitempty"`
+	Kept      string              `json:"kept,omitempty"` // the container that the failed step was kept as
 }
 
 // record is that of a build under way, with the log, which is long before it is not full.

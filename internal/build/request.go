@@ -98,6 +98,8 @@ type Request struct {
 	ProvenanceEnv map[string]any
 	// TraceProcesses has the record tell which processes the steps have run, where the kernel tells it.
 	TraceProcesses bool
+	// KeepFailed has a RUN that fails kept as a container: see Record.Kept. It is not for builds of clients.
+	KeepFailed bool
 	// Ended is told of the build's record when it is complete, also of a build that failed; may be nil.
 	Ended func(*Record)
 	// TellProvenance has the result tell its provenance, whatever the image gets; "" for none.

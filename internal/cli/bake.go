@@ -29,6 +29,7 @@ type bakeFlags struct {
 	list                   string
 	progress, metadataFile string
 	tellFlags
+	failureFlags
 }
 
 func newBakeCmd(a *app) *cobra.Command {
@@ -45,6 +46,9 @@ func newBakeCmd(a *app) *cobra.Command {
 				if cmd.Flags().Changed(name) { // not given is not false: the definition may say
 					*flag.set = flag.value
 				}
+			}
+			if err := a.checkFailureShell(cmd, &opts.failureFlags); err != nil {
+				return err
 			}
 			return a.runBake(cmd.Context(), &opts, args)
 		},
@@ -75,6 +79,7 @@ func newBakeCmd(a *app) *cobra.Command {
 	f.BoolFunc("list-targets", "List available targets", listAlias(&opts.list, "targets"))
 	f.BoolFunc("list-variables", "List defined variables", listAlias(&opts.list, "variables"))
 	opts.tellFlags.add(f)
+	opts.failureFlags.add(f, "")
 	a.builderFlag(f)
 	for _, name := range []string{"list-targets", "list-variables"} {
 		f.Lookup(name).Hidden = true
@@ -132,7 +137,7 @@ func (a *app) runBake(ctx context.Context, opts *bakeFlags, args []string) error
 		defer display.Wait()
 	}
 	endInTime(ctx)
-	return a.buildTargets(ctx, bakeShown{opts.progress, opts.metadataFile, opts.Call, opts.tellFlags}, def, display)
+	return a.buildTargets(ctx, bakeShown{opts.progress, opts.metadataFile, opts.Call, opts.tellFlags, opts.failureFlags}, def, display)
 }
 
 // openDisplay is a display that may be waited for several times.

@@ -44,12 +44,16 @@ func (a *app) configuredBuild(part func(*config.Build) config.Build) (*buildFlag
 type bakeShown struct {
 	progress, metadataFile, call string
 	tellFlags
+	failureFlags
 }
 
 // buildTargets builds what a definition has, and shows and writes what the flags ask for.
 func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Definition, display *openDisplay) error {
 	base, err := a.buildDefaults()
 	if err != nil {
+		return err
+	}
+	if err := opts.failureFlags.set(&base); err != nil {
 		return err
 	}
 	base.Command = withoutValues(os.Args)
@@ -75,7 +79,9 @@ func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Defini
 	if opts.progress != "quiet" && opts.progress != "none" && opts.progress != "rawjson" {
 		a.printWarnings(warnings)
 	}
-	if err := errors.Join(err, told.summarize()); err != nil {
+	a.tellOutput(opts.progress, err)
+	serr := told.summarize()
+	if err := errors.Join(a.afterFailure(ctx, &opts.failureFlags, &told, "", err), serr); err != nil {
 		return err
 	}
 	a.tellTimes(opts.progress, &told)

@@ -35,6 +35,7 @@ type buildFlags struct {
 	limitFlags
 	cacheFlags
 	tellFlags
+	failureFlags
 	call          string
 	noCacheFilter []string
 	policy        []string
@@ -49,7 +50,7 @@ func newBuildCmd(a *app) *cobra.Command {
 		Short: "Build an image from a Dockerfile",
 		Args:  exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.checkCompat(cmd, &opts); err != nil {
+			if err := errors.Join(a.checkCompat(cmd, &opts), a.checkFailureShell(cmd, &opts.failureFlags)); err != nil {
 				return err
 			}
 			return a.runBuild(cmd.Context(), &opts, args[0])
@@ -72,6 +73,7 @@ func (o *buildFlags) add(f *pflag.FlagSet) {
 	o.limitFlags.add(f)
 	o.cacheFlags.add(f)
 	o.tellFlags.add(f)
+	o.failureFlags.add(f, failureNone)
 	f.StringArrayVarP(&o.tags, "tag", "t", nil, `Image identifier (format: "[registry/]repository[:tag]")`)
 	f.StringVarP(&o.file, "file", "f", "", `Name of the Dockerfile: a path, a URL, or "-" for standard input (default: "PATH/Dockerfile")`)
 	f.StringVar(&o.target, "target", "", "Set the target build stage to build, by name or number")
@@ -121,7 +123,7 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, err 
 		return req, err
 	}
 	req.Call = call.request()
-	if err := errors.Join(o.secretFlags.set(&req), o.contextFlags.set(a, &req), o.cacheFlags.request(&req)); err != nil {
+	if err := errors.Join(o.secretFlags.set(&req), o.contextFlags.set(a, &req), o.cacheFlags.request(&req), o.failureFlags.set(&req)); err != nil {
 		return req, err
 	}
 	return req, err
@@ -258,7 +260,9 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 	if mode != "quiet" && mode != "none" && mode != "rawjson" {
 		a.printWarnings(warnings) // also of a build that failed, for which they may be the reason
 	}
-	if err := errors.Join(err, keys.Close(), told.summarize()); err != nil {
+	a.tellOutput(mode, err)
+	serr := errors.Join(keys.Close(), told.summarize())
+	if err := errors.Join(a.afterFailure(ctx, &opts.failureFlags, &told, a.again(), err), serr); err != nil {
 		return err
 	}
 	a.tellTimes(mode, &told)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/history"
+	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/terminal"
 	"github.com/slipway-build/slipway/internal/timing"
 )
@@ -38,6 +41,7 @@ type recordInfo struct {
 	Duration          time.Duration `json:",omitempty"`
 	Status            string        `json:",omitempty"`
 	Error             *recordError  `json:",omitempty"`
+	Kept              string        `json:",omitempty"` // the container that the failed step is kept as, while it is there
 	NumCompletedSteps int
 	NumTotalSteps     int
 	NumCachedSteps    int
@@ -127,6 +131,7 @@ func newHistoryInspectCmd(a *app) *cobra.Command {
 			info.Timing = timing.Of(r)
 			if s, err := a.Store(); err == nil {
 				info.Timing.Measure(cmd.Context(), s)
+				info.Kept = keptOf(cmd.Context(), s, r)
 			}
 			switch format {
 			case "pretty":
@@ -144,6 +149,15 @@ func newHistoryInspectCmd(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&format, "format", "pretty", `Format the output ("pretty", "json", or a Go template)`)
 	return cmd
+}
+
+// keptOf is the container that the failed step of a build is kept as; "" if it is not, or not any more.
+func keptOf(ctx context.Context, s *store.Store, r *history.Record) string {
+	c, err := s.Container(ctx, r.Kept)
+	if step := container.StepOf(c); r.Kept == "" || err != nil || step == nil || step.Build != r.ID {
+		return ""
+	}
+	return c.Name
 }
 
 // printRecord describes a build in the lines of buildx.
@@ -195,6 +209,9 @@ func (a *app) printRecord(info *recordInfo, withRef bool) error {
 	if t := info.Timing; len(t.Steps) > 0 {
 		fmt.Fprintln(a.stdout)
 		printTiming(a.stdout, t)
+	}
+	if info.Kept != "" {
+		fmt.Fprintf(a.stdout, "\nLook into the failed step: %s debug %s\n", a.name, info.Kept)
 	}
 	_, err := fmt.Fprintf(a.stdout, "\nPrint build logs: %s buildx history logs %s\n", a.name, info.Ref)
 	return err

@@ -19,7 +19,7 @@ func topCommands() []topCommand {
 		{"images", "", func(a *app) *cobra.Command { return newImageLsCmd(a, "images") }},
 		{"rmi", "", func(a *app) *cobra.Command { return newImageRmCmd(a, "rmi") }},
 		{"tag", "", newTagCmd}, {"history", "", newTopHistoryCmd}, {"save", "", newSaveCmd}, {"load", "", newLoadCmd}, {"import", "", newImportCmd},
-		{"inspect", "", newInspectCmd}, {"create", "", newCreateCmd}, {"cp", "", newCpCmd},
+		{"inspect", "", newInspectCmd}, {"create", "", newCreateCmd}, {"cp", "", newCpCmd}, {"debug", "", newDebugCmd},
 		{"rm", "", func(a *app) *cobra.Command { return newContainerRmCmd(a) }},
 		{"ps", "", func(a *app) *cobra.Command { return newContainerLsCmd(a, "ps") }},
 		{"start", "", newStartCmd}, {"run", "", newRunCmd},

@@ -16,6 +16,7 @@ import (
 	"github.com/slipway-build/slipway/internal/builders"
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/terminal"
 )
 
 // completionStore opens the store to look names up, if there is one: pressing TAB makes no directories.
@@ -63,6 +64,21 @@ func (a *app) containerNames(cmd *cobra.Command, args []string, toComplete strin
 		}
 	}
 	return out
+}
+
+// completeSteps completes names of failed steps, and leaves the command to the shell.
+func (a *app) completeSteps(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	s := a.completionStore()
+	if s == nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	m := container.Manager{Store: s}
+	steps, _ := m.Steps(cmd.Context())
+	var out []cobra.Completion
+	for _, c := range steps {
+		out = append(out, cobra.CompletionWithDesc(c.Name, terminal.Line(container.StepOf(c).Name)))
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
 // completeImages completes names of images, for the first n arguments; a negative n is all of them.
@@ -210,6 +226,7 @@ func capabilityNames() []cobra.Completion {
 // flagValues are the values of flags that mean the same in every command.
 func flagValues() map[string][]cobra.Completion {
 	return map[string][]cobra.Completion{
+		"on-failure": {"none", "keep", "shell"},
 		"progress":   {"auto", "plain", "tty", "quiet", "rawjson", "none"},
 		"network":    {"default", "host", "none"},
 		"platform":   platformNames,
@@ -263,7 +280,7 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 		"tag": a.completeImages(1), "image tag": a.completeImages(1),
 		"push": a.completeImages(1), "image push": a.completeImages(1), "pull": a.completeImages(1), "image pull": a.completeImages(1),
 		"save": a.completeImages(-1), "image save": a.completeImages(-1),
-		"inspect": a.completeObjects, "bake": completeTargets, "buildx bake": completeTargets,
+		"inspect": a.completeObjects, "debug": a.completeSteps, "bake": completeTargets, "buildx bake": completeTargets,
 		"build": completeDirs, "image build": completeDirs, "buildx build": completeDirs,
 	}
 	for name, fn := range map[string]cobra.CompletionFunc{

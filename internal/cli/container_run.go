@@ -71,8 +71,13 @@ func (a *app) runWith(ctx context.Context, c store.Container, stdin bool, signal
 	if err != nil {
 		return failed(err)
 	}
-	err = a.runConfig(ctx, m, c, config, stdin, signals)
-	if !config.AutoRemove || errors.Is(err, container.ErrRunning) {
+	return a.runChanged(ctx, m, c, config, container.Given{}, stdin, signals)
+}
+
+// runChanged is runWith with another config than that of the container, and with what a failed step is given.
+func (a *app) runChanged(ctx context.Context, m *container.Manager, c store.Container, config *container.Config, given container.Given, stdin bool, signals <-chan int) error {
+	err := a.runConfig(ctx, m, c, config, given, stdin, signals)
+	if errors.Is(err, container.ErrRunning) || !config.AutoRemove && !letGo(ctx, m, config, c.ID) {
 		return err
 	}
 	if rerr := m.Remove(context.WithoutCancel(ctx), c.ID, true); err == nil {
@@ -81,7 +86,20 @@ func (a *app) runWith(ctx context.Context, c store.Container, stdin bool, signal
 	return err
 }
 
-func (a *app) runConfig(ctx context.Context, m *container.Manager, c store.Container, config *container.Config, stdin bool, signals <-chan int) (err error) {
+// letGo reports whether a newer build has replaced a failed step while it ran.
+func letGo(ctx context.Context, m *container.Manager, config *container.Config, id string) bool {
+	if config.Step == nil {
+		return false
+	}
+	c, err := m.Store.Container(context.WithoutCancel(ctx), id)
+	if err != nil {
+		return false // it is gone
+	}
+	now, err := container.ReadConfig(c)
+	return err == nil && now.AutoRemove
+}
+
+func (a *app) runConfig(ctx context.Context, m *container.Manager, c store.Container, config *container.Config, given container.Given, stdin bool, signals <-chan int) (err error) {
 	if m.Runner, err = a.Runner(); err != nil {
 		return failed(err)
 	}
@@ -102,7 +120,7 @@ func (a *app) runConfig(ctx context.Context, m *container.Manager, c store.Conta
 		}
 		defer restore()
 	}
-	return exitOf(m.Run(ctx, c, streams))
+	return exitOf(m.RunAs(ctx, c, config, given, streams))
 }
 
 // sameFile reports whether two streams go to the same file, terminal or pipe.

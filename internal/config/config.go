@@ -68,6 +68,7 @@ type Build struct {
 	Label        any `toml:"label"`
 	Memory       any `toml:"memory"`
 	Network      any `toml:"network"`
+	OnFailure    any `toml:"on-failure"`
 	PidsLimit    any `toml:"pids-limit"`
 	Progress     any `toml:"progress"`
 	Provenance   any `toml:"provenance"`

@@ -130,6 +130,8 @@ type Config struct {
 	AutoRemove   bool     `json:"autoRemove,omitempty"`
 
 	Resources sandbox.Resources `json:"resources,omitzero"`
+
+	Step *Step `json:"step,omitempty"` // of a build that failed, if it came of one
 }
 
 // Cmd is the part of Args that is no entry point.
@@ -182,7 +184,7 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 	if c.Network == "" {
 		c.Network = sandbox.NetworkBridge
 	}
-	c.Env = mergeEnv(ic.Env, o.Env)
+	c.Env = MergeEnv(ic.Env, o.Env)
 	for _, labels := range []map[string]string{ic.Labels, o.Labels} {
 		for k, v := range labels {
 			c.Labels[k] = v
@@ -191,9 +193,9 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 	return c, nil
 }
 
-// mergeEnv sets the variables of over in base, keeping the order; a KEY without a value is
+// MergeEnv sets the variables of over in base, keeping the order; a KEY without a value is
 // removed.
-func mergeEnv(base, over []string) []string {
+func MergeEnv(base, over []string) []string {
 	env := append([]string{}, base...)
 	for _, kv := range over {
 		key, _, set := strings.Cut(kv, "=")

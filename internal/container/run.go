@@ -22,51 +22,82 @@ func (m *Manager) Run(ctx context.Context, c store.Container, streams sandbox.IO
 	if err != nil {
 		return err
 	}
+	return m.RunAs(ctx, c, config, Given{}, streams)
+}
+
+// RunAs is [Manager.Run] with another config than the container's own, which need not be recorded, and with what a failed step is given.
+func (m *Manager) RunAs(ctx context.Context, c store.Container, config *Config, given Given, streams sandbox.IO) error {
 	lock, err := m.lock(ctx, c.ID)
 	if err != nil {
 		return fmt.Errorf("running container %s: %w", c.Name, err)
 	}
 	defer lock.Close()
+	if config.Step != nil {
+		if c, err = m.Store.Container(ctx, c.ID); err != nil { // a newer build may have been faster
+			return err
+		}
+	}
 	// From now on it counts as running, by this process.
 	state := State{PID: os.Getpid(), Started: time.Now()}
 	if err := m.saveState(c.ID, state); err != nil {
 		return err
 	}
-	spec, err := m.prepare(ctx, c, config)
+	spec, release, err := m.prepare(ctx, c, config, given)
 	if err != nil {
 		err = fmt.Errorf("running container %s: %w", c.Name, err)
 	} else {
+		defer release()
 		if !config.OpenStdin {
 			streams.Stdin = nil
 		}
 		err = m.runAlone(ctx, spec, streams)
 	}
 	state.Finished = time.Now()
-	var exit *sandbox.ExitError
-	switch {
-	case errors.As(err, &exit):
-		state.ExitCode, state.OOM = exit.Code, exit.OOM
-	case errors.Is(err, sandbox.ErrCommandNotFound):
-		state.ExitCode, state.Error = 127, err.Error()
-	case errors.Is(err, sandbox.ErrCommandNotExecutable):
-		state.ExitCode, state.Error = 126, err.Error()
-	case err != nil:
-		state.ExitCode, state.Error = 128, err.Error()
-	}
+	state.ended(err)
 	if serr := m.saveState(c.ID, state); err == nil {
 		err = serr
 	}
 	return err
 }
 
-// prepare makes everything ready that a container needs to run.
-func (m *Manager) prepare(ctx context.Context, c store.Container, config *Config) (*sandbox.Spec, error) {
+// ended notes how the container ended.
+func (s *State) ended(err error) {
+	var exit *sandbox.ExitError
+	switch {
+	case errors.As(err, &exit):
+		s.ExitCode, s.OOM = exit.Code, exit.OOM
+	case errors.Is(err, sandbox.ErrCommandNotFound):
+		s.ExitCode, s.Error = 127, err.Error()
+	case errors.Is(err, sandbox.ErrCommandNotExecutable):
+		s.ExitCode, s.Error = 126, err.Error()
+	case err != nil:
+		s.ExitCode, s.Error = 128, err.Error()
+	}
+}
+
+// newWork makes a scratch directory of overlayfs, which wants it empty.
+func newWork(dir string) error { return errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755)) }
+
+// prepare makes everything ready that a container needs to run. release ends the use of it.
+func (m *Manager) prepare(ctx context.Context, c store.Container, config *Config, given Given) (spec *sandbox.Spec, release func(), err error) {
+	root, err := m.root(ctx, c, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	spec, release = config.spec(c.ID, *root), func() {}
+	if config.Step != nil {
+		release, err = m.furnish(ctx, c.ID, config.Step, given, spec)
+	}
+	return spec, release, err
+}
+
+// root is the root filesystem of a container that is to run.
+func (m *Manager) root(ctx context.Context, c store.Container, config *Config) (*sandbox.Root, error) {
 	lower, err := m.Store.Dirs(ctx, c.Snapshot)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", c.Image, err)
 	}
-	// overlayfs wants its scratch directory empty.
-	if err := errors.Join(os.RemoveAll(m.work(c.ID)), os.Mkdir(m.work(c.ID), 0o755)); err != nil {
+	if err := newWork(m.work(c.ID)); err != nil {
 		return nil, err
 	}
 	root := sandbox.Root{Lower: lower, Upper: m.upper(c.ID), Work: m.work(c.ID)}
@@ -77,7 +108,7 @@ func (m *Manager) prepare(ctx context.Context, c store.Container, config *Config
 		}
 		root = sandbox.Root{Lower: append(slices.Clone(lower), m.upper(c.ID))}
 	}
-	return config.spec(c.ID, root), nil
+	return &root, nil
 }
 
 // runAlone runs the process. Meanwhile others may delete what nothing needs: all that the process uses

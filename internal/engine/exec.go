@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,7 +44,9 @@ type execution struct {
 	drafts []*store.Draft
 	undo   []func()
 
-	process Process // what is told of it
+	process Process   // what is told of it
+	began   time.Time // to run
+	printed tail      // the end of its output
 }
 
 type execOutput struct {
@@ -65,9 +68,9 @@ func (r *Run) exec(ctx context.Context, w work, n *node, op *pb.ExecOp, inputs [
 	if w.process != nil {
 		*w.process = &x.process
 	}
-	stdout, flushOut := redact(w.step.Stdout(), x.hidden)
-	stderr, flushErr := redact(w.step.Stderr(), x.hidden)
-	runs := time.Now()
+	stdout, flushOut := redact(io.MultiWriter(w.step.Stdout(), &x.printed), x.hidden)
+	stderr, flushErr := redact(io.MultiWriter(w.step.Stderr(), &x.printed), x.hidden)
+	x.began = time.Now()
 	err := r.Engine.opt.Runner.Run(ctx, &x.spec, sandbox.IO{
 		Stdout: stdout, Stderr: stderr,
 		Notice: func(text string) {
@@ -79,7 +82,7 @@ func (r *Run) exec(ctx context.Context, w work, n *node, op *pb.ExecOp, inputs [
 	})
 	flushOut()
 	flushErr()
-	x.process.Run = time.Since(runs)
+	x.process.Run = time.Since(x.began)
 	if err := x.accept(foreign(x.platform, err)); err != nil {
 		return nil, x.failed(n, err)
 	}
@@ -267,21 +270,23 @@ func (x *execution) root(m *pb.Mount) (*sandbox.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	dirs, err := x.layers(v)
+	dirs, copied, err := x.layers(v)
 	if err != nil {
 		return nil, err
 	}
 	dirs = append(dirs, x.lower[m]...)
 	root := &sandbox.Root{Lower: dirs}
+	shown := FailedMount{Lower: dirs, Layers: v.Snapshot, Copied: copied}
 	if m.Readonly && m.Output == int64(pb.SkipOutput) && len(dirs) > 0 {
-		x.shows(m, dirs, "")
+		x.shows(m, shown)
 		return root, nil
 	}
 	draft, err := x.draft()
 	if err != nil {
 		return nil, err
 	}
-	x.shows(m, dirs, draft.FS)
+	shown.Upper, shown.Changed = draft.FS, draft
+	x.shows(m, shown)
 	root.Upper, root.Work = draft.FS, draft.Work
 	if m.Output != int64(pb.SkipOutput) {
 		if v.local() {
@@ -296,28 +301,51 @@ func (x *execution) root(m *pb.Mount) (*sandbox.Root, error) {
 // layers returns the layer directories of a value. The files of a local source are copied into one
 // that is gone after the run: they may be filtered, and the process may run for longer than the
 // user leaves them alone.
-func (x *execution) layers(v Value) ([]string, error) {
+func (x *execution) layers(v Value) (dirs []string, copied *store.Draft, err error) {
 	if !v.local() {
-		return x.r.Engine.opt.Store.Dirs(x.ctx, v.Snapshot)
+		dirs, err = x.r.Engine.opt.Store.Dirs(x.ctx, v.Snapshot)
+		return dirs, nil, err
 	}
-	draft, err := x.draft()
+	if copied, err = x.draft(); err != nil {
+		return nil, nil, err
+	}
+	w, err := x.r.Engine.opt.Store.DirWriter(copied.FS)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	w, err := x.r.Engine.opt.Store.DirWriter(draft.FS)
-	if err != nil {
-		return nil, err
-	}
-	return []string{draft.FS}, errors.Join(layer.WriteTree(v.tree, w), w.Close())
+	return []string{copied.FS}, copied, errors.Join(layer.WriteTree(v.tree, w), w.Close())
 }
 
-// cacheMount opens a cache mount; a new one is filled from the mount's input. What it was filled
-// from is part of its identity, as BuildKit has it: a cache for another user (uid=, mode=) is
-// another cache.
+// cacheID names the cache of a cache mount in the store. What it was filled from is part of its identity, as BuildKit has it: a cache
+// for another user (uid=, mode=) is another cache.
+func (x *execution) cacheID(n *node, m *pb.Mount) (string, error) {
+	id := m.CacheOpt.GetID()
+	if m.Input < 0 {
+		return id, nil
+	}
+	in, err := n.inputs[m.Input].n.identity(x.ctx)
+	if err != nil {
+		return "", err
+	}
+	return id + fmt.Sprintf(" from %s output %d %s", in.key, n.inputs[m.Input].index, m.Selector), nil
+}
+
+// sharingOf is who may use a cache mount at the same time.
+func sharingOf(m *pb.Mount) (store.Sharing, bool) {
+	switch m.CacheOpt.GetSharing() {
+	case pb.CacheSharingOpt_SHARED:
+		return store.SharingShared, true
+	case pb.CacheSharingOpt_PRIVATE:
+		return store.SharingPrivate, true
+	case pb.CacheSharingOpt_LOCKED:
+		return store.SharingLocked, true
+	}
+	return 0, false
+}
+
+// cacheMount opens a cache mount; a new one is filled from the mount's input.
 func (x *execution) cacheMount(n *node, m *pb.Mount) error {
-	sharing, ok := map[pb.CacheSharingOpt]store.Sharing{
-		pb.CacheSharingOpt_SHARED: store.SharingShared, pb.CacheSharingOpt_PRIVATE: store.SharingPrivate, pb.CacheSharingOpt_LOCKED: store.SharingLocked,
-	}[m.CacheOpt.GetSharing()]
+	sharing, ok := sharingOf(m)
 	if !ok {
 		return fmt.Errorf("mounting cache %s: invalid sharing mode %d", m.Dest, m.CacheOpt.GetSharing())
 	}
@@ -325,13 +353,9 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 	if err != nil {
 		return err
 	}
-	id := m.CacheOpt.GetID()
-	if m.Input >= 0 {
-		in, err := n.inputs[m.Input].n.identity(x.ctx)
-		if err != nil {
-			return err
-		}
-		id += fmt.Sprintf(" from %s output %d %s", in.key, n.inputs[m.Input].index, m.Selector)
+	id, err := x.cacheID(n, m)
+	if err != nil {
+		return err
 	}
 	cache := x.caches[id]
 	if cache == nil {
@@ -383,24 +407,7 @@ func (x *execution) seed(dir string, v Value, selector string) error {
 	if err != nil {
 		return err
 	}
-	from, err := layer.Resolve(tree, selector, true)
-	if err != nil {
-		return err
-	}
-	w, err := x.r.Engine.opt.Store.MountWriter(dir)
-	if err != nil {
-		return err
-	}
-	err = layer.Walk(tree, from, func(e *layer.Entry) error {
-		c := *e
-		rel, err := filepath.Rel(from, e.Path)
-		if err != nil {
-			return err
-		}
-		c.Path = rel
-		return w.Add(&c)
-	})
-	return errors.Join(err, w.Close())
+	return x.r.Engine.opt.Store.FillCache(dir, tree, selector)
 }
 
 // accept decides whether the way a process ended is a success.

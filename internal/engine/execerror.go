@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // ExecError is the failure of a process of a step. When the run's options ask for it, it has what the process was given and what it left
@@ -18,6 +19,8 @@ type ExecError struct {
 	Vertex *graph.Vertex
 	Inputs []Value       // as the operation has them
 	Mounts []FailedMount // as the operation has them; without an ID where a mount has no files
+	Step   *FailedStep   // how the process was run
+	Output []string      // the last lines that it has printed, without secrets
 	err    error
 }
 
@@ -31,6 +34,10 @@ type FailedMount struct {
 	// overlayfs's form; "" for a mount that it could not write to.
 	Lower []string
 	Upper string
+
+	// What holds these files: layers of the store, or a copy of the files of a directory; and what holds the changes.
+	Layers          layer.Snapshot
+	Copied, Changed *store.Draft
 
 	flavor layer.Flavor
 }
@@ -48,9 +55,10 @@ func (m FailedMount) Tree() layer.Tree {
 }
 
 // shows notes what a mount shows.
-func (x *execution) shows(m *pb.Mount, lower []string, upper string) {
+func (x *execution) shows(m *pb.Mount, shown FailedMount) {
 	i := slices.Index(x.op.Mounts, m)
-	x.mounts[i] = FailedMount{ID: fmt.Sprintf("%s-%d", x.spec.ID, i), Lower: lower, Upper: upper, flavor: x.r.Engine.opt.Store.Flavor()}
+	shown.ID, shown.flavor = fmt.Sprintf("%s-%d", x.spec.ID, i), x.r.Engine.opt.Store.Flavor()
+	x.mounts[i] = shown
 }
 
 // failedHere makes the failure of a process that another run has carried out one of a node that is the same: that has its own vertex, and its own
@@ -61,7 +69,7 @@ func (r *Run) failedHere(ctx context.Context, n *node, by *Run, err error) error
 	if by == r || !errors.As(err, &there) {
 		return err
 	}
-	e := &ExecError{Vertex: n.v, err: there.err}
+	e := &ExecError{Vertex: n.v, Output: there.Output, err: there.err}
 	if !r.opt.KeepFailed || there.Mounts == nil {
 		return e
 	}
@@ -75,6 +83,9 @@ func (r *Run) failedHere(ctx context.Context, n *node, by *Run, err error) error
 			e.Mounts[i] = FailedMount{}
 		}
 	}
+	if !by.apart(r) { // what somebody else's step has left is his
+		e.Step = there.Step
+	}
 	return e
 }
 
@@ -83,14 +94,19 @@ func (x *execution) failed(n *node, err error) error {
 	if x.ctx.Err() != nil {
 		return err
 	}
-	e := &ExecError{Vertex: n.v, err: err}
+	shown := make([]FailedMount, len(x.op.Mounts))
+	for i, m := range x.mounts {
+		shown[i] = m
+	}
+	if why := x.notFound(err, x.printed.lines(linesSearched), shown); why != "" {
+		err = fmt.Errorf("%w\n  %s", err, why)
+	}
+	e := &ExecError{Vertex: n.v, Output: x.printed.lines(linesTold), err: err}
 	if x.work.keep == nil || !x.work.keep.Load() {
 		return e
 	}
-	e.Inputs, e.Mounts = x.inputs, make([]FailedMount, len(x.op.Mounts))
-	for i, m := range x.mounts {
-		e.Mounts[i] = m
-	}
+	e.Inputs, e.Mounts = x.inputs, shown
+	e.Step = x.step(n, e.Mounts)
 	for _, d := range x.drafts {
 		x.work.of.whenOver(d.Abort)
 	}

@@ -213,7 +213,7 @@ func (s *Store) findUsers(ctx context.Context, c *cacheState, how manner) error 
 	}
 	need = s.newReach()
 	for _, k := range containers {
-		need.addSnapshot(k.Snapshot)
+		need.addSnapshot(k.layers())
 		need.blobs[k.ImageID] = true
 	}
 	c.each(need, func(r *CacheRecord) { r.InUse = true })

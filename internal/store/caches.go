@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/layer"
 )
 
 // Sharing says who may use a cache mount at the same time, as in the Dockerfile reference.
@@ -72,6 +74,28 @@ func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// FillCache puts the files of a tree below selector into the directory of a cache mount.
+func (s *Store) FillCache(dir string, tree layer.Tree, selector string) error {
+	from, err := layer.Resolve(tree, selector, true)
+	if err != nil {
+		return err
+	}
+	w, err := s.MountWriter(dir)
+	if err != nil {
+		return err
+	}
+	err = layer.Walk(tree, from, func(e *layer.Entry) error {
+		c := *e
+		rel, err := filepath.Rel(from, e.Path)
+		if err != nil {
+			return err
+		}
+		c.Path = rel
+		return w.Add(&c)
+	})
+	return errors.Join(err, w.Close())
 }
 
 // DropCache removes what nobody uses of the cache mount with the given id, so that who opens it next fills a new one.

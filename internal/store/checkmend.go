@@ -181,7 +181,7 @@ func (c *checker) keeps(ctx context.Context, id layer.ID) ([]string, error) {
 		}
 	}
 	for _, ct := range l.named.containers {
-		if slices.Contains(ct.Snapshot, id) {
+		if slices.Contains(ct.layers(), id) {
 			all = append(all, "container "+ct.Name)
 		}
 	}
@@ -276,7 +276,7 @@ func (c *checker) runs(ctx context.Context, id layer.ID) (bool, error) {
 		return false, err
 	}
 	for _, ct := range containers {
-		if !slices.Contains(ct.Snapshot, id) {
+		if !slices.Contains(ct.layers(), id) {
 			continue
 		}
 		f, err := OpenRegular(filepath.Join(c.s.ContainerDir(ct.ID), "lock"))
@@ -337,7 +337,7 @@ func (c *checker) owners(ctx context.Context, found []Finding) error {
 	}
 	for _, ct := range l.named.containers {
 		note("container "+ct.Name, func(kind, subject string) bool {
-			return (kind == "layer" || kind == "index" || kind == "implied") && slices.Contains(ct.Snapshot, layer.ID(subject))
+			return (kind == "layer" || kind == "index" || kind == "implied") && slices.Contains(ct.layers(), layer.ID(subject))
 		})
 	}
 	for key, ids := range l.named.results {

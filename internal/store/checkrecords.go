@@ -329,7 +329,7 @@ func (l *survey) incomplete(img Image, d digest.Digest) {
 
 func (l *survey) containers(context.Context) error {
 	for _, ct := range l.named.containers {
-		if problem := l.lacking(ct.Snapshot); problem != "" {
+		if problem := l.lacking(ct.layers()); problem != "" {
 			l.find(Finding{Kind: "container", Subject: ct.Name, Problem: problem, Means: "it cannot be started", Repair: "none: its own files are kept"})
 		}
 		path := filepath.Join(l.s.ContainerDir(ct.ID), "fs")

@@ -26,8 +26,19 @@ type Container struct {
 	Image    string          `json:"image"`
 	ImageID  digest.Digest   `json:"imageID"`
 	Snapshot layer.Snapshot  `json:"snapshot"`
-	Config   json.RawMessage `json:"config"` // what to run; owned by package container
+	Mounted  layer.Snapshot  `json:"mounted,omitempty"` // layers that its mounts show, which it needs as well
+	Config   json.RawMessage `json:"config"`            // what to run; owned by package container
 	Created  time.Time       `json:"created"`
+}
+
+// layers are all that a container needs, those of its mounts too.
+func (c *Container) layers() layer.Snapshot { return slices.Concat(c.Snapshot, c.Mounted) }
+
+// Adopted is a directory that a container begins with, by its name below the container's: "fs" is its writable layer. It was that of a
+// draft, which nobody may write to any more.
+type Adopted struct {
+	Name  string
+	Draft *Draft
 }
 
 // ErrNameTaken marks a container name that another container has.
@@ -53,12 +64,17 @@ func NewContainerID() (string, error) {
 }
 
 // AddContainer makes the container's directories and records it. A name that is taken is
-// ErrNameTaken, with the ID of its container in the message. The directories are made in the transaction: one without a
-// record is what a crash left, and who collects takes it away.
-func (s *Store) AddContainer(ctx context.Context, c Container) error {
+// ErrNameTaken, with the ID of its container in the message, and what was to be adopted stays where it is. The directories are made in the
+// transaction: one without a record is what a crash left, and who collects takes it away.
+func (s *Store) AddContainer(ctx context.Context, c Container, begin ...Adopted) error {
 	data, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("creating container: %w", err)
+	}
+	if len(begin) > 0 { // what they have is on the disk before the record is, and so are layers that no image has yet
+		if err := errors.Join(s.Sync(ctx), syncfs(s.root)); err != nil { // the first does nothing if there are none
+			return fmt.Errorf("creating container: %w", err)
+		}
 	}
 	err = s.updateOnDisk(ctx, func(tx *sql.Tx) error {
 		if err := nameFree(tx, c.Name); err != nil {
@@ -67,7 +83,7 @@ func (s *Store) AddContainer(ctx context.Context, c Container) error {
 		if _, err := tx.Exec("INSERT INTO containers(id,name,record) VALUES(?,?,?)", c.ID, c.Name, string(data)); err != nil {
 			return err
 		}
-		if err := os.MkdirAll(filepath.Join(s.ContainerDir(c.ID), "fs"), 0o755); err != nil {
+		if err := s.makeContainer(c.ID, begin); err != nil {
 			return fmt.Errorf("creating container: %w", err)
 		}
 		if err := fsync(s.ContainerDir(c.ID)); err != nil { // the record is on the disk when this returns
@@ -76,9 +92,33 @@ func (s *Store) AddContainer(ctx context.Context, c Container) error {
 		return nil
 	})
 	if err != nil {
+		for _, a := range begin {
+			from := filepath.Join(s.ContainerDir(c.ID), a.Name)
+			if os.Rename(from, a.Draft.FS) == nil { // it was there already
+				err = errors.Join(err, s.moveRecords(from, a.Draft.FS))
+			}
+		}
 		return errors.Join(err, os.RemoveAll(s.ContainerDir(c.ID)))
 	}
+	for _, a := range begin {
+		a.Draft.Abort() // of what is left in it
+	}
 	return nil
+}
+
+// makeContainer makes the directories of a container, of what it adopts as far as there is some.
+func (s *Store) makeContainer(id string, begin []Adopted) error {
+	dir := s.ContainerDir(id)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, a := range begin {
+		to := filepath.Join(dir, a.Name)
+		if err := errors.Join(os.Rename(a.Draft.FS, to), s.moveRecords(a.Draft.FS, to)); err != nil {
+			return err
+		}
+	}
+	return os.MkdirAll(filepath.Join(dir, "fs"), 0o755)
 }
 
 // moveTornContainers moves directories of containers that have no record to another directory.
@@ -134,6 +174,11 @@ func (s *Store) containers(ctx context.Context, where string, args ...any) ([]Co
 	}
 	slices.SortStableFunc(all, func(a, b Container) int { return b.Created.Compare(a.Created) })
 	return all, nil
+}
+
+// ContainersNamed returns the containers with a name, or one that continues it after a dot, the newest first.
+func (s *Store) ContainersNamed(ctx context.Context, name string) ([]Container, error) {
+	return s.containers(ctx, "name=? OR name>? AND name<?", name, name+".", name+"/") // "/" follows "."
 }
 
 // Container finds a container by name, ID or unambiguous prefix of the ID. Otherwise the error is

@@ -100,3 +100,71 @@ func TestContainerNameTaken(t *testing.T) {
 	err := s.AddContainer(ctx, newContainer(t, "name", 0))
 	wantErr(t, err, `by container "`+won[0].ID+`"`)
 }
+
+// A container that begins with directories of drafts has them, and needs the layers of its mounts; where it is not recorded the drafts stay.
+func TestAdoptedContainer(t *testing.T) {
+	s := newStore(t)
+	draft := func(file string) *Draft {
+		d, err := s.NewLayer()
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(d.FS, file), []byte(file), 0o644))
+		return d
+	}
+	shown, unneeded := made(t, s, map[string]string{"shown": "1"}), made(t, s, map[string]string{"unneeded": "1"})
+	c := newContainer(t, "failed", 0)
+	c.Snapshot, c.Mounted = nil, layer.Snapshot{shown}
+	own, mount := draft("own"), draft("changed")
+	must(t, s.AddContainer(t.Context(), c, Adopted{"fs", own}, Adopted{"mount-0", mount}))
+	for _, name := range []string{"fs/own", "mount-0/changed"} {
+		if _, err := os.Stat(filepath.Join(s.ContainerDir(c.ID), name)); err != nil {
+			t.Error(err)
+		}
+	}
+	own.Abort()
+	mount.Abort()
+
+	other, kept := newContainer(t, "failed", 0), draft("kept")
+	if err := s.AddContainer(t.Context(), other, Adopted{"fs", kept}); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("a second one of the name: %v", err)
+	}
+	other.Name = "other"
+	if err := s.AddContainer(t.Context(), other, Adopted{"fs", kept}, Adopted{"mount-0", &Draft{FS: filepath.Join(kept.FS, "nosuch")}}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("one whose second directory is not there: %v", err)
+	}
+	if _, err := os.Stat(s.ContainerDir(other.ID)); err == nil {
+		t.Error("it has left something")
+	}
+	must(t, s.AddContainer(t.Context(), other, Adopted{"fs", kept}))
+	if _, err := os.Stat(filepath.Join(s.ContainerDir(other.ID), "fs/kept")); err != nil {
+		t.Error(err)
+	}
+
+	must(t, s.Close())
+	s = open(t, s.root)
+	_, err := s.Collect(t.Context())
+	must(t, err)
+	if err := s.Check(t.Context(), layer.Snapshot{shown}); err != nil {
+		t.Errorf("the layer of its mount: %v", err)
+	}
+	if err := s.Check(t.Context(), layer.Snapshot{unneeded}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a layer that nothing needs: %v", err)
+	}
+	wantClean(t, s)
+}
+
+// Names that continue one after a dot are found with it, and no others.
+func TestContainersNamed(t *testing.T) {
+	s := newStore(t)
+	for i, name := range []string{"failed-a", "failed-a.1", "failed-a.2", "failed-a-b", "failed-ab", "failed-", "failed-a/x"} {
+		must(t, s.AddContainer(t.Context(), newContainer(t, name, time.Duration(i)*time.Hour)))
+	}
+	all, err := s.ContainersNamed(t.Context(), "failed-a")
+	must(t, err)
+	var names []string
+	for _, c := range all {
+		names = append(names, c.Name)
+	}
+	if !reflect.DeepEqual(names, []string{"failed-a", "failed-a.1", "failed-a.2"}) {
+		t.Errorf("names are %q", names)
+	}
+}

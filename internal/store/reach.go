@@ -137,7 +137,7 @@ func (r *reach) addNamed(ctx context.Context) error {
 		return err
 	}
 	for _, c := range containers {
-		r.addSnapshot(c.Snapshot)
+		r.addSnapshot(c.layers())
 		r.blobs[c.ImageID] = true
 	}
 	return r.addRefs(ctx)

@@ -38,7 +38,7 @@ func (s *Store) ImageUsage(ctx context.Context) (u Usage, err error) {
 	made, active := map[digest.Digest]int{}, map[string]bool{}
 	for _, c := range containers {
 		made[c.ImageID]++
-		for _, id := range c.Snapshot {
+		for _, id := range c.layers() {
 			active[layerLine(id)] = true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -192,11 +193,16 @@ func PruneContainers(ctx context.Context, m *container.Manager, f ContainerFilte
 	return gone, freed, errs
 }
 
-// PruneCache removes build cache as a policy wants it, and with it records of builds: all when all of the cache goes that was
+// PruneCache removes build cache as a policy wants it, with it failed steps that are kept when the policy is about everything, and records of builds: all when all of the cache goes that was
 // not used for some time ([TakesBuilds]), otherwise those that are not to be kept; nil keeps them. The caller must not be
 // using layers or blobs.
 func PruneCache(ctx context.Context, s *store.Store, p store.Policy, keep *store.History) (store.Pruned, error) {
+	steps, err := pruneSteps(ctx, s, p)
+	if err != nil {
+		return store.Pruned{Freed: steps}, err
+	}
 	pruned, err := s.Prune(ctx, p)
+	pruned.Freed += steps
 	if err != nil {
 		return pruned, err
 	}
@@ -212,7 +218,35 @@ func PruneCache(ctx context.Context, s *store.Store, p store.Policy, keep *store
 }
 
 // TakesBuilds reports whether all records of builds go with what a policy takes of the cache.
-func TakesBuilds(p store.Policy) bool {
+func TakesBuilds(p store.Policy) bool { return p.All && takesEverything(p) }
+
+// takesEverything reports whether a policy chooses by nothing but time.
+func takesEverything(p store.Policy) bool {
 	limits := p.ReservedSpace != (store.Space{}) || p.MaxUsedSpace != (store.Space{}) || p.MinFreeSpace != (store.Space{})
-	return p.All && !limits && len(p.Filters) == 0
+	return !limits && len(p.Filters) == 0
+}
+
+// pruneSteps removes failed steps that are kept, and do not run, before the cache that they stand on.
+func pruneSteps(ctx context.Context, s *store.Store, p store.Policy) (freed int64, err error) {
+	if !takesEverything(p) {
+		return 0, nil
+	}
+	m := &container.Manager{Store: s}
+	all, err := s.Containers(ctx)
+	for _, c := range all {
+		if container.StepOf(c) == nil || time.Since(c.Created) < p.KeepDuration || m.State(c.ID).Running {
+			continue
+		}
+		n, serr := m.Size(c)
+		if serr == nil {
+			serr = m.Remove(ctx, c.ID, false)
+		}
+		switch {
+		case serr == nil:
+			freed += n
+		case !errors.Is(serr, container.ErrRunning) && !errors.Is(serr, store.ErrNotFound): // since we looked
+			err = errors.Join(err, serr)
+		}
+	}
+	return freed, err
 }
