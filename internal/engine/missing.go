@@ -59,6 +59,13 @@ func (r *Run) missingLocal(ctx context.Context, n, source *node, name string) (l
 			}
 		}
 	}
+	if _, exclude, perr := local.Patterns(source.v.Op.GetSource()); perr == nil {
+		if _, sent := c.(local.Sent); !sent { // for names like it: the build itself looks at nothing but what it copies
+			if all, terr := c.Tree(ctx, nil, exclude); terr == nil {
+				tree = all
+			}
+		}
+	}
 	if name := n.v.Name(); strings.Contains(name, " ../") || strings.Contains(name, `"../`) || strings.Contains(name, "=../") {
 		return tree, "a path cannot leave the build context: build with a directory above as the context, or give another one with --build-context NAME=DIRECTORY"
 	}
@@ -98,7 +105,7 @@ func similar(tree layer.Tree, name string) string {
 		return ""
 	}
 	dir, base := path.Split(strings.TrimPrefix(name, "/"))
-	all, err := tree.ReadDir(strings.TrimSuffix(dir, "/"))
+	all, err := tree.ReadDir(path.Clean(dir)) // "." for the top
 	if err != nil || len(all) > maxSimilar {
 		return ""
 	}
