@@ -68,10 +68,7 @@ func keepLists(dir, earlier string, digests []digest.Digest, made func(digest.Di
 	name := listsName(digests)
 	there := map[string]bool{}
 	if earlier != "" {
-		entries, err := os.ReadDir(earlier)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+		entries, _ := os.ReadDir(earlier) // whatever it has is of use, and nothing of it is needed
 		for _, e := range entries {
 			there[e.Name()] = true
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -231,7 +232,7 @@ func (s *Store) pruneBuilds(keep History, how manner) (gone []BuildRecord, freed
 
 // isBuildName reports whether a name is one part of a path, as those of builds are.
 func isBuildName(name string) bool {
-	return name != "." && filepath.Base(name) == name && filepath.IsLocal(name)
+	return name != "." && filepath.Base(name) == name && filepath.IsLocal(name) && !strings.ContainsRune(name, 0)
 }
 
 // RemoveBuild removes the record of a build that has ended and that nobody has pinned.

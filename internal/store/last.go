@@ -72,6 +72,7 @@ func (s *Store) readLast(path string) (all []LastBuild) {
 		return nil
 	}
 	for line := range bytes.Lines(data) {
+		line = bytes.TrimLeft(line, "\x00") // lines before it that a loss of power took
 		words := strings.Fields(string(line))
 		if len(words) != 3 || !isBuildName(words[0]) || !bytes.HasSuffix(line, []byte("\n")) {
 			continue
