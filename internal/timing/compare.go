@@ -63,7 +63,7 @@ type Comparison struct {
 	Same    int      `json:"same"` // steps that are the same in both
 }
 
-// Compare compares two builds, step by step: those of the same name, and others at the same place of a Dockerfile. What took no more than a
+// Compare compares two builds, step by step: those of the same name, of the same instruction, and others at the same place of a Dockerfile. What took no more than a
 // tenth, or a tenth of a second, longer or less takes the same time.
 func Compare(before, after *Timing) *Comparison {
 	c := &Comparison{Before: before, After: after}
@@ -115,7 +115,8 @@ func pair(before, after []Step) (pairs [][2]*Step) {
 	for i := range after {
 		all = append(all, &after[i])
 	}
-	left := match(slotless, match(func(s *Step) string { return s.Name }, all))
+	left := match(sameText, match(func(s *Step) string { return s.Name }, all))
+	left = match(samePlace, left)
 	for i := range before {
 		pairs = append(pairs, [2]*Step{&before[i], with[i]})
 	}
@@ -125,15 +126,45 @@ func pair(before, after []Step) (pairs [][2]*Step) {
 	return pairs
 }
 
-// slotless is the place of a step in its Dockerfile, "[build 2/4]" with the first word of its instruction; "" where there is none.
-func slotless(s *Step) string {
-	place, rest, ok := strings.Cut(s.Name, "] ")
+// place is where a step stands in its Dockerfile: of "[linux/arm64 build 2/4] RUN make" the stage is "linux/arm64 build" and the number 2.
+func (s *Step) place() (stage, number string, ok bool) {
+	place, _, ok := strings.Cut(s.Name, "] ")
 	if !ok || !strings.HasPrefix(place, "[") || s.State == Besides {
+		return "", "", false
+	}
+	stage, last, more := cutLast(place[1:])
+	if !more {
+		stage, last = "", place[1:]
+	}
+	number, _, ok = strings.Cut(last, "/")
+	return stage, number, ok
+}
+
+func cutLast(s string) (before, after string, ok bool) {
+	i := strings.LastIndexByte(s, ' ')
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+1:], true
+}
+
+// sameText is what a step has in common with one of the same stage and instruction: an instruction more changes the numbers of the others.
+func sameText(s *Step) string {
+	stage, _, ok := s.place()
+	if !ok {
 		return ""
 	}
-	place, _, _ = strings.Cut(place, "/") // an instruction more changes the number of all of them
-	word, _, _ := strings.Cut(rest, " ")
-	return place + " " + word
+	return stage + "] " + s.Short()
+}
+
+// samePlace is what a step has in common with one whose instruction was changed: the place, and the first word.
+func samePlace(s *Step) string {
+	stage, number, ok := s.place()
+	if !ok {
+		return ""
+	}
+	word, _, _ := strings.Cut(s.Short(), " ")
+	return stage + " " + number + "] " + word
 }
 
 func changeOf(before, after *Step) Change {
@@ -166,7 +197,7 @@ func changeOf(before, after *Step) Change {
 const minChange = time.Second / 10
 
 func (c *Change) compare(before, after *Step) {
-	if before.Name != after.Name {
+	if before.Short() != after.Short() {
 		c.Changed = append(c.Changed, ChangedText)
 	}
 	if (before.State == Cached) != (after.State == Cached) || before.State != after.State && (before.State == Broke || after.State == Broke) {
