@@ -52,7 +52,8 @@ func (r *Run) why(ctx context.Context, n *node, id identity, damage string) *rea
 		if in.n == nil {
 			continue
 		}
-		if ran := in.n.ran.Load(); ran != nil && !ran.Is(reasons.New) {
+		// What reads files of a source has them for a reason: a repository that moved may have the same ones.
+		if ran := in.n.ran.Load(); ran != nil && !ran.Is(reasons.New) && !ran.Is(reasons.Source) {
 			return &reasons.Why{Follows: in.n.v.Name()}
 		}
 	}

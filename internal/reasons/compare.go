@@ -152,7 +152,7 @@ func sourceChange(was, v *Vertex) *Reason {
 		return imageChange(was, v)
 	case "git":
 		if x, y := value(b, labelCommit), value(a, labelCommit); x != y {
-			return &Reason{Kind: Source, Name: v.Name, Before: x, After: y, Text: fmt.Sprintf("commit of %s moved: %s -> %s", shown(Step(v.Name)), shown(x), shown(y))}
+			return &Reason{Kind: Source, Name: v.Name, Before: x, After: y, Text: fmt.Sprintf("commit of %s moved: %s -> %s", shown(urlIn(v.Name)), shown(x), shown(y))}
 		}
 	case "http":
 		if x, y := value(b, labelContent), value(a, labelContent); x != y {
@@ -169,7 +169,7 @@ func urlIn(name string) string {
 			return word
 		}
 	}
-	return Step(name)
+	return strings.TrimPrefix(Step(name), "[internal] load git source ")
 }
 
 // imageChange is in what an image differs: by its name, or by what that stands for.
