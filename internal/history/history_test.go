@@ -88,6 +88,36 @@ func TestList(t *testing.T) {
 	}
 }
 
+// The build before is one of the same thing, which has ended, and has steps.
+func TestBefore(t *testing.T) {
+	record := func(change func(*Record)) *Record {
+		r := &Record{build.Recorded{Record: build.Record{ID: "2", Context: "/src", File: "/src/Dockerfile", Target: "t", Called: "c", Platforms: []string{"linux/amd64"}, Steps: []engine.StepRecord{{}}}}}
+		change(r)
+		return r
+	}
+	now := record(func(r *Record) { r.ID = "3" })
+	for name, change := range map[string]func(*Record){
+		"":                func(*Record) {},
+		"it runs":         func(r *Record) { r.Running = true },
+		"imported":        func(r *Record) { r.Imported = true },
+		"later":           func(r *Record) { r.ID = "4" },
+		"itself":          func(r *Record) { r.ID = "3" },
+		"another context": func(r *Record) { r.Context = "/other" },
+		"another file":    func(r *Record) { r.File = "/other" },
+		"another target":  func(r *Record) { r.Target = "" },
+		"another name":    func(r *Record) { r.Called = "" },
+		"all platforms":   func(r *Record) { r.Platforms = nil },
+		"no steps":        func(r *Record) { r.Steps = nil },
+	} {
+		if got := record(change).Before(now); got != (name == "") {
+			t.Errorf("%q is before: %v", name, got)
+		}
+	}
+	if other := record(func(r *Record) { r.Imported = true }); !other.Before(record(func(r *Record) { r.ID, r.Imported = "3", true })) {
+		t.Error("what was imported is not compared with what was")
+	}
+}
+
 func TestWords(t *testing.T) {
 	s := records(t)
 	for words, want := range map[string]string{

@@ -88,6 +88,78 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// What was found out when a build was carried out counts, unless it is compared with another one than then.
+func TestExplainAnother(t *testing.T) {
+	now, before := explained(t)
+	explain := func(r, against *Record, step int) Step {
+		t.Helper()
+		e, err := Explain(r, against)
+		must(t, err)
+		return e.Steps[step]
+	}
+	now.Steps[1].Why = &reasons.Why{Follows: "RUN one"}
+	if s := explain(now, before, 1); s.Follows != "RUN one" || len(s.Reasons) != 1 || s.Reasons[0].Name != "VERSION" {
+		t.Errorf("what follows another step is %+v", s)
+	}
+	now.Earlier = "another"
+	if s := explain(now, before, 1); s.Follows != "" || len(s.Reasons) != 1 {
+		t.Errorf("against another build it is %+v", s)
+	}
+	for kind, want := range map[reasons.Kind]int{reasons.NoCache: 1, reasons.Pruned: 1, reasons.Files: 0} {
+		now.Steps[0] = engine.StepRecord{Key: "one", Why: &reasons.Why{Reasons: []reasons.Reason{{Kind: kind}}}}
+		if s := explain(now, before, 0); len(s.Reasons) != want || s.State != Ran {
+			t.Errorf("in what is the same and ran for %q it has %+v", kind, s)
+		}
+	}
+	// A step that was run and was cached, for another platform, ran.
+	for _, steps := range [][]engine.StepRecord{{{Key: "one"}, {Key: "one", Cached: true}}, {{Key: "one", Cached: true}, {Key: "one"}}} {
+		now.Steps = steps
+		if s := explain(now, nil, 0); s.State != Ran {
+			t.Errorf("it is %s", s.State)
+		}
+	}
+}
+
+// Files are told where both builds have left their lists.
+func TestExplainFiles(t *testing.T) {
+	now, before := explained(t)
+	leave := func(r *Record, digest string, files ...string) {
+		var m reasons.ListMaker
+		for i, f := range files {
+			m.Add(f, false, []byte(strings.Repeat(string(rune('0'+i)), 64)), nil)
+		}
+		data, err := json.Marshal(map[string]*reasons.List{digest: m.List()})
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(r.Dir(), "lists-x"), data, 0o600))
+	}
+	told := func() string {
+		t.Helper()
+		e, err := Explain(before, now)
+		must(t, err)
+		return e.Steps[2].Text()
+	}
+	leave(before, "two1", "a", "b")
+	if got := told(); got != "files of builder changed" {
+		t.Errorf("with one list it says %q", got)
+	}
+	leave(now, "two2", "a", "c")
+	if got := told(); got != "2 of 2 files of builder changed: b (new), c (removed)" {
+		t.Errorf("with both lists it says %q", got)
+	}
+	must(t, os.WriteFile(filepath.Join(now.Dir(), "lists-x"), []byte(`{"two2":{"files":2,"data":"AAAA"}}`), 0o600))
+	if got := told(); got != "files of builder changed" {
+		t.Errorf("with a damaged list it says %q", got)
+	}
+	must(t, os.WriteFile(filepath.Join(now.Dir(), "graph.json"), []byte(`{"vertices":[{"name":"x","inputs":[7]}]}`), 0o600))
+	if _, err := Explain(before, now); err == nil || !strings.Contains(err.Error(), "is damaged") {
+		t.Errorf("of a damaged graph it says %v", err)
+	}
+	must(t, os.Remove(filepath.Join(now.Dir(), "graph.json")))
+	if _, err := Explain(before, now); err == nil || !strings.Contains(err.Error(), "nothing to explain its steps with") {
+		t.Errorf("of a build without a graph it says %v", err)
+	}
+}
+
 func TestFind(t *testing.T) {
 	now, _ := explained(t)
 	e, err := Explain(now, nil)
