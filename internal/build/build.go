@@ -140,6 +140,7 @@ func (b *building) build(ctx context.Context) error {
 		Arguments:    slices.Sorted(maps.Keys(b.arguments())),
 		Ignored:      b.ignored(),
 		Foreign:      b.caches.foreign(),
+		TraceFiles:   b.traceFiles(),
 	}
 	err := b.req.allow(&opt)
 	if err != nil {

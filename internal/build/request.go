@@ -100,6 +100,8 @@ type Request struct {
 	TraceProcesses bool
 	// KeepFailed has a RUN that fails kept as a container: see Record.Kept. It is not for builds of clients.
 	KeepFailed bool
+	// TraceFiles has the record tell which files the steps have opened, where the kernel tells it.
+	TraceFiles bool
 	// Ended is told of the build's record when it is complete, also of a build that failed; may be nil.
 	Ended func(*Record)
 	// TellProvenance has the result tell its provenance, whatever the image gets; "" for none.

@@ -112,6 +112,7 @@ func fromHere(path string) string {
 
 func newHistoryInspectCmd(a *app) *cobra.Command {
 	var format string
+	var files bool
 	cmd := &cobra.Command{
 		Use:   "inspect [OPTIONS] [REF]",
 		Short: "Inspect a build record",
@@ -126,6 +127,9 @@ func newHistoryInspectCmd(a *app) *cobra.Command {
 			r, err := a.buildRecord(ref)
 			if err != nil {
 				return err
+			}
+			if files {
+				return a.printOpened(r, format)
 			}
 			info := newRecordInfo(r)
 			info.Timing = timing.Of(r)
@@ -148,6 +152,7 @@ func newHistoryInspectCmd(a *app) *cobra.Command {
 		return cmd
 	}
 	cmd.Flags().StringVar(&format, "format", "pretty", `Format the output ("pretty", "json", or a Go template)`)
+	cmd.Flags().BoolVar(&files, "files", false, `List the files that each "RUN" opened, if a build with --trace-files ran it`)
 	return cmd
 }
 
@@ -209,6 +214,7 @@ func (a *app) printRecord(info *recordInfo, withRef bool) error {
 	if t := info.Timing; len(t.Steps) > 0 {
 		fmt.Fprintln(a.stdout)
 		printTiming(a.stdout, t)
+		printTraced(a.stdout, t)
 	}
 	if info.Kept != "" {
 		fmt.Fprintf(a.stdout, "\nLook into the failed step: %s debug %s\n", a.name, info.Kept)

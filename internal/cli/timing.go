@@ -20,13 +20,14 @@ import (
 
 // tellFlags are what is told of a build besides its progress.
 type tellFlags struct {
-	timing, traceProcesses bool
-	summary                string
+	timing, traceProcesses, traceFiles bool
+	summary                            string
 }
 
 func (o *tellFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&o.timing, "timing", false, "Show after the build which steps it waited for, and what each step took, read and wrote")
 	f.BoolVar(&o.traceProcesses, "trace-processes", false, `Record the processes of each "RUN" for "history trace"`)
+	f.BoolVar(&o.traceFiles, "trace-files", false, `Record which files each "RUN" opens, for "advise" and "history inspect --files"`)
 	f.StringVar(&o.summary, "summary", "", "Add a summary of the build in Markdown to a file (default: the one that $GITHUB_STEP_SUMMARY names)")
 }
 
@@ -41,7 +42,7 @@ func (t *told) of(req *build.Request) {
 	if req.Call != "" {
 		return
 	}
-	req.TraceProcesses = t.traceProcesses
+	req.TraceProcesses, req.TraceFiles = t.traceProcesses, t.traceFiles
 	i := len(t.records)
 	t.records = append(t.records, nil)
 	req.Ended = func(r *build.Record) { t.records[i] = r }

@@ -42,6 +42,7 @@ import (
 	"github.com/moby/buildkit/util/entitlements"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/slipway-build/slipway/internal/filetrace"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/sandbox"
@@ -142,6 +143,8 @@ type RunOptions struct {
 	Arguments []string
 	// Ignored is how the cache of steps came to be ignored: "--no-cache".
 	Ignored string
+	// TraceFiles gives where the files go that the process of a step opens, by the key of the step; nil: they are not traced.
+	TraceFiles func(Key) (*filetrace.Writer, error)
 }
 
 // complete puts what gives nothing in the place of what is nil.

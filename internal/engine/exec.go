@@ -47,6 +47,7 @@ type execution struct {
 	process Process   // what is told of it
 	began   time.Time // to run
 	printed tail      // the end of its output
+	mounted bool      // it saw an overlay, which was traced if that was asked for
 }
 
 type execOutput struct {
@@ -70,16 +71,19 @@ func (r *Run) exec(ctx context.Context, w work, n *node, op *pb.ExecOp, inputs [
 	}
 	stdout, flushOut := redact(io.MultiWriter(w.step.Stdout(), &x.printed), x.hidden)
 	stderr, flushErr := redact(io.MultiWriter(w.step.Stderr(), &x.printed), x.hidden)
+	notice := func(text string) {
+		if r.screen.notice(text) {
+			fmt.Fprintf(stderr, "WARNING: %s\n", text)
+		}
+	}
 	x.began = time.Now()
 	err := r.Engine.opt.Runner.Run(ctx, &x.spec, sandbox.IO{
-		Stdout: stdout, Stderr: stderr,
-		Notice: func(text string) {
-			if r.screen.notice(text) {
-				fmt.Fprintf(stderr, "WARNING: %s\n", text)
-			}
-		},
-		Used: func(u sandbox.Usage) { x.process.Usage = &u },
+		Stdout: stdout, Stderr: stderr, Notice: notice,
+		Used: func(u sandbox.Usage) { x.process.Usage = &u }, Mounted: x.traceFiles(n, notice),
 	})
+	if err == nil {
+		x.untraced(notice)
+	}
 	flushOut()
 	flushErr()
 	x.process.Run = time.Since(x.began)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/slipway-build/slipway/internal/filetrace"
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -77,6 +78,8 @@ type Process struct {
 	Run     time.Duration  `json:"run"`     // until all of them had ended
 	Commit  time.Duration  `json:"commit"`  // until what it changed was a layer
 	Usage   *sandbox.Usage `json:"usage,omitempty"`
+	// Files are those that they have opened, of a step that was traced.
+	Files *filetrace.Summary `json:"files,omitempty"`
 }
 
 // NewRun begins a run, which ends with ctx.

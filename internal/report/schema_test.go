@@ -7,12 +7,14 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/slipway-build/slipway/internal/filetrace"
 	"github.com/slipway-build/slipway/internal/timing"
 )
 
 // What commands give as JSON is what docs/schemas says.
 func TestSchemas(t *testing.T) {
 	one, _ := example()
+	one.Steps[2].Process.Files = &filetrace.Summary{Files: 3, Executed: 1, Listed: 1, Lost: 1, Cut: true}
 	other, _ := example()
 	other.Steps = other.Steps[:2]
 	for file, v := range map[string]any{

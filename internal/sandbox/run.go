@@ -91,7 +91,9 @@ func (r *runner) runBundle(ctx context.Context, b *bundle, streams IO) error {
 			streams.Notice(notice)
 		}
 	}
+	ended := streams.mounted(b.rootfs)
 	err := r.execute(ctx, b, streams)
+	ended()
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -101,19 +103,27 @@ func (r *runner) runBundle(ctx context.Context, b *bundle, streams IO) error {
 	}
 	// The caller may take an exit code for a success.
 	var exit *ExitError
-	ended := err == nil || errors.As(err, &exit)
-	if ended {
+	done := err == nil || errors.As(err, &exit)
+	if done {
 		if werr := b.ends.wait(ctx); werr != nil {
 			err = werr
 		}
 	}
 	if ferr := b.owned.finish(err); ferr != nil {
-		err, ended = ferr, false
+		err, done = ferr, false
 	}
-	if berr := b.bringBack(ended); berr != nil {
+	if berr := b.bringBack(done); berr != nil {
 		err = berr
 	}
 	return err
+}
+
+// mounted tells of a root filesystem whoever wants to know.
+func (s *IO) mounted(root string) (ended func()) {
+	if s.Mounted == nil || !isOverlay(root) {
+		return func() {}
+	}
+	return s.Mounted(root)
 }
 
 // removeRun removes the directory of a run, in which there is nothing but where the scratch filesystem was mounted.

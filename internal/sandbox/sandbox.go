@@ -168,6 +168,9 @@ type IO struct {
 	Started func()
 	// Used is told what the process and all that came of it have used, when they have ended; may be nil.
 	Used func(Usage)
+	// Mounted is told where the calling thread sees the root filesystem, an overlay, when it is ready and nothing of the process runs yet. What it returns is called
+	// when all processes have ended, before the filesystem is unmounted. May be nil; where there is no such overlay it is not called.
+	Mounted func(root string) (ended func())
 }
 
 // Usage is what processes have used of the machine.

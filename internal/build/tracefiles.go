@@ -1,0 +1,55 @@
+package build
+
+import (
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/filetrace"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// tracePrefix begins the names of the files of a record that tell which files a step has opened. The key of the step ends them.
+const tracePrefix = "opened-"
+
+// traceFiles says where traces of files go; nil: there are none. Where it is not possible a step of the display says so.
+func (b *building) traceFiles() func(engine.Key) (*filetrace.Writer, error) {
+	if !b.req.TraceFiles || b.req.Call != "" {
+		return nil
+	}
+	if err := filetrace.Supported(); err != nil {
+		b.say(fmt.Sprintf("WARNING: files are not traced: %v", err))
+		return nil
+	}
+	return func(k engine.Key) (*filetrace.Writer, error) {
+		return filetrace.Create(filepath.Join(b.record.path, tracePrefix+string(k)))
+	}
+}
+
+// OpenedFiles gives what the step with a key has opened, if the build traced it; otherwise the error is [os.ErrNotExist].
+func (r *Recorded) OpenedFiles(k engine.Key, each func(filetrace.Kind, string) error) error {
+	if _, err := hex.DecodeString(string(k)); err != nil || k == "" {
+		return fmt.Errorf("reading the files of step %q: %w", k, os.ErrNotExist)
+	}
+	f, err := store.OpenRegular(filepath.Join(r.dir, tracePrefix+string(k)))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return filetrace.Read(f, each)
+}
+
+// Traced finds the newest of some builds, which are the newest first, that traced the files of the step with a key, and what it says of them. A step that was
+// cached has done what the one did that made its result.
+func Traced(all []Recorded, k engine.Key) (*Recorded, *filetrace.Summary) {
+	for i := range all {
+		for _, s := range all[i].Steps {
+			if s.Key == k && s.Error == "" && s.Process != nil && s.Process.Files != nil {
+				return &all[i], s.Process.Files
+			}
+		}
+	}
+	return nil, nil
+}
