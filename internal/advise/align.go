@@ -27,12 +27,16 @@ func (i *instruction) text() string { return i.node.Original }
 
 // dockerfile is one whose instructions are known in the image's history.
 type dockerfile struct {
+	name   string // as patches have it
 	lines  []string
+	ignore IgnoreFile
 	report *imagesize.Report
 	tree   layer.Tree
 	from   *parser.Node // of the last stage
 	single bool         // it has one stage alone
 	steps  []*instruction
+	nodes  map[int]*parser.Node // all instructions, by their first lines
+	built  *graph               // nil: it is not known
 }
 
 // of is the instruction that made an entry of the history, or nil for one of the base image.
@@ -51,7 +55,10 @@ func align(in Input) (*dockerfile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the Dockerfile: %w", err)
 	}
-	d := &dockerfile{lines: splitLines(in.Text), report: in.Report, tree: in.Tree}
+	d := &dockerfile{name: in.Name, ignore: in.Ignore, lines: splitLines(in.Text), report: in.Report, tree: in.Tree, nodes: map[int]*parser.Node{}}
+	for _, n := range res.AST.Children {
+		d.nodes[n.StartLine] = n
+	}
 	chain, err := d.chain(res.AST.Children, in.Target)
 	if err != nil {
 		return nil, err
@@ -70,6 +77,7 @@ func align(in Input) (*dockerfile, error) {
 		}
 		d.steps = append(d.steps, step)
 	}
+	d.built = d.graph(in.Built)
 	return d, nil
 }
 

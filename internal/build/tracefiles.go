@@ -42,11 +42,11 @@ func (r *Recorded) OpenedFiles(k engine.Key, each func(filetrace.Kind, string) e
 }
 
 // Traced finds the newest of some builds, which are the newest first, that traced the files of the step with a key, and what it says of them. A step that was
-// cached has done what the one did that made its result.
+// cached has done what the one did that made its result. What others say of their builds counts for none of this store's.
 func Traced(all []Recorded, k engine.Key) (*Recorded, *filetrace.Summary) {
 	for i := range all {
 		for _, s := range all[i].Steps {
-			if s.Key == k && s.Error == "" && s.Process != nil && s.Process.Files != nil {
+			if !all[i].Imported && s.Key == k && s.Error == "" && s.Process != nil && s.Process.Files != nil {
 				return &all[i], s.Process.Files
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/terminal"
+	"github.com/slipway-build/slipway/internal/timing"
 	"github.com/slipway-build/slipway/internal/view"
 	"github.com/slipway-build/slipway/internal/view/imagesize"
 )
@@ -27,9 +29,10 @@ func newAdviseCmd(a *app) *cobra.Command {
 	var opts adviseFlags
 	cmd := &cobra.Command{
 		Use:   "advise [OPTIONS] [PATH]",
-		Short: "Tell how the image of a Dockerfile becomes smaller",
-		Long: `Tell how the image of a Dockerfile becomes smaller: each line with the bytes that it costs, measured in the image that was built of it last, and
-with the change as a patch where that is known
+		Short: "Tell how the image of a Dockerfile becomes smaller, and its builds shorter",
+		Long: `Tell how the image of a Dockerfile becomes smaller, and its builds shorter: each line with the bytes that it costs, measured in the image that was built
+of it last, or the seconds, measured in its builds, and with the change as a patch where that is known. What is copied too early, sent for nothing or downloaded
+again and again is known of builds with --trace-files alone.
 
     slipway advise --format patch | patch -p1
 
@@ -70,13 +73,21 @@ func (a *app) runAdvise(ctx context.Context, dir string, opts *adviseFlags) erro
 	if err != nil {
 		return err
 	}
-	img, target, err := builtOf(ctx, s, file, opts)
+	img, last, err := builtOf(ctx, s, file, opts)
 	if err != nil {
 		return err
 	}
-	in := advise.Input{Name: filepath.Base(file), Text: string(text), Target: target}
+	defer last.close()
+	in := advise.Input{Name: filepath.Base(file), Text: string(text), Target: opts.target}
 	if rel, err := filepath.Rel(dir, file); err == nil && filepath.IsLocal(rel) {
 		in.Name = rel
+	}
+	if last != nil {
+		in.Target = last.of.Target
+		in.Built = last.left(ctx, s)
+	}
+	if in.Ignore, err = ignoreFile(dir, file, in.Name); err != nil {
+		return err
 	}
 	if in.Report, err = imagesize.Measure(ctx, s, img.Name, img, imagesize.Options{}); err != nil {
 		return err
@@ -91,35 +102,36 @@ func (a *app) runAdvise(ctx context.Context, dir string, opts *adviseFlags) erro
 	return a.printAdvice(in, img, findings, opts.format)
 }
 
-// builtOf is the image that was built last of a Dockerfile, and its stage.
-func builtOf(ctx context.Context, s *store.Store, file string, opts *adviseFlags) (store.Image, string, error) {
+// builtOf is the image that was built last of a Dockerfile, and that build; nil for an image that was named.
+func builtOf(ctx context.Context, s *store.Store, file string, opts *adviseFlags) (store.Image, *lastBuild, error) {
 	if opts.image != "" {
 		img, err := view.UseImage(ctx, s, opts.image)
-		return img, opts.target, err
+		return img, nil, err
 	}
 	abs, err := filepath.Abs(file)
 	if err != nil {
-		return store.Image{}, "", err
+		return store.Image{}, nil, err
 	}
 	records, err := build.Records(s)
 	if err != nil {
-		return store.Image{}, "", err
+		return store.Image{}, nil, err
 	}
-	for _, r := range records {
+	for i := range records {
+		r := &records[i]
 		if r.Imported || r.File != abs || r.Error != "" || r.ImageID == "" || opts.target != "" && r.Target != opts.target {
 			continue
 		}
 		for _, name := range append([]string{r.ImageID}, r.Names...) {
 			img, err := view.UseImage(ctx, s, name)
 			if err == nil && (img.ID.String() == r.ImageID || img.Target().Digest.String() == r.ImageID) {
-				return img, r.Target, nil
+				return img, openLast(r, records), nil
 			}
 			if err != nil && !errors.Is(err, store.ErrNotFound) {
-				return img, "", err
+				return img, nil, err
 			}
 		}
 	}
-	return store.Image{}, "", fmt.Errorf("the store has no image that was built of %s: build it first, or name one with --image", file)
+	return store.Image{}, nil, fmt.Errorf("the store has no image that was built of %s: build it first, or name one with --image", file)
 }
 
 func (a *app) printAdvice(in advise.Input, img store.Image, findings []advise.Finding, format string) error {
@@ -144,7 +156,7 @@ func (a *app) printAdvice(in advise.Input, img store.Image, findings []advise.Fi
 		if columns > 0 {
 			line = terminal.Short(line, max(columns-4, 12))
 		}
-		fmt.Fprintf(&b, "%s:%d: %s (%s of the image): %s\n    %s\n", terminal.Line(in.Name), f.Line, size(f.Bytes), percent(f.Bytes, in.Report.Size), f.Rule, line)
+		fmt.Fprintf(&b, "%s:%d: %s: %s\n    %s\n", terminal.Line(in.Name), f.Line, saves(&f, in.Report.Size), f.Rule, line)
 		b.WriteString(terminal.Line("  "+f.What) + "\n" + terminal.Line("  Instead: "+f.Change) + "\n")
 		if f.Patch != "" {
 			b.WriteString("\n" + terminal.Text(f.Patch))
@@ -154,4 +166,15 @@ func (a *app) printAdvice(in advise.Input, img store.Image, findings []advise.Fi
 	fmt.Fprintf(&b, "%s in %s (%s)\n", count(len(findings), "finding"), terminal.Line(in.Name), size(in.Report.Size))
 	_, err := io.WriteString(a.stdout, b.String())
 	return err
+}
+
+// saves is what a finding is about: seconds of builds, or bytes of the image or the context.
+func saves(f *advise.Finding, all int64) string {
+	switch {
+	case f.Seconds > 0:
+		return timing.Seconds(time.Duration(f.Seconds * float64(time.Second)))
+	case f.Context:
+		return size(f.Bytes) + " of the context"
+	}
+	return fmt.Sprintf("%s (%s of the image)", size(f.Bytes), percent(f.Bytes, all))
 }

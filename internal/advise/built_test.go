@@ -1,0 +1,339 @@
+package advise
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/filetrace"
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/reasons"
+	"github.com/slipway-build/slipway/internal/view/imagesize"
+)
+
+// files are a layer: paths with "" for a file, "white", "opaque", or the target of a link. Directories above them are there.
+type layerFiles map[string]string
+
+func (f layerFiles) Lstat(name string) (*layer.Entry, error) {
+	what, is := f[name]
+	e := &layer.Entry{Path: name, Mode: unix.S_IFDIR | 0o755}
+	switch {
+	case is && what == "white":
+		e.Whiteout = true
+	case is && what == "opaque":
+		e.Opaque = true
+	case is && what == "":
+		e.Mode = unix.S_IFREG | 0o644
+	case is:
+		e.Mode, e.Link = unix.S_IFLNK|0o777, what
+	case name != "." && !slices.ContainsFunc(slices.Collect(maps.Keys(f)), func(n string) bool { return strings.HasPrefix(n, name+"/") }):
+		return nil, &fs.PathError{Op: "lstat", Path: name, Err: fs.ErrNotExist}
+	}
+	return e, nil
+}
+
+func (f layerFiles) ReadDir(dir string) (all []*layer.Entry, err error) {
+	names := map[string]bool{}
+	for name := range f {
+		for ; name != "."; name = path.Dir(name) {
+			if path.Dir(name) == dir {
+				names[name] = true
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		e, err := f.Lstat(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
+// project is a Dockerfile with what its builds have left: a step for each line.
+type project struct {
+	dockerfile []string
+	steps      []reasons.Vertex
+	opened     map[int][]string // by line: "o /path", "d /path"
+	partly     map[int]bool     // by line: something was lost
+	layers     map[int]layerFiles
+	runs       int
+	list       *reasons.List // of the context
+	shared     bool
+	gone       bool // the files of the context are
+	ignore     string
+}
+
+const contextFiles = ".env Dockerfile README.md docs/a docs/b lib/x.go main.go package-lock.json package.json"
+
+func vertex(line int, name string, inputs []int, lines ...string) reasons.Vertex {
+	return reasons.Vertex{Name: fmt.Sprintf("[stage-0 %d/9] %s", line, name), Line: line, Key: fmt.Sprint("k", line), Inputs: inputs, Lines: lines}
+}
+
+// npmProject is one whose image has all, or with a second stage what that copies alone.
+func npmProject(second bool) *project {
+	exec := func(line int, name string, input int) reasons.Vertex {
+		return vertex(line, name, []int{input}, "operation exec", "command /bin/sh -c "+name, "user ", "mount / BIND from input 0 ")
+	}
+	var all reasons.ListMaker
+	dirs := map[string]bool{}
+	for name := range strings.FieldsSeq(contextFiles) {
+		if dir := path.Dir(name); dir != "." && !dirs[dir] {
+			dirs[dir] = true
+			all.Add(dir, true, nil, nil)
+		}
+		all.Add(name, false, []byte(digest.FromString(name).Encoded()), nil)
+	}
+	p := &project{
+		dockerfile: []string{"FROM base", "COPY . /app", "RUN npm ci", "RUN make"},
+		steps: []reasons.Vertex{
+			vertex(1, "FROM base", nil, "operation image"), {Name: contextName},
+			vertex(2, "COPY . /app", []int{0, 1}, "operation file", "action copy / to /app", "files of input 1 "+listDigest),
+			exec(3, "RUN npm ci", 2), exec(4, "RUN make", 3),
+		},
+		opened: map[int][]string{3: {"o /app/package.json", "o /app/package-lock.json", "o /bin/sh", "d /bin", "o /root/.npm/x"}, 4: {"o /app/main.go", "o /app/.env", "d /app", "d /app/lib", "o /app/lib/x.go"}},
+		partly: map[int]bool{}, runs: 3,
+		layers: map[int]layerFiles{2: {}, 3: {"app/node_modules/a": "", "root/.npm/x": ""}, 4: {"app/out": ""}},
+	}
+	for name := range strings.FieldsSeq(contextFiles) {
+		p.layers[2]["app/"+name] = ""
+	}
+	if second {
+		p.dockerfile = append(p.dockerfile, "FROM scratch", "COPY --from=0 /app/out /out")
+		p.steps = append(p.steps, vertex(6, "COPY --from=0 /app/out /out", []int{-1, 4}, "operation file", "action copy /app/out to /out", "files of input 1 sha256:other"))
+	}
+	p.list = all.List()
+	return p
+}
+
+const listDigest = "sha256:list"
+
+func (p *project) input(t *testing.T) Input {
+	t.Helper()
+	report := &imagesize.Report{}
+	from := 0
+	for i, l := range p.dockerfile {
+		if strings.HasPrefix(l, "FROM") {
+			from = i
+		}
+	}
+	for _, l := range p.dockerfile[from+1:] {
+		if l != "" && !strings.HasPrefix(l, "#") {
+			report.Instructions = append(report.Instructions, imagesize.Instruction{CreatedBy: l})
+		}
+	}
+	line := func(key string) (n int) {
+		_, _ = fmt.Sscanf(key, "k%d", &n)
+		return n
+	}
+	return Input{
+		Name: "Dockerfile", Text: strings.Join(p.dockerfile, "\n") + "\n", Report: report, Tree: layerFiles{}, Ignore: IgnoreFile{Name: ".dockerignore", Text: p.ignore, New: p.ignore == ""},
+		Built: &Built{
+			Graph: &reasons.Build{Vertices: p.steps}, Lists: reasons.Lists{listDigest: p.list}, Shared: p.shared,
+			Opened: func(key string, each func(filetrace.Kind, string) error) (bool, error) {
+				for _, e := range p.opened[line(key)] {
+					if err := each(filetrace.Kind(e[0]), e[2:]); err != nil {
+						return false, err
+					}
+				}
+				return p.opened[line(key)] != nil && !p.partly[line(key)], nil
+			},
+			Layer: func(key string) (layer.Tree, error) {
+				if p.layers[line(key)] == nil {
+					return nil, fs.ErrNotExist
+				}
+				return p.layers[line(key)], nil
+			},
+			Runs: func(step string) []time.Duration { return slices.Repeat([]time.Duration{time.Second}, p.runs) },
+			Size: func(name string) (int64, bool) {
+				return 100_000, !p.gone && slices.Contains(strings.Fields(contextFiles), name)
+			},
+		},
+	}
+}
+
+// found are the findings of a rule.
+func (p *project) found(t *testing.T, rule string) (all []Finding) {
+	t.Helper()
+	findings, err := Advise(p.input(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range findings {
+		if f.Rule == rule {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// cases have each change take a finding away.
+func without(t *testing.T, rule string, second bool, changes map[string]func(*project)) {
+	t.Helper()
+	if got := npmProject(second).found(t, rule); len(got) != 1 {
+		t.Fatalf("%+v is found", got)
+	}
+	for name, change := range changes {
+		p := npmProject(second)
+		change(p)
+		if got := p.found(t, rule); len(got) > 0 {
+			t.Errorf("%s: %+v is found", name, got)
+		}
+	}
+}
+
+func TestCopyBeforeDownload(t *testing.T) {
+	f := npmProject(false).found(t, "copy-before-download")[0]
+	want := `--- a/Dockerfile
++++ b/Dockerfile
+@@ -1,4 +1,5 @@
+ FROM base
+-COPY . /app
++COPY package-lock.json package.json /app/
+ RUN npm ci
++COPY . /app
+ RUN make
+`
+	if f.Line != 3 || f.Seconds != 2 || f.Patch != want || !strings.Contains(f.What, "opened 2 of the 9 files") || !strings.Contains(f.What, "3 times") {
+		t.Errorf("found is %+v\n%s", f, f.Patch)
+	}
+	step := func(line int, edit func(*reasons.Vertex)) func(*project) {
+		return func(p *project) {
+			for i := range p.steps {
+				if p.steps[i].Line == line {
+					edit(&p.steps[i])
+				}
+			}
+		}
+	}
+	without(t, "copy-before-download", false, map[string]func(*project){
+		"not traced":         func(p *project) { delete(p.opened, 3) },
+		"something lost":     func(p *project) { p.partly[3] = true },
+		"listed":             func(p *project) { p.opened[3] = append(p.opened[3], "d /app") },
+		"listed below":       func(p *project) { p.opened[3] = append(p.opened[3], "d /app/docs") },
+		"all opened":         func(p *project) { p.opened[3] = append(p.opened[3], openedAll()...) },
+		"layer gone":         func(p *project) { delete(p.layers, 3) },
+		"layer of COPY gone": func(p *project) { delete(p.layers, 2) },
+		"changed":            func(p *project) { p.layers[3]["app/package-lock.json"] = "" },
+		"deleted":            func(p *project) { p.layers[3]["app/docs"] = "white" },
+		"all deleted":        func(p *project) { p.layers[3]["app"] = "white" },
+		"made anew":          func(p *project) { p.layers[3]["app"] = "opaque" },
+		"replaced by dir":    func(p *project) { p.layers[3]["app/main.go/x"] = "" },
+		"a link to it":       func(p *project) { p.layers[2]["app/docs/a"] = "../package.json" },
+		"a link above it":    func(p *project) { p.layers[2]["app/docs/a"] = "/app/docs/.." },
+		"elsewhere":          func(p *project) { delete(p.layers[2], "app/docs/a") },
+		"a mount":            step(3, func(v *reasons.Vertex) { v.Lines = append(v.Lines, "mount /x BIND from input 0 ") }),
+		"unreadable mount":   step(3, func(v *reasons.Vertex) { v.Lines = append(v.Lines, "mount nonsense") }),
+		"no download": func(p *project) {
+			p.dockerfile[2] = "RUN npm test"
+			step(3, func(v *reasons.Vertex) { v.Name = "[3/4] RUN npm test" })(p)
+		},
+		"used twice":      func(p *project) { p.steps = append(p.steps, vertex(9, "RUN x", []int{2}, "operation exec")) },
+		"two platforms":   func(p *project) { p.steps = append(p.steps, p.steps[2]) },
+		"no list":         func(p *project) { p.list = nil },
+		"damaged list":    func(p *project) { p.list.Data = p.list.Data[:len(p.list.Data)-3] },
+		"another text":    step(3, func(v *reasons.Vertex) { v.Name = "[3/4] RUN npm install" }),
+		"no graph":        func(p *project) { p.steps = nil },
+		"a hostile graph": step(3, func(v *reasons.Vertex) { v.Inputs = []int{7} }),
+		"several copies":  step(2, func(v *reasons.Vertex) { v.Lines = append(v.Lines, "action copy /x to /y") }),
+		"another option": func(p *project) {
+			p.dockerfile[1] = "COPY --exclude=x . /app"
+			step(2, func(v *reasons.Vertex) { v.Name = "[2/4] COPY --exclude=x . /app" })(p)
+		},
+		"a variable": func(p *project) {
+			p.dockerfile[1] = "COPY . $x"
+			step(2, func(v *reasons.Vertex) { v.Name = "[2/4] COPY . /app" })(p)
+		},
+	})
+	p := npmProject(false)
+	p.opened[3] = append(p.opened[3], "d /app/node_modules", "d /", "o /app/node_modules/a", "o /app/not-there", "o /application/x")
+	if len(p.found(t, "copy-before-download")) != 1 {
+		t.Error("what the step has made itself counts")
+	}
+}
+
+func openedAll() (all []string) {
+	for name := range strings.FieldsSeq(contextFiles) {
+		all = append(all, "o /app/"+name)
+	}
+	return all
+}
+
+func TestSentForNothing(t *testing.T) {
+	f := npmProject(true).found(t, "unused-context")[0]
+	want := "--- /dev/null\n+++ b/.dockerignore\n@@ -0,0 +1,2 @@\n+docs\n+README.md\n"
+	if f.Line != 2 || f.Bytes != 300_000 || !f.Context || f.Patch != want {
+		t.Errorf("found is %+v\n%s", f, f.Patch)
+	}
+	from := func(path string) func(*project) {
+		return func(p *project) { p.steps[5].Lines[1] = "action copy " + path + " to /out" }
+	}
+	without(t, "unused-context", true, map[string]func(*project){
+		"not traced":       func(p *project) { delete(p.opened, 4) },
+		"something lost":   func(p *project) { p.partly[3] = true },
+		"copied on":        from("/app"),
+		"copied by /":      from("/"),
+		"a pattern":        from("/app/*"),
+		"two readings":     from("/a to /b"),
+		"all opened":       func(p *project) { p.opened[4] = append(p.opened[4], openedAll()...) },
+		"all renamed":      func(p *project) { p.layers[4]["app"] = "white" },
+		"mounted":          func(p *project) { p.steps = append(p.steps, vertex(7, "RUN x", []int{-1, 4}, "operation exec")) },
+		"context mounted":  func(p *project) { p.steps = append(p.steps, vertex(7, "RUN x", []int{-1, 1}, "operation exec")) },
+		"merged":           func(p *project) { p.steps = append(p.steps, vertex(7, "x", []int{4, 5}, "operation merge")) },
+		"other targets":    func(p *project) { p.dockerfile = append([]string{"FROM x AS y", "COPY docs /"}, p.dockerfile...) },
+		"not there now":    func(p *project) { p.gone = true },
+		"the final image":  func(p *project) { p.steps = p.steps[:5] },
+		"layer is gone":    func(p *project) { delete(p.layers, 4) },
+		"unknown context":  func(p *project) { p.list = nil },
+		"damaged contents": func(p *project) { p.list.Data = p.list.Data[:3] },
+	})
+	p := npmProject(true)
+	p.opened[4] = append(p.opened[4], "o /app/docs/a")
+	p.ignore = "x"
+	if f := p.found(t, "unused-context")[0]; f.Patch != "--- a/.dockerignore\n+++ b/.dockerignore\n@@ -1,1 +1,3 @@\n-x\n\\ No newline at end of file\n+x\n+README.md\n+docs/b\n" {
+		t.Errorf("the patch is\n%s", f.Patch)
+	}
+	if p.shared = true; p.found(t, "unused-context")[0].Patch != "" {
+		t.Error("others' file is changed")
+	}
+}
+
+func TestCacheMount(t *testing.T) {
+	f := npmProject(true).found(t, "cache-mount")[0]
+	if f.Line != 3 || f.Seconds != 2 || !strings.Contains(f.Patch, "\n+RUN --mount=type=cache,target=/root/.npm npm ci\n") || strings.Count(f.Patch, "\n+") != 1+1 {
+		t.Errorf("found is %+v\n%s", f, f.Patch)
+	}
+	without(t, "cache-mount", true, map[string]func(*project){
+		"it ran once":   func(p *project) { p.runs = 1 },
+		"not traced":    func(p *project) { delete(p.opened, 3) },
+		"not used":      func(p *project) { p.opened[3] = p.opened[3][:4] },
+		"hostile names": func(p *project) { p.opened[3] = append(p.opened[3][:4], "o /x,target=/etc/.npm/x", "o /x y/.npm/z") },
+	})
+	for name, change := range map[string]func(*project){
+		"another user":    func(p *project) { p.steps[3].Lines[2] = "user node" },
+		"copied out":      func(p *project) { p.steps[5].Lines[1] = "action copy /root/.npm to /out" },
+		"copied with all": func(p *project) { p.steps[5].Lines[1] = "action copy / to /out" },
+		"copied into":     func(p *project) { p.steps[2].Lines[1] = "action copy / to /root/.npm/x" },
+		"not all known":   func(p *project) { p.partly[4] = true },
+	} {
+		p := npmProject(true)
+		change(p)
+		if got := p.found(t, "cache-mount"); len(got) != 1 || got[0].Patch != "" {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	p := npmProject(true)
+	p.opened[4] = append(p.opened[4], "o /root/.npm/x")
+	if f := p.found(t, "cache-mount")[0]; !strings.Contains(f.Patch, "\n+RUN --mount=type=cache,target=/root/.npm make\n") {
+		t.Errorf("who else needs it does not get it:\n%s", f.Patch)
+	}
+}

@@ -1,0 +1,249 @@
+package advise
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/slipway-build/slipway/internal/filetrace"
+	"github.com/slipway-build/slipway/internal/reasons"
+)
+
+// IgnoreFile is the one that says which files of the context are none.
+type IgnoreFile struct {
+	Name string // as patches have it
+	Text string
+	New  bool // there is none yet
+}
+
+// maxIgnored is how many lines are added to it.
+const maxIgnored = 20
+
+// sentForNothing are files that a COPY brings into a stage which nothing looks at and that do not get into the image.
+func sentForNothing(d *dockerfile) []Finding {
+	g := d.built
+	if g == nil || !g.allInstructions() {
+		return nil
+	}
+	var first *copied
+	used, all := map[string]bool{}, map[string]bool{}
+	for _, o := range g.ops {
+		if !g.ofContext(o) {
+			continue
+		}
+		names, unused, c := g.sent(o)
+		if names == nil {
+			return nil
+		}
+		if first == nil && len(unused) > 0 {
+			first = c
+		}
+		for name := range names {
+			all[name] = true
+			used[name] = used[name] || !unused[name]
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	lines, n, bytes := g.grouped(all, used)
+	if len(lines) == 0 {
+		return nil
+	}
+	f := finding("unused-context", first.instruction(), bytes)
+	f.Context = true
+	f.What = fmt.Sprintf("%s of the context are copied, no RUN opened them, and the image does not have them; each change of one has the steps after this run again", files(n))
+	f.Change = fmt.Sprintf("lines in %s: %s", d.ignore.Name, strings.Join(lines, " "))
+	if g.built.Shared && !strings.HasPrefix(path.Base(d.ignore.Name), path.Base(d.name)) {
+		f.Change = fmt.Sprintf("lines in %s.dockerignore, as other Dockerfiles are built with this context: %s", d.name, strings.Join(lines, " "))
+		return []Finding{f}
+	}
+	f.ignore = lines
+	return []Finding{f}
+}
+
+// ofContext reports whether a step has the build context as an input.
+func (g *graph) ofContext(o *op) bool {
+	return slices.ContainsFunc(o.Inputs, func(in int) bool { return in >= 0 && g.ops[in].Name == contextName })
+}
+
+// allInstructions reports whether the graph has all instructions that read the context: those of other targets are in none.
+func (g *graph) allInstructions() bool {
+	lines := map[int]bool{}
+	for _, o := range g.ops {
+		lines[o.Line] = true
+	}
+	for line, n := range g.nodes {
+		word := strings.ToUpper(n.Value)
+		reads := (word == "COPY" || word == "ADD") && !slices.ContainsFunc(n.Flags, func(f string) bool { return strings.HasPrefix(f, "--from=") }) ||
+			word == "RUN" && slices.ContainsFunc(n.Flags, func(f string) bool {
+				return strings.HasPrefix(f, "--mount=") && !strings.Contains(f, "type=") || strings.Contains(f, "type=bind")
+			}) ||
+			word == "ONBUILD"
+		if reads && !lines[line] {
+			return false
+		}
+	}
+	return true
+}
+
+// sent are the files of the context that a step reads, by their names in it, and those of them that are of no use there; nil: it is not known. c is the COPY.
+func (g *graph) sent(o *op) (names, unused map[string]bool, c *copied) {
+	if o.Operation() != "file" {
+		return nil, nil, nil // a mount, of which it is not known what was opened
+	}
+	if c = g.copied(o); c == nil {
+		list := g.built.Lists[o.FilesOf(1)]
+		if len(o.Inputs) != 2 || list == nil {
+			return nil, nil, nil
+		}
+		all, err := list.Names()
+		if err != nil {
+			return nil, nil, nil
+		}
+		names = map[string]bool{}
+		for _, name := range all {
+			names[name] = true
+		}
+		return names, map[string]bool{}, nil
+	}
+	names, unused = map[string]bool{}, map[string]bool{}
+	left := maps.Clone(c.files)
+	if !g.usedAfter(c.op, c, left, map[*op]bool{}) {
+		left = nil
+	}
+	for rel := range c.files {
+		name := path.Join(c.from, rel)
+		names[name] = true
+		if left[rel] {
+			unused[name] = true
+		}
+	}
+	return names, unused, c
+}
+
+// usedAfter takes from left what is used of a COPY by what comes after an op. It reports whether that is known.
+func (g *graph) usedAfter(at *op, c *copied, left map[string]bool, seen map[*op]bool) bool {
+	if seen[at] {
+		return true
+	}
+	seen[at] = true
+	if len(at.users) == 0 {
+		return false // it is the result, or that of another platform
+	}
+	for _, u := range at.users {
+		switch {
+		case u.by.Operation() == "exec" && u.input == 0:
+			mounts, whole := u.by.Mounts()
+			if !whole || slices.ContainsFunc(mounts, func(m reasons.Mounted) bool { return m.Input == 0 && m.At != "/" }) || !g.usedBy(u.by, c, left) || !g.usedAfter(u.by, c, left, seen) {
+				return false
+			}
+		case u.by.Operation() == "file" && u.input == 0:
+			if !g.usedAfter(u.by, c, left, seen) {
+				return false
+			}
+		case u.by.Operation() == "file" && u.input == 1:
+			if !g.copiedOn(u.by, c, left) {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// usedBy takes from left what a step has opened or changed.
+func (g *graph) usedBy(o *op, c *copied, left map[string]bool) bool {
+	t := g.opened(o)
+	if !t.whole {
+		return false
+	}
+	for _, e := range t.paths {
+		if rel, ok := below(c.to, e.path); ok && e.kind != filetrace.Listed {
+			delete(left, rel)
+		}
+	}
+	touched, err := g.touched(o, c)
+	for rel := range touched {
+		delete(left, rel)
+	}
+	return err == nil
+}
+
+// copiedOn takes from left what a COPY of a stage copies.
+func (g *graph) copiedOn(o *op, c *copied, left map[string]bool) bool {
+	copies, _ := o.Copies()
+	for _, from := range copies {
+		if from.From == "" || strings.ContainsAny(from.From, `*?[\`) {
+			return false
+		}
+		for rel := range c.files {
+			at := c.at(rel)
+			if _, is := below(path.Clean("/"+from.From), at); is {
+				delete(left, rel)
+			}
+		}
+	}
+	return len(copies) > 0
+}
+
+// grouped are the lines that leave unused files out, the largest first, with how many files and bytes these are. A directory is one line if nothing in it is used.
+func (g *graph) grouped(all, used map[string]bool) (lines []string, n int, bytes int64) {
+	inUse := map[string]bool{} // directories with something that is used
+	for name := range all {
+		_, there := g.built.Size(name)
+		if used[name] || !there || !plainPattern(name) || isDockerfile(name) {
+			for dir := name; dir != "."; dir = path.Dir(dir) {
+				inUse[dir] = true
+			}
+		}
+	}
+	type group struct {
+		files int
+		bytes int64
+	}
+	groups := map[string]*group{}
+	for name := range all {
+		if inUse[name] {
+			continue
+		}
+		top := name
+		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+			if !inUse[dir] {
+				top = dir
+			}
+		}
+		if groups[top] == nil {
+			groups[top] = &group{}
+		}
+		size, _ := g.built.Size(name)
+		groups[top].files++
+		groups[top].bytes += size
+	}
+	lines = slices.SortedFunc(maps.Keys(groups), func(a, b string) int {
+		if d := groups[b].bytes - groups[a].bytes; d != 0 {
+			return int(max(min(d, 1), -1))
+		}
+		return strings.Compare(a, b)
+	})
+	lines = lines[:min(len(lines), maxIgnored)]
+	for _, l := range lines {
+		n += groups[l].files
+		bytes += groups[l].bytes
+	}
+	return lines, n, bytes
+}
+
+// plainPattern reports whether a name is a pattern that stands for itself alone.
+func plainPattern(name string) bool {
+	return !strings.ContainsAny(name, "*?[]\\\n\r!#") && strings.TrimSpace(name) == name
+}
+
+// isDockerfile reports whether a file says how images are built: who looks for such a file is not always the build.
+func isDockerfile(name string) bool {
+	base := strings.ToLower(path.Base(name))
+	return strings.HasSuffix(base, ".dockerignore") || strings.HasSuffix(base, "dockerfile") || strings.HasPrefix(base, "dockerfile.")
+}
