@@ -111,6 +111,11 @@ func TestExplainAnother(t *testing.T) {
 			t.Errorf("in what is the same and ran for %q it has %+v", kind, s)
 		}
 	}
+	// What nobody looked up stood below something that was cached.
+	before.Steps = before.Steps[1:]
+	if s := explain(before, nil, 0); s.State != Cached {
+		t.Errorf("what a build that ended well has no record of is %s", s.State)
+	}
 	// A step that was run and was cached, for another platform, ran.
 	for _, steps := range [][]engine.StepRecord{{{Key: "one"}, {Key: "one", Cached: true}}, {{Key: "one", Cached: true}, {Key: "one"}}} {
 		now.Steps = steps

@@ -152,6 +152,12 @@ func TestOTLP(t *testing.T) {
 	if s := names["sh"]; ids[s.Parent] != of.Steps[2].Name || s.End <= s.Start {
 		t.Errorf("a process is %+v, of %q", s, ids[s.Parent])
 	}
+	if s := names[procs[1].Command]; ids[s.Parent] != of.Steps[2].Name {
+		t.Errorf("a process that another one started is of %q", ids[s.Parent])
+	}
+	if s := names[of.Steps[2].Name]; len(s.Links) != 1 || ids[s.Links[0].SpanID] != of.Steps[1].Name || s.End == s.Start {
+		t.Errorf("a step that stands on another one is %+v", s)
+	}
 	if s := names[of.Steps[3].Name]; s.Status == nil || s.Status.Code != 2 {
 		t.Errorf("a step that failed has the status %+v", s.Status)
 	}

@@ -79,6 +79,20 @@ func TestSlack(t *testing.T) {
 	}
 }
 
+// Before the first step nothing of the path ran; what ran beside a part of it is told with what took most of it first.
+func TestIdle(t *testing.T) {
+	r := &build.Record{Started: began, Took: time.Second, Steps: []engine.StepRecord{
+		step("first", 200, 900), step("short", 200, 300), step("none", 400, 400), step("long", 300, 800), step("last", 900, 1000, "first"),
+	}}
+	timing := OfBuild(r)
+	if len(timing.Path) != 2 || timing.Path[0].Idle != 200*ms || timing.Path[1].Idle != 0 {
+		t.Fatalf("the path is %+v", timing.Path)
+	}
+	if got := fmt.Sprint(timing.Path[0].Beside); got != "[{long 500ms} {short 100ms}]" {
+		t.Errorf("beside it ran %s", got)
+	}
+}
+
 // Measure asks the store for the layers of steps; those of an imported build are none of it.
 func TestMeasure(t *testing.T) {
 	ctx := context.Background()
