@@ -194,4 +194,9 @@ func TestChanged(t *testing.T) {
 			t.Errorf("from %v to %v: %v, want %s", tt.before, tt.after, got, tt.want)
 		}
 	}
+	// The same instruction of another stage is another step.
+	c := Compare(&Timing{Steps: steps("[a 1/2] RUN x", "[b 1/1] RUN x")}, &Timing{Steps: steps("[b 1/2] RUN x")})
+	if len(c.Changes) != 1 || c.Changes[0].Name != "[a 1/2] RUN x" || c.Same != 1 {
+		t.Errorf("of a stage that is gone it says %+v", c.Changes)
+	}
 }
