@@ -151,7 +151,7 @@ func (a *app) debugStep(ctx context.Context, c store.Container, opts *debugFlags
 // stepText tells what a shell is in.
 func stepText(c store.Container, config *container.Config) string {
 	command := terminal.Short(terminal.Line(strings.Join(config.Args, " ")), maxTableName)
-	return fmt.Sprintf("%s\ncommand: %s\nThis is %s, which stays until another build of the Dockerfile has ended.\n", terminal.Line(config.Step.Name), command, c.Name)
+	return fmt.Sprintf("\n%s\ncommand: %s\nThis is %s, which stays until another build of the Dockerfile has ended.\n", terminal.Line(config.Step.Name), command, c.Name)
 }
 
 // change makes of what the step ran what is to be run.

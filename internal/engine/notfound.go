@@ -164,10 +164,24 @@ func (f *finder) command(name string) string {
 		}
 	}
 	hint := fmt.Sprintf("not found: %s is in no directory of PATH", quoted(name))
-	if meant, ok := suggest.Search(name, near[:min(len(near), maxSimilar)], false); ok && meant != name {
+	if meant := like(name, near[:min(len(near), maxSimilar)]); meant != "" {
 		hint += fmt.Sprintf(" (did you mean %q?)", quoted(meant))
 	}
 	return hint
+}
+
+// leastLike is how many letters a name has for which others are thought of: nearly any short one is like another.
+const leastLike = 4
+
+// like is the name that may be meant by one that is not there; "": none is.
+func like(name string, names []string) string {
+	if len(name) < leastLike {
+		return ""
+	}
+	if meant, ok := suggest.Search(name, names, false); ok && meant != name {
+		return meant
+	}
+	return ""
 }
 
 // list are the names in a directory.
@@ -220,10 +234,7 @@ func (f *finder) near(tree layer.Tree, rel, base string) string {
 	if err != nil || len(names) > maxSimilar {
 		return ""
 	}
-	if meant, ok := suggest.Search(base, names, false); ok && meant != base {
-		return meant
-	}
-	return ""
+	return like(base, names)
 }
 
 // needs tells what a program that is there needs and has not; "" is nothing that is known of.
