@@ -48,6 +48,7 @@ type execution struct {
 	began   time.Time // to run
 	printed tail      // the end of its output
 	mounted bool      // it saw an overlay, which was traced if that was asked for
+	dropped bool      // what it changed was wanted by nobody when it ended
 }
 
 type execOutput struct {
@@ -79,7 +80,7 @@ func (r *Run) exec(ctx context.Context, w work, n *node, op *pb.ExecOp, inputs [
 	x.began = time.Now()
 	err := r.Engine.opt.Runner.Run(ctx, &x.spec, sandbox.IO{
 		Stdout: stdout, Stderr: stderr, Notice: notice,
-		Used: func(u sandbox.Usage) { x.process.Usage = &u }, Mounted: x.traceFiles(n, notice),
+		Used: func(u sandbox.Usage) { x.process.Usage = &u }, Mounted: x.traceFiles(n, notice), Wanted: x.wanted,
 	})
 	if err == nil {
 		x.untraced(notice)
@@ -412,6 +413,12 @@ func (x *execution) seed(dir string, v Value, selector string) error {
 		return err
 	}
 	return x.r.Engine.opt.Store.FillCache(dir, tree, selector)
+}
+
+// wanted reports whether there is a use for what a process has changed that has ended like this: in a layer, or for who looks at what failed.
+func (x *execution) wanted(end *sandbox.ExitError) bool {
+	x.dropped = x.accept(end) != nil && (x.work.keep == nil || !x.work.keep.Load())
+	return !x.dropped
 }
 
 // accept decides whether the way a process ended is a success.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -98,11 +99,11 @@ func (x *execution) failed(n *node, err error) error {
 	for i, m := range x.mounts {
 		shown[i] = m
 	}
-	if why := x.notFound(err, x.printed.lines(linesSearched), shown); why != "" {
+	if why := x.whyNotFound(err, shown); why != "" {
 		err = fmt.Errorf("%w\n  %s", err, why)
 	}
 	e := &ExecError{Vertex: n.v, Output: x.printed.lines(linesTold), err: err}
-	if x.work.keep == nil || !x.work.keep.Load() {
+	if x.dropped || x.work.keep == nil || !x.work.keep.Load() {
 		return e
 	}
 	e.Inputs, e.Mounts = x.inputs, shown
@@ -112,4 +113,13 @@ func (x *execution) failed(n *node, err error) error {
 	}
 	x.drafts = nil
 	return e
+}
+
+// whyNotFound is notFound, where there is still all that the process saw.
+func (x *execution) whyNotFound(err error, shown []FailedMount) string {
+	var exit *sandbox.ExitError
+	if x.dropped && errors.As(err, &exit) && exit.InMemory > 0 { // its changes are gone with the memory
+		return ""
+	}
+	return x.notFound(err, x.printed.lines(linesSearched), shown)
 }

@@ -17,10 +17,12 @@ type Completion struct {
 }
 
 // LinkRecord is the record of a symbolic link, a pipe or a device. Its object is the one with that inode, or, since overlayfs shows that of
-// the layer below of what it has copied, the one at the path, if it is a link to the target or no link.
+// the layer below of what it has copied, the one at the path, if it is a link to the target or no link. Another one may have the inode, or the path,
+// by now: it was made at another time.
 type LinkRecord struct {
 	Record
 	Inode  uint64
+	Born   int64  // when it was made, in nanoseconds ([Born]); 0: not known
 	Path   string // relative
 	Target string
 }
@@ -28,7 +30,9 @@ type LinkRecord struct {
 // Complete records the owners of files in an overlay-native directory of the flavor [User] that have no record. Files that overlayfs
 // has copied from layers below have theirs. As the kernel has it, what is in a directory with the set-group-ID bit belongs to
 // the directory's group unless somebody has given it to another one. Nobody else uses the directory.
-func Complete(dir string, c Completion) error {
+func Complete(dir string, c Completion) error { return complete(dir, c, false) }
+
+func complete(dir string, c Completion, settle bool) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
@@ -39,7 +43,7 @@ func Complete(dir string, c Completion) error {
 	if err != nil {
 		return fmt.Errorf("reading recorded owners: %w", err)
 	}
-	w := &completer{Completion: c, known: known, records: recorder{path: path}, inodes: map[uint64]LinkRecord{}, paths: map[string]LinkRecord{}}
+	w := &completer{Completion: c, settle: settle, known: known, records: recorder{path: path}, inodes: map[uint64]LinkRecord{}, paths: map[string]LinkRecord{}}
 	for _, l := range c.Links {
 		w.inodes[l.Inode], w.paths[l.Path] = l, l
 	}
@@ -49,8 +53,12 @@ func Complete(dir string, c Completion) error {
 	return w.records.close()
 }
 
+// Settle records of what is in a directory without a record whom it belongs to without one: root. For [Complete] it is then not new.
+func Settle(dir string) error { return complete(dir, Completion{}, true) }
+
 type completer struct {
 	Completion
+	settle  bool // what has no record is not new
 	known   map[string]sideRecord
 	records recorder
 	inodes  map[uint64]LinkRecord
@@ -78,7 +86,7 @@ func (c *completer) object(fd int, base, name string, group *uint32) error {
 		return pathError("lstat", name, err)
 	}
 	own := c.New
-	if group != nil {
+	if group != nil && !c.settle {
 		own.GID = *group
 	}
 	var e Entry
@@ -93,14 +101,14 @@ func (c *completer) object(fd int, base, name string, group *uint32) error {
 				return pathError("readlink", name, err)
 			}
 		}
-		c.beside(&e, st.Ino, own)
+		c.beside(&e, st.Ino, Born(fd, base), own)
 		return nil
 	}
 	is, found, err := c.read(fd, base)
 	if err != nil {
 		return pathError("getxattr", name, err)
 	}
-	if !found && own != (Owner{}) {
+	if !found && (own != (Owner{}) || c.settle) {
 		is.Owner = own
 		if err := unix.Lsetxattr(procPath(fd, base), OwnerRecord, []byte(is.String()), 0); err != nil {
 			return pathError("setxattr", name, err)
@@ -121,22 +129,33 @@ func (c *completer) object(fd int, base, name string, group *uint32) error {
 	return c.dir(sub, name, below)
 }
 
+// Born is when an object was made, in nanoseconds; 0 where the filesystem does not tell. An empty name is the open object itself.
+func Born(fd int, base string) int64 {
+	var x unix.Statx_t
+	err := unix.Statx(fd, base, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &x)
+	if err != nil || x.Mask&unix.STATX_BTIME == 0 {
+		return 0
+	}
+	return x.Btime.Sec*1e9 + int64(x.Btime.Nsec)
+}
+
 // beside records what cannot have attributes.
-func (c *completer) beside(e *Entry, ino uint64, own Owner) {
+func (c *completer) beside(e *Entry, ino uint64, born int64, own Owner) {
+	is := func(l LinkRecord) bool { return l.Target == e.Link && (l.Born == 0 || born == 0 || l.Born == born) }
 	l, found := c.inodes[ino]
-	if !found || l.Target != e.Link {
+	if !found || !is(l) {
 		l, found = c.paths[e.Path]
 	}
-	found = found && l.Target == e.Link
-	is := l.Record
+	found = found && is(l)
+	rec := l.Record
 	if !found {
 		if old, ok := c.known[e.Path]; ok && old.Time == e.ModTime.UnixNano() {
 			return
 		}
-		is.Owner = own
+		rec.Owner = own
 	}
-	if is != (Record{}) || found {
-		c.records.note(e, is, nil)
+	if rec != (Record{}) || found || c.settle {
+		c.records.note(e, rec, nil)
 	}
 }
 

@@ -252,6 +252,11 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 	if needed || len(lower) == 0 {
 		lower = append(slices.Clone(lower), stubDir)
 	}
+	if root.Upper != "" && b.recordsOthers() { // a container has what it was given, and what it ran before has left
+		if err := layer.Settle(root.Upper); err != nil {
+			return err
+		}
+	}
 	err = overlay.Mount(target, lower, root.Upper, root.Work, opt)
 	if err != nil && root.Upper != "" && b.ids == nil && isOverlay(root.Upper) {
 		err = b.mountElsewhere(target, lower, root.Upper, opt)

@@ -32,6 +32,9 @@ func (b *bundle) mountElsewhere(target string, lower []string, upper string, opt
 	if err == nil {
 		err = copyChanges(upper, memory)
 	}
+	if err == nil && b.recordsOthers() {
+		err = layer.Settle(memory)
+	}
 	if err == nil {
 		lower, err = withWhiteouts(target+".white", lower)
 	}
@@ -164,10 +167,10 @@ func isOverlay(dir string) bool {
 }
 
 // bringBack puts changes where they belong, when nobody can change them any more, and forgets them.
-func (b *bundle) bringBack(ended bool) error {
+func (b *bundle) bringBack(wanted bool) error {
 	var errs []error
 	for _, e := range b.elsewhere {
-		if ended {
+		if wanted {
 			errs = append(errs, e.bringBack())
 		}
 		errs = append(errs, e.memory.Close())

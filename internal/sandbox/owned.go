@@ -30,6 +30,11 @@ var oneID = sync.OnceValue(func() bool {
 	return err == nil && countIDs(maps) == 1
 })
 
+// recordsOthers reports whether what the processes make may be recorded as that of another user than root, who has what is there already and no record.
+func (b *bundle) recordsOthers() bool {
+	return !b.foreign && b.ids == nil && oneID() && b.spec.User != ""
+}
+
 // owned is what a container's processes say of owners.
 type owned struct {
 	uppers []string                      // where the changes of roots go
@@ -247,16 +252,14 @@ func (o *owned) end() error {
 	return errors.Join(errs...)
 }
 
-// finish records the owners of what processes have changed, when none is left and nothing is mounted. end is how it went: where it
-// is not the first process's exit code, nobody wants that.
-func (o *owned) finish(end error) error {
+// finish records the owners of what processes have changed, when none is left and nothing is mounted, if that is wanted.
+func (o *owned) finish(wanted bool) error {
 	if o == nil {
 		return nil
 	}
 	errs := []error{o.end()}
-	var exit *ExitError
-	if end != nil && !errors.As(end, &exit) {
-		return nil
+	if !wanted {
+		return errs[0]
 	}
 	c := layer.Completion{New: o.first, Links: o.links}
 	for _, u := range o.uppers {

@@ -75,7 +75,7 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 			if !errors.As(err, new(*userError)) { // whose words are Docker's
 				err = fmt.Errorf("preparing the root filesystem: %w", err)
 			}
-			return errors.Join(err, b.owned.finish(err), b.bringBack(false), b.close())
+			return errors.Join(err, b.owned.finish(false), b.bringBack(false), b.close())
 		}
 		return r.runBundle(ctx, b, streams)
 	})
@@ -102,17 +102,16 @@ func (r *runner) runBundle(ctx context.Context, b *bundle, streams IO) error {
 		err = cerr
 	}
 	// The caller may take an exit code for a success.
-	var exit *ExitError
-	done := err == nil || errors.As(err, &exit)
-	if done {
+	if err == nil || errors.As(err, new(*ExitError)) {
 		if werr := b.ends.wait(ctx); werr != nil {
 			err = werr
 		}
 	}
-	if ferr := b.owned.finish(err); ferr != nil {
-		err, done = ferr, false
+	wanted := streams.wants(err)
+	if ferr := b.owned.finish(wanted); ferr != nil {
+		err, wanted = ferr, false
 	}
-	if berr := b.bringBack(done); berr != nil {
+	if berr := b.bringBack(wanted); berr != nil {
 		err = berr
 	}
 	return err

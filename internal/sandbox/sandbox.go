@@ -9,6 +9,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -171,6 +172,15 @@ type IO struct {
 	// Mounted is told where the calling thread sees the root filesystem, an overlay, when it is ready and nothing of the process runs yet. What it returns is called
 	// when all processes have ended, before the filesystem is unmounted. May be nil; where there is no such overlay it is not called.
 	Mounted func(root string) (ended func())
+	// Wanted reports whether somebody wants what a process has changed that has ended like this: where it is not in Upper meanwhile, it does
+	// not come there otherwise. nil: it is wanted.
+	Wanted func(*ExitError) bool
+}
+
+// wants reports whether what a process has changed is wanted, by how it ended.
+func (s IO) wants(end error) bool {
+	var exit *ExitError
+	return end == nil || errors.As(end, &exit) && (s.Wanted == nil || s.Wanted(exit))
 }
 
 // Usage is what processes have used of the machine.

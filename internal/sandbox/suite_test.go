@@ -283,7 +283,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"Cwd": testCwd, "CwdLinks": testCwdLinks, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "SwappedMountPoint": testSwappedMountPoint, "OddRoots": testOddRoots, "PlainRoots": testPlainRoots, "RacingLinks": testRacingLinks, "NoTrace": testNoTrace, "Scratch": testScratch,
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
 		"NestedMounts": testNestedMounts, "MountErrors": testMountErrors, "ProcMounts": testProcMounts, "Keyring": testKeyring, "ManyLayers": testManyLayers,
-		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden, "Apart": testApart, "Covered": testCovered, "Elsewhere": testElsewhere, "OneUser": testOneUser,
+		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden, "Apart": testApart, "Covered": testCovered, "Elsewhere": testElsewhere, "OneUser": testOneUser, "Again": testAgain, "Unwanted": testUnwanted,
 		"UserNSOwners": testUserNSOwners, "UserNSUsers": testUserNSUsers, "UserNSRoot": testUserNSRoot, "UserNSErrors": testUserNSErrors, "UserNSCapabilities": testUserNSCapabilities,
 		"File": testFile, "Socket": testSocket, "Final": testFinal,
 		"Exec": testExec, "ExecProcess": testExecProcess, "ExecPrivileged": testExecPrivileged, "ExecTerminal": testExecTerminal, "ExecEnds": testExecEnds, "ExecHeldStreams": testExecHeldStreams, "ExecMany": testExecMany,
