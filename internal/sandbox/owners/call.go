@@ -55,6 +55,8 @@ func (c *call) do() error {
 		return c.makes()
 	case alters:
 		return c.alters()
+	case asks:
+		return c.asks()
 	case roots:
 		c.s.rooted = false
 		return errNative
@@ -69,8 +71,11 @@ func (c *call) do() error {
 // open finds the object that the call is about.
 func (c *call) open() error {
 	flags := c.arg(c.flags)
-	if c.kind == stats {
+	switch c.kind {
+	case stats:
 		flags &^= statFlags
+	case asks:
+		flags &^= unix.AT_EACCESS
 	}
 	if flags&^(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH) != 0 {
 		return unix.EINVAL
@@ -291,7 +296,7 @@ func (c *call) link(st *unix.Stat_t) (l layer.LinkRecord, found bool) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	l, found = c.s.links[Inode{st.Dev, st.Ino}]
-	return l, found
+	return l, found && (l.Born == 0 || l.Born == layer.Born(c.object, "")) // else what had the number is gone
 }
 
 // linkBelow is the record that a layer has of what cannot have attributes; mtime is its time of modification in nanoseconds.
@@ -327,7 +332,7 @@ func (c *call) save(st *unix.Stat_t, r layer.Record) error {
 	if err := unix.Fstat(c.object, st); err != nil {
 		return err
 	}
-	l := layer.LinkRecord{Record: r, Inode: st.Ino}
+	l := layer.LinkRecord{Record: r, Inode: st.Ino, Born: layer.Born(c.object, "")}
 	var err error
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		if l.Target, err = readlink(c.object, ""); err != nil {

@@ -20,6 +20,7 @@ const (
 	roots   // the caller gets another root, or sees other mounts
 	makes   // something new, or opens it to write to it
 	alters  // names: removes them, or makes further ones
+	asks    // whether a file may be written to
 )
 
 // none is an argument that a call does not have.
@@ -103,6 +104,8 @@ func files(all map[int]layout, with func(kind, func(*layout)) layout) {
 	} {
 		all[number] = with(makes, set)
 	}
+	all[unix.SYS_FACCESSAT] = with(asks, func(l *layout) { l.dir, l.path, l.mode = 0, 1, 2 })
+	all[unix.SYS_FACCESSAT2] = with(asks, func(l *layout) { l.dir, l.path, l.mode, l.flags = 0, 1, 2, 3 })
 	for number, set := range map[int]func(*layout){
 		unix.SYS_UNLINKAT:  func(l *layout) { l.dir, l.path = 0, 1 },
 		unix.SYS_LINKAT:    func(l *layout) { l.dir, l.path = 2, 3 },

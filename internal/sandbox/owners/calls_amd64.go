@@ -32,5 +32,6 @@ func older(all map[int]layout, with func(kind, func(*layout)) layout) {
 	} {
 		all[number] = with(alters, set)
 	}
+	all[unix.SYS_ACCESS] = with(asks, func(l *layout) { l.path, l.mode = 0, 1 })
 	all[unix.SYS_CHMOD] = with(chmods, func(l *layout) { l.path, l.mode = 0, 1 })
 }

@@ -2,6 +2,7 @@ package owners
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"slices"
 	"strconv"
@@ -174,17 +175,19 @@ func (c *call) mknod() error {
 		return c.makes()
 	}
 	is := layer.Record{Major: unix.Major(device), Minor: unix.Minor(device)}
-	if id, _ := c.identity(); id.users[1] != 0 || mode&unix.S_IFMT == unix.S_IFCHR && device == 0 { // a whiteout, which overlayfs lets nobody make
+	id, _ := c.identity()
+	if id.users[1] != 0 || mode&unix.S_IFMT == unix.S_IFCHR && device == 0 { // a whiteout, which overlayfs lets nobody make
 		return unix.EPERM
 	}
 	name, err := c.readText(c.n.args[c.path], unix.PathMax)
 	if err != nil {
 		return err
 	}
-	base, st, _, err := c.parent(name)
+	base, st, dir, err := c.parent(name)
 	if err != nil {
 		return err
 	}
+	is.Owner = id.makes(st.Mode, dir)
 	umask, err := c.umask()
 	if err != nil {
 		return err
@@ -276,7 +279,7 @@ func (c *call) setXattr(st *unix.Stat_t, name string) error {
 		return unix.E2BIG
 	}
 	value := make([]byte, size)
-	if err := c.readAll(c.n.args[c.value], value); err != nil {
+	if err := errors.Join(c.readAll(c.n.args[c.value], value), c.valid()); err != nil { // what was read is the caller's
 		return err
 	}
 	return c.byName(func(object string) error {

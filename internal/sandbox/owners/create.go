@@ -29,6 +29,8 @@ func (id *identity) allowed(r layer.Record, mode, want uint32) bool {
 		mode = r.Mode
 	}
 	switch {
+	case id.users[1] == 0:
+		return true
 	case r.UID == id.users[1]:
 		mode >>= 6
 	case r.GID == id.groups[1] || slices.Contains(id.more, r.GID):
@@ -64,7 +66,7 @@ func (c *call) makes() error {
 		return errNative
 	}
 	id, _ := c.identity()
-	if id.users[1] == 0 {
+	if first := c.s.rules.first(); id.users[1] == 0 && (!c.s.rules.Root || id.groups[1] == first.groups[1]) {
 		return errNative
 	}
 	how, err := c.how()
@@ -83,6 +85,9 @@ func (c *call) makes() error {
 	if c.opens && how.Flags&(unix.O_CREAT|unix.O_DIRECTORY|unix.O_PATH) != unix.O_CREAT {
 		return errNative
 	}
+	if !c.opens && c.target == none && c.device == none { // a directory
+		name = strings.TrimRight(name, "/")
+	}
 	base, st, r, err := c.parent(name)
 	if err != nil {
 		return errNative
@@ -97,11 +102,38 @@ func (c *call) makes() error {
 	if !c.s.rules.Root {
 		return errNative // all that is new is recorded as the one user's
 	}
+	return c.making(base, how, id.makes(st.Mode, r))
+}
+
+// makes is whom something new belongs to that somebody makes in a directory.
+func (id *identity) makes(dirMode uint32, dir layer.Record) layer.Owner {
 	owner := layer.Owner{UID: id.users[1], GID: id.groups[1]}
-	if st.Mode&unix.S_ISGID != 0 {
-		owner.GID = r.GID
+	if dirMode&unix.S_ISGID != 0 {
+		owner.GID = dir.GID
 	}
-	return c.making(base, how, owner)
+	return owner
+}
+
+// asks refuses who asks whether he may write to what he would be refused to write to: programs decide by it where they put files.
+func (c *call) asks() error {
+	if c.s.rules.Root && len(c.s.identities) == 0 {
+		return errNative
+	}
+	id, _ := c.identity()
+	if c.arg(c.flags)&unix.AT_EACCESS == 0 {
+		id.users[1], id.groups[1] = id.users[0], id.groups[0]
+	}
+	if id.users[1] == 0 || c.open() != nil {
+		return errNative
+	}
+	var st unix.Stat_t
+	if unix.Fstat(c.object, &st) != nil || !hasAttributes(&st) || !c.recorded(&st) {
+		return errNative
+	}
+	if r, _, err := c.record(&st); err == nil && !id.allowed(r, st.Mode, mayWrite) {
+		return unix.EACCES
+	}
+	return errNative
 }
 
 // alters answers a call that removes names or makes further ones.
@@ -218,6 +250,9 @@ func (c *call) making(base string, how unix.OpenHow, owner layer.Owner) error {
 	case c.target != none:
 		var target string
 		if target, err = c.readText(c.n.args[c.target], unix.PathMax); err == nil {
+			err = c.valid() // what was read is the caller's
+		}
+		if err == nil {
 			err = unix.Symlinkat(target, dir, base)
 		}
 	case c.device != none:

@@ -131,6 +131,8 @@ func (r Rules) when(l layout) assembler {
 		default:
 			return hasBits(l.flags, unix.O_CREAT|unix.O_WRONLY|unix.O_RDWR|unix.O_TRUNC)
 		}
+	case asks:
+		return hasBits(l.mode, unix.W_OK)
 	case stats:
 		if l.mask != none {
 			return hasBits(l.mask, unix.STATX_TYPE|unix.STATX_MODE|unix.STATX_UID|unix.STATX_GID)

@@ -145,6 +145,9 @@ func (c *call) whoami() (value int64, err error) {
 	was := *ids
 	switch c.which {
 	case 1: // setuid
+		if want[0] == unchanged {
+			return 0, unix.EINVAL
+		}
 		if want = (triple{unchanged, want[0], unchanged}); root {
 			want = triple{want[1], want[1], want[1]}
 		}
