@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -51,9 +52,16 @@ func (in *interpreter) docker(line int, args []string, redirs []*syntax.Redirect
 			in.images[args[2]] = in.images[args[1]]
 			in.images[args[2]].Names = append(in.images[args[2]].Names, args[2])
 		}
+	case "start":
+		for _, name := range args[1:] {
+			if c := in.containers[name]; c != nil && c.start != nil {
+				c.start()
+				c.start = nil
+			}
+		}
 	case "push":
 		in.note(line, "pushing is left to you: %s", strings.Join(args, " "))
-	case "rm", "rmi", "stop", "kill", "wait", "images", "ls", "ps", "logs", "inspect", "prune", "pull", "login", "logout", "version", "info", "start", "history", "system", "volume", "network":
+	case "rm", "rmi", "stop", "kill", "wait", "images", "ls", "ps", "logs", "inspect", "prune", "pull", "login", "logout", "version", "info", "history", "system", "volume", "network":
 	case "exec":
 		in.problem(line, "what `exec` does in a container is not followed: make it a RUN of the Dockerfile")
 	default:
@@ -166,6 +174,9 @@ func (in *interpreter) build(line int, args []string) {
 		return
 	}
 	b.Files = slices.Clone(in.files)
+	for _, name := range slices.Sorted(maps.Keys(in.wrote)) {
+		b.Written = append(b.Written, Written{name, in.wrote[name]})
+	}
 	in.script.Builds = append(in.script.Builds, b)
 	for _, name := range b.Names {
 		in.images[name], in.images[name+":latest"] = b, b
@@ -211,84 +222,36 @@ func (in *interpreter) create(line int, args []string, run bool, redirs []*synta
 	}
 	c := &container{line: line, build: b, image: name}
 	command := rest[1:]
-	if entry := last(values["entrypoint"]); entry != "" {
-		command = append([]string{entry}, command...)
+	entry, cmd := startOf(b)
+	switch given, over := last(values["entrypoint"]), len(values["entrypoint"]) > 0; {
+	case over && given != "":
+		command = append([]string{given}, command...)
+	case over || entry == nil || len(command) == 0:
+	case entry.Attributes["json"]:
+		command = append(wordsOf(entry), command...)
+	default: // it takes no arguments
+		command = nil
+	}
+	follow := func(redirs []*syntax.Redirect) {
+		if len(command) == 0 && len(values["volume"]) == 0 {
+			if c.runs = ownCommand(entry, cmd); c.runs == nil {
+				c.unsure = "what its image runs by itself is not known, and nothing of it is in the new Dockerfile"
+			}
+			in.redirected(line, redirs)
+			return
+		}
+		in.runs(line, c, command, values, redirs)
 	}
 	if run {
-		in.runs(line, c, command, values, redirs)
+		follow(redirs)
+	} else {
+		c.start = func() { follow(nil) }
 	}
 	in.printed = fmt.Sprintf("<container %d>", len(in.containers)+1)
 	in.containers[in.printed] = c
 	if n := last(values["name"]); n != "" {
 		in.containers[n] = c
 	}
-}
-
-// runs follows what is run in a container: programs that only copy take files out of it, others become a RUN of a stage.
-func (in *interpreter) runs(line int, c *container, command []string, values map[string][]string, redirs []*syntax.Redirect) {
-	mounts := map[string]string{} // directories of the container: those of the script
-	for _, v := range values["volume"] {
-		parts := strings.Split(v, ":")
-		if len(parts) < 2 {
-			continue
-		}
-		mounts[path.Clean(parts[1])] = in.at(parts[0])
-	}
-	if len(values["mount"]) > 0 {
-		in.problem(line, "--mount is not followed")
-		return
-	}
-	if len(command) == 3 && (command[0] == "sh" || command[0] == "bash") && strings.HasPrefix(command[1], "-") && strings.HasSuffix(command[1], "c") {
-		if words := strings.Fields(command[2]); len(words) > 0 && words[0] == "cp" && !strings.ContainsAny(command[2], "&|;><$`*'\"") {
-			command = words
-		}
-	}
-	switch {
-	case len(command) == 0 && len(mounts) == 0:
-		if c.build != nil {
-			if cmd := commandOf(c.build.Text); cmd != "" {
-				c.runs = []string{cmd}
-			}
-		}
-	case len(command) == 0:
-		in.problem(line, "what the image's own command writes to %s is not followed: name the files with `docker cp`", strings.Join(values["volume"], ", "))
-	case command[0] == "cat" && len(command) == 2 && output(redirs) != nil:
-		in.extract(&Extract{Line: line, Build: c.build, Image: c.image, Path: path.Clean(command[1]), To: in.at(in.word(output(redirs)))})
-	case command[0] == "cp" && len(mounts) > 0:
-		in.copied(line, c, command[1:], mounts)
-	case slices.Contains([]string{"true", "/bin/true", ":", "sleep", "echo", "ls", "false"}, command[0]):
-	case len(mounts) > 0:
-		in.problem(line, "what %q writes to a mounted directory is not followed", strings.Join(command, " "))
-	case len(values["env"])+len(values["workdir"])+len(values["user"]) > 0:
-		in.problem(line, "a command with --env, --workdir or --user is not followed: make it a RUN of the Dockerfile")
-	default:
-		c.runs = []string{"RUN " + jsonWords(command)}
-	}
-}
-
-// copied follows `cp` in a container to a directory of the script's that is mounted there.
-func (in *interpreter) copied(line int, c *container, args []string, mounts map[string]string) {
-	_, rest, bad := flags(args, "recursive|r|R archive|a verbose|v force|f p")
-	if bad != "" || len(rest) < 2 {
-		in.problem(line, "cp %s is not followed", strings.Join(args, " "))
-		return
-	}
-	dest := rest[len(rest)-1]
-	for _, from := range rest[:len(rest)-1] {
-		for inside, outside := range mounts {
-			to, ok := strings.CutPrefix(path.Clean(dest)+"/", inside+"/")
-			if !ok || strings.ContainsAny(from, "*?[") {
-				continue
-			}
-			to = path.Join(outside, to)
-			if path.Clean(dest) == inside || strings.HasSuffix(dest, "/") || len(rest) > 2 {
-				to = path.Join(to, path.Base(from))
-			}
-			in.extract(&Extract{Line: line, Build: c.build, Image: c.image, Path: path.Clean(from), To: to})
-			return
-		}
-	}
-	in.problem(line, "where cp %s puts files is not followed", strings.Join(args, " "))
 }
 
 func (in *interpreter) extract(e *Extract) {
@@ -320,6 +283,12 @@ func (in *interpreter) cp(line int, args []string) {
 	if c == nil {
 		in.problem(line, "no command before makes the container %s", name)
 		return
+	}
+	if c.unsure != "" {
+		in.note(line, "the container is of line %d: %s", c.line, c.unsure)
+	}
+	if slices.ContainsFunc(c.runs, unknown) {
+		in.problem(c.line, "what runs in the container is not known before the script runs")
 	}
 	e := &Extract{Line: line, Build: c.build, Image: c.image, Runs: c.runs, Path: path.Clean("/" + from), To: in.at(rest[1])}
 	switch {

@@ -1,13 +1,11 @@
 package migrate
 
 import (
-	"errors"
-	"fmt"
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
@@ -34,41 +32,99 @@ func (in *interpreter) program(line int, args []string, redirs []*syntax.Redirec
 			to = ""
 		}
 	}
+	in.redirected(line, redirs)
 	switch args[0] {
 	case "cd", "pushd":
 		in.cd(line, args)
+	case "popd":
+		if n := len(in.dirs); n > 0 {
+			in.dir, in.dirs = in.dirs[n-1], in.dirs[:n-1]
+		}
+	case "exit":
+		in.ended = true
+	case "return":
+		in.returned = in.depth > 0
+	case "shift":
+		in.shift(args)
+	case "read", "unset", "mapfile", "readarray":
+		in.sets(args)
+	case "source", ".", "eval":
+		in.brought(line, args)
 	case "mkdir":
 		for _, dir := range args[1:] {
-			if !strings.HasPrefix(dir, "-") {
-				in.made[in.at(dir)] = true
+			for name := in.at(dir); !strings.HasPrefix(dir, "-") && name != "." && name != "/" && !strings.HasPrefix(name, ".."); name = path.Dir(name) {
+				in.made[name] = true
 			}
 		}
 	case "rm", "rmdir":
 		in.remove(args[1:])
 	case "cp", "mv", "install", "ln":
 		in.move(line, args)
-	case "chmod", "chown", "strip", "upx", "gzip", "tar", "unzip", "patch":
-		for _, arg := range args[1:] {
-			if e := in.fileAt(in.at(arg)); e != nil && !harmless(args) {
-				in.problem(line, "%s changes %s, which is of a container: make it a RUN of the first Dockerfile", args[0], arg)
-			}
-		}
 	case "sed":
 		in.sed(line, args[1:], to)
-		return
 	case "envsubst":
 		in.substitute(redirs, to)
-		return
 	case "cat":
 		in.cat(args[1:], redirs, to)
-		return
-	}
-	if to != "" {
-		in.texts[to] = unreadable
+	case "tee":
+		for _, arg := range args[1:] {
+			in.write(line, in.at(arg))
+		}
+	default:
+		in.other(line, args)
 	}
 }
 
-// harmless reports whether a program leaves a file that came from a container as COPY has it: it can be run already, as docker cp keeps modes.
+// other follows a program that is not known: what is of a container may be another file afterwards.
+func (in *interpreter) other(line int, args []string) {
+	if reads(args) {
+		return
+	}
+	for _, arg := range args[1:] {
+		if strings.HasPrefix(arg, "-") || in.touched(in.at(arg)) == nil || in.at(arg) == "." {
+			continue
+		}
+		if harmless(args) {
+			in.note(line, "%s is left out: %s has the permissions that it has in the container", strings.Join(args, " "), arg)
+			continue
+		}
+		in.problem(line, "%s changes %s, which is of a container: make it a RUN of the first Dockerfile", args[0], arg)
+	}
+}
+
+// brought follows what brings commands into the script, which are not followed.
+func (in *interpreter) brought(line int, args []string) {
+	text := strings.Join(args[1:], " ")
+	if args[0] != "eval" && len(args) > 1 {
+		data, err := os.ReadFile(filepath.Join(in.script.Dir, in.at(args[1])))
+		if err != nil {
+			return // it sets what is not known
+		}
+		text = string(data)
+	}
+	tree, err := syntax.NewParser(syntax.Variant(syntax.LangBash)).Parse(strings.NewReader(text), "")
+	if err != nil || in.matters(tree) {
+		in.problem(line, "what %s brings is not followed", strings.Join(args, " "))
+		return
+	}
+	in.skipped(tree, false)
+}
+
+// shift moves the arguments of a function.
+func (in *interpreter) shift(args []string) {
+	n := 1
+	if len(args) > 1 {
+		n, _ = strconv.Atoi(args[1])
+	}
+	for i := 1; i < 10 && n > 0; i++ {
+		value, known := in.vars[strconv.Itoa(i+n)]
+		if delete(in.vars, strconv.Itoa(i)); known {
+			in.vars[strconv.Itoa(i)] = value
+		}
+	}
+}
+
+// harmless reports whether a program leaves the contents of a file that came from a container as they are, and most often its permissions.
 func harmless(args []string) bool {
 	return args[0] == "chmod" && len(args) > 1 && slices.Contains([]string{"+x", "a+x", "u+x", "755", "0755"}, args[1])
 }
@@ -83,16 +139,10 @@ func (in *interpreter) cd(line int, args []string) {
 		in.problem(line, "cd %s: there is no such directory", args[1])
 		return
 	}
-	in.dir = dir
-}
-
-func (in *interpreter) fileAt(name string) *Extract {
-	for _, e := range in.files {
-		if e.To == name {
-			return e
-		}
+	if args[0] == "pushd" {
+		in.dirs = append(in.dirs, in.dir)
 	}
-	return nil
+	in.dir = dir
 }
 
 func (in *interpreter) remove(args []string) {
@@ -102,201 +152,19 @@ func (in *interpreter) remove(args []string) {
 		}
 		name := in.at(arg)
 		in.files = slices.DeleteFunc(in.files, func(e *Extract) bool {
-			ok, _ := path.Match(name, e.To)
-			return ok || strings.HasPrefix(e.To, name+"/")
+			for at := e.To; at != "." && at != "/"; at = path.Dir(at) {
+				if ok, _ := path.Match(name, at); ok || at == name {
+					return true
+				}
+			}
+			return false
 		})
 		in.gone[name] = true
-		delete(in.made, name)
-	}
-}
-
-// move follows cp and mv of what came from containers, and of Dockerfiles.
-func (in *interpreter) move(line int, args []string) {
-	var names []string
-	for _, a := range args[1:] {
-		if !strings.HasPrefix(a, "-") {
-			names = append(names, a)
-		}
-	}
-	if len(names) < 2 {
-		return
-	}
-	for _, name := range names[:len(names)-1] {
-		from, to := in.at(name), in.at(names[len(names)-1])
-		if strings.HasSuffix(names[len(names)-1], "/") || in.isDir(to) || len(names) > 2 {
-			to = path.Join(to, path.Base(from))
-		}
-		e := in.fileAt(from)
-		switch text, written := in.texts[from]; {
-		case e != nil && (args[0] == "install" || args[0] == "ln"):
-			in.problem(line, "%s of what is of a container is not followed: use cp", args[0])
-		case e != nil:
-			moved := *e
-			moved.To = to
-			if args[0] == "mv" {
-				in.files = slices.DeleteFunc(in.files, func(f *Extract) bool { return f == e })
-			}
-			in.extract(&moved)
-		case written:
-			in.texts[to] = text
-		default:
-			if data, err := os.ReadFile(filepath.Join(in.script.Dir, from)); err == nil && len(data) < 1<<20 {
-				in.texts[to] = string(data)
+		for dir := range in.made {
+			if dir == name || strings.HasPrefix(dir, name+"/") {
+				delete(in.made, dir)
 			}
 		}
+		delete(in.wrote, name)
 	}
-}
-
-// text is what a file has when the script comes there.
-func (in *interpreter) text(name string) (string, error) {
-	name = in.at(name)
-	if text, ok := in.texts[name]; ok {
-		if text == unreadable {
-			return "", errors.New("it is written in a way that is not followed")
-		}
-		return text, nil
-	}
-	data, err := os.ReadFile(filepath.Join(in.script.Dir, name))
-	return string(data), err
-}
-
-func (in *interpreter) cat(names []string, redirs []*syntax.Redirect, to string) {
-	if to == "" {
-		return
-	}
-	var b strings.Builder
-	for _, r := range redirs {
-		if r.Hdoc != nil {
-			b.WriteString(in.word(r.Hdoc))
-		}
-	}
-	for _, name := range names {
-		text, err := in.text(name)
-		if err != nil {
-			in.texts[to] = unreadable
-			return
-		}
-		b.WriteString(text)
-	}
-	in.texts[to] = b.String()
-}
-
-func (in *interpreter) substitute(redirs []*syntax.Redirect, to string) {
-	in.texts[to] = unreadable
-	for _, r := range redirs {
-		if r.Op != syntax.RdrIn {
-			continue
-		}
-		if text, err := in.text(in.word(r.Word)); err == nil {
-			in.texts[to] = os.Expand(text, func(name string) string {
-				if v, ok := in.vars[name]; ok {
-					return v
-				}
-				return "${" + name + "}"
-			})
-		}
-	}
-}
-
-// sed follows commands s of sed whose expressions are plain.
-func (in *interpreter) sed(line int, args []string, to string) {
-	values, rest, bad := flags(args, "expression|e= in-place|i regexp-extended|E|r")
-	scripts := values["expression"]
-	if len(scripts) == 0 && len(rest) > 0 {
-		scripts, rest = rest[:1], rest[1:]
-	}
-	if len(values["in-place"]) > 0 && len(rest) == 1 {
-		to = in.at(rest[0])
-	}
-	if to == "" {
-		return
-	}
-	in.texts[to] = unreadable
-	if bad != "" || len(rest) != 1 {
-		return
-	}
-	delete(in.texts, to)
-	text, err := in.text(rest[0])
-	for _, s := range scripts {
-		for _, one := range strings.Split(s, ";") {
-			if err == nil && strings.TrimSpace(one) != "" {
-				text, err = substituted(text, strings.TrimSpace(one), len(values["regexp-extended"]) > 0)
-			}
-		}
-	}
-	if err != nil {
-		in.texts[to] = unreadable
-		in.note(line, "sed: %v", err)
-		return
-	}
-	in.texts[to] = text
-}
-
-// substituted is a text after a command s/RE/TEXT/FLAGS.
-func substituted(text, command string, extended bool) (string, error) {
-	if len(command) < 4 || command[0] != 's' {
-		return "", fmt.Errorf("%q is not followed, only s/…/…/ is", command)
-	}
-	parts := splitUnescaped(command[2:], command[1])
-	if len(parts) != 3 || parts[2] != "" && parts[2] != "g" {
-		return "", fmt.Errorf("%q is not followed", command)
-	}
-	re, err := expression(parts[0], extended)
-	if err != nil || strings.ContainsAny(parts[1], "&\n") || regexp.MustCompile(`\\[0-9nt]`).MatchString(parts[1]) {
-		return "", fmt.Errorf("%q is not followed", command)
-	}
-	with := strings.ReplaceAll(parts[1], `\`, "")
-	lines := strings.SplitAfter(text, "\n")
-	for i, l := range lines {
-		done := false
-		lines[i] = re.ReplaceAllStringFunc(l, func(m string) string {
-			if done && parts[2] != "g" {
-				return m
-			}
-			done = true
-			return with
-		})
-	}
-	return strings.Join(lines, ""), nil
-}
-
-// splitUnescaped splits at a separator; one after a backslash loses that and stays.
-func splitUnescaped(s string, sep byte) (parts []string) {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '\\' && i+1 < len(s) && s[i+1] == sep:
-			b.WriteByte(sep)
-			i++
-		case s[i] == '\\' && i+1 < len(s):
-			b.WriteString(s[i : i+2])
-			i++
-		case s[i] == sep:
-			parts = append(parts, b.String())
-			b.Reset()
-		default:
-			b.WriteByte(s[i])
-		}
-	}
-	return append(parts, b.String())
-}
-
-// expression makes a regular expression of sed one of Go, where both mean the same.
-func expression(s string, extended bool) (*regexp.Regexp, error) {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		switch {
-		case c == '\\' && i+1 < len(s) && strings.IndexByte(`.*[]^$/\-{}`, s[i+1]) >= 0:
-			i++
-			b.WriteString(regexp.QuoteMeta(s[i : i+1]))
-		case c == '\\':
-			return nil, errors.New("not followed")
-		case strings.IndexByte(".*[]^$", c) >= 0, extended:
-			b.WriteByte(c)
-		default:
-			b.WriteString(regexp.QuoteMeta(string(c)))
-		}
-	}
-	return regexp.Compile("(?m)" + b.String())
 }

@@ -73,10 +73,12 @@ func (s *Script) Merge(opt Options) (*Merged, error) {
 			parts = append(parts, m.part(b))
 		}
 	}
+	if len(m.bad) == 0 {
+		m.finish(parts)
+	}
 	if len(m.bad) > 0 {
 		return nil, m.bad
 	}
-	m.finish(parts)
 	return &m.out, nil
 }
 
@@ -84,13 +86,28 @@ func (s *Script) Merge(opt Options) (*Merged, error) {
 func (m *merger) unused() {
 	told := map[*Extract]bool{}
 	for _, b := range m.used {
+		m.written(b)
 		for _, e := range b.Files {
 			used := slices.ContainsFunc(m.used, func(o *Build) bool {
 				return slices.Contains(o.Files, e) && slices.ContainsFunc(m.files[o].nodes, func(n *parser.Node) bool { return len(m.matches(m.files[o], n, e)) > 0 })
 			})
-			if !used && !told[e] {
+			if !used && !told[e] && !e.copied {
 				told[e] = true
 				m.out.Notes = append(m.out.Notes, Problem{m.script.Name, e.Line, e.To + " is not used by what is built after it"})
+			}
+		}
+	}
+}
+
+// written tells of files that the script writes, which COPY names.
+func (m *merger) written(b *Build) {
+	for _, w := range b.Written {
+		for _, n := range m.files[b].nodes {
+			for _, match := range m.matches(m.files[b], n, &Extract{To: w.Path}) {
+				p := Problem{m.script.Name, w.Line, w.Path + " is written by the script, and not by the new Dockerfile: have it there when you build, or write it by a RUN"}
+				if match.under == "" && !slices.Contains(m.out.Notes, p) {
+					m.out.Notes = append(m.out.Notes, p)
+				}
 			}
 		}
 	}
@@ -111,12 +128,15 @@ func (m *merger) need(b *Build) {
 	}
 	d := m.files[b]
 	for i, s := range d.stages {
-		if o := m.builtAs(s.base); o != nil && d.find(s.base, i) == nil && o.Line < b.Line {
+		if o := m.builtAs(b, d.expand(s.base)); o != nil && d.find(s.base, i) == nil {
 			m.need(o)
 		}
 	}
 	for _, n := range d.nodes {
-		if from := flagOf(n, "from"); from != "" && d.find(from, len(d.stages)) == nil {
+		for _, from := range froms(n) {
+			if d.find(from, len(d.stages)) != nil {
+				continue
+			}
 			if o, _ := m.elsewhere(d, from); o != nil {
 				m.need(o)
 			}
@@ -128,12 +148,15 @@ func (m *merger) need(b *Build) {
 		}
 	}
 	m.used = append(m.used, b)
-	slices.SortStableFunc(m.used, func(x, y *Build) int { return x.Line - y.Line })
+	slices.SortStableFunc(m.used, func(x, y *Build) int { return m.index(x) - m.index(y) })
 }
 
-// builtAs is the build that has a name.
-func (m *merger) builtAs(name string) *Build {
-	for _, b := range m.script.Builds {
+// index says when the script carries out a build.
+func (m *merger) index(b *Build) int { return slices.Index(m.script.Builds, b) }
+
+// builtAs is the build that has a name when another one is carried out: the last one before that.
+func (m *merger) builtAs(by *Build, name string) *Build {
+	for _, b := range slices.Backward(m.script.Builds[:m.index(by)]) {
 		if slices.Contains(b.Names, name) || slices.Contains(b.Names, strings.TrimSuffix(name, ":latest")) || slices.Contains(b.Names, name+":latest") {
 			return b
 		}
@@ -143,11 +166,11 @@ func (m *merger) builtAs(name string) *Build {
 
 // elsewhere finds a stage that a Dockerfile copies from and does not have: an image that the script builds, or a stage of another Dockerfile.
 func (m *merger) elsewhere(d *dockerfile, name string) (*Build, *stage) {
-	if b := m.builtAs(name); b != nil && b != d.build {
+	if b := m.builtAs(d.build, name); b != nil {
 		return b, m.files[b].last()
 	}
-	for _, b := range m.script.Builds {
-		if o := m.files[b]; b != d.build && b.Line < d.build.Line {
+	for _, b := range slices.Backward(m.script.Builds[:m.index(d.build)]) {
+		if o := m.files[b]; b != d.build {
 			if s := o.find(name, len(o.stages)); s != nil {
 				return b, s
 			}
@@ -271,8 +294,10 @@ func (m *merger) fix(b *Build, a Arg) {
 		case argOf(n) != a.Name:
 		case n.StartLine < d.stages[0].node.StartLine:
 			m.problemAt(d, n, "the argument %s is %q for one image and something else for another one, and stands before all stages", a.Name, a.Value)
+		case unknown(a.Value) || strings.ContainsAny(a.Value, "\n\\"):
+			m.problemAt(d, n, "the argument %s is %q for one image and something else for another one", a.Name, a.Value)
 		default:
-			d.set(n, "ARG "+a.Name+"="+quote(a.Value))
+			d.set(n, "ARG "+a.Name+"="+strings.ReplaceAll(quote(a.Value), "$", `\$`))
 		}
 	}
 }
@@ -290,7 +315,7 @@ func (m *merger) finish(parts []string) {
 			syntax = d.syntax
 		}
 		if i > 0 && d.escape != escape {
-			m.out.Notes = append(m.out.Notes, Problem{b.File, 1, "its lines are continued by another character than those of the other file: change them"})
+			m.bad = append(m.bad, Problem{b.File, 1, "its lines are continued by another character than those of the other file: change them"})
 		}
 		escape = d.escape
 	}

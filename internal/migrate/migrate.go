@@ -57,10 +57,17 @@ type Build struct {
 	Target   string
 	Platform string
 	Files    []*Extract // that are in the directory of the script when it is built
+	Written  []Written  // that the script has made by then
 }
 
 // Arg is a build argument.
 type Arg struct{ Name, Value string }
+
+// Written is a file that a script writes.
+type Written struct {
+	Path string // relative to the script
+	Line int
+}
 
 // Extract is a file or a directory that the script takes out of a container.
 type Extract struct {
@@ -71,6 +78,7 @@ type Extract struct {
 	Path     string   // there
 	Contents bool     // what is in the directory Path, not the directory itself
 	To       string   // where it is put, relative to the script
+	copied   bool     // the script has it, or a part of it, somewhere else too
 }
 
 // name is what to call an image where people look.

@@ -14,6 +14,9 @@ import (
 // nameStages gives each stage that is referred to a name of its own.
 func (m *merger) nameStages() {
 	for _, b := range m.used {
+		m.reserve(m.files[b])
+	}
+	for _, b := range m.used {
 		d := m.files[b]
 		for i, s := range d.stages {
 			if s.name == "" && (s == d.last() && b != m.script.Runtime() || m.numbered(d, i)) {
@@ -35,6 +38,47 @@ func (m *merger) nameStages() {
 	}
 }
 
+// reserve keeps the names of images that are no stages from being names of stages, which would take their place.
+func (m *merger) reserve(d *dockerfile) {
+	taken := func(name string, stages int) {
+		if o, _ := m.elsewhere(d, name); name != "" && !strings.ContainsAny(name, "$/:") && d.find(name, stages) == nil && o == nil {
+			m.names[strings.ToLower(name)] = true
+		}
+	}
+	for i, s := range d.stages {
+		if o := m.builtAs(d.build, d.expand(s.base)); o == nil {
+			taken(d.expand(s.base), i)
+		}
+	}
+	for _, n := range d.nodes {
+		for _, from := range froms(n) {
+			taken(from, len(d.stages))
+		}
+	}
+	for _, e := range d.build.Files {
+		if e.Build == nil {
+			taken(e.Image, 0)
+		}
+	}
+}
+
+// froms are the stages and images that an instruction copies from, or mounts.
+func froms(n *parser.Node) (all []string) {
+	for _, f := range n.Flags {
+		if name, ok := strings.CutPrefix(f, "--from="); ok {
+			all = append(all, name)
+		}
+		if mount, ok := strings.CutPrefix(f, "--mount="); ok {
+			for _, field := range strings.Split(mount, ",") {
+				if name, ok := strings.CutPrefix(field, "from="); ok {
+					all = append(all, name)
+				}
+			}
+		}
+	}
+	return all
+}
+
 // free is a name that no stage has.
 func (m *merger) free(name string) string {
 	for n, try := 2, name; ; n++ {
@@ -46,9 +90,9 @@ func (m *merger) free(name string) string {
 	}
 }
 
-// numbered reports whether a Dockerfile copies from a stage by its number.
+// numbered reports whether a Dockerfile copies from a stage, or mounts it, by its number.
 func (m *merger) numbered(d *dockerfile, i int) bool {
-	return slices.ContainsFunc(d.nodes, func(n *parser.Node) bool { return flagOf(n, "from") == fmt.Sprint(i) })
+	return slices.ContainsFunc(d.nodes, func(n *parser.Node) bool { return slices.Contains(froms(n), fmt.Sprint(i)) })
 }
 
 // part is what is left of one Dockerfile, rewritten.
@@ -119,7 +163,7 @@ func (m *merger) from(d *dockerfile, n *parser.Node, s *stage, olds map[string]*
 	base, changed := s.base, false
 	if o := olds[strings.ToLower(base)]; o != nil {
 		base = o.name
-	} else if o := m.builtAs(base); o != nil && o != d.build && slices.Contains(m.used, o) {
+	} else if o := m.builtAs(d.build, d.expand(base)); o != nil && slices.Contains(m.used, o) {
 		base = m.files[o].last().name
 	}
 	changed = base != s.base
@@ -168,7 +212,7 @@ func (m *merger) refer(d *dockerfile, n *parser.Node, olds map[string]*stage) {
 			return s.name
 		}
 		if b, s := m.elsewhere(d, name); s != nil && slices.Contains(m.used, b) {
-			if m.builtAs(name) == nil {
+			if m.builtAs(d.build, name) == nil {
 				m.out.Notes = append(m.out.Notes, Problem{d.build.File, n.StartLine, fmt.Sprintf("%q is taken for the stage of %s, which has that name", name, b.File)})
 			}
 			return s.name
@@ -183,13 +227,13 @@ func (m *merger) refer(d *dockerfile, n *parser.Node, olds map[string]*stage) {
 		if !strings.HasPrefix(f, "--mount=") {
 			continue
 		}
-		fields := strings.Split(f, ",")
+		fields := strings.Split(strings.TrimPrefix(f, "--mount="), ",")
 		for i, field := range fields {
 			if name, ok := strings.CutPrefix(field, "from="); ok {
 				fields[i] = "from=" + rename(name)
 			}
 		}
-		text = strings.Replace(text, f, strings.Join(fields, ","), 1)
+		text = strings.Replace(text, f, "--mount="+strings.Join(fields, ","), 1)
 	}
 	if text != d.original(n) {
 		d.set(n, text)

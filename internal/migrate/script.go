@@ -3,6 +3,7 @@ package migrate
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -24,6 +25,12 @@ type interpreter struct {
 	made       map[string]bool   // directories that the script made
 	gone       map[string]bool   // what the script removed
 	texts      map[string]string // files that the script wrote
+	wrote      map[string]int    // files that it wrote, and in which line
+	dirs       []string          // of pushd
+	loops      int               // that are being followed
+	missing    int               // how often something was not known that a word has
+	ended      bool              // by exit
+	returned   bool              // from the function that is followed
 	problems   Problems
 	printed    string // by the last command of docker: the ID of a container or an image
 	depth      int
@@ -32,10 +39,12 @@ type interpreter struct {
 }
 
 type container struct {
-	line  int
-	build *Build
-	image string
-	runs  []string
+	line   int
+	build  *Build
+	image  string
+	runs   []string
+	unsure string // what is not known of what ran in it
+	start  func() // follows what it runs, when it is not started so far
 }
 
 // maxDepth bounds calls of functions in functions, and maxSteps statements, each as often as it is followed.
@@ -55,7 +64,7 @@ func Read(file string) (*Script, error) {
 		return nil, fmt.Errorf("reading the script: %w", err)
 	}
 	in := &interpreter{script: &Script{Name: filepath.Base(file), Dir: filepath.Dir(file)}, vars: map[string]string{}, funcs: map[string]*syntax.Stmt{}, dir: ".",
-		images: map[string]*Build{}, containers: map[string]*container{}, made: map[string]bool{}, asking: map[string]bool{}, gone: map[string]bool{}, texts: map[string]string{}}
+		images: map[string]*Build{}, containers: map[string]*container{}, made: map[string]bool{}, asking: map[string]bool{}, gone: map[string]bool{}, texts: map[string]string{}, wrote: map[string]int{}}
 	in.stmts(tree.Stmts)
 	if len(in.problems) == 0 && len(in.script.Builds) == 0 {
 		in.problem(1, "the script builds no image")
@@ -90,6 +99,9 @@ func (in *interpreter) at(name string) string {
 
 func (in *interpreter) stmts(all []*syntax.Stmt) {
 	for _, st := range all {
+		if in.ended || in.returned {
+			return
+		}
 		in.stmt(st)
 	}
 }
@@ -106,6 +118,9 @@ func (in *interpreter) stmt(st *syntax.Stmt) {
 		in.problem(line, "it goes on in the background")
 		return
 	}
+	if _, simple := st.Cmd.(*syntax.CallExpr); !simple {
+		in.redirected(line, st.Redirs)
+	}
 	switch cmd := st.Cmd.(type) {
 	case nil:
 	case *syntax.CallExpr:
@@ -115,9 +130,9 @@ func (in *interpreter) stmt(st *syntax.Stmt) {
 	case *syntax.Block:
 		in.stmts(cmd.Stmts)
 	case *syntax.Subshell:
-		dir := in.dir
+		dir, vars := in.dir, maps.Clone(in.vars)
 		in.stmts(cmd.Stmts)
-		in.dir = dir
+		in.dir, in.vars, in.ended = dir, vars, false
 	case *syntax.FuncDecl:
 		in.funcs[cmd.Name.Value] = cmd.Body
 	case *syntax.ForClause:
@@ -128,10 +143,12 @@ func (in *interpreter) stmt(st *syntax.Stmt) {
 		if in.matters(cmd) {
 			in.problem(line, "what follows this `if` depends on something that only running it tells")
 		}
+		in.skipped(cmd, false)
 	default:
 		if in.matters(cmd) {
 			in.problem(line, "a command of docker in a `while`, a `case` or the like is not followed")
 		}
+		in.skipped(cmd, false)
 	}
 }
 
@@ -139,12 +156,20 @@ func (in *interpreter) binary(cmd *syntax.BinaryCmd, line int) {
 	switch cmd.Op {
 	case syntax.AndStmt:
 		in.stmt(cmd.X)
+		if isTest(cmd.X) {
+			if in.matters(cmd.Y) {
+				in.problem(line, "what follows && depends on something that only running it tells")
+			}
+			in.skipped(cmd.Y, false)
+			return
+		}
 		in.stmt(cmd.Y)
 	case syntax.OrStmt:
 		in.stmt(cmd.X)
 		if in.matters(cmd.Y) && !in.cleans(cmd.Y) {
 			in.problem(line, "what follows || runs only if something fails")
 		}
+		in.skipped(cmd.Y, false)
 	default: // a pipe
 		if in.matters(cmd.Y) {
 			in.problem(line, "what is piped into docker is not followed")
@@ -156,37 +181,38 @@ func (in *interpreter) binary(cmd *syntax.BinaryCmd, line int) {
 				return
 			}
 		}
+		if in.matters(cmd.X) && writes(cmd.Y) && in.prints(cmd.X) {
+			in.problem(line, "what a container prints into a pipe is not followed: name files with `docker cp`")
+			return
+		}
 		in.stmt(cmd.X)
+		in.skipped(cmd.Y, true)
 	}
 }
 
 // loop goes through a loop over words that are known.
 func (in *interpreter) loop(cmd *syntax.ForClause, line int) {
 	words, ok := cmd.Loop.(*syntax.WordIter)
-	if !ok {
+	if !ok || !words.InPos.IsValid() { // of arguments
 		if in.matters(cmd) {
 			in.problem(line, "how often this loop runs is not followed")
 		}
+		in.skipped(cmd, false)
 		return
 	}
-	var items []string
-	for _, w := range words.Items {
-		item := in.word(w)
-		if _, plain := w.Parts[0].(*syntax.DblQuoted); !plain {
-			items = append(items, strings.Fields(item)...)
-		} else {
-			items = append(items, item)
-		}
-	}
-	for _, item := range items {
+	for _, item := range in.words(words.Items) {
 		if unknown(item) || strings.ContainsAny(item, "*?[") {
 			if in.matters(cmd) {
 				in.problem(line, "what this loop goes through is not known: %s", item)
 			}
+			in.vars[words.Name.Value] = "${" + words.Name.Value + "}"
+			in.skipped(cmd, false)
 			return
 		}
 		in.vars[words.Name.Value] = item
+		in.loops++
 		in.stmts(cmd.Do)
+		in.loops--
 	}
 }
 
@@ -214,10 +240,13 @@ func (in *interpreter) call(cmd *syntax.CallExpr, redirs []*syntax.Redirect) {
 		return
 	}
 	args := in.words(cmd.Args)
-	for args[0] == "sudo" || args[0] == "exec" || args[0] == "command" || args[0] == "time" {
-		if args = args[1:]; len(args) == 0 {
-			return
-		}
+	if args = unwrapped(args); len(args) == 0 {
+		return
+	}
+	if len(cmd.Assigns) > 0 { // for this command alone
+		vars := maps.Clone(in.vars)
+		in.assign(cmd.Assigns)
+		defer func() { in.vars = vars }()
 	}
 	if body := in.funcs[args[0]]; body != nil {
 		in.callFunction(body, args, line)
@@ -225,6 +254,10 @@ func (in *interpreter) call(cmd *syntax.CallExpr, redirs []*syntax.Redirect) {
 	}
 	if isDocker(args) {
 		in.docker(line, args, redirs)
+		return
+	}
+	if in.startsDocker(args) {
+		in.problem(line, "what %s does with docker is not followed: write it without", args[0])
 		return
 	}
 	in.program(line, args, redirs)
@@ -245,6 +278,7 @@ func (in *interpreter) callFunction(body *syntax.Stmt, args []string, line int) 
 		}
 	}
 	in.stmt(body)
+	in.returned = false
 	for name, value := range old {
 		if delete(in.vars, name); value != "" {
 			in.vars[name] = value
@@ -257,11 +291,8 @@ func (in *interpreter) callFunction(body *syntax.Stmt, args []string, line int) 
 func (in *interpreter) matters(n syntax.Node) (found bool) {
 	syntax.Walk(n, func(n syntax.Node) bool {
 		if call, ok := n.(*syntax.CallExpr); ok && len(call.Args) > 0 {
-			name := call.Args[0].Lit()
-			if name == "sudo" && len(call.Args) > 1 {
-				name = call.Args[1].Lit()
-			}
-			found = found || isDocker([]string{name}) || in.funcs[name] != nil && in.called(name)
+			args := unwrapped(in.plainWords(call.Args))
+			found = found || isDocker(args) || in.startsDocker(args) || len(args) > 0 && in.funcs[args[0]] != nil && in.called(args[0])
 		}
 		return !found
 	})

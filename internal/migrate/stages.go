@@ -34,6 +34,7 @@ func parseDockerfile(b *Build) (*dockerfile, error) {
 		return nil, fmt.Errorf("%s: %w", b.File, err)
 	}
 	d := &dockerfile{build: b, lines: strings.Split(strings.TrimRight(b.Text, "\n"), "\n"), nodes: res.AST.Children}
+directives:
 	for i, line := range d.lines { // directives come first
 		key, value, ok := strings.Cut(strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "#")), "=")
 		if !strings.HasPrefix(strings.TrimSpace(line), "#") || !ok {
@@ -44,6 +45,9 @@ func parseDockerfile(b *Build) (*dockerfile, error) {
 			d.syntax, d.lines[i] = strings.TrimSpace(value), removedLine
 		case "escape":
 			d.escape, d.lines[i] = strings.TrimSpace(value), removedLine
+		case "check":
+		default: // a comment, after which none counts
+			break directives
 		}
 	}
 	for _, n := range d.nodes {
@@ -100,7 +104,7 @@ func (d *dockerfile) last() *stage {
 
 // set puts text in the place of an instruction; "" leaves it out.
 func (d *dockerfile) set(n *parser.Node, text string) {
-	for i := n.StartLine; i <= n.EndLine; i++ {
+	for i := n.StartLine; i <= min(n.EndLine, len(d.lines)); i++ {
 		d.lines[i-1] = removedLine
 	}
 	if text != "" {
@@ -110,46 +114,13 @@ func (d *dockerfile) set(n *parser.Node, text string) {
 
 // original is an instruction as it is written now.
 func (d *dockerfile) original(n *parser.Node) string {
-	return strings.Join(d.lines[n.StartLine-1:n.EndLine], "\n")
+	return strings.Join(d.lines[n.StartLine-1:min(n.EndLine, len(d.lines))], "\n")
 }
 
 // text is what is left of the file.
 func (d *dockerfile) text() string {
 	kept := slices.DeleteFunc(slices.Clone(d.lines), func(l string) bool { return l == removedLine })
 	return strings.Trim(strings.Join(kept, "\n"), "\n") + "\n"
-}
-
-// commandOf is what the image of a Dockerfile runs by itself, as RUN; "" is that of its base, or nothing.
-func commandOf(text string) string {
-	res, err := parser.Parse(strings.NewReader(text))
-	if err != nil {
-		return ""
-	}
-	entry, cmd := "", ""
-	for _, n := range res.AST.Children {
-		words := wordsOf(n)
-		form := strings.Join(words, " ")
-		if n.Attributes["json"] {
-			form = jsonWords(words)
-		}
-		switch strings.ToUpper(n.Value) {
-		case "FROM":
-			entry, cmd = "", ""
-		case "ENTRYPOINT":
-			entry, cmd = form, ""
-		case "CMD":
-			cmd = form
-		}
-	}
-	switch {
-	case entry == "" && cmd == "":
-		return ""
-	case entry == "":
-		return "RUN " + cmd
-	case cmd == "" || !strings.HasPrefix(entry, "[") || !strings.HasPrefix(cmd, "["):
-		return "RUN " + entry
-	}
-	return "RUN " + strings.TrimSuffix(entry, "]") + ", " + strings.TrimPrefix(cmd, "[")
 }
 
 func quote(s string) string {

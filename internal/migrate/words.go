@@ -2,6 +2,8 @@ package migrate
 
 import (
 	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
@@ -34,8 +36,13 @@ func (in *interpreter) part(p syntax.WordPart, quoted bool) string {
 	case *syntax.ParamExp:
 		return in.param(p)
 	case *syntax.CmdSubst:
-		return in.output(p)
+		text := in.output(p)
+		if unknown(text) {
+			in.missing++
+		}
+		return text
 	}
+	in.missing++
 	return "$(...)"
 }
 
@@ -64,7 +71,7 @@ func (in *interpreter) param(p *syntax.ParamExp) string {
 	name := p.Param.Value
 	value, known := in.vars[name]
 	if name == "PWD" && !known {
-		value, known = in.dir, true
+		value, known = in.abs(in.dir), true
 	}
 	switch e := p.Exp; {
 	case e == nil:
@@ -79,7 +86,11 @@ func (in *interpreter) param(p *syntax.ParamExp) string {
 		return "$(...)"
 	}
 	if !known {
+		in.missing++
 		return "${" + name + "}"
+	}
+	if unknown(value) {
+		in.missing++
 	}
 	return value
 }
@@ -99,7 +110,7 @@ func (in *interpreter) output(c *syntax.CmdSubst) string {
 	args := in.words(call.Args)
 	switch {
 	case args[0] == "pwd":
-		return in.dir
+		return in.abs(in.dir)
 	case args[0] == "dirname" && len(args) == 2 && (strings.HasPrefix(args[1], "${0") || strings.HasPrefix(args[1], "${BASH_SOURCE")):
 		return "."
 	case args[0] == "dirname" && len(args) == 2:
@@ -129,15 +140,90 @@ func (in *interpreter) inside(b *syntax.BinaryCmd) string {
 	if words[0] != "cd" || in.words(pwd.Args)[0] != "pwd" {
 		return "$(...)"
 	}
-	return in.at(words[len(words)-1])
+	return in.abs(in.at(words[len(words)-1]))
 }
 
-func (in *interpreter) words(all []*syntax.Word) []string {
-	out := make([]string, len(all))
-	for i, w := range all {
-		out[i] = in.word(w)
+// abs is an absolute path of something that is relative to the script, which stays the same wherever the script goes.
+func (in *interpreter) abs(name string) string {
+	if dir, err := filepath.Abs(in.script.Dir); err == nil && !path.IsAbs(name) {
+		return path.Join(dir, name)
+	}
+	return name
+}
+
+// words expands words. What variables have that are not quoted becomes several words, or none, and so do braces.
+func (in *interpreter) words(all []*syntax.Word) (out []string) {
+	for _, w := range all {
+		for _, one := range braces(w) {
+			out = append(out, in.fields(one)...)
+		}
+	}
+	if len(out) == 0 { // a command that is nothing
+		out = []string{""}
 	}
 	return out
+}
+
+// fields are the words that one becomes.
+func (in *interpreter) fields(w *syntax.Word) (out []string) {
+	var b strings.Builder
+	any := false // there is something, be it empty
+	for _, p := range w.Parts {
+		text := in.part(p, false)
+		switch p.(type) {
+		case *syntax.ParamExp, *syntax.CmdSubst:
+			parts := strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '\t' || r == '\n' })
+			if strings.HasPrefix(text, "<") || unknown(text) { // the ID of a container, or what is one thing yet
+				parts = []string{text}
+			}
+			for i, part := range parts {
+				if i > 0 {
+					out = append(out, b.String())
+					b.Reset()
+				}
+				b.WriteString(part)
+				any = true
+			}
+		default:
+			b.WriteString(text)
+			any = true
+		}
+	}
+	if any {
+		out = append(out, b.String())
+	}
+	return out
+}
+
+// maxBraces bounds what the braces of a word become.
+const maxBraces = 1000
+
+// braces are the words that the braces of one stand for.
+func braces(w *syntax.Word) []*syntax.Word {
+	w = &syntax.Word{Parts: slices.Clone(w.Parts)}
+	if !syntax.SplitBraces(w) {
+		return []*syntax.Word{w}
+	}
+	all := []*syntax.Word{{}}
+	for _, p := range w.Parts {
+		choices := []*syntax.Word{{Parts: []syntax.WordPart{p}}}
+		if b, ok := p.(*syntax.BraceExp); ok && !b.Sequence {
+			choices = nil
+			for _, elem := range b.Elems {
+				choices = append(choices, braces(elem)...)
+			}
+		}
+		var next []*syntax.Word
+		for _, before := range all {
+			for _, c := range choices {
+				if len(next) < maxBraces {
+					next = append(next, &syntax.Word{Parts: append(slices.Clone(before.Parts), c.Parts...)})
+				}
+			}
+		}
+		all = next
+	}
+	return all
 }
 
 // unknown reports whether a text depends on what the script does not set.
