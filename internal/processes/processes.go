@@ -43,6 +43,7 @@ type Watch struct {
 
 	mu   sync.Mutex
 	of   map[int][]*Process // by PID: one may be given again
+	open map[*Process]bool  // whose first thread is not heard of so far
 	all  int
 	lost int
 }
@@ -63,7 +64,7 @@ func Start() (*Watch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening for processes: %w", os.NewSyscallError("socket", err))
 	}
-	w := &Watch{fd: fd, stop: -1, ended: make(chan struct{}), of: map[int][]*Process{}}
+	w := &Watch{fd: fd, stop: -1, ended: make(chan struct{}), of: map[int][]*Process{}, open: map[*Process]bool{}}
 	if err := w.register(strings.TrimSpace(string(cpus))); err != nil {
 		return nil, errors.Join(fmt.Errorf("listening for processes (the kernel tells root of the machine): %w", err), unix.Close(fd))
 	}
@@ -112,9 +113,15 @@ func (w *Watch) ask(family uint16, command uint8, attr uint16, value []byte) (ma
 	var answer map[uint16][]byte
 	buf := make([]byte, 32<<10)
 	for {
-		n, _, err := unix.Recvfrom(w.fd, buf, 0)
+		n, from, err := unix.Recvfrom(w.fd, buf, 0)
+		if errors.Is(err, unix.EINTR) { // which a socket with a timeout is not spared
+			continue
+		}
 		if err != nil {
 			return nil, os.NewSyscallError("recvfrom", err)
+		}
+		if !ofKernel(from) {
+			continue
 		}
 		done := false
 		err = messages(buf[:n], func(kind uint16, body []byte) error {
@@ -133,6 +140,12 @@ func (w *Watch) ask(family uint16, command uint8, attr uint16, value []byte) (ma
 			return answer, err
 		}
 	}
+}
+
+// ofKernel reports whether the kernel has sent something, and not a process.
+func ofKernel(from unix.Sockaddr) bool {
+	a, ok := from.(*unix.SockaddrNetlink)
+	return ok && a.Pid == 0
 }
 
 // align is a length with what is added to it in messages.
@@ -167,32 +180,41 @@ func attributes(data []byte) map[uint16][]byte {
 	return all
 }
 
+// maxRest bounds how much is read when nobody wants more: processes of others may end for ever.
+const maxRest = 100_000
+
 // read reads until the other end of the pipe is closed, and then what has come by then.
 func (w *Watch) read(stop int) {
 	defer close(w.ended)
 	defer unix.Close(stop)
 	buf := make([]byte, 64<<10)
-	for stopping := false; ; {
+	rest := maxRest
+	for stopping := false; rest > 0; {
 		timeout := -1
 		if stopping {
 			timeout = 0
 		}
 		polled := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}, {Fd: int32(stop), Events: unix.POLLIN}}
-		n, err := unix.Poll(polled, timeout)
-		if err != nil && !errors.Is(err, unix.EINTR) || stopping && n == 0 || stopping && polled[0].Revents == 0 {
-			return
-		}
-		stopping = stopping || polled[1].Revents != 0
-		if err != nil || polled[0].Revents == 0 {
+		_, err := unix.Poll(polled, timeout)
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		got, _, err := unix.Recvfrom(w.fd, buf, unix.MSG_DONTWAIT)
+		if err != nil || stopping && polled[0].Revents == 0 {
+			return
+		}
+		if stopping = stopping || polled[1].Revents != 0; stopping {
+			rest--
+		}
+		if polled[0].Revents == 0 {
+			continue
+		}
+		got, from, err := unix.Recvfrom(w.fd, buf, unix.MSG_DONTWAIT)
 		switch now := time.Now(); {
 		case errors.Is(err, unix.ENOBUFS):
 			w.mu.Lock()
 			w.lost++
 			w.mu.Unlock()
-		case err == nil:
+		case err == nil && ofKernel(from):
 			_ = messages(buf[:got], func(_ uint16, body []byte) error { // of the family, as nothing else was asked for
 				if len(body) >= unix.GENL_HDRLEN {
 					w.add(attributes(body[unix.GENL_HDRLEN:])[unix.TASKSTATS_TYPE_AGGR_PID], now)
@@ -226,6 +248,7 @@ func (w *Watch) add(aggregate []byte, now time.Time) {
 		}
 		p = &Process{PID: pid, Started: began}
 		w.of[pid] = append(w.of[pid], p)
+		w.open[p] = true
 	}
 	p.User += time.Duration(st.Ac_utime) * time.Microsecond
 	p.System += time.Duration(st.Ac_stime) * time.Microsecond
@@ -233,6 +256,7 @@ func (w *Watch) add(aggregate []byte, now time.Time) {
 	p.Read, p.Written = p.Read+int64(st.Read_char), p.Written+int64(st.Write_char)
 	p.Took = max(p.Took, now.Sub(p.Started))
 	if st.Ac_pid == st.Ac_tgid { // whose name is that of the process
+		delete(w.open, p)
 		p.Parent, p.Command, p.Exit = int(st.Ac_ppid), comm(&st), exitCode(st.Ac_exitcode)
 	}
 }
@@ -240,10 +264,11 @@ func (w *Watch) add(aggregate []byte, now time.Time) {
 // sameStart is how far apart the beginnings of one process seem to be: each is told when another thread of it ends.
 const sameStart = 50 * time.Millisecond
 
-// last is the process with a PID that began at a time. The caller holds the lock.
+// last is the process with a PID that began at a time. One whose first thread is not heard of has its PID yet, however late one hears of the others.
+// The caller holds the lock.
 func (w *Watch) last(pid int, began time.Time) *Process {
 	all := w.of[pid]
-	if len(all) == 0 || all[len(all)-1].Started.Sub(began).Abs() > sameStart {
+	if len(all) == 0 || !w.open[all[len(all)-1]] && all[len(all)-1].Started.Sub(began).Abs() > sameStart {
 		return nil
 	}
 	return all[len(all)-1]
@@ -278,7 +303,7 @@ func (w *Watch) Close(roots ...int) (all []Process, lost int, err error) {
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b Process) int { return a.Started.Compare(b.Started) })
+	slices.SortStableFunc(all, func(a, b Process) int { return a.Started.Compare(b.Started) })
 	return all, w.lost, err
 }
 

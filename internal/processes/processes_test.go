@@ -1,9 +1,14 @@
 package processes
 
 import (
+	"encoding/binary"
 	"os"
 	"os/exec"
 	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // The kernel tells of all that came of a process, and of nothing else: a shell, what it starts, and what that leaves behind.
@@ -48,5 +53,36 @@ func TestAttributes(t *testing.T) {
 	}
 	if a := attributes([]byte{5, 0, 1, 0, 7, 0, 0, 0, 6, 0, 2, 0, 8, 9}); len(a) != 2 || a[1][0] != 7 || a[2][1] != 9 {
 		t.Errorf("they are %v", a)
+	}
+}
+
+// What a process has used is told of it however late its threads are heard of, and not of the next one with its number.
+func TestThreads(t *testing.T) {
+	w := &Watch{of: map[int][]*Process{}, open: map[*Process]bool{}}
+	now := time.Now()
+	ended := func(tid int, age, late time.Duration) {
+		st := unix.Taskstats{Version: tgidVersion, Ac_pid: uint32(tid), Ac_tgid: 7, Ac_ppid: 1, Ac_utime: 1000, Ac_tgetime: uint64(age.Microseconds())}
+		data := unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st))
+		attr := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofNlAttr+len(data)))
+		attr = append(binary.NativeEndian.AppendUint16(attr, unix.TASKSTATS_TYPE_STATS), data...)
+		w.add(attr, now.Add(age+late))
+	}
+	ended(8, time.Second, 0)
+	ended(9, 2*time.Second, 300*time.Millisecond)
+	ended(7, 3*time.Second, 0)
+	now = now.Add(4 * time.Second)
+	ended(7, time.Second, 0)
+	all := w.of[7]
+	if len(all) != 2 || all[0].User != 3*time.Millisecond || all[1].User != time.Millisecond || all[0].Parent != 1 {
+		t.Errorf("told are %d processes: %+v", len(all), all)
+	}
+}
+
+// The kernel alone is believed.
+func TestOfKernel(t *testing.T) {
+	for from, want := range map[unix.Sockaddr]bool{&unix.SockaddrNetlink{}: true, &unix.SockaddrNetlink{Pid: 5}: false, &unix.SockaddrUnix{}: false, nil: false} {
+		if ofKernel(from) != want {
+			t.Errorf("%+v is of the kernel: %t", from, !want)
+		}
 	}
 }
