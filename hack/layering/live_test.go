@@ -31,7 +31,7 @@ var byPath = map[string]string{
 	"internal/layer.setTimes":                "a descriptor's name in /proc",
 	"internal/layer.chmodOf":                 "a descriptor's name in /proc",
 	"internal/layer.appendRecords":           "a file beside a layer, in the store",
-	"internal/layer.Complete":                "the root itself, which the caller names",
+	"internal/layer.complete":                "the root itself, which the caller names",
 	"internal/layer.completer.object":        "a name below a descriptor's in /proc, whose last part is not followed",
 	"internal/layer.completer.read":          "a name below a descriptor's in /proc, whose last part is not followed",
 	"internal/layer.readIDs":                 "files of /proc",
