@@ -3,12 +3,15 @@ package migrate
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/patternmatcher"
+	"github.com/moby/patternmatcher/ignorefile"
 )
 
 // nameStages gives each stage that is referred to a name of its own.
@@ -196,10 +199,30 @@ func (m *merger) hoist(d *dockerfile, n *parser.Node) {
 			m.problemAt(d, n, "the argument %s has another default in another Dockerfile: %s", name, h)
 		}
 	}
+	for _, b := range m.used {
+		if o := m.files[b]; o != d && name != "" && o.takes(name) && !slices.ContainsFunc(b.Args, func(a Arg) bool { return a.Name == name }) {
+			m.problemAt(d, n, "the argument %s would have this value in %s, too, where it has none", name, b.File)
+		}
+	}
 	if text != removedLine {
 		m.heads = append(m.heads, text)
 	}
 	d.set(n, "")
+}
+
+// takes reports whether a stage takes an argument of all stages, and there is none before them.
+func (d *dockerfile) takes(name string) bool {
+	takes := false
+	for _, n := range d.nodes {
+		if argOf(n) != name {
+			continue
+		}
+		if n.StartLine < d.stages[0].node.StartLine {
+			return false
+		}
+		takes = takes || !strings.Contains(wordsOf(n)[0], "=")
+	}
+	return takes
 }
 
 // refer rewrites what an instruction says of stages.
@@ -279,6 +302,9 @@ func (m *merger) copies(d *dockerfile, n *parser.Node) {
 	kept := slices.Clone(whole)
 	for _, e := range d.build.Files {
 		for _, match := range m.matches(d, n, e) {
+			if match.under != "" && m.ignored(d, e) {
+				continue
+			}
 			if strings.EqualFold(n.Value, "ADD") && isArchive(e.To) {
 				m.problemAt(d, n, "ADD unpacks %s, which comes from a container: copy the archive, and unpack it in a RUN", e.To)
 				return
@@ -298,6 +324,25 @@ func (m *merger) copies(d *dockerfile, n *parser.Node) {
 		lines = append([]string{copyLine(strings.ToUpper(n.Value), n.Flags, append(kept, asDir(dest, len(whole) > 1)))}, lines...)
 	}
 	d.set(n, strings.Join(lines, "\n"))
+}
+
+// ignored reports whether .dockerignore keeps something of a container out of a context.
+func (m *merger) ignored(d *dockerfile, e *Extract) bool {
+	rel, _ := m.inContext(d, e)
+	for _, name := range []string{d.build.File + ".dockerignore", path.Join(d.build.Context, ".dockerignore")} {
+		f, err := os.Open(filepath.Join(m.script.Dir, name))
+		if err != nil {
+			continue
+		}
+		defer f.Close()
+		patterns, err := ignorefile.ReadAll(f)
+		if err != nil {
+			return false // the build says so
+		}
+		out, err := patternmatcher.MatchesOrParentMatches(rel, patterns)
+		return err == nil && out
+	}
+	return false
 }
 
 func asDir(dest string, is bool) string {
