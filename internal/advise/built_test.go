@@ -68,6 +68,7 @@ type project struct {
 	layers     map[int]layerFiles
 	runs       int
 	list       *reasons.List // of the context
+	other      *reasons.List // of the stage that the second one copies from
 	shared     bool
 	gone       bool // the files of the context are
 	ignore     string
@@ -138,7 +139,7 @@ func (p *project) input(t *testing.T) Input {
 	return Input{
 		Name: "Dockerfile", Text: strings.Join(p.dockerfile, "\n") + "\n", Report: report, Tree: layerFiles{}, Ignore: IgnoreFile{Name: ".dockerignore", Text: p.ignore, New: p.ignore == ""},
 		Built: &Built{
-			Graph: &reasons.Build{Vertices: p.steps}, Lists: reasons.Lists{listDigest: p.list}, Shared: p.shared,
+			Graph: &reasons.Build{Vertices: p.steps}, Lists: reasons.Lists{listDigest: p.list, "sha256:other": p.other}, Shared: p.shared,
 			Opened: func(key string, each func(filetrace.Kind, string) error) (bool, error) {
 				for _, e := range p.opened[line(key)] {
 					if err := each(filetrace.Kind(e[0]), e[2:]); err != nil {
@@ -278,10 +279,17 @@ func TestSentForNothing(t *testing.T) {
 		return func(p *project) { p.steps[5].Lines[1] = "action copy " + path + " to /out" }
 	}
 	without(t, "unused-context", true, map[string]func(*project){
-		"not traced":       func(p *project) { delete(p.opened, 4) },
-		"something lost":   func(p *project) { p.partly[3] = true },
-		"copied on":        from("/app"),
-		"copied by /":      from("/"),
+		"not traced":     func(p *project) { delete(p.opened, 4) },
+		"something lost": func(p *project) { p.partly[3] = true },
+		"copied on":      from("/app"),
+		"copied by /":    from("/"),
+		"copied by a link": func(p *project) {
+			var m reasons.ListMaker
+			for _, name := range []string{"app/README.md", "app/docs/a", "app/docs/b"} {
+				m.Add(name, false, nil, nil)
+			}
+			p.other = m.List()
+		},
 		"a pattern":        from("/app/*"),
 		"two readings":     from("/a to /b"),
 		"all opened":       func(p *project) { p.opened[4] = append(p.opened[4], openedAll()...) },

@@ -176,6 +176,17 @@ func (g *graph) usedBy(o *op, c *copied, left map[string]bool) bool {
 // copiedOn takes from left what a COPY of a stage copies.
 func (g *graph) copiedOn(o *op, c *copied, left map[string]bool) bool {
 	copies, _ := o.Copies()
+	if list := g.built.Lists[o.FilesOf(1)]; list != nil { // where links have led to
+		names, err := list.Names()
+		if err != nil {
+			return false
+		}
+		for _, name := range names {
+			if rel, ok := below(c.to, path.Join("/", name)); ok {
+				delete(left, rel)
+			}
+		}
+	}
 	for _, from := range copies {
 		if from.From == "" || strings.ContainsAny(from.From, `*?[\`) {
 			return false
