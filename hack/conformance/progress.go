@@ -106,6 +106,7 @@ var (
 		{regexp.MustCompile(`sha256:[0-9a-f]{64}`), "sha256:..."},
 		{regexp.MustCompile(`layer [0-9a-f]{12}-\d+`), "LAYER"},
 		{regexp.MustCompile(`127\.0\.0\.1:\d+`), "REGISTRY"},
+		{regexp.MustCompile(`\n  look inside: .*`), ""},
 		{regexp.MustCompile(`/dev/shm/slipway-conformance-\d+`), "ROOT"},
 	}
 )

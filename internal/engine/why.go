@@ -53,7 +53,7 @@ func (r *Run) why(ctx context.Context, n *node, id identity, damage string) *rea
 			continue
 		}
 		// What reads files of a source has them for a reason: a repository that moved may have the same ones.
-		if ran := in.n.ran.Load(); ran != nil && !ran.Is(reasons.New) && !ran.Is(reasons.Source) {
+		if ran := in.n.ran.Load(); ran != nil && !ran.Is(reasons.New) && !(ran.Is(reasons.Source) && in.n.isSource()) {
 			return &reasons.Why{Follows: in.n.v.Name()}
 		}
 	}
