@@ -128,7 +128,7 @@ scale: build ## see that commands which handle 1,000,000 files need less than 25
 torture: build ## kill, starve and damage slipway's store for hours, and write the table of docs/reliability.md
 	@hack/deps.sh test
 	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/torture ./hack/torture
-	build/tools/torture -slipway bin/slipway -w docs/reliability.md
+	build/tools/torture -slipway bin/slipway -journal build/torture.journal -w docs/reliability.md
 
 conformance: build ## compile BuildKit's daemon and buildx, and record anew what they make of the cases in hack/conformance
 	@hack/deps.sh test

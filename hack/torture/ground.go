@@ -26,6 +26,7 @@ type ground struct {
 	truths    map[string]truth // by name of what is built
 	stockroom string           // a store with all images and their cache, which rounds begin with
 	bareroom  string           // one with the base image
+	journal   *journal
 }
 
 // truth is what a build has to give, always.

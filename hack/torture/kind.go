@@ -80,7 +80,7 @@ type outcome struct {
 	kind     kind
 	rounds   int
 	count    int64
-	took     time.Duration
+	took     time.Duration // of all rounds, one after the other
 	skipped  error
 	failures []error
 }
@@ -114,23 +114,36 @@ func (g *ground) rounds(ctx context.Context, k kind) outcome {
 	if k.alone {
 		workers = 1
 	}
-	begin := time.Now()
 	var mu sync.Mutex
-	var count atomic.Int64
+	done := func(e entry) {
+		mu.Lock()
+		defer mu.Unlock()
+		o.rounds++
+		o.count += e.Count
+		o.took += e.took()
+		if err := e.failure(); err != nil {
+			o.failures = append(o.failures, err)
+		}
+	}
 	var wg sync.WaitGroup
 	seeds := make(chan uint64)
 	for range workers {
 		wg.Go(func() {
 			for seed := range seeds {
+				begin := time.Now()
+				var count atomic.Int64
 				err := g.one(ctx, k, seed, &count)
-				mu.Lock()
-				if err != nil && ctx.Err() == nil {
-					o.failures = append(o.failures, err)
-					fmt.Fprintln(os.Stderr, err)
-				} else if err == nil {
-					o.rounds++
+				if ctx.Err() != nil {
+					continue
 				}
-				mu.Unlock()
+				if err != nil {
+					fmt.Fprintln(os.Stderr, err)
+				}
+				e := entry{Kind: k.name, Seed: seed, Count: count.Load(), Failed: failed(err), Seconds: time.Since(begin).Seconds()}
+				if err := g.journal.add(e); err != nil {
+					fmt.Fprintln(os.Stderr, "the journal:", err)
+				}
+				done(e)
 			}
 		})
 	}
@@ -141,12 +154,14 @@ func (g *ground) rounds(ctx context.Context, k kind) outcome {
 		if ctx.Err() != nil || enough {
 			break
 		}
+		if e, ok := g.journal.round(k.name, g.seed+uint64(i)); ok {
+			done(e)
+			continue
+		}
 		seeds <- g.seed + uint64(i)
 	}
 	close(seeds)
 	wg.Wait()
-	o.rounds += len(o.failures)
-	o.count, o.took = count.Load(), time.Since(begin)
 	return o
 }
 

@@ -57,6 +57,7 @@ type settings struct {
 	workers  int            // rounds at the same time
 	timeout  time.Duration
 	write    string // file whose table is replaced
+	past     string // file with what was done, with which a run that was stopped goes on
 	list     bool
 	verbose  bool
 	keep     bool // the directory of a round that failed
@@ -91,6 +92,7 @@ func main() {
 	flag.IntVar(&s.workers, "j", runtime.NumCPU(), "rounds at the same time")
 	flag.DurationVar(&s.timeout, "timeout", 5*time.Minute, "how long a command may take before it counts as hanging")
 	flag.StringVar(&s.write, "w", "", "`file` in which the table is put between its marks")
+	flag.StringVar(&s.past, "journal", "", "`file` with what was done: a run that was stopped goes on where it was")
 	flag.BoolVar(&s.markdown, "markdown", false, "print the table as markdown")
 	flag.BoolVar(&s.list, "list", false, "list the kinds and end")
 	flag.BoolVar(&s.verbose, "v", false, "show each command")
@@ -166,6 +168,10 @@ func torture(ctx context.Context, s settings, kinds []kind, planted []defect) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, g.close()) }()
+	if g.journal, err = openJournal(s.past, s.slipway); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.journal.close()) }()
 	var outcomes []outcome
 	for _, k := range kinds {
 		if ctx.Err() != nil {

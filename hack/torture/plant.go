@@ -62,10 +62,7 @@ func (g *ground) plantAll(ctx context.Context, all []defect) (done []planting, e
 	if len(all) == 0 || ctx.Err() != nil {
 		return nil, nil
 	}
-	program, err := g.plantedProgram(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("building slipway with planted defects: %w", err)
-	}
+	program := sync.OnceValues(func() (string, error) { return g.plantedProgram(ctx) })
 	for _, d := range all {
 		i := slices.IndexFunc(kinds(), func(k kind) bool { return k.name == d.kind })
 		k := kinds()[i]
@@ -73,9 +70,12 @@ func (g *ground) plantAll(ctx context.Context, all []defect) (done []planting, e
 			fmt.Fprintf(os.Stderr, "planted  %s left out: %v\n", d.name, k.needs())
 			continue
 		}
-		p := g.plant1(ctx, program, d, k)
+		p, perr := g.plantOnce(ctx, program, d, k)
 		if ctx.Err() != nil {
 			break
+		}
+		if perr != nil {
+			return done, errors.Join(err, perr)
 		}
 		done = append(done, p)
 		err = errors.Join(err, p.err)
@@ -86,6 +86,22 @@ func (g *ground) plantAll(ctx context.Context, all []defect) (done []planting, e
 		fmt.Fprintf(os.Stderr, "planted  %s %s by %s after %d rounds, %s: %.150q\n", d.name, how, d.kind, p.rounds, p.took.Round(time.Second), p.told)
 	}
 	return done, err
+}
+
+// plantOnce plants a defect, unless the journal tells what came of it.
+func (g *ground) plantOnce(ctx context.Context, program func() (string, error), d defect, k kind) (planting, error) {
+	if e, ok := g.journal.plant(d.name); ok {
+		return planting{defect: d, rounds: e.Rounds, took: e.took(), told: e.Told, err: e.failure()}, nil
+	}
+	path, err := program()
+	if err != nil {
+		return planting{}, fmt.Errorf("building slipway with planted defects: %w", err)
+	}
+	p := g.plant1(ctx, path, d, k)
+	if ctx.Err() != nil {
+		return p, nil
+	}
+	return p, g.journal.add(entry{Planted: d.name, Rounds: p.rounds, Told: p.told, Failed: failed(p.err), Seconds: p.took.Seconds()})
 }
 
 // maxPlanted is how many rounds may not find a planted defect.

@@ -10,7 +10,7 @@ import (
 
 // doneRows are what was done, how often, and what was lost.
 func doneRows(outcomes []outcome) [][]string {
-	rows := [][]string{{"kind", "what was done", "rounds", "how often", "lost", "took"}}
+	rows := [][]string{{"kind", "what was done", "rounds", "how often", "lost", "rounds took"}}
 	for _, o := range outcomes {
 		if o.skipped != nil {
 			rows = append(rows, []string{o.kind.name, o.kind.done, "0", "left out: " + o.skipped.Error(), "-", "-"})
