@@ -52,10 +52,10 @@ func openPlace(g *environments.Ground, env, name string, files map[string]string
 }
 
 // inPlaceOf is a task that builds a context in an environment with nothing but the base image there.
-func inPlaceOf(g *environments.Ground, env, what string, files map[string]string) task {
+func inPlaceOf(g *environments.Ground, env, what string, files map[string]string, flags ...string) task {
 	var at *environments.Place
 	build := func(ctx context.Context) (time.Duration, error) {
-		return at.Time(ctx, "slipway build -q --no-cache -t "+imageName+" "+at.InWorkspace+"/context > /dev/null")
+		return at.Time(ctx, "slipway "+strings.Join(append(flags, "build -q --no-cache -t"), " ")+" "+imageName+" "+at.InWorkspace+"/context > /dev/null")
 	}
 	return task{
 		what: what,
@@ -74,6 +74,9 @@ func runs(base string, n int) string {
 	return "FROM " + base + "\n" + strings.Repeat("RUN [\"/bin/true\"]\n", n)
 }
 
+// ownNetwork has steps have the network that they have where nobody says otherwise, as environments do.
+const ownNetwork = "--worker-net=bridge"
+
 // userRunRow is run30 as a user with subordinate IDs, bound by root's.
 func userRunRow(_ context.Context, p *place) (contest, error) {
 	g, err := p.ground()
@@ -83,8 +86,8 @@ func userRunRow(_ context.Context, p *place) (contest, error) {
 	files := map[string]string{"context/Dockerfile": runs("busybox", 30)}
 	return contest{
 		what:    "30 RUN /bin/true, no cache, as a user",
-		bound:   inPlaceOf(g, "root", "the same as root", files),
-		slipway: inPlaceOf(g, "user", "", files),
+		bound:   inPlaceOf(g, "root", "the same as root", files, ownNetwork),
+		slipway: inPlaceOf(g, "user", "", files, ownNetwork),
 		buildah: missing("-"),
 	}, nil
 }

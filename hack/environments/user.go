@@ -71,6 +71,8 @@ func (p *Place) asUser(ctx context.Context, args []string) *exec.Cmd {
 		// Whoever has no file of the name has no subordinate IDs.
 		fmt.Fprintf(&script, "[ ! -e /etc/%[2]s ] || mount --bind %[1]s/etc/%[2]s /etc/%[2]s\n", p.dir, name)
 	}
+	// Machines let everybody open it (udev's rule), but not all that are containers themselves.
+	fmt.Fprintf(&script, "if [ -c /dev/net/tun ]; then mount -t tmpfs -o mode=755 dev %[1]s/etc/; mknod -m 666 %[1]s/etc/tun c 10 200; mount --bind %[1]s/etc/tun /dev/net/tun; fi\n", p.dir)
 	nnp := ""
 	if p.User.NoNewPr {
 		nnp = " --no-new-privs"

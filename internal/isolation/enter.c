@@ -151,9 +151,6 @@ static int join(pid_t target) {
 	// The kernel takes a process that has become somebody else for one that has secrets: its files in /proc, and those of what it starts
 	// until that executes something, would be of who is not here, and no further namespace could be given IDs.
 	prctl(PR_SET_DUMPABLE, 1);
-	// Who becomes another user is hidden by the kernel, also from itself: its files in /proc belong to a user that the namespace lacks, and then
-	// containers could not be given IDs.
-	prctl(PR_SET_DUMPABLE, 1);
 	// What is mounted here later is this process's. Of what the host mounts later, it sees what it would see outside.
 	return unshare(CLONE_NEWNS) ? fail(MOUNTS) : 0;
 }
