@@ -59,8 +59,8 @@ func (f *file) at(offset, n int64) ([]byte, error) {
 	if offset < 0 || n < 0 || offset > f.Size || n > f.Size-offset {
 		return nil, damaged("it has no %d bytes at %d", n, offset)
 	}
-	if f.left -= n; f.left < 0 {
-		return nil, damaged("its pages lead to each other")
+	if err := f.take(n); err != nil {
+		return nil, err
 	}
 	data := make([]byte, n)
 	_, err := f.ReadAt(data, offset)
@@ -68,6 +68,14 @@ func (f *file) at(offset, n int64) ([]byte, error) {
 		return data, damaged("it ends before its end")
 	}
 	return data, err
+}
+
+// take counts some bytes that are read, or read again out of a page.
+func (f *file) take(n int64) error {
+	if f.left -= n; f.left < 0 {
+		return damaged("its pages lead to each other")
+	}
+	return nil
 }
 
 // Read tells fn all packages of a database. wal is the log beside one of SQLite, in which the latest pages are; empty if there is none.

@@ -93,10 +93,18 @@ func TestDamaged(t *testing.T) {
 	for name, data := range map[string][]byte{
 		"nothing": nil, "short": []byte("RpmP"), "text": bytes.Repeat([]byte("text"), 100),
 		"a page that leads to itself": sqliteCircle(), "a value that leads to itself": bdbCircle(), "slots without end": ndbSlots(),
+		"a row in reserved bytes": sqliteReserved(),
 	} {
 		if got, err := read(data, nil); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%s has %d packages, %v", name, len(got), err)
 		}
+	}
+}
+
+// A page may be read out of once more than it has bytes, and not by each of its entries.
+func TestSameRow(t *testing.T) {
+	if _, err := read(sqliteSameRow(), nil); err == nil || !strings.Contains(err.Error(), "lead to each other") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -136,6 +144,45 @@ func bdbCircle() []byte {
 	return data
 }
 
+// sqliteReserved has a row in the bytes of a page that are reserved.
+func sqliteReserved() []byte {
+	data := make([]byte, 512)
+	copy(data, sqliteMagic)
+	binary.BigEndian.PutUint16(data[16:], 512)
+	data[20] = 32
+	data[100] = sqliteLeaf
+	binary.BigEndian.PutUint16(data[103:], 1)
+	binary.BigEndian.PutUint16(data[108:], 500)
+	return data
+}
+
+// sqliteSameRow has a table of which each page has thousands of entries that are one row.
+func sqliteSameRow() []byte {
+	const size = 32 << 10
+	data := make([]byte, 64*size)
+	copy(data, sqliteMagic)
+	binary.BigEndian.PutUint16(data[16:], size)
+	row := append([]byte{0xbf, 0x00, 1, 4, 0, 0, 0}, make([]byte, 8000)...)
+	interior := data[100:]
+	interior[0] = sqliteInterior
+	binary.BigEndian.PutUint16(interior[3:], 62)
+	binary.BigEndian.PutUint32(interior[8:], 2)
+	for i := range 62 {
+		binary.BigEndian.PutUint16(interior[12+2*i:], uint16(1000+4*i))
+		binary.BigEndian.PutUint32(data[1000+4*i:], uint32(3+i))
+	}
+	for page := 1; page < 64; page++ {
+		leaf := data[page*size:]
+		leaf[0] = sqliteLeaf
+		binary.BigEndian.PutUint16(leaf[3:], 12000)
+		for i := range 12000 {
+			binary.BigEndian.PutUint16(leaf[8+2*i:], 24100)
+		}
+		copy(leaf[24100:], row)
+	}
+	return data
+}
+
 // ndbSlots says of itself that it has 16 TB of slots, all of which are of one package.
 func ndbSlots() []byte {
 	data := make([]byte, 8192)
@@ -155,12 +202,85 @@ func ndbSlots() []byte {
 	return data
 }
 
-func FuzzRead(f *testing.F) {
-	for _, kind := range []string{"ndb", "bdb"} {
-		f.Add(fixture(f, kind), []byte{})
+// header is that of a package with a name and a version, and nothing else.
+func header(name, version string) []byte {
+	data := name + "\x00" + version + "\x00"
+	h := binary.BigEndian.AppendUint32(nil, 2)
+	h = binary.BigEndian.AppendUint32(h, uint32(len(data)))
+	for _, n := range []uint32{tagName, typeString, 0, 1, tagVersion, typeString, uint32(len(name)) + 1, 1} {
+		h = binary.BigEndian.AppendUint32(h, n)
 	}
-	f.Add(sqliteCircle(), []byte{})
-	f.Add(bdbCircle(), []byte{})
+	return append(h, data...)
+}
+
+// ndbSmall and bdbSmall are what a fuzzer finds its way through.
+func ndbSmall() []byte {
+	le := binary.LittleEndian
+	h := header("small", "1")
+	data := make([]byte, 4096, 8192)
+	for at := 32; at < 4096; at += 16 {
+		copy(data[at:], ndbSlot)
+	}
+	copy(data, ndbMagic)
+	le.PutUint32(data[12:], 1)
+	le.PutUint32(data[36:], 1)
+	le.PutUint32(data[40:], 256)
+	data = append(data, ndbBlob...)
+	data = le.AppendUint32(data, 1)
+	data = le.AppendUint32(data, 0)
+	data = le.AppendUint32(data, uint32(len(h)))
+	return append(data, h...)
+}
+
+func bdbSmall() []byte {
+	le := binary.LittleEndian
+	data := make([]byte, 4*512)
+	le.PutUint32(data[12:], bdbHashMagic)
+	le.PutUint32(data[20:], 512)
+	short, long := header("small", "1"), header(strings.Repeat("long", 150), "2")
+	page := data[512:1024]
+	page[25] = bdbTypeHash
+	le.PutUint16(page[20:], 4)
+	end := 512
+	for i, item := range [][]byte{{bdbItemInline, 1, 0, 0, 0}, append([]byte{bdbItemInline}, short...), {bdbItemInline, 2, 0, 0, 0}, make([]byte, 12)} {
+		if i == 3 {
+			item[0] = bdbItemOffPage
+			le.PutUint32(item[4:], 2)
+			le.PutUint32(item[8:], uint32(len(long)))
+		}
+		end -= len(item)
+		copy(page[end:], item)
+		le.PutUint16(page[26+2*i:], uint16(end))
+	}
+	for i, number := range []int{2, 3} {
+		value := data[number*512:][:512]
+		value[25] = bdbTypeOverflow
+		part := long[min(i*486, len(long)):min((i+1)*486, len(long))]
+		le.PutUint16(value[22:], uint16(len(part)))
+		le.PutUint32(value[16:], uint32(number)+1)
+		copy(value[26:], part)
+	}
+	return data
+}
+
+// What the small ones have is what a fuzzer begins with.
+func TestSmall(t *testing.T) {
+	for name, db := range map[string]struct {
+		data []byte
+		n    int
+	}{"sqlite": {fixture(t, "sqlite-small"), 12}, "ndb": {ndbSmall(), 1}, "bdb": {bdbSmall(), 2}} {
+		if got, err := read(db.data, nil); err != nil || len(got) != db.n {
+			t.Errorf("%s has %q, %v", name, got, err)
+		}
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(fixture(f, "sqlite-small"), []byte{})
+	f.Add(fixture(f, "sqlite-wal-main")[:32<<10], fixture(f, "sqlite-wal"))
+	for _, data := range [][]byte{sqliteCircle(), sqliteReserved(), bdbCircle(), ndbSlots(), ndbSmall(), bdbSmall()} {
+		f.Add(data, []byte{})
+	}
 	f.Fuzz(func(t *testing.T, main, wal []byte) {
 		if _, err := read(main, wal); err != nil && !errors.Is(err, ErrDamaged) {
 			t.Error(err)

@@ -104,13 +104,13 @@ func (db *sqlite) rows(number uint32, depth int, fn func(row []byte) error) erro
 	}
 	for i := range n {
 		at := int(binary.BigEndian.Uint16(page[cells+2*i:]))
-		if at+4 > len(page) {
+		if at+4 > int(db.usable) {
 			return damaged("an entry of page %d is at %d", number, at)
 		}
 		if kind == sqliteInterior {
 			err = db.rows(binary.BigEndian.Uint32(page[at:]), depth-1, fn)
 		} else {
-			err = db.row(page[at:min(len(page), int(db.usable))], fn)
+			err = db.row(page[at:db.usable], fn)
 		}
 		if err != nil {
 			return err
@@ -140,6 +140,9 @@ func (db *sqlite) row(cell []byte, fn func(row []byte) error) error {
 	rest := int64(size) - local
 	if local > int64(len(cell)) || rest > 0 && local+4 > int64(len(cell)) {
 		return damaged("a row of %d bytes has %d", size, len(cell))
+	}
+	if err := db.take(local); err != nil { // entries may lie in each other
+		return err
 	}
 	row := cell[:local:local]
 	if rest == 0 {

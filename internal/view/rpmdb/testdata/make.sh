@@ -63,6 +63,16 @@ shutil.copy(main, tmp + "/sqlite-wal-main.db")
 shutil.copy(main + "-wal", tmp + "/sqlite-wal.db")
 db.close()
 
+# A small one, whose rows go on in pages of their own, for fuzzing to begin with.
+db = sqlite3.connect(tmp + "/sqlite-small.db")
+db.execute("PRAGMA page_size=512")
+db.execute("CREATE TABLE Packages (hnum INTEGER PRIMARY KEY AUTOINCREMENT, blob BLOB NOT NULL)")
+for i in range(12):
+    name, version = b"small" + b"l" * (100 * i) + b"\0", b"%d\0" % i
+    db.execute("INSERT INTO Packages (blob) VALUES (?)", (struct.pack(">10I", 2, len(name + version), 1000, 6, 0, 1, 1001, 6, len(name), 1) + name + version,))
+db.commit()
+db.close()
+
 # rpm's lib/backend/ndb/rpmpkg.c: a page of slots, then the packages in blocks of 16 bytes, each with a head and a tail.
 slots, blobs = b"", b""
 for number, blob in rows:
@@ -83,6 +93,6 @@ for name, order, byteorder in (("bdb", 1234, "little"), ("bdb-big-endian", 4321,
         lines += [" " + hnum.to_bytes(4, byteorder).hex(), " " + blob.hex()]
     subprocess.run(["db5.3_load", "-f", "/dev/stdin", tmp + "/" + name + ".db"], input="\n".join(lines + ["DATA=END", ""]).encode(), check=True)
 EOF
-for name in sqlite sqlite-wal-main sqlite-wal ndb bdb bdb-big-endian; do
+for name in sqlite sqlite-small sqlite-wal-main sqlite-wal ndb bdb bdb-big-endian; do
 	gzip -9nc "$tmp/$name.db" >"$name.gz"
 done
