@@ -189,7 +189,7 @@ func (o *debugFlags) given(step *container.Step) (g container.Given, err error) 
 		}
 	}
 	for i, s := range req.SSH {
-		if !slices.Contains(agents, s.ID) && !(s.ID == secrets.DefaultAgent && slices.Contains(agents, "")) {
+		if !slices.Contains(agents, s.ID) {
 			return g, fmt.Errorf("--ssh %s: the step uses no agent %q, %s", o.ssh[i], s.ID, only(agents))
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/secrets"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -42,11 +43,12 @@ func (m *Manager) RunAs(ctx context.Context, c store.Container, config *Config, 
 	if err := m.saveState(c.ID, state); err != nil {
 		return err
 	}
-	spec, release, err := m.prepare(ctx, c, config, given)
+	spec, hidden, release, err := m.prepare(ctx, c, config, given)
 	if err != nil {
 		err = fmt.Errorf("running container %s: %w", c.Name, err)
 	} else {
 		defer release()
+		defer hide(&streams, config, hidden)()
 		if !config.OpenStdin {
 			streams.Stdin = nil
 		}
@@ -78,17 +80,39 @@ func (s *State) ended(err error) {
 // newWork makes a scratch directory of overlayfs, which wants it empty.
 func newWork(dir string) error { return errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755)) }
 
-// prepare makes everything ready that a container needs to run. release ends the use of it.
-func (m *Manager) prepare(ctx context.Context, c store.Container, config *Config, given Given) (spec *sandbox.Spec, release func(), err error) {
+// hide hides secrets in what a container prints, as in a build, unless it has a terminal: what is typed there would stand behind what is held
+// back. flush must be called at the end.
+func hide(streams *sandbox.IO, config *Config, hidden [][]byte) (flush func()) {
+	flush = func() {}
+	if config.Terminal || len(hidden) == 0 {
+		return flush
+	}
+	one := streams.Stdout == streams.Stderr
+	if streams.Stdout != nil {
+		streams.Stdout, flush = secrets.Redact(streams.Stdout, hidden)
+	}
+	if one {
+		streams.Stderr = streams.Stdout
+	} else if streams.Stderr != nil {
+		var flushErr func()
+		flushOut := flush
+		streams.Stderr, flushErr = secrets.Redact(streams.Stderr, hidden)
+		flush = func() { flushOut(); flushErr() }
+	}
+	return flush
+}
+
+// prepare makes everything ready that a container needs to run. hidden are the secrets that it has. release ends the use of it.
+func (m *Manager) prepare(ctx context.Context, c store.Container, config *Config, given Given) (spec *sandbox.Spec, hidden [][]byte, release func(), err error) {
 	root, err := m.root(ctx, c, config)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	spec, release = config.spec(c.ID, *root), func() {}
 	if config.Step != nil {
-		release, err = m.furnish(ctx, c.ID, config.Step, given, spec)
+		hidden, release, err = m.furnish(ctx, c.ID, config.Step, given, spec)
 	}
-	return spec, release, err
+	return spec, hidden, release, err
 }
 
 // root is the root filesystem of a container that is to run.

@@ -2,6 +2,7 @@ package container
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -81,8 +82,11 @@ func (s *Step) Secrets() (ids, agents []string) {
 		if m.Secret != nil && !slices.Contains(ids, m.Secret.ID) {
 			ids = append(ids, m.Secret.ID)
 		}
-		if m.SSH != nil && !slices.Contains(agents, m.SSH.ID) {
-			agents = append(agents, m.SSH.ID)
+		if m.SSH == nil {
+			continue
+		}
+		if id := cmp.Or(m.SSH.ID, secrets.DefaultAgent); !slices.Contains(agents, id) {
+			agents = append(agents, id)
 		}
 	}
 	return ids, agents
@@ -258,29 +262,18 @@ type Given struct {
 	SSH     secrets.SSH
 }
 
-// secret is the value of a secret, if it is given.
-func (g *Given) secret(ctx context.Context, id string) ([]byte, bool, error) {
-	if g.Secrets == nil {
-		return nil, false, nil
-	}
-	value, err := g.Secrets.Secret(ctx, id)
-	if errdefs.IsNotFound(err) {
-		return nil, false, nil
-	}
-	return value, err == nil, err
-}
-
 // stepRun is what a step has while it runs.
 type stepRun struct {
 	m      *Manager
 	ctx    context.Context
 	id     string // of the container
 	given  Given
+	hidden [][]byte // the secrets that it was given
 	caches map[string]*store.Cache
 }
 
-// furnish adds to a spec what the step had. release ends the use of it, and must be called.
-func (m *Manager) furnish(ctx context.Context, id string, s *Step, given Given, spec *sandbox.Spec) (release func(), err error) {
+// furnish adds to a spec what the step had. hidden are the secrets that it is given. release ends the use of it, and must be called.
+func (m *Manager) furnish(ctx context.Context, id string, s *Step, given Given, spec *sandbox.Spec) (hidden [][]byte, release func(), err error) {
 	r := &stepRun{m: m, ctx: ctx, id: id, given: given, caches: map[string]*store.Cache{}}
 	defer func() {
 		if err != nil {
@@ -289,9 +282,9 @@ func (m *Manager) furnish(ctx context.Context, id string, s *Step, given Given, 
 	}()
 	spec.HostnameFile, spec.MaxProcesses, spec.KeepCaps = false, s.MaxProcesses, s.KeepCaps
 	for _, v := range s.SecretEnv {
-		value, is, err := given.secret(ctx, v.ID)
+		value, is, err := r.secret(v.ID)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if is {
 			spec.Env = append(spec.Env[:len(spec.Env):len(spec.Env)], v.Env+"="+string(value))
@@ -301,7 +294,7 @@ func (m *Manager) furnish(ctx context.Context, id string, s *Step, given Given, 
 	for _, sm := range inLockOrder(s.Mounts) {
 		mount, err := r.mount(sm)
 		if err != nil {
-			return nil, fmt.Errorf("mounting %s: %w", sm.Dest, err)
+			return nil, nil, fmt.Errorf("mounting %s: %w", sm.Dest, err)
 		}
 		if mount != nil {
 			mounts = append(mounts, *mount)
@@ -309,7 +302,7 @@ func (m *Manager) furnish(ctx context.Context, id string, s *Step, given Given, 
 	}
 	slices.SortStableFunc(mounts, func(a, b sandbox.Mount) int { return strings.Count(a.Dest, "/") - strings.Count(b.Dest, "/") })
 	spec.Mounts = append(spec.Mounts[:len(spec.Mounts):len(spec.Mounts)], mounts...)
-	return r.release, nil
+	return r.hidden, r.release, nil
 }
 
 // inLockOrder puts cache mounts last, in the order of their IDs, as builds open them.
@@ -331,6 +324,22 @@ func (r *stepRun) release() {
 	}
 }
 
+// secret is the value of a secret, if it is given.
+func (r *stepRun) secret(id string) ([]byte, bool, error) {
+	if r.given.Secrets == nil {
+		return nil, false, nil
+	}
+	value, err := r.given.Secrets.Secret(r.ctx, id)
+	switch {
+	case errdefs.IsNotFound(err):
+		return nil, false, nil
+	case err != nil:
+		return nil, false, err
+	}
+	r.hidden = append(r.hidden, value)
+	return value, true, nil
+}
+
 // mount is a mount of the step; nil: it is not there.
 func (r *stepRun) mount(sm StepMount) (*sandbox.Mount, error) {
 	mount := &sandbox.Mount{Dest: sm.Dest, ReadOnly: sm.ReadOnly}
@@ -338,7 +347,7 @@ func (r *stepRun) mount(sm StepMount) (*sandbox.Mount, error) {
 	case sm.Tmpfs != nil:
 		mount.Tmpfs = sm.Tmpfs
 	case sm.Secret != nil:
-		value, is, err := r.given.secret(r.ctx, sm.Secret.ID)
+		value, is, err := r.secret(sm.Secret.ID)
 		if !is {
 			return nil, err
 		}

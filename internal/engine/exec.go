@@ -17,6 +17,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/secrets"
 	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/terminal"
 )
@@ -70,8 +71,8 @@ func (r *Run) exec(ctx context.Context, w work, n *node, op *pb.ExecOp, inputs [
 	if w.process != nil {
 		*w.process = &x.process
 	}
-	stdout, flushOut := redact(io.MultiWriter(w.step.Stdout(), &x.printed), x.hidden)
-	stderr, flushErr := redact(io.MultiWriter(w.step.Stderr(), &x.printed), x.hidden)
+	stdout, flushOut := secrets.Redact(io.MultiWriter(w.step.Stdout(), &x.printed), x.hidden)
+	stderr, flushErr := secrets.Redact(io.MultiWriter(w.step.Stderr(), &x.printed), x.hidden)
 	notice := func(text string) {
 		if r.screen.notice(text) {
 			fmt.Fprintf(stderr, "WARNING: %s\n", text)

@@ -1,4 +1,4 @@
-package engine
+package secrets
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ func redacted(t *testing.T, text string, size int, secrets ...string) string {
 		values = append(values, []byte(s))
 	}
 	var out bytes.Buffer
-	w, flush := redact(&out, values)
+	w, flush := Redact(&out, values)
 	for rest := text; rest != ""; {
 		n := size
 		if n == 0 {
@@ -52,7 +52,7 @@ func TestRedact(t *testing.T) {
 	} {
 		for _, size := range []int{1, 2, 3, 7, 1000, 0} {
 			if got := redacted(t, tc.text, size, tc.secrets...); got != tc.want {
-				t.Errorf("redact(%q, %q) in pieces of %d = %q, want %q", tc.text, tc.secrets, size, got, tc.want)
+				t.Errorf("Redact(%q, %q) in pieces of %d = %q, want %q", tc.text, tc.secrets, size, got, tc.want)
 			}
 		}
 	}
@@ -61,7 +61,7 @@ func TestRedact(t *testing.T) {
 // TestRedactAtOnce: what cannot be the beginning of a secret is not held back.
 func TestRedactAtOnce(t *testing.T) {
 	var out bytes.Buffer
-	w, flush := redact(&out, [][]byte{[]byte("password")})
+	w, flush := Redact(&out, [][]byte{[]byte("password")})
 	for _, step := range []struct{ write, want string }{{"Name? ", "Name? "}, {"pas", "Name? "}, {"ta\n", "Name? pasta\n"}, {"pass", "Name? pasta\n"}} {
 		if _, err := w.Write([]byte(step.write)); err != nil {
 			t.Fatal(err)
@@ -84,7 +84,7 @@ func BenchmarkRedact(b *testing.B) {
 	text := bytes.Repeat([]byte("compiling some/file.go xx\n"), 1<<12)
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
-		w, flush := redact(&bytes.Buffer{}, secret)
+		w, flush := Redact(&bytes.Buffer{}, secret)
 		_, _ = w.Write(text)
 		flush()
 	}

@@ -1,4 +1,4 @@
-package engine
+package secrets
 
 import (
 	"bytes"
@@ -27,8 +27,8 @@ type redactor struct {
 	held   []byte
 }
 
-// redact returns a writer to w that hides secrets, and what must be called at the end.
-func redact(w io.Writer, secrets [][]byte) (io.Writer, func()) {
+// Redact returns a writer to w that hides secrets in what a process prints, and what must be called at the end. Without secrets it is w.
+func Redact(w io.Writer, secrets [][]byte) (io.Writer, func()) {
 	hidden := patterns(secrets)
 	if len(hidden) == 0 {
 		return w, func() {}
