@@ -14,7 +14,8 @@
 // So a trace is a claim of the processes, for who wants to know what a build did, and nothing to decide about rights by.
 //
 // While a process waits for a file to be told, the kernel opens that file for the watch, too. Where it cannot (this process has no descriptor left, or somebody
-// holds a lease of the file), the process gets EPERM.
+// holds a write lease of the file), the process gets EPERM. No other way is as good: without O_NONBLOCK the kernel would wait for who holds the lease, and for
+// ever where the file is a pipe; events that are only queued get lost, or take as much memory as a process likes, and are of the paths of later.
 package filetrace
 
 import (
@@ -179,34 +180,37 @@ func (w *Watch) read(stop int) {
 	}
 }
 
-// each tells of events.
+// each tells of events, and then lets their processes go on. Until then the files of all of them are closed: a process must not find that somebody else has its pipe open
+// to read from it, or its file when it takes a lease.
 func (w *Watch) each(events []byte) {
+	var waiting []int
 	for len(events) >= eventSize {
 		size := int(binary.NativeEndian.Uint32(events))
 		mask := binary.NativeEndian.Uint64(events[8:])
 		fd := int(int32(binary.NativeEndian.Uint32(events[16:])))
 		pid := int32(binary.NativeEndian.Uint32(events[20:]))
-		switch {
-		case mask&unix.FAN_Q_OVERFLOW != 0:
+		if mask&unix.FAN_Q_OVERFLOW != 0 || fd < 0 {
 			w.lost++
-		case fd < 0:
-			w.lost++
-		default:
+		} else {
 			if pid != w.self {
 				w.one(fd, mask)
 			}
-			w.answer(fd)
+			_ = unix.Close(fd) // it was only looked at
+			waiting = append(waiting, fd)
 		}
 		if size < eventSize || size > len(events) {
-			return
+			break
 		}
 		events = events[size:]
 	}
+	if w.asks {
+		w.answer(waiting)
+	}
 }
 
-// answer lets a process go on, and closes the file of its event.
-func (w *Watch) answer(fd int) {
-	if w.asks {
+// answer lets processes go on. The kernel knows what they wait for by the numbers of the files, which are closed.
+func (w *Watch) answer(waiting []int) {
+	for _, fd := range waiting {
 		var response [8]byte
 		binary.NativeEndian.PutUint32(response[:], uint32(fd))
 		binary.NativeEndian.PutUint32(response[4:], unix.FAN_ALLOW)
@@ -214,7 +218,6 @@ func (w *Watch) answer(fd int) {
 			w.lost++ // the process is killed
 		}
 	}
-	_ = unix.Close(fd) // it was only read
 }
 
 // one tells of a file.

@@ -158,6 +158,40 @@ func TestQueue(t *testing.T) {
 	})
 }
 
+// Nobody finds that a file is open which nobody but the watch has opened: a pipe has no reader, and a file can have a lease.
+func TestNobodyElse(t *testing.T) {
+	overlaid(t, func(root string) {
+		pipe, file := filepath.Join(root, "pipe"), filepath.Join(root, "file")
+		if err := errors.Join(unix.Mkfifo(pipe, 0o600), os.WriteFile(file, nil, 0o600)); err != nil {
+			t.Error(err)
+			return
+		}
+		w, err := Start(root, func(Kind, string) bool { return false })
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for i := range 3000 {
+			if fd, err := unix.Open(pipe, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); !errors.Is(err, unix.ENXIO) {
+				t.Errorf("opening a pipe that nobody reads, %d: %v", i, errors.Join(err, unix.Close(fd)))
+				break
+			}
+			fd, err := unix.Open(file, unix.O_RDWR|unix.O_CLOEXEC, 0)
+			if err == nil {
+				_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_WRLCK)
+				err = errors.Join(err, unix.Close(fd))
+			}
+			if err != nil {
+				t.Errorf("a lease, %d: %v", i, err)
+				break
+			}
+		}
+		if lost, err := w.Close(); lost != 0 || err != nil {
+			t.Errorf("%d lost, %v", lost, err)
+		}
+	})
+}
+
 // A filesystem that is not a container's own is not watched.
 func TestNoOverlay(t *testing.T) {
 	if err := Supported(); err != nil {
