@@ -24,6 +24,8 @@ type Built struct {
 	Runs func(step string) []time.Duration
 	// Size is how large a file of the context is; false: it is none, or not there any more.
 	Size func(name string) (int64, bool)
+	// Content is that of a file of the context, as it is now.
+	Content func(name string) ([]byte, error)
 	// Shared reports whether other Dockerfiles have been built with the context.
 	Shared bool
 }

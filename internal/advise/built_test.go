@@ -71,6 +71,7 @@ type project struct {
 	other      *reasons.List // of the stage that the second one copies from
 	shared     bool
 	gone       bool // the files of the context are
+	contents   map[string]string
 	ignore     string
 }
 
@@ -80,19 +81,24 @@ func vertex(line int, name string, inputs []int, lines ...string) reasons.Vertex
 	return reasons.Vertex{Name: fmt.Sprintf("[stage-0 %d/9] %s", line, name), Line: line, Key: fmt.Sprint("k", line), Inputs: inputs, Lines: lines}
 }
 
-// npmProject is one whose image has all, or with a second stage what that copies alone.
-func npmProject(second bool) *project {
-	exec := func(line int, name string, input int) reasons.Vertex {
-		return vertex(line, name, []int{input}, "operation exec", "command /bin/sh -c "+name, "user ", "mount / BIND from input 0 ")
-	}
+// listOf is the list of some files.
+func listOf(names string) *reasons.List {
 	var all reasons.ListMaker
 	dirs := map[string]bool{}
-	for name := range strings.FieldsSeq(contextFiles) {
+	for name := range strings.FieldsSeq(names) {
 		if dir := path.Dir(name); dir != "." && !dirs[dir] {
 			dirs[dir] = true
 			all.Add(dir, true, nil, nil)
 		}
 		all.Add(name, false, []byte(digest.FromString(name).Encoded()), nil)
+	}
+	return all.List()
+}
+
+// npmProject is one whose image has all, or with a second stage what that copies alone.
+func npmProject(second bool) *project {
+	exec := func(line int, name string, input int) reasons.Vertex {
+		return vertex(line, name, []int{input}, "operation exec", "command /bin/sh -c "+name, "user ", "mount / BIND from input 0 ")
 	}
 	p := &project{
 		dockerfile: []string{"FROM base", "COPY . /app", "RUN npm ci", "RUN make"},
@@ -102,7 +108,7 @@ func npmProject(second bool) *project {
 			exec(3, "RUN npm ci", 2), exec(4, "RUN make", 3),
 		},
 		opened: map[int][]string{3: {"o /app/package.json", "o /app/package-lock.json", "o /bin/sh", "d /bin", "o /root/.npm/x"}, 4: {"o /app/main.go", "o /app/.env", "d /app", "d /app/lib", "o /app/lib/x.go"}},
-		partly: map[int]bool{}, runs: 3,
+		partly: map[int]bool{}, runs: 3, contents: map[string]string{"package.json": "{}"},
 		layers: map[int]layerFiles{2: {}, 3: {"app/node_modules/a": "", "root/.npm/x": ""}, 4: {"app/out": ""}},
 	}
 	for name := range strings.FieldsSeq(contextFiles) {
@@ -112,8 +118,28 @@ func npmProject(second bool) *project {
 		p.dockerfile = append(p.dockerfile, "FROM scratch", "COPY --from=0 /app/out /out")
 		p.steps = append(p.steps, vertex(6, "COPY --from=0 /app/out /out", []int{-1, 4}, "operation file", "action copy /app/out to /out", "files of input 1 sha256:other"))
 	}
-	p.list = all.List()
+	p.list = listOf(contextFiles)
 	return p
+}
+
+// between puts an instruction, which may be a step, behind the COPY.
+func (p *project) between(text, action string) {
+	p.dockerfile = slices.Insert(p.dockerfile, 2, text)
+	for line := 4; line >= 3; line-- {
+		p.opened[line+1], p.layers[line+1] = p.opened[line], p.layers[line]
+	}
+	for i := range p.steps {
+		if v := &p.steps[i]; v.Line >= 3 {
+			v.Line++
+			v.Key = fmt.Sprint("k", v.Line)
+			if action != "" {
+				v.Inputs = []int{v.Inputs[0] + 1}
+			}
+		}
+	}
+	if action != "" {
+		p.steps = slices.Insert(p.steps, 3, vertex(3, text, []int{2}, "operation file", action))
+	}
 }
 
 const listDigest = "sha256:list"
@@ -123,12 +149,12 @@ func (p *project) input(t *testing.T) Input {
 	report := &imagesize.Report{}
 	from := 0
 	for i, l := range p.dockerfile {
-		if strings.HasPrefix(l, "FROM") {
+		if strings.HasPrefix(l, "FROM") && l != "FROM x" { // which is a stage here
 			from = i
 		}
 	}
 	for _, l := range p.dockerfile[from+1:] {
-		if l != "" && !strings.HasPrefix(l, "#") {
+		if l != "" && !strings.HasPrefix(l, "#") && l != "FROM x" {
 			report.Instructions = append(report.Instructions, imagesize.Instruction{CreatedBy: l})
 		}
 	}
@@ -155,6 +181,12 @@ func (p *project) input(t *testing.T) Input {
 				return p.layers[line(key)], nil
 			},
 			Runs: func(step string) []time.Duration { return slices.Repeat([]time.Duration{time.Second}, p.runs) },
+			Content: func(name string) ([]byte, error) {
+				if text, is := p.contents[name]; is {
+					return []byte(text), nil
+				}
+				return nil, fs.ErrNotExist
+			},
 			Size: func(name string) (int64, bool) {
 				return 100_000, !p.gone && slices.Contains(strings.Fields(contextFiles), name)
 			},
@@ -204,7 +236,7 @@ func TestCopyBeforeDownload(t *testing.T) {
 +COPY . /app
  RUN make
 `
-	if f.Line != 3 || f.Seconds != 2 || f.Patch != want || !strings.Contains(f.What, "opened 2 of the 9 files") || !strings.Contains(f.What, "3 times") {
+	if f.Line != 3 || f.Seconds != 2 || f.Patch != want || !strings.Contains(f.What, "line 2 copies 9 files before this, which needs 2 of them (package-lock.json, package.json)") || !strings.Contains(f.What, "3 times") {
 		t.Errorf("found is %+v\n%s", f, f.Patch)
 	}
 	step := func(line int, edit func(*reasons.Vertex)) func(*project) {
@@ -216,27 +248,48 @@ func TestCopyBeforeDownload(t *testing.T) {
 			}
 		}
 	}
+	run := func(p *project, command string) {
+		p.dockerfile[2] = "RUN " + command
+		step(3, func(v *reasons.Vertex) { v.Name = "[3/4] RUN " + command })(p)
+	}
 	without(t, "copy-before-download", false, map[string]func(*project){
-		"not traced":         func(p *project) { delete(p.opened, 3) },
-		"something lost":     func(p *project) { p.partly[3] = true },
-		"listed":             func(p *project) { p.opened[3] = append(p.opened[3], "d /app") },
-		"listed below":       func(p *project) { p.opened[3] = append(p.opened[3], "d /app/docs") },
-		"all opened":         func(p *project) { p.opened[3] = append(p.opened[3], openedAll()...) },
-		"layer gone":         func(p *project) { delete(p.layers, 3) },
-		"layer of COPY gone": func(p *project) { delete(p.layers, 2) },
-		"changed":            func(p *project) { p.layers[3]["app/package-lock.json"] = "" },
-		"deleted":            func(p *project) { p.layers[3]["app/docs"] = "white" },
-		"all deleted":        func(p *project) { p.layers[3]["app"] = "white" },
-		"made anew":          func(p *project) { p.layers[3]["app"] = "opaque" },
-		"replaced by dir":    func(p *project) { p.layers[3]["app/main.go/x"] = "" },
-		"a link to it":       func(p *project) { p.layers[2]["app/docs/a"] = "../package.json" },
-		"a link above it":    func(p *project) { p.layers[2]["app/docs/a"] = "/app/docs/.." },
-		"elsewhere":          func(p *project) { delete(p.layers[2], "app/docs/a") },
-		"a mount":            step(3, func(v *reasons.Vertex) { v.Lines = append(v.Lines, "mount /x BIND from input 0 ") }),
-		"unreadable mount":   step(3, func(v *reasons.Vertex) { v.Lines = append(v.Lines, "mount nonsense") }),
-		"no download": func(p *project) {
-			p.dockerfile[2] = "RUN npm test"
-			step(3, func(v *reasons.Vertex) { v.Name = "[3/4] RUN npm test" })(p)
+		"not traced":     func(p *project) { delete(p.opened, 3) },
+		"something lost": func(p *project) { p.partly[3] = true },
+		"listed by apt": func(p *project) {
+			run(p, "apt-get install x")
+			p.opened[3] = append(p.opened[3], "d /app")
+		},
+		"listed below":         func(p *project) { p.opened[3] = append(p.opened[3], "d /app/docs") },
+		"all opened":           func(p *project) { p.opened[3] = append(p.opened[3], openedAll()...) },
+		"layer gone":           func(p *project) { delete(p.layers, 3) },
+		"layer of COPY gone":   func(p *project) { delete(p.layers, 2) },
+		"changed":              func(p *project) { p.layers[3]["app/package-lock.json"] = "" },
+		"deleted":              func(p *project) { p.layers[3]["app/docs"] = "white" },
+		"all deleted":          func(p *project) { p.layers[3]["app"] = "white" },
+		"made anew":            func(p *project) { p.layers[3]["app"] = "opaque" },
+		"replaced by dir":      func(p *project) { p.layers[3]["app/main.go/x"] = "" },
+		"a link to it":         func(p *project) { p.layers[2]["app/docs/a"] = "../package.json" },
+		"a link above it":      func(p *project) { p.layers[2]["app/docs/a"] = "/app/docs/.." },
+		"elsewhere":            func(p *project) { delete(p.layers[2], "app/docs/a") },
+		"a mount":              step(3, func(v *reasons.Vertex) { v.Lines = append(v.Lines, "mount /x BIND from input 0 ") }),
+		"unreadable mount":     step(3, func(v *reasons.Vertex) { v.Lines = append(v.Lines, "mount nonsense") }),
+		"no download":          func(p *project) { run(p, "npm test") },
+		"written beside":       func(p *project) { p.layers[3]["app/docs/new"] = "" },
+		"gone into":            func(p *project) { run(p, "cd app/docs && npm ci") },
+		"gone into in a stage": func(p *project) { run(p, "cd /app/docs && npm ci") },
+		"another stage": func(p *project) {
+			p.between("FROM x", "")
+			p.dockerfile[0] = "FROM base AS x"
+		},
+		"another COPY between": func(p *project) { p.between("COPY x /y", "action copy /x to /y") },
+		"another directory between": func(p *project) {
+			p.between("WORKDIR /app/docs/a", "action mkdir /app/docs/a")
+		},
+		"one that the COPY makes": func(p *project) {
+			p.between("WORKDIR /app", "action mkdir /app")
+			p.dockerfile[3] = "RUN apt-get install x"
+			step(4, func(v *reasons.Vertex) { v.Name = "[3/4] RUN apt-get install x" })(p)
+			p.opened[4] = []string{"o /bin/sh"}
 		},
 		"used twice":      func(p *project) { p.steps = append(p.steps, vertex(9, "RUN x", []int{2}, "operation exec")) },
 		"two platforms":   func(p *project) { p.steps = append(p.steps, p.steps[2]) },
@@ -255,11 +308,52 @@ func TestCopyBeforeDownload(t *testing.T) {
 			step(2, func(v *reasons.Vertex) { v.Name = "[2/4] COPY . /app" })(p)
 		},
 	})
-	p := npmProject(false)
-	p.opened[3] = append(p.opened[3], "d /app/node_modules", "d /", "o /app/node_modules/a", "o /app/not-there", "o /application/x")
-	if len(p.found(t, "copy-before-download")) != 1 {
-		t.Error("what the step has made itself counts")
+	for name, c := range map[string]struct {
+		change func(*project)
+		what   string // in the patch, or in words where there is none
+	}{
+		"what the step has made itself": {func(p *project) {
+			p.opened[3] = append(p.opened[3], "d /app/node_modules", "d /", "o /app/node_modules/a", "o /app/not-there", "o /application/x")
+		}, "+COPY . /app"},
+		"no steps between": {func(p *project) {
+			p.between("ENV A=b", "")
+			p.between("LABEL a=b", "")
+		}, "+COPY . /app"},
+		"a directory":   {func(p *project) { p.between("WORKDIR /app", "action mkdir /app") }, "+COPY . /app"},
+		"a new one":     {func(p *project) { p.between("WORKDIR /app/new", "action mkdir /app/new") }, "+COPY . /app"},
+		"another one":   {func(p *project) { p.relative(); p.between("WORKDIR /x", "action mkdir /x") }, "+COPY . /app/\n"},
+		"the same one":  {func(p *project) { p.relative() }, "+COPY . .\n"},
+		"listed by npm": {func(p *project) { p.opened[3] = append(p.opened[3], "d /app") }, "+COPY . /app"},
+		"gone into":     {func(p *project) { run(p, "cd /app && npm ci && cd /tmp && npm ci") }, "+COPY . /app"},
+		"looked at": {func(p *project) {
+			run(p, "go mod download")
+			p.opened[3] = []string{"o /app/lib/x.go"} // stands for a go.mod
+			p.list = listOf(contextFiles + " lib/go.sum lib/package.json")
+			p.layers[2]["app/lib/go.sum"], p.layers[2]["app/lib/package.json"] = "", ""
+		}, "+COPY lib/go.sum lib/x.go /app/lib/"},
+		"a script":           {func(p *project) { p.contents["package.json"] = `{"scripts": {"test": "x", "prepare": "husky"}}` }, "npm runs the script prepare of package.json with it"},
+		"unknown scripts":    {func(p *project) { delete(p.contents, "package.json") }, "npm may run scripts of package.json"},
+		"damaged":            {func(p *project) { p.contents["package.json"] = `[` }, "npm may run scripts of package.json"},
+		"no scripts are run": {func(p *project) { run(p, "npm ci --ignore-scripts"); p.contents = nil }, "+COPY . /app"},
+		"a project": {func(p *project) {
+			run(p, "pip install .")
+			p.opened[3] = []string{"o /app/setup.py"}
+			p.list = listOf(contextFiles + " setup.py")
+			p.layers[2]["app/setup.py"] = ""
+		}, "pip builds or installs the project with it (setup.py)"},
+	} {
+		p := npmProject(false)
+		c.change(p)
+		if got := p.found(t, "copy-before-download"); len(got) != 1 || !strings.Contains(got[0].Patch+"\n"+got[0].Change, c.what) || (got[0].Patch != "") != strings.HasPrefix(c.what, "+") {
+			t.Errorf("%s: %+v", name, got)
+		}
 	}
+}
+
+// relative has the COPY be one to the working directory.
+func (p *project) relative() {
+	p.dockerfile[1] = "COPY . ."
+	p.steps[2].Name = "[stage-0 2/9] COPY . ."
 }
 
 func openedAll() (all []string) {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipway-build/slipway/internal/advise"
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/engine"
@@ -50,7 +52,7 @@ func (l *lastBuild) left(ctx context.Context, s *store.Store) *advise.Built {
 		return nil
 	}
 	return &advise.Built{
-		Graph: g, Lists: l.of.Lists(), Runs: l.runs, Size: l.size,
+		Graph: g, Lists: l.of.Lists(), Runs: l.runs, Size: l.size, Content: l.content,
 		Opened: func(key string, each func(filetrace.Kind, string) error) (bool, error) {
 			r, sum := build.Traced(l.all, engine.Key(key))
 			if r == nil {
@@ -92,6 +94,31 @@ func (l *lastBuild) size(name string) (int64, bool) {
 	return fi.Size(), true
 }
 
+// maxContent is how long a file of the context may be that is read.
+const maxContent = 1 << 20
+
+// content reads a regular file of the context, which is not followed out of it.
+func (l *lastBuild) content(name string) ([]byte, error) {
+	if _, regular := l.size(name); !regular {
+		return nil, fmt.Errorf("%s is no file of the context: %w", name, os.ErrNotExist)
+	}
+	f, err := l.context.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readUpTo(f, name, maxContent)
+}
+
+// readUpTo reads what has a name and no more than so many bytes.
+func readUpTo(r io.Reader, name string, most int) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, int64(most)+1))
+	if err == nil && len(data) > most {
+		err = fmt.Errorf("%s is longer than %d bytes", name, most)
+	}
+	return data, err
+}
+
 // layer is what a step has changed, as one of its runs left it that the store still has.
 func (l *lastBuild) layer(ctx context.Context, s *store.Store, key engine.Key) (layer.Tree, error) {
 	for _, r := range l.all {
@@ -121,10 +148,8 @@ func ignoreFile(dir, file, name string) (advise.IgnoreFile, error) {
 		if err != nil {
 			return advise.IgnoreFile{}, err
 		}
-		text, err := io.ReadAll(io.LimitReader(data, maxIgnoreFile+1))
-		if err = errors.Join(err, data.Close()); err == nil && len(text) > maxIgnoreFile {
-			err = fmt.Errorf("%s is longer than %d bytes", f.path, maxIgnoreFile)
-		}
+		text, err := readUpTo(data, f.path, maxIgnoreFile)
+		err = errors.Join(err, data.Close())
 		return advise.IgnoreFile{Name: f.name, Text: string(text)}, err
 	}
 	return advise.IgnoreFile{Name: ".dockerignore", New: true}, nil

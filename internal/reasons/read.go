@@ -31,6 +31,18 @@ func (v *Vertex) Copies() (all []Copied, also bool) {
 	return all, also
 }
 
+// Makes are the directories that a file operation makes; also is whether it does something else besides.
+func (v *Vertex) Makes() (all []string, also bool) {
+	for _, a := range values(v.Lines, labelAction) {
+		if dir, is := strings.CutPrefix(a, "mkdir "); is {
+			all = append(all, dir)
+		} else {
+			also = true
+		}
+	}
+	return all, also
+}
+
 // Mounted is a mount of a process.
 type Mounted struct {
 	At, Type, Selector string
@@ -56,6 +68,9 @@ func (v *Vertex) Mounts() (all []Mounted, whole bool) {
 
 // User is as whom a process runs; "" is root.
 func (v *Vertex) User() string { return value(v.Lines, labelUser) }
+
+// Directory is where a process runs; "" is /.
+func (v *Vertex) Directory() string { return value(v.Lines, labelDirectory) }
 
 // FilesOf is the digest of the files that a vertex reads of one of its inputs; "" where it is the whole input.
 func (v *Vertex) FilesOf(input int) digest.Digest {
