@@ -26,7 +26,7 @@ var tiers = [][]string{
 	{"internal/layer", "internal/graph", "internal/progress", "internal/registry", "internal/reasons"},
 	{"internal/ocilayout"},
 	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source", "internal/imagetools", "internal/manifestlist"},
-	{"internal/cache", "internal/client"},
+	{"internal/cache", "internal/client", "internal/warm"},
 	{"internal/engine", "internal/export", "internal/load"},
 	{"internal/container", "internal/frontend"},
 	{"internal/build", "internal/view"},

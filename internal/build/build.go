@@ -141,6 +141,7 @@ func (b *building) build(ctx context.Context) error {
 		Ignored:      b.ignored(),
 		Foreign:      b.caches.foreign(),
 		TraceFiles:   b.traceFiles(),
+		Warm:         b.warm(),
 	}
 	err := b.req.allow(&opt)
 	if err != nil {
@@ -173,6 +174,12 @@ func (b *building) build(ctx context.Context) error {
 				return err
 			}
 		}
+		if b.req.VerifyWarm && opt.Warm != nil {
+			if res.VerifiedWarm, err = b.verifyWarm(ctx, opt, out); err != nil {
+				return err
+			}
+		}
+		res.Offer = b.offerWarm(ctx, out)
 		res.Took = time.Since(b.record.Started)
 	}
 	b.done = res

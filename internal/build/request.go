@@ -71,6 +71,11 @@ type Request struct {
 	NoCache, Pull bool
 	// VerifyCache carries out again what was cached, once the result is delivered, and tells what differs.
 	VerifyCache bool
+	// Warm has steps find directories of their tools as earlier builds of the same project left them, where that is not seen in the result;
+	// WarmPaths are directories besides: absolute, or below "~". VerifyWarm builds the result without them as well, once it is delivered, and
+	// tells what differs.
+	Warm, VerifyWarm bool
+	WarmPaths        []string
 	// Network is what RUN sees unless it says otherwise: "" or "default" and "host" are the
 	// host's network, "none" is none.
 	Network string
@@ -187,6 +192,10 @@ type Result struct {
 	Warnings []Warning
 	// Verified tells of the steps that were carried out again for VerifyCache.
 	Verified []engine.Verified
+	// VerifiedWarm is what came of VerifyWarm; nil without it.
+	VerifiedWarm *engine.Verified
+	// Offer is a step that would have been shorter in a warm build; nil: nothing is to be said of one.
+	Offer *engine.Chilled
 	// Answer is what the frontend says to a Call.
 	Answer Answer
 	// Took is the wall time of the build.

@@ -40,7 +40,8 @@ type buildFlags struct {
 	noCacheFilter []string
 	policy        []string
 	verifyCache   string
-	squash        bool
+	warmFlags
+	squash bool
 }
 
 func newBuildCmd(a *app) *cobra.Command {
@@ -79,6 +80,7 @@ func (o *buildFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.target, "target", "", "Set the target build stage to build, by name or number")
 	f.BoolVar(&o.noCache, "no-cache", false, "Do not use cache when building the image")
 	addVerifyFlag(f, &o.verifyCache)
+	o.warmFlags.add(f)
 	f.BoolVar(&o.pull, "pull", false, "Always attempt to pull all referenced images")
 	f.StringArrayVar(&o.buildArgs, "build-arg", nil, `Set build-time variables (format: "KEY=VALUE", or "KEY" to take it from the environment)`)
 	f.StringArrayVar(&o.labels, "label", nil, "Set metadata for an image")
@@ -123,7 +125,7 @@ func (o *buildFlags) request(a *app, contextArg string) (req build.Request, err 
 		return req, err
 	}
 	req.Call = call.request()
-	if err := errors.Join(o.secretFlags.set(&req), o.contextFlags.set(a, &req), o.cacheFlags.request(&req), o.failureFlags.set(&req)); err != nil {
+	if err := errors.Join(o.secretFlags.set(&req), o.contextFlags.set(a, &req), o.cacheFlags.request(&req), o.failureFlags.set(&req), o.warmFlags.set(a, &req)); err != nil {
 		return req, err
 	}
 	return req, err
@@ -266,7 +268,8 @@ func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string)
 		return err
 	}
 	a.tellTimes(mode, &told)
-	return errors.Join(a.finishBuild(opts, result, warnings), a.printVerified(result, opts.verifyCache, mode))
+	a.offerWarm(mode, result)
+	return errors.Join(a.finishBuild(opts, result, warnings), a.printVerified(result, opts.verifyCache, mode), a.printVerifiedWarm(result, opts.verifyWarm, mode))
 }
 
 // keyDump is the file of --dump-keys; nil without one.

@@ -38,6 +38,14 @@ type Settings struct {
 	Policies      []Rule `toml:"gcpolicy"`
 
 	History *History `toml:"history"`
+
+	Warm *Warm `toml:"warm"`
+}
+
+// Warm says which directories steps find as builds before have left them, where builds are warm.
+type Warm struct {
+	Paths    []string `toml:"paths"`    // besides those of tools that are known: absolute, or below "~"
+	Projects []string `toml:"projects"` // directories: builds of contexts in them are warm
 }
 
 // History says which records of builds are kept, in BuildKit's words.
@@ -78,6 +86,7 @@ type Build struct {
 	ShmSize      any `toml:"shm-size"`
 	Ulimit       any `toml:"ulimit"`
 	UserNS       any `toml:"userns"`
+	Warm         any `toml:"warm"`
 }
 
 // Steps are those that say how steps run, whoever asks for the build. The others are about what one command wants.

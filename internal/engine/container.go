@@ -127,7 +127,8 @@ func (r *Run) NewContainer(ctx context.Context, opt ContainerOptions) (_ *Contai
 func (r *Run) containerInputs(ctx context.Context, n *node) ([]Value, error) {
 	ctx, end := r.begin(ctx)
 	defer end()
-	return r.inputs(ctx, n)
+	values, _, err := r.inputs(ctx, n, false)
+	return values, err
 }
 
 // Running is a process of a container.

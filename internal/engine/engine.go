@@ -17,6 +17,7 @@
 //	exported.go   layers that will be asked for as blobs
 //	foreign.go, cacheable.go   results from imported caches, and for exported ones
 //	exec.go, file.go, compose.go   the operations
+//	warm.go   steps that find directories of their tools warm
 //	source.go, image.go, http.go, git.go   the kinds of sources
 //
 // # Invariants
@@ -143,6 +144,8 @@ type RunOptions struct {
 	Arguments []string
 	// Ignored is how the cache of steps came to be ignored: "--no-cache".
 	Ignored string
+	// Warm has steps run warm; nil: none does.
+	Warm *Warm
 	// TraceFiles gives where the files go that the process of a step opens, by the key of the step; nil: they are not traced.
 	TraceFiles func(Key) (*filetrace.Writer, error)
 }

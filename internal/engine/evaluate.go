@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -15,8 +17,8 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// evaluate gives the result of a node: from the store, or by running it.
-func (r *Run) evaluate(ctx context.Context, n *node) (*outcome, error) {
+// evaluate gives the result of a node: from the store, or by running it; with cold without warm directories, also in what it stands on.
+func (r *Run) evaluate(ctx context.Context, n *node, cold bool) (*outcome, error) {
 	if src := n.v.Op.GetSource(); src != nil {
 		if out, done, err := r.evaluateSource(ctx, n, src); done {
 			return out, err
@@ -35,22 +37,27 @@ func (r *Run) evaluate(ctx context.Context, n *node) (*outcome, error) {
 	var damage string
 	if !id.fresh {
 		var out *outcome
-		if out, damage, err = r.known(ctx, n, id); out != nil || err != nil {
+		if out, damage, err = r.known(ctx, n, id, cold); out != nil || err != nil {
 			return out, err
 		}
 	}
-	return r.execute(ctx, n, id, damage)
+	return r.execute(ctx, n, id, damage, cold)
 }
 
 // known gives the result of a node that need not be executed, or nil. damage is what is wrong with one that is recorded.
-func (r *Run) known(ctx context.Context, n *node, id identity) (_ *outcome, damage string, err error) {
+func (r *Run) known(ctx context.Context, n *node, id identity, cold bool) (_ *outcome, damage string, err error) {
 	res, found, why, err := r.recall(ctx, id.key)
 	if err != nil {
 		return nil, "", err
 	}
+	if !found && !cold {
+		if res, found, err = r.recallWarm(ctx, n, id.key); err != nil {
+			return nil, "", err
+		}
+	}
 	if found {
 		if res.Planned {
-			out, err := r.replan(ctx, n, id, res, "")
+			out, err := r.replan(ctx, n, id, res, "", cold)
 			return out, "", err
 		}
 		r.tellCached(n)
@@ -58,37 +65,50 @@ func (r *Run) known(ctx context.Context, n *node, id identity) (_ *outcome, dama
 		r.recordCached(n, id.key, "", out)
 		return out, "", nil
 	}
-	out, _, err := r.foreign(ctx, n, id)
+	out, _, err := r.foreign(ctx, n, id, cold)
 	return out, why, err
 }
 
 // execute runs a node, unless that is done already, and records the result.
-func (r *Run) execute(ctx context.Context, n *node, id identity, damage string) (*outcome, error) {
-	inputs, err := r.inputs(ctx, n)
+func (r *Run) execute(ctx context.Context, n *node, id identity, damage string, cold bool) (*outcome, error) {
+	inputs, below, err := r.inputs(ctx, n, cold)
+	if err != nil {
+		return nil, err
+	}
+	w, err := r.warming(ctx, n, id, inputs, below, cold)
 	if err != nil {
 		return nil, err
 	}
 	n.ran.Store(r.why(ctx, n, id, damage))
 	for {
-		t, err := r.launch(ctx, missed, n, id, inputs, func(ctx context.Context, f *flight) (*outcome, error) {
-			return r.perform(ctx, f, n, id, inputs)
+		t, err := r.launch(ctx, missed, n, id, w, inputs, func(ctx context.Context, f *flight) (*outcome, error) {
+			return r.perform(ctx, f, n, id, w, inputs)
 		})
 		if err != nil {
 			return nil, err
 		}
-		if out, err := r.flown(ctx, n, id, t); !t.others(ctx, r, err) {
+		out, err := r.flown(ctx, n, id, t)
+		var failed *warmFailure
+		switch {
+		case errors.As(err, &failed):
+			return r.afterWarm(ctx, n, w, failed)
+		case !t.others(ctx, r, err):
 			return out, err
 		}
 	}
 }
 
 // perform carries a node out, for all who wait for it. The error has no place.
-func (r *Run) perform(ctx context.Context, f *flight, n *node, id identity, inputs []Value) (*outcome, error) {
+func (r *Run) perform(ctx context.Context, f *flight, n *node, id identity, w warming, inputs []Value) (*outcome, error) {
 	step := f.start()
 	f.why(r, n.ran.Load().Told())
-	out, err := r.operate(ctx, work{f.shared, step, f.began, &f.keep, &f.process}, n, inputs)
+	do := work{f.shared, step, f.began, &f.keep, &f.process, w}
+	if len(w.paths()) > 0 {
+		do.keep = nil // it runs once more
+	}
+	out, err := r.operate(ctx, do, n, inputs)
 	if err != nil && r.madeSpace(ctx, err, step) {
-		out, err = r.operate(ctx, work{f.shared, step, f.began, &f.keep, &f.process}, n, inputs)
+		out, err = r.operate(ctx, do, n, inputs)
 	}
 	if err == nil {
 		if n.v.Op.GetExec() != nil {
@@ -96,10 +116,13 @@ func (r *Run) perform(ctx context.Context, f *flight, n *node, id identity, inpu
 		} else {
 			out = f.made(out)
 		}
-		f.await(r.pendingResult(n, id, out, store.Result{Created: f.began, Took: time.Since(f.began)}))
+		f.await(r.pendingResult(n, id, w, out, store.Result{Created: f.began, Took: time.Since(f.began)}))
 		err = r.keep(ctx, f.shared)
 	}
 	ended := err
+	if err != nil && ctx.Err() == nil && len(w.paths()) > 0 && n.v.Op.GetExec() != nil && !errors.Is(err, store.ErrDamaged) {
+		ended, err = context.Canceled, &warmFailure{err}
+	}
 	if err != nil && ctx.Err() != nil {
 		ended = context.Canceled // nobody waits for it, for a reason that is told elsewhere
 	}
@@ -107,7 +130,7 @@ func (r *Run) perform(ctx context.Context, f *flight, n *node, id identity, inpu
 	if err != nil {
 		return nil, err
 	}
-	return &outcome{outputs: out}, nil
+	return &outcome{outputs: out, warm: w.paths()}, nil
 }
 
 // madeSpace reports whether a step failed for want of space, and unused cache gave some.
@@ -125,20 +148,24 @@ func (r *Run) madeSpace(ctx context.Context, err error, step *progress.Step) boo
 
 // replan gives the result of an operation that was planned in an earlier build and written in
 // none; from names the imported cache that knew of it, if one did.
-func (r *Run) replan(ctx context.Context, n *node, id identity, res store.Result, from string) (*outcome, error) {
-	inputs, err := r.inputs(ctx, n)
+func (r *Run) replan(ctx context.Context, n *node, id identity, res store.Result, from string, cold bool) (*outcome, error) {
+	inputs, below, err := r.inputs(ctx, n, cold)
 	if err != nil {
 		return nil, err
 	}
 	r.tellCached(n)
-	out, err := r.plan(ctx, n, id, inputs, func(ctx context.Context, f *flight) (*outcome, error) {
-		outputs, err := r.operate(ctx, work{of: f.shared, created: res.Created}, n, inputs)
+	w := warming{below: below}
+	if r.opt.Warm != nil {
+		w.project = r.opt.Warm.Project
+	}
+	out, err := r.plan(ctx, n, id, w, inputs, func(ctx context.Context, f *flight) (*outcome, error) {
+		outputs, err := r.operate(ctx, work{of: f.shared, created: res.Created, warm: w}, n, inputs)
 		if err != nil {
 			return nil, err
 		}
 		outputs = f.made(outputs)
-		f.await(r.pendingResult(n, id, outputs, res))
-		return &outcome{outputs: outputs}, r.keep(ctx, f.shared)
+		f.await(r.pendingResult(n, id, w, outputs, res))
+		return &outcome{outputs: outputs, warm: w.paths()}, r.keep(ctx, f.shared)
 	})
 	if err == nil {
 		r.recordCached(n, id.key, from, out)
@@ -147,9 +174,9 @@ func (r *Run) replan(ctx context.Context, n *node, id identity, res store.Result
 }
 
 // plan has something planned, once for all runs, that no display is told of.
-func (r *Run) plan(ctx context.Context, n *node, id identity, inputs []Value, do func(context.Context, *flight) (*outcome, error)) (*outcome, error) {
+func (r *Run) plan(ctx context.Context, n *node, id identity, w warming, inputs []Value, do func(context.Context, *flight) (*outcome, error)) (*outcome, error) {
 	for {
-		t, err := r.launch(ctx, planned, n, id, inputs, do)
+		t, err := r.launch(ctx, planned, n, id, w, inputs, do)
 		if err != nil {
 			return nil, err
 		}
@@ -167,22 +194,49 @@ func (s *shared) made(values []Value) []Value {
 	return values
 }
 
-// inputs evaluates all inputs of a node at the same time. The first that fails ends the others.
-func (r *Run) inputs(ctx context.Context, n *node) ([]Value, error) {
-	values := make([]Value, len(n.inputs))
-	var err error
+// inputs evaluates all inputs of a node at the same time, and gives the directories that are warm in what it stands on: in none, with cold.
+// The first that fails ends the others.
+func (r *Run) inputs(ctx context.Context, n *node, cold bool) (values []Value, below []string, err error) {
+	uses, err := n.uses()
+	if err != nil {
+		return nil, nil, err
+	}
+	values = make([]Value, len(n.inputs))
+	warmed := make([][]string, len(n.inputs))
+	one := func(ctx context.Context, i int) (err error) {
+		values[i], warmed[i], err = r.input(ctx, n.inputs[i], uses[i], cold)
+		return err
+	}
 	if len(n.inputs) == 1 {
-		values[0], err = r.value(ctx, n.inputs[0])
-		return values, err
+		err = one(ctx, 0)
+		return values, warmed[0], err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for i, in := range n.inputs {
-		g.Go(func() (err error) {
-			values[i], err = r.value(ctx, in)
-			return err
-		})
+	for i := range n.inputs {
+		g.Go(func() error { return one(ctx, i) })
 	}
-	return values, g.Wait()
+	err = g.Wait()
+	return values, slices.Concat(warmed...), err
+}
+
+// input evaluates what a node uses of an input.
+func (r *Run) input(ctx context.Context, in edge, u use, cold bool) (v Value, below []string, err error) {
+	if in.n == nil {
+		return v, nil, nil
+	}
+	var out *outcome
+	if u.whole {
+		if out, err = r.outcome(ctx, in.n, cold || u.read); err == nil {
+			below = out.warm
+		}
+	} else {
+		out, err = r.selected(ctx, in, u.copies, false)
+	}
+	if err != nil {
+		return v, nil, err
+	}
+	v, err = out.output(in)
+	return v, below, err
 }
 
 // work is an operation that is carried out.
@@ -192,6 +246,7 @@ type work struct {
 	created time.Time      // the time of what is only planned
 	keep    *atomic.Bool   // whether what a process that fails leaves behind is kept; nil: no
 	process **Process      // where what is told of a process goes; nil: nowhere
+	warm    warming
 }
 
 // operate carries a node's operation out.

@@ -150,10 +150,13 @@ func (x *execution) prepare(n *node) error {
 	if err := x.secretEnv(); err != nil {
 		return err
 	}
-	for _, m := range inLockOrder(x.op.Mounts) {
+	for _, m := range inLockOrder(slices.Concat(x.op.Mounts, x.namedWarm())) {
 		if err := x.mount(n, m); err != nil {
 			return err
 		}
+	}
+	if err := x.mountWarm(n); err != nil {
+		return err
 	}
 	// Mounts nest by path: "/a" comes before "/a/b" whatever the order of the options.
 	slices.SortStableFunc(x.spec.Mounts, func(a, b sandbox.Mount) int {
@@ -355,6 +358,9 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 	if !ok {
 		return fmt.Errorf("mounting cache %s: invalid sharing mode %d", m.Dest, m.CacheOpt.GetSharing())
 	}
+	if strings.Contains(m.CacheOpt.GetID(), "\x00") { // as the names have of what is none of a graph's: [store.GitCache], [store.WarmCache]
+		return fmt.Errorf("mounting cache %s: invalid id %q", m.Dest, m.CacheOpt.GetID())
+	}
 	v, err := x.input(m)
 	if err != nil {
 		return err
@@ -365,25 +371,34 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 	}
 	cache := x.caches[id]
 	if cache == nil {
-		if err := x.r.renewCache(n, id); err != nil {
-			return fmt.Errorf("mounting cache %s: %w", m.Dest, err)
+		err := x.r.renewCache(n, id)
+		if err == nil {
+			cache, err = x.openCache(id, sharing, func(dir string) error {
+				if m.Input < 0 {
+					return nil
+				}
+				return x.seed(dir, v, m.Selector)
+			})
 		}
-		asked := time.Now()
-		cache, err = x.r.Engine.opt.Store.Cache(x.ctx, id, sharing, func(dir string) error {
-			if m.Input < 0 {
-				return nil
-			}
-			return x.seed(dir, v, m.Selector)
-		})
 		if err != nil {
 			return fmt.Errorf("mounting cache %s: %w", m.Dest, err)
 		}
-		x.process.Queued += time.Since(asked)
 		x.caches[id] = cache
-		x.undo = append(x.undo, cache.Release)
 	}
 	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), ReadOnly: m.Readonly, Bind: cache.Dir, Mapped: true})
 	return nil
+}
+
+// openCache opens a cache of the store until the step has ended.
+func (x *execution) openCache(id string, sharing store.Sharing, fill func(dir string) error) (*store.Cache, error) {
+	asked := time.Now()
+	cache, err := x.r.Engine.opt.Store.Cache(x.ctx, id, sharing, fill)
+	if err != nil {
+		return nil, err
+	}
+	x.process.Queued += time.Since(asked)
+	x.undo = append(x.undo, cache.Release)
+	return cache, nil
 }
 
 // renewCache has a step that ignores the cache begin with an empty cache mount, or a newly filled one: the first of a run that

@@ -74,7 +74,7 @@ func (r *Run) failedHere(ctx context.Context, n *node, by *Run, err error) error
 	if !r.opt.KeepFailed || there.Mounts == nil {
 		return e
 	}
-	inputs, ierr := r.inputs(ctx, n)
+	inputs, _, ierr := r.inputs(ctx, n, false)
 	if ierr != nil {
 		return e
 	}

@@ -11,7 +11,7 @@ import (
 // ExportedResult evaluates an edge whose layers will be exported as blobs. They are packed as soon
 // as they are there, beside the steps that come after them; with an epoch, as [Run.Clamp] has them.
 func (r *Run) ExportedResult(ctx context.Context, e graph.Edge, epoch *time.Time) (Value, error) {
-	r.exported(r.node(e.Vertex), epoch)
+	r.WillExport(e, epoch)
 	ctx, end := r.begin(ctx)
 	defer end()
 	v, err := r.value(ctx, edge{r.node(e.Vertex), e.Index})
@@ -27,7 +27,10 @@ func (r *Run) ExportedResult(ctx context.Context, e graph.Edge, epoch *time.Time
 
 // WillExport tells that [Run.ExportedResult] will be asked for an edge. Of several edges that are
 // evaluated at the same time all are told first: they may share nodes.
-func (r *Run) WillExport(e graph.Edge, epoch *time.Time) { r.exported(r.node(e.Vertex), epoch) }
+func (r *Run) WillExport(e graph.Edge, epoch *time.Time) {
+	r.seen(e)
+	r.exported(r.node(e.Vertex), epoch)
+}
 
 // exportedSources evaluates the images that an exported result stands on. Steps that are cached do not ask
 // for them, and only they know how to fetch what was lost of their layers.

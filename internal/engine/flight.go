@@ -136,9 +136,9 @@ func (r *Run) underWay(n *node, id identity) *ticket {
 }
 
 // launch begins an execution, unless somebody did. The inputs have been evaluated before: what they stand on is known.
-func (r *Run) launch(ctx context.Context, kind string, n *node, id identity, inputs []Value, do func(context.Context, *flight) (*outcome, error)) (*ticket, error) {
+func (r *Run) launch(ctx context.Context, kind string, n *node, id identity, w warming, inputs []Value, do func(context.Context, *flight) (*outcome, error)) (*ticket, error) {
 	scope := r.recordScope()
-	name := kind + r.flightName(n, id, scope)
+	name := kind + r.flightName(n, id, scope) + w.flight()
 	for {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -259,12 +259,12 @@ func (r *Run) flown(ctx context.Context, n *node, id identity, t *ticket) (*outc
 		step.Done(nil)
 	}
 	out, err := t.wait(ctx)
-	if t.others(ctx, r, err) {
+	if t.others(ctx, r, err) || errors.As(err, new(*warmFailure)) {
 		return nil, err
 	}
 	err = r.failedHere(ctx, n, t.run, err)
 	rec := recordOf(n)
-	rec.Key, rec.Started, rec.Took, rec.Layers = id.key, came, time.Since(came), out.layers()
+	rec.Key, rec.Started, rec.Took, rec.Layers, rec.Warm = id.key, came, time.Since(came), out.layers(), out.warmth()
 	switch {
 	case t.mine:
 		rec.Why, rec.Started, rec.Took, rec.Process = n.ran.Load(), t.began, time.Since(t.began), t.process

@@ -59,14 +59,14 @@ type adoption struct {
 }
 
 // foreign gives the result of a node that the store does not have from elsewhere, if somebody has it.
-func (r *Run) foreign(ctx context.Context, n *node, id identity) (*outcome, bool, error) {
+func (r *Run) foreign(ctx context.Context, n *node, id identity, cold bool) (*outcome, bool, error) {
 	a, err := r.adopt(ctx, n, id)
 	if err != nil || a == nil {
 		return nil, false, err
 	}
 	a.from.Used()
 	if a.result.Planned {
-		out, err := r.replan(ctx, n, id, a.result, a.from.Name())
+		out, err := r.replan(ctx, n, id, a.result, a.from.Name(), cold)
 		return out, err == nil, err
 	}
 	if a.bases {

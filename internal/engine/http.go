@@ -85,7 +85,7 @@ func (r *Run) httpValue(ctx context.Context, n *node, op *pb.SourceOp) (Value, e
 		r.tellCached(n)
 		return fromRecord(res).outputs[0], nil
 	}
-	out, err := r.plan(ctx, n, id, nil, func(ctx context.Context, f *flight) (*outcome, error) {
+	out, err := r.plan(ctx, n, id, warming{}, nil, func(ctx context.Context, f *flight) (*outcome, error) {
 		return r.planHTTP(ctx, f, n, id, op)
 	})
 	if err != nil {
@@ -112,7 +112,7 @@ func (r *Run) planHTTP(ctx context.Context, f *flight, n *node, id identity, op 
 	}
 	f.keepPlan(layerID)
 	outputs := f.made([]Value{{Snapshot: layer.Snapshot{layerID}}})
-	f.await(r.pendingResult(n, id, outputs, store.Result{Created: now}))
+	f.await(r.pendingResult(n, id, warming{}, outputs, store.Result{Created: now}))
 	return &outcome{outputs: outputs}, r.keep(ctx, f.shared)
 }
 

@@ -79,7 +79,7 @@ func (r *Run) prefetch(ctx context.Context, n *node, uses []use) {
 			continue
 		}
 		ahead(ctx, func(ctx context.Context) error {
-			_, err := n.inputs[i].n.result(ctx)
+			_, err := r.outcome(ctx, n.inputs[i].n, false)
 			return err
 		})
 	}
@@ -132,7 +132,11 @@ func (r *Run) digest(ctx context.Context, in edge, sel string, copies []*pb.File
 		}
 	}
 	missing()
-	v, err := r.value(ctx, in)
+	out, err := r.selected(ctx, in, copies, false)
+	if err != nil {
+		return d, err
+	}
+	v, err := out.output(in)
 	if err != nil {
 		return d, err
 	}
@@ -142,6 +146,10 @@ func (r *Run) digest(ctx context.Context, in edge, sel string, copies []*pb.File
 	}
 	if d.digest, d.list, err = fileop.SourceList(ctx, tree, copies, nil, r.Engine.tmp()); err != nil {
 		return d, err
+	}
+	if len(out.warm) > 0 { // it is what this build finds, and nobody else
+		d.memo = ""
+		return d, nil
 	}
 	return d, r.putMemo(ctx, d.memo, d.digest.String())
 }

@@ -81,9 +81,9 @@ func (e *Engine) recorded(ctx context.Context, p *pendingResult) (bool, error) {
 }
 
 // pendingResult completes what is recorded of a node's result.
-func (r *Run) pendingResult(n *node, id identity, outputs []Value, res store.Result) *pendingResult {
-	p := &pendingResult{run: r, key: id.key, slot: r.slot(n), result: res}
-	p.result.Planned, p.result.Lines, p.result.Outputs = false, id.lines, nil
+func (r *Run) pendingResult(n *node, id identity, w warming, outputs []Value, res store.Result) *pendingResult {
+	p := &pendingResult{run: r, key: w.key(id.key), slot: r.slot(n), result: res}
+	p.result.Planned, p.result.Lines, p.result.Outputs, p.result.Warm = false, id.lines, nil, w.paths()
 	for _, o := range outputs {
 		p.result.Outputs = append(p.result.Outputs, o.Snapshot)
 	}

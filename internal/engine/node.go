@@ -25,6 +25,7 @@ type node struct {
 
 	key     future[identity]
 	outcome future[*outcome]
+	cold    future[*outcome] // where outcome may be warm: see warm.go
 
 	user    atomic.Pointer[node]              // one that n is an input of; nil for the root
 	export  atomic.Pointer[exporting]         // set when its layers will be asked for as blobs
@@ -48,6 +49,15 @@ type edge struct {
 // outcome is what a vertex gave.
 type outcome struct {
 	outputs []Value
+	warm    []string // directories that were warm in it, or in what it stands on
+}
+
+// output gives the one of an edge.
+func (o *outcome) output(e edge) (Value, error) {
+	if e.index >= len(o.outputs) {
+		return Value{}, fmt.Errorf("%s has no output %d", e.n.v.Name(), e.index)
+	}
+	return o.outputs[e.index], nil
 }
 
 // node returns the run's node of a vertex, and makes it with all that it needs.
@@ -102,7 +112,7 @@ func (n *node) identity(ctx context.Context) (identity, error) {
 // result gives what the node's operation gives.
 func (n *node) result(ctx context.Context) (*outcome, error) {
 	return n.outcome.do(ctx, n.run.life, n.run, func(ctx context.Context) (*outcome, error) {
-		out, err := n.run.evaluate(ctx, n)
+		out, err := n.run.evaluate(ctx, n, false)
 		return out, n.run.fail(ctx, n, err)
 	})
 }
@@ -111,14 +121,11 @@ func (r *Run) value(ctx context.Context, e edge) (Value, error) {
 	if e.n == nil {
 		return Value{}, nil
 	}
-	out, err := e.n.result(ctx)
+	out, err := r.outcome(ctx, e.n, false)
 	if err != nil {
 		return Value{}, err
 	}
-	if e.index >= len(out.outputs) {
-		return Value{}, fmt.Errorf("%s has no output %d", e.n.v.Name(), e.index)
-	}
-	return out.outputs[e.index], nil
+	return out.output(e)
 }
 
 // content gives the future of the digest of some files that the node gives.

@@ -17,6 +17,7 @@ import (
 	"github.com/slipway-build/slipway/internal/reasons"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/warm"
 )
 
 // Run is one build's use of the engine: any number of evaluations of one graph. One that fails leaves the run as it is: what was
@@ -30,6 +31,7 @@ type Run struct {
 	since     time.Time // what the world is like it has asked after that, or others have
 	believes  atomic.Pointer[beliefs]
 	borrowed  atomic.Bool // see borrowed.go
+	views     warm.Views  // of the graphs that were asked for, if the run has steps run warm
 
 	// life ends with the context that the run was begun with, or when it is closed: what is evaluated may use it until then.
 	life   context.Context
@@ -67,6 +69,7 @@ type StepRecord struct {
 	Error   string          `json:"error,omitempty"`
 	Layers  []string        `json:"layers,omitempty"` // IDs of those that it has made, or an image's
 	Process *Process        `json:"process,omitempty"`
+	Warm    []string        `json:"warm,omitempty"` // directories that it, or what it stands on, found as another build left them
 
 	implied bool // nobody has asked for it: what stands on it is cached
 }
@@ -174,8 +177,16 @@ func recordOf(n *node) StepRecord {
 // recordCached records a node that was cached; from names the imported cache that had it, if one did.
 func (r *Run) recordCached(n *node, key Key, from string, out *outcome) {
 	rec := recordOf(n)
-	rec.Key, rec.Cached, rec.From, rec.Layers = key, true, from, out.layers()
+	rec.Key, rec.Cached, rec.From, rec.Layers, rec.Warm = key, true, from, out.layers(), out.warmth()
 	r.record(rec)
+}
+
+// warmth are the directories that were warm in o, which may be nil.
+func (o *outcome) warmth() []string {
+	if o == nil {
+		return nil
+	}
+	return o.warm
 }
 
 // layers names the layer that each output has on top. o may be nil.
@@ -201,6 +212,7 @@ func layerNames(snap layer.Snapshot) (names []string) {
 // Result evaluates an edge. The first failure ends the evaluation, and what it has begun that nobody else waits for. It is a
 // [Failure].
 func (r *Run) Result(ctx context.Context, e graph.Edge) (Value, error) {
+	r.seen(e)
 	ctx, end := r.begin(ctx)
 	defer end()
 	return r.value(ctx, edge{r.node(e.Vertex), e.Index})
@@ -235,7 +247,7 @@ func (r *Run) owner(v *graph.Vertex) *Run {
 }
 
 func fromRecord(res store.Result) *outcome {
-	out := &outcome{}
+	out := &outcome{warm: res.Warm}
 	for _, snap := range res.Outputs {
 		out.outputs = append(out.outputs, Value{Snapshot: snap})
 	}

@@ -33,6 +33,31 @@ type Verified struct {
 // Same reports whether the step gave what is recorded, but for times.
 func (v Verified) Same() bool { return v.Count == 0 && v.Error == "" }
 
+// Note adds a difference. It reports whether that is one of times alone, which is only counted.
+func (v *Verified) Note(d layer.Difference) (time bool) {
+	if d.Time() {
+		v.Times++
+		return true
+	}
+	if v.Count++; v.Count <= maxDifferences {
+		v.Differences = append(v.Differences, d)
+	}
+	return false
+}
+
+// Compare tells fn how the files of one value differ from those of another one.
+func (r *Run) Compare(ctx context.Context, was, is Value, fn func(layer.Difference) error) error {
+	a, err := r.Tree(ctx, was, store.NeedContent)
+	if err != nil {
+		return err
+	}
+	b, err := r.Tree(ctx, is, store.NeedContent)
+	if err != nil {
+		return err
+	}
+	return layer.Diff(a, b, fn)
+}
+
 // Verify carries out again what was cached of the graphs below edges, and compares: processes and file operations, one
 // after the other, each on top of what is recorded of those before it. Nothing of what they give is recorded or used.
 // It must be called before Close.
@@ -73,7 +98,7 @@ func (r *Run) Verify(ctx context.Context, edges ...graph.Edge) ([]Verified, erro
 // verify carries one node out.
 func (r *Run) verify(ctx context.Context, n *node, id identity, res store.Result) (Verified, error) {
 	v := Verified{Name: n.v.Name(), Digest: n.v.Digest, Key: id.key}
-	inputs, err := r.inputs(ctx, n)
+	inputs, _, err := r.inputs(ctx, n, true)
 	if err != nil {
 		return v, err
 	}
@@ -83,12 +108,8 @@ func (r *Run) verify(ctx context.Context, n *node, id identity, res store.Result
 	outputs, err := r.operate(ctx, work{of: r.own(), step: step, created: time.Now()}, n, inputs)
 	if err == nil {
 		err = r.compare(ctx, res.Outputs, outputs, func(d layer.Difference) error {
-			if d.Time() {
-				v.Times++
+			if v.Note(d) {
 				return nil
-			}
-			if v.Count++; v.Count <= maxDifferences {
-				v.Differences = append(v.Differences, d)
 			}
 			_, err := fmt.Fprintln(step.Stdout(), d)
 			return err

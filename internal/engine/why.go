@@ -104,6 +104,8 @@ func (r *Run) lost(e *Earlier, n *node, id identity) *reasons.Why {
 		k, text = reasons.Unfinished, "it failed in the build before"
 	case e.Error != "" && !done:
 		k, text = reasons.Unfinished, "the build before ended before it was done"
+	case len(was.Warm) > 0:
+		k, text = reasons.Warm, "the build before ran it with --warm, and its files have to be whole here"
 	case was.From != "" && !slices.Contains(imports, was.From):
 		k, name, text = reasons.Unimported, was.From, fmt.Sprintf("the build before had it from the cache %s, which this one does not import", was.From)
 	case len(e.Caches) > 0 && strings.Join(imports, "\n") != strings.Join(e.Caches, "\n"):

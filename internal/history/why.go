@@ -146,7 +146,7 @@ func (s *Step) explain(rec *engine.StepRecord, c *reasons.Comparison, vertex int
 }
 
 // anyway are the reasons for which a step runs in which nothing changed.
-var anyway = []reasons.Kind{reasons.NoCache, reasons.Damaged, reasons.Pruned, reasons.Unfinished, reasons.Imported, reasons.Unimported}
+var anyway = []reasons.Kind{reasons.NoCache, reasons.Damaged, reasons.Pruned, reasons.Unfinished, reasons.Imported, reasons.Unimported, reasons.Warm}
 
 // Find gives the steps that a word of a user's names: "3" by its number, ":12" by its line in the Dockerfile, "2/4" or "builder 2/4" by its
 // place, or else those with the word in their names.

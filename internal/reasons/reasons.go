@@ -29,6 +29,7 @@ const (
 	Unfinished  Kind = "unfinished"  // nothing changed, and the earlier build failed in it, or before it
 	Imported    Kind = "imported"    // the imported caches do not have it: Name
 	Unimported  Kind = "unimported"  // the earlier build had it by a cache that this one does not import: Name
+	Warm        Kind = "warm"        // the earlier build made it warm, and this one may not have that
 	Platform    Kind = "platform"    // Before, After
 	Fidelity    Kind = "mode"        // the way in which steps are isolated: Before, After
 	Instruction Kind = "instruction" // its text: Before, After

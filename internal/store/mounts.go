@@ -22,6 +22,14 @@ const gitPrefix = "git repository\x00"
 // GitCache is the id of the bare repository of a remote, for [Store.Cache].
 func GitCache(remote string) string { return gitPrefix + remote }
 
+// warmPrefix begins the ids of directories that steps find warm. Neither can a Dockerfile's be one.
+const warmPrefix = "warm\x00"
+
+// WarmCache is the id of the directory of a tool at a path, of a project and of a user of steps, for [Store.Cache].
+func WarmCache(project, tool, dir, user string) string {
+	return warmPrefix + strings.Join([]string{tool, dir, user, project}, "\x00")
+}
+
 // noteMount keeps with the lock of a mount, which is held, what it is of, and that it is used now. Nothing fails
 // when that is not known.
 func noteMount(lock *os.File, id string) {
@@ -172,6 +180,11 @@ func (r *CacheRecord) describe(id string) {
 			remote = u.Redacted()
 		}
 		r.Description = "git repository " + remote
+	case strings.HasPrefix(id, warmPrefix):
+		parts := strings.SplitN(strings.TrimPrefix(id, warmPrefix), "\x00", 4)
+		if parts = append(parts, "", "", ""); parts[1] != "" {
+			r.Description = fmt.Sprintf("warm %s of %s in %s", parts[1], parts[0], parts[3])
+		}
 	case id != "":
 		id, _, _ = strings.Cut(id, " from ")
 		r.Description = "cached mount " + id

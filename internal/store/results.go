@@ -23,6 +23,9 @@ type Result struct {
 	// Planned says that no layer was written, because nobody needed one: there are no outputs
 	// here, and planning the operation again gives them.
 	Planned bool `json:"planned,omitempty"`
+	// Warm are directories of the result, or of what it stands on, whose files are in a cache and in none of the layers. Who looks a
+	// result up says by its key that there may be such.
+	Warm []string `json:"warm,omitempty"`
 	// Created is when the result was made; history entries and image configs take it.
 	Created time.Time `json:"created"`
 	// Took is how long it took to make.
