@@ -230,7 +230,13 @@ func (r *Run) input(ctx context.Context, in edge, u use, cold bool) (v Value, be
 			below = out.warm
 		}
 	} else {
-		out, err = r.selected(ctx, in, u.copies, false)
+		out, err = r.selected(ctx, in, u.copies)
+		// A key that was made of what a cold build found is that of cold files.
+		if err == nil && len(out.warm) > 0 {
+			if d, ok := in.n.content(selectionOf(in, u.copies)).peek(); ok && d.memo != "" {
+				out, err = in.n.coldResult(ctx)
+			}
+		}
 	}
 	if err != nil {
 		return v, nil, err

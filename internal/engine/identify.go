@@ -91,11 +91,7 @@ func (r *Run) content(ctx context.Context, in edge, copies []*pb.FileActionCopy,
 	if in.n == nil {
 		return fileop.SourceDigest(ctx, layer.Merged(nil), copies, nil)
 	}
-	sel := ""
-	for _, c := range copies {
-		sel += selectionLine(c) + "\n"
-	}
-	sel = fmt.Sprintf("%d\n%s", in.index, sel)
+	sel := selectionOf(in, copies)
 	knows := in.n.run // whoever made the files is asked for what is known of them
 	d, err := in.n.content(sel).do(ctx, knows.life, knows, func(ctx context.Context) (digested, error) {
 		return knows.digest(ctx, in, sel, copies, missing)
@@ -107,6 +103,15 @@ func (r *Run) content(ctx context.Context, in edge, copies []*pb.FileActionCopy,
 		r.keepList(d)
 	}
 	return d.digest, err
+}
+
+// selectionOf names what copies select of an edge.
+func selectionOf(in edge, copies []*pb.FileActionCopy) string {
+	sel := fmt.Sprintf("%d\n", in.index)
+	for _, c := range copies {
+		sel += selectionLine(c) + "\n"
+	}
+	return sel
 }
 
 func (r *Run) digest(ctx context.Context, in edge, sel string, copies []*pb.FileActionCopy, missing func()) (digested, error) {
@@ -132,7 +137,7 @@ func (r *Run) digest(ctx context.Context, in edge, sel string, copies []*pb.File
 		}
 	}
 	missing()
-	out, err := r.selected(ctx, in, copies, false)
+	out, err := r.selected(ctx, in, copies)
 	if err != nil {
 		return d, err
 	}

@@ -136,8 +136,8 @@ func (n *node) coldResult(ctx context.Context) (*outcome, error) {
 }
 
 // selected gives the outcome of an edge as somebody may read it who reads what copies select.
-func (r *Run) selected(ctx context.Context, in edge, copies []*pb.FileActionCopy, cold bool) (*outcome, error) {
-	out, err := r.outcome(ctx, in.n, cold)
+func (r *Run) selected(ctx context.Context, in edge, copies []*pb.FileActionCopy) (*outcome, error) {
+	out, err := r.outcome(ctx, in.n, false)
 	if err != nil || len(out.warm) == 0 {
 		return out, err
 	}
