@@ -71,6 +71,15 @@ func (r *Run) known(ctx context.Context, n *node, id identity, cold bool) (_ *ou
 
 // execute runs a node, unless that is done already, and records the result.
 func (r *Run) execute(ctx context.Context, n *node, id identity, damage string, cold bool) (*outcome, error) {
+	if !cold {
+		fails, err := r.failsWarm(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		if fails {
+			return n.coldResult(ctx)
+		}
+	}
 	inputs, below, err := r.inputs(ctx, n, cold)
 	if err != nil {
 		return nil, err

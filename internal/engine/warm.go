@@ -87,12 +87,6 @@ func warmKey(k Key, project string) Key {
 	return k + "@warm:" + Key(digest.FromString(project).Encoded())
 }
 
-// warmFailure is how a step failed that ran warm. It has no place, as it may not be the step's fault.
-type warmFailure struct{ err error }
-
-func (e *warmFailure) Error() string { return e.err.Error() }
-func (e *warmFailure) Unwrap() error { return e.err }
-
 // seen notes that all of what an edge gives is seen, in all runs whose vertices it stands on.
 func (r *Run) seen(e graph.Edge) {
 	if r.opt.Warm != nil {
@@ -383,27 +377,6 @@ func (r *Run) recallWarm(ctx context.Context, n *node, key Key) (store.Result, b
 	}
 	res, found, _, err := r.recall(ctx, warmKey(key, r.opt.Warm.Project))
 	return res, found && !r.sees(n, res.Warm), err
-}
-
-// afterWarm has a step run cold that failed warm, and tells if that helped.
-func (r *Run) afterWarm(ctx context.Context, n *node, w warming, failed *warmFailure) (*outcome, error) {
-	cause := failed.err
-	var exit *sandbox.ExitError
-	if errors.As(cause, &exit) {
-		cause = exit
-	}
-	r.tellWarm(fmt.Sprintf("%s failed, it runs once more without warm caches: %v", n.v.Name(), cause))
-	out, err := n.coldResult(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r.tellWarm(fmt.Sprintf("%s did not fail without warm caches, which are dropped", n.v.Name()))
-	for _, d := range w.own {
-		if d.named == nil {
-			err = errors.Join(err, r.Engine.opt.Store.DropCache(d.cache))
-		}
-	}
-	return out, err
 }
 
 // tellWarm tells once of a decision.

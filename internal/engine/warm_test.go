@@ -246,6 +246,28 @@ func TestDamagedWarmCacheIsDropped(t *testing.T) {
 	wantFound(t, c, "three builds", "empty full cold empty")
 }
 
+// A step that fails warm again and again runs cold at once for a while, with what it stands on.
+func TestWarmStepFailsAgain(t *testing.T) {
+	e, p, c := newCompiler(t)
+	p.programs["pip"] = func(_ context.Context, spec *sandbox.Spec, _ io.Writer) error {
+		if len(spec.Mounts) > 0 {
+			return &sandbox.ExitError{Code: 3}
+		}
+		return nil
+	}
+	for _, version := range []string{"1", "2"} {
+		built(t, e, "mine", copied(step(step(sources(version), "go"), "pip"), "/out/app"))
+	}
+	wantFound(t, c, "two builds", "empty cold full cold")
+	_, lines := built(t, e, "mine", copied(step(step(sources("3"), "go"), "pip"), "/out/app"))
+	wantFound(t, c, "the third", "cold")
+	if len(lines) != 1 || !strings.Contains(lines[0], "runs cold, with all that it stands on") {
+		t.Errorf("told %q", lines)
+	}
+	built(t, e, "yours", copied(step(step(sources("4"), "go"), "pip"), "/out/app"))
+	wantFound(t, c, "another project", "empty cold")
+}
+
 // Many builds of a project at once have one cache, and each step runs once.
 func TestWarmBuildsAtOnce(t *testing.T) {
 	e, _, c := newCompiler(t)
