@@ -59,11 +59,14 @@ func (b *building) whatItIs(ctx context.Context) thing {
 	return thing{name, b.code(exact), b.code(like)}
 }
 
+// uncoded is the word for what there is no code of.
+const uncoded = "-"
+
 // code is a word for what must not be readable.
 func (b *building) code(texts []string) string {
 	masked, err := b.opt.Store.Masked([]string{fmt.Sprintf("environment THING=%q", texts)})
 	if err != nil {
-		return "-"
+		return uncoded
 	}
 	sum := sha256.Sum256([]byte(masked[0]))
 	return hex.EncodeToString(sum[:8])
@@ -166,6 +169,13 @@ func (b *building) keepGraph(ctx context.Context) error {
 	if b.run == nil || b.record.forget {
 		return nil
 	}
+	s, t := b.opt.Store, b.thing(ctx)
+	is := store.LastBuild{ID: b.record.ID, Exact: t.exact, Like: t.like, Graph: b.code([]string{"graph", b.run.GraphSum().String()})}
+	all := t.last(s)
+	same := slices.IndexFunc(all, func(l store.LastBuild) bool { return l.Graph == is.Graph && is.Graph != uncoded })
+	if same >= 0 && linkFacts(b.record.path, recordDir(s, all[same].ID)) {
+		return s.Again(ctx, s.Root(), func() error { return s.AddLast(t.name, is) })
+	}
 	g, err := b.run.Graph()
 	if err != nil {
 		return err
@@ -178,18 +188,32 @@ func (b *building) keepGraph(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s, t := b.opt.Store, b.thing(ctx)
 	return s.Again(ctx, s.Root(), func() error {
 		if err := os.WriteFile(filepath.Join(b.record.path, graphFile), data, 0o600); err != nil {
 			return err
 		}
 		earlier := ""
-		if all := t.last(s); len(all) > 0 {
+		if len(all) > 0 {
 			earlier = recordDir(s, all[0].ID)
 		}
 		if err := keepLists(b.record.path, earlier, g.FilesRead(), b.run.List); err != nil {
 			return err
 		}
-		return s.AddLast(t.name, store.LastBuild{ID: b.record.ID, Exact: t.exact, Like: t.like})
+		return s.AddLast(t.name, is)
 	})
+}
+
+// linkFacts gives a record the graph of another one, and its lists. It reports whether it has: what is left of it then changes nothing that
+// the other one has.
+func linkFacts(dir, earlier string) bool {
+	there := namesIn(earlier)
+	if !there[graphFile] || there[store.ImportedMark] {
+		return false
+	}
+	for file := range there {
+		if strings.HasPrefix(file, listsPrefix) && !linkAll(dir, earlier, file, there) {
+			return false
+		}
+	}
+	return os.Link(filepath.Join(earlier, graphFile), filepath.Join(dir, graphFile)) == nil
 }

@@ -68,10 +68,7 @@ func keepLists(dir, earlier string, digests []digest.Digest, made func(digest.Di
 	name := listsName(digests)
 	there := map[string]bool{}
 	if earlier != "" {
-		entries, _ := os.ReadDir(earlier) // whatever it has is of use, and nothing of it is needed
-		for _, e := range entries {
-			there[e.Name()] = true
-		}
+		there = namesIn(earlier)
 	}
 	if there[name] && linkAll(dir, earlier, name, there) {
 		return nil
@@ -90,6 +87,16 @@ func keepLists(dir, earlier string, digests []digest.Digest, made func(digest.Di
 		}
 	}
 	return writeLists(dir, earlier, name, lists, there)
+}
+
+// namesIn are the names of files in a record. Whatever it has is of use, and nothing of it is needed.
+func namesIn(dir string) map[string]bool {
+	there := map[string]bool{}
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		there[e.Name()] = true
+	}
+	return there
 }
 
 // linkAll gives a record the lists of another one, with all pieces. It reports whether it could.

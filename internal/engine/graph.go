@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,17 @@ import (
 func (r *Run) Graph() (*reasons.Build, error) {
 	b, _, err := r.graph()
 	return b, err
+}
+
+// GraphSum is a digest of all that [Run.Graph] is made of. It is to be told to nobody: it is of values, too.
+func (r *Run) GraphSum() digest.Digest {
+	b, _ := r.untold()
+	h := digest.Canonical.Digester()
+	fmt.Fprintf(h.Hash(), "%q\n", b.Arguments)
+	for _, v := range b.Vertices {
+		fmt.Fprintf(h.Hash(), "%q %d %q %d %q\n", v.Name, v.Line, v.Key, v.Inputs, v.Lines)
+	}
+	return h.Digest()
 }
 
 // tmp is where files without a name are.
@@ -38,11 +50,25 @@ func (r *Run) List(d digest.Digest) *reasons.List {
 	return r.lists[d]
 }
 
-// graph gives the vertices that are known by now, inputs before what they are inputs of, in an order that is the same in each build of the
-// same graph; and the number of each.
+// graph gives the vertices that are known by now, with lines that may be told, and the number of each.
 func (r *Run) graph() (*reasons.Build, map[*node]int, error) {
-	b, numbers := &reasons.Build{Arguments: r.opt.Arguments}, map[*node]int{}
+	b, numbers := r.untold()
 	var failure error
+	for i := range b.Vertices {
+		v := &b.Vertices[i]
+		lines, err := r.Engine.opt.Store.Tellable(v.Lines)
+		if err != nil {
+			failure = err
+		}
+		v.Lines = lines
+	}
+	return b, numbers, failure
+}
+
+// untold gives the vertices that are known by now, inputs before what they are inputs of, in an order that is the same in each build of the
+// same graph; and the number of each. Their lines have values in them.
+func (r *Run) untold() (*reasons.Build, map[*node]int) {
+	b, numbers := &reasons.Build{Arguments: r.opt.Arguments}, map[*node]int{}
 	var add func(n *node) int
 	add = func(n *node) int {
 		if n == nil {
@@ -56,12 +82,7 @@ func (r *Run) graph() (*reasons.Build, map[*node]int, error) {
 			v.Inputs = append(v.Inputs, add(in.n))
 		}
 		if id, ok := n.key.peek(); ok {
-			v.Key = string(id.key)
-			lines, err := r.Engine.opt.Store.Tellable(id.lines)
-			if err != nil {
-				failure = err
-			}
-			v.Lines = lines
+			v.Key, v.Lines = string(id.key), id.lines
 		}
 		numbers[n] = len(b.Vertices)
 		b.Vertices = append(b.Vertices, v)
@@ -70,7 +91,7 @@ func (r *Run) graph() (*reasons.Build, map[*node]int, error) {
 	for _, n := range r.roots() {
 		add(n)
 	}
-	return b, numbers, failure
+	return b, numbers
 }
 
 // line is where a vertex begins in its Dockerfile; 0 is not known.

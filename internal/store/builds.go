@@ -16,10 +16,10 @@ import (
 // A build leaves a record and its log in a directory of builds/, whose name begins with the time. It is locked while the
 // build runs. A file "pinned" in it keeps it. A file "imported" says that another machine's build has left it.
 
-const (
-	pinned   = "pinned"
-	imported = "imported"
-)
+const pinned = "pinned"
+
+// ImportedMark is the name of a file in the record of a build that another machine's build has left: all in it is a claim.
+const ImportedMark = "imported"
 
 // BuildDir is the directory of a build that runs. Close must be called.
 type BuildDir struct {
@@ -160,7 +160,7 @@ func (s *Store) BuildState(name string) (r BuildRecord, err error) {
 	}
 	r.Running = flock(dir, unix.LOCK_SH|unix.LOCK_NB) != nil
 	r.Pinned = !r.Running && s.IsPinned(name)
-	_, err = os.Lstat(filepath.Join(dir.Name(), imported))
+	_, err = os.Lstat(filepath.Join(dir.Name(), ImportedMark))
 	r.Imported = err == nil
 	return r, nil
 }
@@ -172,7 +172,7 @@ func (s *Store) ImportBuild(name, dir string) error {
 	if !isBuildName(name) {
 		return fmt.Errorf("importing the record of build %q: it is no name", name)
 	}
-	err := os.WriteFile(filepath.Join(dir, imported), nil, 0o600)
+	err := os.WriteFile(filepath.Join(dir, ImportedMark), nil, 0o600)
 	if err == nil {
 		now := time.Now() // it gets older from now on
 		err = os.Chtimes(dir, now, now)

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -178,7 +179,21 @@ func (s *Store) containers(ctx context.Context, where string, args ...any) ([]Co
 
 // ContainersNamed returns the containers with a name, or one that continues it after a dot, the newest first.
 func (s *Store) ContainersNamed(ctx context.Context, name string) ([]Container, error) {
+	if !s.anyContainer() { // each build asks
+		return nil, nil
+	}
 	return s.containers(ctx, "name=? OR name>? AND name<?", name, name+".", name+"/") // "/" follows "."
+}
+
+// anyContainer reports whether there may be a container: each has a directory before it is recorded.
+func (s *Store) anyContainer() bool {
+	dir, err := os.Open(filepath.Dir(s.ContainerDir("any")))
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist)
+	}
+	defer dir.Close()
+	_, err = dir.Readdirnames(1)
+	return err != io.EOF
 }
 
 // Container finds a container by name, ID or unambiguous prefix of the ID. Otherwise the error is

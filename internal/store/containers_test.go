@@ -168,3 +168,16 @@ func TestContainersNamed(t *testing.T) {
 		t.Errorf("names are %q", names)
 	}
 }
+
+// Each build asks for containers of a name: where there are none, the database is not asked.
+func TestNoContainers(t *testing.T) {
+	s := newStore(t)
+	c := newContainer(t, "failed-a", 0)
+	must(t, s.AddContainer(t.Context(), c))
+	must(t, s.RemoveContainer(t.Context(), c.ID))
+	_, err := s.db.Exec("DROP TABLE containers")
+	must(t, err)
+	if all, err := s.ContainersNamed(t.Context(), "failed-a"); err != nil || len(all) > 0 {
+		t.Errorf("there are %v, %v", all, err)
+	}
+}

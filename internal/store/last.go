@@ -20,8 +20,21 @@ import (
 // of builds whose records are gone counts for nothing, and goes when records are pruned.
 
 // LastBuild is a build of some thing. Exact and Like tell apart what it is of the thing: builds with the same Exact are the same, and
-// those with the same Like nearly so. They are words without spaces.
-type LastBuild struct{ ID, Exact, Like string }
+// those with the same Like nearly so. Builds with the same Graph have left the same graph; "" is not known, and that of an earlier boot is not,
+// whose files may not be on the disk. They are words without spaces.
+type LastBuild struct{ ID, Exact, Like, Graph string }
+
+// line is a build as a line of a file.
+func (b *LastBuild) line(boot string) string {
+	line := b.ID + " " + b.Exact + " " + b.Like
+	if b.Graph != "" {
+		line += " " + b.Graph + boot
+	}
+	return line + "\n"
+}
+
+// bootSuffix ends the words that count in this boot alone.
+func (s *Store) bootSuffix() string { return "-" + digest.FromString(s.boot).Encoded()[:8] }
 
 // maxLast is how many bytes of such a file are read: its end.
 const maxLast = 64 << 10
@@ -45,7 +58,7 @@ func (s *Store) AddLast(thing string, b LastBuild) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(b.ID + " " + b.Exact + " " + b.Like + "\n") // at once: others add theirs before or after it
+	_, err = f.WriteString(b.line(s.bootSuffix())) // at once: others add theirs before or after it
 	return errors.Join(err, f.Close())
 }
 
@@ -71,13 +84,21 @@ func (s *Store) readLast(path string) (all []LastBuild) {
 	if err != nil {
 		return nil
 	}
+	boot := s.bootSuffix()
 	for line := range bytes.Lines(data) {
 		line = bytes.TrimLeft(line, "\x00") // lines before it that a loss of power took
 		words := strings.Fields(string(line))
-		if len(words) != 3 || !isBuildName(words[0]) || !bytes.HasSuffix(line, []byte("\n")) {
+		if len(words) < 3 || len(words) > 4 || !isBuildName(words[0]) || !bytes.HasSuffix(line, []byte("\n")) {
 			continue
 		}
-		all = append(all, LastBuild{words[0], words[1], words[2]})
+		b := LastBuild{ID: words[0], Exact: words[1], Like: words[2]}
+		if len(words) > 3 {
+			b.Graph, _ = strings.CutSuffix(words[3], boot)
+			if b.Graph == words[3] {
+				b.Graph = ""
+			}
+		}
+		all = append(all, b)
 	}
 	return all
 }
@@ -100,7 +121,7 @@ func (s *Store) forgetLast() error {
 		err = errors.Join(err, atomicfile.Write(path, atomicfile.Options{Mode: 0o600}, func(f *os.File) error {
 			var text strings.Builder
 			for _, b := range all {
-				text.WriteString(b.ID + " " + b.Exact + " " + b.Like + "\n")
+				text.WriteString(b.line(s.bootSuffix()))
 			}
 			_, err := f.WriteString(text.String())
 			return err

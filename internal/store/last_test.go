@@ -17,11 +17,11 @@ func TestLastBuilds(t *testing.T) {
 		b, err := s.NewBuild(id)
 		must(t, err)
 		must(t, b.Close())
-		l := LastBuild{id, "e" + id, "l"}
+		l := LastBuild{id, "e" + id, "l", "g" + id}
 		must(t, s.AddLast("thing", l))
 		want = append([]LastBuild{l}, want...)
 	}
-	must(t, s.AddLast("other", LastBuild{"3", "x", "y"}))
+	must(t, s.AddLast("other", LastBuild{"3", "x", "y", ""}))
 	if all := s.LastBuilds("thing"); !slices.Equal(all, want) {
 		t.Errorf("they are %v, want %v", all, want)
 	}
@@ -30,10 +30,18 @@ func TestLastBuilds(t *testing.T) {
 	_, err = f.WriteString("../.. a b\nodd\n4\x00 e l\n\x00\x00\x005 e5 l\n6 torn l")
 	must(t, err)
 	must(t, f.Close())
-	want = append([]LastBuild{{"5", "e5", "l"}}, want...) // it was added after a loss of power, which left zeros before it
+	want = append([]LastBuild{{"5", "e5", "l", ""}}, want...) // it was added after a loss of power, which left zeros before it
 	if all := s.LastBuilds("thing"); !slices.Equal(all, want) {
 		t.Errorf("of a damaged file they are %v, want %v", all, want)
 	}
+
+	// What is on the disk of another boot's graphs is not known.
+	boot := s.boot
+	s.boot = "another"
+	if all := s.LastBuilds("thing"); all[2].ID != "2" || all[2].Graph != "" {
+		t.Errorf("after a boot they are %v", all)
+	}
+	s.boot = boot
 
 	// They go with the records, and the file with the last of them.
 	must(t, s.RemoveBuild("3"))
