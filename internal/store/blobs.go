@@ -25,7 +25,7 @@ func (s *Store) HasBlob(d digest.Digest) bool {
 		return false // and whoever writes it instead is told why that cannot be
 	}
 	var size int64
-	if err := s.db.QueryRow("SELECT size FROM blobs WHERE digest=?", d.String()).Scan(&size); err != nil {
+	if err := s.db.QueryRowContext(context.Background(), "SELECT size FROM blobs WHERE digest=?", d.String()).Scan(&size); err != nil {
 		return false
 	}
 	return isFile(s.blobPath(d), size)

@@ -22,8 +22,8 @@ import (
 type database struct {
 	*sql.DB
 	prepared sync.Map // text -> *sql.Stmt, closed with the database
-	// asking has a place for each question that is asked at the same time. Whoever looks at hundreds of
-	// layers at once would otherwise open a connection for each, and close most of them again.
+	// asking has a place for the question that is asked. Two that are asked at the same time would take two connections, and to open one
+	// takes longer than dozens of questions, as does to understand each of them on the other one as well.
 	asking chan struct{}
 }
 
@@ -49,27 +49,50 @@ func (s *Store) openDatabase(path string) *database {
 		fmt.Sprintf("?_txlock=immediate&_pragma=busy_timeout(%d)&_pragma=synchronous(normal)", patience.Milliseconds())
 	db := sql.OpenDB(&connector{dsn, s.say})
 	db.SetMaxIdleConns(maxIdle)
-	return &database{DB: db, asking: make(chan struct{}, maxIdle)}
+	return &database{DB: db, asking: make(chan struct{}, 1)}
 }
 
-// QueryRowContext asks for one row. Values belong in args, not in the text.
+// QueryRowContext asks for one row, which has to be found by a key: others wait for it. Values belong in args, not in the text.
 func (d *database) QueryRowContext(ctx context.Context, query string, args ...any) row {
 	d.asking <- struct{}{}
-	return row{d.queryRow(ctx, query, args...), d.asking}
+	stmt, err := d.statement(ctx, query)
+	if err != nil {
+		return row{d.DB.QueryRowContext(ctx, query, args...), d.asking} // gives the error
+	}
+	return row{stmt.QueryRowContext(unwatched(ctx), args...), d.asking}
 }
 
-func (d *database) queryRow(ctx context.Context, query string, args ...any) *sql.Row {
+// QueryOften asks for rows as QueryContext does, by a text that is asked again.
+func (d *database) QueryOften(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	stmt, err := d.statement(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.QueryContext(unwatched(ctx), args...)
+}
+
+// statement is what SQLite has made of a text.
+func (d *database) statement(ctx context.Context, query string) (*sql.Stmt, error) {
 	kept, ok := d.prepared.Load(query)
 	if !ok {
 		stmt, err := d.PrepareContext(ctx, query)
 		if err != nil {
-			return d.DB.QueryRowContext(ctx, query, args...) // gives the error
+			return nil, err
 		}
 		if kept, ok = d.prepared.LoadOrStore(query, stmt); ok {
 			_ = stmt.Close() // another goroutine was quicker
 		}
 	}
-	return kept.(*sql.Stmt).QueryRowContext(ctx, args...)
+	return kept.(*sql.Stmt), nil
+}
+
+// unwatched is a context for a question that has an answer at once. Two goroutines would wait for the end of one that can end, and
+// take longer than the answer.
+func unwatched(ctx context.Context) context.Context {
+	if ctx.Err() != nil {
+		return ctx
+	}
+	return context.WithoutCancel(ctx)
 }
 
 // The codes of SQLite's errors that users may meet (sqlite.org/rescode.html).

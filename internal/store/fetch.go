@@ -227,7 +227,7 @@ func (s *Store) knownBlobs(ctx context.Context, info LayerInfo) ([]layerBlob, er
 	if info.DiffID == "" || info.Claimed {
 		return all, nil
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT digest,media_type,size,level FROM layer_blobs WHERE diff_id=? AND digest!=? ORDER BY digest",
+	rows, err := s.db.QueryOften(ctx, "SELECT digest,media_type,size,level FROM layer_blobs WHERE diff_id=? AND digest!=? ORDER BY digest",
 		info.DiffID.String(), info.Blob.Digest.String())
 	if err != nil {
 		return nil, fmt.Errorf("looking for blobs of %s: %w", info.DiffID, err)
