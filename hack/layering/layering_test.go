@@ -21,7 +21,7 @@ const module = "github.com/slipway-build/slipway/"
 // tiers are slipway's packages from the bottom up, a name standing for the packages below it
 // too. A package imports only from tiers below its own, or from below its own name.
 var tiers = [][]string{
-	{"internal/hostfiles", "internal/atomicfile", "internal/isolation"},
+	{"internal/hostfiles", "internal/atomicfile", "internal/isolation", "internal/heap"},
 	{"internal/tools", "internal/longlife", "internal/inflight", "internal/meter", "internal/processes", "internal/filetrace", "internal/gunzip", "internal/libdeflate", "internal/overlay", "internal/secrets", "internal/terminal", "internal/outbound", "internal/network", "internal/config", "internal/builders"},
 	{"internal/layer", "internal/graph", "internal/progress", "internal/registry", "internal/reasons"},
 	{"internal/ocilayout"},

@@ -20,7 +20,11 @@ import (
 
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/cache"
+	"github.com/slipway-build/slipway/internal/heap"
 )
+
+// buildsHeap is what a build takes of the heap when all its steps are cached, in bytes; others take more.
+const buildsHeap = 2 << 20
 
 // buildFlags are the flags of a build as they were given.
 type buildFlags struct {
@@ -215,6 +219,7 @@ func withoutValues(args []string) []string {
 }
 
 func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string) error {
+	heap.Populate(buildsHeap)
 	endInTime(ctx)
 	req, err := opts.request(a, contextArg)
 	if err != nil {
