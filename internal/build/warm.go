@@ -30,12 +30,12 @@ func (b *building) warm() *engine.Warm {
 // "" where that is not known: of what comes from standard input, and of a client's.
 func (b *building) project() string {
 	switch dir, ok := b.in.dirs[contextName]; {
-	case b.req.Client != nil:
+	case b.req.Client != nil || b.in.temporary(dir):
 		return ""
 	case ok:
-		file := dir
-		if b.in.attrs[optFilename] != "" && b.in.dirs[dockerfileName] != "" {
-			file = filepath.Join(b.in.dirs[dockerfileName], filepath.Dir(b.in.attrs[optFilename]))
+		file := b.in.dirs[dockerfileName]
+		if file == "" || b.in.temporary(file) {
+			file = dir
 		}
 		if dir, file = real(dir), real(file); dir == file {
 			return dir
@@ -46,6 +46,11 @@ func (b *building) project() string {
 		return url
 	}
 	return ""
+}
+
+// temporary reports whether a path is one of this build's own: of what came from standard input, say.
+func (in *inputs) temporary(path string) bool {
+	return in.temp != "" && strings.HasPrefix(path, in.temp+string(filepath.Separator))
 }
 
 // real is a path without symbolic links, as far as it is there.

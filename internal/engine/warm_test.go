@@ -10,10 +10,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
 
+	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/sandbox"
 )
@@ -296,4 +298,37 @@ func TestCachesOfGraphs(t *testing.T) {
 		}
 	}
 	wantFound(t, c, "refused ones", "")
+}
+
+// Of a build that is not warm, the step is found that took longest and could have been.
+func TestChilled(t *testing.T) {
+	e, _, _ := newCompiler(t)
+	r := starts(t, e, RunOptions{})
+	stage := step(sources("1"), "go")
+	app, all := edgeOf(t, copied(step(stage, "echo"), "/out/app")), edgeOf(t, copied(stage, "/"))
+	for _, e := range []graph.Edge{app, all} {
+		_, err := r.Result(t.Context(), e)
+		must(t, err)
+	}
+	for _, c := range []struct {
+		name  string
+		least time.Duration
+		edges []graph.Edge
+		want  string
+	}{
+		{"a copied stage", 0, []graph.Edge{app}, "Go"},
+		{"one of which the cache is seen", 0, []graph.Edge{all}, ""},
+		{"one of which another result sees it", 0, []graph.Edge{app, all}, ""},
+		{"one that was short", time.Hour, []graph.Edge{app}, ""},
+	} {
+		got, err := r.Chilled(t.Context(), c.least, c.edges...)
+		must(t, err)
+		tool := ""
+		if got != nil {
+			tool = got.Tool
+		}
+		if tool != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, tool, c.want)
+		}
+	}
 }
