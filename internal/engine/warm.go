@@ -227,7 +227,7 @@ func (r *Run) warming(ctx context.Context, n *node, id identity, inputs []Value,
 	return w, nil
 }
 
-// warmDirs are the directories that a step may find warm which has some root filesystem. why says who sees the first one that it may not.
+// warmDirs are the directories that a step may find warm which has some root filesystem. why is said of the first one that it may not.
 func (r *Run) warmDirs(ctx context.Context, n *node, root Value, more []string, views *warm.Views) (all []warmed, why string, err error) {
 	tree, err := r.Tree(ctx, root, store.NeedContent)
 	if err != nil {
@@ -262,7 +262,7 @@ func (r *Run) warmDirs(ctx context.Context, n *node, root Value, more []string, 
 	return all, why, nil
 }
 
-// mayWarm reports whether a directory may be warm in a step. by says who sees it, where somebody does.
+// mayWarm reports whether a directory may be warm in a step. by says why not, where the Dockerfile could have it otherwise.
 func mayWarm(n *node, tree layer.Tree, d *warmed, views *warm.Views) (ok bool, by string, err error) {
 	op := n.v.Op.GetExec()
 	at, err := layer.Resolve(tree, d.Dir, true)
@@ -286,7 +286,7 @@ func mayWarm(n *node, tree layer.Tree, d *warmed, views *warm.Views) (ok bool, b
 	}
 	// Above it there are directories that the mount makes, which are root's.
 	if parent, err := tree.Lstat(path.Dir(at)); d.uid != 0 && (err != nil || !parent.IsDir()) {
-		return false, "", nil //nolint:nilerr // likewise
+		return false, fmt.Sprintf("the directory above %s is not there, and would be root's", d.Dir), nil //nolint:nilerr // likewise
 	}
 	return true, "", nil
 }

@@ -270,6 +270,38 @@ func TestWarmStepFailsAgain(t *testing.T) {
 	wantFound(t, c, "another project", "empty cold")
 }
 
+// That a step fails by its own fault is proved by a cold run a few times, and believed then, until a cold run did not fail.
+func TestWarmStepFailsByItself(t *testing.T) {
+	e, p, c := newCompiler(t)
+	always := func(context.Context, *sandbox.Spec, io.Writer) error { return &sandbox.ExitError{Code: 4} }
+	p.programs["pip"] = always
+	fails := func(version string, opt RunOptions) error {
+		opt.Warm = &Warm{Project: "mine"}
+		r := starts(t, e, opt)
+		_, err := r.Result(t.Context(), edgeOf(t, copied(step(step(sources(version), "go"), "pip"), "/out/app")))
+		if err == nil || !strings.Contains(err.Error(), "exit code: 4") {
+			t.Errorf("version %s: error is %v", version, err)
+		}
+		return err
+	}
+	fails("1", RunOptions{})
+	fails("2", RunOptions{})
+	wantFound(t, c, "two errors", "empty cold full cold")
+	if err := fails("3", RunOptions{}); !strings.Contains(err.Error(), "it found warm caches") || !errors.As(err, new(*Failure)) {
+		t.Errorf("error is %v", err)
+	}
+	wantFound(t, c, "the third", "full")
+	fails("4", RunOptions{KeepFailed: true})
+	wantFound(t, c, "one that is kept", "full cold")
+	r := starts(t, e, RunOptions{Warm: &Warm{Project: "mine"}})
+	if _, err := r.Result(t.Context(), edgeOf(t, copied(step(step(sources("5"), "go"), "pip"), "/out/app"))); err == nil {
+		t.Error("no error")
+	}
+	if recs := r.Records(); !slices.ContainsFunc(recs, func(rec StepRecord) bool { return strings.Contains(rec.Error, "exit code: 4") }) {
+		t.Errorf("the records tell nothing of the error: %+v", recs)
+	}
+}
+
 // Many builds of a project at once have one cache, and each step runs once.
 func TestWarmBuildsAtOnce(t *testing.T) {
 	e, _, c := newCompiler(t)

@@ -18,6 +18,26 @@ type warmFailure struct{ err error }
 func (e *warmFailure) Error() string { return e.err.Error() }
 func (e *warmFailure) Unwrap() error { return e.err }
 
+// maxProved is how often it is proved in a day that steps of a project fail by their own fault, before that is believed: who writes a program
+// makes errors in it, and need not wait for a cold build each time.
+const maxProved = 2
+
+// A step that failed warm so many times within such a time, and not cold, runs cold until it is over: the first time the cache may have been
+// damaged, which is dropped then.
+const (
+	failedWarmly = 2
+	failedFor    = 24 * time.Hour
+)
+
+// failedOf is how a step ended that ran warm: with a failure that is to be proved by a cold run, unless it is believed.
+func (r *Run) failedOf(ctx context.Context, err error, keep bool) error {
+	proved, merr := r.lately(ctx, r.provedKey())
+	if keep || merr != nil || proved < maxProved {
+		return &warmFailure{err}
+	}
+	return fmt.Errorf("%w\n  it found warm caches, which were not the reason when it failed before: without --warm it finds none", err)
+}
+
 // afterWarm has a step run cold that failed warm, and tells if that helped.
 func (r *Run) afterWarm(ctx context.Context, n *node, w warming, failed *warmFailure) (*outcome, error) {
 	cause := failed.err
@@ -27,11 +47,17 @@ func (r *Run) afterWarm(ctx context.Context, n *node, w warming, failed *warmFai
 	}
 	r.tellWarm(fmt.Sprintf("%s failed, it runs once more without warm caches: %v", n.v.Name(), cause))
 	out, err := n.coldResult(ctx)
-	if err != nil {
+	switch {
+	case err != nil && ofTheStep(err):
+		if cerr := r.countLately(ctx, r.provedKey()); cerr != nil {
+			err = errors.Join(err, cerr)
+		}
+		return nil, err
+	case err != nil:
 		return nil, err
 	}
 	r.tellWarm(fmt.Sprintf("%s did not fail without warm caches, which are dropped", n.v.Name()))
-	err = r.noteFailedWarm(ctx, n)
+	err = errors.Join(r.countLately(ctx, r.failedWarmKey(n)), r.Engine.opt.Store.PutMemo(ctx, r.provedKey(), ""))
 	for _, d := range w.own {
 		if d.named == nil {
 			err = errors.Join(err, r.Engine.opt.Store.DropCache(d.cache))
@@ -40,22 +66,33 @@ func (r *Run) afterWarm(ctx context.Context, n *node, w warming, failed *warmFai
 	return out, err
 }
 
-// A step that failed warm so many times within such a time, and not cold, runs cold until it is over: the first time the cache may have been
-// damaged, which is dropped then.
-const (
-	failedWarmly = 2
-	failedFor    = 24 * time.Hour
-)
+// failsWarm reports whether a step is known to fail warm.
+func (r *Run) failsWarm(ctx context.Context, n *node) (bool, error) {
+	if n.v.Op.GetExec() == nil || r.opt.Warm == nil {
+		return false, nil
+	}
+	times, err := r.lately(ctx, r.failedWarmKey(n))
+	if err != nil || times < failedWarmly {
+		return false, err
+	}
+	r.tellWarm(n.v.Name() + " runs cold, with all that it stands on: it failed with warm caches, and did not without, not long ago")
+	return true, nil
+}
 
-// failedWarmKey is what it is remembered by that a step of the project failed warm, whatever it stands on.
+// failedWarmKey is what it is remembered by how often a step of the project failed warm and not cold, whatever it stands on.
 func (r *Run) failedWarmKey(n *node) string {
 	args := strings.Join(n.v.Op.GetExec().GetMeta().GetArgs(), "\n")
 	return digest.FromString("failed warm\n" + r.opt.Warm.Project + "\n" + r.slot(n) + "\n" + args).Encoded()
 }
 
-// failuresWarm is how often a step failed warm lately. A damaged memo says nothing.
-func (r *Run) failuresWarm(ctx context.Context, n *node) (times int, err error) {
-	text, found, err := r.Engine.opt.Store.Memo(ctx, r.failedWarmKey(n))
+// provedKey is what it is remembered by how often a step of the project failed warm, and cold as well.
+func (r *Run) provedKey() string {
+	return digest.FromString("failed warm and cold\n" + r.opt.Warm.Project).Encoded()
+}
+
+// lately is how often something was counted, the last time in a day. A damaged memo says nothing.
+func (r *Run) lately(ctx context.Context, key string) (times int, err error) {
+	text, found, err := r.Engine.opt.Store.Memo(ctx, key)
 	if err != nil || !found {
 		return 0, err
 	}
@@ -66,23 +103,10 @@ func (r *Run) failuresWarm(ctx context.Context, n *node) (times int, err error) 
 	return times, nil
 }
 
-func (r *Run) noteFailedWarm(ctx context.Context, n *node) error {
-	times, err := r.failuresWarm(ctx, n)
+func (r *Run) countLately(ctx context.Context, key string) error {
+	times, err := r.lately(ctx, key)
 	if err != nil {
 		return err
 	}
-	return r.Engine.opt.Store.PutMemo(ctx, r.failedWarmKey(n), fmt.Sprint(times+1, " ", time.Now().Unix()))
-}
-
-// failsWarm reports whether a step is known to fail warm.
-func (r *Run) failsWarm(ctx context.Context, n *node) (bool, error) {
-	if n.v.Op.GetExec() == nil || r.opt.Warm == nil {
-		return false, nil
-	}
-	times, err := r.failuresWarm(ctx, n)
-	if err != nil || times < failedWarmly {
-		return false, err
-	}
-	r.tellWarm(n.v.Name() + " runs cold, with all that it stands on: it failed with warm caches, and did not without, not long ago")
-	return true, nil
+	return r.Engine.opt.Store.PutMemo(ctx, key, fmt.Sprint(times+1, " ", time.Now().Unix()))
 }
