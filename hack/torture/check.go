@@ -33,6 +33,9 @@ func (s *store) check(ctx context.Context) error {
 	if err := s.checkNames(ctx); err != nil {
 		return err
 	}
+	if err := s.checkKept(ctx); err != nil {
+		return err
+	}
 	if err := s.checkBuilds(ctx); err != nil {
 		return err
 	}
@@ -293,6 +296,9 @@ var stays = []string{"oci-layout", "gc", "grown", "index.json", "meta.db", "meta
 // checkPruned prunes everything, and looks at what is left.
 func (s *store) checkPruned(ctx context.Context) error {
 	for name, may := range s.containers {
+		if name == s.slot { // a prune takes it
+			continue
+		}
 		if len(may) > 1 || may.sure() != "" {
 			if _, err := s.do(ctx, deed{args: []string{"rm", "-f", name}}); err != nil {
 				return err

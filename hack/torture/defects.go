@@ -60,6 +60,16 @@ var defects = []defect{
 			"\t\tif planted(\"deleted-before-forgotten\") {\n\t\t\tif err := s.moveAway(keep, trash); err != nil {\n\t\t\t\treturn err\n\t\t\t}\n\t\t}\n")},
 	},
 	{
+		name: "kept-record-first", kind: "kill", tells: `a wrong step is kept|came before what it speaks of|has to work`,
+		what: "a failed step is recorded as a container, and then its files are put there", narrow: func(s *settings) {
+			s.calls, s.deeds = regexp.MustCompile("rename"), regexp.MustCompile("on-failure")
+		},
+		edits: []edit{before("internal/store/containers.go", "\terr = s.updateOnDisk(ctx, func(tx *sql.Tx) error {\n\t\tif err := nameFree(tx, c.Name)",
+			"\tif planted(\"kept-record-first\") && len(begin) > 0 {\n\t\terr := s.updateOnDisk(ctx, func(tx *sql.Tx) error {\n\t\t\t"+
+				"_, err := tx.Exec(\"INSERT INTO containers(id,name,record) VALUES(?,?,?)\", c.ID, c.Name, string(data))\n\t\t\treturn err\n\t\t})\n"+
+				"\t\tif err == nil {\n\t\t\terr = s.makeContainer(c.ID, begin)\n\t\t}\n\t\treturn err\n\t}\n")},
+	},
+	{
 		name: "rests-stay", kind: "kill", tells: `there is still`,
 		what: "what a process left that was killed is not deleted",
 		edits: []edit{{"internal/store/lease.go", "func (s *Store) sweepLease(id, path string, how int) {\n",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -27,6 +28,8 @@ type ground struct {
 	stockroom string           // a store with all images and their cache, which rounds begin with
 	bareroom  string           // one with the base image
 	journal   *journal
+	slot      string // the name of the step that the failing build keeps
+	left      string // what lookKept prints in it
 }
 
 // truth is what a build has to give, always.
@@ -120,7 +123,9 @@ func (g *ground) path(elem ...string) string {
 // writeContexts makes the directories that are built, whose files are old, so that slipway remembers their digests.
 func (g *ground) writeContexts() error {
 	old := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
-	for name, text := range recipes {
+	all := maps.Clone(recipes)
+	all["failing"] = failing
+	for name, text := range all {
 		src := g.path("contexts", name, "src")
 		if err := os.MkdirAll(src, 0o755); err != nil {
 			return err
@@ -163,6 +168,9 @@ func (g *ground) inPeace(ctx context.Context) error {
 			}
 		}
 		g.truths[name] = t
+	}
+	if err := g.keepInPeace(ctx, s); err != nil {
+		return err
 	}
 	if _, err := s.must(ctx, "save", "-o", g.path("app.tar"), "app"); err != nil {
 		return err

@@ -17,7 +17,13 @@ func killRound(ctx context.Context, r *round) error {
 	}
 	kills := 1 + r.rng.IntN(3)
 	for range 3 * kills { // a call that is not made kills nobody
-		c, err := s.killOne(ctx, s.pick())
+		d := s.pick(s.keepStep)
+		if s.rng.IntN(5) == 0 { // what is killed next keeps another one, or prunes it
+			if _, err := s.do(ctx, s.keepStep()); err != nil {
+				return err
+			}
+		}
+		c, err := s.killOne(ctx, d)
 		if err != nil {
 			return err
 		}

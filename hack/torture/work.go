@@ -14,10 +14,14 @@ type deed struct {
 	then func(s *store, c result)
 }
 
-// pick chooses what is done next, of what can be done.
-func (s *store) pick() deed {
+// pick chooses what is done next, of what can be done; in a fifth of the cases one of others, if there are any.
+func (s *store) pick(others ...func() deed) deed {
 	for {
-		if d, ok := s.tryPick(); ok && s.deeds.MatchString(strings.Join(d.args, " ")) {
+		d, ok := s.tryPick()
+		if len(others) > 0 && s.rng.IntN(5) == 0 {
+			d, ok = oneOf(s.round, others...)(), true
+		}
+		if ok && s.deeds.MatchString(strings.Join(d.args, " ")) {
 			return d
 		}
 	}
@@ -41,7 +45,7 @@ func (s *store) tryPick() (deed, bool) {
 	case n < 68:
 		return deed{args: []string{"image", "prune", "-f"}}, true
 	case n < 76:
-		return deed{args: []string{"builder", "prune", "-af"}}, true
+		return deed{args: []string{"builder", "prune", "-af"}, then: s.lostKept}, true
 	case n < 80:
 		return deed{args: []string{"system", "prune", "-f"}, then: s.lostStopped}, true
 	default:
@@ -94,7 +98,10 @@ func (s *store) withContainers() (deed, bool) {
 
 // inUse reports whether there may be containers, whose images cannot be removed.
 func (s *store) inUse() bool {
-	for _, a := range s.containers {
+	for name, a := range s.containers {
+		if name == s.slot { // it stands on no image that has a name
+			continue
+		}
 		if a.sure() != "" || len(a) > 1 {
 			return true
 		}
