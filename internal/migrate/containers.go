@@ -115,7 +115,7 @@ func (in *interpreter) runs(line int, c *container, command []string, values map
 			in.problem(line, "where %s is in the container is not known: name it by its whole path", command[1])
 			return
 		}
-		in.extract(&Extract{Line: line, Build: c.build, Image: c.image, Path: from, To: in.at(in.word(output(redirs)))})
+		in.extract(&Extract{Line: line, Build: c.build, Image: c.image, Path: from, To: in.at(in.word(output(redirs))), Follow: true})
 		return
 	case command[0] == "cp" && len(mounts) > 0:
 		in.copied(line, c, command[1:], mounts, workdir)
@@ -154,7 +154,7 @@ func (in *interpreter) copied(line int, c *container, args []string, mounts map[
 			in.problem(line, "where cp %s puts files is not followed", strings.Join(args, " "))
 			return
 		}
-		e := &Extract{Line: line, Build: c.build, Image: c.image, Path: from, To: path.Join(outside, strings.TrimPrefix(dest, inside))}
+		e := &Extract{Line: line, Build: c.build, Image: c.image, Path: from, To: path.Join(outside, strings.TrimPrefix(dest, inside)), Follow: !keepsLinks(args)}
 		switch {
 		case strings.HasSuffix(name, "/."):
 			e.Contents = true
@@ -163,4 +163,11 @@ func (in *interpreter) copied(line int, c *container, args []string, mounts map[
 		}
 		in.extract(e)
 	}
+}
+
+// keepsLinks reports whether cp has a symbolic link stay one.
+func keepsLinks(args []string) bool {
+	return slices.ContainsFunc(args, func(a string) bool {
+		return strings.HasPrefix(a, "-") && (strings.ContainsAny(a, "arRd") || strings.HasPrefix(a, "--"))
+	})
 }

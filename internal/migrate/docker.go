@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"mvdan.cc/sh/v3/syntax"
 )
@@ -48,10 +49,7 @@ func (in *interpreter) docker(line int, args []string, redirs []*syntax.Redirect
 	case "cp":
 		in.cp(line, args[1:])
 	case "tag":
-		if len(args) == 3 && in.images[args[1]] != nil {
-			in.images[args[2]] = in.images[args[1]]
-			in.images[args[2]].Names = append(in.images[args[2]].Names, args[2])
-		}
+		in.tag(line, args[1:])
 	case "start":
 		for _, name := range args[1:] {
 			if c := in.containers[name]; c != nil && c.start != nil {
@@ -66,6 +64,32 @@ func (in *interpreter) docker(line int, args []string, redirs []*syntax.Redirect
 		in.problem(line, "what `exec` does in a container is not followed: make it a RUN of the Dockerfile")
 	default:
 		in.problem(line, "docker %s is not followed", args[0])
+	}
+}
+
+// plainName is the name of an image as it is looked for.
+func plainName(name string) string { return strings.TrimSuffix(name, ":latest") }
+
+// tag gives an image another name.
+func (in *interpreter) tag(line int, args []string) {
+	if len(args) != 2 {
+		in.problem(line, "docker tag %s is not followed", strings.Join(args, " "))
+		return
+	}
+	b, name := in.image(line, args[0])
+	in.rename(args[1], b)
+	if b == nil {
+		in.foreign[plainName(args[1])] = name
+		return
+	}
+	b.Names = append(b.Names, args[1])
+}
+
+// rename has a name be that of an image that the script builds; nil: of another one.
+func (in *interpreter) rename(name string, b *Build) {
+	delete(in.foreign, plainName(name))
+	if in.images[plainName(name)] = b; b == nil {
+		delete(in.images, plainName(name))
 	}
 }
 
@@ -178,8 +202,12 @@ func (in *interpreter) build(line int, args []string) {
 		b.Written = append(b.Written, Written{name, in.wrote[name]})
 	}
 	in.script.Builds = append(in.script.Builds, b)
+	b.Built, b.Foreign = maps.Clone(in.images), maps.Clone(in.foreign)
 	for _, name := range b.Names {
-		in.images[name], in.images[name+":latest"] = b, b
+		in.rename(name, b)
+	}
+	if _, push := values["push"]; push {
+		in.note(line, "pushing is left to you: %s", strings.Join(b.Names, " "))
 	}
 	if in.printed = fmt.Sprintf("<image %d>", len(in.script.Builds)); last(values["iidfile"]) != "" {
 		in.texts[in.at(last(values["iidfile"]))] = in.printed
@@ -196,12 +224,15 @@ func last(values []string) string {
 
 // image finds an image that the script has built. A comment that stands at the end of a name without a blank was meant as one.
 func (in *interpreter) image(line int, name string) (*Build, string) {
-	if b := in.images[name]; b != nil {
+	if b := in.images[plainName(name)]; b != nil {
 		return b, name
 	}
-	if before, _, ok := strings.Cut(name, "#"); ok && in.images[before] != nil {
+	if before, _, ok := strings.Cut(name, "#"); ok && in.images[plainName(before)] != nil {
 		in.note(line, "%q is taken for %q and a comment: a blank is missing before #", name, before)
-		return in.images[before], before
+		return in.images[plainName(before)], before
+	}
+	if of := in.foreign[plainName(name)]; of != "" {
+		return nil, of
 	}
 	return nil, name
 }
@@ -218,6 +249,10 @@ func (in *interpreter) create(line int, args []string, run bool, redirs []*synta
 	b, name := in.image(line, rest[0])
 	if b == nil && unknown(name) {
 		in.problem(line, "%s is not known before the script runs", name)
+		return
+	}
+	if b == nil && strings.ContainsFunc(name, unfit) {
+		in.problem(line, "%q is no name of an image", name)
 		return
 	}
 	c := &container{line: line, build: b, image: name}
@@ -254,7 +289,17 @@ func (in *interpreter) create(line int, args []string, run bool, redirs []*synta
 	}
 }
 
+// unfit is what has a meaning of its own in a Dockerfile: what ends words and lines, and what no name of an image has.
+func unfit(r rune) bool {
+	return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("\"'`\\$<>|;&*?[]", r)
+}
+
 func (in *interpreter) extract(e *Extract) {
+	if strings.ContainsFunc(e.Path, func(r rune) bool { return unicode.IsControl(r) || strings.ContainsRune("*?[\\", r) }) ||
+		!unknown(e.Path) && strings.Contains(e.Path, "$") {
+		in.problem(e.Line, "the name %q has characters that mean something else in a COPY", e.Path)
+		return
+	}
 	if unknown(e.Path) || unknown(e.To) {
 		in.problem(e.Line, "%s is not known before the script runs", strings.Join([]string{e.Path, e.To}, " "))
 		return
@@ -265,7 +310,7 @@ func (in *interpreter) extract(e *Extract) {
 
 // cp follows `docker cp`.
 func (in *interpreter) cp(line int, args []string) {
-	_, rest, bad := flags(args, "archive|a follow-link|L quiet|q")
+	values, rest, bad := flags(args, "archive|a follow-link|L quiet|q")
 	if bad != "" || len(rest) != 2 {
 		in.problem(line, "docker cp %s is not followed", strings.Join(args, " "))
 		return
@@ -290,7 +335,7 @@ func (in *interpreter) cp(line int, args []string) {
 	if slices.ContainsFunc(c.runs, unknown) {
 		in.problem(c.line, "what runs in the container is not known before the script runs")
 	}
-	e := &Extract{Line: line, Build: c.build, Image: c.image, Runs: c.runs, Path: path.Clean("/" + from), To: in.at(rest[1])}
+	e := &Extract{Line: line, Build: c.build, Image: c.image, Runs: c.runs, Path: path.Clean("/" + from), To: in.at(rest[1]), Follow: len(values["follow-link"]) > 0}
 	switch {
 	case strings.HasSuffix(from, "/."):
 		e.Contents = true

@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -13,6 +12,8 @@ import (
 type Options struct {
 	// IsDir tells whether a path of an image is a directory; nil: whatever comes from containers is taken for files.
 	IsDir func(b *Build, image, path string) bool
+	// IsLink tells whether it is a symbolic link; nil: nothing is taken for one.
+	IsLink func(b *Build, image, path string) bool
 	// Root has the files that come from containers belong to root, as those of a context do.
 	Root bool
 }
@@ -62,6 +63,7 @@ func (s *Script) Merge(opt Options) (*Merged, error) {
 		}
 	}
 	m.unused()
+	m.triggers()
 	if len(m.bad) == 0 {
 		m.context()
 		m.arguments()
@@ -80,6 +82,17 @@ func (s *Script) Merge(opt Options) (*Merged, error) {
 		return nil, m.bad
 	}
 	return &m.out, nil
+}
+
+// triggers tells of instructions that are carried out when another stage begins.
+func (m *merger) triggers() {
+	for _, b := range m.used {
+		for _, n := range m.files[b].nodes {
+			if strings.EqualFold(n.Value, "ONBUILD") {
+				m.problemAt(m.files[b], n, "ONBUILD is not followed: write the instruction where it is carried out")
+			}
+		}
+	}
 }
 
 // unused tells of files that nothing is built with.
@@ -154,14 +167,15 @@ func (m *merger) need(b *Build) {
 // index says when the script carries out a build.
 func (m *merger) index(b *Build) int { return slices.Index(m.script.Builds, b) }
 
-// builtAs is the build that has a name when another one is carried out: the last one before that.
-func (m *merger) builtAs(by *Build, name string) *Build {
-	for _, b := range slices.Backward(m.script.Builds[:m.index(by)]) {
-		if slices.Contains(b.Names, name) || slices.Contains(b.Names, strings.TrimSuffix(name, ":latest")) || slices.Contains(b.Names, name+":latest") {
-			return b
-		}
+// builtAs is the build that has a name when another one is carried out.
+func (m *merger) builtAs(by *Build, name string) *Build { return by.Built[plainName(name)] }
+
+// called is the image that a name stands for when a build is carried out, which the script does not build.
+func (m *merger) called(by *Build, name string) string {
+	if of := by.Foreign[plainName(name)]; of != "" {
+		return of
 	}
-	return nil
+	return name
 }
 
 // elsewhere finds a stage that a Dockerfile copies from and does not have: an image that the script builds, or a stage of another Dockerfile.
@@ -218,18 +232,13 @@ func (m *merger) reads(d *dockerfile) bool {
 		}
 		words := wordsOf(n)
 		return slices.ContainsFunc(words[:max(len(words)-1, 0)], func(src string) bool {
-			return !strings.Contains(src, "://") && !slices.ContainsFunc(d.build.Files, func(e *Extract) bool {
+			return !strings.Contains(src, "://") && (m.onHost(d, src) || !slices.ContainsFunc(d.build.Files, func(e *Extract) bool {
 				rel, ok := m.inContext(d, e)
-				return ok && m.covers(rel, path.Clean(strings.TrimPrefix(d.expand(src), "/")))
-			})
+				found, is := matchOf(src, cleanSource(d, src), rel)
+				return ok && is && found.under == ""
+			}))
 		})
 	})
-}
-
-// covers reports whether a source is nothing but what came from a container.
-func (m *merger) covers(rel, src string) bool {
-	ok, _ := path.Match(src, rel)
-	return ok || strings.HasPrefix(src, rel+"/")
 }
 
 func isCopy(n *parser.Node) bool {

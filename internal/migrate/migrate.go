@@ -56,8 +56,10 @@ type Build struct {
 	Args     []Arg
 	Target   string
 	Platform string
-	Files    []*Extract // that are in the directory of the script when it is built
-	Written  []Written  // that the script has made by then
+	Files    []*Extract        // that are in the directory of the script when it is built
+	Written  []Written         // that the script has made by then
+	Built    map[string]*Build // images that the script has built by then, and
+	Foreign  map[string]string // names that it has given to others, by plainName
 }
 
 // Arg is a build argument.
@@ -78,6 +80,7 @@ type Extract struct {
 	Path     string   // there
 	Contents bool     // what is in the directory Path, not the directory itself
 	To       string   // where it is put, relative to the script
+	Follow   bool     // a symbolic link is put there as what it leads to
 	copied   bool     // the script has it, or a part of it, somewhere else too
 }
 

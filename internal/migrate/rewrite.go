@@ -142,11 +142,22 @@ func (m *merger) ran(b *Build, from string, e *Extract) string {
 
 // onHost reports whether a source is a directory of the user's own, in which there is more than what came from containers.
 func (m *merger) onHost(d *dockerfile, source string) bool {
-	name := path.Join(d.build.Context, d.expand(source))
-	if name == "." {
+	clean := cleanSource(d, source)
+	if path.Join(d.build.Context, clean) == "." {
 		return true
 	}
-	more := false
+	if isPattern(clean) {
+		all, err := filepath.Glob(filepath.Join(m.script.Dir, d.build.Context, clean))
+		return err == nil && slices.ContainsFunc(all, func(name string) bool {
+			rel, err := filepath.Rel(filepath.Join(m.script.Dir, d.build.Context), name)
+			return err == nil && m.hasMore(d, path.Join(d.build.Context, filepath.ToSlash(rel)))
+		})
+	}
+	return m.hasMore(d, path.Join(d.build.Context, clean))
+}
+
+// hasMore reports whether a file or directory has more than what came from containers.
+func (m *merger) hasMore(d *dockerfile, name string) (more bool) {
 	_ = filepath.WalkDir(filepath.Join(m.script.Dir, name), func(at string, e fs.DirEntry, err error) error {
 		rel, rerr := filepath.Rel(m.script.Dir, at)
 		if err != nil || rerr != nil || e.IsDir() {
@@ -168,6 +179,8 @@ func (m *merger) from(d *dockerfile, n *parser.Node, s *stage, olds map[string]*
 		base = o.name
 	} else if o := m.builtAs(d.build, d.expand(base)); o != nil && slices.Contains(m.used, o) {
 		base = m.files[o].last().name
+	} else if of := m.called(d.build, d.expand(base)); of != d.expand(base) {
+		base = of
 	}
 	changed = base != s.base
 	old := ""
@@ -240,7 +253,7 @@ func (m *merger) refer(d *dockerfile, n *parser.Node, olds map[string]*stage) {
 			}
 			return s.name
 		}
-		return name
+		return m.called(d.build, name)
 	}
 	text := d.original(n)
 	for _, f := range n.Flags {
@@ -266,7 +279,11 @@ func (m *merger) refer(d *dockerfile, n *parser.Node, olds map[string]*stage) {
 func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
 // match is how a source of a COPY has something of a container: below is what of it the source is, and under where it is below the source.
-type match struct{ source, below, under string }
+// several says that the source is a pattern which may mean other things than that, too.
+type match struct {
+	source, below, under string
+	several              bool
+}
 
 // matches tells how the sources of a COPY have something that came from a container.
 func (m *merger) matches(d *dockerfile, n *parser.Node, e *Extract) (all []match) {
@@ -276,20 +293,34 @@ func (m *merger) matches(d *dockerfile, n *parser.Node, e *Extract) (all []match
 	}
 	words := wordsOf(n)
 	for _, src := range words[:max(len(words)-1, 0)] {
-		clean := path.Clean(strings.TrimPrefix(d.expand(src), "/"))
-		if ok, _ := path.Match(clean, rel); ok {
-			all = append(all, match{source: src})
-		} else if below, ok := strings.CutPrefix(clean, rel+"/"); ok {
-			all = append(all, match{source: src, below: below})
-		} else if under, ok := strings.CutPrefix(rel, clean+"/"); ok || clean == "." {
-			if clean == "." {
-				under = rel
-			}
-			all = append(all, match{source: src, under: under})
+		if found, ok := matchOf(src, cleanSource(d, src), rel); ok {
+			all = append(all, found)
 		}
 	}
 	return all
 }
+
+// cleanSource is a source of a COPY as a path in the context.
+func cleanSource(d *dockerfile, src string) string {
+	return path.Clean(strings.TrimPrefix(d.expand(src), "/"))
+}
+
+// matchOf tells how a source, which may be a pattern, has what is at a path.
+func matchOf(src, clean, rel string) (match, bool) {
+	if clean == "." {
+		return match{source: src, under: rel}, true
+	}
+	pattern, at := strings.Split(clean, "/"), strings.Split(rel, "/")
+	n := min(len(pattern), len(at))
+	if ok, _ := path.Match(strings.Join(pattern[:n], "/"), strings.Join(at[:n], "/")); !ok {
+		return match{}, false
+	}
+	several := isPattern(strings.Join(pattern[:n], "/"))
+	return match{source: src, below: strings.Join(pattern[n:], "/"), under: strings.Join(at[n:], "/"), several: several}, true
+}
+
+// isPattern reports whether a source may mean several names.
+func isPattern(src string) bool { return strings.ContainsAny(src, "*?[") }
 
 // copies rewrites a COPY of the context some of which comes from containers.
 func (m *merger) copies(d *dockerfile, n *parser.Node) {
@@ -309,7 +340,15 @@ func (m *merger) copies(d *dockerfile, n *parser.Node) {
 				m.problemAt(d, n, "ADD unpacks %s, which comes from a container: copy the archive, and unpack it in a RUN", e.To)
 				return
 			}
-			if match.under == "" {
+			if match.several && match.below != "" {
+				m.problemAt(d, n, "which files of containers %s means is not followed: name them", match.source)
+				return
+			}
+			if flag := strange(n); flag != "" {
+				m.problemAt(d, n, "%s is not followed where something comes from a container: name what is to be copied", flag)
+				return
+			}
+			if match.under == "" && !match.several {
 				kept = slices.DeleteFunc(kept, func(s string) bool { return s == match.source })
 			} else if !m.onHost(d, match.source) {
 				kept = slices.DeleteFunc(kept, func(s string) bool { return s == match.source })
@@ -324,6 +363,17 @@ func (m *merger) copies(d *dockerfile, n *parser.Node) {
 		lines = append([]string{copyLine(strings.ToUpper(n.Value), n.Flags, append(kept, asDir(dest, len(whole) > 1)))}, lines...)
 	}
 	d.set(n, strings.Join(lines, "\n"))
+}
+
+// strange is a flag by which a COPY means other files, or puts them elsewhere; "": it has none.
+func strange(n *parser.Node) string {
+	for _, f := range n.Flags {
+		name, _, _ := strings.Cut(f, "=")
+		if slices.Contains([]string{"--parents", "--exclude", "--checksum", "--keep-git-dir", "--unpack"}, name) {
+			return name
+		}
+	}
+	return ""
 }
 
 // ignored reports whether .dockerignore keeps something of a container out of a context.
@@ -369,6 +419,9 @@ func (m *merger) copyFrom(d *dockerfile, n *parser.Node, e *Extract, match match
 	dir := e.Contents && match.below == "" || m.opt.IsDir != nil && m.opt.IsDir(e.Build, e.Image, src)
 	rel, _ := m.inContext(d, e)
 	intoDir := several || strings.HasSuffix(dest, "/") || dest == "." || strings.HasSuffix(dest, "/.")
+	if match.under != "" && m.opt.IsLink != nil && m.opt.IsLink(e.Build, e.Image, src) && !e.Follow {
+		m.bad = append(m.bad, Problem{m.script.Name, e.Line, src + " is a symbolic link, which stays one in a directory, and which COPY --from follows: make the link by a RUN (ln -s), or copy the directory that it is in"})
+	}
 	switch {
 	case match.under != "":
 		dest = path.Join(dest, match.under) // below a directory whose contents are copied

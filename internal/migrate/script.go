@@ -18,8 +18,9 @@ type interpreter struct {
 	script     *Script
 	vars       map[string]string
 	funcs      map[string]*syntax.Stmt
-	dir        string // where the script is, relative to its own directory: "."
-	images     map[string]*Build
+	dir        string            // where the script is, relative to its own directory: "."
+	images     map[string]*Build // by plainName, as foreign
+	foreign    map[string]string // images that the script does not build, by names that it gives them
 	containers map[string]*container
 	files      []*Extract        // that are there now
 	made       map[string]bool   // directories that the script made
@@ -64,7 +65,7 @@ func Read(file string) (*Script, error) {
 		return nil, fmt.Errorf("reading the script: %w", err)
 	}
 	in := &interpreter{script: &Script{Name: filepath.Base(file), Dir: filepath.Dir(file)}, vars: map[string]string{}, funcs: map[string]*syntax.Stmt{}, dir: ".",
-		images: map[string]*Build{}, containers: map[string]*container{}, made: map[string]bool{}, asking: map[string]bool{}, gone: map[string]bool{}, texts: map[string]string{}, wrote: map[string]int{}}
+		images: map[string]*Build{}, foreign: map[string]string{}, containers: map[string]*container{}, made: map[string]bool{}, asking: map[string]bool{}, gone: map[string]bool{}, texts: map[string]string{}, wrote: map[string]int{}}
 	in.stmts(tree.Stmts)
 	if len(in.problems) == 0 && len(in.script.Builds) == 0 {
 		in.problem(1, "the script builds no image")

@@ -61,9 +61,9 @@ func write(to *os.Root, name string, r io.Reader, mode fs.FileMode) error {
 	return errors.Join(err, f.Chmod(mode), f.Close())
 }
 
-// put writes what a tree has at a path, a link as what it leads to, into a directory, in the place of what is there.
-func put(t layer.Tree, name string, to *os.Root, at string) error {
-	from, err := layer.Resolve(t, name, true)
+// put writes what a tree has at a path, with follow a link as what it leads to, into a directory, in the place of what is there.
+func put(t layer.Tree, name string, follow bool, to *os.Root, at string) error {
+	from, err := layer.Resolve(t, name, follow)
 	if err != nil {
 		return err
 	}
@@ -78,6 +78,9 @@ func put(t layer.Tree, name string, to *os.Root, at string) error {
 	}
 	if err := to.MkdirAll(path.Dir(at), 0o755); err != nil {
 		return err
+	}
+	if !e.IsDir() {
+		return putEntry(e, to, at)
 	}
 	return layer.Walk(t, from, func(e *layer.Entry) error {
 		rel, err := filepath.Rel(from, e.Path)

@@ -76,9 +76,11 @@ func (p *Prover) Prove(ctx context.Context, s *migrate.Script) (_ *Proof, err er
 			return nil, fmt.Errorf("building as line %d of %s does: %w", b.Line, s.Name, err)
 		}
 	}
-	proof, err := r.new(ctx, migrate.Options{IsDir: r.isDir})
+	opt := migrate.Options{IsDir: r.isDir, IsLink: r.isLink}
+	proof, err := r.new(ctx, opt)
 	if err == nil && !proof.Same() && owners(proof) {
-		proof, err = r.new(ctx, migrate.Options{IsDir: r.isDir, Root: true})
+		opt.Root = true
+		proof, err = r.new(ctx, opt)
 	}
 	return proof, err
 }
@@ -135,10 +137,11 @@ func (r *proving) old(ctx context.Context, b *migrate.Build) error {
 	for name, url := range r.Base.Contexts {
 		req.Contexts[name] = url
 	}
-	for earlier, img := range r.images {
-		for _, name := range earlier.Names {
-			req.Contexts[strings.TrimSuffix(name, ":latest")] = "docker-image://" + img.Name
-		}
+	for name, of := range b.Foreign {
+		req.Contexts[name] = "docker-image://" + of
+	}
+	for name, earlier := range b.Built {
+		req.Contexts[name] = "docker-image://" + r.images[earlier].Name
 	}
 	img, err := r.build(ctx, req)
 	r.images[b] = img
@@ -166,7 +169,7 @@ func (r *proving) contextOf(ctx context.Context, b *migrate.Build) (string, erro
 		}
 		tree, err := r.treeOf(ctx, e)
 		if err == nil {
-			err = put(tree, e.Path, root, rel)
+			err = put(tree, e.Path, e.Follow || e.Contents, root, rel)
 		}
 		if err != nil {
 			return base, fmt.Errorf("taking %s out of a container, as line %d does: %w", e.Path, e.Line, err)
@@ -197,18 +200,33 @@ func (r *proving) treeOf(ctx context.Context, e *migrate.Extract) (layer.Tree, e
 	return t, err
 }
 
-// isDir tells what an image has at a path.
+// isDir tells whether an image has a directory at a path, behind links.
 func (r *proving) isDir(b *migrate.Build, image, name string) bool {
+	e := r.entry(b, image, name, true)
+	return e != nil && e.IsDir()
+}
+
+// isLink tells whether an image has a symbolic link at a path.
+func (r *proving) isLink(b *migrate.Build, image, name string) bool {
+	e := r.entry(b, image, name, false)
+	return e != nil && e.IsSymlink()
+}
+
+// entry is what an image has at a path; nil: nothing.
+func (r *proving) entry(b *migrate.Build, image, name string, follow bool) *layer.Entry {
 	t, err := r.treeOf(context.Background(), &migrate.Extract{Build: b, Image: image})
 	if err != nil {
-		return false
+		return nil
 	}
-	p, err := layer.Resolve(t, name, true)
+	p, err := layer.Resolve(t, name, follow)
 	if err != nil {
-		return false
+		return nil
 	}
 	e, err := t.Lstat(p)
-	return err == nil && e.IsDir()
+	if err != nil {
+		return nil
+	}
+	return e
 }
 
 // new builds the one Dockerfile, and compares.
