@@ -16,7 +16,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: image image-debug image-daemon image-test help build deps bases demo examples test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments suites suites-client suites-dockerfile clients clean
+.PHONY: image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments suites suites-client suites-dockerfile clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -72,6 +72,11 @@ test: ## install what the tests need and run them
 	@hack/buildkit.sh build/tools buildctl buildx
 	GO="$(GO)" hack/go.sh test $(PATCHED) -trimpath -buildvcs=false -count=1 -tags "$(TAGS)" -timeout 45m ./...
 	cd examples/operator && CGO_ENABLED=0 $(GO) test -buildvcs=false ./...
+
+page-test: ## look at the page of history open in Chromium, which is installed (SCREENSHOTS=DIRECTORY leaves pictures)
+	@hack/deps.sh page
+	@hack/patched.sh
+	CHROMIUM=chromium GO="$(GO)" hack/go.sh test $(PATCHED) -trimpath -buildvcs=false -count=1 -v -tags "$(TAGS)" -run '^TestChromium$$' ./internal/report
 
 vm: ## run the sandbox's tests in a virtual machine with cgroups of version 2 alone and AppArmor
 	@hack/deps.sh vm

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what is missing for a purpose: build, demo, bases, test, bench, suites, vm, arm64 or all. On Debian and Ubuntu,
+# Installs what is missing for a purpose: build, demo, bases, test, page, bench, suites, vm, arm64 or all. On Debian and Ubuntu,
 # as root, by apt-get; anywhere else it says in a sentence what is missing.
 set -eu
 
-purpose=${1:?usage: hack/deps.sh build|demo|bases|test|bench|suites|vm|arm64|all}
+purpose=${1:?usage: hack/deps.sh build|demo|bases|test|page|bench|suites|vm|arm64|all}
 packages=
 sentences=
 
@@ -87,6 +87,11 @@ for_test() {
 	need strace strace "makes system calls fail, or the last ones of a process"
 }
 
+for_page() {
+	for_build
+	need chromium chromium "shows the page of history open to its test"
+}
+
 for_bench() {
 	for_build
 	for_bases
@@ -142,6 +147,7 @@ build) for_build ;;
 demo) for_demo ;;
 bases) for_bases ;;
 test) for_test ;;
+page) for_page ;;
 bench) for_bench ;;
 suites) for_suites ;;
 vm) for_vm ;;

@@ -127,6 +127,9 @@ func (s *stage) Title() string {
 
 // Text says what became of its steps.
 func (s *stage) Text() string {
+	if s.Steps == 1 {
+		return fmt.Sprintf("1 step, %d cached", s.Cached)
+	}
 	return fmt.Sprintf("%d steps, %d cached", s.Steps, s.Cached)
 }
 

@@ -159,8 +159,8 @@ func TestPlaces(t *testing.T) {
 		}
 	}
 	want := []string{
-		"b at 1: 2 steps, 0 cached, s-failed, 2s", "a at 0: 1 steps, 1 cached, s-cached, 1s", "linux/amd64 c at 2: 1 steps, 0 cached, s-ran, 1s",
-		"Dockerfile at 0: 1 steps, 0 cached, s-ran, 1s", "steps at 0: 1 steps, 0 cached, s-ran, 1s",
+		"b at 1: 2 steps, 0 cached, s-failed, 2s", "a at 0: 1 step, 1 cached, s-cached, 1s", "linux/amd64 c at 2: 1 step, 0 cached, s-ran, 1s",
+		"Dockerfile at 0: 1 step, 0 cached, s-ran, 1s", "steps at 0: 1 step, 0 cached, s-ran, 1s",
 	}
 	if !slices.Equal(got, want) || len(g.Edges) != 5 {
 		t.Errorf("stages are\n%s\nwant\n%s\nwith %d edges", strings.Join(got, "\n"), strings.Join(want, "\n"), len(g.Edges))
