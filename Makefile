@@ -149,10 +149,10 @@ conformance-bake:
 	$(GO) build -buildvcs=false -tags "$(TAGS)" -o build/tools/record-bake ./hack/conformance/bake/record
 	build/tools/record-bake -buildkitd build/tools/buildkitd -buildctl build/tools/buildctl -buildx build/tools/buildx -out hack/conformance/bake/testdata hack/conformance/bake/cases
 
-# As AS=user-one they are those of a user without subordinate IDs.
+# With ENVIRONMENT=user-one they are those of a user without subordinate IDs.
 conformance-user: build ## build the cases of hack/conformance as a user of this machine, and compare with what BuildKit made of them as root
 	@hack/deps.sh test
-	SLIPWAY_CONFORMANCE_USER=$(or $(AS),user) SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -tags "$(TAGS)" -timeout 30m -run '^TestUserEqualsBuildKit$$' ./hack/conformance
+	SLIPWAY_CONFORMANCE_USER=$(or $(ENVIRONMENT),user) SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -tags "$(TAGS)" -timeout 30m -run '^TestUserEqualsBuildKit$$' ./hack/conformance
 
 # DOCKERFILES=large-apt,... and ENVIRONMENTS=docker,... choose some.
 environments: build bases ## build Dockerfiles, packages of Debian and Go programs among them, in containers and as users with few rights

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -98,6 +99,8 @@ type building struct {
 	// (BUILDKIT_MULTI_PLATFORM): then images are in an index, and files in directories.
 	byPlatform bool
 
+	keyed atomic.Pointer[keyed] // what writes caches of mode=keys, while it does
+
 	mu   sync.Mutex
 	read []graph.Edge // what the frontend asked for, for provenance
 	held []held       // see [building.note]
@@ -116,7 +119,7 @@ func (r *Request) outputs() []Output {
 	return r.Outputs
 }
 
-func (b *building) build(ctx context.Context) error {
+func (b *building) build(ctx context.Context) (err error) {
 	if b.done != nil && !b.linked {
 		return nil
 	}
@@ -142,8 +145,9 @@ func (b *building) build(ctx context.Context) error {
 		Foreign:      b.caches.foreign(),
 		TraceFiles:   b.traceFiles(),
 		Warm:         b.warm(),
+		Ended:        func() { b.keyed.Load().ended() },
 	}
-	err := b.req.allow(&opt)
+	err = b.req.allow(&opt)
 	if err != nil {
 		return err
 	}
@@ -155,6 +159,12 @@ func (b *building) build(ctx context.Context) error {
 	}
 	b.in.bring(&opt, b.job.dirs)
 	b.run = b.newRun(ctx, opt)
+	b.keyed.Store(b.startKeyed(ctx))
+	defer func() { // of a build that failed, of which its error counts
+		if kerr := b.keyed.Swap(nil).finish(ctx, nil); err == nil {
+			err = kerr
+		}
+	}()
 	res := &Result{ID: b.record.ID, Names: b.names, Descriptors: map[int]ocispec.Descriptor{}}
 	out, err := b.solve(ctx, res)
 	if err != nil {

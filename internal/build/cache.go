@@ -105,7 +105,9 @@ func (c *caches) start(ctx context.Context, b *building) {
 func (c *caches) begin(b *building, i *cache.Import, n int) {
 	c.load.Go(func() {
 		step := b.importing(i.Name(), n)
-		step.Done(i.Load(c.ctx, func(line string) { step.Status(line, 0, 0, true) }))
+		step.Done(i.Load(c.ctx, func(line string) { step.Status(line, 0, 0, true) }, func(err error) {
+			b.importing(i.Name()+" (it is not asked any more)", n).Done(err)
+		}))
 	})
 }
 
@@ -173,9 +175,12 @@ func (b *building) exportCaches(ctx context.Context, products []*product, res *R
 	for _, p := range products {
 		edges = append(edges, p.edge())
 	}
+	if err := b.keyed.Swap(nil).finish(ctx, edges); err != nil {
+		return err
+	}
 	var set *cache.Set
 	for _, t := range b.caches.to {
-		if t.Type == cache.TypeInline {
+		if t.Type == cache.TypeInline || t.Keys() {
 			continue
 		}
 		if set == nil {

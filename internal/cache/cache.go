@@ -7,6 +7,7 @@
 //	entry.go       the options of --cache-to and --cache-from
 //	format.go      records and layers as BuildKit's cache config, and back
 //	import.go      a cache that was imported: lookups, and fetching single layers
+//	keys.go        a cache whose results are looked up, and written, each by itself
 //	export.go      writing a cache
 //	inline.go      the records inside of an image's config
 //	documents.go   a cache as a manifest: repository.go in a registry, directory.go in a directory
@@ -15,7 +16,7 @@
 // # Invariants
 //
 // What is looked up needs no network: an import reads a manifest and a config, or the config alone, and knows
-// all records then. A layer is fetched when somebody asks for a form of it.
+// all records then. Only of mode=keys each lookup is a request, the same one once in a build. A layer is fetched when somebody asks for a form of it.
 //
 // Layers of base images are named, not held: whoever has the key of a result has resolved the
 // image that it stands on, and gets its layers from where the image is.
@@ -42,6 +43,8 @@ type Record struct {
 	Place string
 	// Final says that the layers of the build's result stand on it: mode=min exports these.
 	Final bool
+	// Made says that the build made it, as nobody else had it.
+	Made bool
 	// Result has its outputs as layers of the store. A planned one has none.
 	Result store.Result
 }

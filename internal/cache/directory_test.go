@@ -29,7 +29,7 @@ func TestPipesInDirectory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := f.Open(nil).Load(context.Background(), func(string) {}); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		if err := f.Open(nil).Load(context.Background(), func(string) {}, nil); err == nil || !strings.Contains(err.Error(), "no regular file") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -35,13 +35,17 @@ var errContent = errors.New("content does not have its digest")
 
 // read returns a whole document of at most limit bytes, verified.
 func read(ctx context.Context, from documents, desc ocispec.Descriptor, limit int64) ([]byte, error) {
+	return readFrom(ctx, from.open, desc, limit)
+}
+
+func readFrom(ctx context.Context, open func(context.Context, ocispec.Descriptor) (io.ReadCloser, error), desc ocispec.Descriptor, limit int64) ([]byte, error) {
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("descriptor with digest %q: %w", desc.Digest, err)
 	}
 	if desc.Size > limit {
 		return nil, fmt.Errorf("blob %s is too large (%d > %d)", desc.Digest, desc.Size, limit)
 	}
-	r, err := from.open(ctx, desc)
+	r, err := open(ctx, desc)
 	if err != nil {
 		return nil, err
 	}

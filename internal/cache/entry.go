@@ -75,8 +75,17 @@ func ParseTo(e Entry) (*To, error) {
 	if t.location, err = k.to(t, e.Attrs); err != nil {
 		return nil, err
 	}
-	t.location = e.elsewhere(t.location)
-	return t, nil
+	if t.location = e.elsewhere(t.location); e.Attrs["mode"] == modeKeys {
+		t.Max = true
+		t.location, err = asKeys(t.location)
+	}
+	return t, err
+}
+
+// Keys reports whether results are written one by one: see [To.ExportKeys].
+func (t *To) Keys() bool {
+	_, is := t.location.(keysAt)
+	return is
 }
 
 func (t *To) parseEncoding(attrs map[string]string) error {
@@ -116,7 +125,10 @@ func ParseFrom(e Entry) (*From, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &From{Type: e.Type, location: e.elsewhere(at)}, nil
+	if at = e.elsewhere(at); e.Attrs["mode"] == modeKeys {
+		at, err = asKeys(at)
+	}
+	return &From{Type: e.Type, location: at}, err
 }
 
 // ParseFroms reads all values of --cache-from. Caches that there are none of in this environment are left out.

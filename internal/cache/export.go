@@ -60,6 +60,20 @@ func (t *To) Export(ctx context.Context, s *store.Store, client *registry.Client
 	return to.commit(ctx, x, held)
 }
 
+// ExportKeys writes the results of a set that are not there yet, and digests, each by itself. Where some cannot be written, the others are.
+func (t *To) ExportKeys(ctx context.Context, s *store.Store, client *registry.Client, set Set, tell Tell) error {
+	x := &exporting{To: t, store: s, set: set, tell: tell}
+	to, err := t.location.open(s, client)
+	if err != nil {
+		return fmt.Errorf("exporting cache: %w", err)
+	}
+	keys, ok := to.(*byKey)
+	if !ok {
+		return fmt.Errorf("cache %s is none of mode=keys", t.Place())
+	}
+	return x.exportKeys(ctx, keys)
+}
+
 // exporting is an export under way.
 type exporting struct {
 	*To

@@ -344,7 +344,7 @@ func TestGitHubOfBuildKit(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := f.Open(nil)
-	if err := i.Load(t.Context(), func(string) {}); !errors.Is(err, errForeign) || i.contents.foreign == 0 {
+	if err := i.Load(t.Context(), func(string) {}, nil); !errors.Is(err, errForeign) || i.contents.foreign == 0 {
 		t.Errorf("got %v, %+v", err, i.contents)
 	}
 }

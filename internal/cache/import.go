@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/store"
@@ -41,6 +42,12 @@ type Import struct {
 	hits    int
 	dropped map[digest.Digest]bool // blobs that turned out to be gone or damaged
 	broken  error                  // why it is not asked any more
+
+	// Of a cache that is asked for each key:
+	life   context.Context // in which it may be
+	failed func(error)     // is told why it is not asked any more
+	asks   singleflight.Group
+	asked  map[string]bool // names whose answer is in contents
 }
 
 // Open prepares an import. Of an image for several platforms with inline caches, those for the given
@@ -61,9 +68,10 @@ func (i *Import) Name() string { return i.name }
 func (i *Import) Origin() string { return i.where }
 
 // Load reads what the cache knows; it is called once. When it fails, all lookups miss.
-// tell is given what was found out, for a display.
-func (i *Import) Load(ctx context.Context, tell func(string)) error {
+// tell is given what was found out, for a display. failed is told, once, when a lookup fails later, in the time of ctx.
+func (i *Import) Load(ctx context.Context, tell func(string), failed func(error)) error {
 	defer close(i.loaded)
+	i.life, i.failed, i.asked = ctx, failed, map[string]bool{}
 	if i.err != nil { // it could not be opened
 		return i.err
 	}
@@ -89,18 +97,63 @@ func (i *Import) get(ctx context.Context) *contents {
 	return i.contents
 }
 
+// ask asks for a key, of a cache that is asked for each. Its contents have the answer then, and nothing else of what came, unless ctx or
+// the import ends before. The first failure is the last request: others would take as many attempts.
+func (i *Import) ask(ctx context.Context, prefix, key string) {
+	from, is := i.from.(*byKey)
+	name := prefix + key
+	if !is || i.has(name) {
+		return
+	}
+	answer := i.asks.DoChan(name, func() (any, error) {
+		if i.has(name) {
+			return nil, nil
+		}
+		c, err := from.look(i.life, name)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		if err != nil {
+			if i.life.Err() == nil && i.broken == nil {
+				i.broken = fmt.Errorf("looking %s up: %w", name, err)
+				i.failed(i.broken)
+			}
+			return nil, err
+		}
+		i.asked[name] = true
+		if f, ok := c.results[key]; ok && prefix == resultPrefix {
+			i.contents.results[key] = f
+		}
+		if d, ok := c.memos[key]; ok && prefix == memoPrefix {
+			i.contents.memos[key] = d
+		}
+		return nil, nil
+	})
+	select {
+	case <-answer:
+	case <-ctx.Done():
+	}
+}
+
+// has reports whether the contents have the answer for a name, as far as there will be one.
+func (i *Import) has(name string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.asked[name] || i.broken != nil
+}
+
 // Result looks a result up by its key. One of which a layer turned out to be gone is not there.
 func (i *Import) Result(ctx context.Context, key string) (*Found, bool) {
 	c := i.get(ctx)
 	if c == nil {
 		return nil, false
 	}
+	i.ask(ctx, resultPrefix, key)
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	f, ok := c.results[key]
 	if !ok {
 		return nil, false
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
 	for _, out := range f.Outputs {
 		for _, l := range out {
 			if i.dropped[l.Blob.Digest] {
@@ -117,6 +170,9 @@ func (i *Import) Memo(ctx context.Context, key string) (digest.Digest, bool) {
 	if c == nil {
 		return "", false
 	}
+	i.ask(ctx, memoPrefix, key)
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	d, ok := c.memos[key]
 	return d, ok
 }
@@ -134,11 +190,14 @@ func (i *Import) Lines(ctx context.Context, place string) []string {
 // which is reported: another layer is as likely wrong, and each may take another attempt of the build.
 func (i *Import) Distrust(ctx context.Context, blob digest.Digest, why error) bool {
 	c := i.get(ctx)
-	if c == nil || !c.names(blob) {
+	if c == nil {
 		return false
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if !c.names(blob) {
+		return false
+	}
 	i.broken = why
 	return true
 }

@@ -239,7 +239,7 @@ func TestS3HostileIndexes(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := (&From{Type: TypeS3, location: o.bucketAt}).Open(nil)
-	if err := i.Load(t.Context(), func(string) {}); !errors.Is(err, errForeign) || i.contents.foreign == 0 {
+	if err := i.Load(t.Context(), func(string) {}, nil); !errors.Is(err, errForeign) || i.contents.foreign == 0 {
 		t.Errorf("got %v, %+v", err, i.contents)
 	}
 }

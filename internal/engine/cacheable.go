@@ -60,19 +60,70 @@ func (r *Run) Cacheable(ctx context.Context, edges ...graph.Edge) (cache.Set, er
 	return set, nil
 }
 
+// Made lists what the run has made so far, and what it found in the store, of vertices that were asked for: what a cache that is asked for
+// each key may lack. What only stands below such a result is not looked at. edges are those that the build's result is, once it is there:
+// layers that are only planned are written for it, as in [Run.Cacheable].
+func (r *Run) Made(ctx context.Context, edges ...graph.Edge) (cache.Set, error) {
+	ctx, end := r.begin(ctx)
+	defer end()
+	set := cache.Set{Memos: map[string]digest.Digest{}, Bases: map[digest.Digest]ocispec.Descriptor{}}
+	final := map[*node]bool{}
+	for _, e := range edges {
+		r.standsOn(r.node(e.Vertex), final)
+	}
+	seen := map[Key]bool{}
+	for _, rec := range r.Records() {
+		n := r.nodeOf(rec.Digest)
+		if n == nil || rec.Key == "" || rec.From != "" || rec.Error != "" || len(rec.Warm) > 0 || seen[rec.Key] {
+			continue
+		}
+		id, err := n.identity(ctx)
+		if err != nil {
+			return set, err
+		}
+		if id.key != rec.Key {
+			continue // a source's, which others have their own way to
+		}
+		res, found, err := r.here(ctx, n, id, final[n])
+		if err != nil {
+			return set, err
+		}
+		if !found || res.Planned {
+			continue
+		}
+		seen[rec.Key] = true
+		for _, in := range r.standsOn(n, map[*node]bool{}) {
+			if img := in.image.Load(); img != nil {
+				for _, l := range img.Manifest.Layers {
+					set.Bases[l.Digest] = l
+				}
+			}
+		}
+		set.Records = append(set.Records, cache.Record{Key: string(id.key), Place: place(n), Final: final[n], Made: !rec.Cached, Result: res})
+	}
+	r.elsewhere.mu.Lock()
+	defer r.elsewhere.mu.Unlock()
+	for key, content := range r.elsewhere.memos {
+		if !r.elsewhere.lent[key] {
+			set.Memos[key] = content
+		}
+	}
+	return set, nil
+}
+
+// nodeOf is the node of a vertex that was asked for, or nil.
+func (r *Run) nodeOf(d digest.Digest) *node {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.nodes[d]
+}
+
 // cacheable returns the result of a node as others can use it. Layers that are only planned are
 // written for it when the build's result stands on them: those that fetch it will need them. In
 // other stages it is only said that they were planned.
 func (r *Run) cacheable(ctx context.Context, n *node, id identity, final bool) (store.Result, bool, error) {
-	pending := r.pendingOf(n, id)
-	if pending != nil {
-		res := pending.result
-		written, err := r.recorded(ctx, pending)
-		if err != nil || written || final {
-			return res, err == nil, err
-		}
-		res.Planned, res.Outputs = true, nil
-		return res, !pending.exec, nil
+	if pending := r.pendingOf(n, id); pending != nil {
+		return r.unrecorded(ctx, pending, final)
 	}
 	own, found, _, err := r.recall(ctx, id.key)
 	if err != nil || found && !own.Planned {
@@ -89,6 +140,26 @@ func (r *Run) cacheable(ctx context.Context, n *node, id identity, final bool) (
 		return a.result, err == nil, err
 	}
 	return own, found, nil
+}
+
+// unrecorded is cacheable for a result that waits to be recorded.
+func (r *Run) unrecorded(ctx context.Context, p *pendingResult, final bool) (store.Result, bool, error) {
+	res := p.result
+	written, err := r.recorded(ctx, p)
+	if err != nil || written || final {
+		return res, err == nil, err
+	}
+	res.Planned, res.Outputs = true, nil
+	return res, !p.exec, nil
+}
+
+// here is cacheable for what the run has made, or the store has.
+func (r *Run) here(ctx context.Context, n *node, id identity, final bool) (store.Result, bool, error) {
+	if pending := r.pendingOf(n, id); pending != nil {
+		return r.unrecorded(ctx, pending, final)
+	}
+	own, found, _, err := r.recall(ctx, id.key)
+	return own, found, err
 }
 
 // below lists all nodes of graphs, inputs before what they are inputs of.

@@ -146,6 +146,8 @@ type RunOptions struct {
 	Ignored string
 	// Warm has steps run warm; nil: none does.
 	Warm *Warm
+	// Ended, unless nil, is told that something became of a vertex, which [Run.Made] may know by now. It must not wait.
+	Ended func()
 	// TraceFiles gives where the files go that the process of a step opens, by the key of the step; nil: they are not traced.
 	TraceFiles func(Key) (*filetrace.Writer, error)
 }

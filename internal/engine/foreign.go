@@ -45,6 +45,7 @@ type elsewhere struct {
 	adopted  map[Key]*adoption
 	fetching map[layer.ID]*shared     // what knows how to fetch layers
 	memos    map[string]digest.Digest // what was asked for of digests of files
+	lent     map[string]bool          // those of memos that an imported cache had
 }
 
 // adoption is a result from elsewhere that has become one of this run: its layers are named in the
@@ -285,9 +286,9 @@ func (r *Run) remember(d digested) {
 	r.elsewhere.mu.Lock()
 	defer r.elsewhere.mu.Unlock()
 	if r.elsewhere.memos == nil {
-		r.elsewhere.memos = map[string]digest.Digest{}
+		r.elsewhere.memos, r.elsewhere.lent = map[string]digest.Digest{}, map[string]bool{}
 	}
-	r.elsewhere.memos[d.memo] = d.digest
+	r.elsewhere.memos[d.memo], r.elsewhere.lent[d.memo] = d.digest, d.lent
 }
 
 // isRecorded reports whether what a source gives is recorded, as the result of any other vertex.

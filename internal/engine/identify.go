@@ -133,6 +133,7 @@ func (r *Run) digest(ctx context.Context, in edge, sel string, copies []*pb.File
 			return d, nil
 		}
 		if d.digest, ok, err = r.foreignMemo(ctx, d.memo); ok || err != nil {
+			d.lent = ok
 			return d, err
 		}
 	}

@@ -146,4 +146,5 @@ type digested struct {
 	digest digest.Digest
 	memo   string
 	list   *reasons.List
+	lent   bool // an imported cache had it
 }

@@ -159,8 +159,11 @@ func (r *Run) Records() []StepRecord {
 
 func (r *Run) record(rec StepRecord) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.records = append(r.records, rec)
+	r.mu.Unlock()
+	if r.opt.Ended != nil {
+		r.opt.Ended()
+	}
 }
 
 // recordOf begins the record of a node.

@@ -55,11 +55,20 @@ func (c *Client) Tags(ctx context.Context, repository string) ([]string, error) 
 }
 
 // tags asks one host after the other.
-func (c *Client) tags(ctx context.Context, named dreference.Named) ([]string, error) {
+func (c *Client) tags(ctx context.Context, named dreference.Named) (tags []string, err error) {
+	err = c.anyHost(ctx, named, func(e *endpoint) (err error) {
+		tags, err = e.tags(ctx)
+		return err
+	})
+	return tags, err
+}
+
+// anyHost asks the hosts that a repository is pulled from, one after the other, until one answers or ctx ends.
+func (c *Client) anyHost(ctx context.Context, named dreference.Named, ask func(*endpoint) error) error {
 	name := dreference.Domain(named)
 	hosts, err := c.hostsOf(name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var errs []error
 	for _, host := range hosts {
@@ -67,16 +76,16 @@ func (c *Client) tags(ctx context.Context, named dreference.Named) ([]string, er
 			continue
 		}
 		e := &endpoint{client: c, host: host, name: name, repo: dreference.Path(named), spec: reference.Spec{Locator: named.Name()}}
-		tags, err := e.tags(ctx)
+		err := ask(e)
 		if err == nil || ctx.Err() != nil {
-			return tags, err
+			return err
 		}
 		errs = append(errs, err)
 	}
 	if i := slices.IndexFunc(errs, transient); i >= 0 {
-		return nil, errs[i] // another time it may have the answer
+		return errs[i] // another time it may have the answer
 	}
-	return nil, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // tags reads the list, which may come in parts.

@@ -1,0 +1,255 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	cacheimporttypes "github.com/moby/buildkit/cache/remotecache/v1/types"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/atomicfile"
+	"github.com/slipway-build/slipway/internal/registry"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// A cache of mode=keys has each result, and each digest of files, by itself: a manifest whose name is made of the key, with the layers
+// that it names and a config of one record. Who looks a key up asks for that alone; who has made a result writes that alone. So any
+// number of machines read and write it at the same time, and nobody ever has the whole.
+
+// modeKeys is the mode of such a cache.
+const modeKeys = "keys"
+
+// The names of what is kept: these, and the key in hexadecimal.
+const (
+	resultPrefix = "result-"
+	memoPrefix   = "memo-"
+)
+
+// artifactResult is the type of the manifests.
+const artifactResult = "application/vnd.slipway.result.v1+json"
+
+// named is what keeps manifests by names.
+type named interface {
+	// find reads the manifest of a name. That there is none is an error that is errdefs.ErrNotFound.
+	find(ctx context.Context, name string) ([]byte, error)
+	// enter writes a manifest, all blobs of which are there, and gives it the name.
+	enter(ctx context.Context, name string, desc ocispec.Descriptor, manifest []byte) error
+	// open and put are those of documents.
+	open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error)
+	put(ctx context.Context, desc ocispec.Descriptor, open opener) error
+}
+
+// keysAt is where such a cache is.
+type keysAt struct{ location }
+
+// asKeys is the location of a cache of mode=keys that would be at l in another mode.
+func asKeys(l location) (location, error) {
+	switch l := l.(type) {
+	case *inRegistry:
+		if repository := repositoryOf(l.ref); l.ref != repository+":latest" { // none was given
+			return nil, fmt.Errorf("a cache of mode=keys is a repository, whose tags are its own to give: ref=%s", repository)
+		}
+		return keysAt{l}, nil
+	case *directory:
+		return keysAt{l}, nil
+	}
+	return nil, errors.New("mode=keys is for type=registry and for type=local on this machine")
+}
+
+func (k keysAt) name() string  { return strings.TrimSuffix(k.location.name(), ":latest") + " (keys)" }
+func (k keysAt) where() string { return k.location.where() + " " + modeKeys }
+
+func (k keysAt) open(s *store.Store, client *registry.Client) (place, error) {
+	at, err := k.location.open(s, client)
+	if err != nil {
+		return nil, err
+	}
+	switch at := at.(type) {
+	case *repository:
+		return &byKey{named: namedRepository{at}, repository: repositoryOf(at.ref)}, nil
+	case inDirectory:
+		return &byKey{named: namedDirectory{at}}, nil
+	}
+	return nil, fmt.Errorf("%T keeps no names", at)
+}
+
+// byKey is a cache in it, as a place.
+type byKey struct {
+	named
+	repository string // that has the layers; "" is none
+}
+
+// errNoCommit is for what has no name for a whole.
+var errNoCommit = errors.New("a cache of mode=keys has no whole that could be committed")
+
+func (b *byKey) commit(context.Context, *exporting, []ocispec.Descriptor) (ocispec.Descriptor, error) {
+	return ocispec.Descriptor{}, errNoCommit
+}
+
+// load finds out whether anybody answers.
+func (b *byKey) load(ctx context.Context, _ platforms.MatchComparer, tell func(string)) (*contents, error) {
+	c := &contents{results: map[string]*Found{}, memos: map[string]digest.Digest{}, lines: map[string]placed{}}
+	if _, err := b.find(ctx, resultPrefix+digest.FromString("").Encoded()); err != nil && !errdefs.IsNotFound(err) {
+		return nil, err
+	}
+	tell("results are looked up one by one, by their keys")
+	return c, nil
+}
+
+// look reads what there is of a name.
+func (b *byKey) look(ctx context.Context, name string) (*contents, error) {
+	raw, err := b.find(ctx, name)
+	if errdefs.IsNotFound(err) {
+		return &contents{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseManifest(raw)
+	if err != nil || m.cache == nil {
+		return &contents{}, nil //nolint:nilerr // whatever somebody has given that name
+	}
+	data := m.cache.Data
+	if int64(len(data)) != m.cache.Size || digest.FromBytes(data) != m.cache.Digest {
+		if data, err = readFrom(ctx, b.open, *m.cache, maxConfig); err != nil {
+			return nil, err
+		}
+	}
+	c, err := decodeConfig(data, listedIn(m.layers))
+	if err != nil {
+		return &contents{}, nil //nolint:nilerr // one that is damaged is none
+	}
+	if b.repository != "" {
+		c.heldBy(b.repository)
+	}
+	return c, nil
+}
+
+// exportKeys writes the results of a set that are not there, each by itself, and its digests of files. What was only planned is not
+// worth a request: planning it again takes none.
+func (x *exporting) exportKeys(ctx context.Context, to *byKey) error {
+	var errs []error
+	for _, r := range x.set.Records {
+		if r.Result.Planned {
+			continue
+		}
+		one := &exporting{To: x.To, store: x.store, tell: x.tell, set: Set{Records: []Record{r}, Bases: x.set.Bases}}
+		if err := one.enterRecord(ctx, to, resultPrefix+r.Key, r.Made); err != nil {
+			errs = append(errs, err)
+		}
+		if ctx.Err() != nil || len(errs) > 3 { // the registry, and no single layer, is the trouble
+			return errors.Join(errs...)
+		}
+	}
+	for key, content := range x.set.Memos {
+		one := &exporting{To: x.To, store: x.store, tell: x.tell}
+		one.config.Records = memoRecords(map[string]digest.Digest{key: content})
+		if err := one.enterRecord(ctx, to, memoPrefix+key, false); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// enterRecord writes what an export of one record is. Unless it was made just now, one that is there stays.
+func (x *exporting) enterRecord(ctx context.Context, to *byKey, name string, made bool) error {
+	if !made {
+		if _, err := to.find(ctx, name); err == nil || !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	held := []ocispec.Descriptor{}
+	if len(x.set.Records) > 0 {
+		if err := x.prepare(ctx); err != nil {
+			return fmt.Errorf("preparing a result for export: %w", err)
+		}
+		var err error
+		if held, err = x.writeLayers(ctx, to); err != nil {
+			return err
+		}
+	}
+	data, err := x.marshal()
+	if err != nil {
+		return err
+	}
+	config := describe(cacheimporttypes.CacheConfigMediaTypeV0, data)
+	if err := to.put(ctx, config, bytesOpener(data)); err != nil {
+		return fmt.Errorf("error writing config blob: %w", err)
+	}
+	config.Data = data // so that who looks it up asks once
+	manifest, err := json.Marshal(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactResult,
+		Config: config, Layers: held, Annotations: map[string]string{ocispec.AnnotationCreated: time.Now().UTC().Format(time.RFC3339)},
+	})
+	if err != nil {
+		return err
+	}
+	if err := to.enter(ctx, name, describe(ocispec.MediaTypeImageManifest, manifest), manifest); err != nil {
+		return fmt.Errorf("error writing the manifest of %s: %w", name, err)
+	}
+	return nil
+}
+
+// namedRepository is a registry's repository: its tags are the names.
+type namedRepository struct{ *repository }
+
+func (r namedRepository) at(name string) string { return repositoryOf(r.ref) + ":" + name }
+
+func (r namedRepository) find(ctx context.Context, name string) ([]byte, error) {
+	_, raw, err := r.client.Tagged(ctx, r.at(name))
+	return raw, err
+}
+
+func (r namedRepository) enter(ctx context.Context, name string, desc ocispec.Descriptor, manifest []byte) error {
+	_, err := r.client.Push(ctx, r.at(name), registry.Content{Desc: desc, Open: func(context.Context) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(manifest)), nil
+	}})
+	return err
+}
+
+// namedDirectory is a directory: its names are files, and its blobs are those of an OCI layout. Any number of processes may write to it.
+type namedDirectory struct{ inDirectory }
+
+// namesDir is where the names are.
+const namesDir = "keys"
+
+func (d namedDirectory) at(name string) string { return filepath.Join(d.path, namesDir, name) }
+
+func (d namedDirectory) find(_ context.Context, name string) (_ []byte, err error) {
+	f, err := store.OpenRegular(d.at(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, registry.MaxManifestSize+1))
+	if err == nil && len(raw) > registry.MaxManifestSize {
+		err = fmt.Errorf("%s has more than %d bytes", f.Name(), registry.MaxManifestSize)
+	}
+	return raw, err
+}
+
+func (d namedDirectory) enter(_ context.Context, name string, _ ocispec.Descriptor, manifest []byte) error {
+	if err := os.MkdirAll(filepath.Join(d.path, namesDir), 0o755); err != nil {
+		return err
+	}
+	return atomicfile.Write(d.at(name), atomicfile.Options{}, func(f *os.File) error {
+		_, err := f.Write(manifest)
+		return err
+	})
+}
