@@ -33,7 +33,7 @@ func TestProject(t *testing.T) {
 		{"by a link", Request{Context: link}, app},
 		{"with a Dockerfile elsewhere", Request{Context: app, Dockerfile: filepath.Join(dir, "other", "Dockerfile")}, app + " (" + filepath.Join(dir, "other") + ")"},
 		{"a repository", Request{Context: "https://me:secret@example.com/app.git#main:sub"}, "https://xxxxx:xxxxx@example.com/app.git"},
-		{"a client's", Request{Context: app, Client: &client.Client{}, Warm: true}, ""},
+		{"a client's", Request{Context: "https://example.com/app.git", Client: &client.Client{}, Warm: true}, ""},
 	} {
 		b := &building{req: c.req}
 		if b.in, err = b.req.prepare(t.Context(), nil, nil); err != nil {
