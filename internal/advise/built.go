@@ -16,8 +16,8 @@ import (
 type Built struct {
 	Graph *reasons.Build
 	Lists reasons.Lists
-	// Opened gives what the step with a key opened, and reports whether that is all it opened. A step that was not traced has opened nothing, and not all.
-	Opened func(key string, each func(filetrace.Kind, string) error) (whole bool, err error)
+	// Opened gives what the step with a key opened, and what is said of that; nil: it was not traced.
+	Opened func(key string, each func(filetrace.Kind, string) error) (*filetrace.Summary, error)
 	// Layer is what the step with a key has changed.
 	Layer func(key string) (layer.Tree, error)
 	// Runs are how long the process of a step ran in each build that is recorded and ran it, the newest first; it is known by its instruction.
@@ -46,17 +46,6 @@ type op struct {
 type use struct {
 	by    *op
 	input int
-}
-
-// trace is what a step opened below one directory or other; it is read once.
-type trace struct {
-	whole bool
-	paths []entry
-}
-
-type entry struct {
-	kind filetrace.Kind
-	path string
 }
 
 // graph is the graph of the build, if it is one of the Dockerfile as it is now.
@@ -119,19 +108,6 @@ func (o *op) instruction() *instruction {
 	return &instruction{node: o.node, keyword: strings.ToUpper(o.node.Value), index: -1}
 }
 
-// opened reads what an op has opened. What cannot be read is not known.
-func (g *graph) opened(o *op) *trace {
-	if o.trace == nil {
-		o.trace = &trace{}
-		whole, err := g.built.Opened(o.Key, func(k filetrace.Kind, name string) error {
-			o.trace.paths = append(o.trace.paths, entry{k, path.Clean(name)})
-			return nil
-		})
-		o.trace.whole = whole && err == nil
-	}
-	return o.trace
-}
-
 // below is a path without the directory that it is in: "." is the directory itself.
 func below(dir, name string) (rel string, ok bool) {
 	switch {
@@ -158,12 +134,8 @@ func (g *graph) copied(o *op) *copied {
 		g.ops[o.Inputs[1]].Name != contextName || o.node == nil {
 		return nil
 	}
-	list := g.built.Lists[o.FilesOf(1)]
-	if list == nil {
-		return nil
-	}
-	names, err := list.Names()
-	if err != nil {
+	names := g.namesOf(o, 1)
+	if names == nil {
 		return nil
 	}
 	c := &copied{op: o, from: strings.TrimPrefix(path.Clean("/"+copies[0].From), "/"), to: path.Clean("/" + copies[0].To), files: map[string]bool{}, dirs: map[string]bool{}}

@@ -66,6 +66,7 @@ type project struct {
 	opened     map[int][]string // by line: "o /path", "d /path"
 	partly     map[int]bool     // by line: something was lost
 	layers     map[int]layerFiles
+	rootOnly   bool // mounts were not traced
 	runs       int
 	list       *reasons.List // of the context
 	other      *reasons.List // of the stage that the second one copies from
@@ -166,13 +167,20 @@ func (p *project) input(t *testing.T) Input {
 		Name: "Dockerfile", Text: strings.Join(p.dockerfile, "\n") + "\n", Report: report, Tree: layerFiles{}, Ignore: IgnoreFile{Name: ".dockerignore", Text: p.ignore, New: p.ignore == ""},
 		Built: &Built{
 			Graph: &reasons.Build{Vertices: p.steps}, Lists: reasons.Lists{listDigest: p.list, "sha256:other": p.other}, Shared: p.shared,
-			Opened: func(key string, each func(filetrace.Kind, string) error) (bool, error) {
+			Opened: func(key string, each func(filetrace.Kind, string) error) (*filetrace.Summary, error) {
+				if p.opened[line(key)] == nil {
+					return nil, nil
+				}
 				for _, e := range p.opened[line(key)] {
 					if err := each(filetrace.Kind(e[0]), e[2:]); err != nil {
-						return false, err
+						return nil, err
 					}
 				}
-				return p.opened[line(key)] != nil && !p.partly[line(key)], nil
+				sum := &filetrace.Summary{Mounts: !p.rootOnly}
+				if p.partly[line(key)] {
+					sum.Lost = 1
+				}
+				return sum, nil
 			},
 			Layer: func(key string) (layer.Tree, error) {
 				if p.layers[line(key)] == nil {
@@ -259,19 +267,28 @@ func TestCopyBeforeDownload(t *testing.T) {
 			run(p, "apt-get install x")
 			p.opened[3] = append(p.opened[3], "d /app")
 		},
-		"listed below":         func(p *project) { p.opened[3] = append(p.opened[3], "d /app/docs") },
-		"all opened":           func(p *project) { p.opened[3] = append(p.opened[3], openedAll()...) },
-		"layer gone":           func(p *project) { delete(p.layers, 3) },
-		"layer of COPY gone":   func(p *project) { delete(p.layers, 2) },
-		"changed":              func(p *project) { p.layers[3]["app/package-lock.json"] = "" },
-		"deleted":              func(p *project) { p.layers[3]["app/docs"] = "white" },
-		"all deleted":          func(p *project) { p.layers[3]["app"] = "white" },
-		"made anew":            func(p *project) { p.layers[3]["app"] = "opaque" },
-		"replaced by dir":      func(p *project) { p.layers[3]["app/main.go/x"] = "" },
-		"a link to it":         func(p *project) { p.layers[2]["app/docs/a"] = "../package.json" },
-		"a link above it":      func(p *project) { p.layers[2]["app/docs/a"] = "/app/docs/.." },
-		"elsewhere":            func(p *project) { delete(p.layers[2], "app/docs/a") },
-		"a mount":              step(3, func(v *reasons.Vertex) { v.Lines = append(v.Lines, "mount /x BIND from input 0 ") }),
+		"listed below":       func(p *project) { p.opened[3] = append(p.opened[3], "d /app/docs") },
+		"all opened":         func(p *project) { p.opened[3] = append(p.opened[3], openedAll()...) },
+		"layer gone":         func(p *project) { delete(p.layers, 3) },
+		"layer of COPY gone": func(p *project) { delete(p.layers, 2) },
+		"changed":            func(p *project) { p.layers[3]["app/package-lock.json"] = "" },
+		"deleted":            func(p *project) { p.layers[3]["app/docs"] = "white" },
+		"all deleted":        func(p *project) { p.layers[3]["app"] = "white" },
+		"made anew":          func(p *project) { p.layers[3]["app"] = "opaque" },
+		"replaced by dir":    func(p *project) { p.layers[3]["app/main.go/x"] = "" },
+		"a link to it":       func(p *project) { p.layers[2]["app/docs/a"] = "../package.json" },
+		"a link above it":    func(p *project) { p.layers[2]["app/docs/a"] = "/app/docs/.." },
+		"elsewhere":          func(p *project) { delete(p.layers[2], "app/docs/a") },
+		"a mount":            step(3, func(v *reasons.Vertex) { v.Lines = append(v.Lines, "mount /x BIND from input 0 ") }),
+		"a mount in a mount of it": step(3, func(v *reasons.Vertex) {
+			v.Lines = append(v.Lines, "mount /app BIND from input 0 ", "mount /app TMPFS from input -1 ")
+		}),
+		"a mount that was not traced": func(p *project) {
+			step(3, func(v *reasons.Vertex) {
+				v.Inputs, v.Lines = append(v.Inputs, 0), append(v.Lines, "mount /x BIND from input 1 ")
+			})(p)
+			p.rootOnly = true
+		},
 		"unreadable mount":     step(3, func(v *reasons.Vertex) { v.Lines = append(v.Lines, "mount nonsense") }),
 		"no download":          func(p *project) { run(p, "npm test") },
 		"written beside":       func(p *project) { p.layers[3]["app/docs/new"] = "" },
@@ -331,6 +348,12 @@ func TestCopyBeforeDownload(t *testing.T) {
 			p.list = listOf(contextFiles + " lib/go.sum lib/package.json")
 			p.layers[2]["app/lib/go.sum"], p.layers[2]["app/lib/package.json"] = "", ""
 		}, "+COPY lib/go.sum lib/x.go /app/lib/"},
+		"another mount": {func(p *project) {
+			step(3, func(v *reasons.Vertex) {
+				v.Inputs, v.Lines = append(v.Inputs, 0), append(v.Lines, "mount /app/x BIND from input 1 ")
+			})(p)
+			p.opened[3] = append(p.opened[3], "o /app/x/main.go")
+		}, "+COPY . /app"},
 		"a script":           {func(p *project) { p.contents["package.json"] = `{"scripts": {"test": "x", "prepare": "husky"}}` }, "npm runs the script prepare of package.json with it"},
 		"unknown scripts":    {func(p *project) { delete(p.contents, "package.json") }, "npm may run scripts of package.json"},
 		"damaged":            {func(p *project) { p.contents["package.json"] = `[` }, "npm may run scripts of package.json"},
@@ -406,6 +429,44 @@ func TestSentForNothing(t *testing.T) {
 	}
 	if p.shared = true; p.found(t, "unused-context")[0].Patch != "" {
 		t.Error("others' file is changed")
+	}
+}
+
+// What is mounted is opened at the paths of its mount.
+func TestMounted(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*project, *reasons.Vertex)
+		want   string
+	}{
+		"mounts":                 {func(*project, *reasons.Vertex) {}, "README.md docs/b"},
+		"nothing opened in one":  {func(p *project, _ *reasons.Vertex) { p.opened[7] = []string{"o /ctx/.env"} }, ""},
+		"or in that of context":  {func(p *project, _ *reasons.Vertex) { p.opened[7] = []string{"o /in/docs/a"} }, ""},
+		"not traced":             {func(p *project, _ *reasons.Vertex) { p.rootOnly = true }, ""},
+		"a link in the selector": {func(p *project, _ *reasons.Vertex) { p.other = listOf("app/docs/a app/docs/b elsewhere") }, ""},
+		"unknown files":          {func(p *project, _ *reasons.Vertex) { p.other = nil }, ""},
+		"one over the other":     {func(_ *project, v *reasons.Vertex) { v.Lines = append(v.Lines, "mount /in/docs TMPFS from input -1 ") }, "docs README.md"},
+		"a cache filled with it": {func(_ *project, v *reasons.Vertex) { v.Lines[3] = "mount /in CACHE from input 2 /app" }, ""},
+		"another selector":       {func(_ *project, v *reasons.Vertex) { v.Lines[3] = "mount /in/docs BIND from input 2 /app/docs" }, "README.md docs/b"},
+		"an unreadable mount":    {func(_ *project, v *reasons.Vertex) { v.Lines[2] = "mount nonsense" }, ""},
+	} {
+		p := npmProject(true)
+		p.steps = append(p.steps, vertex(7, "RUN x", []int{0, 1, 4}, "operation exec", "mount / BIND from input 0 ", "mount /ctx BIND from input 1 ", "mount /in BIND from input 2 /app",
+			"files of input 1 "+listDigest, "files of input 2 sha256:other"))
+		p.steps[5].Lines[2] = "files of input 1 sha256:none"
+		p.other = listOf("app/docs/a app/docs/b")
+		p.opened[7] = []string{"o /ctx/.env", "o /in/docs/a", "d /in", "o /app/docs/b", "d /ctx/docs"}
+		c.change(p, &p.steps[6])
+		var all []string
+		for _, f := range p.found(t, "unused-context") {
+			for l := range strings.Lines(f.Patch) {
+				if strings.HasPrefix(l, "+") && !strings.HasPrefix(l, "+++") {
+					all = append(all, strings.TrimSpace(l[1:]))
+				}
+			}
+		}
+		if got := strings.Join(all, " "); got != c.want {
+			t.Errorf("%s: %q is unused, want %q", name, got, c.want)
+		}
 	}
 }
 

@@ -77,7 +77,7 @@ func cached(d *dockerfile) (all []Finding) {
 // cacheMount has a RUN, and all others that use the same, have a mount for a tool's cache.
 func (g *graph) cacheMount(o *op, tool toolCache, runs []time.Duration) *Finding {
 	dirs := map[string]int{}
-	for _, e := range g.opened(o).paths {
+	for _, e := range g.opened(o).root() {
 		if dir := cacheDir(tool, e.path); dir != "" {
 			dirs[dir]++
 		}
@@ -144,7 +144,7 @@ func (g *graph) mountEdits(where []string) (edits []edit) {
 		case "exec":
 			t := g.opened(o)
 			uses := slices.DeleteFunc(slices.Clone(where), func(dir string) bool {
-				return !slices.ContainsFunc(t.paths, func(e entry) bool { _, is := below(dir, e.path); return is })
+				return !slices.ContainsFunc(t.root(), func(e entry) bool { _, is := below(dir, e.path); return is })
 			})
 			if !t.whole || len(uses) > 0 && !g.mountable(o) {
 				return nil

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/slipway-build/slipway/internal/filetrace"
-	"github.com/slipway-build/slipway/internal/reasons"
 )
 
 // IgnoreFile is the one that says which files of the context are none.
@@ -21,24 +20,24 @@ type IgnoreFile struct {
 // maxIgnored is how many lines are added to it.
 const maxIgnored = 20
 
-// sentForNothing are files that a COPY brings into a stage which nothing looks at and that do not get into the image.
+// sentForNothing are files that a COPY brings into a stage, or a RUN mounts, which nothing looks at and that do not get into the image.
 func sentForNothing(d *dockerfile) []Finding {
 	g := d.built
 	if g == nil || !g.allInstructions() {
 		return nil
 	}
-	var first *copied
+	var first *op
 	used, all := map[string]bool{}, map[string]bool{}
 	for _, o := range g.ops {
 		if !g.ofContext(o) {
 			continue
 		}
-		names, unused, c := g.sent(o)
+		names, unused := g.sent(o)
 		if names == nil {
 			return nil
 		}
-		if first == nil && len(unused) > 0 {
-			first = c
+		if first == nil && len(unused) > 0 && o.node != nil {
+			first = o
 		}
 		for name := range names {
 			all[name] = true
@@ -54,7 +53,7 @@ func sentForNothing(d *dockerfile) []Finding {
 	}
 	f := finding("unused-context", first.instruction(), bytes)
 	f.Context = true
-	f.What = fmt.Sprintf("%s of the context are copied, no RUN opened them, and the image does not have them; each change of one has the steps after this run again", files(n))
+	f.What = fmt.Sprintf("%s of the context are copied or mounted, no RUN opened them, and the image does not have them; each change of one has the steps after this run again", files(n))
 	f.Change = fmt.Sprintf("lines in %s: %s", d.ignore.Name, strings.Join(lines, " "))
 	if g.built.Shared && !strings.HasPrefix(path.Base(d.ignore.Name), path.Base(d.name)) {
 		f.Change = fmt.Sprintf("lines in %s.dockerignore, as other Dockerfiles are built with this context: %s", d.name, strings.Join(lines, " "))
@@ -89,39 +88,69 @@ func (g *graph) allInstructions() bool {
 	return true
 }
 
-// sent are the files of the context that a step reads, by their names in it, and those of them that are of no use there; nil: it is not known. c is the COPY.
-func (g *graph) sent(o *op) (names, unused map[string]bool, c *copied) {
-	if o.Operation() != "file" {
-		return nil, nil, nil // a mount, of which it is not known what was opened
-	}
-	if c = g.copied(o); c == nil {
-		list := g.built.Lists[o.FilesOf(1)]
-		if len(o.Inputs) != 2 || list == nil {
-			return nil, nil, nil
-		}
-		all, err := list.Names()
-		if err != nil {
-			return nil, nil, nil
-		}
-		names = map[string]bool{}
-		for _, name := range all {
-			names[name] = true
-		}
-		return names, map[string]bool{}, nil
-	}
+// sent are the files of the context that a step reads, by their names in it, and those of them that are of no use there; nil: it is not known.
+func (g *graph) sent(o *op) (names, unused map[string]bool) {
 	names, unused = map[string]bool{}, map[string]bool{}
-	left := maps.Clone(c.files)
-	if !g.usedAfter(c.op, c, left, map[*op]bool{}) {
-		left = nil
+	c := g.copied(o)
+	switch {
+	case c != nil:
+		left := maps.Clone(c.files)
+		if !g.usedAfter(c.op, c, left, map[*op]bool{}) {
+			left = nil
+		}
+		for rel := range c.files {
+			name := path.Join(c.from, rel)
+			names[name] = true
+			if left[rel] {
+				unused[name] = true
+			}
+		}
+		return names, unused
+	case o.Operation() == "exec":
+		return g.mounted(o)
+	case o.Operation() != "file" || len(o.Inputs) != 2:
+		return nil, nil
 	}
-	for rel := range c.files {
-		name := path.Join(c.from, rel)
+	read := g.namesOf(o, 1)
+	if read == nil {
+		return nil, nil
+	}
+	for _, name := range read {
 		names[name] = true
-		if left[rel] {
-			unused[name] = true
+	}
+	return names, unused
+}
+
+// mounted are the files of the context that a RUN mounts, and those of them that it did not open; nil: it is not known.
+func (g *graph) mounted(o *op) (names, unused map[string]bool) {
+	names, unused = map[string]bool{}, map[string]bool{}
+	for input, in := range o.Inputs {
+		if in < 0 || g.ops[in].Name != contextName {
+			continue
+		}
+		shown, opened := g.namesOf(o, input), map[string]bool{}
+		if shown == nil {
+			return nil, nil
+		}
+		all, known := g.openedOf(o, input)
+		for _, e := range all {
+			if e.kind != filetrace.Listed {
+				opened[strings.TrimPrefix(e.path, "/")] = true
+			}
+		}
+		for _, name := range shown {
+			if strings.HasSuffix(name, "/") {
+				continue
+			}
+			names[name] = true
+			if known && !opened[name] {
+				unused[name] = true
+			} else {
+				delete(unused, name)
+			}
 		}
 	}
-	return names, unused, c
+	return names, unused
 }
 
 // usedAfter takes from left what is used of a COPY by what comes after an op. It reports whether that is known.
@@ -135,9 +164,8 @@ func (g *graph) usedAfter(at *op, c *copied, left map[string]bool, seen map[*op]
 	}
 	for _, u := range at.users {
 		switch {
-		case u.by.Operation() == "exec" && u.input == 0:
-			mounts, whole := u.by.Mounts()
-			if !whole || slices.ContainsFunc(mounts, func(m reasons.Mounted) bool { return m.Input == 0 && m.At != "/" }) || !g.usedBy(u.by, c, left) || !g.usedAfter(u.by, c, left, seen) {
+		case u.by.Operation() == "exec":
+			if !g.usedBy(u, c, left) || u.input == 0 && !g.usedAfter(u.by, c, left, seen) {
 				return false
 			}
 		case u.by.Operation() == "file" && u.input == 0:
@@ -155,18 +183,21 @@ func (g *graph) usedAfter(at *op, c *copied, left map[string]bool, seen map[*op]
 	return true
 }
 
-// usedBy takes from left what a step has opened or changed.
-func (g *graph) usedBy(o *op, c *copied, left map[string]bool) bool {
-	t := g.opened(o)
-	if !t.whole {
+// usedBy takes from left what a step has opened or changed of an input.
+func (g *graph) usedBy(u use, c *copied, left map[string]bool) bool {
+	all, known := g.openedOf(u.by, u.input)
+	if !known {
 		return false
 	}
-	for _, e := range t.paths {
+	for _, e := range all {
 		if rel, ok := below(c.to, e.path); ok && e.kind != filetrace.Listed {
 			delete(left, rel)
 		}
 	}
-	touched, err := g.touched(o, c)
+	if u.input != 0 { // what a mount shows is as before afterwards
+		return true
+	}
+	touched, err := g.touched(u.by, c)
 	for rel := range touched {
 		delete(left, rel)
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/slipway-build/slipway/internal/filetrace"
 	"github.com/slipway-build/slipway/internal/layer"
-	"github.com/slipway-build/slipway/internal/reasons"
 )
 
 // moved are downloads that would do the same before a COPY, if some of its files were there.
@@ -98,13 +97,12 @@ func (g *graph) needs(o *op, c *copied) (*downloading, map[string]bool) {
 		return nil, nil
 	}
 	d := downloads(o.node.Next.Value)
-	mounts, whole := o.Mounts()
 	t := g.opened(o)
-	if d == nil || !t.whole || !whole || slices.ContainsFunc(mounts, func(m reasons.Mounted) bool { return m.Type == "BIND" && m.At != "/" }) {
+	if d == nil || !t.whole || slices.ContainsFunc(t.parts, func(p part) bool { return p.Input == 0 && p.At != "/" }) {
 		return nil, nil
 	}
 	named, dirs := map[string]bool{}, map[string]bool{".": true}
-	for _, e := range t.paths {
+	for _, e := range t.root() {
 		if rel, ok := below(c.to, e.path); ok && c.files[rel] {
 			named[rel] = true
 			dirs[path.Dir(rel)] = true
@@ -158,7 +156,7 @@ func (d *downloading) goes(o *op, c *copied, named map[string]bool) bool {
 
 // listed are directories of a COPY that a step listed, in which there is something that is not named.
 func (g *graph) listed(o *op, c *copied, named map[string]bool) (dirs []string) {
-	for _, e := range g.opened(o).paths {
+	for _, e := range g.opened(o).root() {
 		rel, ok := below(c.to, e.path)
 		if !ok || e.kind != filetrace.Listed || !c.dirs[rel] && rel != "." {
 			continue

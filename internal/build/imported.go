@@ -41,7 +41,7 @@ func IsRecordFile(name string) bool {
 	case isLists:
 		return reasons.IsPiece(lists)
 	}
-	return name == recordFile || name == graphFile || name == processesFile || name == "log" || name == "log.gz"
+	return isTrace(name) || name == recordFile || name == graphFile || name == processesFile || name == "log" || name == "log.gz"
 }
 
 // CheckRecord reads the files in a directory that somebody says a build has left, as far as [IsRecordFile] knows them, and gives the
@@ -79,6 +79,8 @@ func (r *Record) checkFile(path, name string) error {
 		return nil
 	case name == "log.gz":
 		return checkLog(f)
+	case isTrace(name):
+		return checkTrace(f)
 	case strings.HasPrefix(name, piecePrefix):
 		data, err := io.ReadAll(io.LimitReader(f, maxPiece))
 		if err == nil && reasons.PieceName(data) != strings.TrimPrefix(name, piecePrefix) {

@@ -53,12 +53,12 @@ func (l *lastBuild) left(ctx context.Context, s *store.Store) *advise.Built {
 	}
 	return &advise.Built{
 		Graph: g, Lists: l.of.Lists(), Runs: l.runs, Size: l.size, Content: l.content,
-		Opened: func(key string, each func(filetrace.Kind, string) error) (bool, error) {
-			r, sum := build.Traced(l.all, engine.Key(key))
+		Opened: func(key string, each func(filetrace.Kind, string) error) (*filetrace.Summary, error) {
+			r, sum := build.Traced(l.all, engine.Key(key), false)
 			if r == nil {
-				return false, nil
+				return nil, nil
 			}
-			return sum.Whole(), r.OpenedFiles(engine.Key(key), each)
+			return sum, r.OpenedFiles(engine.Key(key), each)
 		},
 		Layer: func(key string) (layer.Tree, error) { return l.layer(ctx, s, engine.Key(key)) },
 		Shared: slices.ContainsFunc(l.all, func(r build.Recorded) bool {

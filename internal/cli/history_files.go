@@ -86,7 +86,7 @@ func (a *app) printOpened(r *history.Record, format string) error {
 	out := bufio.NewWriter(a.stdout)
 	enc, found := json.NewEncoder(out), false
 	for _, v := range g.Vertices {
-		of, sum := build.Traced(all, engine.Key(v.Key))
+		of, sum := build.Traced(all, engine.Key(v.Key), r.Imported)
 		if v.Key == "" || of == nil {
 			continue
 		}

@@ -7,19 +7,19 @@ import (
 	"github.com/slipway-build/slipway/internal/filetrace"
 )
 
-// traceFiles is what the sandbox tells of the root filesystem of a step, so that its files are traced; nil: they are not. What fails of it is told, and the step
+// traceFiles is what the sandbox tells of the filesystems of a step, so that its files are traced; nil: they are not. What fails of it is told, and the step
 // runs without.
-func (x *execution) traceFiles(n *node, notice func(string)) func(root string) (ended func()) {
+func (x *execution) traceFiles(n *node, notice func(string)) func(root string, mounts []string) (ended func()) {
 	id, known := n.key.peek()
 	if x.r.opt.TraceFiles == nil || !known {
 		return nil
 	}
-	return func(root string) func() {
+	return func(root string, mounts []string) func() {
 		x.mounted = true
 		w, err := x.r.opt.TraceFiles(id.key)
 		var watch *filetrace.Watch
 		if err == nil {
-			if watch, err = filetrace.Start(root, w.Add); err != nil {
+			if watch, err = filetrace.Start(root, mounts, w.Add); err != nil {
 				err = errors.Join(err, w.Abort())
 			}
 		}
@@ -29,7 +29,7 @@ func (x *execution) traceFiles(n *node, notice func(string)) func(root string) (
 		}
 		return func() {
 			lost, err := watch.Close()
-			sum, werr := w.Close(lost)
+			sum, werr := w.Close(lost, watch.Mounts())
 			if err := errors.Join(err, werr); err != nil {
 				notice(fmt.Sprintf("files are not traced: %v", err))
 				return

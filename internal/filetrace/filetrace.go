@@ -2,7 +2,7 @@
 //
 // # Structure
 //
-// A [Watch] hears of everything that is opened on one mounted filesystem, by whichever process in whichever namespace. A [Writer] keeps it in a
+// A [Watch] hears of everything that is opened on some mounted filesystems, by whichever process in whichever namespace. A [Writer] keeps it in a
 // file, each path once and no more than a bound, and [Read] reads that file.
 //
 // # Caveats
@@ -92,32 +92,38 @@ func Supported() error {
 	return os.NewSyscallError("close", unix.Close(fd))
 }
 
-// Start begins to hear of what is opened on the overlay that is mounted at a path, in all places where it is mounted later. tell is called from one goroutine, and
-// reports whether it has been told the same before. What this process itself opens is not told.
-func Start(path string, tell func(Kind, string) (again bool)) (*Watch, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(path, &fs); err != nil {
-		return nil, &os.PathError{Op: "statfs", Path: path, Err: err}
+// Start begins to hear of what is opened on the overlay that is mounted at a path, in all places where it is mounted later, and on others that processes see in
+// mounts. tell is called from one goroutine, and reports whether it has been told the same before. What this process itself opens is not told.
+func Start(root string, mounts []string, tell func(Kind, string) (again bool)) (*Watch, error) {
+	all := append([]string{root}, mounts...)
+	for _, path := range all {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(path, &fs); err != nil {
+			return nil, &os.PathError{Op: "statfs", Path: path, Err: err}
+		}
+		if fs.Type != unix.OVERLAYFS_SUPER_MAGIC { // it may be the machine's
+			return nil, fmt.Errorf("tracing %s: it is no overlay", path)
+		}
 	}
-	if fs.Type != unix.OVERLAYFS_SUPER_MAGIC { // it may be the machine's
-		return nil, fmt.Errorf("tracing %s: it is no overlay", path)
-	}
-	w, err := start(path, tell, true)
-	if errors.Is(err, unix.EINVAL) {
-		return start(path, tell, false)
+	w, err := start(all, tell, true)
+	if errors.Is(err, unix.EINVAL) { // of mounts that are gone when it is told there are no paths any more
+		return start(all[:1], tell, false)
 	}
 	return w, err
 }
 
+// Mounts reports whether what is opened in mounts is told.
+func (w *Watch) Mounts() bool { return w.asks }
+
 // start is [Start] in one of the two ways.
-func start(path string, tell func(Kind, string) (again bool), asks bool) (*Watch, error) {
+func start(paths []string, tell func(Kind, string) (again bool), asks bool) (*Watch, error) {
 	w := &Watch{tell: tell, asks: asks, stop: -1, ended: make(chan struct{}), self: int32(os.Getpid()), events: make([]byte, maxEvents*eventSize), link: make([]byte, unix.PathMax)}
 	class, mask := uint(unix.FAN_CLASS_NOTIF), uint64(queued)
 	if asks {
 		class, mask = unix.FAN_CLASS_CONTENT, asked
 	}
 	var err error
-	if w.fd, err = mark(path, class, mask); err != nil {
+	if w.fd, err = mark(paths, class, mask); err != nil {
 		return nil, err
 	}
 	var pipe [2]int
@@ -129,14 +135,16 @@ func start(path string, tell func(Kind, string) (again bool), asks bool) (*Watch
 	return w, nil
 }
 
-// mark makes a group that hears of a filesystem.
-func mark(path string, class uint, mask uint64) (int, error) {
+// mark makes a group that hears of filesystems.
+func mark(paths []string, class uint, mask uint64) (int, error) {
 	fd, err := open(class)
 	if err != nil {
 		return -1, err
 	}
-	if err := unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, mask|unix.FAN_ONDIR, unix.AT_FDCWD, path); err != nil {
-		return -1, errors.Join(os.NewSyscallError("fanotify_mark", err), unix.Close(fd))
+	for _, path := range paths {
+		if err := unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, mask|unix.FAN_ONDIR, unix.AT_FDCWD, path); err != nil {
+			return -1, errors.Join(os.NewSyscallError("fanotify_mark", err), unix.Close(fd))
+		}
 	}
 	return fd, nil
 }

@@ -54,7 +54,7 @@ func overlaid(t *testing.T, fn func(root string)) {
 func told(t *testing.T, root, script string) (all []string, lost int) {
 	t.Helper()
 	seen := map[string]bool{}
-	w, err := Start(root, func(k Kind, path string) bool {
+	w, err := Start(root, nil, func(k Kind, path string) bool {
 		entry := string(k) + " " + strings.TrimPrefix(path, root)
 		again := seen[entry]
 		seen[entry] = true
@@ -122,7 +122,7 @@ func TestMany(t *testing.T) {
 func TestQueue(t *testing.T) {
 	overlaid(t, func(root string) {
 		var all []string
-		w, err := start(root, func(k Kind, path string) bool {
+		w, err := start([]string{root}, func(k Kind, path string) bool {
 			all = append(all, string(k)+" "+strings.TrimPrefix(path, root))
 			return false
 		}, false)
@@ -143,7 +143,7 @@ func TestQueue(t *testing.T) {
 			}
 		}
 		release := make(chan struct{})
-		if w, err = start(root, func(Kind, string) bool { <-release; return false }, false); err != nil {
+		if w, err = start([]string{root}, func(Kind, string) bool { <-release; return false }, false); err != nil {
 			t.Error(err)
 			return
 		}
@@ -166,7 +166,7 @@ func TestNobodyElse(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		w, err := Start(root, func(Kind, string) bool { return false })
+		w, err := Start(root, nil, func(Kind, string) bool { return false })
 		if err != nil {
 			t.Error(err)
 			return
@@ -201,7 +201,7 @@ func TestNoOverlay(t *testing.T) {
 	if err := unix.Statfs("/dev/shm", &fs); err != nil || fs.Type != unix.TMPFS_MAGIC {
 		t.Skip("/dev/shm is something else")
 	}
-	if w, err := Start("/dev/shm", func(Kind, string) bool { return true }); err == nil {
+	if w, err := Start("/dev/shm", nil, func(Kind, string) bool { return true }); err == nil {
 		t.Error("all of the machine's are watched")
 		_, _ = w.Close()
 	}
@@ -215,7 +215,7 @@ func written(t *testing.T, add func(*Writer)) (*Summary, []string) {
 		t.Fatal(err)
 	}
 	add(w)
-	sum, err := w.Close(0)
+	sum, err := w.Close(0, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestWriter(t *testing.T) {
 			}
 		}
 	})
-	if !slices.Equal(all, []string{"o /a\nb", "x /a\nb", "d /a\nb"}) || *sum != (Summary{Files: 1, Executed: 1, Listed: 1}) || !sum.Whole() {
+	if !slices.Equal(all, []string{"o /a\nb", "x /a\nb", "d /a\nb"}) || *sum != (Summary{Files: 1, Executed: 1, Listed: 1, Mounts: true}) || !sum.Whole() {
 		t.Errorf("kept is %q, %+v", all, sum)
 	}
 }

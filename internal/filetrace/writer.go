@@ -18,6 +18,8 @@ type Summary struct {
 	Listed   int `json:"listed"`   // directories that were opened
 	// Lost is how often something was opened that is not told: the kernel's queue was full, a path was too long, a file could not be looked at.
 	Lost int `json:"lost,omitempty"`
+	// Mounts says that what mounts of layers show is told, too, at the paths where they are mounted.
+	Mounts bool `json:"mounts,omitempty"`
 	// Cut says that more was opened than is kept.
 	Cut bool `json:"cut,omitempty"`
 }
@@ -86,9 +88,9 @@ func (w *Writer) Add(k Kind, path string) (again bool) {
 	return false
 }
 
-// Close completes the file, with what a watch says of what was lost.
-func (w *Writer) Close(lost int) (*Summary, error) {
-	w.sum.Lost = lost
+// Close completes the file, with what a watch says of what was lost, and of mounts.
+func (w *Writer) Close(lost int, mounts bool) (*Summary, error) {
+	w.sum.Lost, w.sum.Mounts = lost, mounts
 	err := errors.Join(w.err, w.buf.Flush(), w.zip.Close(), w.file.Close())
 	if err != nil {
 		return nil, fmt.Errorf("writing which files were opened: %w", err)

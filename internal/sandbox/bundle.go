@@ -31,6 +31,7 @@ type bundle struct {
 	guarded, devices bool
 
 	foreign bool   // an OCI runtime executes it
+	watched bool   // who wants to know of its filesystems of layers wants overlays
 	aside   string // where the root filesystem is of a process that has no namespaces
 	// given are the streams that the process has, null is the path of a null device for the others; ownDev says that
 	// the process sees one of its own at /dev/null.
@@ -48,6 +49,7 @@ type bundle struct {
 	mounted bool              // scratch is
 	roots   int               // of mounts
 	shared  map[string]string // mounted roots of mounts, by their layers
+	layered []string          // all of them
 	shown   map[string]string // where directories of the host are with the namespace's owners
 	sockets []net.Listener    // of mounts
 	ends    ends              // of the filesystems that are final
@@ -58,10 +60,13 @@ type bundle struct {
 // scratchName is the name of the directory of a run on which a filesystem in memory is mounted.
 const scratchName = "scratch"
 
+// bundleOptions are what a bundle is of its runner and of its streams, as [bundle] has it.
+type bundleOptions struct{ guarded, foreign, watched bool }
+
 // newBundle mounts and resolves everything that spec names. The bundle is to be closed also
 // after an error.
-func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, guarded, foreign bool) (b *bundle, err error) {
-	b = &bundle{dir: dir, spec: spec, ids: mapping, foreign: foreign, guarded: guarded, devices: guarded || spec.Insecure, scratch: filepath.Join(dir, scratchName),
+func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, opt bundleOptions) (b *bundle, err error) {
+	b = &bundle{dir: dir, spec: spec, ids: mapping, foreign: opt.foreign, watched: opt.watched, guarded: opt.guarded, devices: opt.guarded || spec.Insecure, scratch: filepath.Join(dir, scratchName),
 		shared: map[string]string{}, shown: map[string]string{}}
 	b.rootfs = filepath.Join(b.scratch, "rootfs")
 	back, err := b.ids.become()
@@ -206,6 +211,7 @@ func (b *bundle) rootMount(dest string, m Mount, all []specs.Mount) (specs.Mount
 			return specs.Mount{}, fmt.Errorf("mount at %s: %w", dest, err)
 		}
 		b.shared[key] = target
+		b.layered = append(b.layered, target)
 	}
 	source, err := securejoin.SecureJoin(target, m.Selector)
 	if err != nil {
@@ -249,8 +255,11 @@ func (b *bundle) mountRoot(target string, root Root, points []mountPoint) error 
 	if err != nil {
 		return err
 	}
-	if needed || len(lower) == 0 {
+	switch {
+	case needed || len(lower) == 0:
 		lower = append(slices.Clone(lower), stubDir)
+	case b.watched && len(lower) == 1: // below, where it shows nothing
+		lower = []string{stubDir, lower[0]}
 	}
 	if root.Upper != "" && b.recordsOthers() { // a container has what it was given, and what it ran before has left
 		if err := layer.Settle(root.Upper); err != nil {

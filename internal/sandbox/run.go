@@ -69,7 +69,7 @@ func (r *runner) Run(ctx context.Context, spec *Spec, streams IO) (err error) {
 				err = lerr
 			}
 		}()
-		b, err := newBundle(dir, spec, mapping, conn, guarded, r.foreign)
+		b, err := newBundle(dir, spec, mapping, conn, bundleOptions{guarded: guarded, foreign: r.foreign, watched: streams.Mounted != nil})
 		defer func() { err = errors.Join(err, b.ends.close()) }()
 		if err != nil {
 			if !errors.As(err, new(*userError)) { // whose words are Docker's
@@ -91,7 +91,7 @@ func (r *runner) runBundle(ctx context.Context, b *bundle, streams IO) error {
 			streams.Notice(notice)
 		}
 	}
-	ended := streams.mounted(b.rootfs)
+	ended := streams.mounted(b)
 	err := r.execute(ctx, b, streams)
 	ended()
 	if ctx.Err() != nil {
@@ -117,12 +117,12 @@ func (r *runner) runBundle(ctx context.Context, b *bundle, streams IO) error {
 	return err
 }
 
-// mounted tells of a root filesystem whoever wants to know.
-func (s *IO) mounted(root string) (ended func()) {
-	if s.Mounted == nil || !isOverlay(root) {
+// mounted tells of the filesystems of layers whoever wants to know.
+func (s *IO) mounted(b *bundle) (ended func()) {
+	if s.Mounted == nil || !isOverlay(b.rootfs) {
 		return func() {}
 	}
-	return s.Mounted(root)
+	return s.Mounted(b.rootfs, b.layered)
 }
 
 // removeRun removes the directory of a run, in which there is nothing but where the scratch filesystem was mounted.

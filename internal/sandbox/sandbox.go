@@ -169,9 +169,10 @@ type IO struct {
 	Started func()
 	// Used is told what the process and all that came of it have used, when they have ended; may be nil.
 	Used func(Usage)
-	// Mounted is told where the calling thread sees the root filesystem, an overlay, when it is ready and nothing of the process runs yet. What it returns is called
-	// when all processes have ended, before the filesystem is unmounted. May be nil; where there is no such overlay it is not called.
-	Mounted func(root string) (ended func())
+	// Mounted is told where the calling thread sees the root filesystem, an overlay, and those of mounts of layers, which are overlays then, too, when they are
+	// ready and nothing of the process runs yet. What it returns is called when all processes have ended, before the filesystems are unmounted. May be nil; where
+	// there is no such overlay it is not called.
+	Mounted func(root string, mounts []string) (ended func())
 	// Wanted reports whether somebody wants what a process has changed that has ended like this: where it is not in Upper meanwhile, it does
 	// not come there otherwise. nil: it is wanted.
 	Wanted func(*ExitError) bool
