@@ -40,5 +40,8 @@ END
 show docker build -t package:latest "$work/package"
 docker run --rm package:latest tree --version | grep -i '^tree v'
 
+say "What advise says of builds with real package managers, and images by its patches"
+hack/advise.sh
+
 say "Sizes"
 show docker images
