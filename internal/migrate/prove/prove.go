@@ -71,6 +71,9 @@ func (p *Prover) Prove(ctx context.Context, s *migrate.Script) (_ *Proof, err er
 			}
 		}
 	}()
+	if err := inside(s); err != nil {
+		return nil, err
+	}
 	for _, b := range s.Builds {
 		if err := r.old(ctx, b); err != nil {
 			return nil, fmt.Errorf("building as line %d of %s does: %w", b.Line, s.Name, err)
@@ -83,6 +86,38 @@ func (p *Prover) Prove(ctx context.Context, s *migrate.Script) (_ *Proof, err er
 		proof, err = r.new(ctx, opt)
 	}
 	return proof, err
+}
+
+// inside is an error about a build whose context is neither below the script's directory nor below the working directory: steps could send what is
+// there anywhere, and the script is somebody else's.
+func inside(s *migrate.Script) error {
+	var within []string
+	for _, dir := range []string{s.Dir, "."} {
+		real, err := realPath(dir)
+		if err != nil {
+			return err
+		}
+		within = append(within, real)
+	}
+	for _, b := range s.Builds {
+		dir, err := realPath(filepath.Join(s.Dir, b.Context))
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(within, func(top string) bool { rel, err := filepath.Rel(top, dir); return err == nil && filepath.IsLocal(rel) }) {
+			return migrate.Problems{{File: s.Name, Line: b.Line, Text: "its context " + dir + " is outside of the script's directory: call this in a directory that has both, if you want it to be built"}}
+		}
+	}
+	return nil
+}
+
+// realPath is the absolute path of a directory, behind its links.
+func realPath(dir string) (string, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	return real, err
 }
 
 // owners reports whether owners differ, which files have in a container and lose on the way through a directory.
