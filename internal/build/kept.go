@@ -104,12 +104,10 @@ func keptMount(k *container.KeptStep, m *engine.StepMount, name string) containe
 	kept := container.StepMount{Dest: m.Dest}
 	switch m.MountType {
 	case pb.MountType_SECRET:
-		o := m.SecretOpt
-		kept.Secret = &container.StepSecret{ID: o.GetID(), Mode: o.GetMode() & 0o777, UID: int(o.GetUid()), GID: int(o.GetGid())}
+		kept.Secret = keptSecret(m.SecretOpt)
 		return kept
 	case pb.MountType_SSH:
-		o := m.SSHOpt
-		kept.SSH = &container.StepSecret{ID: o.GetID(), Mode: o.GetMode() & 0o777, UID: int(o.GetUid()), GID: int(o.GetGid())}
+		kept.SSH = keptSecret(m.SSHOpt)
 		return kept
 	case pb.MountType_TMPFS:
 		kept.Tmpfs = &sandbox.Tmpfs{Size: m.TmpfsOpt.GetSize()}
@@ -131,4 +129,14 @@ func keptMount(k *container.KeptStep, m *engine.StepMount, name string) containe
 		}
 	}
 	return kept
+}
+
+// keptSecret is how a secret or an agent is shown.
+func keptSecret(o interface {
+	GetID() string
+	GetMode() uint32
+	GetUid() uint32
+	GetGid() uint32
+}) *container.StepSecret {
+	return &container.StepSecret{ID: o.GetID(), Mode: o.GetMode() & 0o777, UID: int(o.GetUid()), GID: int(o.GetGid())}
 }
