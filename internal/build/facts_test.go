@@ -1,12 +1,14 @@
 package build_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 
 	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -68,5 +70,26 @@ func TestGraphOfEqualBuildsIsOneFile(t *testing.T) {
 	must(t, err)
 	if want := []string{"COPY a /: 1 of 1 file changed: a"}; !slices.Equal(w.lines, want) {
 		t.Errorf("it tells %q, want %q", w.lines, want)
+	}
+}
+
+// That a build was given up is a fact of its record, and no word in an error.
+func TestRecordOfWhatWasGivenUp(t *testing.T) {
+	h := newHarness(t)
+	h.write("Dockerfile", "FROM busybox\nCOPY context\\ canceled /\n")
+	ended := func(ctx context.Context) (r build.Record) {
+		req := build.Request{Context: h.context, Ended: func(rec *build.Record) { r = *rec }}
+		if _, err := h.builder.Build(ctx, req, progress.Multi()); err == nil {
+			t.Fatal("it was built")
+		}
+		return r
+	}
+	if r := ended(t.Context()); r.Canceled || r.Error == "" {
+		t.Errorf("a build that failed: %q, canceled %v", r.Error, r.Canceled)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if r := ended(ctx); !r.Canceled || r.Error == "" {
+		t.Errorf("a build that was given up: %q, canceled %v", r.Error, r.Canceled)
 	}
 }

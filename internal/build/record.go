@@ -46,7 +46,8 @@ type Record struct {
 	Names     []string            `json:"names,omitempty"`
 	Verified  []engine.Verified   `json:"verified,omitempty"` // cached steps that were carried out again
 	Error     string              `json:"error,omitempty"`
-	Kept      string              `json:"kept,omitempty"` // the container that the failed step was kept as
+	Canceled  bool                `json:"canceled,omitempty"` // whoever asked for it gave it up, or another build of the call failed; Error has the words
+	Kept      string              `json:"kept,omitempty"`     // the container that the failed step was kept as
 }
 
 // record is that of a build under way, with the log, which is long before it is not full.
@@ -164,7 +165,7 @@ func (r *record) finish(ctx context.Context, s *store.Store, run *engine.Run, re
 	}
 	r.Phases, r.Work = r.phases(), r.meter.All()
 	if failure != nil {
-		r.Error = failure.Error()
+		r.Error, r.Canceled = failure.Error(), errors.Is(failure, context.Canceled) || ctx.Err() != nil
 	} else {
 		r.ImageID, r.Names, r.Verified = res.ImageID.String(), res.Names, res.Verified
 	}

@@ -139,7 +139,7 @@ func newHistoryInspectCmd(a *app) *cobra.Command {
 			}
 			switch format {
 			case "pretty":
-				return a.printRecord(info, ref == "")
+				return a.printRecord(info, ref == "", strings.TrimSuffix(cmd.CommandPath(), cmd.Name())+"logs")
 			case "json":
 				enc := json.NewEncoder(a.stdout)
 				enc.SetIndent("", "  ")
@@ -165,8 +165,8 @@ func keptOf(ctx context.Context, s *store.Store, r *history.Record) string {
 	return c.Name
 }
 
-// printRecord describes a build in the lines of buildx.
-func (a *app) printRecord(info *recordInfo, withRef bool) error {
+// printRecord describes a build in the lines of buildx. The command logs is what prints its log.
+func (a *app) printRecord(info *recordInfo, withRef bool, logs string) error {
 	tw := tabwriter.NewWriter(a.stdout, 1, 8, 1, '\t', 0)
 	line := func(name, value string) {
 		if name != "Error" { // which has lines of its own
@@ -219,6 +219,6 @@ func (a *app) printRecord(info *recordInfo, withRef bool) error {
 	if info.Kept != "" {
 		fmt.Fprintf(a.stdout, "\nLook into the failed step: %s debug %s\n", a.name, info.Kept)
 	}
-	_, err := fmt.Fprintf(a.stdout, "\nPrint build logs: %s buildx history logs %s\n", a.name, info.Ref)
+	_, err := fmt.Fprintf(a.stdout, "\nPrint build logs: %s %s\n", logs, info.Ref)
 	return err
 }

@@ -277,7 +277,7 @@ func (r *Run) flown(ctx context.Context, n *node, id identity, t *ticket) (*outc
 	}
 	switch {
 	case ctx.Err() != nil:
-		rec.Error = context.Canceled.Error()
+		rec.Error, rec.Canceled = context.Canceled.Error(), true
 	case err != nil:
 		rec.Error = err.Error()
 	}

@@ -67,9 +67,12 @@ type StepRecord struct {
 	Started time.Time       `json:"started"`
 	Took    time.Duration   `json:"took"`
 	Error   string          `json:"error,omitempty"`
-	Layers  []string        `json:"layers,omitempty"` // IDs of those that it has made, or an image's
-	Process *Process        `json:"process,omitempty"`
-	Warm    []string        `json:"warm,omitempty"` // directories that it, or what it stands on, found as another build left them
+
+	Canceled bool `json:"canceled,omitempty"` // it was given up; Error has the words
+
+	Layers  []string `json:"layers,omitempty"` // IDs of those that it has made, or an image's
+	Process *Process `json:"process,omitempty"`
+	Warm    []string `json:"warm,omitempty"` // directories that it, or what it stands on, found as another build left them
 
 	implied bool // nobody has asked for it: what stands on it is cached
 }

@@ -6,7 +6,6 @@ package history
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/slipway-build/slipway/internal/build"
@@ -31,7 +30,7 @@ func (r *Record) Status() Status {
 	switch {
 	case r.Running:
 		return Running
-	case strings.Contains(r.Error, "context canceled"), strings.HasPrefix(r.Error, "interrupted"):
+	case r.Canceled:
 		return Canceled
 	case r.Error != "":
 		return Failed

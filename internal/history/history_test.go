@@ -30,8 +30,8 @@ func records(t *testing.T) *store.Store {
 	now := time.Now()
 	for id, r := range map[string]*build.Record{
 		"20010101-000000.000000-aa": {Context: "/src/app", Started: now.Add(-48 * time.Hour), Took: time.Minute, Steps: []engine.StepRecord{{}, {Cached: true}}},
-		"20010102-000000.000000-bb": {Context: "https://git.example/a,b.git", Started: now.Add(-2 * time.Hour), Took: 90 * time.Minute, Error: `step "RUN x" failed`, Steps: []engine.StepRecord{{Cached: true}, {Error: "failed"}}},
-		"20010103-000000.000000-cc": {Context: "/src/other", Started: now.Add(-time.Hour), Took: time.Second, Error: "interrupted: SIGINT"},
+		"20010102-000000.000000-bb": {Context: "https://git.example/a,b.git", Started: now.Add(-2 * time.Hour), Took: 90 * time.Minute, Error: `step "RUN echo context canceled" failed`, Steps: []engine.StepRecord{{Cached: true}, {Error: "failed"}}},
+		"20010103-000000.000000-cc": {Context: "/src/other", Started: now.Add(-time.Hour), Took: time.Second, Error: "interrupted: SIGINT", Canceled: true},
 		"20010104-000000.000000-dd": nil,
 		"20010105-000000.000000-ee": {Context: "/src/app", Started: now.Add(-time.Minute), Took: 2 * time.Second},
 	} {

@@ -31,6 +31,7 @@ func TestStates(t *testing.T) {
 	r.Steps[0].Process = &engine.Process{Usage: &sandbox.Usage{Read: 3, Written: 4}}
 	r.Steps[0].Layers, r.Steps[0].Reason = []string{"l"}, "from "+password
 	r.Steps[2].Error, r.Steps[3].Error, r.Steps[4].Shared = "context canceled", "exit code 1", "other"
+	r.Steps[2].Canceled = true
 	r.Phases[0].Parts = []progress.Part{{Name: "reading context", Bytes: 100}, {Name: "transferring context: 7B", Bytes: 50}, {Name: "something", Bytes: 7}}
 	r.Work = []meter.Work{
 		{Kind: meter.Fetch, Layer: "l", Read: 10}, {Kind: meter.Unpack, Layer: "l", Written: 20}, {Kind: meter.Write, Layer: "l", Written: 30},

@@ -171,7 +171,7 @@ func stepOf(rec *engine.StepRecord, began time.Time) Step {
 		Start: max(rec.Started.Sub(began), 0), Took: rec.Took, Process: rec.Process, Layers: rec.Layers,
 	}
 	switch {
-	case rec.Error == "context canceled":
+	case rec.Canceled:
 		s.State = GivenUp
 	case rec.Error != "":
 		s.State = Broke

@@ -34,7 +34,7 @@ func describeForeign(ctx context.Context, r *record) error {
 		ID:      build.ForeignID(began, r.rec.Ref),
 		Context: cmp.Or(attrs["vcs:localdir:context"], attrs["context"], attrs["vcs:source"]), File: attrs["filename"], Target: attrs["target"],
 		Started: began, Took: max(ended.Sub(began), 0),
-		ImageID: r.rec.ExporterResponse["containerimage.config.digest"], Error: r.rec.GetError().GetMessage(),
+		ImageID: r.rec.ExporterResponse["containerimage.config.digest"], Error: r.rec.GetError().GetMessage(), Canceled: isCanceled(r.rec),
 	}
 	if p := attrs["platform"]; p != "" {
 		out.Platforms = strings.Split(p, ",")
@@ -81,7 +81,7 @@ func replayForeign(ctx context.Context, r *record, out *build.Record) (err error
 			out.Phases = append(out.Phases, s)
 			continue
 		}
-		out.Steps = append(out.Steps, engine.StepRecord{Name: s.Name, Digest: s.Digest, Inputs: s.Inputs, Cached: s.Cached, Started: s.Started, Took: s.Took, Error: s.Error})
+		out.Steps = append(out.Steps, engine.StepRecord{Name: s.Name, Digest: s.Digest, Inputs: s.Inputs, Cached: s.Cached, Started: s.Started, Took: s.Took, Error: s.Error, Canceled: s.Error == context.Canceled.Error()})
 	}
 	return nil
 }

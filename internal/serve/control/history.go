@@ -102,9 +102,14 @@ func (l *listed) record() *controlapi.BuildHistoryRecord {
 	return r
 }
 
+// isCanceled reports whether a build was given up: BuildKit's records have no word for it, but the code of the error.
+func isCanceled(r *controlapi.BuildHistoryRecord) bool {
+	return codes.Code(r.GetError().GetCode()) == codes.Canceled
+}
+
 // chosenBy is what filters see of the build.
 func (l *listed) chosenBy() *buildrecords.Record {
-	r := &buildrecords.Record{Recorded: build.Recorded{Running: l.running, Record: build.Record{ID: l.rec.Ref, Started: l.rec.CreatedAt.AsTime(), Error: l.rec.GetError().GetMessage()}}}
+	r := &buildrecords.Record{Recorded: build.Recorded{Running: l.running, Record: build.Record{ID: l.rec.Ref, Started: l.rec.CreatedAt.AsTime(), Error: l.rec.GetError().GetMessage(), Canceled: isCanceled(l.rec)}}}
 	if l.rec.CompletedAt != nil {
 		r.Took = l.rec.CompletedAt.AsTime().Sub(r.Started)
 	}
