@@ -2,7 +2,6 @@ package build
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"sync"
 
@@ -65,15 +64,9 @@ func (k *keyed) run(ctx context.Context) {
 
 // send writes what is there by now and was not sent. A failure of one cache does not keep others from it.
 func (k *keyed) send(ctx context.Context, edges []graph.Edge, tell cache.Tell) (failed error) {
-	set, err := k.b.run.Made(ctx, edges...)
+	set, err := k.b.run.Made(ctx, k.sent, edges...)
 	if err != nil {
 		return err
-	}
-	set.Records = slices.DeleteFunc(set.Records, func(r cache.Record) bool { return k.sent[r.Key] })
-	for key := range set.Memos {
-		if k.sent[key] {
-			delete(set.Memos, key)
-		}
 	}
 	if len(set.Records)+len(set.Memos) == 0 {
 		return nil

@@ -61,9 +61,9 @@ func (r *Run) Cacheable(ctx context.Context, edges ...graph.Edge) (cache.Set, er
 }
 
 // Made lists what the run has made so far, and what it found in the store, of vertices that were asked for: what a cache that is asked for
-// each key may lack. What only stands below such a result is not looked at. edges are those that the build's result is, once it is there:
-// layers that are only planned are written for it, as in [Run.Cacheable].
-func (r *Run) Made(ctx context.Context, edges ...graph.Edge) (cache.Set, error) {
+// each key may lack, but for the keys of has. What only stands below such a result is not looked at. edges are those that the build's
+// result is, once it is there: layers that are only planned are written for it, as in [Run.Cacheable].
+func (r *Run) Made(ctx context.Context, has map[string]bool, edges ...graph.Edge) (cache.Set, error) {
 	ctx, end := r.begin(ctx)
 	defer end()
 	set := cache.Set{Memos: map[string]digest.Digest{}, Bases: map[digest.Digest]ocispec.Descriptor{}}
@@ -74,7 +74,7 @@ func (r *Run) Made(ctx context.Context, edges ...graph.Edge) (cache.Set, error) 
 	seen := map[Key]bool{}
 	for _, rec := range r.Records() {
 		n := r.nodeOf(rec.Digest)
-		if n == nil || rec.Key == "" || rec.From != "" || rec.Error != "" || len(rec.Warm) > 0 || seen[rec.Key] {
+		if n == nil || rec.Key == "" || rec.From != "" || rec.Error != "" || len(rec.Warm) > 0 || seen[rec.Key] || has[string(rec.Key)] {
 			continue
 		}
 		id, err := n.identity(ctx)
@@ -104,7 +104,7 @@ func (r *Run) Made(ctx context.Context, edges ...graph.Edge) (cache.Set, error) 
 	r.elsewhere.mu.Lock()
 	defer r.elsewhere.mu.Unlock()
 	for key, content := range r.elsewhere.memos {
-		if !r.elsewhere.lent[key] {
+		if !r.elsewhere.lent[key] && !has[key] {
 			set.Memos[key] = content
 		}
 	}
