@@ -2,7 +2,7 @@ package build
 
 import (
 	"context"
-	"strings"
+	"fmt"
 	"sync"
 
 	"github.com/slipway-build/slipway/internal/cache"
@@ -13,24 +13,29 @@ import (
 // keyed writes what a build makes into its caches of mode=keys, each result when it is there, beside the steps that come after.
 type keyed struct {
 	b    *building
-	to   []*cache.To
+	to   []*keyedTo
 	stop context.CancelFunc
 	wake chan struct{} // something may be there
 	end  chan struct{} // closed when nothing more comes
 	work sync.WaitGroup
-
-	sent map[string]bool // results and digests that every cache has
 }
 
-// startKeyed begins, for a run that was begun. It returns nil where there is no such cache.
+// keyedTo is one of the caches.
+type keyedTo struct {
+	*cache.To
+	sent map[string]bool // results and digests that it has
+	err  error           // why nothing more is sent, until the build's end
+}
+
+// startKeyed begins, for a run that was begun. It returns nil where there is no such cache, or what was asked for is done.
 func (b *building) startKeyed(ctx context.Context) *keyed {
-	k := &keyed{b: b, wake: make(chan struct{}, 1), end: make(chan struct{}), sent: map[string]bool{}}
+	k := &keyed{b: b, wake: make(chan struct{}, 1), end: make(chan struct{})}
 	for _, t := range b.caches.to {
 		if t.Keys() {
-			k.to = append(k.to, t)
+			k.to = append(k.to, &keyedTo{To: t, sent: map[string]bool{}})
 		}
 	}
-	if len(k.to) == 0 || b.req.Call != "" {
+	if len(k.to) == 0 || b.req.Call != "" || b.done != nil {
 		return nil
 	}
 	ctx, k.stop = context.WithCancel(ctx)
@@ -53,7 +58,7 @@ func (k *keyed) run(ctx context.Context) {
 	for {
 		select {
 		case <-k.wake:
-			k.send(ctx, nil, func(string, bool) {}) //nolint:errcheck // the last one tries again, and tells
+			k.send(ctx, nil, func(string, bool) {})
 		case <-k.end:
 			return
 		case <-ctx.Done():
@@ -62,56 +67,51 @@ func (k *keyed) run(ctx context.Context) {
 	}
 }
 
-// send writes what is there by now and was not sent. A failure of one cache does not keep others from it.
-func (k *keyed) send(ctx context.Context, edges []graph.Edge, tell cache.Tell) (failed error) {
-	set, err := k.b.run.Made(ctx, k.sent, edges...)
-	if err != nil {
-		return err
-	}
-	if len(set.Records)+len(set.Memos) == 0 {
-		return nil
-	}
+// send writes what is there by now and was not sent, to the caches that took what they were sent before.
+func (k *keyed) send(ctx context.Context, edges []graph.Edge, tell cache.Tell) {
 	for _, t := range k.to {
-		err := t.ExportKeys(ctx, k.b.opt.Store, k.b.images.Registry(), set, tell)
-		if err != nil && !t.IgnoreFailure(ctx, err) && failed == nil {
-			failed = err
+		if t.err == nil {
+			t.err = k.sendTo(ctx, t, edges, tell)
 		}
 	}
-	if failed != nil {
-		return failed
-	}
-	for _, r := range set.Records {
-		k.sent[r.Key] = true
-	}
-	for key := range set.Memos {
-		k.sent[key] = true
-	}
-	return nil
 }
 
-// finish writes what is left, of which the build's result is edges: none, of a build that failed, which has made something all the same.
-// Nothing more is written when ctx has ended. k may be nil.
-func (k *keyed) finish(ctx context.Context, edges []graph.Edge) error {
+func (k *keyed) sendTo(ctx context.Context, t *keyedTo, edges []graph.Edge, tell cache.Tell) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // it may be nobody's goroutine but this one's
+			err = fmt.Errorf("a bug of slipway: panic: %v", r)
+		}
+	}()
+	set, err := k.b.run.Made(ctx, t.sent, edges...)
+	if err != nil || len(set.Records)+len(set.Memos) == 0 {
+		return err
+	}
+	return t.ExportKeys(ctx, k.b.opt.Store, k.b.images.Registry(), set, k.b.req.NoCache, tell, func(key string) { t.sent[key] = true })
+}
+
+// finish writes what is left, of which the build's result is edges: none, of a build that failed, which has made something all the same. A cache
+// that refused something is asked once more. Nothing more is written when ctx has ended. k may be nil.
+func (k *keyed) finish(ctx context.Context, edges []graph.Edge) (failed error) {
 	if k == nil {
 		return nil
 	}
 	close(k.end)
+	var steps []*progress.Step
+	for _, t := range k.to {
+		name := "exporting results to " + t.Place()
+		steps = append(steps, progress.Start(k.b.sink, progress.Vertex{Digest: k.b.id(name), Name: name}))
+	}
 	k.work.Wait()
 	k.stop()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	for i, t := range k.to {
+		err := ctx.Err()
+		if err == nil {
+			err = k.sendTo(ctx, t, edges, func(line string, done bool) { steps[i].Status(line, 0, 0, done) })
+		}
+		steps[i].Done(err)
+		if err != nil && failed == nil && !t.IgnoreFailure(ctx, err) {
+			failed = err
+		}
 	}
-	step := progress.Start(k.b.sink, progress.Vertex{Digest: k.b.id("export cache by keys"), Name: "exporting results to " + k.places()})
-	err := k.send(ctx, edges, func(line string, done bool) { step.Status(line, 0, 0, done) })
-	step.Done(err)
-	return err
-}
-
-// places are the caches as messages call them.
-func (k *keyed) places() string {
-	var all []string
-	for _, t := range k.to {
-		all = append(all, t.Place())
-	}
-	return strings.Join(all, ", ")
+	return failed
 }

@@ -43,8 +43,12 @@ type Record struct {
 	Place string
 	// Final says that the layers of the build's result stand on it: mode=min exports these.
 	Final bool
-	// Made says that the build made it, as nobody else had it.
-	Made bool
+	// Ran says that the build made it: nobody who was asked had it, or not whole.
+	Ran bool
+	// Anew says that the build was to make it whether there was one or not.
+	Anew bool
+	// Bases, unless nil, are those of the set that it may stand on.
+	Bases map[digest.Digest]ocispec.Descriptor
 	// Result has its outputs as layers of the store. A planned one has none.
 	Result store.Result
 }

@@ -152,6 +152,15 @@ func (d *directory) sweep() error {
 	if err := d.mark(data, used); err != nil {
 		return fmt.Errorf("resetting the cache: %w", err)
 	}
+	entries, err := filepath.Glob(filepath.Join(d.path, namesDir, "*"))
+	if err != nil {
+		return err
+	}
+	for _, f := range entries {
+		if data, err := os.ReadFile(f); err == nil { // one that cannot be read, or is none, is nobody's
+			d.mark(data, used) //nolint:errcheck // likewise
+		}
+	}
 	files, err := filepath.Glob(filepath.Join(d.path, "blobs", "*", "*"))
 	if err != nil {
 		return err

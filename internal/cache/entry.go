@@ -190,6 +190,8 @@ func (e Entry) key() string {
 	switch {
 	case e.Type == TypeInline:
 		return e.Type
+	case e.Type == TypeRegistry && e.Attrs["mode"] == modeKeys:
+		return e.Attrs["ref"] + " " + modeKeys
 	case e.Type == TypeRegistry && e.Attrs["ref"] != "":
 		return e.Attrs["ref"]
 	}

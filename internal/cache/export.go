@@ -60,8 +60,9 @@ func (t *To) Export(ctx context.Context, s *store.Store, client *registry.Client
 	return to.commit(ctx, x, held)
 }
 
-// ExportKeys writes the results of a set that are not there yet, and digests, each by itself. Where some cannot be written, the others are.
-func (t *To) ExportKeys(ctx context.Context, s *store.Store, client *registry.Client, set Set, tell Tell) error {
+// ExportKeys writes the results of a set that are not there yet, and digests, each by itself; with anew digests also in the place of those
+// that are there. done is told of each key that is there. The first failure ends it.
+func (t *To) ExportKeys(ctx context.Context, s *store.Store, client *registry.Client, set Set, anew bool, tell Tell, done func(key string)) error {
 	x := &exporting{To: t, store: s, set: set, tell: tell}
 	to, err := t.location.open(s, client)
 	if err != nil {
@@ -71,7 +72,7 @@ func (t *To) ExportKeys(ctx context.Context, s *store.Store, client *registry.Cl
 	if !ok {
 		return fmt.Errorf("cache %s is none of mode=keys", t.Place())
 	}
-	return x.exportKeys(ctx, keys)
+	return x.exportKeys(ctx, keys, anew, done)
 }
 
 // exporting is an export under way.

@@ -106,25 +106,8 @@ func (i *Import) ask(ctx context.Context, prefix, key string) {
 		return
 	}
 	answer := i.asks.DoChan(name, func() (any, error) {
-		if i.has(name) {
-			return nil, nil
-		}
-		c, err := from.look(i.life, name)
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		if err != nil {
-			if i.life.Err() == nil && i.broken == nil {
-				i.broken = fmt.Errorf("looking %s up: %w", name, err)
-				i.failed(i.broken)
-			}
-			return nil, err
-		}
-		i.asked[name] = true
-		if f, ok := c.results[key]; ok && prefix == resultPrefix {
-			i.contents.results[key] = f
-		}
-		if d, ok := c.memos[key]; ok && prefix == memoPrefix {
-			i.contents.memos[key] = d
+		if err := i.answer(from, prefix, key); err != nil {
+			i.failed(err)
 		}
 		return nil, nil
 	})
@@ -132,6 +115,42 @@ func (i *Import) ask(ctx context.Context, prefix, key string) {
 	case <-answer:
 	case <-ctx.Done():
 	}
+}
+
+// answer puts the answer for a key into the contents. An error is why nobody is asked any more.
+func (i *Import) answer(from *byKey, prefix, key string) (failed error) {
+	name := prefix + key
+	if i.has(name) {
+		return nil
+	}
+	c, err := lookSafely(i.life, from, name)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err != nil {
+		if i.life.Err() != nil || i.broken != nil {
+			return nil
+		}
+		i.broken = fmt.Errorf("looking %s up: %w", name, err)
+		return i.broken
+	}
+	i.asked[name] = true
+	if f, ok := c.results[key]; ok && prefix == resultPrefix {
+		i.contents.results[key] = f
+	}
+	if d, ok := c.memos[key]; ok && prefix == memoPrefix {
+		i.contents.memos[key] = d
+	}
+	return nil
+}
+
+// lookSafely makes a panic an error: what somebody has put there ends no more than the use of the cache.
+func lookSafely(ctx context.Context, from *byKey, name string) (c *contents, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("a bug of slipway: panic: %v", r)
+		}
+	}()
+	return from.look(ctx, name)
 }
 
 // has reports whether the contents have the answer for a name, as far as there will be one.

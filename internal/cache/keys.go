@@ -38,6 +38,16 @@ const (
 	memoPrefix   = "memo-"
 )
 
+const (
+	// maxEntry is the size in bytes of the largest config of an entry that is read.
+	maxEntry = registry.MaxManifestSize
+	// maxEmbedded is that of one that is in the manifest as well.
+	maxEmbedded = 256 << 10
+)
+
+// errEntry is a file in the place of an entry that is none.
+var errEntry = errors.New("it is no entry of a cache")
+
 // artifactResult is the type of the manifests.
 const artifactResult = "application/vnd.slipway.result.v1+json"
 
@@ -47,6 +57,8 @@ type named interface {
 	find(ctx context.Context, name string) ([]byte, error)
 	// enter writes a manifest, all blobs of which are there, and gives it the name.
 	enter(ctx context.Context, name string, desc ocispec.Descriptor, manifest []byte) error
+	// holds reports whether a blob is there.
+	holds(ctx context.Context, desc ocispec.Descriptor) (bool, error)
 	// open and put are those of documents.
 	open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error)
 	put(ctx context.Context, desc ocispec.Descriptor, open opener) error
@@ -64,6 +76,9 @@ func asKeys(l location) (location, error) {
 		}
 		return keysAt{l}, nil
 	case *directory:
+		if l.reset || l.digest != "" || l.label != "latest" {
+			return nil, errors.New("a cache of mode=keys has no reset=, tag= and digest=")
+		}
 		return keysAt{l}, nil
 	}
 	return nil, errors.New("mode=keys is for type=registry and for type=local on this machine")
@@ -112,7 +127,7 @@ func (b *byKey) load(ctx context.Context, _ platforms.MatchComparer, tell func(s
 // look reads what there is of a name.
 func (b *byKey) look(ctx context.Context, name string) (*contents, error) {
 	raw, err := b.find(ctx, name)
-	if errdefs.IsNotFound(err) {
+	if isDamage(err) {
 		return &contents{}, nil
 	}
 	if err != nil {
@@ -124,7 +139,11 @@ func (b *byKey) look(ctx context.Context, name string) (*contents, error) {
 	}
 	data := m.cache.Data
 	if int64(len(data)) != m.cache.Size || digest.FromBytes(data) != m.cache.Digest {
-		if data, err = readFrom(ctx, b.open, *m.cache, maxConfig); err != nil {
+		data, err = readFrom(ctx, b.open, *m.cache, maxEntry)
+		if isDamage(err) {
+			return &contents{}, nil
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -135,39 +154,77 @@ func (b *byKey) look(ctx context.Context, name string) (*contents, error) {
 	if b.repository != "" {
 		c.heldBy(b.repository)
 	}
+	for _, f := range c.results {
+		f.Result.Lines = nil // whoever has the key has them
+	}
 	return c, nil
 }
 
-// exportKeys writes the results of a set that are not there, each by itself, and its digests of files. What was only planned is not
-// worth a request: planning it again takes none.
-func (x *exporting) exportKeys(ctx context.Context, to *byKey) error {
-	var errs []error
+// isDamage reports whether an error says that there is no entry, or none that is whole: what asks for others may go on.
+func isDamage(err error) bool {
+	for _, e := range []error{errdefs.ErrNotFound, errdefs.ErrDataLoss, errdefs.ErrOutOfRange, errdefs.ErrNotImplemented, errContent, errEntry} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// has reports whether there is an entry of a key that is whole, with layers, if they are looked at, as far as their names tell.
+func (b *byKey) has(ctx context.Context, prefix, key string, layers bool) (bool, error) {
+	c, err := b.look(ctx, prefix+key)
+	if err != nil {
+		return false, err
+	}
+	if prefix == memoPrefix {
+		return c.memos[key] != "", nil
+	}
+	f := c.results[key]
+	if f == nil || !layers {
+		return f != nil, nil
+	}
+	for _, out := range f.Outputs {
+		for _, l := range out {
+			if !l.Held {
+				continue
+			}
+			if there, err := b.holds(ctx, l.Blob); err != nil || !there {
+				return false, err
+			}
+		}
+	}
+	return true, nil
+}
+
+// exportKeys writes the results of a set, each by itself, and its digests of files. What is there and whole stays, unless it was made anew. What was
+// only planned is not worth a request: planning it again takes none. done is told of each key that is there. The first failure ends it.
+func (x *exporting) exportKeys(ctx context.Context, to *byKey, anew bool, done func(key string)) error {
 	for _, r := range x.set.Records {
 		if r.Result.Planned {
 			continue
 		}
-		one := &exporting{To: x.To, store: x.store, tell: x.tell, set: Set{Records: []Record{r}, Bases: x.set.Bases}}
-		if err := one.enterRecord(ctx, to, resultPrefix+r.Key, r.Made); err != nil {
-			errs = append(errs, err)
+		one := &exporting{To: x.To, store: x.store, tell: x.tell, set: Set{Records: []Record{r}, Bases: r.Bases}}
+		if err := one.enterRecord(ctx, to, resultPrefix, r.Key, r.Ran, r.Anew); err != nil {
+			return err
 		}
-		if ctx.Err() != nil || len(errs) > 3 { // the registry, and no single layer, is the trouble
-			return errors.Join(errs...)
-		}
+		done(r.Key)
 	}
 	for key, content := range x.set.Memos {
 		one := &exporting{To: x.To, store: x.store, tell: x.tell}
 		one.config.Records = memoRecords(map[string]digest.Digest{key: content})
-		if err := one.enterRecord(ctx, to, memoPrefix+key, false); err != nil {
-			return errors.Join(append(errs, err)...)
+		if err := one.enterRecord(ctx, to, memoPrefix, key, false, anew); err != nil {
+			return err
 		}
+		done(key)
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
-// enterRecord writes what an export of one record is. Unless it was made just now, one that is there stays.
-func (x *exporting) enterRecord(ctx context.Context, to *byKey, name string, made bool) error {
-	if !made {
-		if _, err := to.find(ctx, name); err == nil || !errdefs.IsNotFound(err) {
+// enterRecord writes what an export of one record is, with anew also in the place of one that is there. With ran the layers of that are looked for:
+// it may be for want of one that the step ran.
+func (x *exporting) enterRecord(ctx context.Context, to *byKey, prefix, key string, ran, anew bool) error {
+	if !anew {
+		if there, err := to.has(ctx, prefix, key, ran); err != nil || there {
 			return err
 		}
 	}
@@ -181,6 +238,13 @@ func (x *exporting) enterRecord(ctx context.Context, to *byKey, name string, mad
 			return err
 		}
 	}
+	if len(held) == 0 { // some registries take no manifest without layers
+		empty := ocispec.DescriptorEmptyJSON
+		if err := to.put(ctx, empty, bytesOpener(empty.Data)); err != nil {
+			return fmt.Errorf("error writing the empty blob: %w", err)
+		}
+		held = append(held, empty)
+	}
 	data, err := x.marshal()
 	if err != nil {
 		return err
@@ -189,7 +253,9 @@ func (x *exporting) enterRecord(ctx context.Context, to *byKey, name string, mad
 	if err := to.put(ctx, config, bytesOpener(data)); err != nil {
 		return fmt.Errorf("error writing config blob: %w", err)
 	}
-	config.Data = data // so that who looks it up asks once
+	if len(data) <= maxEmbedded {
+		config.Data = data // so that who looks it up asks once
+	}
 	manifest, err := json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactResult,
 		Config: config, Layers: held, Annotations: map[string]string{ocispec.AnnotationCreated: time.Now().UTC().Format(time.RFC3339)},
@@ -197,8 +263,8 @@ func (x *exporting) enterRecord(ctx context.Context, to *byKey, name string, mad
 	if err != nil {
 		return err
 	}
-	if err := to.enter(ctx, name, describe(ocispec.MediaTypeImageManifest, manifest), manifest); err != nil {
-		return fmt.Errorf("error writing the manifest of %s: %w", name, err)
+	if err := to.enter(ctx, prefix+key, describe(ocispec.MediaTypeImageManifest, manifest), manifest); err != nil {
+		return fmt.Errorf("error writing the manifest of %s: %w", prefix+key, err)
 	}
 	return nil
 }
@@ -211,6 +277,14 @@ func (r namedRepository) at(name string) string { return repositoryOf(r.ref) + "
 func (r namedRepository) find(ctx context.Context, name string) ([]byte, error) {
 	_, raw, err := r.client.Tagged(ctx, r.at(name))
 	return raw, err
+}
+
+func (r namedRepository) holds(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	_, err := r.client.Blob(ctx, repositoryOf(r.ref)+"@"+desc.Digest.String())
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (r namedRepository) enter(ctx context.Context, name string, desc ocispec.Descriptor, manifest []byte) error {
@@ -229,26 +303,34 @@ const namesDir = "keys"
 func (d namedDirectory) at(name string) string { return filepath.Join(d.path, namesDir, name) }
 
 func (d namedDirectory) find(_ context.Context, name string) (_ []byte, err error) {
-	f, err := store.OpenRegular(d.at(name))
+	fi, err := os.Lstat(d.at(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
 	}
+	if err == nil && !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w", d.at(name), errEntry)
+	}
+	f, err := store.OpenRegular(d.at(name))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	raw, err := io.ReadAll(io.LimitReader(f, registry.MaxManifestSize+1))
 	if err == nil && len(raw) > registry.MaxManifestSize {
-		err = fmt.Errorf("%s has more than %d bytes", f.Name(), registry.MaxManifestSize)
+		err = fmt.Errorf("%s has more than %d bytes: %w", f.Name(), registry.MaxManifestSize, errEntry)
 	}
 	return raw, err
 }
 
+func (d namedDirectory) holds(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+	return d.dir().Has(desc), nil
+}
+
 func (d namedDirectory) enter(_ context.Context, name string, _ ocispec.Descriptor, manifest []byte) error {
-	if err := os.MkdirAll(filepath.Join(d.path, namesDir), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(d.path, namesDir), 0o777); err != nil {
 		return err
 	}
-	return atomicfile.Write(d.at(name), atomicfile.Options{}, func(f *os.File) error {
+	return atomicfile.Write(d.at(name), atomicfile.Options{Mode: 0o666}, func(f *os.File) error {
 		_, err := f.Write(manifest)
 		return err
 	})

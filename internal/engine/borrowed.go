@@ -116,14 +116,15 @@ func (r *Run) recall(ctx context.Context, key Key) (res store.Result, found bool
 	return res, found, reason, err
 }
 
-// recallMemo looks a memo up in the store.
-func (r *Run) recallMemo(ctx context.Context, key string) (value string, found bool, err error) {
-	err = r.lookUp(key, func(key string) (bool, error) {
+// recallMemo looks a memo up in the store. lent says that it holds only for builds with this one's caches.
+func (r *Run) recallMemo(ctx context.Context, key string) (value string, found, lent bool, err error) {
+	err = r.lookUp(key, func(scoped string) (bool, error) {
 		var err error
-		value, found, err = r.Engine.opt.Store.Memo(ctx, key)
+		value, found, err = r.Engine.opt.Store.Memo(ctx, scoped)
+		lent = scoped != key
 		return found, err
 	})
-	return value, found, err
+	return value, found, lent && found, err
 }
 
 func (r *Run) putResult(ctx context.Context, key Key, slot string, res store.Result) error {

@@ -66,7 +66,7 @@ func (r *Run) Cacheable(ctx context.Context, edges ...graph.Edge) (cache.Set, er
 func (r *Run) Made(ctx context.Context, has map[string]bool, edges ...graph.Edge) (cache.Set, error) {
 	ctx, end := r.begin(ctx)
 	defer end()
-	set := cache.Set{Memos: map[string]digest.Digest{}, Bases: map[digest.Digest]ocispec.Descriptor{}}
+	set := cache.Set{Memos: map[string]digest.Digest{}}
 	final := map[*node]bool{}
 	for _, e := range edges {
 		r.standsOn(r.node(e.Vertex), final)
@@ -84,7 +84,7 @@ func (r *Run) Made(ctx context.Context, has map[string]bool, edges ...graph.Edge
 		if id.key != rec.Key {
 			continue // a source's, which others have their own way to
 		}
-		res, found, err := r.here(ctx, n, id, final[n])
+		res, found, err := r.here(ctx, n, id, rec.Cached, final[n])
 		if err != nil {
 			return set, err
 		}
@@ -92,14 +92,15 @@ func (r *Run) Made(ctx context.Context, has map[string]bool, edges ...graph.Edge
 			continue
 		}
 		seen[rec.Key] = true
+		bases := map[digest.Digest]ocispec.Descriptor{} // of others' images its reader does not know
 		for _, in := range r.standsOn(n, map[*node]bool{}) {
 			if img := in.image.Load(); img != nil {
 				for _, l := range img.Manifest.Layers {
-					set.Bases[l.Digest] = l
+					bases[l.Digest] = l
 				}
 			}
 		}
-		set.Records = append(set.Records, cache.Record{Key: string(id.key), Place: place(n), Final: final[n], Made: !rec.Cached, Result: res})
+		set.Records = append(set.Records, cache.Record{Key: string(id.key), Place: place(n), Final: final[n], Ran: !rec.Cached, Anew: id.fresh && !rec.Cached && rec.Shared == "", Bases: bases, Result: res})
 	}
 	r.elsewhere.mu.Lock()
 	defer r.elsewhere.mu.Unlock()
@@ -153,10 +154,14 @@ func (r *Run) unrecorded(ctx context.Context, p *pendingResult, final bool) (sto
 	return res, !p.exec, nil
 }
 
-// here is cacheable for what the run has made, or the store has.
-func (r *Run) here(ctx context.Context, n *node, id identity, final bool) (store.Result, bool, error) {
+// here is cacheable for what the run has made, or the store has that no imported cache had part in: that was written when it was made.
+func (r *Run) here(ctx context.Context, n *node, id identity, cached, final bool) (store.Result, bool, error) {
 	if pending := r.pendingOf(n, id); pending != nil {
 		return r.unrecorded(ctx, pending, final)
+	}
+	if cached {
+		own, found, _, err := r.Engine.opt.Store.Result(ctx, string(id.key))
+		return own, found, err
 	}
 	own, found, _, err := r.recall(ctx, id.key)
 	return own, found, err

@@ -33,7 +33,7 @@ func (r *Run) clampLayer(ctx context.Context, id layer.ID, epoch time.Time) (lay
 	p := pool(r, r.clamped, string(id)+" "+r.recordKey(key), false, r.planOf(id))
 	clamped, err := p.do(ctx, p.ctx, r, func(ctx context.Context) (layer.ID, error) {
 		s := r.Engine.opt.Store
-		known, ok, err := r.recallMemo(ctx, key)
+		known, ok, _, err := r.recallMemo(ctx, key)
 		if err != nil {
 			return "", err
 		}

@@ -245,9 +245,12 @@ func (r *Run) input(ctx context.Context, in edge, u use, cold bool) (v Value, be
 	} else {
 		out, err = r.selected(ctx, in, u.copies)
 		// A key that was made of what a cold build found is that of cold files.
-		if err == nil && len(out.warm) > 0 {
-			if d, ok := in.n.content(selectionOf(in, u.copies)).peek(); ok && d.memo != "" {
+		if d, ok := in.n.content(selectionOf(in, u.copies)).peek(); err == nil && ok {
+			switch {
+			case len(out.warm) > 0 && d.memo != "":
 				out, err = in.n.coldResult(ctx)
+			case len(out.warm) == 0:
+				below = d.warm // nor is a key of warm files, which somebody has come to see since, one that others may find cold ones by
 			}
 		}
 	}

@@ -124,12 +124,12 @@ func (r *Run) digest(ctx context.Context, in edge, sel string, copies []*pb.File
 	}
 	d := digested{memo: contentMemoKey(id.key, in.index, copies)}
 	if !id.fresh {
-		v, ok, err := r.recallMemo(ctx, d.memo)
+		v, ok, lent, err := r.recallMemo(ctx, d.memo)
 		if err != nil {
 			return d, err
 		}
 		if ok {
-			d.digest = digest.Digest(v)
+			d.digest, d.lent = digest.Digest(v), lent
 			return d, nil
 		}
 		if d.digest, ok, err = r.foreignMemo(ctx, d.memo); ok || err != nil {
@@ -154,7 +154,7 @@ func (r *Run) digest(ctx context.Context, in edge, sel string, copies []*pb.File
 		return d, err
 	}
 	if len(out.warm) > 0 { // it is what this build finds, and nobody else
-		d.memo = ""
+		d.memo, d.warm = "", out.warm
 		return d, nil
 	}
 	return d, r.putMemo(ctx, d.memo, d.digest.String())

@@ -146,5 +146,6 @@ type digested struct {
 	digest digest.Digest
 	memo   string
 	list   *reasons.List
-	lent   bool // an imported cache had it
+	lent   bool     // an imported cache had it
+	warm   []string // directories that were warm in what it is the digest of
 }

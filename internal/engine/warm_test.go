@@ -364,3 +364,25 @@ func TestChilled(t *testing.T) {
 		}
 	}
 }
+
+// A key that was made of a stage's files while it was warm finds no result of the cold ones, which the stage has since somebody came to see it.
+func TestKeyOfWarmFiles(t *testing.T) {
+	e, _, c := newCompiler(t)
+	stage := step(sources("1"), "go")
+	copied := edgeOf(t, copied(stage, "/out/app"))
+	r := e.NewRun(context.Background(), RunOptions{Warm: &Warm{Project: "mine"}})
+	r.seen(copied)
+	ctx, end := r.begin(t.Context())
+	n := r.node(copied.Vertex)
+	id, err := n.identity(ctx)
+	must(t, err)
+	r.seen(edgeOf(t, stage))
+	_, err = r.value(ctx, edge{n, copied.Index})
+	must(t, err)
+	end()
+	must(t, r.Close())
+	wantFound(t, c, "the stage", "empty cold")
+	if _, found, _, err := e.opt.Store.Result(t.Context(), string(id.key)); err != nil || found {
+		t.Errorf("the result of cold files has the key of warm ones: %v, %v", found, err)
+	}
+}
