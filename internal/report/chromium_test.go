@@ -55,7 +55,7 @@ func startChromium(t *testing.T) *chromium {
 	must(t, err)
 	out, toUs, err := os.Pipe()
 	must(t, err)
-	cmd := exec.Command(program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe", "--user-data-dir="+t.TempDir(), "about:blank")
+	cmd := exec.Command(program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage", "--remote-debugging-pipe", "--user-data-dir="+t.TempDir(), "about:blank")
 	cmd.ExtraFiles = []*os.File{fromUs, toUs} // 3 and 4
 	var said bytes.Buffer
 	cmd.Stderr = &said
