@@ -26,7 +26,7 @@ func (b *building) warm() *engine.Warm {
 	return nil
 }
 
-// project is what a build is of, whichever of its versions: the directory of the context and that of the Dockerfile, or a repository. It is
+// project is what a build is of, whichever of its versions: the directory of the context and that of the Dockerfile, or a ref of a repository. It is
 // "" where that is not known: of what comes from standard input, and of a client's.
 func (b *building) project() string {
 	switch dir, ok := b.in.dirs[contextName]; {
@@ -42,8 +42,7 @@ func (b *building) project() string {
 		}
 		return dir + " (" + file + ")"
 	case isRemote(b.req.Context):
-		url, _, _ := strings.Cut(outbound.Redact(b.req.Context), "#")
-		return url
+		return outbound.Redact(b.req.Context) // of its ref: a branch that nobody has looked at has caches of its own
 	}
 	return ""
 }

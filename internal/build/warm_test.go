@@ -32,7 +32,7 @@ func TestProject(t *testing.T) {
 		{"with a Dockerfile in it", Request{Context: app, Dockerfile: filepath.Join(app, "Dockerfile.dev")}, app},
 		{"by a link", Request{Context: link}, app},
 		{"with a Dockerfile elsewhere", Request{Context: app, Dockerfile: filepath.Join(dir, "other", "Dockerfile")}, app + " (" + filepath.Join(dir, "other") + ")"},
-		{"a repository", Request{Context: "https://me:secret@example.com/app.git#main:sub"}, "https://xxxxx:xxxxx@example.com/app.git"},
+		{"a repository", Request{Context: "https://me:secret@example.com/app.git#main:sub"}, "https://xxxxx:xxxxx@example.com/app.git#main:sub"},
 		{"a client's", Request{Context: "https://example.com/app.git", Client: &client.Client{}, Warm: true}, ""},
 	} {
 		b := &building{req: c.req}

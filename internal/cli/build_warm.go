@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -41,13 +42,18 @@ func (o *warmFlags) set(a *app, req *build.Request) error {
 		}
 	}
 	req.WarmPaths = a.settings.Warm.Paths
-	dir, err := filepath.Abs(req.Context)
+	dir := "" // of a context that is one
+	if fi, err := os.Stat(req.Context); err == nil && fi.IsDir() && req.Context != "" {
+		if dir, err = filepath.Abs(req.Context); err != nil {
+			return err
+		}
+	}
 	for _, p := range a.settings.Warm.Projects {
 		if !filepath.IsAbs(p) {
 			return fmt.Errorf("reading the configuration: project %q of [warm] is not absolute", p)
 		}
 		rel, rerr := filepath.Rel(p, dir)
-		req.Warm = req.Warm || err == nil && rerr == nil && filepath.IsLocal(rel)
+		req.Warm = req.Warm || dir != "" && rerr == nil && filepath.IsLocal(rel)
 	}
 	return nil
 }
