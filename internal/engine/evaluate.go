@@ -130,7 +130,7 @@ func (r *Run) perform(ctx context.Context, f *flight, n *node, id identity, w wa
 	}
 	ended := err
 	if err != nil && ctx.Err() == nil && len(w.paths()) > 0 && n.v.Op.GetExec() != nil && !errors.Is(err, store.ErrDamaged) {
-		if err = r.failedOf(ctx, err, f.keep.Load()); errors.As(err, new(*warmFailure)) {
+		if err = r.failedOf(ctx, n, err, f.keep.Load()); errors.As(err, new(*warmFailure)) {
 			ended = context.Canceled
 		} else {
 			ended = err

@@ -110,6 +110,9 @@ func (e *Engine) NewRun(ctx context.Context, opt RunOptions) *Run {
 		Engine: e, id: e.last.Add(1), opt: opt, screen: opt.Screen, sink: &gate{sink: opt.Sink}, log: &gate{sink: opt.Log}, since: opt.Since,
 		nodes: map[digest.Digest]*node{}, told: map[digest.Digest]bool{}, linked: map[digest.Digest]*Run{},
 	}
+	if opt.Warm != nil {
+		r.views.Given = opt.Warm.Paths
+	}
 	r.before = sync.OnceValue(opt.Earlier)
 	r.believe(opt.Foreign)
 	r.life, r.cancel = context.WithCancelCause(ctx)

@@ -220,11 +220,25 @@ func (r *Run) warming(ctx context.Context, n *node, id identity, inputs []Value,
 	}
 	for i := range own {
 		d := &own[i]
-		d.cache = store.WarmCache(w.project, d.Tool, d.Dir, fmt.Sprintf("%d:%d %s", d.uid, d.gid, platformName(r, n.v.Op.Platform)))
+		on := platformName(r, n.v.Op.Platform)
+		if d.Built {
+			on += r.basesOf(n)
+		}
+		d.cache = store.WarmCache(w.project, d.Tool, d.Dir, fmt.Sprintf("%d:%d %s", d.uid, d.gid, on))
 		d.named = r.namedCache(d.Dir)
 	}
 	w.own = own
 	return w, nil
+}
+
+// basesOf names the images that a node stands on.
+func (r *Run) basesOf(n *node) (all string) {
+	for _, in := range r.standsOn(n, map[*node]bool{}) {
+		if img := in.image.Load(); img != nil {
+			all += " " + img.Digest.String()
+		}
+	}
+	return all
 }
 
 // warmDirs are the directories that a step may find warm which has some root filesystem. why is said of the first one that it may not.

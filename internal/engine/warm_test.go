@@ -275,10 +275,11 @@ func TestWarmStepFailsByItself(t *testing.T) {
 	e, p, c := newCompiler(t)
 	always := func(context.Context, *sandbox.Spec, io.Writer) error { return &sandbox.ExitError{Code: 4} }
 	p.programs["pip"] = always
+	args := []string{"pip"}
 	fails := func(version string, opt RunOptions) error {
 		opt.Warm = &Warm{Project: "mine"}
 		r := starts(t, e, opt)
-		_, err := r.Result(t.Context(), edgeOf(t, copied(step(step(sources(version), "go"), "pip"), "/out/app")))
+		_, err := r.Result(t.Context(), edgeOf(t, copied(step(step(sources(version), "go"), args...), "/out/app")))
 		if err == nil || !strings.Contains(err.Error(), "exit code: 4") {
 			t.Errorf("version %s: error is %v", version, err)
 		}
@@ -300,6 +301,20 @@ func TestWarmStepFailsByItself(t *testing.T) {
 	if recs := r.Records(); !slices.ContainsFunc(recs, func(rec StepRecord) bool { return strings.Contains(rec.Error, "exit code: 4") }) {
 		t.Errorf("the records tell nothing of the error: %+v", recs)
 	}
+	fails("6", RunOptions{})
+	fails("7", RunOptions{})
+	wantFound(t, c, "three that are believed", "full full full")
+	fails("8", RunOptions{})
+	wantFound(t, c, "the one after them", "full cold")
+	fails("9", RunOptions{})
+	wantFound(t, c, "one after that", "full")
+	args = []string{"pip", "other"}
+	fails("10", RunOptions{})
+	wantFound(t, c, "another step", "full cold")
+	args = []string{"pip"}
+	p.programs["pip"] = func(context.Context, *sandbox.Spec, io.Writer) error { return errors.New("exit code: 4, says nobody") }
+	fails("11", RunOptions{})
+	wantFound(t, c, "what is no end of a process", "full cold")
 }
 
 // Many builds of a project at once have one cache, and each step runs once.

@@ -18,9 +18,12 @@ type warmFailure struct{ err error }
 func (e *warmFailure) Error() string { return e.err.Error() }
 func (e *warmFailure) Unwrap() error { return e.err }
 
-// maxProved is how often it is proved in a day that steps of a project fail by their own fault, before that is believed: who writes a program
-// makes errors in it, and need not wait for a cold build each time.
-const maxProved = 2
+// maxProved is how often it is proved in a day that the process of a step ends by its own fault, before that is believed: who writes a program
+// makes errors in it, and need not wait for a cold build each time. After maxBelieved such failures it is proved once more.
+const (
+	maxProved   = 2
+	maxBelieved = 3
+)
 
 // A step that failed warm so many times within such a time, and not cold, runs cold until it is over: the first time the cache may have been
 // damaged, which is dropped then.
@@ -30,10 +33,13 @@ const (
 )
 
 // failedOf is how a step ended that ran warm: with a failure that is to be proved by a cold run, unless it is believed.
-func (r *Run) failedOf(ctx context.Context, err error, keep bool) error {
-	proved, merr := r.lately(ctx, r.provedKey())
-	if keep || merr != nil || proved < maxProved {
+func (r *Run) failedOf(ctx context.Context, n *node, err error, keep bool) error {
+	proved, merr := r.lately(ctx, r.provedKey(n))
+	if keep || merr != nil || proved < maxProved || proved >= maxProved+maxBelieved || !ofTheStep(err) {
 		return &warmFailure{err}
+	}
+	if merr := r.countLately(ctx, r.provedKey(n)); merr != nil {
+		return errors.Join(err, merr)
 	}
 	return fmt.Errorf("%w\n  it found warm caches, which were not the reason when it failed before: without --warm it finds none", err)
 }
@@ -49,7 +55,7 @@ func (r *Run) afterWarm(ctx context.Context, n *node, w warming, failed *warmFai
 	out, err := n.coldResult(ctx)
 	switch {
 	case err != nil && ofTheStep(err):
-		if cerr := r.countLately(ctx, r.provedKey()); cerr != nil {
+		if cerr := r.countProved(ctx, r.provedKey(n)); cerr != nil {
 			err = errors.Join(err, cerr)
 		}
 		return nil, err
@@ -57,7 +63,7 @@ func (r *Run) afterWarm(ctx context.Context, n *node, w warming, failed *warmFai
 		return nil, err
 	}
 	r.tellWarm(fmt.Sprintf("%s did not fail without warm caches, which are dropped", n.v.Name()))
-	err = errors.Join(r.countLately(ctx, r.failedWarmKey(n)), r.Engine.opt.Store.PutMemo(ctx, r.provedKey(), ""))
+	err = errors.Join(r.countLately(ctx, r.failedWarmKey(n)), r.Engine.opt.Store.PutMemo(ctx, r.provedKey(n), ""))
 	for _, d := range w.own {
 		if d.named == nil {
 			err = errors.Join(err, r.Engine.opt.Store.DropCache(d.cache))
@@ -81,13 +87,25 @@ func (r *Run) failsWarm(ctx context.Context, n *node) (bool, error) {
 
 // failedWarmKey is what it is remembered by how often a step of the project failed warm and not cold, whatever it stands on.
 func (r *Run) failedWarmKey(n *node) string {
-	args := strings.Join(n.v.Op.GetExec().GetMeta().GetArgs(), "\n")
-	return digest.FromString("failed warm\n" + r.opt.Warm.Project + "\n" + r.slot(n) + "\n" + args).Encoded()
+	return r.keyOfStep("failed warm", n)
 }
 
-// provedKey is what it is remembered by how often a step of the project failed warm, and cold as well.
-func (r *Run) provedKey() string {
-	return digest.FromString("failed warm and cold\n" + r.opt.Warm.Project).Encoded()
+// provedKey is what it is remembered by how often a step of the project failed warm, and cold as well, or is believed to.
+func (r *Run) provedKey(n *node) string { return r.keyOfStep("failed warm and cold", n) }
+
+// keyOfStep is what something is remembered by of a step of the project, whatever it stands on.
+func (r *Run) keyOfStep(what string, n *node) string {
+	args := strings.Join(n.v.Op.GetExec().GetMeta().GetArgs(), "\n")
+	return digest.FromString(what + "\n" + r.opt.Warm.Project + "\n" + r.slot(n) + "\n" + args).Encoded()
+}
+
+// countProved counts a failure that was proved. One after those that were believed begins them anew.
+func (r *Run) countProved(ctx context.Context, key string) error {
+	times, err := r.lately(ctx, key)
+	if err != nil {
+		return err
+	}
+	return r.putLately(ctx, key, min(times+1, maxProved))
 }
 
 // lately is how often something was counted, the last time in a day. A damaged memo says nothing.
@@ -108,5 +126,9 @@ func (r *Run) countLately(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	return r.Engine.opt.Store.PutMemo(ctx, key, fmt.Sprint(times+1, " ", time.Now().Unix()))
+	return r.putLately(ctx, key, times+1)
+}
+
+func (r *Run) putLately(ctx context.Context, key string, times int) error {
+	return r.Engine.opt.Store.PutMemo(ctx, key, fmt.Sprint(times, " ", time.Now().Unix()))
 }

@@ -18,7 +18,10 @@ type dir struct {
 	// places are where it is: the first one whose variable is set counts. "~" is the home directory, %u the name of the user.
 	places []string
 	locked bool // the tool does not expect another one to use it, or locks what is not in it
+	built  bool // there is what was built of sources, with headers and libraries of the stage's base image
 	root   bool // it is only used by uid 0
+	// makes are words of a command that has the tool put there what it was asked to make.
+	makes []string
 }
 
 // runners are programs that run others, which only their files tell.
@@ -31,9 +34,10 @@ var runners = []string{
 var tools = sync.OnceValue(func() []tool {
 	shared := func(places ...string) dir { return dir{places: places} }
 	locked := func(places ...string) dir { return dir{places: places, locked: true} }
+	built := func(places ...string) dir { return dir{places: places, built: true} }
 	return []tool{
 		{"Go", []string{"go", "goreleaser", "golangci-lint", "xcaddy", "ko"}, []dir{
-			shared("$GOCACHE", "$XDG_CACHE_HOME/go-build", "~/.cache/go-build"), shared("$GOMODCACHE", "$GOPATH/pkg/mod", "~/go/pkg/mod")}},
+			built("$GOCACHE", "$XDG_CACHE_HOME/go-build", "~/.cache/go-build"), shared("$GOMODCACHE", "$GOPATH/pkg/mod", "~/go/pkg/mod")}},
 		{"npm", []string{"npm", "npx"}, []dir{shared("$npm_config_cache", "$NPM_CONFIG_CACHE", "~/.npm")}},
 		{"yarn", []string{"yarn", "yarnpkg", "corepack"}, []dir{
 			shared("$YARN_CACHE_FOLDER", "$XDG_CACHE_HOME/yarn", "~/.cache/yarn"), {places: []string{"/usr/local/share/.cache/yarn"}, root: true},
@@ -41,14 +45,15 @@ var tools = sync.OnceValue(func() []tool {
 		{"pnpm", []string{"pnpm", "corepack"}, []dir{
 			shared("$npm_config_store_dir", "$PNPM_HOME/store", "$XDG_DATA_HOME/pnpm/store", "~/.local/share/pnpm/store")}},
 		{"bun", []string{"bun", "bunx"}, []dir{shared("$BUN_INSTALL_CACHE_DIR", "$BUN_INSTALL/install/cache", "~/.bun/install/cache")}},
-		{"pip", []string{"pip", "pipx", "pipenv", "tox", "nox"}, []dir{shared("$PIP_CACHE_DIR", "$XDG_CACHE_HOME/pip", "~/.cache/pip")}},
-		{"uv", []string{"uv", "uvx"}, []dir{shared("$UV_CACHE_DIR", "$XDG_CACHE_HOME/uv", "~/.cache/uv")}},
+		{"pip", []string{"pip", "pipx", "pipenv", "tox", "nox"}, []dir{built("$PIP_CACHE_DIR", "$XDG_CACHE_HOME/pip", "~/.cache/pip")}},
+		{"uv", []string{"uv", "uvx"}, []dir{built("$UV_CACHE_DIR", "$XDG_CACHE_HOME/uv", "~/.cache/uv")}},
 		{"Poetry", []string{"poetry"}, []dir{
 			shared("$POETRY_CACHE_DIR/cache", "$XDG_CACHE_HOME/pypoetry/cache", "~/.cache/pypoetry/cache"),
-			shared("$POETRY_CACHE_DIR/artifacts", "$XDG_CACHE_HOME/pypoetry/artifacts", "~/.cache/pypoetry/artifacts")}},
+			built("$POETRY_CACHE_DIR/artifacts", "$XDG_CACHE_HOME/pypoetry/artifacts", "~/.cache/pypoetry/artifacts")}},
 		{"cargo", []string{"cargo", "cross", "maturin", "wasm-pack", "trunk"}, []dir{ // its lock is beside these directories
 			locked("$CARGO_HOME/registry", "~/.cargo/registry"), locked("$CARGO_HOME/git/db", "~/.cargo/git/db")}},
-		{"Maven", []string{"mvn", "mvnw", "mvnd"}, []dir{locked("~/.m2/repository")}},
+		{"Maven", []string{"mvn", "mvnw", "mvnd"}, []dir{
+			{places: []string{"~/.m2/repository"}, locked: true, makes: []string{"install", "deploy", "install:install", "install:install-file"}}}},
 		{"Gradle", []string{"gradle", "gradlew"}, []dir{
 			locked("$GRADLE_USER_HOME/caches", "~/.gradle/caches"), locked("$GRADLE_USER_HOME/wrapper", "~/.gradle/wrapper")}},
 		{"sbt", []string{"sbt", "sbtx", "mill", "cs", "coursier"}, []dir{

@@ -3,6 +3,7 @@ package warm
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -15,6 +16,9 @@ import (
 
 // Views tells who sees which files of what the vertices of graphs give, before anything of them runs. It is safe for concurrent use.
 type Views struct {
+	// Given are directories, absolute or below "~", that processes find warm because somebody wants that: they may name them.
+	Given []string
+
 	mu sync.Mutex
 	of map[digest.Digest]*view
 }
@@ -71,6 +75,9 @@ func (v *Views) see(vx *graph.Vertex, s Sight) {
 			for _, name := range u.paths {
 				v.see(vx.Inputs[i].Vertex, Sight{name, describe(vx)})
 			}
+		}
+		for _, name := range v.namedBy(vx.Op.GetExec().GetMeta()) {
+			v.see(vx, Sight{name, describe(vx)})
 		}
 	}
 	if !known.add(s) {
@@ -174,6 +181,38 @@ func fixed(pattern string) string {
 		return pattern
 	}
 	return clean(pattern[:strings.LastIndex(pattern[:i], "/")+1])
+}
+
+// maxNamed is how many files of one process are looked at that it names.
+const maxNamed = 50
+
+// namedBy are files that the words of a process name: it may copy them, or remove them, which with a mount is not what it is without. Counted are
+// those of which the name is hidden, or three or more components deep: others name what everybody does, /usr/bin, /root and /app.
+func (v *Views) namedBy(meta *pb.Meta) (all []string) {
+	vars := variables(Step{Env: meta.GetEnv(), Home: "/root"})
+	home := func(rest string) string { return path.Clean(vars["HOME"] + "/" + rest) }
+	given := func(name string) bool {
+		return slices.ContainsFunc(v.Given, func(dir string) bool {
+			if rest, ok := strings.CutPrefix(dir, "~"); ok {
+				dir = home(rest)
+			}
+			return Overlap(name, path.Clean(dir))
+		})
+	}
+	for _, w := range commandWords(meta.GetArgs()) {
+		if len(all) == maxNamed {
+			break
+		}
+		if rest, ok := strings.CutPrefix(w, "HOME/"); ok { // "~", "$" and "{" are no parts of words
+			w = home(rest)
+		} else if strings.HasPrefix(w, "/.") {
+			w = home(w)
+		}
+		if w = path.Clean(w); path.IsAbs(w) && (strings.Contains(w, "/.") || strings.Count(w, "/") > 2) && !given(w) {
+			all = append(all, w)
+		}
+	}
+	return all
 }
 
 func clean(name string) string { return path.Clean("/" + name) }

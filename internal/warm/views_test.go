@@ -97,10 +97,17 @@ func TestViewsOfDockerfiles(t *testing.T) {
 		{"mounted to be written to", "FROM scratch AS b\nRUN go\nFROM scratch\nRUN --mount=from=b,source=/app,target=/m,rw cp", "", "go", goBuild, free},
 		{"a cache begins with it", "FROM scratch AS b\nRUN go\nFROM scratch\nRUN --mount=type=cache,from=b,source=/go,target=/m cp", "", "go", goMod, "RUN --mount=type=cache,from=b,source=/go,target=/m cp at Dockerfile:4"},
 		{"a copy of a copy", "FROM scratch AS a\nRUN go\nFROM scratch AS b\nCOPY --from=a /root /r\nFROM scratch\nCOPY --from=b /r/x /", "", "go", goBuild, "COPY --from=a /root /r at Dockerfile:4"},
+		{"removed by the step", "FROM scratch AS b\nRUN go && rm -rf /root/.cache/*\nFROM scratch\nCOPY --from=b /app /", "", "go && rm -rf /root/.cache/*", goBuild, "RUN go && rm -rf /root/.cache/* at Dockerfile:2"},
+		{"copied by a later step", "FROM scratch AS b\nRUN go\nRUN cp -a ~/.cache/go-build /m2\nFROM scratch\nCOPY --from=b /m2 /", "", "go", goBuild, "RUN cp -a ~/.cache/go-build /m2 at Dockerfile:3"},
+		{"copied by an earlier step", "FROM scratch AS b\nRUN cp -a $HOME/.cache /m2\nRUN go\nFROM scratch\nCOPY --from=b /m2 /", "", "go", goBuild, free},
+		{"of another home", "FROM scratch AS b\nENV HOME=/root/me\nRUN go\nRUN cp -a ${HOME}/.cache /m2\nFROM scratch\nCOPY --from=b /m2 /", "", "go", "/root/me/.cache/x", "RUN cp -a /root/me/.cache /m2 at Dockerfile:4"},
+		{"one that the configuration has", "FROM scratch AS b\nRUN go > /root/.mine/x /mine/a/b\nFROM scratch\nCOPY --from=b /m2 /", "", "go > /root/.mine/x /mine/a/b", "/root/.mine", free},
+		{"another one that it has", "FROM scratch AS b\nRUN go > /root/.mine/x /mine/a/b\nFROM scratch\nCOPY --from=b /m2 /", "", "go > /root/.mine/x /mine/a/b", "/mine/a", free},
+		{"files that everybody names", "FROM scratch AS b\nRUN go > /root/log; rm -f /go /app/x /usr/local/bin/y\nFROM scratch\nCOPY --from=b /m2 /", "", "go > /root/log; rm -f /go /app/x /usr/local/bin/y", goMod, free},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := dockerfile(t, c.dockerfile, c.target)
-			var v Views
+			v := Views{Given: []string{"~/.mine", "/mine/a/"}}
 			v.Add(e)
 			step, ok := steps(e)[c.step]
 			if !ok {

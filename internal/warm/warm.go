@@ -31,6 +31,7 @@ type Path struct {
 	Tool   string // whose it is: "Go"
 	Dir    string // absolute and clean
 	Locked bool   // one step at a time has it: others wait
+	Built  bool   // what is in it was built with what the base image has: another one has another directory
 }
 
 // Paths are the directories of the tools that a step runs, as far as its command tells, by their names. None lies in another one.
@@ -44,14 +45,15 @@ func Paths(s Step) []Path {
 			continue
 		}
 		for _, d := range t.dirs {
-			if dir, ok := expand(d.places, vars, s.User); ok && (!d.root || s.UID == 0) {
-				all = append(all, Path{t.name, dir, d.locked})
+			made := slices.ContainsFunc(d.makes, func(w string) bool { return slices.Contains(words, w) })
+			if dir, ok := expand(d.places, vars, s.User); ok && !made && (!d.root || s.UID == 0) {
+				all = append(all, Path{t.name, dir, d.locked, d.built})
 			}
 		}
 	}
 	for _, m := range s.More {
 		if dir, ok := expand([]string{m}, vars, s.User); ok {
-			all = append(all, Path{"a path of the configuration", dir, false})
+			all = append(all, Path{"a path of the configuration", dir, false, true})
 		}
 	}
 	return outermost(all)
@@ -63,7 +65,7 @@ func outermost(all []Path) []Path {
 	var out []Path
 	for _, p := range all {
 		if n := len(out); n > 0 && below(p.Dir, out[n-1].Dir) {
-			out[n-1].Locked = out[n-1].Locked || p.Locked
+			out[n-1].Locked, out[n-1].Built = out[n-1].Locked || p.Locked, out[n-1].Built || p.Built
 			continue
 		}
 		out = append(out, p)

@@ -40,6 +40,8 @@ func TestPaths(t *testing.T) {
 		{"make, and go is elsewhere", Step{Args: shell("make"), Home: "/root", Has: has("/usr/bin/go"), Env: []string{"PATH=/opt"}}, ""},
 		{"a script", Step{Args: shell("./build.sh"), Home: "/root", Has: has("/bin/mvn")}, "Maven /root/.m2/repository locked"},
 		{"a here-document", Step{Args: []string{"/dev/pipes/EOF"}, Home: "/root", Has: has("/bin/mvn")}, "Maven /root/.m2/repository locked"},
+		{"what Maven is asked to make", Step{Args: shell("mvn -q clean install"), Home: "/root"}, ""},
+		{"what Maven downloads", Step{Args: shell("mvn -q package"), Home: "/root"}, "Maven /root/.m2/repository locked"},
 		{"of the configuration", Step{Args: shell("true"), Home: "/root", More: []string{"~/.mine", "/c/x/../y"}}, "a path of the configuration /c/y, a path of the configuration /root/.mine"},
 		{"the root", Step{Args: shell("true"), Home: "/", More: []string{"~", "/", "/..", "/usr"}}, ""},
 		{"one in another", Step{Args: shell("go build"), Env: []string{"GOCACHE=/c/x/build", "GOMODCACHE=/c/x"}}, "Go /c/x"},
@@ -71,5 +73,22 @@ func TestOverlap(t *testing.T) {
 		if got := Overlap(c.a, c.b); got != c.want {
 			t.Errorf("Overlap(%q, %q) = %t", c.a, c.b, got)
 		}
+	}
+}
+
+// What was built of sources is told from what was downloaded: it is of a base image.
+func TestBuilt(t *testing.T) {
+	var built []string
+	for _, words := range []string{"go build", "pip install x", "uv sync", "poetry install", "npm ci", "cargo build", "mvn package"} {
+		for _, p := range Paths(Step{Args: []string{"sh", "-c", words}, Home: "/r", More: []string{"/mine/x"}}) {
+			if p.Built && !slices.Contains(built, p.Dir) {
+				built = append(built, p.Dir)
+			}
+		}
+	}
+	slices.Sort(built)
+	want := []string{"/mine/x", "/r/.cache/go-build", "/r/.cache/pip", "/r/.cache/pypoetry/artifacts", "/r/.cache/uv"}
+	if !slices.Equal(built, want) {
+		t.Errorf("got %q\nwant %q", built, want)
 	}
 }
