@@ -58,7 +58,7 @@ func (k *keyed) run(ctx context.Context) {
 	for {
 		select {
 		case <-k.wake:
-			k.send(ctx, nil, func(string, bool) {})
+			k.send(ctx)
 		case <-k.end:
 			return
 		case <-ctx.Done():
@@ -68,10 +68,10 @@ func (k *keyed) run(ctx context.Context) {
 }
 
 // send writes what is there by now and was not sent, to the caches that took what they were sent before.
-func (k *keyed) send(ctx context.Context, edges []graph.Edge, tell cache.Tell) {
+func (k *keyed) send(ctx context.Context) {
 	for _, t := range k.to {
 		if t.err == nil {
-			t.err = k.sendTo(ctx, t, edges, tell)
+			t.err = k.sendTo(ctx, t, nil, func(string, bool) {})
 		}
 	}
 }

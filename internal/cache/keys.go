@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -288,9 +287,7 @@ func (r namedRepository) holds(ctx context.Context, desc ocispec.Descriptor) (bo
 }
 
 func (r namedRepository) enter(ctx context.Context, name string, desc ocispec.Descriptor, manifest []byte) error {
-	_, err := r.client.Push(ctx, r.at(name), registry.Content{Desc: desc, Open: func(context.Context) (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(manifest)), nil
-	}})
+	_, err := r.client.Push(ctx, r.at(name), registry.Content{Desc: desc, Open: bytesOpener(manifest)})
 	return err
 }
 
