@@ -58,7 +58,7 @@ func (a *app) isolate(cmd *cobra.Command) error {
 	if err != nil {
 		dir = "" // that is an error where a store is opened
 	}
-	a.mode = isolation.Choose(isolation.Find(wanted, dir), wanted)
+	a.mode = isolation.Choose(isolation.Find(wanted, dir, madeAs), wanted)
 	switch {
 	case !a.mode.Enters(), among(cmd, storeless), among(cmd, readers) && !a.mode.Shifted():
 		return nil
@@ -78,6 +78,17 @@ func (a *app) isolate(cmd *cobra.Command) error {
 	}
 	a.mode = a.mode.Without(err)
 	return nil
+}
+
+// madeAs is with which rights a store was made.
+func madeAs(dir string) isolation.Mode {
+	switch flavor, known := store.FlavorOf(dir); {
+	case !known:
+		return ""
+	case flavor == layer.Trusted:
+		return isolation.Root
+	}
+	return isolation.UserNS
 }
 
 // carried is what this process tells itself before it enters.

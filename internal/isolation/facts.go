@@ -41,6 +41,7 @@ type Facts struct {
 	RootDir      error  // why nothing can be made in /
 	OverlayStore string // the store's directory where that is on an overlay, on which no other one can be mounted
 	Room         int64  // see the function, where it is
+	Made         Mode   // with which rights that store was made: Root, or UserNS for all others; "" is unknown, or it is not there
 
 	least int64 // bytes of that without which steps are not to be isolated
 
@@ -49,9 +50,9 @@ type Facts struct {
 
 func (f *Facts) cap(n int) bool { return f.Caps&(1<<n) != 0 }
 
-// Find looks at what there is for this process, whose store is in a directory. Where it is clear that this process is root and that this will
+// Find looks at what there is for this process, whose store is in a directory; made is [Facts.Made] of it. Where it is clear that this process is root and that this will
 // do, it looks no further.
-func Find(wanted Mode, store string) *Facts {
+func Find(wanted Mode, store string, made func(store string) Mode) *Facts {
 	f := &Facts{UID: os.Geteuid(), GID: os.Getegid(), InUserNS: userns.RunningInUserNS(), MaxUserNS: -1}
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var caps [2]unix.CapUserData
@@ -67,7 +68,7 @@ func Find(wanted Mode, store string) *Facts {
 		f.MountNS = errors.Join(made, mounts)
 	}
 	if f.Container != "" && onOverlay(store) {
-		f.OverlayStore, f.Room = store, Room()
+		f.OverlayStore, f.Room, f.Made = store, Room(), made(store)
 	}
 	if needsForRoot(f) == nil && (wanted == Auto || wanted == Root) {
 		return f

@@ -141,7 +141,11 @@ func Choose(f *Facts, wanted Mode) *Choice {
 	if wanted != Auto {
 		return f.choose(wanted, 0)
 	}
-	c := f.choose(wanted, leastRoom)
+	least := int64(leastRoom)
+	if f.Made == Root { // steps in place cannot use what is in it
+		least = 0
+	}
+	c := f.choose(wanted, least)
 	if c.Mode == "" && f.OverlayStore != "" { // a little memory is better than nothing
 		c = f.choose(wanted, 0)
 	}

@@ -87,6 +87,13 @@ func TestChoose(t *testing.T) {
 			mode: UserNS, ids: Identity, enter: maps{uids: "0 0 1 1 1 4294967294", gids: "0 0 1 1 1 4294967294"}, why: "up to 512MiB"},
 		"little memory, and asked for": {facts: inContainer(), wanted: UserNS, change: func(f *Facts) { f.OverlayStore, f.Room = "/store", 1<<29 },
 			mode: UserNS, ids: Identity, enter: maps{uids: "0 0 1 1 1 4294967294", gids: "0 0 1 1 1 4294967294"}, why: "up to 512MiB"},
+		"little memory, and a store that root made": {facts: inContainer(), change: func(f *Facts) {
+			f.Caps, f.OverlayStore, f.Room, f.Made = sysAdmin, "/store", 1<<29, Root
+		}, mode: Root, why: "up to 512MiB"},
+		"memory, and a store that was made in place": {facts: inContainer(), change: func(f *Facts) {
+			f.Caps, f.OverlayStore, f.Room, f.Made = sysAdmin, "/store", 1<<32, UserNS
+			f.UserNS = unix.EPERM
+		}, mode: None, says: []string{"root: the store /store was made without these rights", "slipway --root /store system reset"}},
 		"memory without attributes": {facts: inContainer(), wanted: UserNS, change: func(f *Facts) { f.OverlayStore = "/store" }, says: []string{"before Linux 6.6", "docker run -v slipway:/store"}},
 		"SYS_ADMIN with a profile that forbids mounts": {facts: inContainer(), change: func(f *Facts) {
 			f.Caps |= sysAdmin

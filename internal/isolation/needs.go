@@ -58,6 +58,10 @@ func needsForRoot(f *Facts) *Need {
 		return &Need{fmt.Sprintf("mounts are refused (%v)", f.MountNS), f.fix("start it without a seccomp filter", "docker run --security-opt seccomp=unconfined",
 			"securityContext: {seccompProfile: {type: Unconfined}}")}
 	}
+	if f.Made == UserNS && !f.InUserNS {
+		return &Need{fmt.Sprintf("the store %s was made without these rights, and its layers can have other attributes", f.OverlayStore),
+			fmt.Sprintf("slipway --root %s system reset", f.OverlayStore)}
+	}
 	return f.needsVolume()
 }
 

@@ -3,9 +3,11 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
@@ -83,6 +85,27 @@ const (
 	user         // what records say counts on files of an ID that stands for them
 	oneID        // what records say counts
 )
+
+// FlavorOf reads the flavor of the store in a directory from its file, without opening it: what was not written there yet from SQLite's log
+// is not known.
+func FlavorOf(root string) (f layer.Flavor, known bool) {
+	file, err := os.Open(filepath.Join(root, "meta.db"))
+	if err != nil {
+		return 0, false
+	}
+	defer file.Close()
+	var version [4]byte // https://www.sqlite.org/fileformat.html#user_version_number
+	if _, err := file.ReadAt(version[:], 60); err != nil {
+		return 0, false
+	}
+	switch v := binary.BigEndian.Uint32(version[:]); {
+	case v == 0:
+		return 0, false
+	case kind(v>>flavorShift) == trusted:
+		return layer.Trusted, true
+	}
+	return layer.User, true
+}
 
 // kind is that of the store that this process needs.
 func (s *Store) kind() kind {

@@ -68,6 +68,26 @@ func TestFlavor(t *testing.T) {
 	}
 }
 
+// TestFlavorOfClosed: the flavor of a store stands in its file, without opening it.
+func TestFlavorOfClosed(t *testing.T) {
+	root := t.TempDir()
+	if f, known := FlavorOf(root); known {
+		t.Errorf("of none: %v", f)
+	}
+	for _, want := range []layer.Flavor{layer.User, layer.Trusted} {
+		s, err := Open(root, WithFlavor(want))
+		must(t, err)
+		must(t, s.Close())
+		if f, known := FlavorOf(root); !known || f != want {
+			t.Errorf("of %v: %v, known %t", want, f, known)
+		}
+	}
+	must(t, os.WriteFile(filepath.Join(root, "meta.db"), []byte("SQLite format 3"), 0o600))
+	if f, known := FlavorOf(root); known {
+		t.Errorf("of a short file: %v", f)
+	}
+}
+
 // A store of blobs alone takes the flavor of who opens it, unless somebody else uses it.
 func TestFlavorOfBlobs(t *testing.T) {
 	needRoot(t)
