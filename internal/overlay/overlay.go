@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -56,19 +57,45 @@ func Mount(target string, lower []string, upper, work string, opt Options) error
 		}
 		return nil
 	}
-	if plain(append([]string{upper, work}, lower...)) && mountOld(target, lower, upper, work, opt, direct) == nil {
-		return nil
+	err := mount(target, lower, upper, work, opt)
+	if err == nil && upper != "" {
+		err = writable(target, work)
+	}
+	return wrap(err, target, lower)
+}
+
+// mount tries the ways that there are.
+func mount(target string, lower []string, upper, work string, opt Options) error {
+	if plain(append([]string{upper, work}, lower...)) {
+		// Of a full disk the first attempt tells: it leaves something behind with which others fail for another reason.
+		err := mountOld(target, lower, upper, work, opt, direct)
+		if err == nil || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			return err
+		}
 	}
 	err := mountNew(target, lower, upper, work, opt)
 	if err == nil || !tryOlder(err) {
-		return wrap(err, target, lower)
+		return err
 	}
 	var open handles
 	defer open.close()
 	if old := mountOld(target, lower, upper, work, opt, open.path); old != nil {
-		return wrap(errors.Join(err, old), target, lower)
+		return errors.Join(err, old)
 	}
 	return nil
+}
+
+// writable undoes a mount that the kernel has made read-only, as it does without a word where it could not make its directory in work.
+func writable(target, work string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(target, &st); err != nil || st.Flags&unix.ST_RDONLY == 0 {
+		return err
+	}
+	err := os.Mkdir(filepath.Join(work, "try"), 0o700) // fails for the same reason
+	if err == nil {
+		err = errors.New("the kernel has mounted it read-only")
+	}
+	return errors.Join(err, unix.Unmount(target, unix.MNT_DETACH))
 }
 
 // plain reports whether paths fit into one option string as they are.

@@ -253,3 +253,39 @@ func BenchmarkMount(b *testing.B) {
 		}
 	}
 }
+
+// TestMountFull: where there is no place for what the kernel makes in the work directory, the error says so, however far the kernel came.
+func TestMountFull(t *testing.T) {
+	needRoot(t)
+	full := 0
+	for inodes := 5; inodes < 13; inodes++ { // the root and four directories take five
+		for _, durable := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d inodes, durable %t", inodes, durable), func(t *testing.T) {
+				dir := t.TempDir()
+				if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("nr_inodes=%d", inodes)); err != nil {
+					t.Fatal(err)
+				}
+				unmountLater(t, dir)
+				lower, upper, work, target := filepath.Join(dir, "l"), filepath.Join(dir, "u"), filepath.Join(dir, "w"), filepath.Join(dir, "t")
+				mkdirs(t, lower, upper, work, target)
+				err := Mount(target, []string{lower}, upper, work, Options{Durable: durable})
+				switch {
+				case errors.Is(err, unix.ENOSPC):
+					if full++; strings.Contains(err.Error(), "fsconfig") {
+						t.Errorf("it was tried again in a directory in which the first attempt has left something: %v", err)
+					}
+				case err != nil:
+					t.Errorf("got %v, want ENOSPC", err)
+				default:
+					unmountLater(t, target)
+					if err := os.WriteFile(filepath.Join(target, "f"), nil, 0o600); err != nil && !errors.Is(err, unix.ENOSPC) {
+						t.Errorf("writing: %v", err)
+					}
+				}
+			})
+		}
+	}
+	if full < 4 {
+		t.Errorf("%d mounts had no space: the test tests little", full)
+	}
+}
