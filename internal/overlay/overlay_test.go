@@ -260,7 +260,7 @@ func TestMountFull(t *testing.T) {
 	full := 0
 	for inodes := 5; inodes < 13; inodes++ { // the root and four directories take five
 		for _, durable := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%d inodes, durable %t", inodes, durable), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%d inodes with durable %t", inodes, durable), func(t *testing.T) {
 				dir := t.TempDir()
 				if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("nr_inodes=%d", inodes)); err != nil {
 					t.Fatal(err)
