@@ -24,7 +24,7 @@ import (
 // bakeFlags are the flags of bake as they were given.
 type bakeFlags struct {
 	bake.Options
-	noCache, pull          bool
+	noCache, pull, warm    bool
 	print                  bool
 	list                   string
 	progress, metadataFile string
@@ -85,6 +85,7 @@ func newBakeCmd(a *app) *cobra.Command {
 		f.Lookup(name).Hidden = true
 	}
 	f.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
+	addWarm(f, &opts.warm)
 	f.BoolVar(&opts.pull, "pull", false, "Always attempt to pull all referenced images")
 	f.StringVar(&opts.metadataFile, "metadata-file", "", "Write build result metadata to a file")
 	f.StringVar(&opts.progress, "progress", cmp.Or(os.Getenv("BUILDKIT_PROGRESS"), "auto"), `Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty"). Use plain to show container output`)
@@ -137,7 +138,7 @@ func (a *app) runBake(ctx context.Context, opts *bakeFlags, args []string) error
 		defer display.Wait()
 	}
 	endInTime(ctx)
-	return a.buildTargets(ctx, bakeShown{opts.progress, opts.metadataFile, opts.Call, opts.tellFlags, opts.failureFlags}, def, display)
+	return a.buildTargets(ctx, bakeShown{opts.progress, opts.metadataFile, opts.Call, opts.warm, opts.tellFlags, opts.failureFlags}, def, display)
 }
 
 // openDisplay is a display that may be waited for several times.

@@ -40,9 +40,10 @@ func (a *app) configuredBuild(part func(*config.Build) config.Build) (*buildFlag
 	return opts, set(f, part(&a.settings.Build))
 }
 
-// bakeShown is what is shown and written of builds.
+// bakeShown is what is shown and written of builds, and how they are carried out.
 type bakeShown struct {
 	progress, metadataFile, call string
+	warm                         bool
 	tellFlags
 	failureFlags
 }
@@ -56,6 +57,7 @@ func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Defini
 	if err := opts.failureFlags.set(&base); err != nil {
 		return err
 	}
+	base.Warm = base.Warm || opts.warm
 	base.Command = withoutValues(os.Args)
 	if opts.metadataFile != "" {
 		base.TellProvenance = toldProvenance()
@@ -65,6 +67,9 @@ func (a *app) buildTargets(ctx context.Context, opts bakeShown, def *bake.Defini
 		return err
 	}
 	for i := range builds {
+		if err := a.configuredWarm(&builds[i].Request); err != nil {
+			return err
+		}
 		hosts := &builds[i].Request.AddHosts
 		if *hosts, err = extraHosts(*hosts); err != nil {
 			return fmt.Errorf("target %s: %w", builds[i].Name, err)

@@ -20,9 +20,13 @@ type warmFlags struct {
 }
 
 func (o *warmFlags) add(f *pflag.FlagSet) {
-	f.BoolVar(&o.warm, "warm", false, `Let "RUN" instructions find the caches of their tools (Go, npm, pip, cargo, Maven, ...) as earlier builds of the project left them, where the image does not show it`)
+	addWarm(f, &o.warm)
 	f.StringVar(&o.verifyWarm, "verify-warm", "", `Build without warm caches as well, and tell which files are not the same; implies "--warm" ("warn", "strict": exit code 1)`)
 	f.Lookup("verify-warm").NoOptDefVal = "warn"
+}
+
+func addWarm(f *pflag.FlagSet, on *bool) {
+	f.BoolVar(on, "warm", false, `Let "RUN" instructions find the caches of their tools (Go, npm, pip, cargo, Maven, ...) as earlier builds of the project left them, where the image does not show it`)
 }
 
 // set says in a request what is warm: for the flags, and for what the configuration says of a project.
@@ -33,6 +37,11 @@ func (o *warmFlags) set(a *app, req *build.Request) error {
 		return fmt.Errorf("--verify-warm=%s: want warn or strict", o.verifyWarm)
 	}
 	req.Warm, req.VerifyWarm = o.warm || o.verifyWarm != "", o.verifyWarm != ""
+	return a.configuredWarm(req)
+}
+
+// configuredWarm says in a request what is warm for what the configuration says of its project.
+func (a *app) configuredWarm(req *build.Request) error {
 	if a.settings == nil || a.settings.Warm == nil {
 		return nil
 	}
