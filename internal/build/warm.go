@@ -40,7 +40,7 @@ func (b *building) project() string {
 		if dir, file = real(dir), real(file); dir == file {
 			return dir
 		}
-		return dir + " (" + file + ")"
+		return dir + " (/" + file + ")" // "//" is in no clean path: no directory has this name
 	case isRemote(b.req.Context):
 		return outbound.Redact(b.req.Context) // of its ref: a branch that nobody has looked at has caches of its own
 	}

@@ -23,6 +23,14 @@ func TestProject(t *testing.T) {
 		t.Fatal(err)
 	}
 	app, link := filepath.Join(dir, "app"), filepath.Join(dir, "link")
+	// A directory may have a name that looks like two.
+	hostile := app + " (/" + filepath.Join(dir, "other") + ")"
+	if err := os.MkdirAll(hostile, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if hostile = filepath.Clean(hostile); hostile == app+" (/"+filepath.Join(dir, "other")+")" {
+		t.Error("a directory can have the name of a project of two")
+	}
 	for _, c := range []struct {
 		name string
 		req  Request
@@ -31,7 +39,8 @@ func TestProject(t *testing.T) {
 		{"a directory", Request{Context: app}, app},
 		{"with a Dockerfile in it", Request{Context: app, Dockerfile: filepath.Join(app, "Dockerfile.dev")}, app},
 		{"by a link", Request{Context: link}, app},
-		{"with a Dockerfile elsewhere", Request{Context: app, Dockerfile: filepath.Join(dir, "other", "Dockerfile")}, app + " (" + filepath.Join(dir, "other") + ")"},
+		{"with a Dockerfile elsewhere", Request{Context: app, Dockerfile: filepath.Join(dir, "other", "Dockerfile")}, app + " (/" + filepath.Join(dir, "other") + ")"},
+		{"a directory with that name", Request{Context: hostile}, hostile},
 		{"a repository", Request{Context: "https://me:secret@example.com/app.git#main:sub"}, "https://xxxxx:xxxxx@example.com/app.git#main:sub"},
 		{"a client's", Request{Context: "https://example.com/app.git", Client: &client.Client{}, Warm: true}, ""},
 	} {

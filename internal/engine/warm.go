@@ -284,10 +284,8 @@ func mayWarm(n *node, tree layer.Tree, d *warmed, views *warm.Views) (ok bool, b
 		return false, "", nil //nolint:nilerr // it is no directory
 	}
 	d.real = path.Join("/", at)
-	for _, m := range op.Mounts { // what is mounted there the Dockerfile says
-		if m.Dest != pb.RootMount && warm.Overlap(mountPoint(op, m), d.Dir) {
-			return false, "", nil
-		}
+	if mountsAt(op, tree, d) {
+		return false, "", nil
 	}
 	for _, dir := range []string{d.Dir, d.real} {
 		if s, seen := views.See(n.v.Digest, dir); seen {
@@ -303,6 +301,27 @@ func mayWarm(n *node, tree layer.Tree, d *warmed, views *warm.Views) (ok bool, b
 		return false, fmt.Sprintf("the directory above %s is not there, and would be root's", d.Dir), nil //nolint:nilerr // likewise
 	}
 	return true, "", nil
+}
+
+// ofTheSandbox is what steps find of the sandbox's own in each root filesystem.
+func ofTheSandbox() []string {
+	return []string{"/proc", "/sys", "/dev", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname"}
+}
+
+// mountsAt reports whether something is mounted at, above or in a directory: what the Dockerfile says, or the sandbox has there.
+func mountsAt(op *pb.ExecOp, tree layer.Tree, d *warmed) bool {
+	all := ofTheSandbox()
+	for _, m := range op.Mounts {
+		if m.Dest == pb.RootMount {
+			continue
+		}
+		dest := mountPoint(op, m)
+		if at, err := layer.Resolve(tree, dest, true); err == nil { // it is where links lead
+			all = append(all, path.Join("/", at))
+		}
+		all = append(all, dest)
+	}
+	return slices.ContainsFunc(all, func(at string) bool { return warm.Overlap(at, d.Dir) || warm.Overlap(at, d.real) })
 }
 
 // seenBy says who sees a directory.

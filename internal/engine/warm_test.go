@@ -334,6 +334,70 @@ func TestWarmBuildsAtOnce(t *testing.T) {
 	wantFound(t, c, "eight builds", "empty")
 }
 
+// Builds of a project at once that are not the same have one cache too.
+func TestUnlikeWarmBuildsAtOnce(t *testing.T) {
+	e, _, c := newCompiler(t)
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			r := e.NewRun(context.Background(), RunOptions{Warm: &Warm{Project: "mine"}})
+			_, err := r.Result(context.Background(), edgeOf(t, copied(step(sources(strings.Repeat("x", i)), "go"), "/out/app")))
+			if err = errors.Join(err, r.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	wantFound(t, c, "eight builds", "empty full full full full full full full")
+}
+
+// Nothing is warm where the sandbox or the Dockerfile mounts something, also where links lead: whatever a Dockerfile sets the variables of tools to.
+func TestWarmWhereSomethingIsMounted(t *testing.T) {
+	var mounted []string
+	e, p := newProcesses(t, nil)
+	p.programs = map[string]program{"go": func(_ context.Context, spec *sandbox.Spec, _ io.Writer) error {
+		for _, m := range spec.Mounts {
+			if m.Bind != "" {
+				mounted = append(mounted, m.Dest)
+			}
+		}
+		return nil
+	}}
+	links := llb.Scratch().Dir("/").File(llb.Mkdir("/a", 0o755).Mkdir("/c", 0o755))
+	links = links.File(llb.Symlink("/proc", "/kernel")).File(llb.Symlink("/a", "/b"))
+	for name, c := range map[string]struct {
+		cache, mount string
+		want         []string
+	}{
+		"nothing":              {"/a/go", "", []string{"/a/go"}},
+		"the root":             {"/", "", nil},
+		"a directory of it":    {"/etc", "", nil},
+		"above the root":       {"/a/../../..", "", nil},
+		"processes":            {"/proc/self/go", "", nil},
+		"processes by a link":  {"/kernel/go", "", nil},
+		"processes by dots":    {"/a/../proc/go", "", nil},
+		"shared memory":        {"/dev/shm/go", "", nil},
+		"the kernel's":         {"/sys/fs/cgroup", "", nil},
+		"names of hosts":       {"/etc/hosts", "", nil},
+		"a mount":              {"/a/go", "/a/go", nil},
+		"in a mount":           {"/a/go/x", "/a/go", nil},
+		"above a mount":        {"/a/go", "/a/go/x", nil},
+		"beside a mount":       {"/a/go", "/a/other", []string{"/a/go"}},
+		"a mount by a link":    {"/a/go", "/b/go/x", nil},
+		"by a link to a mount": {"/b/go", "/a/go/x", nil},
+	} {
+		opts := []llb.RunOption{llb.Args([]string{"go", name}), llb.AddEnv("GOCACHE", c.cache), llb.AddEnv("GOMODCACHE", "off")}
+		if c.mount != "" {
+			opts = append(opts, llb.AddMount(c.mount, llb.Scratch(), llb.Tmpfs()))
+		}
+		mounted = nil
+		built(t, e, "mine", copied(links.Run(opts...).Root(), "/c"))
+		if !slices.Equal(mounted, c.want) {
+			t.Errorf("%s: mounted is %q, want %q", name, mounted, c.want)
+		}
+	}
+}
+
 // The names of caches that are none of a graph's are none that a graph can have.
 func TestCachesOfGraphs(t *testing.T) {
 	e, _, c := newCompiler(t)
