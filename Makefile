@@ -16,7 +16,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments suites suites-client suites-dockerfile clients clean
+.PHONY: image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -158,6 +158,11 @@ conformance-user: build ## build the cases of hack/conformance as a user of this
 environments: build bases ## build Dockerfiles, packages of Debian and Go programs among them, in containers and as users with few rights
 	@hack/deps.sh test
 	SLIPWAY_DOCKERFILES=$(or $(DOCKERFILES),all) SLIPWAY_ENVIRONMENTS=$(ENVIRONMENTS) SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 120m -run '^TestTable$$' ./hack/environments
+
+# PROJECTS=go-service,... chooses some. The store is kept: Debian's packages are installed once.
+warm: build bases ## build small models of projects of Go, Node, Python and Rust warm and cold, with packages of Debian, npm and modules of Go, and compare
+	@hack/deps.sh test
+	SLIPWAY_WARM=$(or $(PROJECTS),all) SLIPWAY_WARM_ROOT=$(CURDIR)/build/warm SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 120m -run '^TestProjects$$' ./hack/warm
 
 # Both run, whatever the first one says. With PART=2/8, RUN=regexp or SUITES="flags of hack/suites" a part of them does.
 suites: ## run BuildKit's own integration tests against slipway serve, and compare with the lists of those that do not pass
