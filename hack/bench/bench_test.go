@@ -76,19 +76,24 @@ func TestTable(t *testing.T) {
 	client := result{row: row{name: "c", goal: "1", client: true}, what: "x", slipway: outcome{times: []time.Duration{time.Second}, peak: 42e6},
 		other: outcome{times: []time.Duration{2 * time.Second}, peak: 81e6}}
 	var b bytes.Buffer
-	if err := writeTable(&b, []result{client, r}, true); err != nil {
+	warm := client
+	warm.row, warm.bound = row{name: "w", goal: "10", warm: true}, outcome{times: []time.Duration{4 * time.Second}}
+	if err := writeTable(&b, []result{warm, client, r}, true); err != nil {
 		t.Fatal(err)
 	}
 	want := `| r | a \| b | 1.00 s / 1.00 s | 2.00 s / 2.00 s | 0.50 | failed | - | 42 | under 1 x |`
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
-	if len(lines) != 7 || lines[2] != want {
+	if len(lines) != 11 || lines[2] != want {
 		t.Errorf("markdown is\n%s\nwant its last line\n%s", b.String(), want)
 	}
 	if want := `| c | x | 1.00 s / 1.00 s | 2.00 s / 2.00 s | 2.00 | 42 (81) | 1 |`; lines[6] != want {
 		t.Errorf("markdown is\n%s\nwant its last line\n%s", b.String(), want)
 	}
-	for i, client := range map[int]bool{0: false, 1: false, 4: true, 5: true} {
-		if n, want := strings.Count(lines[i], "|"), len(columns(client))+1; n != want {
+	if want := `| w | x | 1.00 s / 1.00 s | 4.00 s / 4.00 s | 2.00 s / 2.00 s | 0.50 | 2.00 | 10 |`; lines[10] != want {
+		t.Errorf("markdown is\n%s\nwant its last line\n%s", b.String(), want)
+	}
+	for i, of := range map[int]row{0: {}, 1: {}, 4: {client: true}, 5: {client: true}, 8: {warm: true}, 9: {warm: true}} {
+		if n, want := strings.Count(lines[i], "|"), len(columns(of))+1; n != want {
 			t.Errorf("line %q has %d bars, want %d", lines[i], n, want)
 		}
 	}

@@ -55,6 +55,7 @@ type row struct {
 	goal    string // what slipway wants to reach, for the table; may be empty
 	toolset bool   // uses the large image and its tree
 	client  bool   // goes through buildx: the other one is BuildKit's daemon
+	warm    bool   // of warm builds: the bound is slipway without --warm, and the other one BuildKit's daemon
 	make    func(ctx context.Context, p *place) (contest, error)
 }
 
@@ -62,7 +63,7 @@ type row struct {
 type contest struct {
 	what                    string // the first column
 	bound, slipway, buildah task
-	buildkit                task     // instead of buildah, in rows of clients
+	buildkit                task     // instead of buildah, in rows of clients and of warm builds
 	counted                 *counted // may be nil
 }
 
@@ -106,7 +107,7 @@ type result struct {
 	row                   row
 	what                  string
 	n                     int
-	bound, slipway, other outcome // other: buildah, or in rows of clients BuildKit's daemon
+	bound, slipway, other outcome // other: buildah, or in rows of clients and of warm builds BuildKit's daemon
 	counted               *counted
 }
 
@@ -130,7 +131,7 @@ func (m *room) run(ctx context.Context, r row) (res result, err error) {
 		res.n = m.settings.n
 	}
 	other := &c.buildah
-	if r.client {
+	if r.client || r.warm {
 		other = &c.buildkit
 	}
 	if m.settings.noOther {

@@ -79,7 +79,7 @@ func newRoom(ctx context.Context, s settings, repo string, rows []row) (_ *room,
 			return nil, err
 		}
 	}
-	if slices.ContainsFunc(rows, func(r row) bool { return r.client }) {
+	if slices.ContainsFunc(rows, func(r row) bool { return r.client || r.warm }) {
 		if err := m.compileTools(ctx); err != nil {
 			return nil, err
 		}

@@ -30,5 +30,9 @@ func catalogue() []row {
 		{name: "client-context-edited", n: 5, goal: "3", client: true, make: clientContextEditedRow},
 		{name: "client-16", n: 2, goal: "1, below 400 MB", client: true, make: clientAtOnceRow},
 		{name: "serve-idle", n: 5, goal: "1, below 60 MB", client: true, make: serveIdleRow},
+		{name: "go-cold", n: 1, warm: true, make: goWarmRow(true).make},
+		{name: "go-edited", n: 3, goal: "10", warm: true, make: goWarmRow(false).make},
+		{name: "npm-cold", n: 1, warm: true, make: npmWarmRow(true).make},
+		{name: "npm-dependency", n: 3, goal: "4", warm: true, make: npmWarmRow(false).make},
 	}
 }

@@ -12,9 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// columns are the heads of a table: rows of clients have no bound, and one of their own.
-func columns(client bool) []string {
-	if client {
+// columns are the heads of the table that a row is in: rows of clients, which have no bound, and those of warm builds have tables of their own.
+func columns(r row) []string {
+	if r.warm {
+		return []string{"row", "what", "slipway --warm", "slipway", "BuildKit", "BuildKit/slipway", "BuildKit/slipway --warm", "wanted"}
+	}
+	if r.client {
 		return []string{"row", "what", "slipway", "BuildKit", "BuildKit/slipway", "server's MB", "wanted"}
 	}
 	return []string{"row", "what", "slipway", "bound", "slipway/bound", "buildah", "buildah/slipway", "peak MB", "wanted"}
@@ -23,6 +26,9 @@ func columns(client bool) []string {
 // cells are a result as a line of the table. Times are "best / median"; ratios are of the best.
 func cells(r *result) []string {
 	all := []string{r.row.name, r.what, times(&r.slipway)}
+	if r.row.warm {
+		return append(all, times(&r.bound), times(&r.other), ratio(&r.other, &r.bound), ratio(&r.other, &r.slipway), r.row.goal)
+	}
 	if !r.row.client {
 		all = append(all, times(&r.bound), ratio(&r.slipway, &r.bound))
 	}
@@ -85,12 +91,12 @@ func size(n int64) string {
 	return fmt.Sprintf("%.0f kB", float64(n)/1e3)
 }
 
-// writeTable writes the results, as markdown or in columns of spaces; those of clients in a table of their own.
+// writeTable writes the results, as markdown or in columns of spaces; those of clients and of warm builds in tables of their own.
 func writeTable(w io.Writer, results []result, markdown bool) error {
-	for _, client := range []bool{false, true} {
-		lines := [][]string{columns(client)}
+	for _, of := range []row{{}, {client: true}, {warm: true}} {
+		lines := [][]string{columns(of)}
 		for _, r := range results {
-			if r.row.client == client {
+			if r.row.client == of.client && r.row.warm == of.warm {
 				lines = append(lines, cells(&r))
 			}
 		}

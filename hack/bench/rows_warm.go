@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// warmRow is a row of a project that is built by the command line: with --warm, without, and through buildx by BuildKit's daemon, each of which has
+// a project and a store of its own. What is timed is the build after a change; of a cold row it is one with --no-cache, which is never warm.
+type warmRow struct {
+	what string
+	cold bool
+	// prepare writes a project; edit changes it, with a text that was never there before.
+	prepare func(ctx context.Context, p *place, dir string) error
+	edit    func(p *place, dir, fresh string) error
+	args    []string // of the Dockerfile
+}
+
+func (w warmRow) make(ctx context.Context, p *place) (contest, error) {
+	other, err := p.buildkitDaemon()
+	if err != nil {
+		return contest{}, err
+	}
+	c := contest{what: w.what, slipway: missing("-")}
+	if !w.cold {
+		if c.slipway, err = w.task(ctx, p, "warm", w.ours(p, "warm", "--warm")); err != nil {
+			return c, err
+		}
+	}
+	if c.bound, err = w.task(ctx, p, "plain", w.ours(p, "plain")); err != nil {
+		return c, err
+	}
+	theirs := func(dir string, flags ...string) command { return other.build(dir, append(w.args, flags...)...) }
+	t, err := w.task(ctx, p, "theirs", theirs)
+	c.buildkit = forServer(p, other, func(*place, *daemon) task { return t })
+	return c, err
+}
+
+// ours builds with slipway, and a store of the contender's.
+func (w warmRow) ours(p *place, name string, flags ...string) func(string, ...string) command {
+	return func(dir string, more ...string) command {
+		args := []string{p.settings.slipway, "--root", p.path("store-" + name), "--certs-dir", p.certs, "build", "--network=host", "-t", imageName}
+		args = append(append(append(args, w.args...), flags...), more...)
+		return command{args: append(args, dir)}
+	}
+}
+
+// task is one contender's: it has built the project twice before, as whoever edits it has.
+func (w warmRow) task(ctx context.Context, p *place, name string, build func(dir string, flags ...string) command) (task, error) {
+	dir := p.path(name)
+	if err := w.prepare(ctx, p, dir); err != nil {
+		return task{}, err
+	}
+	edit := func() error { return w.edit(p, dir, p.fresh()) }
+	once := build(dir)
+	once.long = true
+	return task{
+		setup: func(ctx context.Context) error { return errors.Join(edit(), p.do(ctx, once)) },
+		before: func(context.Context, int) error {
+			if w.cold {
+				return nil
+			}
+			return edit()
+		},
+		run: func(int) []command {
+			if w.cold {
+				return []command{build(dir, "--no-cache")}
+			}
+			return []command{build(dir)}
+		},
+	}, nil
+}
+
+// operator is a service of Go with the modules that many have which run in a cluster.
+const operator = `// Command operator counts what it is told of.
+package main
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+)
+
+func main() {
+	log, _ := zap.NewProduction()
+	seen := prometheus.NewCounter(prometheus.CounterOpts{Name: "pods_seen"})
+	prometheus.MustRegister(seen)
+	config, err := rest.InClusterConfig()
+	if err != nil {
+		log.Fatal(version, zap.Error(err))
+	}
+	factory := informers.NewSharedInformerFactory(kubernetes.NewForConfigOrDie(config), time.Minute)
+	factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(any) { seen.Inc() }})
+	factory.Start(context.Background().Done())
+	http.Handle("/metrics", promhttp.Handler())
+	log.Fatal("serving", zap.Error(http.ListenAndServe(":8080", nil)))
+}
+`
+
+// goWarmRow builds the operator.
+func goWarmRow(cold bool) warmRow {
+	w := warmRow{what: "a Go service (client-go, prometheus, zap), a source file edited", cold: cold}
+	if cold {
+		w.what = "a Go service (client-go, prometheus, zap), --no-cache"
+	}
+	if proxy := os.Getenv("GOPROXY"); proxy != "" {
+		w.args = []string{"--build-arg", "GOPROXY=" + proxy}
+	}
+	w.edit = func(p *place, dir, fresh string) error {
+		return p.write(filepath.Base(dir), map[string]string{"version.go": fmt.Sprintf("package main\n\nconst version = %q\n", fresh)})
+	}
+	w.prepare = func(ctx context.Context, p *place, dir string) error {
+		return errors.Join(w.edit(p, dir, ""), p.write(filepath.Base(dir), map[string]string{
+			"main.go": operator,
+			"go.mod": "module example.com/operator\n\ngo 1.26\n\nrequire (\n\tgithub.com/prometheus/client_golang v1.23.2\n\tgo.uber.org/zap v1.27.0\n" +
+				"\tk8s.io/apimachinery v0.34.1\n\tk8s.io/client-go v0.34.1\n)\n",
+			"Dockerfile": "FROM golang:1.26 AS build\nWORKDIR /src\nENV CGO_ENABLED=0\nCOPY go.mod go.sum ./\nARG GOPROXY\nRUN go mod download\nCOPY . .\n" +
+				"RUN go build -trimpath -ldflags=-s -o /operator .\nFROM scratch\nCOPY --from=build /operator /operator\nENTRYPOINT [\"/operator\"]\n",
+			".dockerignore": "Dockerfile\n",
+		}), p.do(ctx, command{args: []string{"go", "mod", "tidy"}, env: []string{"GOFLAGS=-mod=mod"}, dir: dir, long: true}))
+	}
+	return w
+}
+
+// npmVersions are those of the dependency that changes.
+var npmVersions = []string{"4.17.15", "4.17.19", "4.17.20", "4.17.21"}
+
+// npmWarmRow installs the packages of a project, of which one has another version each time.
+func npmWarmRow(cold bool) warmRow {
+	w := warmRow{what: "npm ci of a front end (React, webpack, Babel, Jest, ESLint), one dependency changed", cold: cold}
+	if cold {
+		w.what = "npm ci of a front end (React, webpack, Babel, Jest, ESLint), --no-cache"
+	}
+	next := map[string]int{}
+	w.edit = func(p *place, dir, _ string) error {
+		i := next[dir] % len(npmVersions)
+		next[dir]++
+		files := map[string]string{}
+		for _, name := range []string{"package.json", "package-lock.json"} {
+			text, err := os.ReadFile(filepath.Join(dir, "locks", npmVersions[i], name))
+			if err != nil {
+				return err
+			}
+			files[name] = string(text)
+		}
+		return p.write(filepath.Base(dir), files)
+	}
+	w.prepare = func(ctx context.Context, p *place, dir string) error {
+		err := p.write(filepath.Base(dir), map[string]string{
+			"src/index.js":  "console.log('front')\n",
+			".dockerignore": "*\n!package.json\n!package-lock.json\n!src\n",
+			"Dockerfile": "FROM debian:stable-slim AS node\n" +
+				"RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates nodejs npm && rm -rf /var/lib/apt/lists/*\n" +
+				"COPY --from=certificates ca-certificates.crt /etc/ssl/certs/ca-certificates.crt\n" +
+				"ENV npm_config_update_notifier=false npm_config_cafile=/etc/ssl/certs/ca-certificates.crt NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt\n" +
+				"FROM node AS build\nWORKDIR /app\nCOPY package.json package-lock.json ./\nRUN npm ci --ignore-scripts --no-audit --no-fund\nCOPY src src\n" +
+				"RUN node src/index.js > /made\nFROM debian:stable-slim\nCOPY --from=build /made /made\n",
+		})
+		for _, version := range npmVersions {
+			err = errors.Join(err, npmLock(ctx, p, filepath.Join(dir, "locks", version), version))
+		}
+		return err
+	}
+	w.args = []string{"--build-context", "certificates=/etc/ssl/certs"} // a proxy of this machine's may have added to them
+	return w
+}
+
+// npmLock writes the package.json and the lock of a version, as the npm of this machine resolves it, once for all contenders of a run.
+func npmLock(ctx context.Context, p *place, dir, version string) error {
+	kept := filepath.Join(p.room.dir, "npm-locks", version)
+	if _, err := os.Stat(filepath.Join(kept, "package-lock.json")); err != nil {
+		text := strings.ReplaceAll(frontEnd, "VERSION", version)
+		if err := errors.Join(os.MkdirAll(kept, 0o755), os.WriteFile(filepath.Join(kept, "package.json"), []byte(text), 0o644)); err != nil {
+			return err
+		}
+		lock := command{args: []string{"npm", "install", "--package-lock-only", "--ignore-scripts", "--no-audit", "--no-fund"}, dir: kept, long: true}
+		lock.env = []string{"npm_config_omit_lockfile_registry_resolved=false"}
+		if err := p.do(ctx, lock); err != nil {
+			return err
+		}
+	}
+	return os.CopyFS(dir, os.DirFS(kept))
+}
+
+const frontEnd = `{
+  "name": "front",
+  "version": "1.0.0",
+  "private": true,
+  "dependencies": {"lodash": "VERSION", "react": "18.3.1", "react-dom": "18.3.1", "react-router-dom": "6.26.2"},
+  "devDependencies": {
+    "@babel/core": "7.25.2", "@babel/preset-env": "7.25.4", "@babel/preset-react": "7.24.7", "babel-loader": "9.2.1", "eslint": "8.57.1",
+    "jest": "29.7.0", "webpack": "5.94.0", "webpack-cli": "5.1.4"
+  }
+}
+`
