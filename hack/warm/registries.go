@@ -30,6 +30,8 @@ type Registries struct {
 	servers []*http.Server
 }
 
+const npmRegistry = "https://registry.npmjs.org"
+
 // answer is what a registry answers.
 type answer struct {
 	status int
@@ -56,7 +58,7 @@ func Serve(files map[string]string) (*Registries, error) {
 	}
 	for kind, get := range map[string]func(name string) answer{
 		"go":     r.passedOn(strings.TrimSuffix(first, "/")),
-		"npm":    r.passedOn("https://registry.npmjs.org"),
+		"npm":    r.passedOn(npmRegistry),
 		"pypi":   among(pypi),
 		"crates": among(crates),
 	} {
@@ -98,6 +100,9 @@ func (r *Registries) handler(kind string, get func(string) answer) http.Handler 
 		r.asked = append(r.asked, kind+" "+req.URL.Path)
 		r.mu.Unlock()
 		a := get(req.URL.EscapedPath())
+		if strings.Contains(a.kind, "json") { // what leads to npm's registry leads here
+			a.body = bytes.ReplaceAll(a.body, []byte(npmRegistry), []byte("http://"+req.Host))
+		}
 		if a.kind != "" {
 			w.Header().Set("Content-Type", a.kind)
 		}

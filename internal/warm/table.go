@@ -30,7 +30,7 @@ var runners = []string{
 }
 
 // tools is the table. What is in a directory of it may only be what the tool can make or download again, and what it finds by what it is
-// of: never what it was asked to make. (Poetry's virtual environments are in its cache directory as well, so only two parts of that are here.)
+// of: never what it was asked to make. (Poetry's virtual environments are in its cache directory as well, and packages that npx runs in npm's, so only parts of these are here.)
 var tools = sync.OnceValue(func() []tool {
 	shared := func(places ...string) dir { return dir{places: places} }
 	locked := func(places ...string) dir { return dir{places: places, locked: true} }
@@ -38,12 +38,12 @@ var tools = sync.OnceValue(func() []tool {
 	return []tool{
 		{"Go", []string{"go", "goreleaser", "golangci-lint", "xcaddy", "ko"}, []dir{
 			built("$GOCACHE", "$XDG_CACHE_HOME/go-build", "~/.cache/go-build"), shared("$GOMODCACHE", "$GOPATH/pkg/mod", "~/go/pkg/mod")}},
-		{"npm", []string{"npm", "npx"}, []dir{shared("$npm_config_cache", "$NPM_CONFIG_CACHE", "~/.npm")}},
+		{"npm", []string{"npm", "npx"}, []dir{shared("$npm_config_cache/_cacache", "$NPM_CONFIG_CACHE/_cacache", "~/.npm/_cacache")}},
 		{"yarn", []string{"yarn", "yarnpkg", "corepack"}, []dir{
 			shared("$YARN_CACHE_FOLDER", "$XDG_CACHE_HOME/yarn", "~/.cache/yarn"), {places: []string{"/usr/local/share/.cache/yarn"}, root: true},
 			shared("$YARN_GLOBAL_FOLDER/cache", "~/.yarn/berry/cache")}},
 		{"pnpm", []string{"pnpm", "corepack"}, []dir{
-			shared("$npm_config_store_dir", "$PNPM_HOME/store", "$XDG_DATA_HOME/pnpm/store", "~/.local/share/pnpm/store")}},
+			built("$npm_config_store_dir", "$PNPM_HOME/store", "$XDG_DATA_HOME/pnpm/store", "~/.local/share/pnpm/store")}},
 		{"bun", []string{"bun", "bunx"}, []dir{shared("$BUN_INSTALL_CACHE_DIR", "$BUN_INSTALL/install/cache", "~/.bun/install/cache")}},
 		{"pip", []string{"pip", "pipx", "pipenv", "tox", "nox"}, []dir{built("$PIP_CACHE_DIR", "$XDG_CACHE_HOME/pip", "~/.cache/pip")}},
 		{"uv", []string{"uv", "uvx"}, []dir{built("$UV_CACHE_DIR", "$XDG_CACHE_HOME/uv", "~/.cache/uv")}},
@@ -59,7 +59,8 @@ var tools = sync.OnceValue(func() []tool {
 		{"sbt", []string{"sbt", "sbtx", "mill", "cs", "coursier"}, []dir{
 			locked("~/.ivy2/cache"), locked("~/.sbt/boot"), locked("$COURSIER_CACHE", "$XDG_CACHE_HOME/coursier", "~/.cache/coursier")}},
 		{"NuGet", []string{"dotnet", "nuget", "msbuild"}, []dir{locked("$NUGET_PACKAGES", "~/.nuget/packages")}},
-		{"Composer", []string{"composer"}, []dir{shared("$COMPOSER_CACHE_DIR", "$COMPOSER_HOME/cache", "$XDG_CACHE_HOME/composer", "~/.cache/composer")}},
+		{"Composer", []string{"composer"}, []dir{ // in which it is depends on files and variables of all kinds
+			shared("$COMPOSER_CACHE_DIR", "$COMPOSER_HOME/cache", "$XDG_CACHE_HOME/composer", "~/.cache/composer"), shared("~/.composer/cache")}},
 		{"Bundler", []string{"bundle", "bundler", "gem"}, []dir{
 			shared("$BUNDLE_USER_CACHE", "$BUNDLE_USER_HOME/cache", "~/.bundle/cache"), shared("$GEM_HOME/cache")}},
 		{"apt", []string{"apt", "apt-get", "aptitude"}, []dir{

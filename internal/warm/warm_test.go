@@ -28,8 +28,8 @@ func TestPaths(t *testing.T) {
 		{"HOME", Step{Args: shell("go build"), Env: []string{"HOME=/home/me", "GOMODCACHE=off"}, Home: "/root"}, "Go /home/me/.cache/go-build"},
 		{"XDG_CACHE_HOME", Step{Args: shell("pip3.12 install x"), Env: []string{"XDG_CACHE_HOME=/c/x"}, Home: "/root"}, "pip /c/x/pip"},
 		{"a module of Python", Step{Args: shell("python3 -m pip install x"), Home: "/root"}, "pip /root/.cache/pip"},
-		{"npm", Step{Args: shell("npm ci"), Home: "/root"}, "npm /root/.npm"},
-		{"npm_config_cache", Step{Args: shell("npm ci"), Env: []string{"npm_config_cache=/c/npm"}, Home: "/root"}, "npm /c/npm"},
+		{"npm", Step{Args: shell("npm ci"), Home: "/root"}, "npm /root/.npm/_cacache"},
+		{"npm_config_cache", Step{Args: shell("npm ci"), Env: []string{"npm_config_cache=/c/npm"}, Home: "/root"}, "npm /c/npm/_cacache"},
 		{"cargo", Step{Args: shell("cargo build"), Env: []string{"CARGO_HOME=/usr/local/cargo"}}, "cargo /usr/local/cargo/git/db locked, cargo /usr/local/cargo/registry locked"},
 		{"apt", Step{Args: shell("apt-get update && apt-get install -y x")}, "apt /var/cache/apt/archives locked, apt /var/lib/apt/lists locked"},
 		{"apt of a user", Step{Args: shell("apt-get update"), UID: 1}, ""},
@@ -79,7 +79,7 @@ func TestOverlap(t *testing.T) {
 // What was built of sources is told from what was downloaded: it is of a base image.
 func TestBuilt(t *testing.T) {
 	var built []string
-	for _, words := range []string{"go build", "pip install x", "uv sync", "poetry install", "npm ci", "cargo build", "mvn package"} {
+	for _, words := range []string{"go build", "pip install x", "uv sync", "poetry install", "npm ci", "pnpm install", "cargo build", "mvn package"} {
 		for _, p := range Paths(Step{Args: []string{"sh", "-c", words}, Home: "/r", More: []string{"/mine/x"}}) {
 			if p.Built && !slices.Contains(built, p.Dir) {
 				built = append(built, p.Dir)
@@ -87,7 +87,7 @@ func TestBuilt(t *testing.T) {
 		}
 	}
 	slices.Sort(built)
-	want := []string{"/mine/x", "/r/.cache/go-build", "/r/.cache/pip", "/r/.cache/pypoetry/artifacts", "/r/.cache/uv"}
+	want := []string{"/mine/x", "/r/.cache/go-build", "/r/.cache/pip", "/r/.cache/pypoetry/artifacts", "/r/.cache/uv", "/r/.local/share/pnpm/store"}
 	if !slices.Equal(built, want) {
 		t.Errorf("got %q\nwant %q", built, want)
 	}
