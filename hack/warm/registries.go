@@ -106,6 +106,9 @@ func (r *Registries) handler(kind string, get func(string) answer) http.Handler 
 		if a.kind != "" {
 			w.Header().Set("Content-Type", a.kind)
 		}
+		if strings.HasPrefix(req.URL.Path, "/files/") { // as PyPI has it: pip keeps nothing else
+			w.Header().Set("Cache-Control", "max-age=365000000, immutable, public")
+		}
 		w.WriteHeader(a.status)
 		w.Write(a.body) //nolint:errcheck // the client tells
 	})
