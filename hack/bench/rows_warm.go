@@ -17,10 +17,14 @@ type warmRow struct {
 	// prepare writes a project; edit changes it, with a text that was never there before.
 	prepare func(ctx context.Context, p *place, dir string) error
 	edit    func(p *place, dir, fresh string) error
-	args    []string // of the Dockerfile
+	args    []string                // of the Dockerfile
+	layouts func(p *place) []string // flags of its named contexts; may be nil
 }
 
 func (w warmRow) make(ctx context.Context, p *place) (contest, error) {
+	if w.layouts != nil {
+		w.args = append(w.args, w.layouts(p)...)
+	}
 	other, err := p.buildkitDaemon()
 	if err != nil {
 		return contest{}, err
@@ -144,6 +148,9 @@ func npmWarmRow(cold bool) warmRow {
 		w.what = "npm ci of a front end (React, webpack, Babel, Jest, ESLint), --no-cache"
 	}
 	next := map[string]int{}
+	w.layouts = func(p *place) []string {
+		return []string{"--build-context", "node=oci-layout://" + nodeDir(p) + ":latest"}
+	}
 	w.edit = func(p *place, dir, _ string) error {
 		i := next[dir] % len(npmVersions)
 		next[dir]++
@@ -158,23 +165,40 @@ func npmWarmRow(cold bool) warmRow {
 		return p.write(filepath.Base(dir), files)
 	}
 	w.prepare = func(ctx context.Context, p *place, dir string) error {
-		err := p.write(filepath.Base(dir), map[string]string{
+		err := nodeImage(ctx, p)
+		err = errors.Join(err, p.write(filepath.Base(dir), map[string]string{
 			"src/index.js":  "console.log('front')\n",
 			".dockerignore": "*\n!package.json\n!package-lock.json\n!src\n",
-			"Dockerfile": "FROM debian:stable-slim AS node\n" +
-				"RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates nodejs npm && rm -rf /var/lib/apt/lists/*\n" +
-				"COPY --from=certificates ca-certificates.crt /etc/ssl/certs/ca-certificates.crt\n" +
-				"ENV npm_config_update_notifier=false npm_config_cafile=/etc/ssl/certs/ca-certificates.crt NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt\n" +
-				"FROM node AS build\nWORKDIR /app\nCOPY package.json package-lock.json ./\nRUN npm ci --ignore-scripts --no-audit --no-fund\nCOPY src src\n" +
-				"RUN node src/index.js > /made\nFROM debian:stable-slim\nCOPY --from=build /made /made\n",
-		})
+			"Dockerfile": "FROM node AS build\nWORKDIR /app\nCOPY package.json package-lock.json ./\nRUN npm ci --ignore-scripts --no-audit --no-fund\nCOPY src src\n" +
+				"RUN node src/index.js > /made\nFROM scratch\nCOPY --from=build /made /made\n",
+		}))
 		for _, version := range npmVersions {
 			err = errors.Join(err, npmLock(ctx, p, filepath.Join(dir, "locks", version), version))
 		}
 		return err
 	}
-	w.args = []string{"--build-context", "certificates=/etc/ssl/certs"} // a proxy of this machine's may have added to them
 	return w
+}
+
+// nodeDir is where the image of Debian with Node.js is kept, an OCI layout of the repository's build directory.
+func nodeDir(p *place) string { return filepath.Join(p.repo, "build", "node") }
+
+// nodeImage makes the image, once.
+func nodeImage(ctx context.Context, p *place) error {
+	if _, err := os.Stat(filepath.Join(nodeDir(p), "index.json")); err == nil {
+		return nil
+	}
+	err := p.write("node", map[string]string{"Dockerfile": "FROM debian:stable-slim\n" +
+		"RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates nodejs npm && rm -rf /var/lib/apt/lists/*\n" +
+		"COPY --from=certificates ca-certificates.crt /etc/ssl/certs/ca-certificates.crt\n" +
+		"ENV npm_config_update_notifier=false npm_config_cafile=/etc/ssl/certs/ca-certificates.crt NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt\n"})
+	if err != nil {
+		return err
+	}
+	build := p.slipway("build", "--network=host", "--build-context", "certificates=/etc/ssl/certs", // a proxy of this machine's may have added to them
+		"-o", "type=oci,tar=false,name=node:latest,dest="+nodeDir(p), p.path("node"))
+	build.long = true
+	return p.do(ctx, build)
 }
 
 // npmLock writes the package.json and the lock of a version, as the npm of this machine resolves it, once for all contenders of a run.

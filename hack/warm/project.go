@@ -58,6 +58,8 @@ func Load(dir string) ([]*Project, error) {
 // Setting gives what the settings have of a key:
 //
 //	tools    whether it is built on the image of hack/warm/tools, "yes", or on base images alone
+//	short    whether it is built where the test is to be short, "yes"
+//	target   a target of the bake file (any number)
 //	cache    a directory that steps find warm, and its tool: "/root/.npm of npm" (any number)
 //	runs     the arguments of a command in each image (bake: of the image of each target), and what it prints for a version: "VERSION TEXT" (any number)
 func (p *Project) Setting(key string) (all []string) {

@@ -19,7 +19,7 @@ import (
 )
 
 // TestProjects builds the models warm and cold: each version's image is the same one, warm builds download nothing again, and find the caches that
-// the models say. SLIPWAY_WARM=NAME,... chooses models, =all are all of them; otherwise those are built that need no packages of Debian.
+// the models say. SLIPWAY_WARM=NAME,... chooses models, =all are all of them; otherwise those are built that are short.
 // SLIPWAY_WARM_ROOT is a store that is kept, so that these are installed once, and SLIPWAY_WARM_TOOLS an image in it that has them; SLIPWAY_PROGRAM is the binary, which is built unless it is given.
 func TestProjects(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -32,7 +32,7 @@ func TestProjects(t *testing.T) {
 	chosen := os.Getenv("SLIPWAY_WARM")
 	all = slices.DeleteFunc(all, func(p *Project) bool {
 		if chosen == "" || chosen == "all" {
-			return chosen == "" && p.Setting("tools") != nil
+			return chosen == "" && p.Setting("short") == nil
 		}
 		return !slices.Contains(strings.Split(chosen, ","), p.Name)
 	})
