@@ -129,7 +129,11 @@ func command(t *testing.T, dir string, vars []string, args ...string) {
 
 // build builds all Dockerfiles of the table in an environment.
 func (tb *table) build(t *testing.T, env Environment) map[string]Outcome {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	most := 10 * time.Minute
+	if slices.ContainsFunc(tb.names, isLarge) {
+		most = time.Hour
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), most)
 	defer cancel()
 	p, err := tb.ground.Open(env, env.Name)
 	if err != nil {
