@@ -145,6 +145,7 @@ func (b *building) build(ctx context.Context) (err error) {
 		Foreign:      b.caches.foreign(),
 		TraceFiles:   b.traceFiles(),
 		Warm:         b.warm(),
+		Bring:        b.bringMount,
 		Ended:        func() { b.keyed.Load().ended() },
 	}
 	err = b.req.allow(&opt)

@@ -24,6 +24,9 @@ type caches struct {
 	from []*cache.Import
 	own  []*cache.Import // of from, those that no other build of the call loads
 	to   []*cache.To
+
+	mounts []*cache.Mounts // of from, those that carry cache mounts
+
 	load sync.WaitGroup
 	ctx  context.Context // of imports; nil: there are none
 	end  context.CancelFunc
@@ -51,6 +54,9 @@ func (b *building) openCaches(imports map[string]*cache.Import) (*caches, error)
 				c.own = append(c.own, imports[key])
 			}
 			c.from = append(c.from, imports[key])
+			if m := f.Mounts(); m != nil {
+				c.mounts = append(c.mounts, m)
+			}
 		}
 	}
 	to := req.places(req.CacheTo)
@@ -194,7 +200,7 @@ func (b *building) exportCaches(ctx context.Context, products []*product, res *R
 			return err
 		}
 	}
-	return nil
+	return b.exportMounts(ctx)
 }
 
 func (b *building) exportCache(ctx context.Context, t *cache.To, set cache.Set, res *Result) error {

@@ -67,7 +67,7 @@ func (b *building) verifyWarm(ctx context.Context, opt engine.RunOptions, out *g
 	if err != nil {
 		return nil, err
 	}
-	opt.Warm, opt.Screen, opt.Sink, opt.Log, opt.KeepFailed = nil, nil, nil, nil, false
+	opt.Warm, opt.Screen, opt.Sink, opt.Log, opt.Bring, opt.KeepFailed = nil, nil, nil, nil, nil, false
 	run := b.newRun(ctx, opt)
 	name := "verifying --warm: building without warm caches"
 	step := progress.Start(b.sink, progress.Vertex{Digest: b.id(name), Name: name})

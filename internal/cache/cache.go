@@ -8,6 +8,7 @@
 //	format.go      records and layers as BuildKit's cache config, and back
 //	import.go      a cache that was imported: lookups, and fetching single layers
 //	keys.go        a cache whose results are looked up, and written, each by itself
+//	mounts.go      cache mounts that a cache carries: mountlist.go is their form, mountsend.go and mountbring.go are the ways
 //	export.go      writing a cache
 //	inline.go      the records inside of an image's config
 //	documents.go   a cache as a manifest: repository.go in a registry, directory.go in a directory

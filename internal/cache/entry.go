@@ -49,12 +49,14 @@ type To struct {
 
 	dockerTypes bool // layers have Docker's media types
 	parallel    int  // how many layers are written at the same time; 0 for as many as usual
+	carries     carries
 	location    location
 }
 
 // From says what to import a cache from.
 type From struct {
 	Type     string
+	carries  carries
 	location location
 }
 
@@ -77,8 +79,11 @@ func ParseTo(e Entry) (*To, error) {
 	}
 	if t.location = e.elsewhere(t.location); e.Attrs["mode"] == modeKeys {
 		t.Max = true
-		t.location, err = asKeys(t.location)
+		if t.location, err = asKeys(t.location); err != nil {
+			return nil, err
+		}
 	}
+	t.carries, err = parseCarries(e.Attrs, t.location)
 	return t, err
 }
 
@@ -126,9 +131,12 @@ func ParseFrom(e Entry) (*From, error) {
 		return nil, err
 	}
 	if at = e.elsewhere(at); e.Attrs["mode"] == modeKeys {
-		at, err = asKeys(at)
+		if at, err = asKeys(at); err != nil {
+			return nil, err
+		}
 	}
-	return &From{Type: e.Type, location: at}, err
+	c, err := parseCarries(e.Attrs, at)
+	return &From{Type: e.Type, carries: c, location: at}, err
 }
 
 // ParseFroms reads all values of --cache-from. Caches that there are none of in this environment are left out.

@@ -35,6 +35,7 @@ const modeKeys = "keys"
 const (
 	resultPrefix = "result-"
 	memoPrefix   = "memo-"
+	mountPrefix  = "mount-" // and a digest of what it is of: see [Mounts]
 )
 
 const (

@@ -43,6 +43,7 @@ import (
 	"github.com/moby/buildkit/util/entitlements"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/filetrace"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -146,6 +147,8 @@ type RunOptions struct {
 	Ignored string
 	// Warm has steps run warm; nil: none does.
 	Warm *Warm
+	// Bring, unless nil, is called before the run uses a cache mount for the first time: it may put another one in its place. It fails nothing.
+	Bring func(ctx context.Context, m cache.Mount)
 	// Ended, unless nil, is told that something became of a vertex, which [Run.Made] may know by now. It must not wait.
 	Ended func()
 	// TraceFiles gives where the files go that the process of a step opens, by the key of the step; nil: they are not traced.

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/secrets"
@@ -369,11 +370,12 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 	if err != nil {
 		return err
 	}
-	cache := x.caches[id]
-	if cache == nil {
+	opened := x.caches[id]
+	if opened == nil {
 		err := x.r.renewCache(n, id)
 		if err == nil {
-			cache, err = x.openCache(id, sharing, func(dir string) error {
+			x.r.use(x.ctx, n, cache.Mount{ID: id, Name: m.CacheOpt.GetID(), Everywhere: id})
+			opened, err = x.openCache(id, sharing, func(dir string) error {
 				if m.Input < 0 {
 					return nil
 				}
@@ -383,22 +385,22 @@ func (x *execution) cacheMount(n *node, m *pb.Mount) error {
 		if err != nil {
 			return fmt.Errorf("mounting cache %s: %w", m.Dest, err)
 		}
-		x.caches[id] = cache
+		x.caches[id] = opened
 	}
-	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), ReadOnly: m.Readonly, Bind: cache.Dir, Mapped: true})
+	x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: x.dest(m), ReadOnly: m.Readonly, Bind: opened.Dir, Mapped: true})
 	return nil
 }
 
 // openCache opens a cache of the store until the step has ended.
 func (x *execution) openCache(id string, sharing store.Sharing, fill func(dir string) error) (*store.Cache, error) {
 	asked := time.Now()
-	cache, err := x.r.Engine.opt.Store.Cache(x.ctx, id, sharing, fill)
+	opened, err := x.r.Engine.opt.Store.Cache(x.ctx, id, sharing, fill)
 	if err != nil {
 		return nil, err
 	}
 	x.process.Queued += time.Since(asked)
-	x.undo = append(x.undo, cache.Release)
-	return cache, nil
+	x.undo = append(x.undo, opened.Release)
+	return opened, nil
 }
 
 // renewCache has a step that ignores the cache begin with an empty cache mount, or a newly filled one: the first of a run that

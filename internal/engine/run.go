@@ -48,6 +48,7 @@ type Run struct {
 	linked  map[digest.Digest]*Run // whose vertices are what this run has of others
 	told    map[digest.Digest]bool // vertices that the build's log has heard of
 	renewed map[string]bool        // cache mounts that were emptied
+	mounts  usedMounts             // cache mounts that steps used
 	atEnd   []func(failed bool)
 	records []StepRecord
 	lists   map[digest.Digest]*reasons.List // of the files that digests are of

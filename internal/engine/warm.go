@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/fileop"
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/layer"
@@ -46,6 +47,7 @@ type warmed struct {
 	warm.Path
 	real     string    // where it is, by the links of the step's filesystem
 	cache    string    // the name of the cache in the store
+	carried  string    // what it is on any machine, for whom projects are others
 	named    *pb.Mount // the same one as a cache mount of the Dockerfile; nil: there is none
 	uid, gid int
 }
@@ -224,7 +226,8 @@ func (r *Run) warming(ctx context.Context, n *node, id identity, inputs []Value,
 		if d.Built {
 			on += r.basesOf(n)
 		}
-		d.cache = store.WarmCache(w.project, d.Tool, d.Dir, fmt.Sprintf("%d:%d %s", d.uid, d.gid, on))
+		on = fmt.Sprintf("%d:%d %s", d.uid, d.gid, on)
+		d.cache, d.carried = store.WarmCache(w.project, d.Tool, d.Dir, on), store.WarmCache("", d.Tool, d.Dir, on)
 		d.named = r.namedCache(d.Dir)
 	}
 	w.own = own
@@ -443,6 +446,7 @@ func (x *execution) mountWarm(n *node) error {
 		if d.Locked {
 			sharing = store.SharingLocked
 		}
+		x.r.use(x.ctx, n, cache.Mount{ID: d.cache, Everywhere: d.carried})
 		c, err := x.openCache(d.cache, sharing, func(dir string) error { return x.fillWarm(n, dir, d) })
 		if err != nil {
 			return fmt.Errorf("mounting the cache of %s at %s: %w", d.Tool, d.Dir, err)
