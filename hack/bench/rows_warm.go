@@ -10,7 +10,7 @@ import (
 )
 
 // warmRow is a row of a project that is built by the command line: with --warm, without, and through buildx by BuildKit's daemon, each of which has
-// a project and a store of its own. What is timed is the build after a change; of a cold row it is one with --no-cache, which is never warm.
+// a project and a store of its own. What is timed is the build after a change; of a cold row it is the first one, base image included.
 type warmRow struct {
 	what string
 	cold bool
@@ -31,93 +31,96 @@ func (w warmRow) make(ctx context.Context, p *place) (contest, error) {
 	}
 	c := contest{what: w.what, slipway: missing("-")}
 	if !w.cold {
-		if c.slipway, err = w.task(ctx, p, "warm", w.ours(p, "warm", "--warm")); err != nil {
+		if c.slipway, err = w.ours(ctx, p, "warm", "--warm"); err != nil {
 			return c, err
 		}
 	}
-	if c.bound, err = w.task(ctx, p, "plain", w.ours(p, "plain")); err != nil {
+	if c.bound, err = w.ours(ctx, p, "plain"); err != nil {
 		return c, err
 	}
-	theirs := func(dir string, flags ...string) command { return other.build(dir, append(w.args, flags...)...) }
-	t, err := w.task(ctx, p, "theirs", theirs)
+	t, err := w.task(ctx, p, "theirs", func(dir string) command { return other.build(dir, w.args...) }, other.empty)
 	c.buildkit = forServer(p, other, func(*place, *daemon) task { return t })
 	return c, err
 }
 
 // ours builds with slipway, and a store of the contender's.
-func (w warmRow) ours(p *place, name string, flags ...string) func(string, ...string) command {
-	return func(dir string, more ...string) command {
-		args := []string{p.settings.slipway, "--root", p.path("store-" + name), "--certs-dir", p.certs, "build", "--network=host", "-t", imageName}
-		args = append(append(append(args, w.args...), flags...), more...)
-		return command{args: append(args, dir)}
+func (w warmRow) ours(ctx context.Context, p *place, name string, flags ...string) (task, error) {
+	store := p.path("store-" + name)
+	build := func(dir string) command {
+		args := []string{p.settings.slipway, "--root", store, "--certs-dir", p.certs, "build", "--network=host", "-t", imageName}
+		return command{args: append(append(append(args, w.args...), flags...), dir)}
 	}
+	return w.task(ctx, p, name, build, func(context.Context) error { return removeAll(store) })
 }
 
-// task is one contender's: it has built the project twice before, as whoever edits it has.
-func (w warmRow) task(ctx context.Context, p *place, name string, build func(dir string, flags ...string) command) (task, error) {
+// task is one contender's, who has built the project before the change; for a cold row empty removes all that it has.
+func (w warmRow) task(ctx context.Context, p *place, name string, build func(dir string) command, empty func(context.Context) error) (task, error) {
 	dir := p.path(name)
 	if err := w.prepare(ctx, p, dir); err != nil {
 		return task{}, err
 	}
 	edit := func() error { return w.edit(p, dir, p.fresh()) }
 	once := build(dir)
-	once.long = true
-	return task{
-		setup: func(ctx context.Context) error { return errors.Join(edit(), p.do(ctx, once)) },
-		before: func(context.Context, int) error {
-			if w.cold {
-				return nil
-			}
-			return edit()
-		},
-		run: func(int) []command {
-			if w.cold {
-				return []command{build(dir, "--no-cache")}
-			}
-			return []command{build(dir)}
-		},
-	}, nil
+	once.long = true // both, on a busy machine
+	t := task{
+		setup:  func(ctx context.Context) error { return errors.Join(edit(), p.do(ctx, once)) },
+		before: func(context.Context, int) error { return edit() },
+		run:    func(int) []command { return []command{once} },
+	}
+	if w.cold {
+		t.setup, t.before = func(context.Context) error { return edit() }, func(ctx context.Context, _ int) error { return empty(ctx) }
+	}
+	return t, nil
 }
 
-// operator is a service of Go with the modules that many have which run in a cluster.
-const operator = `// Command operator counts what it is told of.
+// service is a service of Go with the modules that many have.
+const service = `// Command service answers by gRPC, and counts what it is asked.
 package main
 
 import (
-	"context"
+	"net"
 	"net/http"
-	"time"
 
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
 )
 
 func main() {
 	log, _ := zap.NewProduction()
-	seen := prometheus.NewCounter(prometheus.CounterOpts{Name: "pods_seen"})
-	prometheus.MustRegister(seen)
-	config, err := rest.InClusterConfig()
+	asked := prometheus.NewCounter(prometheus.CounterOpts{Name: "asked"})
+	prometheus.MustRegister(asked)
+	store, err := minio.New("store:9000", &minio.Options{Creds: credentials.NewEnvAWS()})
 	if err != nil {
 		log.Fatal(version, zap.Error(err))
 	}
-	factory := informers.NewSharedInformerFactory(kubernetes.NewForConfigOrDie(config), time.Minute)
-	factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(any) { seen.Inc() }})
-	factory.Start(context.Background().Done())
+	s := grpc.NewServer()
+	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
+	l, err := net.Listen("tcp", ":9090")
+	if err != nil {
+		log.Fatal(version, zap.Error(err))
+	}
+	go s.Serve(l)
 	http.Handle("/metrics", promhttp.Handler())
+	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		asked.Inc()
+		buckets, err := store.ListBuckets(r.Context())
+		log.Info("listed", zap.Int("buckets", len(buckets)), zap.Error(err))
+	})
 	log.Fatal("serving", zap.Error(http.ListenAndServe(":8080", nil)))
 }
 `
 
-// goWarmRow builds the operator.
+// goWarmRow builds the service.
 func goWarmRow(cold bool) warmRow {
-	w := warmRow{what: "a Go service (client-go, prometheus, zap), a source file edited", cold: cold}
+	w := warmRow{what: "a Go service (gRPC, Prometheus, MinIO, zap), a source file edited", cold: cold}
 	if cold {
-		w.what = "a Go service (client-go, prometheus, zap), --no-cache"
+		w.what = "a Go service (gRPC, Prometheus, MinIO, zap), empty store"
 	}
 	if proxy := os.Getenv("GOPROXY"); proxy != "" {
 		w.args = []string{"--build-arg", "GOPROXY=" + proxy}
@@ -127,11 +130,11 @@ func goWarmRow(cold bool) warmRow {
 	}
 	w.prepare = func(ctx context.Context, p *place, dir string) error {
 		return errors.Join(w.edit(p, dir, ""), p.write(filepath.Base(dir), map[string]string{
-			"main.go": operator,
-			"go.mod": "module example.com/operator\n\ngo 1.26\n\nrequire (\n\tgithub.com/prometheus/client_golang v1.23.2\n\tgo.uber.org/zap v1.27.0\n" +
-				"\tk8s.io/apimachinery v0.34.1\n\tk8s.io/client-go v0.34.1\n)\n",
+			"main.go": service,
+			"go.mod": "module example.com/service\n\ngo 1.26\n\nrequire (\n\tgithub.com/minio/minio-go/v7 v7.1.0\n\tgithub.com/prometheus/client_golang v1.23.2\n" +
+				"\tgo.uber.org/zap v1.27.0\n\tgoogle.golang.org/grpc v1.84.0\n)\n",
 			"Dockerfile": "FROM golang:1.26 AS build\nWORKDIR /src\nENV CGO_ENABLED=0\nCOPY go.mod go.sum ./\nARG GOPROXY\nRUN go mod download\nCOPY . .\n" +
-				"RUN go build -trimpath -ldflags=-s -o /operator .\nFROM scratch\nCOPY --from=build /operator /operator\nENTRYPOINT [\"/operator\"]\n",
+				"RUN go build -trimpath -ldflags=-s -o /service .\nFROM scratch\nCOPY --from=build /service /service\nENTRYPOINT [\"/service\"]\n",
 			".dockerignore": "Dockerfile\n",
 		}), p.do(ctx, command{args: []string{"go", "mod", "tidy"}, env: []string{"GOFLAGS=-mod=mod"}, dir: dir, long: true}))
 	}
@@ -143,9 +146,9 @@ var npmVersions = []string{"4.17.15", "4.17.19", "4.17.20", "4.17.21"}
 
 // npmWarmRow installs the packages of a project, of which one has another version each time.
 func npmWarmRow(cold bool) warmRow {
-	w := warmRow{what: "npm ci of a front end (React, webpack, Babel, Jest, ESLint), one dependency changed", cold: cold}
+	w := warmRow{what: "npm ci of a front end (React, webpack, Babel), one dependency changed", cold: cold}
 	if cold {
-		w.what = "npm ci of a front end (React, webpack, Babel, Jest, ESLint), --no-cache"
+		w.what = "npm ci of a front end (React, webpack, Babel), empty store"
 	}
 	next := map[string]int{}
 	w.layouts = func(p *place) []string {
@@ -224,8 +227,8 @@ const frontEnd = `{
   "private": true,
   "dependencies": {"lodash": "VERSION", "react": "18.3.1", "react-dom": "18.3.1", "react-router-dom": "6.26.2"},
   "devDependencies": {
-    "@babel/core": "7.25.2", "@babel/preset-env": "7.25.4", "@babel/preset-react": "7.24.7", "babel-loader": "9.2.1", "eslint": "8.57.1",
-    "jest": "29.7.0", "webpack": "5.94.0", "webpack-cli": "5.1.4"
+    "@babel/core": "7.25.2", "@babel/preset-env": "7.25.4", "@babel/preset-react": "7.24.7", "babel-loader": "9.2.1",
+    "webpack": "5.94.0", "webpack-cli": "5.1.4"
   }
 }
 `
