@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -38,7 +39,7 @@ func (w warmRow) make(ctx context.Context, p *place) (contest, error) {
 	if c.bound, err = w.ours(ctx, p, "plain"); err != nil {
 		return c, err
 	}
-	t, err := w.task(ctx, p, "theirs", func(dir string) command { return other.build(dir, w.args...) }, other.empty)
+	t, err := w.task(ctx, p, "theirs", func(dir string, flags ...string) command { return other.build(dir, append(flags, w.args...)...) }, other.empty)
 	c.buildkit = forServer(p, other, func(*place, *daemon) task { return t })
 	return c, err
 }
@@ -46,24 +47,28 @@ func (w warmRow) make(ctx context.Context, p *place) (contest, error) {
 // ours builds with slipway, and a store of the contender's.
 func (w warmRow) ours(ctx context.Context, p *place, name string, flags ...string) (task, error) {
 	store := p.path("store-" + name)
-	build := func(dir string) command {
+	build := func(dir string, more ...string) command {
 		args := []string{p.settings.slipway, "--root", store, "--certs-dir", p.certs, "build", "--network=host", "-t", imageName}
-		return command{args: append(append(append(args, w.args...), flags...), dir)}
+		return command{args: append(append(args, slices.Concat(w.args, flags, more)...), dir)}
 	}
 	return w.task(ctx, p, name, build, func(context.Context) error { return removeAll(store) })
 }
 
-// task is one contender's, who has built the project before the change; for a cold row empty removes all that it has.
-func (w warmRow) task(ctx context.Context, p *place, name string, build func(dir string) command, empty func(context.Context) error) (task, error) {
+// task is one contender's. Who runs warm has built the project before the change; of others that would not show, but for the stage that does not depend on
+// it, which they have built. For a cold row empty removes all that it has.
+func (w warmRow) task(ctx context.Context, p *place, name string, build func(dir string, flags ...string) command, empty func(context.Context) error) (task, error) {
 	dir := p.path(name)
 	if err := w.prepare(ctx, p, dir); err != nil {
 		return task{}, err
 	}
 	edit := func() error { return w.edit(p, dir, p.fresh()) }
-	once := build(dir)
-	once.long = true // both, on a busy machine
+	once, first := build(dir), build(dir)
+	if name != "warm" {
+		first = build(dir, "--target=before")
+	}
+	once.long, first.long = true, true // on a busy machine
 	t := task{
-		setup:  func(ctx context.Context) error { return errors.Join(edit(), p.do(ctx, once)) },
+		setup:  func(ctx context.Context) error { return errors.Join(edit(), p.do(ctx, first)) },
 		before: func(context.Context, int) error { return edit() },
 		run:    func(int) []command { return []command{once} },
 	}
@@ -133,7 +138,7 @@ func goWarmRow(cold bool) warmRow {
 			"main.go": service,
 			"go.mod": "module example.com/service\n\ngo 1.26\n\nrequire (\n\tgithub.com/minio/minio-go/v7 v7.1.0\n\tgithub.com/prometheus/client_golang v1.23.2\n" +
 				"\tgo.uber.org/zap v1.27.0\n\tgoogle.golang.org/grpc v1.84.0\n)\n",
-			"Dockerfile": "FROM golang:1.26 AS build\nWORKDIR /src\nENV CGO_ENABLED=0\nCOPY go.mod go.sum ./\nARG GOPROXY\nRUN go mod download\nCOPY . .\n" +
+			"Dockerfile": "FROM golang:1.26 AS before\nWORKDIR /src\nENV CGO_ENABLED=0\nCOPY go.mod go.sum ./\nARG GOPROXY\nRUN go mod download\nFROM before AS build\nCOPY . .\n" +
 				"RUN go build -trimpath -ldflags=-s -o /service .\nFROM scratch\nCOPY --from=build /service /service\nENTRYPOINT [\"/service\"]\n",
 			".dockerignore": "Dockerfile\n",
 		}), p.do(ctx, command{args: []string{"go", "mod", "tidy"}, env: []string{"GOFLAGS=-mod=mod"}, dir: dir, long: true}))
@@ -172,7 +177,7 @@ func npmWarmRow(cold bool) warmRow {
 		err = errors.Join(err, p.write(filepath.Base(dir), map[string]string{
 			"src/index.js":  "console.log('front')\n",
 			".dockerignore": "*\n!package.json\n!package-lock.json\n!src\n",
-			"Dockerfile": "FROM node AS build\nWORKDIR /app\nCOPY package.json package-lock.json ./\nRUN npm ci --ignore-scripts --no-audit --no-fund\nCOPY src src\n" +
+			"Dockerfile": "FROM node AS before\nWORKDIR /app\nFROM before AS build\nCOPY package.json package-lock.json ./\nRUN npm ci --ignore-scripts --no-audit --no-fund\nCOPY src src\n" +
 				"RUN node src/index.js > /made\nFROM scratch\nCOPY --from=build /made /made\n",
 		}))
 		for _, version := range npmVersions {
