@@ -222,11 +222,7 @@ func TestExamples(t *testing.T) {
 			continue
 		}
 		t.Run(e.name, func(t *testing.T) {
-			name, dockerfile := "example "+e.name, kanikosDockerfile
-			if slices.Contains(notYet, name) { // what runs no step works
-				dockerfile = stepless
-			}
-			err := e.try(t, g, dockerfile)
+			err := e.try(t, g)
 			path := "/v2/team/" + e.name + "/manifests/v1"
 			if e.name == "gitlab" {
 				path = "/v2/team/manifests/" + e.name
@@ -243,7 +239,7 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-func (e *example) try(t *testing.T, g *Ground, dockerfile string) error {
+func (e *example) try(t *testing.T, g *Ground) error {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	env := e.environment()
@@ -257,7 +253,7 @@ func (e *example) try(t *testing.T, g *Ground, dockerfile string) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = errors.Join(os.WriteFile(filepath.Join(p.Workspace, "Dockerfile"), []byte(dockerfile), 0o644),
+	err = errors.Join(os.WriteFile(filepath.Join(p.Workspace, "Dockerfile"), []byte(kanikosDockerfile), 0o644),
 		os.Mkdir(filepath.Join(p.Workspace, "certs.d", "registry.example.com"), 0o755),
 		os.WriteFile(filepath.Join(p.Workspace, "certs.d", "registry.example.com", "hosts.toml"), fmt.Appendf(nil, "server = \"http://127.0.0.1:%d\"\n", registryPort), 0o644))
 	for _, at := range e.mounts { // as an emptyDir is
