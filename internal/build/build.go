@@ -146,7 +146,7 @@ func (b *building) build(ctx context.Context) (err error) {
 		TraceFiles:   b.traceFiles(),
 		Warm:         b.warm(),
 		Bring:        b.bringMount,
-		Ended:        func() { b.keyed.Load().ended() },
+		Ended:        b.stepEnded,
 	}
 	err = b.req.allow(&opt)
 	if err != nil {
@@ -161,9 +161,11 @@ func (b *building) build(ctx context.Context) (err error) {
 	b.in.bring(&opt, b.job.dirs)
 	b.run = b.newRun(ctx, opt)
 	b.keyed.Store(b.startKeyed(ctx))
-	defer func() { // of a build that failed, of which its error counts
-		if kerr := b.keyed.Swap(nil).finish(ctx, nil); err == nil {
-			err = kerr
+	defer func() {
+		if err != nil {
+			b.keyed.Swap(nil).giveUp(ctx)
+		} else {
+			err = b.keyed.Swap(nil).finish(ctx, nil)
 		}
 	}()
 	res := &Result{ID: b.record.ID, Names: b.names, Descriptors: map[int]ocispec.Descriptor{}}

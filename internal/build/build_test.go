@@ -32,6 +32,7 @@ type harness struct {
 	store   *store.Store
 	images  *imagesource.Source
 	builder *build.Builder
+	options build.Options // of the builder
 	reg     *registrytest.Registry
 	context string
 }
@@ -70,7 +71,8 @@ func newHarness(t *testing.T) *harness {
 	}
 	images := imagesource.New(s, registry.New(registry.Options{CertsDirs: []string{certs}}))
 	h := &harness{t: t, store: s, images: images, reg: reg, context: filepath.Join(dir, "context")}
-	h.builder = build.New(build.Options{Store: s, Images: images, Runner: runner})
+	h.options = build.Options{Store: s, Images: images, Runner: runner}
+	h.builder = build.New(h.options)
 	if err := os.Mkdir(h.context, 0o755); err != nil {
 		t.Fatal(err)
 	}

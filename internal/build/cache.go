@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/cache"
@@ -139,6 +140,13 @@ func (c *caches) foreign() []engine.Foreign {
 		all = append(all, i)
 	}
 	return all
+}
+
+// bad reports whether a blob turned out to be gone from an imported cache, or to have other bytes there.
+func (c *caches) bad(blob digest.Digest) bool {
+	c.more.mu.Lock()
+	defer c.more.mu.Unlock()
+	return slices.ContainsFunc(c.from, func(i *cache.Import) bool { return i.Bad(blob) })
 }
 
 // reports tells what became of the imports.

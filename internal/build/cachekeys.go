@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/graph"
@@ -16,20 +17,20 @@ type keyed struct {
 	to   []*keyedTo
 	stop context.CancelFunc
 	wake chan struct{} // something may be there
-	end  chan struct{} // closed when nothing more comes
+	over chan struct{} // closed when nothing more comes
 	work sync.WaitGroup
 }
 
 // keyedTo is one of the caches.
 type keyedTo struct {
 	*cache.To
-	sent map[string]bool // results and digests that it has
+	sent map[string]bool // keys of results and digests that it has, or has no place for
 	err  error           // why nothing more is sent, until the build's end
 }
 
 // startKeyed begins, for a run that was begun. It returns nil where there is no such cache, or what was asked for is done.
 func (b *building) startKeyed(ctx context.Context) *keyed {
-	k := &keyed{b: b, wake: make(chan struct{}, 1), end: make(chan struct{})}
+	k := &keyed{b: b, wake: make(chan struct{}, 1), over: make(chan struct{})}
 	for _, t := range b.caches.to {
 		if t.Keys() {
 			k.to = append(k.to, &keyedTo{To: t, sent: map[string]bool{}})
@@ -41,6 +42,19 @@ func (b *building) startKeyed(ctx context.Context) *keyed {
 	ctx, k.stop = context.WithCancel(ctx)
 	k.work.Go(func() { k.run(ctx) })
 	return k
+}
+
+// stepEnded tells of a step that has ended, to whoever writes caches of this build, and of those whose context its result is.
+func (b *building) stepEnded() {
+	b.keyed.Load().ended()
+	if !b.linked {
+		return
+	}
+	for _, other := range b.job.all {
+		if other.uses(b) {
+			other.keyed.Load().ended()
+		}
+	}
 }
 
 // ended is told that a step has ended. It does not wait. k may be nil.
@@ -59,7 +73,7 @@ func (k *keyed) run(ctx context.Context) {
 		select {
 		case <-k.wake:
 			k.send(ctx)
-		case <-k.end:
+		case <-k.over:
 			return
 		case <-ctx.Done():
 			return
@@ -83,31 +97,65 @@ func (k *keyed) sendTo(ctx context.Context, t *keyedTo, edges []graph.Edge, tell
 		}
 	}()
 	set, err := k.b.run.Made(ctx, t.sent, edges...)
-	if err != nil || len(set.Records)+len(set.Memos) == 0 {
+	if err != nil || len(set.Records) == 0 {
 		return err
 	}
-	return t.ExportKeys(ctx, k.b.opt.Store, k.b.images.Registry(), set, k.b.req.NoCache, tell, func(key string) { t.sent[key] = true })
+	set.Bad = k.b.caches.bad
+	return t.ExportKeys(ctx, k.b.opt.Store, k.b.images.Registry(), set, tell, func(r cache.Record) {
+		for memo := range r.Memos {
+			t.sent[memo] = true
+		}
+		if !r.Only {
+			t.sent[r.Key] = true
+		}
+	})
 }
 
-// finish writes what is left, of which the build's result is edges: none, of a build that failed, which has made something all the same. A cache
-// that refused something is asked once more. Nothing more is written when ctx has ended. k may be nil.
+// afterFailure is how long a build that failed may go on to write what it has made, which the next one will not have to make.
+var afterFailure = 10 * time.Second
+
+// finish writes what is left, of which the build's result is edges. A cache that refused something is asked once more. Nothing more is written when
+// ctx has ended. k may be nil.
 func (k *keyed) finish(ctx context.Context, edges []graph.Edge) (failed error) {
 	if k == nil {
 		return nil
 	}
-	close(k.end)
+	return k.end(ctx, "", func(ctx context.Context, t *keyedTo, step *progress.Step) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return k.sendTo(ctx, t, edges, func(line string, done bool) { step.Status(line, 0, 0, done) })
+	})
+}
+
+// giveUp writes what a build that failed has made, for a bounded time. What is not there then is no failure of its own. k may be nil.
+func (k *keyed) giveUp(ctx context.Context) {
+	if k == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, afterFailure)
+	defer cancel()
+	k.end(ctx, fmt.Sprintf(" for the next build, in %s at most", afterFailure), func(ctx context.Context, t *keyedTo, step *progress.Step) error { //nolint:errcheck // it never fails
+		if err := k.sendTo(ctx, t, nil, func(string, bool) {}); err != nil {
+			step.Status("not all is there", 0, 0, true)
+		}
+		return nil
+	})
+}
+
+// end ends writing beside the steps, and writes to each cache what is left. how is said of it in a display.
+func (k *keyed) end(ctx context.Context, how string, write func(context.Context, *keyedTo, *progress.Step) error) (failed error) {
+	close(k.over)
 	var steps []*progress.Step
 	for _, t := range k.to {
-		name := "exporting results to " + t.Place()
+		name := "exporting results to " + t.Place() + how
 		steps = append(steps, progress.Start(k.b.sink, progress.Vertex{Digest: k.b.id(name), Name: name}))
 	}
+	defer context.AfterFunc(ctx, k.stop)()
 	k.work.Wait()
 	k.stop()
 	for i, t := range k.to {
-		err := ctx.Err()
-		if err == nil {
-			err = k.sendTo(ctx, t, edges, func(line string, done bool) { steps[i].Status(line, 0, 0, done) })
-		}
+		err := write(ctx, t, steps[i])
 		steps[i].Done(err)
 		if err != nil && failed == nil && !t.IgnoreFailure(ctx, err) {
 			failed = err

@@ -130,6 +130,9 @@ func (b *Builder) newJob(ctx context.Context, requests []Named, sink progress.Si
 	if err := j.link(); err != nil {
 		return nil, err
 	}
+	for _, b := range j.all {
+		b.shareCaches()
+	}
 	for i, b := range j.all {
 		b.sessions = j.sessionsOf(i)
 	}
@@ -211,6 +214,31 @@ func (b *building) reaches(other *building, seen map[*building]bool) bool {
 		}
 	}
 	return false
+}
+
+// uses reports whether other's result is a context of the build.
+func (b *building) uses(other *building) bool {
+	for _, l := range b.links {
+		if l == other {
+			return true
+		}
+	}
+	return false
+}
+
+// shareCaches has builds that nobody asked for, as they are contexts of this one, ask its caches, unless they have some of their own: to
+// whoever writes a bake file they are parts of it.
+func (b *building) shareCaches() {
+	for _, l := range b.links {
+		if len(l.req.CacheFrom) == 0 && !slices.ContainsFunc(l.req.outputs(), func(o Output) bool { return o.Type != OutputCacheOnly }) {
+			for _, i := range b.caches.from {
+				if !slices.Contains(l.caches.from, i) {
+					l.caches.from = append(l.caches.from, i)
+				}
+			}
+			l.shareCaches()
+		}
+	}
 }
 
 // sessionsOf tells the directories of a build from those that others have by the same names, as sessions do in

@@ -52,15 +52,21 @@ type Record struct {
 	Bases map[digest.Digest]ocispec.Descriptor
 	// Result has its outputs as layers of the store. A planned one has none.
 	Result store.Result
+	// Memos are digests of selections of its files, by their keys, where they are written with it.
+	Memos map[string]digest.Digest
+	// Only says that these are all that is written: into the entry of the same result, or into one that has none.
+	Only bool
 }
 
 // Set is what a build knows that other builds can use.
 type Set struct {
 	Records []Record
-	// Memos are digests of selections of files, by the key of the selection.
+	// Memos are digests of selections of files, by the key of the selection. With a record's own there are none.
 	Memos map[string]digest.Digest
 	// Bases are the blobs of layers of images that the build stands on.
 	Bases map[digest.Digest]ocispec.Descriptor
+	// Bad tells blobs that an imported cache has, or had, with other bytes, or not at all; nil: none.
+	Bad func(digest.Digest) bool
 }
 
 // Layer is a layer of an imported result.

@@ -60,9 +60,9 @@ func (t *To) Export(ctx context.Context, s *store.Store, client *registry.Client
 	return to.commit(ctx, x, held)
 }
 
-// ExportKeys writes the results of a set that are not there yet, and digests, each by itself; with anew digests also in the place of those
-// that are there. done is told of each key that is there. The first failure ends it.
-func (t *To) ExportKeys(ctx context.Context, s *store.Store, client *registry.Client, set Set, anew bool, tell Tell, done func(key string)) error {
+// ExportKeys writes the results of a set that are not there yet, each by itself, with the digests of its files. done is told of each record that
+// is there, or has no place there. The first failure ends it.
+func (t *To) ExportKeys(ctx context.Context, s *store.Store, client *registry.Client, set Set, tell Tell, done func(Record)) error {
 	x := &exporting{To: t, store: s, set: set, tell: tell}
 	to, err := t.location.open(s, client)
 	if err != nil {
@@ -72,7 +72,7 @@ func (t *To) ExportKeys(ctx context.Context, s *store.Store, client *registry.Cl
 	if !ok {
 		return fmt.Errorf("cache %s is none of mode=keys", t.Place())
 	}
-	return x.exportKeys(ctx, keys, anew, done)
+	return x.exportKeys(ctx, keys, done)
 }
 
 // exporting is an export under way.
@@ -184,7 +184,10 @@ func (x *exporting) blob(ctx context.Context, id layer.ID) (blob, error) {
 		}
 	}
 	if !absent {
-		if b.desc, b.diffID, err = x.store.Blob(ctx, id, x.Encoding); err != nil {
+		if b.desc, b.diffID, err = x.store.Blob(ctx, id, x.Encoding); err == nil && x.isBad(b.desc.Digest) {
+			b.desc, b.diffID, err = x.otherBlob(ctx, id)
+		}
+		if err != nil {
 			return b, err
 		}
 	}
@@ -196,6 +199,20 @@ func (x *exporting) blob(ctx context.Context, id layer.ID) (blob, error) {
 		annotationDiffID: b.diffID.String(), annotationCreated: b.created.Format(time.RFC3339Nano),
 	}
 	return b, nil
+}
+
+// isBad reports whether a blob is none that can be named: who has one with other bytes under this name takes no second one.
+func (x *exporting) isBad(blob digest.Digest) bool { return x.set.Bad != nil && x.set.Bad(blob) }
+
+// otherBlob is a blob of a layer with another name, in the place of one that is bad.
+func (x *exporting) otherBlob(ctx context.Context, id layer.ID) (desc ocispec.Descriptor, diffID digest.Digest, err error) {
+	for _, e := range []layer.Encoding{{Compression: layer.Zstd}, {Compression: layer.Gzip}, {Compression: layer.Gzip, Level: 9}, {}} {
+		e.Force = true
+		if desc, diffID, err = x.store.Blob(ctx, id, e); err != nil || !x.isBad(desc.Digest) {
+			return desc, diffID, err
+		}
+	}
+	return desc, diffID, fmt.Errorf("the cache has other bytes under each name of layer %s", diffID)
 }
 
 // marshal makes the config.

@@ -47,7 +47,8 @@ type Import struct {
 	life   context.Context // in which it may be
 	failed func(error)     // is told why it is not asked any more
 	asks   singleflight.Group
-	asked  map[string]bool // names whose answer is in contents
+	asked  map[string]bool                     // keys whose answer is in contents
+	memos  map[string]map[string]digest.Digest // by the key of the result that they are of, which the same answer had
 }
 
 // Open prepares an import. Of an image for several platforms with inline caches, those for the given
@@ -71,7 +72,7 @@ func (i *Import) Origin() string { return i.where }
 // tell is given what was found out, for a display. failed is told, once, when a lookup fails later, in the time of ctx.
 func (i *Import) Load(ctx context.Context, tell func(string), failed func(error)) error {
 	defer close(i.loaded)
-	i.life, i.failed, i.asked = ctx, failed, map[string]bool{}
+	i.life, i.failed, i.asked, i.memos = ctx, failed, map[string]bool{}, map[string]map[string]digest.Digest{}
 	if i.err != nil { // it could not be opened
 		return i.err
 	}
@@ -99,14 +100,13 @@ func (i *Import) get(ctx context.Context) *contents {
 
 // ask asks for a key, of a cache that is asked for each. Its contents have the answer then, and nothing else of what came, unless ctx or
 // the import ends before. The first failure is the last request: others would take as many attempts.
-func (i *Import) ask(ctx context.Context, prefix, key string) {
+func (i *Import) ask(ctx context.Context, key string) {
 	from, is := i.from.(*byKey)
-	name := prefix + key
-	if !is || i.has(name) {
+	if !is || i.has(key) {
 		return
 	}
-	answer := i.asks.DoChan(name, func() (any, error) {
-		if err := i.answer(from, prefix, key); err != nil {
+	answer := i.asks.DoChan(key, func() (any, error) {
+		if err := i.answer(from, key); err != nil {
 			i.failed(err)
 		}
 		return nil, nil
@@ -118,46 +118,42 @@ func (i *Import) ask(ctx context.Context, prefix, key string) {
 }
 
 // answer puts the answer for a key into the contents. An error is why nobody is asked any more.
-func (i *Import) answer(from *byKey, prefix, key string) (failed error) {
-	name := prefix + key
-	if i.has(name) {
+func (i *Import) answer(from *byKey, key string) (failed error) {
+	if i.has(key) {
 		return nil
 	}
-	c, err := lookSafely(i.life, from, name)
+	e, err := lookSafely(i.life, from, key)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err != nil {
 		if i.life.Err() != nil || i.broken != nil {
 			return nil
 		}
-		i.broken = fmt.Errorf("looking %s up: %w", name, err)
+		i.broken = fmt.Errorf("looking %s up: %w", key, err)
 		return i.broken
 	}
-	i.asked[name] = true
-	if f, ok := c.results[key]; ok && prefix == resultPrefix {
+	i.asked[key], i.memos[key] = true, e.memos
+	if f, ok := e.results[key]; ok {
 		i.contents.results[key] = f
-	}
-	if d, ok := c.memos[key]; ok && prefix == memoPrefix {
-		i.contents.memos[key] = d
 	}
 	return nil
 }
 
 // lookSafely makes a panic an error: what somebody has put there ends no more than the use of the cache.
-func lookSafely(ctx context.Context, from *byKey, name string) (c *contents, err error) {
+func lookSafely(ctx context.Context, from *byKey, key string) (e entry, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("a bug of slipway: panic: %v", r)
 		}
 	}()
-	return from.look(ctx, name)
+	return from.look(ctx, key)
 }
 
-// has reports whether the contents have the answer for a name, as far as there will be one.
-func (i *Import) has(name string) bool {
+// has reports whether the contents have the answer for a key, as far as there will be one.
+func (i *Import) has(key string) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.asked[name] || i.broken != nil
+	return i.asked[key] || i.broken != nil
 }
 
 // Result looks a result up by its key. One of which a layer turned out to be gone is not there.
@@ -166,34 +162,64 @@ func (i *Import) Result(ctx context.Context, key string) (*Found, bool) {
 	if c == nil {
 		return nil, false
 	}
-	i.ask(ctx, resultPrefix, key)
+	i.ask(ctx, key)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	f, ok := c.results[key]
-	if !ok {
+	if !ok || i.lacks(f) {
 		return nil, false
-	}
-	for _, out := range f.Outputs {
-		for _, l := range out {
-			if i.dropped[l.Blob.Digest] {
-				return nil, false
-			}
-		}
 	}
 	return f, true
 }
 
-// Memo looks a digest of a selection of files up.
-func (i *Import) Memo(ctx context.Context, key string) (digest.Digest, bool) {
+// lacks reports whether a layer of a result turned out to be gone. The caller holds the lock.
+func (i *Import) lacks(f *Found) bool {
+	for _, out := range f.Outputs {
+		for _, l := range out {
+			if i.dropped[l.Blob.Digest] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Memo looks a digest of a selection of files up, by its key, and that of the result whose files they are. Where each result is by itself,
+// it is of that which Result gives: when that is not there any more, neither is the digest.
+func (i *Import) Memo(ctx context.Context, of, key string) (digest.Digest, bool) {
 	c := i.get(ctx)
 	if c == nil {
 		return "", false
 	}
-	i.ask(ctx, memoPrefix, key)
+	i.ask(ctx, of)
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	d, ok := c.memos[key]
+	memos := c.memos
+	if i.asked[of] {
+		if f, ok := c.results[of]; ok && i.lacks(f) {
+			return "", false
+		}
+		memos = i.memos[of]
+	}
+	d, ok := memos[key]
 	return d, ok
+}
+
+// Bad reports whether a blob turned out to be gone, or to have other bytes.
+func (i *Import) Bad(blob digest.Digest) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.dropped[blob]
+}
+
+// Forget is told that a digest is not that of the files. It is not given any more.
+func (i *Import) Forget(of, key string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.memos[of], key)
+	if i.contents != nil {
+		delete(i.contents.memos, key)
+	}
 }
 
 // Lines are the key lines of what was last at a place, or nil.

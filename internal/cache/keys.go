@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,9 +25,10 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// A cache of mode=keys has each result, and each digest of files, by itself: a manifest whose name is made of the key, with the layers
-// that it names and a config of one record. Who looks a key up asks for that alone; who has made a result writes that alone. So any
-// number of machines read and write it at the same time, and nobody ever has the whole.
+// A cache of mode=keys has each result by itself, in an entry: a manifest whose name is made of the key, with the layers that it names, and a config
+// with one result and the digests of files of it that somebody asked for. Who looks a key up asks for that alone; who has made a result
+// writes that alone. So any number of machines read and write it at the same time, and nobody ever has the whole. A digest is in the same
+// entry as the bytes: of two machines whose step does not make the same each time, one has both.
 
 // modeKeys is the mode of such a cache.
 const modeKeys = "keys"
@@ -34,7 +36,6 @@ const modeKeys = "keys"
 // The names of what is kept: these, and the key in hexadecimal.
 const (
 	resultPrefix = "result-"
-	memoPrefix   = "memo-"
 	mountPrefix  = "mount-" // and a digest of what it is of: see [Mounts]
 )
 
@@ -124,40 +125,51 @@ func (b *byKey) load(ctx context.Context, _ platforms.MatchComparer, tell func(s
 	return c, nil
 }
 
-// look reads what there is of a name.
-func (b *byKey) look(ctx context.Context, name string) (*contents, error) {
-	raw, err := b.find(ctx, name)
+// entry is what there is of a key: its result, and digests of files of that.
+type entry struct {
+	*contents
+	config []byte               // as it was read
+	layers []ocispec.Descriptor // that are held
+}
+
+// look reads what there is of a key. What is damaged, or somebody has put there, is an entry without anything.
+func (b *byKey) look(ctx context.Context, key string) (entry, error) {
+	none := entry{contents: &contents{}}
+	raw, err := b.find(ctx, resultPrefix+key)
 	if isDamage(err) {
-		return &contents{}, nil
+		return none, nil
 	}
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	m, err := parseManifest(raw)
-	if err != nil || m.cache == nil {
-		return &contents{}, nil //nolint:nilerr // whatever somebody has given that name
+	if err != nil || m.cache == nil || m.cache.Size > maxEntry || m.cache.Digest.Validate() != nil {
+		return none, nil //nolint:nilerr // whatever somebody has given that name
 	}
 	data := m.cache.Data
 	if int64(len(data)) != m.cache.Size || digest.FromBytes(data) != m.cache.Digest {
 		data, err = readFrom(ctx, b.open, *m.cache, maxEntry)
 		if isDamage(err) {
-			return &contents{}, nil
+			return none, nil
 		}
 		if err != nil {
-			return nil, err
+			return none, err
 		}
 	}
 	c, err := decodeConfig(data, listedIn(m.layers))
 	if err != nil {
-		return &contents{}, nil //nolint:nilerr // one that is damaged is none
+		return none, nil //nolint:nilerr // one that is damaged is none
 	}
 	if b.repository != "" {
 		c.heldBy(b.repository)
 	}
-	for _, f := range c.results {
+	for other, f := range c.results {
 		f.Result.Lines = nil // whoever has the key has them
+		if other != key {
+			delete(c.results, other)
+		}
 	}
-	return c, nil
+	return entry{c, data, m.layers}, nil
 }
 
 // isDamage reports whether an error says that there is no entry, or none that is whole: what asks for others may go on.
@@ -170,25 +182,25 @@ func isDamage(err error) bool {
 	return false
 }
 
-// has reports whether there is an entry of a key that is whole, with layers, if they are looked at, as far as their names tell.
-func (b *byKey) has(ctx context.Context, prefix, key string, layers bool) (bool, error) {
-	c, err := b.look(ctx, prefix+key)
-	if err != nil {
-		return false, err
-	}
-	if prefix == memoPrefix {
-		return c.memos[key] != "", nil
-	}
-	f := c.results[key]
-	if f == nil || !layers {
-		return f != nil, nil
+// whole reports whether an entry has the result of a record, with all layers, as far as is known here; where the step ran, and it may be for want of
+// one of them, the cache is asked for each.
+func (x *exporting) whole(ctx context.Context, to *byKey, e entry, r Record) (bool, error) {
+	f := e.results[r.Key]
+	if f == nil {
+		return false, nil
 	}
 	for _, out := range f.Outputs {
 		for _, l := range out {
 			if !l.Held {
 				continue
 			}
-			if there, err := b.holds(ctx, l.Blob); err != nil || !there {
+			if x.isBad(l.Blob.Digest) {
+				return false, nil
+			}
+			if !r.Ran || r.Only {
+				continue
+			}
+			if there, err := to.holds(ctx, l.Blob); err != nil || !there {
 				return false, err
 			}
 		}
@@ -196,48 +208,122 @@ func (b *byKey) has(ctx context.Context, prefix, key string, layers bool) (bool,
 	return true, nil
 }
 
-// exportKeys writes the results of a set, each by itself, and its digests of files. What is there and whole stays, unless it was made anew. What was
-// only planned is not worth a request: planning it again takes none. done is told of each key that is there. The first failure ends it.
-func (x *exporting) exportKeys(ctx context.Context, to *byKey, anew bool, done func(key string)) error {
+// exportKeys writes the results of a set, each by itself, with digests of its files. What is there and whole stays, unless it was made anew. What was
+// only planned is not worth a request: planning it again takes none. done is told of each record that is there, or has no place there. The
+// first failure ends it.
+func (x *exporting) exportKeys(ctx context.Context, to *byKey, done func(Record)) error {
 	for _, r := range x.set.Records {
-		if r.Result.Planned {
+		if r.Result.Planned && !r.Only {
 			continue
 		}
-		one := &exporting{To: x.To, store: x.store, tell: x.tell, set: Set{Records: []Record{r}, Bases: r.Bases}}
-		if err := one.enterRecord(ctx, to, resultPrefix, r.Key, r.Ran, r.Anew); err != nil {
+		one := &exporting{To: x.To, store: x.store, tell: x.tell, set: Set{Records: []Record{r}, Memos: r.Memos, Bases: r.Bases, Bad: x.set.Bad}}
+		if err := one.enterRecord(ctx, to, r); err != nil {
 			return err
 		}
-		done(r.Key)
-	}
-	for key, content := range x.set.Memos {
-		one := &exporting{To: x.To, store: x.store, tell: x.tell}
-		one.config.Records = memoRecords(map[string]digest.Digest{key: content})
-		if err := one.enterRecord(ctx, to, memoPrefix, key, false, anew); err != nil {
-			return err
-		}
-		done(key)
+		done(r)
 	}
 	return nil
 }
 
-// enterRecord writes what an export of one record is, with anew also in the place of one that is there. With ran the layers of that are looked for:
-// it may be for want of one that the step ran.
-func (x *exporting) enterRecord(ctx context.Context, to *byKey, prefix, key string, ran, anew bool) error {
-	if !anew {
-		if there, err := to.has(ctx, prefix, key, ran); err != nil || there {
-			return err
-		}
-	}
-	held := []ocispec.Descriptor{}
-	if len(x.set.Records) > 0 {
-		if err := x.prepare(ctx); err != nil {
-			return fmt.Errorf("preparing a result for export: %w", err)
-		}
+// enterRecord writes what an export of one record is. Where the step ran the layers of an entry that is there are looked for: it may be for want of
+// one that it ran. The digests of files go with the bytes that they are of: an entry that has another result keeps its own.
+func (x *exporting) enterRecord(ctx context.Context, to *byKey, r Record) error {
+	e := entry{contents: &contents{}}
+	whole := false
+	if !r.Anew {
 		var err error
-		if held, err = x.writeLayers(ctx, to); err != nil {
+		if e, err = to.look(ctx, r.Key); err != nil {
+			return err
+		}
+		if whole, err = x.whole(ctx, to, e, r); err != nil {
 			return err
 		}
 	}
+	if (whole || r.Only) && containsAll(e.memos, r.Memos) {
+		return nil
+	}
+	if whole || r.Only {
+		same := !whole // digests alone
+		if whole {
+			var err error
+			if same, err = x.same(ctx, e.results[r.Key], r); err != nil {
+				return err
+			}
+		}
+		if !same {
+			return nil
+		}
+		return x.addMemos(ctx, to, r, e)
+	}
+	if err := x.prepare(ctx); err != nil {
+		return fmt.Errorf("preparing a result for export: %w", err)
+	}
+	held, err := x.writeLayers(ctx, to)
+	if err != nil {
+		return err
+	}
+	return x.enterConfig(ctx, to, r.Key, held)
+}
+
+// same reports whether a result that is there has the layers of a record's.
+func (x *exporting) same(ctx context.Context, f *Found, r Record) (bool, error) {
+	if len(f.Outputs) != len(r.Result.Outputs) || len(f.Outputs) == 0 {
+		return false, nil
+	}
+	for i, snap := range r.Result.Outputs {
+		if len(snap) != len(f.Outputs[i]) {
+			return false, nil
+		}
+		for j, id := range snap {
+			b, err := x.blob(ctx, id)
+			if err != nil || b.diffID != f.Outputs[i][j].DiffID {
+				return false, err
+			}
+		}
+	}
+	return true, nil
+}
+
+// maxMemos is how many digests of files an entry keeps when more are added.
+const maxMemos = 1000
+
+// addMemos adds the digests of a record to an entry of the same result, or to one that has nothing else.
+func (x *exporting) addMemos(ctx context.Context, to *byKey, r Record, e entry) error {
+	var cfg config
+	if len(e.config) > 0 {
+		if err := json.Unmarshal(e.config, &cfg); err != nil {
+			return err // it was read before
+		}
+	}
+	x.config.Layers = cfg.Layers
+	for _, rec := range cfg.Records {
+		if rec.Own != nil && rec.Own.Content == "" && rec.Digest == keyDigest(r.Key) {
+			x.config.Records = []record{rec}
+		}
+	}
+	all := map[string]digest.Digest{}
+	for key, content := range e.memos {
+		if len(all)+len(r.Memos) < maxMemos {
+			all[key] = content
+		}
+	}
+	maps.Copy(all, r.Memos)
+	x.config.Records = append(x.config.Records, memoRecords(all)...)
+	return x.enterConfig(ctx, to, r.Key, e.layers)
+}
+
+// containsAll reports whether all has what some has.
+func containsAll(all, some map[string]digest.Digest) bool {
+	for key, content := range some {
+		if all[key] != content {
+			return false
+		}
+	}
+	return true
+}
+
+// enterConfig writes the entry of a key whose layers are there.
+func (x *exporting) enterConfig(ctx context.Context, to *byKey, key string, held []ocispec.Descriptor) error {
 	if len(held) == 0 { // some registries take no manifest without layers
 		empty := ocispec.DescriptorEmptyJSON
 		if err := to.put(ctx, empty, bytesOpener(empty.Data)); err != nil {
@@ -263,8 +349,8 @@ func (x *exporting) enterRecord(ctx context.Context, to *byKey, prefix, key stri
 	if err != nil {
 		return err
 	}
-	if err := to.enter(ctx, prefix+key, describe(ocispec.MediaTypeImageManifest, manifest), manifest); err != nil {
-		return fmt.Errorf("error writing the manifest of %s: %w", prefix+key, err)
+	if err := to.enter(ctx, resultPrefix+key, describe(ocispec.MediaTypeImageManifest, manifest), manifest); err != nil {
+		return fmt.Errorf("error writing the manifest of %s: %w", resultPrefix+key, err)
 	}
 	return nil
 }

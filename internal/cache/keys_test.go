@@ -27,8 +27,8 @@ func (n *names) find(_ context.Context, name string) ([]byte, error) {
 	return n.all[name], nil
 }
 
-// entry is a manifest with results and digests of those keys, all on the same layer.
-func entry(t *testing.T, results, memos []string) []byte {
+// entryOf is a manifest with results and digests of those keys, all on the same layer.
+func entryOf(t *testing.T, results, memos []string) []byte {
 	t.Helper()
 	blob := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromString("blob"), Size: 4, Annotations: map[string]string{annotationDiffID: digest.FromString("diff").String()}}
 	cfg := config{Layers: []cacheLayer{{CacheLayer: cacheimporttypes.CacheLayer{Blob: blob.Digest, ParentIndex: -1}}}}
@@ -58,10 +58,10 @@ func keyOf(c string) string { return strings.Repeat(c, 64) }
 // An entry tells of the key that it was asked for, and of no other one; each is asked for once.
 func TestEntryOfAnother(t *testing.T) {
 	at := &names{all: map[string][]byte{
-		resultPrefix + keyOf("a"): entry(t, []string{keyOf("a"), keyOf("b")}, []string{keyOf("c")}),
-		resultPrefix + keyOf("d"): entry(t, []string{keyOf("b")}, nil),
+		resultPrefix + keyOf("a"): entryOf(t, []string{keyOf("a"), keyOf("b")}, []string{keyOf("c")}),
+		resultPrefix + keyOf("d"): entryOf(t, []string{keyOf("b")}, nil),
 		resultPrefix + keyOf("e"): []byte("no"),
-		memoPrefix + keyOf("c"):   entry(t, []string{keyOf("b")}, []string{keyOf("c")}),
+		resultPrefix + keyOf("f"): entryOf(t, nil, []string{keyOf("c")}),
 	}}
 	at.all[resultPrefix+digest.FromString("").Encoded()] = nil
 	i := &Import{from: &byKey{named: at}, loaded: make(chan struct{})}
@@ -76,12 +76,18 @@ func TestEntryOfAnother(t *testing.T) {
 				t.Errorf("the result of %s: %v", key, ok)
 			}
 		}
-		if d, ok := i.Memo(t.Context(), keyOf("c")); !ok || d != digest.FromString(keyOf("c")) {
-			t.Errorf("a digest: %s, %v", d, ok)
+		for of, want := range map[string]bool{"a": true, "d": false, "f": true} {
+			if d, ok := i.Memo(t.Context(), keyOf(of), keyOf("c")); ok != want || ok && d != digest.FromString(keyOf("c")) {
+				t.Errorf("a digest of files of %s: %s, %v", of, d, ok)
+			}
 		}
 	}
 	if len(at.asked) != 5 {
 		t.Errorf("it was asked for %q", at.asked)
+	}
+	i.Forget(keyOf("a"), keyOf("c"))
+	if _, ok := i.Memo(t.Context(), keyOf("a"), keyOf("c")); ok {
+		t.Error("a digest that was forgotten")
 	}
 	at.err = context.DeadlineExceeded
 	for _, key := range []string{"1", "2"} {

@@ -127,6 +127,18 @@ func (r *Run) recallMemo(ctx context.Context, key string) (value string, found, 
 	return value, found, lent && found, err
 }
 
+// forgetMemo forgets a digest of files that is not theirs, wherever it may be found by the run.
+func (r *Run) forgetMemo(ctx context.Context, of Key, memo string) error {
+	var keys []string
+	for _, scope := range r.scopes() {
+		keys = append(keys, memo+scope)
+	}
+	for _, f := range r.believes.Load().foreign {
+		f.Forget(string(of), memo)
+	}
+	return r.Engine.opt.Store.ForgetMemo(ctx, keys...)
+}
+
 func (r *Run) putResult(ctx context.Context, key Key, slot string, res store.Result) error {
 	return r.Engine.opt.Store.PutResult(ctx, r.recordKey(string(key)), slot, res)
 }

@@ -2,7 +2,8 @@ package engine
 
 import (
 	"context"
-	"maps"
+	"iter"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -56,7 +57,9 @@ func (r *Run) Cacheable(ctx context.Context, edges ...graph.Edge) (cache.Set, er
 	}
 	r.elsewhere.mu.Lock()
 	defer r.elsewhere.mu.Unlock()
-	maps.Copy(set.Memos, r.elsewhere.memos)
+	for key, k := range r.elsewhere.memos {
+		set.Memos[key] = k.digest
+	}
 	return set, nil
 }
 
@@ -66,15 +69,18 @@ func (r *Run) Cacheable(ctx context.Context, edges ...graph.Edge) (cache.Set, er
 func (r *Run) Made(ctx context.Context, has map[string]bool, edges ...graph.Edge) (cache.Set, error) {
 	ctx, end := r.begin(ctx)
 	defer end()
-	set := cache.Set{Memos: map[string]digest.Digest{}}
+	set := cache.Set{}
 	final := map[*node]bool{}
 	for _, e := range edges {
 		r.standsOn(r.node(e.Vertex), final)
 	}
+	memos, err := r.unsent(ctx, has)
+	if err != nil {
+		return set, err
+	}
 	seen := map[Key]bool{}
-	for _, rec := range r.Records() {
-		n := r.nodeOf(rec.Digest)
-		if n == nil || rec.Key == "" || rec.From != "" || rec.Error != "" || len(rec.Warm) > 0 || seen[rec.Key] || has[string(rec.Key)] {
+	for n, rec := range r.evaluated() {
+		if rec.Key == "" || rec.From != "" || rec.Error != "" || len(rec.Warm) > 0 || seen[rec.Key] || has[string(rec.Key)] {
 			continue
 		}
 		id, err := n.identity(ctx)
@@ -84,7 +90,7 @@ func (r *Run) Made(ctx context.Context, has map[string]bool, edges ...graph.Edge
 		if id.key != rec.Key {
 			continue // a source's, which others have their own way to
 		}
-		res, found, err := r.here(ctx, n, id, rec.Cached, final[n])
+		res, found, err := n.run.here(ctx, n, id, rec.Cached, final[n])
 		if err != nil {
 			return set, err
 		}
@@ -92,24 +98,129 @@ func (r *Run) Made(ctx context.Context, has map[string]bool, edges ...graph.Edge
 			continue
 		}
 		seen[rec.Key] = true
-		bases := map[digest.Digest]ocispec.Descriptor{} // of others' images its reader does not know
-		for _, in := range r.standsOn(n, map[*node]bool{}) {
-			if img := in.image.Load(); img != nil {
-				for _, l := range img.Manifest.Layers {
-					bases[l.Digest] = l
+		made := cache.Record{Key: string(id.key), Place: place(n), Final: final[n], Ran: !rec.Cached, Anew: id.fresh && !rec.Cached && rec.Shared == "", Bases: r.baseLayers(n), Result: res}
+		if m := memos[rec.Key]; m != nil {
+			made.Memos = m.of
+			delete(memos, rec.Key)
+		}
+		set.Records = append(set.Records, made)
+	}
+	for key, m := range memos {
+		res, err := r.memosOf(ctx, m.n, key)
+		if err != nil {
+			return set, err
+		}
+		set.Records = append(set.Records, cache.Record{Key: string(key), Place: place(m.n), Bases: r.baseLayers(m.n), Result: res, Memos: m.of, Only: true})
+	}
+	return set, nil
+}
+
+// baseLayers are those of the images that a node stands on: its reader does not know those of others.
+func (r *Run) baseLayers(n *node) map[digest.Digest]ocispec.Descriptor {
+	bases := map[digest.Digest]ocispec.Descriptor{}
+	for _, in := range r.standsOn(n, map[*node]bool{}) {
+		if img := in.image.Load(); img != nil {
+			for _, l := range img.Manifest.Layers {
+				bases[l.Digest] = l
+			}
+		}
+	}
+	return bases
+}
+
+// memos are digests of files of a node.
+type memos struct {
+	n  *node
+	of map[string]digest.Digest
+}
+
+// unsent are the digests of files that an exported cache may lack, by the keys of what has the files.
+func (r *Run) unsent(ctx context.Context, has map[string]bool) (map[Key]*memos, error) {
+	asked := map[string]known{}
+	for _, of := range r.withLinks() {
+		of.elsewhere.mu.Lock()
+		for memo, k := range of.elsewhere.memos {
+			if of == r || r.isLinked(k.n.v.Digest) {
+				asked[memo] = k
+			}
+		}
+		of.elsewhere.mu.Unlock()
+	}
+	all := map[Key]*memos{}
+	for memo, k := range asked {
+		if k.lent || has[memo] {
+			continue
+		}
+		id, err := k.n.identity(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if all[id.key] == nil {
+			all[id.key] = &memos{k.n, map[string]digest.Digest{}}
+		}
+		all[id.key].of[memo] = k.digest
+	}
+	return all, nil
+}
+
+// memosOf is the result that has the files of memos, as far as it has layers: those of a source, or of what is only planned, are of none.
+func (r *Run) memosOf(ctx context.Context, n *node, key Key) (res store.Result, err error) {
+	if n.isSource() {
+		return res, nil
+	}
+	n.run.elsewhere.mu.Lock()
+	a := n.run.elsewhere.adopted[key]
+	n.run.elsewhere.mu.Unlock()
+	if a != nil {
+		return a.result, nil
+	}
+	id, err := n.identity(ctx)
+	if err != nil {
+		return res, err
+	}
+	if pending := r.pendingOf(n, id); pending != nil {
+		res, _, err = r.unrecorded(ctx, pending, false)
+	} else {
+		res, _, _, err = n.run.recall(ctx, key)
+	}
+	return res, err
+}
+
+// evaluated are the nodes of the run's graph that were asked for, and what became of each, those of linked runs too.
+func (r *Run) evaluated() iter.Seq2[*node, StepRecord] {
+	return func(yield func(*node, StepRecord) bool) {
+		for _, of := range r.withLinks() {
+			for _, rec := range of.Records() {
+				n := of.nodeOf(rec.Digest)
+				if n == nil || of != r && !r.isLinked(rec.Digest) {
+					continue
+				}
+				if !yield(n, rec) {
+					return
 				}
 			}
 		}
-		set.Records = append(set.Records, cache.Record{Key: string(id.key), Place: place(n), Final: final[n], Ran: !rec.Cached, Anew: id.fresh && !rec.Cached && rec.Shared == "", Bases: bases, Result: res})
 	}
-	r.elsewhere.mu.Lock()
-	defer r.elsewhere.mu.Unlock()
-	for key, content := range r.elsewhere.memos {
-		if !r.elsewhere.lent[key] && !has[key] {
-			set.Memos[key] = content
+}
+
+// withLinks are the run and those whose results it stands on.
+func (r *Run) withLinks() []*Run {
+	all := []*Run{r}
+	for i := 0; i < len(all); i++ {
+		for _, l := range all[i].opt.Links {
+			if !slices.Contains(all, l) {
+				all = append(all, l)
+			}
 		}
 	}
-	return set, nil
+	return all
+}
+
+// isLinked reports whether a vertex is of a graph that is another run's.
+func (r *Run) isLinked(d digest.Digest) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.linked[d] != nil
 }
 
 // nodeOf is the node of a vertex that was asked for, or nil.

@@ -257,7 +257,9 @@ func (r *Run) input(ctx context.Context, in edge, u use, cold bool) (v Value, be
 	if err != nil {
 		return v, nil, err
 	}
-	v, err = out.output(in)
+	if v, err = out.output(in); err == nil && !u.whole {
+		err = r.agree(ctx, in, u.copies, v)
+	}
 	return v, below, err
 }
 

@@ -409,11 +409,11 @@ func TestResolveImageOfOneThatEnded(t *testing.T) {
 // liar is an imported cache that says of everything that it was planned.
 type liar struct{ Foreign }
 
-func (liar) Name() string                                       { return "liar" }
-func (liar) Origin() string                                     { return "liar" }
-func (liar) Lines(context.Context, string) []string             { return nil }
-func (liar) Memo(context.Context, string) (digest.Digest, bool) { return "", false }
-func (liar) Used()                                              {}
+func (liar) Name() string                                               { return "liar" }
+func (liar) Origin() string                                             { return "liar" }
+func (liar) Lines(context.Context, string) []string                     { return nil }
+func (liar) Memo(context.Context, string, string) (digest.Digest, bool) { return "", false }
+func (liar) Used()                                                      {}
 func (liar) Result(context.Context, string) (*cache.Found, bool) {
 	return &cache.Found{Result: store.Result{Planned: true}}, true
 }

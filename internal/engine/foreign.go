@@ -24,8 +24,10 @@ type Foreign interface {
 	Origin() string
 	// Result looks a result up.
 	Result(ctx context.Context, key string) (*cache.Found, bool)
-	// Memo looks a digest of a selection of files up.
-	Memo(ctx context.Context, key string) (digest.Digest, bool)
+	// Memo looks a digest of a selection of files up, by the keys of the result that has them and of the selection.
+	Memo(ctx context.Context, of, key string) (digest.Digest, bool)
+	// Forget tells that such a digest is not that of the files.
+	Forget(of, key string)
 	// Lines are the lines of the key of what was last at a place of a Dockerfile ("[builder 2/4]"),
 	// or nil.
 	Lines(ctx context.Context, place string) []string
@@ -43,9 +45,15 @@ type Foreign interface {
 type elsewhere struct {
 	mu       sync.Mutex
 	adopted  map[Key]*adoption
-	fetching map[layer.ID]*shared     // what knows how to fetch layers
-	memos    map[string]digest.Digest // what was asked for of digests of files
-	lent     map[string]bool          // those of memos that an imported cache had
+	fetching map[layer.ID]*shared // what knows how to fetch layers
+	memos    map[string]known     // what was asked for of digests of files
+}
+
+// known is what is known of a selection of files of a node.
+type known struct {
+	n      *node
+	digest digest.Digest
+	lent   bool // an imported cache had it
 }
 
 // adoption is a result from elsewhere that has become one of this run: its layers are named in the
@@ -282,13 +290,13 @@ func isImage(n *node) bool {
 }
 
 // remember keeps the digest of a selection for an exported cache.
-func (r *Run) remember(d digested) {
+func (r *Run) remember(n *node, d digested) {
 	r.elsewhere.mu.Lock()
 	defer r.elsewhere.mu.Unlock()
 	if r.elsewhere.memos == nil {
-		r.elsewhere.memos, r.elsewhere.lent = map[string]digest.Digest{}, map[string]bool{}
+		r.elsewhere.memos = map[string]known{}
 	}
-	r.elsewhere.memos[d.memo], r.elsewhere.lent[d.memo] = d.digest, d.lent
+	r.elsewhere.memos[d.memo] = known{n, d.digest, d.lent}
 }
 
 // isRecorded reports whether what a source gives is recorded, as the result of any other vertex.
@@ -298,9 +306,9 @@ func isRecorded(src *pb.SourceOp) bool {
 }
 
 // foreignMemo looks the digest of a selection up elsewhere. What is found is remembered here, too.
-func (r *Run) foreignMemo(ctx context.Context, memo string) (digest.Digest, bool, error) {
+func (r *Run) foreignMemo(ctx context.Context, of Key, memo string) (digest.Digest, bool, error) {
 	for _, f := range r.believes.Load().foreign {
-		if d, ok := f.Memo(ctx, memo); ok {
+		if d, ok := f.Memo(ctx, string(of), memo); ok {
 			r.borrowed.Store(true)
 			return d, true, r.putMemo(ctx, memo, d.String())
 		}

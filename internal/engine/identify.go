@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -10,7 +11,9 @@ import (
 
 	"github.com/slipway-build/slipway/internal/fileop"
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/terminal"
 )
 
 // identify computes the key of a node. It evaluates inputs only where their files count and no
@@ -97,7 +100,7 @@ func (r *Run) content(ctx context.Context, in edge, copies []*pb.FileActionCopy,
 		return knows.digest(ctx, in, sel, copies, missing)
 	})
 	if err == nil && d.memo != "" {
-		r.remember(d)
+		r.remember(in.n, d)
 	}
 	if err == nil && d.list != nil {
 		r.keepList(d)
@@ -129,11 +132,11 @@ func (r *Run) digest(ctx context.Context, in edge, sel string, copies []*pb.File
 			return d, err
 		}
 		if ok {
-			d.digest, d.lent = digest.Digest(v), lent
+			d.digest, d.lent, d.recalled = digest.Digest(v), lent, true
 			return d, nil
 		}
-		if d.digest, ok, err = r.foreignMemo(ctx, d.memo); ok || err != nil {
-			d.lent = ok
+		if d.digest, ok, err = r.foreignMemo(ctx, id.key, d.memo); ok || err != nil {
+			d.lent, d.recalled = ok, ok
 			return d, err
 		}
 	}
@@ -158,4 +161,36 @@ func (r *Run) digest(ctx context.Context, in edge, sel string, copies []*pb.File
 		return d, nil
 	}
 	return d, r.putMemo(ctx, d.memo, d.digest.String())
+}
+
+// agree makes sure that the files that copies select of v, an input, are those whose digest is in the key of who reads them: where the digest was
+// remembered, or a cache's, the result may be of another run of a step that does not always make the same, or the digest wrong. Then it is
+// forgotten, and the error is store.ErrDamaged. What the key of a source says does not change.
+func (r *Run) agree(ctx context.Context, in edge, copies []*pb.FileActionCopy, v Value) error {
+	sel := selectionOf(in, copies)
+	d, ok := in.n.content(sel).peek()
+	if !ok || !d.recalled || in.n.isSource() && !d.lent {
+		return nil
+	}
+	knows := in.n.run
+	is, err := in.n.content("is "+sel).do(ctx, knows.life, knows, func(ctx context.Context) (is digested, err error) {
+		tree, err := knows.Tree(ctx, v, store.NeedContent)
+		if err == nil {
+			is.digest, err = fileop.SourceDigest(ctx, tree, copies, nil)
+		}
+		return is, err
+	})
+	if gone := new(fileop.NotFoundError); err != nil && !errors.As(err, &gone) || err == nil && is.digest == d.digest {
+		return err
+	}
+	id, err := in.n.identity(ctx)
+	if err != nil {
+		return err
+	}
+	if err := knows.forgetMemo(ctx, id.key, d.memo); err != nil {
+		return err
+	}
+	name := "files of " + terminal.Short(in.n.v.Name(), maxCommand) + " are not those that were remembered: the build begins again"
+	progress.Start(r.sink, progress.Vertex{Digest: digest.FromString(name), Name: name}).Done(nil)
+	return fmt.Errorf("files of %s have another digest than was remembered: %w", in.n.v.Name(), store.ErrDamaged)
 }

@@ -148,4 +148,6 @@ type digested struct {
 	list   *reasons.List
 	lent   bool     // an imported cache had it
 	warm   []string // directories that were warm in what it is the digest of
+
+	recalled bool // nobody of this run has looked at the files
 }

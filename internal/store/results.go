@@ -106,6 +106,18 @@ func (s *Store) PutMemo(ctx context.Context, key, value string) error {
 	})
 }
 
+// ForgetMemo forgets what is remembered under keys.
+func (s *Store) ForgetMemo(ctx context.Context, keys ...string) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		for _, key := range keys {
+			if _, err := tx.Exec("DELETE FROM memo WHERE key=?", key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // ContextFile is where the digests of a build context's files are remembered; path is the
 // context's. It holds nothing that cannot be found out again.
 func (s *Store) ContextFile(path string) string {
