@@ -155,6 +155,9 @@ func (b *building) build(ctx context.Context) (err error) {
 	if opt.Links, err = b.await(ctx); err != nil {
 		return err
 	}
+	if opt.Turns, err = b.turns(); err != nil {
+		return err
+	}
 	if err := b.fetchDockerfile(ctx, opt); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,16 @@ type keyed struct {
 	wake chan struct{} // something may be there
 	over chan struct{} // closed when nothing more comes
 	work sync.WaitGroup
+
+	mu     sync.Mutex
+	claims []claimed
+}
+
+// claimed is what ends a claim of a step that has ended, when its result, if there is one, is there for those who wait.
+type claimed struct {
+	key  string
+	made bool
+	end  func(context.Context)
 }
 
 // keyedTo is one of the caches.
@@ -57,6 +68,35 @@ func (b *building) stepEnded() {
 	}
 }
 
+// ending has a claim ended. It does not wait. k may be nil: then nobody claims anything.
+func (k *keyed) ending(key string, made bool, end func(context.Context)) {
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	k.claims = append(k.claims, claimed{key, made, end})
+	k.mu.Unlock()
+	k.ended()
+}
+
+// endClaims ends those of results that are there, and with all the others as well.
+func (k *keyed) endClaims(ctx context.Context, all bool) {
+	k.mu.Lock()
+	var over, left []claimed
+	for _, c := range k.claims {
+		if all || !c.made || !slices.ContainsFunc(k.to, func(t *keyedTo) bool { return t.err == nil && !t.sent[c.key] }) {
+			over = append(over, c)
+		} else {
+			left = append(left, c)
+		}
+	}
+	k.claims = left
+	k.mu.Unlock()
+	for _, c := range over {
+		c.end(ctx)
+	}
+}
+
 // ended is told that a step has ended. It does not wait. k may be nil.
 func (k *keyed) ended() {
 	if k == nil {
@@ -88,6 +128,7 @@ func (k *keyed) send(ctx context.Context) {
 			t.err = k.sendTo(ctx, t, nil, func(string, bool) {})
 		}
 	}
+	k.endClaims(ctx, false)
 }
 
 func (k *keyed) sendTo(ctx context.Context, t *keyedTo, edges []graph.Edge, tell cache.Tell) (err error) {
@@ -154,6 +195,7 @@ func (k *keyed) end(ctx context.Context, how string, write func(context.Context,
 	defer context.AfterFunc(ctx, k.stop)()
 	k.work.Wait()
 	k.stop()
+	defer func() { k.endClaims(context.WithoutCancel(ctx), true) }()
 	for i, t := range k.to {
 		err := write(ctx, t, steps[i])
 		steps[i].Done(err)

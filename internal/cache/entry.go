@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -58,6 +59,7 @@ type From struct {
 	Type     string
 	carries  carries
 	location location
+	wait     time.Duration // for how long a build waits for steps of others, with mode=keys
 }
 
 // Name is how messages call it.
@@ -130,13 +132,17 @@ func ParseFrom(e Entry) (*From, error) {
 	if err != nil {
 		return nil, err
 	}
-	if at = e.elsewhere(at); e.Attrs["mode"] == modeKeys {
-		if at, err = asKeys(at); err != nil {
+	f := &From{Type: e.Type, location: e.elsewhere(at)}
+	if e.Attrs["mode"] == modeKeys {
+		if f.location, err = asKeys(f.location); err != nil {
+			return nil, err
+		}
+		if f.wait, err = parseWait(e.Attrs); err != nil {
 			return nil, err
 		}
 	}
-	c, err := parseCarries(e.Attrs, at)
-	return &From{Type: e.Type, carries: c, location: at}, err
+	f.carries, err = parseCarries(e.Attrs, f.location)
+	return f, err
 }
 
 // ParseFroms reads all values of --cache-from. Caches that there are none of in this environment are left out.

@@ -32,6 +32,7 @@ type Import struct {
 	where     string // for Origin
 	from      origin
 	platforms platforms.MatchComparer
+	wait      time.Duration // for how long steps of others may be waited for
 	slots     *semaphore.Weighted
 
 	loaded   chan struct{} // closed when contents and err are set
@@ -44,11 +45,14 @@ type Import struct {
 	broken  error                  // why it is not asked any more
 
 	// Of a cache that is asked for each key:
-	life   context.Context // in which it may be
-	failed func(error)     // is told why it is not asked any more
-	asks   singleflight.Group
-	asked  map[string]bool                     // keys whose answer is in contents
-	memos  map[string]map[string]digest.Digest // by the key of the result that they are of, which the same answer had
+	life     context.Context // in which it may be
+	end      context.CancelFunc
+	failed   func(error) // is told why it is not asked any more
+	asks     singleflight.Group
+	ahead    *semaphore.Weighted
+	patience patience
+	asked    map[string]bool                     // keys whose answer is in contents
+	memos    map[string]map[string]digest.Digest // by the key of the result that they are of, which the same answer had
 }
 
 // Open prepares an import. Of an image for several platforms with inline caches, those for the given
@@ -56,7 +60,7 @@ type Import struct {
 func (f *From) Open(client *registry.Client, wanted ...ocispec.Platform) *Import {
 	i := &Import{
 		name: f.Name(), where: f.Type + " " + f.location.where(), platforms: platforms.Any(wanted...),
-		slots: semaphore.NewWeighted(maxFetches), loaded: make(chan struct{}), dropped: map[digest.Digest]bool{},
+		wait: f.wait, slots: semaphore.NewWeighted(maxFetches), loaded: make(chan struct{}), dropped: map[digest.Digest]bool{},
 	}
 	i.from, i.err = f.location.open(nil, client)
 	return i
@@ -72,11 +76,20 @@ func (i *Import) Origin() string { return i.where }
 // tell is given what was found out, for a display. failed is told, once, when a lookup fails later, in the time of ctx.
 func (i *Import) Load(ctx context.Context, tell func(string), failed func(error)) error {
 	defer close(i.loaded)
-	i.life, i.failed, i.asked, i.memos = ctx, failed, map[string]bool{}, map[string]map[string]digest.Digest{}
+	i.failed, i.asked, i.memos = failed, map[string]bool{}, map[string]map[string]digest.Digest{}
+	i.life, i.end = context.WithCancel(ctx)
+	i.ahead, i.patience = semaphore.NewWeighted(maxAhead), patience{left: allowance}
 	if i.err != nil { // it could not be opened
 		return i.err
 	}
-	i.contents, i.err = i.from.load(ctx, i.platforms, tell)
+	if _, is := i.from.(*byKey); is {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, firstAnswer, errSlow)
+		defer stop()
+	}
+	if i.contents, i.err = i.from.load(ctx, i.platforms, tell); i.err != nil && errors.Is(context.Cause(ctx), errSlow) {
+		i.err = errSlow
+	}
 	if i.err == nil && i.contents.foreign > 0 && len(i.contents.results) == 0 {
 		i.err = errForeign
 	}
@@ -96,57 +109,6 @@ func (i *Import) get(ctx context.Context) *contents {
 		return nil
 	}
 	return i.contents
-}
-
-// ask asks for a key, of a cache that is asked for each. Its contents have the answer then, and nothing else of what came, unless ctx or
-// the import ends before. The first failure is the last request: others would take as many attempts.
-func (i *Import) ask(ctx context.Context, key string) {
-	from, is := i.from.(*byKey)
-	if !is || i.has(key) {
-		return
-	}
-	answer := i.asks.DoChan(key, func() (any, error) {
-		if err := i.answer(from, key); err != nil {
-			i.failed(err)
-		}
-		return nil, nil
-	})
-	select {
-	case <-answer:
-	case <-ctx.Done():
-	}
-}
-
-// answer puts the answer for a key into the contents. An error is why nobody is asked any more.
-func (i *Import) answer(from *byKey, key string) (failed error) {
-	if i.has(key) {
-		return nil
-	}
-	e, err := lookSafely(i.life, from, key)
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if err != nil {
-		if i.life.Err() != nil || i.broken != nil {
-			return nil
-		}
-		i.broken = fmt.Errorf("looking %s up: %w", key, err)
-		return i.broken
-	}
-	i.asked[key], i.memos[key] = true, e.memos
-	if f, ok := e.results[key]; ok {
-		i.contents.results[key] = f
-	}
-	return nil
-}
-
-// lookSafely makes a panic an error: what somebody has put there ends no more than the use of the cache.
-func lookSafely(ctx context.Context, from *byKey, key string) (e entry, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("a bug of slipway: panic: %v", r)
-		}
-	}()
-	return from.look(ctx, key)
 }
 
 // has reports whether the contents have the answer for a key, as far as there will be one.

@@ -361,8 +361,14 @@ type namedRepository struct{ *repository }
 func (r namedRepository) at(name string) string { return repositoryOf(r.ref) + ":" + name }
 
 func (r namedRepository) find(ctx context.Context, name string) ([]byte, error) {
-	_, raw, err := r.client.Tagged(ctx, r.at(name))
+	raw, _, err := r.findAt(ctx, name)
 	return raw, err
+}
+
+// findAt implements [dated], by what the registry answers.
+func (r namedRepository) findAt(ctx context.Context, name string) ([]byte, time.Time, error) {
+	_, raw, now, err := r.client.Tagged(ctx, r.at(name))
+	return raw, now, err
 }
 
 func (r namedRepository) holds(ctx context.Context, desc ocispec.Descriptor) (bool, error) {

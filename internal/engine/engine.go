@@ -149,6 +149,8 @@ type RunOptions struct {
 	Warm *Warm
 	// Bring, unless nil, is called before the run uses a cache mount for the first time: it may put another one in its place. It fails nothing.
 	Bring func(ctx context.Context, m cache.Mount)
+	// Turns keeps machines from carrying the same step out at the same time; nil: nothing does.
+	Turns Turns
 	// Ended, unless nil, is told that something became of a vertex, which [Run.Made] may know by now. It must not wait.
 	Ended func()
 	// TraceFiles gives where the files go that the process of a step opens, by the key of the step; nil: they are not traced.

@@ -88,6 +88,19 @@ func (r *Run) execute(ctx context.Context, n *node, id identity, damage string, 
 	if err != nil {
 		return nil, err
 	}
+	turn := r.turn(ctx, n, id, w)
+	if turn != nil && turn.There() {
+		if out, ok, err := r.foreign(ctx, n, id, cold); ok || err != nil {
+			return out, err
+		}
+	}
+	out, err := r.carryOut(ctx, n, id, damage, w, inputs)
+	turn.ended(err)
+	return out, err
+}
+
+// carryOut has a flight carry a node out.
+func (r *Run) carryOut(ctx context.Context, n *node, id identity, damage string, w warming, inputs []Value) (*outcome, error) {
 	n.ran.Store(r.why(ctx, n, id, damage))
 	for {
 		t, err := r.launch(ctx, missed, n, id, w, inputs, func(ctx context.Context, f *flight) (*outcome, error) {

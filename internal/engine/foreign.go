@@ -24,6 +24,8 @@ type Foreign interface {
 	Origin() string
 	// Result looks a result up.
 	Result(ctx context.Context, key string) (*cache.Found, bool)
+	// Ahead tells of keys that are likely to be looked up. It does not wait.
+	Ahead(keys []string)
 	// Memo looks a digest of a selection of files up, by the keys of the result that has them and of the selection.
 	Memo(ctx context.Context, of, key string) (digest.Digest, bool)
 	// Forget tells that such a digest is not that of the files.
@@ -47,6 +49,8 @@ type elsewhere struct {
 	adopted  map[Key]*adoption
 	fetching map[layer.ID]*shared // what knows how to fetch layers
 	memos    map[string]known     // what was asked for of digests of files
+	asked    map[Key]bool         // results that caches were asked for
+	missed   int                  // those that nobody had
 }
 
 // known is what is known of a selection of files of a node.
@@ -70,6 +74,9 @@ type adoption struct {
 // foreign gives the result of a node that the store does not have from elsewhere, if somebody has it.
 func (r *Run) foreign(ctx context.Context, n *node, id identity, cold bool) (*outcome, bool, error) {
 	a, err := r.adopt(ctx, n, id)
+	if err == nil && a == nil {
+		err = r.askAhead(ctx, n, id)
+	}
 	if err != nil || a == nil {
 		return nil, false, err
 	}
