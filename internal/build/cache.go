@@ -144,9 +144,14 @@ func (c *caches) foreign() []engine.Foreign {
 
 // bad reports whether a blob turned out to be gone from an imported cache, or to have other bytes there.
 func (c *caches) bad(blob digest.Digest) bool {
+	return slices.ContainsFunc(c.imports(), func(i *cache.Import) bool { return i.Bad(blob) })
+}
+
+// imports are those that were asked for by now.
+func (c *caches) imports() []*cache.Import {
 	c.more.mu.Lock()
 	defer c.more.mu.Unlock()
-	return slices.ContainsFunc(c.from, func(i *cache.Import) bool { return i.Bad(blob) })
+	return slices.Clone(c.from)
 }
 
 // reports tells what became of the imports.

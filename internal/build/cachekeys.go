@@ -9,6 +9,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/graph"
+	"github.com/slipway-build/slipway/internal/outbound"
 	"github.com/slipway-build/slipway/internal/progress"
 )
 
@@ -165,7 +166,15 @@ func (k *keyed) finish(ctx context.Context, edges []graph.Edge) (failed error) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return k.sendTo(ctx, t, edges, func(line string, done bool) { step.Status(line, 0, 0, done) })
+		if err := k.sendTo(ctx, t, edges, func(line string, done bool) { step.Status(line, 0, 0, done) }); err != nil {
+			return err
+		}
+		for _, i := range k.b.caches.imports() {
+			if err := t.NoteUse(ctx, k.b.opt.Store, k.b.images.Registry(), i); err != nil {
+				step.Status("not noted what was used: "+outbound.Clean(err.Error()), 0, 0, true)
+			}
+		}
+		return nil
 	})
 }
 
@@ -195,7 +204,11 @@ func (k *keyed) end(ctx context.Context, how string, write func(context.Context,
 	defer context.AfterFunc(ctx, k.stop)()
 	k.work.Wait()
 	k.stop()
-	defer func() { k.endClaims(context.WithoutCancel(ctx), true) }()
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterFailure)
+		defer cancel()
+		k.endClaims(ctx, true)
+	}()
 	for i, t := range k.to {
 		err := write(ctx, t, steps[i])
 		steps[i].Done(err)

@@ -145,7 +145,7 @@ func (t *Turns) write(ctx context.Context, c *claims, step string) error {
 	manifest, err := json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactClaims,
 		Config: empty, Layers: []ocispec.Descriptor{empty},
-		Annotations: map[string]string{annotationTook: c.took.String(), annotationClaims: string(all)},
+		Annotations: map[string]string{ocispec.AnnotationCreated: time.Now().UTC().Format(time.RFC3339), annotationTook: c.took.String(), annotationClaims: string(all)},
 	})
 	if err != nil {
 		return err
@@ -264,7 +264,7 @@ func (t *Turns) read(ctx context.Context, turn *Turn, p *patience) (over bool) {
 		turn.claims, err = readClaims(ctx, t.from, turn.step.Does)
 		over = ctx.Err() == nil && t.try(err)
 	})
-	if late {
+	if late && ctx.Err() == nil {
 		t.try(errSlow)
 	}
 	return over || late
@@ -312,7 +312,11 @@ func (t *Turns) await(ctx context.Context, turn *Turn, told func(time.Duration) 
 			if turn.There = t.found(ctx, turn.step.Key); turn.There {
 				return
 			}
-			if ok = ctx.Err() != nil || !t.read(ctx, turn, &polls); !ok || ctx.Err() != nil || !t.othersTurn(turn, &w) {
+			over := t.read(ctx, turn, &polls)
+			if ctx.Err() != nil {
+				return
+			}
+			if ok = !over; over || !t.othersTurn(turn, &w) {
 				return
 			}
 		}
@@ -352,7 +356,7 @@ func (turn *Turn) hold() {
 
 // keep claims a step that takes long, and renews the claim, until ctx ends.
 func (turn *Turn) keep(ctx context.Context) {
-	next := renewal
+	next, began := renewal, time.Now()
 	if !turn.held {
 		next = expensive
 	}
@@ -374,7 +378,7 @@ func (turn *Turn) keep(ctx context.Context) {
 			continue // both are at it: one claim is enough
 		}
 		turn.claims = c
-		turn.claims.took = max(c.took, expensive)
+		turn.claims.took = max(c.took, time.Since(began)) // at least
 		turn.hold()
 		turn.held = turn.t.write(ctx, &turn.claims, turn.step.Does) == nil || turn.held
 	}

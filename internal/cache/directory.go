@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -137,24 +138,27 @@ func (d inDirectory) tag(ctx context.Context, desc ocispec.Descriptor, manifest 
 		if !d.reset {
 			return nil
 		}
-		return d.sweep()
+		_, err := d.sweep(time.Time{})
+		return err
 	})
 }
 
-// sweep deletes the blobs that nothing in index.json leads to. A manifest that cannot be read ends
-// it before anything is deleted.
-func (d *directory) sweep() error {
-	data, err := os.ReadFile(filepath.Join(d.path, ocispec.ImageIndexFile))
-	if err != nil {
-		return err
-	}
+// sweep deletes the blobs that nothing in index.json, and no entry, leads to, unless they were written since a time; zero: whenever they were. It
+// gives their size in bytes. A manifest that cannot be read ends it before anything is deleted.
+func (d *directory) sweep(since time.Time) (freed int64, err error) {
 	used := map[digest.Digest]bool{}
-	if err := d.mark(data, used); err != nil {
-		return fmt.Errorf("resetting the cache: %w", err)
+	data, err := os.ReadFile(filepath.Join(d.path, ocispec.ImageIndexFile))
+	if err == nil {
+		err = d.mark(data, used)
+	} else if errors.Is(err, fs.ErrNotExist) { // there are entries alone
+		err = nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("resetting the cache: %w", err)
 	}
 	entries, err := filepath.Glob(filepath.Join(d.path, namesDir, "*"))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, f := range entries {
 		if data, err := os.ReadFile(f); err == nil { // one that cannot be read, or is none, is nobody's
@@ -163,17 +167,20 @@ func (d *directory) sweep() error {
 	}
 	files, err := filepath.Glob(filepath.Join(d.path, "blobs", "*", "*"))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, f := range files {
 		dgst := digest.NewDigestFromEncoded(digest.Algorithm(filepath.Base(filepath.Dir(f))), filepath.Base(f))
-		if !used[dgst] {
-			if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
+		fi, err := os.Lstat(f)
+		if used[dgst] || err != nil || !since.IsZero() && fi.ModTime().After(since) {
+			continue
 		}
+		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return freed, err
+		}
+		freed += fi.Size()
 	}
-	return nil
+	return freed, nil
 }
 
 // mark adds what a manifest or index refers to.

@@ -52,6 +52,8 @@ type Import struct {
 	ahead    *semaphore.Weighted
 	patience patience
 	asked    map[string]bool                     // keys whose answer is in contents
+	hit      map[string]bool                     // results that were given
+	noted    map[string]time.Time                // when it is noted that they were used
 	memos    map[string]map[string]digest.Digest // by the key of the result that they are of, which the same answer had
 }
 
@@ -77,6 +79,7 @@ func (i *Import) Origin() string { return i.where }
 func (i *Import) Load(ctx context.Context, tell func(string), failed func(error)) error {
 	defer close(i.loaded)
 	i.failed, i.asked, i.memos = failed, map[string]bool{}, map[string]map[string]digest.Digest{}
+	i.hit, i.noted = map[string]bool{}, map[string]time.Time{}
 	i.life, i.end = context.WithCancel(ctx)
 	i.ahead, i.patience = semaphore.NewWeighted(maxAhead), patience{left: allowance}
 	if i.err != nil { // it could not be opened
@@ -131,6 +134,7 @@ func (i *Import) Result(ctx context.Context, key string) (*Found, bool) {
 	if !ok || i.lacks(f) {
 		return nil, false
 	}
+	i.hit[key] = i.asked[key]
 	return f, true
 }
 
@@ -161,7 +165,7 @@ func (i *Import) Memo(ctx context.Context, of, key string) (digest.Digest, bool)
 		if f, ok := c.results[of]; ok && i.lacks(f) {
 			return "", false
 		}
-		memos = i.memos[of]
+		memos, i.hit[of] = i.memos[of], true
 	}
 	d, ok := memos[key]
 	return d, ok

@@ -42,6 +42,8 @@ const (
 const (
 	// maxEntry is the size in bytes of the largest config of an entry that is read.
 	maxEntry = registry.MaxManifestSize
+	// maxEntryLayers is how many layers the outputs of an entry may name, all in all.
+	maxEntryLayers = 1 << 16
 	// maxEmbedded is that of one that is in the manifest as well.
 	maxEmbedded = 256 << 10
 )
@@ -128,6 +130,7 @@ func (b *byKey) load(ctx context.Context, _ platforms.MatchComparer, tell func(s
 // entry is what there is of a key: its result, and digests of files of that.
 type entry struct {
 	*contents
+	used   time.Time            // or made, as far as is known
 	config []byte               // as it was read
 	layers []ocispec.Descriptor // that are held
 }
@@ -157,8 +160,8 @@ func (b *byKey) look(ctx context.Context, key string) (entry, error) {
 		}
 	}
 	c, err := decodeConfig(data, listedIn(m.layers))
-	if err != nil {
-		return none, nil //nolint:nilerr // one that is damaged is none
+	if err != nil || c.named > maxEntryLayers || len(c.memos) > 2*maxMemos {
+		return none, nil //nolint:nilerr // one that is damaged is none, and so is one that would fill the memory
 	}
 	if b.repository != "" {
 		c.heldBy(b.repository)
@@ -169,7 +172,7 @@ func (b *byKey) look(ctx context.Context, key string) (entry, error) {
 			delete(c.results, other)
 		}
 	}
-	return entry{c, data, m.layers}, nil
+	return entry{c, lastUsed(raw), data, m.layers}, nil
 }
 
 // isDamage reports whether an error says that there is no entry, or none that is whole: what asks for others may go on.
@@ -414,6 +417,15 @@ func (d namedDirectory) find(_ context.Context, name string) (_ []byte, err erro
 
 func (d namedDirectory) holds(_ context.Context, desc ocispec.Descriptor) (bool, error) {
 	return d.dir().Has(desc), nil
+}
+
+// put writes a blob. One that is there is as young as one that was written, as its entry may be to come.
+func (d namedDirectory) put(ctx context.Context, desc ocispec.Descriptor, open opener) error {
+	if d.dir().Has(desc) {
+		now := time.Now()
+		return os.Chtimes(d.dir().BlobPath(desc.Digest), now, now)
+	}
+	return d.inDirectory.put(ctx, desc, open)
 }
 
 func (d namedDirectory) enter(_ context.Context, name string, _ ocispec.Descriptor, manifest []byte) error {

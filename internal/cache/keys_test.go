@@ -64,10 +64,21 @@ func TestEntryOfAnother(t *testing.T) {
 		resultPrefix + keyOf("f"): entryOf(t, nil, []string{keyOf("c")}),
 	}}
 	at.all[resultPrefix+digest.FromString("").Encoded()] = nil
+	var many []string
+	for n := range 2*maxMemos + 1 {
+		many = append(many, keyNumber(n))
+	}
+	at.all[resultPrefix+keyOf("0")] = entryOf(t, []string{keyOf("0")}, many)
+	at.all[resultPrefix+keyOf("1")] = entryOf(t, []string{keyOf("1")}, many[1:])
 	i := &Import{from: &byKey{named: at}, loaded: make(chan struct{})}
 	var failed []error
 	if err := i.Load(t.Context(), func(string) {}, func(err error) { failed = append(failed, err) }); err != nil {
 		t.Fatal(err)
+	}
+	for key, want := range map[string]bool{"0": false, "1": true} {
+		if _, ok := i.Result(t.Context(), keyOf(key)); ok != want {
+			t.Errorf("an entry with many digests, %s: %v", key, ok)
+		}
 	}
 	at.asked = nil
 	for range 2 {
@@ -90,7 +101,7 @@ func TestEntryOfAnother(t *testing.T) {
 		t.Error("a digest that was forgotten")
 	}
 	at.err = context.DeadlineExceeded
-	for _, key := range []string{"1", "2"} {
+	for _, key := range []string{"8", "9"} {
 		if _, ok := i.Result(t.Context(), keyOf(key)); ok {
 			t.Error("a result of nobody")
 		}

@@ -160,7 +160,7 @@ func (i *Import) answer(from *byKey, key string) {
 func (i *Import) learn(key string, e entry) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.asked[key], i.memos[key] = true, e.memos
+	i.asked[key], i.memos[key], i.noted[key] = true, e.memos, e.used
 	if f, ok := e.results[key]; ok {
 		i.contents.results[key] = f
 		i.patience.grow(min(max(f.Result.Took, 0), maxSaved))

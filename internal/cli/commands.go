@@ -27,7 +27,7 @@ func topCommands() []topCommand {
 		{"system", "", func(a *app) *cobra.Command {
 			return group("system", "Manage the store", newSystemCheckCmd(a), newSystemDfCmd(a), newSystemPruneCmd(a), newSystemResetCmd(a))
 		}},
-		{"compose", "", newComposeCmd}, {"pull", "", newPullCmd}, {"push", "", newPushCmd}, {"version", "", newVersionCmd}, {"info", "", newInfoCmd}, {"why", "", newWhyCmd},
+		{"cache", "", newCacheCmd}, {"compose", "", newComposeCmd}, {"pull", "", newPullCmd}, {"push", "", newPushCmd}, {"version", "", newVersionCmd}, {"info", "", newInfoCmd}, {"why", "", newWhyCmd},
 		{"login", "", newLoginCmd}, {"logout", "", newLogoutCmd}, {"manifest", "", newManifestCmd}, {"imagetools", "", newImagetoolsCmd},
 		{"export", "", newExportCmd}, {"commit", "", newCommitCmd}, {"diff", "", newDiffCmd}, {"rename", "", newRenameCmd},
 		{"migrate", "", newMigrateCmd}, {"advise", "", newAdviseCmd}, {"kill", "", newKillCmd}, {"stop", "", newStopCmd}, {"wait", "", newWaitCmd},

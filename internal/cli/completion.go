@@ -299,6 +299,7 @@ func (a *app) arguments() map[string]cobra.CompletionFunc {
 	for _, name := range []string{"ps", "container ls", "container prune", "image prune", "buildx create", "buildx du", "buildx ls", "buildx prune", "buildx version", "buildx history ls", "history ls", "context ls", "context show", "context create", "system check", "system df", "system prune", "system reset", "info", "version", "load", "image load", "login", "logout"} {
 		all[name] = cobra.NoFileCompletions
 	}
+	all["cache prune"] = completeDirs
 	for _, name := range []string{"manifest annotate", "manifest create", "manifest inspect", "manifest push", "manifest rm", "imagetools create", "imagetools inspect", "buildx imagetools create", "buildx imagetools inspect"} {
 		all[name] = cobra.NoFileCompletions // what registries have nobody is asked for
 	}
