@@ -47,7 +47,9 @@ type carries struct {
 
 // parseCarries reads the attributes mounts= and warm=.
 func parseCarries(attrs map[string]string, l location) (c carries, err error) {
-	c.ids = strings.FieldsFunc(attrs["mounts"], func(r rune) bool { return r == ',' || r == ';' })
+	if ids := attrs["mounts"]; ids != "" {
+		c.ids = strings.FieldsFunc(ids, func(r rune) bool { return r == ',' || r == ';' })
+	}
 	switch v := attrs["warm"]; v {
 	case "", "false", "0":
 	case "true", "1":
