@@ -173,7 +173,7 @@ func (w *watch) lapsed(c claim, now, theirs time.Time) bool {
 // Step is one that may be claimed.
 type Step struct {
 	Key  string // of its result, hexadecimal
-	Does string // what it does, whatever it stands on, hexadecimal; it is the name of its claims
+	Does string // which command it is, whatever it stands on, hexadecimal; it is the name of its claims
 }
 
 // Turns are claims in a cache of mode=keys.

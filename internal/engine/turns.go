@@ -2,12 +2,13 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
 // Turns keeps machines from carrying the same step out at the same time, where waiting takes less time. It is no lock: nothing depends on it.
 type Turns interface {
-	// Take waits until it is the turn of the process of a key; does says what it does, whatever it stands on, and name how it is called. It is nil
+	// Take waits until it is the turn of the process of a key; does says which command it is, whatever it stands on and finds in its environment, and name how it is called. It is nil
 	// where there is nothing to wait for and nobody to tell.
 	Take(ctx context.Context, key, does, name string) Turn
 }
@@ -32,7 +33,9 @@ func (r *Run) turn(ctx context.Context, n *node, id identity, w warming) *taken 
 	if r.opt.Turns == nil || n.v.Op.GetExec() == nil || id.fresh || len(w.paths()) > 0 {
 		return nil
 	}
-	t := r.opt.Turns.Take(ctx, string(id.key), n.asRun, n.v.Name())
+	m := n.v.Op.GetExec().GetMeta() // not the environment: a version in it, say, changes nothing of how long it takes
+	does := fmt.Sprintf("%q in %q as %q on %s", m.GetArgs(), m.GetCwd(), m.GetUser(), platformName(r, n.v.Op.Platform))
+	t := r.opt.Turns.Take(ctx, string(id.key), does, n.v.Name())
 	if t == nil {
 		return nil
 	}
