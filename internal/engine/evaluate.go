@@ -85,6 +85,10 @@ func (r *Run) execute(ctx context.Context, n *node, id identity, damage string, 
 		return nil, err
 	}
 	w, err := r.warming(ctx, n, id, inputs, below, cold)
+	if errors.Is(err, errNeedsCold) {
+		r.tellWarm(fmt.Sprintf("%s runs cold, with all that it stands on: %v", n.v.Name(), err))
+		return n.coldResult(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +117,7 @@ func (r *Run) carryOut(ctx context.Context, n *node, id identity, damage string,
 		var failed *warmFailure
 		switch {
 		case errors.As(err, &failed):
-			return r.afterWarm(ctx, n, w, failed)
+			return r.afterWarm(ctx, n, w, failed, t.mine)
 		case !t.others(ctx, r, err):
 			return out, err
 		}
@@ -222,13 +226,13 @@ func (s *shared) made(values []Value) []Value {
 
 // inputs evaluates all inputs of a node at the same time, and gives the directories that are warm in what it stands on: in none, with cold.
 // The first that fails ends the others.
-func (r *Run) inputs(ctx context.Context, n *node, cold bool) (values []Value, below []string, err error) {
+func (r *Run) inputs(ctx context.Context, n *node, cold bool) (values []Value, below []store.WarmDir, err error) {
 	uses, err := n.uses()
 	if err != nil {
 		return nil, nil, err
 	}
 	values = make([]Value, len(n.inputs))
-	warmed := make([][]string, len(n.inputs))
+	warmed := make([][]store.WarmDir, len(n.inputs))
 	one := func(ctx context.Context, i int) (err error) {
 		values[i], warmed[i], err = r.input(ctx, n.inputs[i], uses[i], cold)
 		return err
@@ -246,7 +250,7 @@ func (r *Run) inputs(ctx context.Context, n *node, cold bool) (values []Value, b
 }
 
 // input evaluates what a node uses of an input.
-func (r *Run) input(ctx context.Context, in edge, u use, cold bool) (v Value, below []string, err error) {
+func (r *Run) input(ctx context.Context, in edge, u use, cold bool) (v Value, below []store.WarmDir, err error) {
 	if in.n == nil {
 		return v, nil, nil
 	}
@@ -263,7 +267,7 @@ func (r *Run) input(ctx context.Context, in edge, u use, cold bool) (v Value, be
 			case len(out.warm) > 0 && d.memo != "":
 				out, err = in.n.coldResult(ctx)
 			case len(out.warm) == 0:
-				below = d.warm // nor is a key of warm files, which somebody has come to see since, one that others may find cold ones by
+				below = namesOnly(d.warm) // nor is a key of warm files, which somebody has come to see since, one that others may find cold ones by
 			}
 		}
 	}

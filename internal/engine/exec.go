@@ -414,7 +414,7 @@ func (r *Run) renewCache(n *node, id string) error {
 	if r.renewed[id] {
 		return nil
 	}
-	if err := r.Engine.opt.Store.DropCache(id); err != nil {
+	if _, err := r.Engine.opt.Store.DropCache(id); err != nil {
 		return err
 	}
 	if r.renewed == nil {

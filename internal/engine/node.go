@@ -11,6 +11,7 @@ import (
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/reasons"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // node is a vertex within a run. Its key and its result are futures: they are computed once, for all evaluations that ask.
@@ -49,7 +50,7 @@ type edge struct {
 // outcome is what a vertex gave.
 type outcome struct {
 	outputs []Value
-	warm    []string // directories that were warm in it, or in what it stands on
+	warm    []store.WarmDir // directories that were warm in it, or in what it stands on
 }
 
 // output gives the one of an edge.
@@ -146,8 +147,8 @@ type digested struct {
 	digest digest.Digest
 	memo   string
 	list   *reasons.List
-	lent   bool     // an imported cache had it
-	warm   []string // directories that were warm in what it is the digest of
+	lent   bool            // an imported cache had it
+	warm   []store.WarmDir // directories that were warm in what it is the digest of
 
 	recalled bool // nobody of this run has looked at the files
 }

@@ -196,7 +196,7 @@ func (o *outcome) warmth() []string {
 	if o == nil {
 		return nil
 	}
-	return o.warm
+	return dirsOf(o.warm)
 }
 
 // layers names the layer that each output has on top. o may be nil.

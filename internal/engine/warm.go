@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,29 +51,35 @@ type warmed struct {
 	carried  string    // what it is on any machine, for whom projects are others
 	named    *pb.Mount // the same one as a cache mount of the Dockerfile; nil: there is none
 	uid, gid int
+	made     string // which one of its name the cache is; "": none yet
+	below    bool   // what the step stands on was made with it
 }
 
 // warming is how a node is carried out: which directories are warm in what it stands on, and in its own step.
 type warming struct {
 	project string
-	below   []string
+	below   []store.WarmDir
 	own     []warmed
 }
 
 // paths are all directories that are warm in the outcome, sorted.
-func (w warming) paths() []string {
+func (w warming) paths() []store.WarmDir {
 	all := slices.Clone(w.below)
 	for _, o := range w.own {
-		all = append(all, o.real)
+		if !o.below {
+			all = append(all, store.WarmDir{Dir: o.real, Cache: o.id(), Made: o.made, UID: o.uid, GID: o.gid, Locked: o.Locked})
+		}
 	}
-	slices.Sort(all)
+	slices.SortFunc(all, func(a, b store.WarmDir) int {
+		return cmp.Or(strings.Compare(a.Dir, b.Dir), strings.Compare(a.Cache, b.Cache))
+	})
 	return slices.Compact(all)
 }
 
 // flight is the part of a flight's name that tells it from others.
 func (w warming) flight() string {
 	if all := w.paths(); len(all) > 0 {
-		return fmt.Sprintf("\nwarm %q %q", w.project, all)
+		return fmt.Sprintf("\nwarm %q %q", w.project, dirsOf(all))
 	}
 	return ""
 }
@@ -113,9 +120,9 @@ func (r *Run) outcome(ctx context.Context, n *node, cold bool) (*outcome, error)
 }
 
 // sees reports whether somebody sees one of some directories of a node.
-func (r *Run) sees(n *node, dirs []string) bool {
-	return slices.ContainsFunc(dirs, func(dir string) bool {
-		_, seen := r.views.See(n.v.Digest, dir)
+func (r *Run) sees(n *node, dirs []store.WarmDir) bool {
+	return slices.ContainsFunc(dirs, func(d store.WarmDir) bool {
+		_, seen := r.views.See(n.v.Digest, d.Dir)
 		return seen
 	})
 }
@@ -145,14 +152,17 @@ func (r *Run) selected(ctx context.Context, in edge, copies []*pb.FileActionCopy
 	if err != nil {
 		return nil, err
 	}
-	g := &guard{Tree: tree, dirs: out.warm}
+	g := &guard{Tree: tree, dirs: dirsOf(out.warm)}
 	nothing := func(*layer.Entry) (digest.Digest, error) { return digest.FromString(""), nil }
 	_, err = fileop.SourceDigest(ctx, g, copies, nothing)
 	switch gone := new(fileop.NotFoundError); {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
-	case g.hit == "" && (err == nil || errors.As(err, &gone)): // whoever reads it tells
+	case g.hit == "" && err == nil:
 		return out, nil
+	case g.hit == "" && errors.As(err, &gone): // a step may not have written it again that found it done
+		r.tellWarm(fmt.Sprintf("%s runs cold: what is copied or mounted from it is not there with warm caches: %v", in.n.v.Name(), err))
+		return in.n.coldResult(ctx)
 	}
 	r.tellWarm(fmt.Sprintf("%s runs cold: files that are copied or mounted from it would be of %s, by a symbolic link", in.n.v.Name(), g.hit))
 	return in.n.coldResult(ctx)
@@ -198,7 +208,7 @@ func (g *guard) ReadDir(name string) ([]*layer.Entry, error) {
 }
 
 // warming finds how a node is carried out that stands on what has some warm directories. An empty filesystem has none.
-func (r *Run) warming(ctx context.Context, n *node, id identity, inputs []Value, below []string, cold bool) (warming, error) {
+func (r *Run) warming(ctx context.Context, n *node, id identity, inputs []Value, below []store.WarmDir, cold bool) (warming, error) {
 	w := warming{below: below}
 	op := n.v.Op.GetExec()
 	if cold || r.opt.Warm == nil {
@@ -206,15 +216,23 @@ func (r *Run) warming(ctx context.Context, n *node, id identity, inputs []Value,
 	}
 	w.project = r.opt.Warm.Project
 	i := rootMount(op)
-	if i < 0 || id.fresh || op.Security == pb.SecurityMode_INSECURE {
+	if i < 0 {
 		return w, nil
 	}
-	m := op.Mounts[i]
-	if m.Input < 0 || int(m.Input) >= len(inputs) || inputs[m.Input].local() || m.Output == int64(pb.SkipOutput) {
-		return w, nil
+	if m := op.Mounts[i]; id.fresh || op.Security == pb.SecurityMode_INSECURE || m.Input < 0 || int(m.Input) >= len(inputs) ||
+		inputs[m.Input].local() || m.Output == int64(pb.SkipOutput) {
+		return w, needsNone(below)
 	}
-	own, why, err := r.warmDirs(ctx, n, inputs[m.Input], r.opt.Warm.Paths, &r.views)
+	root := inputs[op.Mounts[i].Input]
+	inherited, err := r.inherited(ctx, n, root, below)
 	if err != nil {
+		return w, err
+	}
+	own, why, err := r.warmDirs(ctx, n, root, r.opt.Warm.Paths, &r.views)
+	if err != nil {
+		return w, err
+	}
+	if own, err = beside(inherited, own); err != nil {
 		return w, err
 	}
 	if why != "" {
@@ -222,13 +240,18 @@ func (r *Run) warming(ctx context.Context, n *node, id identity, inputs []Value,
 	}
 	for i := range own {
 		d := &own[i]
+		if d.below {
+			continue
+		}
 		on := platformName(r, n.v.Op.Platform)
 		if d.Built {
 			on += r.basesOf(n)
 		}
 		on = fmt.Sprintf("%d:%d %s", d.uid, d.gid, on)
 		d.cache, d.carried = store.WarmCache(w.project, d.Tool, d.Dir, on), store.WarmCache("", d.Tool, d.Dir, on)
-		d.named = r.namedCache(d.Dir)
+		if d.uid == 0 && d.gid == 0 { // as whose such a mount begins
+			d.named = r.namedCache(d.Dir)
+		}
 	}
 	w.own = own
 	return w, nil
@@ -298,10 +321,6 @@ func mayWarm(n *node, tree layer.Tree, d *warmed, views *warm.Views) (ok bool, b
 	empty, err := isEmpty(tree, at)
 	if err != nil || !empty {
 		return false, "", err
-	}
-	// Above it there are directories that the mount makes, which are root's.
-	if parent, err := tree.Lstat(path.Dir(at)); d.uid != 0 && (err != nil || !parent.IsDir()) {
-		return false, fmt.Sprintf("the directory above %s is not there, and would be root's", d.Dir), nil //nolint:nilerr // likewise
 	}
 	return true, "", nil
 }
@@ -378,30 +397,17 @@ func (r *Run) namedCache(dir string) *pb.Mount {
 	return found
 }
 
-// maxUserFile is how much of /etc/passwd and /etc/group is read, in bytes.
-const maxUserFile = 10 << 20
-
 // userOf finds the user of a step in a root filesystem, with the name if there is one; nil: there is no such user.
 func userOf(tree layer.Tree, name string) (who *user.ExecUser, found string) {
-	open := func(file string) (io.Reader, func() error) {
+	who, found, err := sandbox.FindUser(name, func(file string) (io.ReadCloser, error) {
 		f, err := layer.Open(tree, file)
 		if err != nil {
-			return strings.NewReader(""), func() error { return nil }
+			return io.NopCloser(strings.NewReader("")), nil //nolint:nilerr // there is none, or none that the step will read
 		}
-		return io.LimitReader(f, maxUserFile), f.Close
-	}
-	passwd, done := open("/etc/passwd")
-	defer done() //nolint:errcheck // it was only read
-	group, done2 := open("/etc/group")
-	defer done2() //nolint:errcheck // likewise
-	who, err := user.GetExecUser(name, &user.ExecUser{Home: "/"}, passwd, group)
+		return f, nil
+	})
 	if err != nil {
 		return nil, ""
-	}
-	again, done3 := open("/etc/passwd")
-	defer done3() //nolint:errcheck // likewise
-	if all, err := user.ParsePasswdFilter(again, func(u user.User) bool { return u.Uid == who.Uid }); err == nil && len(all) > 0 {
-		found = all[0].Name
 	}
 	return who, found
 }
@@ -412,7 +418,7 @@ func (r *Run) recallWarm(ctx context.Context, n *node, key Key) (store.Result, b
 		return store.Result{}, false, nil
 	}
 	res, found, _, err := r.recall(ctx, warmKey(key, r.opt.Warm.Project))
-	return res, found && !r.sees(n, res.Warm), err
+	return res, found && len(res.Warm) > 0 && !r.sees(n, res.Warm), err
 }
 
 // tellWarm tells once of a decision.
@@ -443,17 +449,23 @@ func (x *execution) mountWarm(n *node) error {
 			continue
 		}
 		sharing := store.SharingShared
-		if d.Locked {
+		switch {
+		case d.Locked && d.below && d.Tool == "": // it does not run what writes there
+			sharing = store.SharingWaiting
+		case d.Locked:
 			sharing = store.SharingLocked
 		}
-		x.r.use(x.ctx, n, cache.Mount{ID: d.cache, Everywhere: d.carried})
+		if !d.below {
+			x.r.use(x.ctx, n, cache.Mount{ID: d.cache, Everywhere: d.carried})
+		}
 		c, err := x.openCache(d.cache, sharing, func(dir string) error { return x.fillWarm(n, dir, d) })
 		if err != nil {
 			return fmt.Errorf("mounting the cache of %s at %s: %w", d.Tool, d.Dir, err)
 		}
-		x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: d.Dir, Bind: c.Dir, Mapped: true})
+		x.caches[d.cache] = c
+		x.spec.Mounts = append(x.spec.Mounts, sandbox.Mount{Dest: d.Dir, Bind: c.Dir, Mapped: true, Above: &sandbox.Owner{UID: d.uid, GID: d.gid}})
 	}
-	return nil
+	return x.sameWarm()
 }
 
 // fillWarm begins a warm directory: with the directories that the step's filesystem has there, or as one of the step's user.

@@ -167,6 +167,52 @@ func TestWarmResultIsInherited(t *testing.T) {
 	}
 }
 
+// What stands on a warm step has its caches too, whatever it runs: it finds what that step left there. Where they were dropped since, it runs cold,
+// and so does what it stands on.
+func TestWarmStepsHaveWhatTheyStandOn(t *testing.T) {
+	e, p, c := newCompiler(t)
+	var has []string
+	p.programs["next"] = func(_ context.Context, spec *sandbox.Spec, _ io.Writer) error {
+		found := "nothing"
+		for _, m := range spec.Mounts {
+			if _, err := os.Stat(filepath.Join(m.Bind, "object")); err == nil && m.Dest == goCache {
+				found = "mounted"
+			}
+		}
+		for _, dir := range spec.Root.Lower {
+			if _, err := os.Stat(filepath.Join(dir, goCache, "object")); err == nil {
+				found = "in its layers"
+			}
+		}
+		has = append(has, found)
+		return nil
+	}
+	app := func(version, arg string) llb.State {
+		return copied(step(step(sources(version), "go"), "next", arg), "/out/app")
+	}
+	r, _ := built(t, e, "mine", app("1", "a"))
+	built(t, e, "mine", app("1", "b"))
+	wantFound(t, c, "two builds", "empty")
+	for _, m := range r.CacheMounts() {
+		all, err := e.opt.Store.DropCache(m.ID)
+		must(t, err)
+		if !all {
+			t.Errorf("%q was not dropped", m.ID)
+		}
+	}
+	_, lines := built(t, e, "mine", app("1", "c"))
+	wantFound(t, c, "one whose cache was dropped", "cold")
+	if len(lines) != 1 || !strings.Contains(lines[0], "runs cold, with all that it stands on: it would not find what earlier steps have left in "+goCache) {
+		t.Errorf("told %q", lines)
+	}
+	built(t, e, "mine", app("2", "c"))
+	built(t, e, "mine", copied(step(step(sources("2"), "go").File(llb.Mkdir(goCache, 0o755, llb.WithParents(true)).Mkfile(goCache+"/mine", 0o644, nil)), "next"), "/out/app"))
+	wantFound(t, c, "one that puts a file there", "empty cold")
+	if got := strings.Join(has, ", "); got != "mounted, mounted, in its layers, mounted, in its layers" {
+		t.Errorf("what stands on it found %s", got)
+	}
+}
+
 // A step whose cache would be seen runs cold, whenever it turns out.
 func TestWarmIsNotSeen(t *testing.T) {
 	e, _, c := newCompiler(t)

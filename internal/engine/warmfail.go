@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,8 +45,8 @@ func (r *Run) failedOf(ctx context.Context, n *node, err error, keep bool) error
 	return fmt.Errorf("%w\n  it found warm caches, which were not the reason when it failed before: without --warm it finds none", err)
 }
 
-// afterWarm has a step run cold that failed warm, and tells if that helped.
-func (r *Run) afterWarm(ctx context.Context, n *node, w warming, failed *warmFailure) (*outcome, error) {
+// afterWarm has a step run cold that failed warm, and tells if that helped. Of all runs that waited for the step, the one whose it was counts that.
+func (r *Run) afterWarm(ctx context.Context, n *node, w warming, failed *warmFailure, mine bool) (*outcome, error) {
 	cause := failed.err
 	var exit *sandbox.ExitError
 	if errors.As(cause, &exit) {
@@ -54,7 +55,7 @@ func (r *Run) afterWarm(ctx context.Context, n *node, w warming, failed *warmFai
 	r.tellWarm(fmt.Sprintf("%s failed, it runs once more without warm caches: %v", n.v.Name(), cause))
 	out, err := n.coldResult(ctx)
 	switch {
-	case err != nil && ofTheStep(err):
+	case err != nil && mine && ofTheStep(err):
 		if cerr := r.countProved(ctx, r.provedKey(n)); cerr != nil {
 			err = errors.Join(err, cerr)
 		}
@@ -62,14 +63,36 @@ func (r *Run) afterWarm(ctx context.Context, n *node, w warming, failed *warmFai
 	case err != nil:
 		return nil, err
 	}
-	r.tellWarm(fmt.Sprintf("%s did not fail without warm caches, which are dropped", n.v.Name()))
-	err = errors.Join(r.countLately(ctx, r.failedWarmKey(n)), r.Engine.opt.Store.PutMemo(ctx, r.provedKey(n), ""))
+	if !mine {
+		return out, nil
+	}
+	return out, r.blameWarm(ctx, n, w, failed.err)
+}
+
+// blameWarm drops the caches of a step that failed with them alone, and counts that. What cannot remove a cache, or rename it, never will.
+func (r *Run) blameWarm(ctx context.Context, n *node, w warming, cause error) (err error) {
+	became := "are dropped"
 	for _, d := range w.own {
-		if d.named == nil {
-			err = errors.Join(err, r.Engine.opt.Store.DropCache(d.cache))
+		if d.named != nil || d.Tool == "" { // it runs nothing that uses it
+			continue
+		}
+		all, derr := r.Engine.opt.Store.DropCache(d.cache)
+		if err = errors.Join(err, derr); !all {
+			became = "are dropped, but for those that other steps use"
 		}
 	}
-	return out, err
+	r.tellWarm(fmt.Sprintf("%s did not fail without warm caches, which %s", n.v.Name(), became))
+	times, lerr := r.lately(ctx, r.failedWarmKey(n))
+	if times++; foundBusy(cause) {
+		times = max(times, failedWarmly)
+	}
+	return errors.Join(err, lerr, r.putLately(ctx, r.failedWarmKey(n), times), r.Engine.opt.Store.PutMemo(ctx, r.provedKey(n), ""))
+}
+
+// foundBusy reports whether the last lines of a process say that it tried to remove or rename a place where something is mounted.
+func foundBusy(err error) bool {
+	var e *ExecError
+	return errors.As(err, &e) && slices.ContainsFunc(e.Output, func(line string) bool { return strings.Contains(strings.ToLower(line), "resource busy") })
 }
 
 // failsWarm reports whether a step is known to fail warm.

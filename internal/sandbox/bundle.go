@@ -94,7 +94,7 @@ func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, opt bun
 	var points []mountPoint
 	for _, m := range mounts {
 		if within(m.Destination, mounts) == "" {
-			points = append(points, mountPoint{m.Destination, isFile(m)})
+			points = append(points, mountPoint{m.Destination, isFile(m), ownerAbove(spec, m.Destination)})
 		}
 	}
 	if err := b.mountRoot(b.rootfs, spec.Root, points); err != nil {
@@ -191,6 +191,16 @@ func (b *bundle) resolveMounts(mounts []specs.Mount) ([]specs.Mount, error) {
 		mounts = append(mounts, om)
 	}
 	return mounts, nil
+}
+
+// ownerAbove is whose directories are that are made for a mount.
+func ownerAbove(spec *Spec, dest string) *Owner {
+	for _, m := range spec.Mounts {
+		if filepath.Clean(m.Dest) == dest {
+			return m.Above
+		}
+	}
+	return nil
 }
 
 // rootMount mounts the layers of m and selects from them.

@@ -47,7 +47,9 @@ type Root struct {
 
 // Mount is one mount besides the root and the standard ones (/proc, /dev, /sys, ...).
 type Mount struct {
-	Dest     string // absolute path in the container; created if missing
+	Dest string // absolute path in the container; created if missing
+	// Above is whose the directories are that are made for it, as those above Dest that are missing; nil: root's.
+	Above    *Owner `json:",omitempty"`
 	ReadOnly bool
 	// Exactly one of the following.
 	Bind   string // a host file or directory
@@ -62,6 +64,9 @@ type Mount struct {
 	// as them. Otherwise these are nobody's for it.
 	Mapped bool `json:",omitempty"`
 }
+
+// Owner is a numeric owner of files, as the container has it.
+type Owner struct{ UID, GID int }
 
 // Tmpfs is an empty filesystem in memory.
 type Tmpfs struct {

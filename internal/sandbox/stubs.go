@@ -13,8 +13,9 @@ import (
 
 // mountPoint is a path inside a root filesystem on which something will be mounted.
 type mountPoint struct {
-	path string // absolute, clean; may lead through symbolic links
-	file bool   // a file, not a directory
+	path  string // absolute, clean; may lead through symbolic links
+	file  bool   // a file, not a directory
+	owner *Owner // of directories that are made for it; nil: root
 }
 
 // stubs makes the mount points that a root filesystem does not have, without a trace in it: they
@@ -46,7 +47,7 @@ func makeStubs(merged, dir string, points []mountPoint) (bool, error) {
 		if rel == "" {
 			continue
 		}
-		if err := s.add(rel, p.file); err != nil {
+		if err := s.add(rel, p); err != nil {
 			return false, fmt.Errorf("making mount point %s: %w", p.path, err)
 		}
 	}
@@ -83,7 +84,7 @@ func missing(root *opened, p mountPoint) (string, error) {
 }
 
 // add makes rel, a clean relative path, and the directories above it.
-func (s *stubs) add(rel string, file bool) error {
+func (s *stubs) add(rel string, p mountPoint) error {
 	parts := strings.Split(rel, "/")
 	for i := range parts {
 		dir := filepath.Join(parts[:i]...) // "" is the root
@@ -97,16 +98,25 @@ func (s *stubs) add(rel string, file bool) error {
 			return err
 		}
 		s.known[dir] = err == nil
-		if err := makeDir(filepath.Join(s.dir, dir)); err != nil {
+		if err := s.make(dir, p.owner); err != nil {
 			return err
 		}
 	}
 	path := filepath.Join(s.dir, rel)
-	if !file {
+	if !p.file {
 		s.known[rel] = false
-		return makeDir(path)
+		return s.make(rel, p.owner)
 	}
 	return writeFile(path, "")
+}
+
+// make makes a directory of the layer, of an owner if merged has none there that it will look like.
+func (s *stubs) make(rel string, owner *Owner) error {
+	path := filepath.Join(s.dir, rel)
+	if err := makeDir(path); err != nil || owner == nil || s.known[rel] {
+		return err
+	}
+	return notOwned(os.Lchown(path, owner.UID, owner.GID))
 }
 
 // makeDir makes a directory; an existing one is fine.

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -23,22 +24,33 @@ func (e *userError) Unwrap() error { return e.error }
 // lookupUser resolves a user in the form of [Spec.User] in a root filesystem. Additional groups
 // are given when the user is looked up by its name or number alone.
 func lookupUser(root *opened, name string) (*user.ExecUser, error) {
-	passwd, err := openUserFile(root, "/etc/passwd")
-	if err != nil {
-		return nil, err
+	u, _, err := FindUser(name, func(file string) (io.ReadCloser, error) { return openUserFile(root, file) })
+	return u, err
+}
+
+// FindUser resolves a user in the form of [Spec.User] by the files /etc/passwd and /etc/group, which open gives: empty ones where there are none. named
+// is the name that the user has there; "": none.
+func FindUser(name string, open func(file string) (io.ReadCloser, error)) (u *user.ExecUser, named string, err error) {
+	var files [2][]byte
+	for i, file := range []string{"/etc/passwd", "/etc/group"} {
+		f, err := open(file)
+		if err != nil {
+			return nil, "", err
+		}
+		files[i], err = io.ReadAll(io.LimitReader(f, maxUserFile))
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, "", fmt.Errorf("reading %s of the root filesystem: %w", file, err)
+		}
 	}
-	defer passwd.Close()
-	group, err := openUserFile(root, "/etc/group")
+	u, err = user.GetExecUser(name, &user.ExecUser{Home: "/"}, bytes.NewReader(files[0]), bytes.NewReader(files[1]))
 	if err != nil {
-		return nil, err
+		return nil, "", &userError{fmt.Errorf("%w\n  user %q is looked up in /etc/passwd and /etc/group of the image: give a number, or add the user first", err, name)}
 	}
-	defer group.Close()
-	defaults := &user.ExecUser{Home: "/"}
-	u, err := user.GetExecUser(name, defaults, passwd, group)
-	if err != nil {
-		return nil, &userError{fmt.Errorf("%w\n  user %q is looked up in /etc/passwd and /etc/group of the image: give a number, or add the user first", err, name)}
+	same := func(other user.User) bool { return other.Uid == u.Uid }
+	if all, err := user.ParsePasswdFilter(bytes.NewReader(files[0]), same); err == nil && len(all) > 0 {
+		named = all[0].Name
 	}
-	return u, nil
+	return u, named, nil
 }
 
 // addGroups adds groups, by name or number, to those of a user.

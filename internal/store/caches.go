@@ -22,6 +22,7 @@ const (
 	SharingShared  Sharing = iota // all who share it, at the same time; beside the others, of its own
 	SharingPrivate                // one at a time; others get a cache of their own
 	SharingLocked                 // one at a time; others wait
+	SharingWaiting                // all who share it, at the same time; waits for one who has it alone
 )
 
 // Cache is a cache mount in use. Release must be called.
@@ -35,12 +36,12 @@ func (c *Cache) Release() { c.lock.Close() }
 
 // Cache opens the cache mount with the given id. When it is missing it is created, and fill puts
 // the first files into it. With SharingLocked Cache waits for all other users, in this and in other
-// processes, until ctx ends; the others get a cache of their own when this one is taken from them, as
+// processes, until ctx ends, and with SharingWaiting for such as have it alone; the others get a cache of their own when this one is taken from them, as
 // in BuildKit.
 func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func(dir string) error) (*Cache, error) {
 	hash := cacheName(id)
 	mode := unix.LOCK_EX
-	if sharing == SharingShared {
+	if sharing == SharingShared || sharing == SharingWaiting {
 		mode = unix.LOCK_SH
 	}
 	for n := 0; ; {
@@ -64,7 +65,7 @@ func (s *Store) Cache(ctx context.Context, id string, sharing Sharing, fill func
 			return nil, errors.Join(fmt.Errorf("opening cache mount %s: %w", id, err), lock.Close())
 		}
 		lock.Close()
-		if sharing != SharingLocked {
+		if sharing != SharingLocked && sharing != SharingWaiting {
 			n++
 			continue
 		}
@@ -98,27 +99,30 @@ func (s *Store) FillCache(dir string, tree layer.Tree, selector string) error {
 	return errors.Join(err, w.Close())
 }
 
-// DropCache removes what nobody uses of the cache mount with the given id, so that who opens it next fills a new one.
-func (s *Store) DropCache(id string) error {
+// DropCache removes what nobody uses of the cache mount with the given id, so that who opens it next fills a new one. all reports whether that was all of it.
+func (s *Store) DropCache(id string) (all bool, err error) {
 	names, err := s.mounts()
 	if err != nil {
-		return fmt.Errorf("emptying cache mount %s: %w", id, err)
+		return false, fmt.Errorf("emptying cache mount %s: %w", id, err)
 	}
 	trash, err := s.TempDir()
 	if err != nil {
-		return fmt.Errorf("emptying cache mount %s: %w", id, err)
+		return false, fmt.Errorf("emptying cache mount %s: %w", id, err)
 	}
 	defer os.RemoveAll(trash)
 	hash := cacheName(id)
+	all = true
 	for _, name := range names {
 		if name != hash && !strings.HasPrefix(name, hash+"-") {
 			continue
 		}
-		if _, err := s.pruneMount(name, time.Now(), trash); err != nil {
-			return fmt.Errorf("emptying cache mount %s: %w", id, err)
+		gone, err := s.pruneMount(name, time.Now(), trash)
+		if err != nil {
+			return false, fmt.Errorf("emptying cache mount %s: %w", id, err)
 		}
+		all = all && gone
 	}
-	return nil
+	return all, nil
 }
 
 // cacheName is that of a cache mount's directory, and with a number of those beside it.

@@ -30,6 +30,18 @@ func WarmCache(project, tool, dir, user string) string {
 	return warmPrefix + strings.Join([]string{tool, dir, user, project}, "\x00")
 }
 
+// IsWarmCache reports whether an id is that of a directory that steps find warm.
+func IsWarmCache(id string) bool { return strings.HasPrefix(id, warmPrefix) }
+
+// WarmAnywhere is the id of a directory that steps find warm without its project.
+func WarmAnywhere(id string) string {
+	parts := strings.SplitN(id, "\x00", 5)
+	if len(parts) == 5 && IsWarmCache(id) {
+		parts[4] = ""
+	}
+	return strings.Join(parts, "\x00")
+}
+
 // noteMount keeps with the lock of a mount, which is held, what it is of, and that it is used now. Nothing fails
 // when that is not known.
 func noteMount(lock *os.File, id string) {
@@ -180,7 +192,7 @@ func (r *CacheRecord) describe(id string) {
 			remote = u.Redacted()
 		}
 		r.Description = "git repository " + remote
-	case strings.HasPrefix(id, warmPrefix):
+	case IsWarmCache(id):
 		parts := strings.SplitN(strings.TrimPrefix(id, warmPrefix), "\x00", 4)
 		if parts = append(parts, "", "", ""); parts[1] != "" {
 			r.Description = fmt.Sprintf("warm %s of %s in %s", parts[1], parts[0], parts[3])

@@ -62,6 +62,22 @@ func (s *Store) CacheUsed(id string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("looking at cache mount %s: %w", DescribeMount(id), err)
 }
 
+// CacheMade tells the cache mount with an id from one that has its place after it was dropped or replaced; "": there is none.
+func (s *Store) CacheMade(id string) string {
+	return madeOf(filepath.Join(s.root, "caches", cacheName(id)))
+}
+
+// Made tells the mount from others that had its place, or will have it.
+func (c *Cache) Made() string { return madeOf(c.Dir) }
+
+func madeOf(dir string) string {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d %d.%d", st.Ino, st.Btime.Sec, st.Btime.Nsec) // the second is 0 where the filesystem does not tell
+}
+
 // ReplaceCache puts what is made aside in the place of the cache mount with an id, which was used last at a time that [Store.CacheUsed] gave. made is
 // given the directory of the mount as it is ("": there is none), which others may use, and an empty one. It stays as it is, and false is returned, when
 // somebody uses it or has used it since.

@@ -25,7 +25,7 @@ type Result struct {
 	Planned bool `json:"planned,omitempty"`
 	// Warm are directories of the result, or of what it stands on, whose files are in a cache and in none of the layers. Who looks a
 	// result up says by its key that there may be such.
-	Warm []string `json:"warm,omitempty"`
+	Warm []WarmDir `json:"warm,omitempty"`
 	// Created is when the result was made; history entries and image configs take it.
 	Created time.Time `json:"created"`
 	// Took is how long it took to make.
@@ -33,6 +33,18 @@ type Result struct {
 	// Lines are the labelled lines of the key, from which a later miss is explained; what is recorded of
 	// them is [Store.Masked].
 	Lines []string `json:"lines"`
+}
+
+// WarmDir is a directory whose files are in a cache.
+type WarmDir struct {
+	Dir string `json:"dir"` // absolute, without links
+	// Cache is the id of the cache; "" where nobody who stands on the result has the directory.
+	Cache string `json:"cache,omitempty"`
+	// Made tells which one of that id it was: see [Store.CacheMade].
+	Made   string `json:"made,omitempty"`
+	UID    int    `json:"uid,omitempty"` // of the user of the step that had it first
+	GID    int    `json:"gid,omitempty"`
+	Locked bool   `json:"locked,omitempty"` // one step writes to it at a time
 }
 
 // Result looks a result up by its key. A record that is damaged, or whose layers are gone, is
