@@ -27,6 +27,7 @@ type caches struct {
 	to   []*cache.To
 
 	mounts []*cache.Mounts // of from, those that carry cache mounts
+	silent sync.Map        // those of mounts that are not asked any more
 
 	load sync.WaitGroup
 	ctx  context.Context // of imports; nil: there are none

@@ -59,6 +59,9 @@ func (b *Builder) BuildAll(ctx context.Context, requests []Named, sink progress.
 		}
 	}
 	err = j.attempt(watched)
+	if j.doubts(err) && watched.Err() == nil && !j.streamed() {
+		err = j.attempt(watched)
+	}
 	for n := 0; n < maxRepairs && errors.Is(err, store.ErrDamaged) && watched.Err() == nil && !j.streamed(); n++ {
 		// The damaged entry is gone now: what it was for is a miss, and is made again.
 		err = j.attempt(watched)
@@ -91,6 +94,7 @@ type job struct {
 
 	mu    sync.Mutex
 	dests map[string]*sync.Mutex // by the path of an output: one writes at a time
+	cold  bool                   // nothing is built with warm caches any more
 
 	// Of an attempt:
 	since  time.Time

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -11,13 +12,16 @@ import (
 // there is.
 func (b *building) bringMount(ctx context.Context, m cache.Mount) {
 	for _, from := range b.caches.mounts {
-		if !from.Has(m) {
+		if _, gone := b.caches.silent.Load(from); gone || !from.Has(m) {
 			continue
 		}
 		name := "importing cache mount " + m.Describe() + " from " + from.Place()
 		step := progress.Start(b.sink, progress.Vertex{Digest: b.id(name + m.ID), Name: name})
 		changed, err := from.Import(ctx, b.opt.Store, b.images.Registry(), m, func(line string, done bool) { step.Status(line, 0, 0, done) })
 		step.Done(err)
+		if err != nil && !errors.Is(err, cache.ErrMount) { // it would not answer for others either
+			b.caches.silent.Store(from, true)
+		}
 		if changed {
 			return
 		}

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -20,10 +21,28 @@ import (
 // warm says whose warm directories steps find; nil: they find none. Nobody who asks over a network says whose build it is, so those have none;
 // and what is to be made anew is not made of what was left.
 func (b *building) warm() *engine.Warm {
-	if project := b.project(); b.req.Warm && project != "" && !b.req.NoCache {
+	if project := b.project(); b.req.Warm && project != "" && !b.req.NoCache && !b.job.cold {
 		return &engine.Warm{Project: project, Paths: b.req.WarmPaths}
 	}
 	return nil
+}
+
+// doubts reports whether builds are to be tried once more without warm caches: a step failed that was given files which were made with them.
+func (j *job) doubts(err error) bool {
+	var doubted *engine.Doubted
+	if !errors.As(err, &doubted) {
+		return false
+	}
+	j.cold = true
+	var at *engine.Failure
+	name := "a step"
+	if errors.As(err, &at) && at.Vertex != nil {
+		name = at.Vertex.Name()
+	}
+	for _, b := range j.all {
+		b.say(fmt.Sprintf("--warm: %s failed on what was made with warm caches, all is built once more without them", name))
+	}
+	return true
 }
 
 // project is what a build is of, whichever of its versions: the directory of the context and that of the Dockerfile, or a ref of a repository. It is

@@ -139,7 +139,7 @@ func (b *bringing) fetch(ctx context.Context, tmp string) error {
 			continue
 		}
 		if err := b.unpack(ctx, tmp, b.packs[i], files); err != nil {
-			return fmt.Errorf("%w: contents %s: %w", errMount, b.packs[i].blob.Digest, err)
+			return fmt.Errorf("%w: contents %s: %w", ErrMount, b.packs[i].blob.Digest, err)
 		}
 		b.fetched += b.packs[i].blob.Size
 	}

@@ -153,11 +153,11 @@ func (m *Mounts) synced(one Mount) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// errMount is damage of a mount of a cache.
-var errMount = errors.New("it is damaged")
+// ErrMount is damage of a mount of a cache.
+var ErrMount = errors.New("it is damaged")
 
 // findMount reads what there is of a mount; nil: there is none, or it is the one with a digest of the manifest that is known. What is damaged is an error
-// that is errMount. The second is the manifest's digest.
+// that is ErrMount. The second is the manifest's digest.
 func findMount(ctx context.Context, at named, name, known string) (*carried, string, error) {
 	raw, err := at.find(ctx, name)
 	if errdefs.IsNotFound(err) {
@@ -172,10 +172,10 @@ func findMount(ctx context.Context, at named, name, known string) (*carried, str
 	}
 	var doc ocispec.Manifest
 	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, "", fmt.Errorf("%w: decoding its manifest: %w", errMount, err)
+		return nil, "", fmt.Errorf("%w: decoding its manifest: %w", ErrMount, err)
 	}
 	if doc.Config.MediaType != mediaMountList || len(doc.Layers) > maxPacks {
-		return nil, "", fmt.Errorf("%w: it is no cache mount", errMount)
+		return nil, "", fmt.Errorf("%w: it is no cache mount", ErrMount)
 	}
 	packs := doc.Layers
 	if len(packs) == 1 && packs[0].MediaType == ocispec.MediaTypeEmptyJSON {
@@ -183,19 +183,19 @@ func findMount(ctx context.Context, at named, name, known string) (*carried, str
 	}
 	for _, p := range packs {
 		if err := p.Digest.Validate(); err != nil {
-			return nil, "", fmt.Errorf("%w: a pack has the digest %q", errMount, p.Digest)
+			return nil, "", fmt.Errorf("%w: a pack has the digest %q", ErrMount, p.Digest)
 		}
 	}
 	list, err := readFrom(ctx, at.open, doc.Config, maxList)
 	if isDamage(err) || errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: %w", errMount, err)
+		err = fmt.Errorf("%w: %w", ErrMount, err)
 	}
 	if err != nil {
 		return nil, "", err
 	}
 	c, err := decodeMount(bytes.NewReader(list), packs)
 	if err != nil {
-		return nil, "", fmt.Errorf("%w: %w", errMount, err)
+		return nil, "", fmt.Errorf("%w: %w", ErrMount, err)
 	}
 	return c, version, nil
 }

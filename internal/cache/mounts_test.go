@@ -280,7 +280,7 @@ func TestHostileMounts(t *testing.T) {
 			hostile(t, s, dir, c.lines, "content")
 			_, from := mountsIn(t, dir)
 			changed, err := from.Import(t.Context(), s, nil, deps, quiet)
-			if changed || err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), errMount.Error()) {
+			if changed || err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), ErrMount.Error()) {
 				t.Errorf("changed %v, error is %v, want %q", changed, err, c.want)
 			}
 			inMount(t, s, func(dir string) {
@@ -317,5 +317,22 @@ func TestWhatIsNotCarried(t *testing.T) {
 	c, _ := find(t, to)
 	if len(c.files) != 2 || c.files[1].Path != "set" || c.files[1].Mode != 0o100755 {
 		t.Errorf("it has %+v", c.files)
+	}
+}
+
+// Contents that are gone from a cache are written again by who has them, also where no file changed.
+func TestLostPacks(t *testing.T) {
+	dir, s := t.TempDir(), openStore(t)
+	to, from := mountsIn(t, dir)
+	inMount(t, s, func(dir string) { write(t, dir, "x", "x") })
+	must(t, to.Export(t.Context(), s, nil, deps, quiet))
+	c, _ := find(t, to)
+	must(t, os.Remove(filepath.Join(dir, "blobs", "sha256", c.packs[0].blob.Digest.Encoded())))
+	if _, err := from.Import(t.Context(), openStore(t), nil, deps, quiet); err == nil {
+		t.Error("contents that are gone were imported")
+	}
+	must(t, to.Export(t.Context(), s, nil, deps, quiet))
+	if changed, err := from.Import(t.Context(), openStore(t), nil, deps, quiet); err != nil || !changed {
+		t.Errorf("after another export: %v, %v", changed, err)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
@@ -55,12 +56,15 @@ func (m *Mounts) Export(ctx context.Context, s *store.Store, client *registry.Cl
 	defer os.RemoveAll(tmp)
 	name := m.nameAt(m.location, one)
 	old, had, err := findMount(ctx, at, name, "")
-	if err != nil && !errors.Is(err, errMount) {
+	if err != nil && !errors.Is(err, ErrMount) {
 		return err
 	}
 	x := &sending{at: at, name: name, tree: s.MountTree(held.Dir), tmp: tmp, new: carried{created: time.Now()}}
 	if err := x.list(ctx); err != nil {
 		return fmt.Errorf("looking at cache mount %s: %w", one.Describe(), err)
+	}
+	if old != nil && !x.whole(ctx, old) {
+		old = nil
 	}
 	if old != nil && slices.EqualFunc(old.files, x.new.files, carriedFile.same) {
 		return s.PutMemo(ctx, m.synced(one), had)
@@ -117,6 +121,22 @@ func (x *sending) list(ctx context.Context) error {
 		x.new.files = append(x.new.files, f)
 		return nil
 	})
+}
+
+// whole reports whether all packs of a mount are there, as far as their names tell.
+func (x *sending) whole(ctx context.Context, old *carried) bool {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(usualParallel)
+	for _, p := range old.packs {
+		g.Go(func() error {
+			there, err := x.at.holds(ctx, p.blob)
+			if err == nil && !there {
+				err = ErrMount
+			}
+			return err
+		})
+	}
+	return g.Wait() == nil
 }
 
 // send writes the contents that are not in packs of old, the list and the manifest, whose digest it gives. old may be nil.
