@@ -106,10 +106,8 @@ func (r *Run) mayInherit(n *node, tree layer.Tree, d *warmed) error {
 	if r.Engine.opt.Store.CacheMade(d.cache) != d.made {
 		return fmt.Errorf("%w in %s: that cache was dropped since", errNeedsCold, d.real)
 	}
-	for _, m := range op.Mounts {
-		if m.Dest != pb.RootMount && warm.Overlap(mountPoint(op, m), d.real) {
-			return fmt.Errorf("%w in %s beside what is mounted there", errNeedsCold, d.real)
-		}
+	if mountsAt(op, tree, d) {
+		return fmt.Errorf("%w in %s beside what is mounted there", errNeedsCold, d.real)
 	}
 	if at, err := layer.Resolve(tree, d.real, true); err != nil || "/"+at != d.real {
 		return fmt.Errorf("%w in %s, where another file is now", errNeedsCold, d.real) //nolint:errorlint // it is no directory
