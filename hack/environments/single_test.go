@@ -102,6 +102,59 @@ func TestNamesOfContainer(t *testing.T) {
 	}
 }
 
+// warmly is a Dockerfile with a stand-in for Go, which keeps what it made, as root and as a user whose home is empty.
+const warmly = `FROM busybox AS build
+COPY --chmod=755 <<"GO" /bin/go
+#!/bin/sh
+set -e
+c=$HOME/.cache/go-build
+mkdir -p $c
+if test -e $c/object; then echo reused by $(id -u); else echo compiled by $(id -u); echo object > $c/object; fi
+cp $c/object $1
+GO
+RUN echo VERSION && go /first
+RUN mkdir -p /home/me /out && chown 1000:1000 /home/me /out
+ENV HOME=/home/me
+USER 1000:1000
+RUN echo VERSION && go /out/second && stat -c %u:%g /out/second > /out/owner
+FROM busybox
+COPY --from=build /first /out/second /out/owner /
+`
+
+// TestWarm: steps find the caches of their tools wherever they run, in place as well, and the image is that of a cold build.
+func TestWarm(t *testing.T) {
+	for _, name := range []string{"docker", "restricted", "openshift", "user", "user-one"} {
+		t.Run(name, func(t *testing.T) {
+			env, ok := Find(name)
+			if !ok {
+				t.Fatal("there is no such environment")
+			}
+			p, _ := single(t, env)
+			flags := []string{"--warm", "--build-arg=SOURCE_DATE_EPOCH=1", "--iidfile=" + p.InWorkspace + "/id"}
+			id := func() string {
+				data, err := os.ReadFile(filepath.Join(p.Workspace, "id"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return string(data)
+			}
+			output, code := p.build(t, strings.ReplaceAll(warmly, "VERSION", "1"), flags...)
+			if code != 0 || strings.Count(output, "compiled by ") != 2 || strings.Contains(output, "--warm: ") {
+				t.Fatalf("the first build: exit code %d\n%s", code, output)
+			}
+			output, code = p.build(t, strings.ReplaceAll(warmly, "VERSION", "2"), flags...)
+			if code != 0 || strings.Count(output, "reused by ") != 2 || strings.Contains(output, "--warm: ") {
+				t.Errorf("an edited one: exit code %d\n%s", code, output)
+			}
+			warm := id()
+			output, code = p.build(t, strings.ReplaceAll(warmly, "VERSION", "2"), append(flags[1:], "--no-cache")...)
+			if code != 0 || strings.Count(output, "compiled by ") != 2 || id() != warm {
+				t.Errorf("a cold one: exit code %d, image %s, and %s was warm\n%s", code, id(), warm, output)
+			}
+		})
+	}
+}
+
 // pushFrontend gives a registry the frontend of tests, as test/frontend:1.
 func pushFrontend(t *testing.T, images http.Handler) {
 	t.Helper()

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox/inplace"
 )
 
@@ -33,7 +34,11 @@ func (p *placing) mount(view *inplace.View) error {
 		case m.Root != nil:
 			err = view.Bind(dest, trees[i])
 		case m.Bind != "":
+			if m.Above != nil {
+				view.Above = &layer.Owner{UID: uint32(m.Above.UID), GID: uint32(m.Above.GID)}
+			}
 			err = view.Bind(dest, m.Bind)
+			view.Above = nil
 		case m.File != nil:
 			err = view.Secret(dest, m.File.Data, m.File.Mode, m.File.UID, m.File.GID)
 		case m.Socket != nil:

@@ -231,6 +231,11 @@ func (v *View) parent(path string) (int, error) {
 	if err == nil {
 		err = errors.Join(unix.Fchmod(fd, 0o755), setTime(up, st.Mtim.Nano()))
 	}
+	if err == nil && v.Above != nil && os.Geteuid() == 0 {
+		if err = unix.Fchown(fd, int(v.Above.UID), int(v.Above.GID)); errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) {
+			err = nil // nobody has that ID here
+		}
+	}
 	return fd, err
 }
 

@@ -19,6 +19,9 @@ type Inode struct{ Dev, Ino uint64 }
 
 // View is a tree in the root directory.
 type View struct {
+	// Above is whose directories are that have to be made above what is put at a path; nil: slipway's. Who may give nothing away makes all of them his.
+	Above *layer.Owner
+
 	m       *Machine
 	t       *Tree
 	lock    int // the open file that is locked
