@@ -13,8 +13,8 @@ func (e *Doubted) Unwrap() error { return e.err }
 
 // doubt is the error of a step: one to be proved by a build without warm caches, if it may be for what came out of them, and was not often before. Of all
 // runs that waited for the step, the one whose it was counts that.
-func (r *Run) doubt(ctx context.Context, n *node, w warming, err error, mine bool) error {
-	if r.opt.Warm == nil || len(w.paths()) > 0 || !ofTheStep(err) || ctx.Err() != nil || !standsOnWarm(n, map[*node]bool{}) {
+func (r *Run) doubt(ctx context.Context, n *node, cold bool, w warming, err error, mine bool) error {
+	if r.opt.Warm == nil || len(w.paths()) > 0 || !ofTheStep(err) || ctx.Err() != nil || !standsOnWarm(n, cold, map[*node]bool{}) {
 		return err
 	}
 	key := r.provedKey(n)
@@ -34,14 +34,20 @@ func (r *Run) doubt(ctx context.Context, n *node, w warming, err error, mine boo
 	return doubted
 }
 
-// standsOnWarm reports whether something was warm that a node was made of.
-func standsOnWarm(n *node, seen map[*node]bool) bool {
-	for _, in := range n.inputs {
+// standsOnWarm reports whether something was warm that a node was made of. One that was made cold stands on what is cold, but what it copies may be of
+// what was warm.
+func standsOnWarm(n *node, cold bool, seen map[*node]bool) bool {
+	uses, err := n.uses()
+	if err != nil {
+		return false // evaluating it has told
+	}
+	for i, in := range n.inputs {
 		if in.n == nil || seen[in.n] {
 			continue
 		}
 		seen[in.n] = true
-		if out, ok := in.n.outcome.peek(); ok && out != nil && len(out.warm) > 0 || standsOnWarm(in.n, seen) {
+		coldly := cold && uses[i].whole
+		if out, ok := in.n.outcome.peek(); !coldly && ok && out != nil && len(out.warm) > 0 || standsOnWarm(in.n, coldly, seen) {
 			return true
 		}
 	}

@@ -55,7 +55,7 @@ func (r *Run) afterWarm(ctx context.Context, n *node, w warming, failed *warmFai
 	r.tellWarm(fmt.Sprintf("%s failed, it runs once more without warm caches: %v", n.v.Name(), cause))
 	out, err := n.coldResult(ctx)
 	switch {
-	case err != nil && mine && ofTheStep(err):
+	case err != nil && mine && ofTheStep(err) && !errors.As(err, new(*Doubted)):
 		if cerr := r.countProved(ctx, r.provedKey(n)); cerr != nil {
 			err = errors.Join(err, cerr)
 		}
