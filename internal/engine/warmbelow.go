@@ -103,7 +103,9 @@ func isWithin(name, dir string) bool { return warm.Overlap(name, dir) && len(nam
 // mayInherit says why a step cannot have a directory as what it stands on left it.
 func (r *Run) mayInherit(n *node, tree layer.Tree, d *warmed) error {
 	op := n.v.Op.GetExec()
-	if r.Engine.opt.Store.CacheMade(d.cache) != d.made {
+	if is, err := r.Engine.opt.Store.IsCache(d.cache, d.made); err != nil {
+		return err
+	} else if !is {
 		return fmt.Errorf("%w in %s: that cache was dropped since", errNeedsCold, d.real)
 	}
 	if mountsAt(op, tree, d) {

@@ -62,9 +62,15 @@ func (s *Store) CacheUsed(id string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("looking at cache mount %s: %w", DescribeMount(id), err)
 }
 
-// CacheMade tells the cache mount with an id from one that has its place after it was dropped or replaced; "": there is none.
-func (s *Store) CacheMade(id string) string {
-	return madeOf(filepath.Join(s.root, "caches", cacheName(id)))
+// IsCache reports whether the cache mount with an id is the one that [Cache.Made] told of, as far as can be told: while a step that runs in place has it,
+// it is elsewhere.
+func (s *Store) IsCache(id, made string) (bool, error) {
+	name := cacheName(id)
+	if now := madeOf(filepath.Join(s.root, "caches", name)); now != "" {
+		return now == made, nil
+	}
+	busy, err := s.busyMounts([]string{name})
+	return busy[name], err
 }
 
 // Made tells the mount from others that had its place, or will have it.

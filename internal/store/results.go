@@ -40,7 +40,7 @@ type WarmDir struct {
 	Dir string `json:"dir"` // absolute, without links
 	// Cache is the id of the cache; "" where nobody who stands on the result has the directory.
 	Cache string `json:"cache,omitempty"`
-	// Made tells which one of that id it was: see [Store.CacheMade].
+	// Made tells which one of that id it was: see [Cache.Made].
 	Made   string `json:"made,omitempty"`
 	UID    int    `json:"uid,omitempty"` // of the user of the step that had it first
 	GID    int    `json:"gid,omitempty"`
