@@ -119,7 +119,7 @@ func (r *Run) carryOut(ctx context.Context, n *node, id identity, damage string,
 		case errors.As(err, &failed):
 			return r.afterWarm(ctx, n, w, failed, t.mine)
 		case !t.others(ctx, r, err):
-			return out, r.doubt(ctx, n, cold, w, err, t.mine)
+			return out, r.doubt(ctx, n, w, err, t.mine)
 		}
 	}
 }

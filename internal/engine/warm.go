@@ -60,6 +60,7 @@ type warming struct {
 	project string
 	below   []store.WarmDir
 	own     []warmed
+	cold    bool // that was asked for
 }
 
 // paths are all directories that are warm in the outcome, sorted.
@@ -209,7 +210,7 @@ func (g *guard) ReadDir(name string) ([]*layer.Entry, error) {
 
 // warming finds how a node is carried out that stands on what has some warm directories. An empty filesystem has none.
 func (r *Run) warming(ctx context.Context, n *node, id identity, inputs []Value, below []store.WarmDir, cold bool) (warming, error) {
-	w := warming{below: below}
+	w := warming{below: below, cold: cold}
 	op := n.v.Op.GetExec()
 	if cold || r.opt.Warm == nil {
 		return w, nil

@@ -13,8 +13,8 @@ func (e *Doubted) Unwrap() error { return e.err }
 
 // doubt is the error of a step: one to be proved by a build without warm caches, if it may be for what came out of them, and was not often before. Of all
 // runs that waited for the step, the one whose it was counts that.
-func (r *Run) doubt(ctx context.Context, n *node, cold bool, w warming, err error, mine bool) error {
-	if r.opt.Warm == nil || len(w.paths()) > 0 || !ofTheStep(err) || ctx.Err() != nil || !standsOnWarm(n, cold, map[*node]bool{}) {
+func (r *Run) doubt(ctx context.Context, n *node, w warming, err error, mine bool) error {
+	if r.opt.Warm == nil || len(w.paths()) > 0 || !ofTheStep(err) || ctx.Err() != nil || !standsOnWarm(n, w.cold, map[*node]bool{}) {
 		return err
 	}
 	key := r.provedKey(n)
