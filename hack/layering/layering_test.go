@@ -30,7 +30,7 @@ var tiers = [][]string{
 	{"internal/engine", "internal/export", "internal/load"},
 	{"internal/container", "internal/frontend"},
 	{"internal/build", "internal/view"},
-	{"internal/bake", "internal/history", "internal/migrate", "internal/advise"},
+	{"internal/bake", "internal/history", "internal/migrate", "internal/advise", "internal/transfer"},
 	{"internal/timing"},
 	{"internal/report", "internal/serve"},
 	{"internal/cli"},

@@ -65,7 +65,7 @@ func (a *app) pushFile(ctx context.Context, path string, o *executorFlags) error
 		if err := s.SetImages(ctx, img); err != nil {
 			return err
 		}
-		if err := a.pushImage(ctx, s, img, pushFlags{}, show); err != nil {
+		if err := a.pushImage(ctx, s, img, "", show); err != nil {
 			return err
 		}
 	}

@@ -2,23 +2,19 @@ package cli
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 
-	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/atomicfile"
 	"github.com/slipway-build/slipway/internal/export"
 	"github.com/slipway-build/slipway/internal/layer"
-	"github.com/slipway-build/slipway/internal/store"
-	"github.com/slipway-build/slipway/internal/view"
+	"github.com/slipway-build/slipway/internal/transfer"
 )
 
 func newSaveCmd(a *app) *cobra.Command {
@@ -40,7 +36,7 @@ func newSaveCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			images, err := savedImages(cmd.Context(), s, args, wanted)
+			images, err := transfer.Saved(cmd.Context(), s, args, wanted)
 			if err != nil {
 				return err
 			}
@@ -75,72 +71,6 @@ func parsePlatforms(values []string) ([]ocispec.Platform, error) {
 		}
 	}
 	return all, nil
-}
-
-// savedImages finds the images to be saved, each once, with the names they are saved under: the one that
-// was given; all tags of a repository that was given without one; all names of an image that was given
-// by its ID.
-func savedImages(ctx context.Context, s *store.Store, args []string, wanted []ocispec.Platform) ([]export.Saved, error) {
-	all, err := s.Images(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out []export.Saved
-	for _, arg := range args {
-		images := tagsOf(all, arg)
-		if len(images) == 0 {
-			img, err := view.FindImage(ctx, s, arg)
-			if err != nil {
-				return nil, err
-			}
-			images = []store.Image{img}
-			if full, err := store.NormalizeName(arg); err != nil || full != img.Name {
-				images = slices.DeleteFunc(slices.Clone(all), func(i store.Image) bool { return i.ID != img.ID })
-			}
-		}
-		if err := s.Hold(ctx, images...); err != nil {
-			return nil, err
-		}
-		for _, img := range images {
-			if out, err = addSaved(ctx, s, out, img, wanted); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return out, nil
-}
-
-// tagsOf are the images of a repository, when arg is the name of one without a tag.
-func tagsOf(all []store.Image, arg string) []store.Image {
-	ref, err := reference.ParseNormalizedNamed(arg)
-	if err != nil || !reference.IsNameOnly(ref) {
-		return nil
-	}
-	return view.OfRepository(all, ref)
-}
-
-// addSaved adds an image with its name, or the name to the image that is there already.
-func addSaved(ctx context.Context, s *store.Store, out []export.Saved, img store.Image, wanted []ocispec.Platform) ([]export.Saved, error) {
-	name := img.Name
-	tagged := img.Tagged()
-	for _, p := range wanted {
-		one, err := view.ForPlatform(ctx, s, img, p)
-		if err != nil {
-			return nil, err
-		}
-		if len(wanted) == 1 {
-			img = one
-		}
-	}
-	at := slices.IndexFunc(out, func(o export.Saved) bool { return o.Image.Target().Digest == img.Target().Digest })
-	if at < 0 {
-		at = len(out)
-		out = append(out, export.Saved{Image: img, Platforms: wanted})
-	}
-	if tagged && !slices.Contains(out[at].Names, name) {
-		out[at].Names = append(out[at].Names, name)
-	}
-	return out, nil
 }
 
 // buffered gives fn a buffer before w.

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/distribution/reference"
 	dockerconfig "github.com/docker/cli/cli/config"
 
 	"github.com/slipway-build/slipway/internal/build"
@@ -199,26 +198,5 @@ func (a *app) openImage(ctx context.Context, name, platform, pull string) (*cont
 		fmt.Fprintf(a.stderr, "Unable to find image '%s' locally\n", view.Familiar(name))
 		mode = imagesource.ResolveDefault
 	}
-	return a.pullImage(ctx, s, wanted{name, platform, mode}, newTransferDisplay(a.stderr, false))
-}
-
-// nameImage records a pulled image under its name. A reference by digest has no name to record.
-func (a *app) nameImage(ctx context.Context, s *store.Store, full string, pulled *imagesource.Image, img *container.Image) error {
-	if ref, err := reference.ParseNormalizedNamed(full); err != nil || !isTagged(ref) {
-		return nil
-	}
-	record := store.Image{Name: full, Manifest: pulled.Desc, ID: img.ID, Layers: img.Snapshot, Size: -1}
-	if pulled.Root != pulled.Digest {
-		record.Source = pulled.Root
-	}
-	if img.Config.Created != nil {
-		record.Created = *img.Config.Created
-	}
-	return s.SetImages(ctx, record)
-}
-
-func isTagged(ref reference.Named) bool {
-	_, digested := ref.(reference.Digested)
-	_, tagged := ref.(reference.Tagged)
-	return tagged && !digested
+	return a.pullImage(ctx, s, name, platform, mode, newTransferDisplay(a.stderr, false))
 }

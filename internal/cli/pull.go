@@ -8,13 +8,12 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/container"
 	imagesource "github.com/slipway-build/slipway/internal/source/image"
 	"github.com/slipway-build/slipway/internal/store"
-	"github.com/slipway-build/slipway/internal/view"
+	"github.com/slipway-build/slipway/internal/transfer"
 )
 
 type pullFlags struct {
@@ -73,7 +72,7 @@ func (a *app) pull(ctx context.Context, name string, flags pullFlags) error {
 		return err
 	}
 	for _, n := range names {
-		if _, err := a.pullImage(ctx, s, wanted{n, flags.platform, imagesource.ResolvePull}, show); err != nil {
+		if _, err := a.pullImage(ctx, s, n, flags.platform, imagesource.ResolvePull, show); err != nil {
 			return err
 		}
 	}
@@ -81,102 +80,15 @@ func (a *app) pull(ctx context.Context, name string, flags pullFlags) error {
 	return errors.Join(err, show.Close())
 }
 
-// wanted is an image that is to be brought into the store.
-type wanted struct {
-	name, platform string // platform "" is this machine's
-	mode           imagesource.ResolveMode
-}
-
-// pullImage brings an image into the store, under its name.
-func (a *app) pullImage(ctx context.Context, s *store.Store, w wanted, show *transferDisplay) (*container.Image, error) {
-	full, err := store.NormalizeName(w.name)
-	if err != nil {
-		return nil, err
-	}
-	var p ocispec.Platform
-	if w.platform != "" {
-		if p, err = platforms.Parse(w.platform); err != nil {
+// pullImage brings an image into the store, under its name. platform "" is this machine's.
+func (a *app) pullImage(ctx context.Context, s *store.Store, name, platform string, mode imagesource.ResolveMode, show *transferDisplay) (*container.Image, error) {
+	w := transfer.Wanted{Name: name, Mode: mode}
+	if platform != "" {
+		p, err := platforms.Parse(platform)
+		if err != nil {
 			return nil, fmt.Errorf("--platform: %w", err)
 		}
+		w.Platform = p
 	}
-	src, err := a.Images()
-	if err != nil {
-		return nil, err
-	}
-	img, err := src.Resolve(ctx, full, p, w.mode)
-	if err != nil {
-		return nil, fmt.Errorf("failed to resolve reference %q: %w", full, err)
-	}
-	news, err := pullLayers(ctx, s, src, img, show)
-	if err != nil {
-		return nil, err
-	}
-	opened, err := container.OpenImage(ctx, s, w.name, img.Digest)
-	if err != nil {
-		return nil, err
-	}
-	if old, err := s.Image(ctx, full); err != nil || old.Manifest.Digest != img.Digest {
-		news = true
-	}
-	if err := a.nameImage(ctx, s, full, img, opened); err != nil {
-		return nil, err
-	}
-	show.Printf("Digest: %s\n", img.Root)
-	if news {
-		show.Printf("Status: Downloaded newer image for %s\n", view.Familiar(full))
-	} else {
-		show.Printf("Status: Image is up to date for %s\n", view.Familiar(full))
-	}
-	return opened, nil
-}
-
-// pullLayers fetches the layers of an image. news says that some of them were not here.
-func pullLayers(ctx context.Context, s *store.Store, src *imagesource.Source, img *imagesource.Image, show *transferDisplay) (news bool, err error) {
-	show.Printf("%s: Pulling from %s\n", tagOrDigest(img.Ref), repositoryPath(img.Ref))
-	for _, layer := range img.Manifest.Layers {
-		words := "Pulling fs layer"
-		if s.HasBlob(layer.Digest) {
-			words = "Already exists"
-		} else {
-			news = true
-		}
-		show.Layer(shortID(layer.Digest.String()), words, 0, 0)
-	}
-	if !news {
-		return false, nil
-	}
-	return true, src.Pull(ctx, img, func(layer ocispec.Descriptor, current, total int64) {
-		id := shortID(layer.Digest.String())
-		switch {
-		case show.Said(id) == "Already exists":
-		case current < total:
-			show.Layer(id, "Downloading", current, total)
-		default:
-			show.Layer(id, "Pull complete", total, total)
-		}
-	})
-}
-
-// tagOrDigest is what follows the name in a reference.
-func tagOrDigest(full string) string {
-	ref, err := reference.ParseNormalizedNamed(full)
-	if err != nil {
-		return full
-	}
-	if d, ok := ref.(reference.Digested); ok {
-		return ref.Name() + "@" + d.Digest().String()
-	}
-	if t, ok := ref.(reference.Tagged); ok {
-		return t.Tag()
-	}
-	return full
-}
-
-// repositoryPath is the name in a reference without its registry.
-func repositoryPath(full string) string {
-	ref, err := reference.ParseNormalizedNamed(full)
-	if err != nil {
-		return full
-	}
-	return reference.Path(ref)
+	return transfer.Pull(ctx, s, imagesource.New(s, a.registry()), w, show)
 }

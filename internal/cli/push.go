@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
-	"github.com/slipway-build/slipway/internal/export"
-	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/store"
-	"github.com/slipway-build/slipway/internal/view"
+	"github.com/slipway-build/slipway/internal/transfer"
 )
 
 type pushFlags struct {
@@ -64,7 +60,7 @@ func (a *app) push(ctx context.Context, name string, flags pushFlags) error {
 	if err != nil {
 		return err
 	}
-	imgs, err := toPush(ctx, s, ref, flags.all)
+	imgs, err := transfer.ToPush(ctx, s, ref, flags.all)
 	if err != nil {
 		return err
 	}
@@ -72,7 +68,7 @@ func (a *app) push(ctx context.Context, name string, flags pushFlags) error {
 	defer show.Close()
 	show.Printf("The push refers to repository [%s]\n", ref.Name())
 	for _, img := range imgs {
-		if err := a.pushImage(ctx, s, img, flags, show); err != nil {
+		if err := a.pushImage(ctx, s, img, flags.platform, show); err != nil {
 			return err
 		}
 	}
@@ -82,74 +78,11 @@ func (a *app) push(ctx context.Context, name string, flags pushFlags) error {
 	return err
 }
 
-// toPush finds the images of a repository that are pushed: the tagged one, or all.
-func toPush(ctx context.Context, s *store.Store, ref reference.Named, allTags bool) ([]store.Image, error) {
-	missing := &view.NotFoundError{Message: "An image does not exist locally with the tag: " + reference.FamiliarName(ref), Err: store.ErrNotFound}
-	if !allTags {
-		img, err := s.UseImage(ctx, ref.String())
-		if errors.Is(err, store.ErrNotFound) || err == nil && img.Name != ref.String() {
-			return nil, missing
-		}
-		return []store.Image{img}, err
-	}
-	all, err := s.Images(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if all = view.OfRepository(all, ref); len(all) == 0 {
-		return nil, missing
-	}
-	slices.Reverse(all) // the oldest first
-	return all, s.Hold(ctx, all...)
-}
-
 // pushImage pushes one image under its name.
-func (a *app) pushImage(ctx context.Context, s *store.Store, img store.Image, flags pushFlags, show *transferDisplay) error {
-	p, err := parsePlatform(flags.platform)
-	if err != nil {
-		return err
+func (a *app) pushImage(ctx context.Context, s *store.Store, img store.Image, platform string, show *transferDisplay) error {
+	p, err := parsePlatform(platform)
+	if err == nil {
+		_, err = transfer.Push(ctx, s, a.registry(), img, p, show)
 	}
-	if p != nil {
-		if img, err = view.ForPlatform(ctx, s, img, *p); err != nil {
-			return err
-		}
-	}
-	desc, err := export.Pushable(ctx, s, img.Target(), layer.Encoding{Compression: layer.Gzip})
-	if err != nil {
-		return err
-	}
-	err = export.Push(ctx, s, a.registry(), desc, []string{img.Name}, export.PushOptions{Progress: func(e export.PushEvent) {
-		if images.IsLayerType(e.Desc.MediaType) {
-			if e.State != export.PushSending {
-				e.Sent, e.Desc.Size = 0, 0
-			} else if e.Sent == e.Desc.Size { // the registry has yet to say that it took it
-				return
-			}
-			show.Layer(shortID(e.Desc.Digest.String()), pushWords(e), e.Sent, e.Desc.Size)
-		}
-	}})
-	if err != nil {
-		return err
-	}
-	if err := s.SetSource(ctx, img, desc.Digest); err != nil {
-		return err
-	}
-	_, tag := store.FamiliarName(img.Name)
-	show.Printf("%s: digest: %s size: %d\n", tag, desc.Digest, desc.Size)
-	return nil
-}
-
-// pushWords are Docker's for what becomes of a layer.
-func pushWords(e export.PushEvent) string {
-	switch e.State {
-	case export.PushWaiting:
-		return "Preparing"
-	case export.PushSending:
-		return "Pushing"
-	case export.PushExisted:
-		return "Layer already exists"
-	case export.PushMounted:
-		return "Mounted from " + e.From
-	}
-	return "Pushed"
+	return err
 }

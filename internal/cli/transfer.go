@@ -92,13 +92,6 @@ func (d *transferDisplay) Layer(id, words string, current, total int64) {
 	d.print(fmt.Sprintf("\x1b[%dA\x1b[2K\r%s: %s\x1b[%dB\r", up, id, words, up))
 }
 
-// Said returns what was said of a layer last.
-func (d *transferDisplay) Said(id string) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.words[id]
-}
-
 // bar is Docker's progress bar.
 func bar(current, total int64) string {
 	const width = 50
