@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -95,20 +94,8 @@ func (a *app) openImport(ctx context.Context, source string) (from string, r io.
 	case source == "-":
 		return "-", io.NopCloser(a.stdin), nil
 	case strings.HasPrefix(source, "https://"), strings.HasPrefix(source, "http://"):
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
-		if err != nil {
-			return "", nil, fmt.Errorf("downloading: %w", err)
-		}
-		req.Header.Set("User-Agent", "slipway/"+version())
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return "", nil, fmt.Errorf("downloading: %w", err)
-		}
-		if resp.StatusCode != http.StatusOK {
-			resp.Body.Close()
-			return "", nil, fmt.Errorf("downloading %s: the server answered %s", source, resp.Status)
-		}
-		return source, resp.Body, nil
+		r, err = load.Download(ctx, source, "slipway/"+version())
+		return source, r, err
 	}
 	f, err := os.Open(source)
 	return "-", f, err

@@ -1,13 +1,8 @@
 package cli
 
 import (
-	"errors"
-	"fmt"
-
-	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
-	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/view"
 )
 
@@ -25,22 +20,10 @@ func newTagCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if img.Name, err = tagName(args[1]); err != nil {
+			if img.Name, err = view.TagName(args[1], ""); err != nil {
 				return err
 			}
 			return s.SetImages(cmd.Context(), img)
 		},
 	}
-}
-
-// tagName is the full form of a name that an image is to have. The errors are those of Docker.
-func tagName(name string) (string, error) {
-	ref, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
-		return "", fmt.Errorf("error parsing reference: %q is not a valid repository/tag: %w", name, err)
-	}
-	if _, digested := ref.(reference.Digested); digested {
-		return "", errors.New("refusing to create a tag with a digest reference")
-	}
-	return store.NormalizeName(name)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -34,6 +35,7 @@ import (
 // serving is what a server is told.
 type serving struct {
 	addrs        []string
+	docker       []string // addresses of Docker's API
 	group, mode  string
 	uid          int
 	cert, key    string
@@ -61,8 +63,9 @@ func newServeCmd(a *app) *cobra.Command {
 	opts := serving{uid: -1}
 	cmd := &cobra.Command{
 		Use:   "serve [OPTIONS]",
-		Short: "Let clients of BuildKit build: docker buildx, buildctl and others",
-		Long: `Answer the clients of BuildKit: docker buildx (driver remote), buildctl, and programs with BuildKit's Go client.
+		Short: "Let clients of BuildKit and of Docker build: docker, buildx, buildctl and others",
+		Long: `Answer the clients of BuildKit: docker buildx (driver remote), buildctl, and programs with BuildKit's Go client; and those of
+Docker's API, as far as it is about builds and images: docker with DOCKER_HOST=unix:///run/slipway/docker.sock, and SDKs.
 
 A server has nothing of its own: it works with the store that the command line works with, and any number of them and of
 commands do so at the same time. Whoever may connect may do what this user may: see docs/clients.md. SIGTERM lets the builds that run end first, a second one
@@ -86,6 +89,7 @@ ends them.`,
 // listenFlags are those that buildkitd has as well.
 func (o *serving) listenFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.addrs, "addr", nil, `Listening address: unix://PATH, tcp://HOST:PORT, or fd://[NAME] for a socket of systemd (default: buildkitd.sock in a directory of its own in /run, or in $XDG_RUNTIME_DIR)`)
+	f.StringArrayVar(&o.docker, "docker-addr", nil, "Listening address of Docker's API, as with --addr (default, where there is no --addr: docker.sock beside the other one)")
 	f.StringVar(&o.group, "group", "", "Group (name or gid) which will own all Unix socket listening addresses")
 	f.StringVar(&o.cert, "tlscert", "", "Certificate file to use")
 	f.StringVar(&o.key, "tlskey", "", "Key file to use")
@@ -102,6 +106,11 @@ func socketOf(name string) string {
 		}
 	}
 	return "unix://" + filepath.Join(dir, name, "buildkitd.sock")
+}
+
+// dockerSocket is where Docker's API is, beside BuildKit's.
+func dockerSocket(addr string) string {
+	return "unix://" + filepath.Join(filepath.Dir(strings.TrimPrefix(addr, "unix://")), "docker.sock")
 }
 
 // serve serves until a signal, an error or idleness ends it.
@@ -121,6 +130,9 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	}
 	if len(o.addrs) == 0 {
 		o.addrs = []string{socketOf("slipway")}
+		if len(o.docker) == 0 {
+			o.docker = []string{dockerSocket(o.addrs[0])}
+		}
 	}
 	worker, err := a.served(o)
 	if err != nil {
@@ -138,11 +150,16 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	if err := a.tryStore(); err != nil {
 		return err
 	}
-	listeners, err := serve.Listen(o.addrs, serve.ListenOptions{
-		Mode: os.FileMode(mode), Group: o.group, UID: o.uid, Cert: o.cert, Key: o.key, CA: o.ca, Insecure: o.insecure,
-	})
+	lopt := serve.ListenOptions{Mode: os.FileMode(mode), Group: o.group, UID: o.uid, Cert: o.cert, Key: o.key, CA: o.ca, Insecure: o.insecure}
+	listeners, err := serve.Listen(o.addrs, lopt)
 	if err != nil {
 		return err
+	}
+	var web []net.Listener
+	if len(o.docker) > 0 {
+		if web, err = serve.Listen(o.docker, lopt); err != nil {
+			return errors.Join(err, closeAll(listeners))
+		}
 	}
 	keeper := &serve.Keeper{Open: func() (*control.Backend, func() error, error) { return a.backend(ctx, sessions, steps) }, Linger: storeLinger, MaxAge: storeMaxAge, Warn: a.warn}
 	defer keeper.Close(closeTime)
@@ -153,8 +170,10 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	})
 	notifier := serve.NewNotifier()
 	drain := a.drain(ctx, notifier)
-	err = serve.Serve(ctx, drain, listeners, serve.Options{Control: c, Register: builds.Register, Idle: o.idle, Warn: a.warn, Ready: func() {
-		for _, l := range listeners {
+	conns := serve.NewConnections()
+	engine := a.dockerAPI(keeper, c, sessions, worker, conns)
+	err = serve.Serve(ctx, drain, listeners, serve.Options{Control: c, Register: builds.Register, Idle: o.idle, Warn: a.warn, HTTP: engine, HTTPListeners: web, Connections: conns, Ready: func() {
+		for _, l := range append(listeners, web...) {
 			fmt.Fprintf(a.stderr, "running server on %s\n", l.Addr())
 		}
 		notifier.Tell("READY=1")

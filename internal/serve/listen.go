@@ -104,7 +104,7 @@ func (o *ListenOptions) tls() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("could not load server key pair: %w", err)
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12}
+	config := &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12}
 	if o.CA == "" {
 		return config, nil
 	}

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"time"
 
 	"github.com/containerd/containerd/v2/defaults"
@@ -35,6 +36,11 @@ type Options struct {
 	Warn func(text string)
 	// Ready is called when the server answers; it may be nil.
 	Ready func()
+	// HTTP answers requests that come at HTTPListeners, which are closed; beside it BuildKit's API is served there. It may be nil.
+	HTTP          http.Handler
+	HTTPListeners []net.Listener
+	// Connections are those on which BuildKit's API is to be served as if they had come at a listener; it may be nil.
+	Connections *Connections
 }
 
 const (
@@ -71,9 +77,16 @@ func Serve(ctx context.Context, drain <-chan struct{}, listeners []net.Listener,
 	}
 	reflection.Register(srv)
 
-	failed := make(chan error, len(listeners))
+	if opt.Connections != nil {
+		listeners = append(listeners, opt.Connections)
+	}
+	web := webServer(srv, act, opt)
+	failed := make(chan error, len(listeners)+len(opt.HTTPListeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }()
+	}
+	for _, l := range opt.HTTPListeners {
+		go func() { failed <- web.Serve(l) }()
 	}
 	if opt.Ready != nil {
 		opt.Ready()
@@ -94,6 +107,7 @@ func Serve(ctx context.Context, drain <-chan struct{}, listeners []net.Listener,
 		err = errors.Join(err, opt.Control.Wait(late))
 	}
 	opt.Control.Close()
+	err = errors.Join(err, stopWeb(ctx, web))
 	stop(srv)
 	return err
 }

@@ -3,6 +3,7 @@ package view
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/platforms"
@@ -122,4 +123,21 @@ func Familiar(name string) string {
 		return name
 	}
 	return reference.FamiliarString(reference.TagNameOnly(ref))
+}
+
+// TagName is the full form of a name that an image is to have, of which the tag may be given apart. The errors are those of Docker.
+func TagName(name, tag string) (string, error) {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return "", fmt.Errorf("error parsing reference: %q is not a valid repository/tag: %w", name, err)
+	}
+	if tag != "" {
+		if ref, err = reference.WithTag(reference.TrimNamed(ref), tag); err != nil {
+			return "", fmt.Errorf("error parsing reference: %q is not a valid repository/tag: %w", name+":"+tag, err)
+		}
+	}
+	if _, digested := ref.(reference.Digested); digested {
+		return "", errors.New("refusing to create a tag with a digest reference")
+	}
+	return store.NormalizeName(ref.String())
 }

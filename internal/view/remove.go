@@ -112,7 +112,7 @@ func namesByID(ctx context.Context, s *store.Store, id digest.Digest) (names []s
 
 // imageUser returns the ID of a container that is made of an image, a running one if there is one; "" for none.
 func imageUser(ctx context.Context, s *store.Store, id digest.Digest) (user string, running bool, err error) {
-	users, err := imageUsers(ctx, s)
+	users, err := ImageUsers(ctx, s)
 	m := container.Manager{Store: s}
 	for _, user = range users[id] {
 		if m.State(user).Running {
@@ -122,8 +122,8 @@ func imageUser(ctx context.Context, s *store.Store, id digest.Digest) (user stri
 	return user, false, err
 }
 
-// imageUsers lists the IDs of the containers of each image, the newest first.
-func imageUsers(ctx context.Context, s *store.Store) (map[digest.Digest][]string, error) {
+// ImageUsers lists the IDs of the containers of each image, the newest first.
+func ImageUsers(ctx context.Context, s *store.Store) (map[digest.Digest][]string, error) {
 	all, err := s.Containers(ctx)
 	users := map[digest.Digest][]string{}
 	for _, c := range all {
@@ -139,7 +139,7 @@ func PruneImages(ctx context.Context, s *store.Store, f ImageFilter) (gone []Rem
 	if err != nil {
 		return nil, 0, err
 	}
-	users, err := imageUsers(ctx, s)
+	users, err := ImageUsers(ctx, s)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -130,9 +130,9 @@ func (s *Server) acquire() (*Backend, func(), error) {
 	return b, release, nil
 }
 
-// renew has what comes be served from something that has used nothing yet. What was used before is used no longer when it returns, unless
+// Renew has what comes be served from something that has used nothing yet. What was used before is used no longer when it returns, unless
 // builds run.
-func (s *Server) renew(ctx context.Context) error {
+func (s *Server) Renew(ctx context.Context) error {
 	if s.opt.Renew == nil {
 		return nil
 	}

@@ -1,8 +1,10 @@
 package control
 
 import (
+	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"sync"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
@@ -62,11 +64,28 @@ func (s *Server) Session(stream controlapi.Control_SessionServer) error {
 		return err
 	}
 	raw, _, opts := grpchijack.Hijack(stream)
+	return s.serveSession(stream.Context(), ids[0], raw, opts)
+}
+
+// ServeSession is Session for a connection of its own, with the headers that came before.
+func (s *Server) ServeSession(ctx context.Context, conn net.Conn, header map[string][]string) error {
+	ids := http.Header(header).Values(sessionID)
+	if len(ids) != 1 {
+		return invalidf("a session has one ID, not %d", len(ids))
+	}
+	if err := s.sessions.open(ids[0]); err != nil {
+		return err
+	}
+	return s.serveSession(ctx, ids[0], conn, header)
+}
+
+// serveSession serves a session whose ID was taken.
+func (s *Server) serveSession(ctx context.Context, id string, raw net.Conn, header map[string][]string) error {
 	conn := &sessionConn{Conn: raw, closed: make(chan struct{})}
 	handled := make(chan error, 1)
 	go func() {
-		defer s.sessions.close(ids[0])
-		handled <- s.opt.Sessions.HandleConn(stream.Context(), conn, opts)
+		defer s.sessions.close(id)
+		handled <- s.opt.Sessions.HandleConn(ctx, conn, header)
 	}()
 	select {
 	case err := <-handled:

@@ -123,7 +123,7 @@ func (s *Server) Prune(req *controlapi.PruneRequest, stream controlapi.Control_P
 
 // prune lets go what nobody uses. A store says of what it has used since it was opened that it uses it: of builds that are over nobody does.
 func (s *Server) prune(ctx context.Context, req *controlapi.PruneRequest) (pruned store.Pruned, _ error) {
-	if err := s.renew(ctx); err != nil {
+	if err := s.Renew(ctx); err != nil {
 		return pruned, err
 	}
 	b, release, err := s.opt.Acquire()

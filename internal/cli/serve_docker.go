@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"errors"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/moby/buildkit/session"
+
+	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/isolation"
+	"github.com/slipway-build/slipway/internal/registry"
+	"github.com/slipway-build/slipway/internal/serve"
+	"github.com/slipway-build/slipway/internal/serve/control"
+	"github.com/slipway-build/slipway/internal/serve/docker"
+	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
+)
+
+// dockerAPI answers the clients of Docker from what those of BuildKit are served from.
+func (a *app) dockerAPI(keeper *serve.Keeper, c *control.Server, sessions *session.Manager, worker func(*store.Store) (*view.Worker, error), conns *serve.Connections) *docker.Server {
+	return docker.New(docker.Options{
+		Acquire: func() (*docker.Backend, func(), error) {
+			b, release, err := keeper.Acquire()
+			if err != nil {
+				return nil, nil, err
+			}
+			solver := b.Builder.(*serve.Builder)
+			return &docker.Backend{Store: b.Store, Solver: solver, Base: solver.Base, Builder: func(reg *registry.Client) *build.Builder { return a.builderAs(b.Store, reg) }}, release, nil
+		},
+		Renew: c.Renew, Sessions: sessions, Session: c.ServeSession, GRPC: conns.Serve, Worker: worker, Registry: a.registry(), System: a.dockerSystem(), Warn: a.warn,
+	})
+}
+
+// dockerSystem describes this machine and program.
+func (a *app) dockerSystem() docker.System {
+	k := uname()
+	sys := docker.System{
+		Version: version(), Docker: strings.TrimPrefix(dockerRelease, "v"), BuildKit: buildKitRelease, Kernel: k.release, Machine: k.machine, OS: osName(), Cgroups: "1",
+		Rootless: a.mode.Mode != isolation.Root || a.mode.Nested, Runtime: "slipway",
+	}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		sys.Cgroups = "2"
+	}
+	if a.runtime != "" {
+		sys.Runtime = a.runtime
+	}
+	return sys
+}
+
+func closeAll(listeners []net.Listener) (err error) {
+	for _, l := range listeners {
+		err = errors.Join(err, l.Close())
+	}
+	return err
+}

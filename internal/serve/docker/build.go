@@ -1,0 +1,406 @@
+package docker
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/frontend/dockerui"
+	buildtypes "github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/events"
+	registrytypes "github.com/moby/moby/api/types/registry"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/cache"
+	"github.com/slipway-build/slipway/internal/registry"
+	"github.com/slipway-build/slipway/internal/serve/control"
+	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
+)
+
+// build answers POST /build: of a context that is the body, or of a repository. With version=2, as old clients have it, it is a build of
+// BuildKit's, of directories of the client's session.
+func (s *Server) build(ctx context.Context, r *request) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if id := r.FormValue("buildid"); id != "" {
+		defer s.cancels.add(id, cancel)()
+	}
+	p, err := r.buildParameters()
+	if err != nil {
+		return err
+	}
+	b, err := r.backend()
+	if err != nil {
+		return err
+	}
+	if r.FormValue("version") == string(buildtypes.BuilderBuildKit) {
+		return s.buildOfSession(ctx, r, b, p)
+	}
+	req := b.Base
+	p.request(&req)
+	req.Defaults = req.Steps()
+	if req.Context = "-"; p.remote != "" {
+		req.Context = p.remote
+	}
+	req.Stdin = r.Body
+	reg, err := r.registries()
+	if err != nil {
+		return err
+	}
+	out := r.stream()
+	res, err := b.Builder(reg).Build(ctx, req, newWords(out, r.flag("q")))
+	if err != nil {
+		return out.end(err)
+	}
+	id := res.Config.String()
+	if id == "" {
+		id = res.ImageID.String()
+	}
+	s.events.tell(events.BuilderEventType, "build", id, nil)
+	out.aux("", buildtypes.Result{ID: id})
+	if r.flag("q") {
+		out.text("%s\n", id)
+		return nil
+	}
+	out.text("Successfully built %s\n", strings.TrimPrefix(id, "sha256:")[:12])
+	for _, name := range res.Names {
+		out.text("Successfully tagged %s\n", view.Familiar(name))
+	}
+	return nil
+}
+
+// parameters are what a build is asked for.
+type parameters struct {
+	tags                       []string
+	remote, dockerfile, target string
+	network                    string
+	args, labels               map[string]string
+	platforms, hosts           []string
+	noCache, pull              bool
+	cacheFrom                  []cache.Entry
+	attrs                      map[string]string
+	session                    string
+}
+
+// buildParameters reads them. Values that a client may leave empty, as "null" and "[]", are.
+func (r *request) buildParameters() (p *parameters, err error) {
+	if err := r.ParseForm(); err != nil {
+		return nil, invalidf("%v", err)
+	}
+	p = &parameters{
+		remote: r.FormValue("remote"), target: r.FormValue("target"), network: r.FormValue("networkmode"), noCache: r.flag("nocache"), pull: r.flag("pull"),
+		hosts: r.Form["extrahosts"], session: r.FormValue("session"), attrs: map[string]string{},
+	}
+	if name := r.FormValue("dockerfile"); name != "" { // in the context, wherever it seems to be
+		p.dockerfile = strings.TrimPrefix(path.Clean("/"+name), "/")
+	}
+	for _, t := range r.Form["t"] {
+		if t != "" {
+			p.tags = append(p.tags, t)
+		}
+	}
+	if v := r.FormValue("platform"); v != "" {
+		p.platforms = strings.Split(v, ",")
+	}
+	if p.remote == "client-session" {
+		p.remote = ""
+	}
+	if err := checkRemote(p.remote); err != nil {
+		return nil, err
+	}
+	if r.flag("squash") {
+		return nil, invalidf("squash is not supported")
+	}
+	if p.network == "bridge" { // that of every step
+		p.network = "default"
+	}
+	return p, p.documents(r)
+}
+
+// documents reads the parameters that are JSON.
+func (p *parameters) documents(r *request) error {
+	var args map[string]*string
+	var from []string
+	var limits []struct {
+		Name       string
+		Soft, Hard int64
+	}
+	var outputs []any
+	for name, into := range map[string]any{"buildargs": &args, "labels": &p.labels, "cachefrom": &from, "ulimits": &limits, "outputs": &outputs} {
+		if text := r.FormValue(name); text != "" {
+			if err := json.Unmarshal([]byte(text), into); err != nil {
+				return invalidf("error reading %s: %v", name, err)
+			}
+		}
+	}
+	if len(outputs) > 0 {
+		return invalidf("outputs other than images need buildx")
+	}
+	p.args = map[string]string{}
+	for name, value := range args {
+		if value != nil { // else it is what the Dockerfile says
+			p.args[name] = *value
+		}
+	}
+	for _, ref := range from {
+		p.cacheFrom = append(p.cacheFrom, cache.Entry{Type: cache.TypeRegistry, Attrs: map[string]string{"ref": ref}})
+	}
+	var ulimits []string
+	for _, l := range limits {
+		ulimits = append(ulimits, fmt.Sprintf("%s=%d:%d", l.Name, l.Soft, l.Hard))
+	}
+	if len(ulimits) > 0 {
+		p.attrs["ulimit"] = strings.Join(ulimits, ",")
+	}
+	if size := r.FormValue("shmsize"); size != "" && size != "0" {
+		if _, err := strconv.ParseInt(size, 10, 64); err != nil {
+			return invalidf("invalid shmsize %q", size)
+		}
+		p.attrs["shm-size"] = size
+	}
+	return nil
+}
+
+// checkRemote refuses what is no address of a repository or a server: it would be a path of this machine.
+func checkRemote(remote string) error {
+	if remote == "" {
+		return nil
+	}
+	keep := false
+	_, isGit, err := dockerui.DetectGitContext(remote, &keep)
+	if _, _, isHTTP := dockerui.DetectHTTPContext(remote); err != nil || !isGit && !isHTTP {
+		return invalidf("invalid remote %q: want the URL of a git repository, of an archive or of a Dockerfile", remote)
+	}
+	return nil
+}
+
+// request fills in a build.
+func (p *parameters) request(req *build.Request) {
+	req.Tags, req.Dockerfile, req.Target, req.Network, req.NoCache, req.Pull = p.tags, p.dockerfile, p.target, p.network, p.noCache, p.pull
+	req.BuildArgs, req.Labels, req.Platforms, req.AddHosts, req.CacheFrom = p.args, p.labels, p.platforms, p.hosts, p.cacheFrom
+	attrs := maps.Clone(req.Attrs)
+	if attrs == nil {
+		attrs = map[string]string{}
+	}
+	maps.Copy(attrs, p.attrs)
+	req.Attrs = attrs
+	req.Outputs = []build.Output{{Type: build.OutputImage, Attrs: map[string]string{}}}
+}
+
+// registries is the client of registries for a build: by the credentials of the request, which has some for each registry.
+func (r *request) registries() (*registry.Client, error) {
+	all := map[string]registrytypes.AuthConfig{}
+	if text := r.Header.Get("X-Registry-Config"); text != "" {
+		data, err := base64.URLEncoding.DecodeString(text)
+		if err == nil {
+			err = json.Unmarshal(data, &all)
+		}
+		if err != nil {
+			return nil, invalidf("invalid X-Registry-Config header: %v", err)
+		}
+	}
+	return r.s.opt.Registry.As(newCredentials(all)), nil
+}
+
+// words tells a build in the words of Docker's first builder.
+type words struct {
+	out *stream
+
+	mu    sync.Mutex
+	told map[digest.Digest]bool // steps
+}
+
+func newWords(out *stream, quiet bool) *words {
+	w := &words{told: map[digest.Digest]bool{}}
+	if !quiet {
+		w.out = out
+	}
+	return w
+}
+
+// Write implements [progress.Sink].
+func (w *words) Write(e *client.SolveStatus) {
+	if w.out == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, v := range e.Vertexes {
+		words := stepWords(v.Name)
+		if v.Started != nil && words != "" && !w.told[v.Digest] {
+			w.told[v.Digest] = true
+			w.out.text("%s\n", words)
+			if v.Cached {
+				w.out.text(" ---> Using cache\n")
+			}
+		}
+	}
+	for _, l := range e.Logs {
+		w.out.text("%s", l.Data)
+	}
+}
+
+// stepWords are "Step 2/4 : RUN make" for "[builder 2/4] RUN make"; nothing for what is no instruction.
+func stepWords(name string) string {
+	where, instruction, ok := strings.Cut(strings.TrimPrefix(name, "["), "] ")
+	fields := strings.Fields(where)
+	if !ok || !strings.HasPrefix(name, "[") || len(fields) == 0 || !strings.Contains(fields[len(fields)-1], "/") {
+		return ""
+	}
+	return "Step " + fields[len(fields)-1] + " : " + instruction
+}
+
+// traceID marks what BuildKit's builds tell in a stream of messages, imageID what came of them.
+const (
+	traceID = "moby.buildkit.trace"
+	imageID = "moby.image.id"
+)
+
+// buildOfSession is a build of directories of the client's session, as docker has it that has no buildx.
+func (s *Server) buildOfSession(ctx context.Context, r *request, b *Backend, p *parameters) error {
+	if p.session == "" {
+		return invalidf("a build of version 2 needs a session")
+	}
+	attrs := maps.Clone(p.attrs)
+	for name, value := range map[string]string{"filename": p.dockerfile, "target": p.target, "force-network-mode": p.network, "platform": strings.Join(p.platforms, ","), "context": p.remote, "add-hosts": hostsAttr(p.hosts)} {
+		if value != "" && value != "default" {
+			attrs[name] = value
+		}
+	}
+	for name, value := range p.args {
+		attrs["build-arg:"+name] = value
+	}
+	for name, value := range p.labels {
+		attrs["label:"+name] = value
+	}
+	if p.noCache {
+		attrs["no-cache"] = ""
+	}
+	if p.pull {
+		attrs["image-resolve-mode"] = "pull"
+	}
+	output := control.Output{Type: "image", Attrs: map[string]string{}}
+	if len(p.tags) > 0 {
+		output.Attrs["name"] = strings.Join(p.tags, ",")
+	}
+	solve := control.Solve{Ref: r.FormValue("buildid"), Session: p.session, Frontend: "dockerfile.v0", Attrs: attrs, Outputs: []control.Output{output}, CacheFrom: p.cacheFrom, Internal: true}
+	out := r.stream()
+	res, err := b.Solver.Solve(ctx, solve, traces{out})
+	if err != nil {
+		return out.end(err)
+	}
+	id := res.Response["containerimage.config.digest"]
+	if id == "" {
+		id = res.Response["containerimage.digest"]
+	}
+	out.aux(imageID, buildtypes.Result{ID: id})
+	return nil
+}
+
+// hostsAttr are lines of /etc/hosts in the frontend's form.
+func hostsAttr(hosts []string) string {
+	var all []string
+	for _, h := range hosts {
+		all = append(all, strings.Replace(h, ":", "=", 1))
+	}
+	return strings.Join(all, ",")
+}
+
+// traces tells a build in BuildKit's messages.
+type traces struct{ out *stream }
+
+// Write implements [progress.Sink].
+func (t traces) Write(e *client.SolveStatus) {
+	for _, m := range e.Marshal() {
+		if data, err := m.MarshalVT(); err == nil {
+			t.out.aux(traceID, data)
+		}
+	}
+}
+
+// cancels are the builds that clients may end by the IDs that they gave them.
+type cancels struct {
+	mu  sync.Mutex
+	all map[string]context.CancelCauseFunc
+}
+
+func (c *cancels) add(id string, cancel context.CancelCauseFunc) (remove func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all == nil {
+		c.all = map[string]context.CancelCauseFunc{}
+	}
+	c.all[id] = cancel
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.all, id)
+	}
+}
+
+// cancelBuild answers POST /build/cancel.
+func (s *Server) cancelBuild(_ context.Context, r *request) error {
+	id := r.FormValue("id")
+	if id == "" {
+		return invalidf("build ID not provided")
+	}
+	s.cancels.mu.Lock()
+	cancel := s.cancels.all[id]
+	s.cancels.mu.Unlock()
+	if cancel != nil {
+		cancel(context.Canceled)
+	}
+	r.began = true
+	r.w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// pruneBuilds answers POST /build/prune.
+func (s *Server) pruneBuilds(ctx context.Context, r *request) error {
+	list, err := r.filters()
+	if err != nil {
+		return err
+	}
+	policy := store.Policy{All: r.flag("all")}
+	for name, into := range map[string]*store.Space{"reserved-space": &policy.ReservedSpace, "keep-storage": &policy.ReservedSpace, "max-used-space": &policy.MaxUsedSpace, "min-free-space": &policy.MinFreeSpace} {
+		if text := r.FormValue(name); text != "" && text != "0" {
+			n, err := strconv.ParseInt(text, 10, 64)
+			if err != nil || n < 0 {
+				return invalidf("%s is in bytes and expects an integer, got %v", name, text)
+			}
+			*into = store.Space{Bytes: n}
+		}
+	}
+	filter, err := view.ParseCacheFilter(list)
+	if err != nil {
+		return invalidf("%v", err)
+	}
+	policy.KeepDuration, policy.Filters = filter.Unused, filter.By
+	if err := s.opt.Renew(ctx); err != nil {
+		return err
+	}
+	b, err := r.backend()
+	if err != nil {
+		return err
+	}
+	pruned, err := view.PruneCache(ctx, b.Store, policy, nil)
+	if err != nil {
+		return err
+	}
+	report := buildtypes.CachePruneReport{SpaceReclaimed: uint64(max(pruned.Freed, 0))}
+	for _, rec := range pruned.Records {
+		report.CachesDeleted = append(report.CachesDeleted, rec.ID)
+	}
+	s.events.tell(events.BuilderEventType, events.ActionPrune, "", map[string]string{"reclaimed": fmt.Sprint(report.SpaceReclaimed)})
+	return r.answer(http.StatusOK, report)
+}

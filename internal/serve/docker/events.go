@@ -1,0 +1,195 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+)
+
+// kept is how many events a client may ask for that happened before it came, as dockerd keeps them; waiting is how many may wait for one that
+// does not read them: more are lost to it.
+const (
+	kept    = 256
+	waiting = 1024
+)
+
+// bus hands events to those who follow them.
+type bus struct {
+	mu        sync.Mutex
+	past      []events.Message
+	followers map[chan events.Message]bool
+	closed    chan struct{}
+	once      sync.Once
+}
+
+func newBus() *bus {
+	return &bus{followers: map[chan events.Message]bool{}, closed: make(chan struct{})}
+}
+
+func (b *bus) close() { b.once.Do(func() { close(b.closed) }) }
+
+// tell tells of something that was done.
+func (b *bus) tell(kind events.Type, action events.Action, id string, attributes map[string]string) {
+	now := time.Now()
+	if attributes == nil {
+		attributes = map[string]string{}
+	}
+	m := events.Message{Type: kind, Action: action, Actor: events.Actor{ID: id, Attributes: attributes}, Scope: "local", Time: now.Unix(), TimeNano: now.UnixNano()}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.past = append(b.past, m); len(b.past) > kept {
+		b.past = slices.Delete(b.past, 0, 1)
+	}
+	for c := range b.followers {
+		select {
+		case c <- m:
+		default:
+		}
+	}
+}
+
+// image tells of something that was done with an image.
+func (b *bus) image(action events.Action, id, name string) {
+	b.tell(events.ImageEventType, action, id, map[string]string{"name": name})
+}
+
+// join returns what happened, and what will.
+func (b *bus) join() (past []events.Message, next chan events.Message, leave func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	next = make(chan events.Message, waiting)
+	b.followers[next] = true
+	return slices.Clone(b.past), next, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.followers, next)
+	}
+}
+
+// legacyEvent is an event with the fields of before 1.52.
+type legacyEvent struct {
+	Status string `json:"status,omitempty"`
+	ID     string `json:"id,omitempty"`
+	From   string `json:"from,omitempty"`
+	events.Message
+}
+
+// follow answers GET /events.
+func (s *Server) follow(ctx context.Context, r *request) error {
+	since, hasSince, err := r.moment("since")
+	if err != nil {
+		return err
+	}
+	until, hasUntil, err := r.moment("until")
+	if err != nil {
+		return err
+	}
+	args, err := r.args("type", "event", "image", "label", "scope", "container", "daemon", "network", "volume", "plugin", "service", "node", "secret", "config")
+	if err != nil {
+		return err
+	}
+	past, next, leave := s.events.join()
+	defer leave()
+	var over <-chan time.Time
+	if hasUntil {
+		t := time.NewTimer(time.Until(until))
+		defer t.Stop()
+		over = t.C
+	}
+	r.began = true
+	r.w.Header().Set("Content-Type", "application/json")
+	r.w.WriteHeader(http.StatusOK)
+	flush := http.NewResponseController(r.w)
+	if err := flush.Flush(); err != nil {
+		return err
+	}
+	send := func(m events.Message) error {
+		if !wanted(args, m) || hasUntil && m.TimeNano > until.UnixNano() {
+			return nil
+		}
+		var v any = m
+		if r.before("1.52") {
+			v = legacyEvent{Status: string(m.Action), ID: m.Actor.ID, From: m.Actor.Attributes["image"], Message: m}
+		}
+		if err := json.NewEncoder(r.w).Encode(v); err != nil {
+			return err
+		}
+		return flush.Flush()
+	}
+	for _, m := range past {
+		if hasSince && m.TimeNano >= since.UnixNano() {
+			if err := send(m); err != nil {
+				return err
+			}
+		}
+	}
+	for {
+		select {
+		case m := <-next:
+			if err := send(m); err != nil {
+				return err
+			}
+		case <-over:
+			return nil
+		case <-s.events.closed:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// moment is a parameter that is a time: seconds since the epoch, with a fraction or without.
+func (r *request) moment(name string) (t time.Time, given bool, err error) {
+	text := r.FormValue(name)
+	if text == "" {
+		return t, false, nil
+	}
+	whole, fraction, _ := strings.Cut(text, ".")
+	sec, err := strconv.ParseInt(whole, 10, 64)
+	var nsec int64
+	if err == nil && fraction != "" {
+		fraction = (fraction + "000000000")[:9]
+		nsec, err = strconv.ParseInt(fraction, 10, 64)
+	}
+	if err != nil {
+		return t, false, invalidf("invalid %s %q: want seconds since the epoch", name, text)
+	}
+	return time.Unix(sec, nsec), true, nil
+}
+
+// wanted reports whether filters let an event through: one value of each key has to fit.
+func wanted(args map[string][]string, m events.Message) bool {
+	for key, values := range args {
+		fits := func(v string) bool { return false }
+		switch key {
+		case "type":
+			fits = func(v string) bool { return string(m.Type) == v }
+		case "event":
+			fits = func(v string) bool { return string(m.Action) == v || strings.HasPrefix(string(m.Action), v+":") }
+		case "scope":
+			fits = func(v string) bool { return m.Scope == v }
+		case "image":
+			fits = func(v string) bool {
+				return m.Type == events.ImageEventType && (m.Actor.ID == v || m.Actor.Attributes["name"] == v || repositoryOf(m.Actor.Attributes["name"]) == v)
+			}
+		case "label":
+			fits = func(v string) bool {
+				k, want, exact := strings.Cut(v, "=")
+				got, ok := m.Actor.Attributes[k]
+				return ok && (!exact || got == want)
+			}
+		}
+		if !slices.ContainsFunc(values, fits) {
+			return false
+		}
+	}
+	return true
+}

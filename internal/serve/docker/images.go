@@ -1,0 +1,438 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/distribution/reference"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/storage"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
+)
+
+// summary is an image in a list. VirtualSize is that of clients before 1.44.
+type summary struct {
+	image.Summary
+	VirtualSize *int64 `json:"VirtualSize,omitempty"`
+}
+
+// listImages answers GET /images/json.
+func (s *Server) listImages(ctx context.Context, r *request) error {
+	args, err := r.args("dangling", "reference", "label", "label!", "before", "since", "until")
+	if err != nil {
+		return err
+	}
+	filter, err := view.ParseImageFilter(args)
+	if err != nil {
+		return invalidf("%v", err)
+	}
+	if name := r.FormValue("filter"); name != "" && r.before("1.41") { // of old
+		filter.References = append(filter.References, name)
+	}
+	b, err := r.backend()
+	if err != nil {
+		return err
+	}
+	found, err := view.Images(ctx, b.Store, filter)
+	if err != nil {
+		return err
+	}
+	users, err := view.ImageUsers(ctx, b.Store)
+	if err != nil {
+		return err
+	}
+	shared := map[string]int64{}
+	if r.flag("shared-size") {
+		if shared, err = sharedSizes(ctx, b.Store); err != nil {
+			return err
+		}
+	}
+	all := []summary{}
+	for _, sum := range view.Summaries(found) {
+		row, err := s.summary(ctx, r, b.Store, sum, users[sum.ID])
+		if errors.Is(err, store.ErrNotFound) { // since we looked
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n, ok := shared[row.ID]; ok {
+			row.SharedSize = n
+		}
+		all = append(all, *row)
+	}
+	return r.answer(http.StatusOK, all)
+}
+
+// sharedSizes are how many bytes of each image others have too.
+func sharedSizes(ctx context.Context, s *store.Store) (map[string]int64, error) {
+	u, err := s.ImageUsage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sizes := map[string]int64{}
+	for _, img := range u.Images {
+		sizes[img.ID.String()] = img.Shared
+	}
+	return sizes, nil
+}
+
+// summary is an image in a list, with the IDs of its containers.
+func (s *Server) summary(ctx context.Context, r *request, st *store.Store, sum view.Summary, users []string) (*summary, error) {
+	config, err := view.ImageConfig(ctx, st, sum.ID)
+	if err != nil {
+		return nil, err
+	}
+	img := sum.Image
+	if err := st.Measure(ctx, &img); err != nil {
+		return nil, err
+	}
+	row := &summary{Summary: image.Summary{
+		Containers: -1, Created: img.Created.Unix(), ID: img.ID.String(), Labels: config.Config.Labels, RepoDigests: sum.Digests, RepoTags: sum.Tags, SharedSize: -1, Size: img.Size,
+	}}
+	if img.Created.IsZero() {
+		row.Created = 0
+	}
+	if !r.before("1.51") {
+		row.Containers = int64(len(users))
+	}
+	if !r.before("1.48") {
+		target := img.Target()
+		row.Descriptor = &target
+	}
+	if r.before("1.44") {
+		row.VirtualSize = &row.Size
+	}
+	if r.before("1.43") && len(row.RepoTags) == 0 {
+		row.RepoTags, row.RepoDigests = []string{"<none>:<none>"}, []string{"<none>@<none>"}
+	}
+	if r.flag("manifests") && !r.before("1.47") {
+		row.Manifests, err = manifests(ctx, st, img, users)
+	}
+	return row, err
+}
+
+// manifests are the manifests of an image.
+func manifests(ctx context.Context, st *store.Store, img store.Image, users []string) (all []image.ManifestSummary, err error) {
+	list, err := view.Manifests(ctx, st, img)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range list {
+		row := image.ManifestSummary{ID: m.Digest.String(), Descriptor: m.Descriptor, Available: m.Here, Kind: image.ManifestKindUnknown}
+		row.Size.Content = m.Size
+		switch {
+		case m.Reference == "attestation-manifest":
+			row.Kind, row.AttestationData = image.ManifestKindAttestation, &image.AttestationProperties{For: m.For}
+		case m.Platform != nil:
+			row.Kind, row.ImageData = image.ManifestKindImage, &image.ImageProperties{Platform: *m.Platform, Containers: []string{}}
+			if !m.Here {
+				break
+			}
+			one, err := view.ForPlatform(ctx, st, img, *m.Platform)
+			if errors.Is(err, store.ErrNotFound) {
+				row.Available = false
+				break
+			}
+			if err == nil {
+				err = st.Measure(ctx, &one)
+			}
+			if err != nil {
+				return nil, err
+			}
+			row.ImageData.Size.Unpacked = one.Size
+			if one.ID == img.ID {
+				row.ImageData.Containers = append(row.ImageData.Containers, users...)
+			}
+		}
+		row.Size.Total = row.Size.Content
+		if row.ImageData != nil {
+			row.Size.Total += row.ImageData.Size.Unpacked
+		}
+		all = append(all, row)
+	}
+	return all, nil
+}
+
+// inspected is an image with what clients before some version want to see.
+type inspected struct {
+	image.InspectResponse
+	Config        any     // in the place of that of the answer
+	Parent        *string `json:",omitempty"`
+	DockerVersion *string `json:",omitempty"`
+	Comment       *string `json:",omitempty"`
+	Author        *string `json:",omitempty"`
+	VirtualSize   *int64  `json:",omitempty"`
+}
+
+// inspectImage answers GET /images/NAME/json.
+func (s *Server) inspectImage(ctx context.Context, r *request) error {
+	p, err := r.platform()
+	if err != nil {
+		return err
+	}
+	if p != nil && r.flag("manifests") {
+		return invalidf("conflicting options: manifests and platform options cannot both be set")
+	}
+	b, err := r.backend()
+	if err != nil {
+		return err
+	}
+	whole, err := view.UseImage(ctx, b.Store, r.name)
+	if err != nil {
+		return err
+	}
+	img, target := whole, whole.Target()
+	if p != nil {
+		if img, err = view.ForPlatform(ctx, b.Store, whole, *p); err != nil {
+			return err
+		}
+		target = img.Manifest
+	}
+	config, err := view.ImageConfig(ctx, b.Store, img.ID)
+	if err != nil {
+		return err
+	}
+	if err := b.Store.Measure(ctx, &img); err != nil {
+		return err
+	}
+	sum, err := view.NamesOf(ctx, b.Store, whole)
+	if err != nil {
+		return err
+	}
+	out := &inspected{Config: config.Config, InspectResponse: image.InspectResponse{
+		ID: img.ID.String(), RepoTags: sum.Tags, RepoDigests: sum.Digests, Architecture: config.Architecture, Variant: config.Variant, Os: config.OS, OsVersion: config.OSVersion,
+		Size: img.Size, GraphDriver: &storage.DriverData{Name: "overlayfs"}, RootFS: image.RootFS{Type: "layers"}, Metadata: image.Metadata{LastTagTime: sum.Named},
+	}}
+	if config.Created != nil {
+		out.Created = config.Created.UTC().Format(time.RFC3339Nano)
+	}
+	for _, d := range config.RootFS.DiffIDs {
+		out.RootFS.Layers = append(out.RootFS.Layers, d.String())
+	}
+	if r.flag("manifests") && !r.before("1.48") {
+		users, err := view.ImageUsers(ctx, b.Store)
+		if err != nil {
+			return err
+		}
+		if out.Manifests, err = manifests(ctx, b.Store, whole, users[whole.ID]); err != nil {
+			return err
+		}
+	}
+	out.ofVersion(r, config, target)
+	return r.answer(http.StatusOK, out)
+}
+
+// ofVersion fills in what depends on the client's version.
+func (i *inspected) ofVersion(r *request, config *dockerspec.DockerOCIImage, target ocispec.Descriptor) {
+	comment := ""
+	if n := len(config.History); n > 0 {
+		comment = config.History[n-1].Comment // Docker shows that of the newest layer as the image's
+	}
+	text := func(value string) *string {
+		if value == "" && !r.before("1.52") {
+			return nil
+		}
+		return &value
+	}
+	i.Comment, i.Author = text(comment), text(config.Author)
+	if !r.before("1.48") {
+		i.Descriptor = &target
+	}
+	if r.before("1.52") {
+		i.Parent, i.DockerVersion = text(""), text("")
+		i.Config = newOldConfig(&config.Config, r.before("1.50"))
+	}
+	if r.before("1.44") {
+		i.VirtualSize = &i.Size
+	}
+}
+
+// oldConfig is the config of an image as it was told before 1.52: with all fields.
+type oldConfig struct {
+	*containerFields
+	User         string
+	ExposedPorts map[string]struct{} `json:",omitempty"`
+	Env          []string
+	Cmd          []string
+	Healthcheck  *dockerspec.HealthcheckConfig `json:",omitempty"`
+	ArgsEscaped  bool                          `json:",omitempty"`
+	Volumes      map[string]struct{}
+	WorkingDir   string
+	Entrypoint   []string
+	OnBuild      []string
+	Labels       map[string]string
+	StopSignal   string   `json:",omitempty"`
+	Shell        []string `json:",omitempty"`
+}
+
+// containerFields are those of a container, which the config of an image had before 1.50: always empty.
+type containerFields struct {
+	Hostname, Domainname                    string
+	AttachStdin, AttachStdout, AttachStderr bool
+	Tty, OpenStdin, StdinOnce               bool
+	Image                                   string
+}
+
+func newOldConfig(c *dockerspec.DockerOCIImageConfig, container bool) *oldConfig {
+	o := &oldConfig{
+		User: c.User, ExposedPorts: c.ExposedPorts, Env: c.Env, Cmd: c.Cmd, Healthcheck: c.Healthcheck, ArgsEscaped: c.ArgsEscaped, //nolint:staticcheck // Docker tells it
+		Volumes: c.Volumes, WorkingDir: c.WorkingDir, Entrypoint: c.Entrypoint, OnBuild: c.OnBuild, Labels: c.Labels, StopSignal: c.StopSignal, Shell: c.Shell,
+	}
+	if container {
+		o.containerFields = &containerFields{}
+	}
+	return o
+}
+
+// imageHistory answers GET /images/NAME/history.
+func (s *Server) imageHistory(ctx context.Context, r *request) error {
+	p, err := r.platform()
+	if err != nil {
+		return err
+	}
+	b, err := r.backend()
+	if err != nil {
+		return err
+	}
+	img, err := view.UseImage(ctx, b.Store, r.name)
+	if err == nil && p != nil {
+		img, err = view.ForPlatform(ctx, b.Store, img, *p)
+	}
+	if err != nil {
+		return err
+	}
+	steps, err := view.ImageHistory(ctx, b.Store, img)
+	if err != nil {
+		return err
+	}
+	sum, err := view.NamesOf(ctx, b.Store, img)
+	if err != nil {
+		return err
+	}
+	all := []image.HistoryResponseItem{}
+	for _, h := range steps {
+		row := image.HistoryResponseItem{Comment: h.Comment, CreatedBy: h.CreatedBy, ID: "<missing>", Size: h.Size}
+		if h.Created != nil {
+			row.Created = h.Created.Unix()
+		}
+		if h.ID != "" {
+			row.ID, row.Tags = h.ID.String(), sum.Tags
+		}
+		all = append(all, row)
+	}
+	return r.answer(http.StatusOK, all)
+}
+
+// tagImage answers POST /images/NAME/tag.
+func (s *Server) tagImage(ctx context.Context, r *request) error {
+	name, err := view.TagName(r.FormValue("repo"), r.FormValue("tag"))
+	if err != nil {
+		return invalidf("%v", err)
+	}
+	b, err := r.backend()
+	if err != nil {
+		return err
+	}
+	img, err := view.UseImage(ctx, b.Store, r.name)
+	if err != nil {
+		return err
+	}
+	img.Name = name
+	if err := b.Store.SetImages(ctx, img); err != nil {
+		return err
+	}
+	s.events.image(events.ActionTag, img.ID.String(), view.Familiar(name))
+	r.began = true
+	r.w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// deleteImage answers DELETE /images/NAME.
+func (s *Server) deleteImage(ctx context.Context, r *request) error {
+	if platforms, err := r.platforms("platforms"); err != nil || len(platforms) > 0 {
+		return errors.Join(err, failure{http.StatusNotImplemented, "deleting some platforms of an image is not supported"})
+	}
+	b, err := r.backend()
+	if err != nil {
+		return err
+	}
+	img, err := view.FindImage(ctx, b.Store, r.name)
+	if err != nil {
+		return err
+	}
+	gone, err := view.RemoveImage(ctx, b.Store, r.name, r.flag("force"))
+	if err != nil {
+		return err
+	}
+	return r.answer(http.StatusOK, s.deleted(img.ID.String(), gone))
+}
+
+// deleted tells of what went.
+func (s *Server) deleted(id string, gone []view.Removed) []image.DeleteResponse {
+	all := []image.DeleteResponse{}
+	for _, g := range gone {
+		row := image.DeleteResponse{Untagged: g.Untagged, Deleted: g.Deleted.String()}
+		all = append(all, row)
+		if g.Untagged != "" {
+			s.events.image(events.ActionUnTag, id, g.Untagged)
+		} else {
+			s.events.image(events.ActionDelete, row.Deleted, row.Deleted)
+		}
+	}
+	return all
+}
+
+// pruneImages answers POST /images/prune: images without a name, or with dangling=false all that no container uses.
+func (s *Server) pruneImages(ctx context.Context, r *request) error {
+	args, err := r.args("dangling", "label", "label!", "until")
+	if err != nil {
+		return err
+	}
+	filter, err := view.ParseImageFilter(args)
+	if err != nil {
+		return invalidf("%v", err)
+	}
+	if slices.Contains(filter.Dangling, false) {
+		filter.Dangling = nil
+	} else {
+		filter.Dangling = []bool{true}
+	}
+	if err := s.opt.Renew(ctx); err != nil {
+		return err
+	}
+	b, err := r.backend()
+	if err != nil {
+		return err
+	}
+	gone, freed, err := view.PruneImages(ctx, b.Store, filter)
+	if err != nil {
+		return err
+	}
+	report := image.PruneReport{ImagesDeleted: s.deleted("", gone), SpaceReclaimed: uint64(max(freed, 0))}
+	s.events.tell(events.ImageEventType, events.ActionPrune, "", map[string]string{"reclaimed": fmt.Sprint(report.SpaceReclaimed)})
+	return r.answer(http.StatusOK, report)
+}
+
+// searchImages answers GET /images/search.
+func (s *Server) searchImages(context.Context, *request) error {
+	return failure{http.StatusNotImplemented, "slipway does not search registries: use the registry's own page, such as https://hub.docker.com/search"}
+}
+
+// repositoryOf is a name without its tag.
+func repositoryOf(name string) string {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name
+	}
+	return reference.FamiliarName(ref)
+}

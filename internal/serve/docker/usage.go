@@ -1,0 +1,121 @@
+package docker
+
+import (
+	"context"
+	"net/http"
+	"slices"
+
+	"github.com/moby/moby/api/types/build"
+	containertypes "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/api/types/volume"
+
+	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
+)
+
+// diskUsage is what takes the disk, with the fields of clients before 1.53.
+type diskUsage struct {
+	system.DiskUsage
+	*legacyUsage
+}
+
+// legacyUsage are those fields. LayersSize is in bytes.
+type legacyUsage struct {
+	LayersSize int64
+	Images     []summary
+	Containers []containertypes.Summary
+	Volumes    []volume.Volume
+	BuildCache []build.CacheRecord
+}
+
+// diskUsage answers GET /system/df.
+func (s *Server) diskUsage(ctx context.Context, r *request) error {
+	if err := r.ParseForm(); err != nil {
+		return invalidf("%v", err)
+	}
+	types := r.Form["type"]
+	for _, t := range types {
+		if !slices.Contains([]string{"container", "image", "volume", "build-cache"}, t) {
+			return invalidf("unknown object type: %s", t)
+		}
+	}
+	asked := func(t system.DiskUsageObject) bool { return len(types) == 0 || slices.Contains(types, string(t)) }
+	b, err := r.backend()
+	if err != nil {
+		return err
+	}
+	u, err := view.DiskUsage(ctx, &container.Manager{Store: b.Store})
+	if err != nil {
+		return err
+	}
+	old := &legacyUsage{Images: []summary{}, Containers: []containertypes.Summary{}, Volumes: []volume.Volume{}, BuildCache: []build.CacheRecord{}}
+	out := diskUsage{legacyUsage: old}
+	if asked(system.ImageObject) {
+		if old.Images, err = s.imageUsage(ctx, r, b.Store, u); err != nil {
+			return err
+		}
+		sum := u.ImageSum()
+		old.LayersSize = sum.Size
+		out.ImageUsage = &image.DiskUsage{ActiveCount: int64(sum.Active), TotalCount: int64(sum.Total), TotalSize: sum.Size, Reclaimable: sum.Reclaimable}
+		for _, row := range old.Images {
+			out.ImageUsage.Items = append(out.ImageUsage.Items, row.Summary)
+		}
+	}
+	if asked(system.ContainerObject) {
+		sum := u.ContainerSum()
+		out.ContainerUsage = &containertypes.DiskUsage{ActiveCount: int64(sum.Active), TotalCount: int64(sum.Total), TotalSize: sum.Size, Reclaimable: sum.Reclaimable}
+	}
+	if asked(system.VolumeObject) {
+		out.VolumeUsage = &volume.DiskUsage{}
+	}
+	if asked(system.BuildCacheObject) {
+		sum := u.CacheSum()
+		old.BuildCache = cacheRecords(u.Cache)
+		out.BuildCacheUsage = &build.DiskUsage{ActiveCount: int64(sum.Active), TotalCount: int64(sum.Total), TotalSize: sum.Size, Reclaimable: sum.Reclaimable, Items: old.BuildCache}
+	}
+	if r.flag("verbose") && !r.before("1.52") {
+		out.legacyUsage = nil
+	} else if out.ImageUsage != nil {
+		out.ImageUsage.Items = nil
+	}
+	if out.legacyUsage != nil && out.BuildCacheUsage != nil {
+		out.BuildCacheUsage.Items = nil
+	}
+	if r.before("1.52") {
+		out.DiskUsage = system.DiskUsage{}
+	}
+	return r.answer(http.StatusOK, out)
+}
+
+// imageUsage are the images with what of their bytes they share.
+func (s *Server) imageUsage(ctx context.Context, r *request, st *store.Store, u *view.Usage) ([]summary, error) {
+	all := []summary{}
+	for _, img := range u.Images.Images {
+		sum, err := view.NamesOf(ctx, st, img.Image)
+		if err != nil {
+			return nil, err
+		}
+		row, err := s.summary(ctx, r, st, sum, nil)
+		if err != nil {
+			return nil, err
+		}
+		row.SharedSize, row.Size, row.Containers = img.Shared, img.Disk, int64(img.Containers)
+		all = append(all, *row)
+	}
+	return all, nil
+}
+
+func cacheRecords(list []store.CacheRecord) []build.CacheRecord {
+	all := []build.CacheRecord{}
+	for _, c := range list {
+		row := build.CacheRecord{ID: c.ID, Parents: c.Parents, Type: c.Type, Description: c.Description, InUse: c.InUse, Shared: c.Shared, Size: c.Size, CreatedAt: c.Created, UsageCount: c.Uses}
+		if !c.LastUsed.IsZero() {
+			row.LastUsedAt = &c.LastUsed
+		}
+		all = append(all, row)
+	}
+	return all
+}
