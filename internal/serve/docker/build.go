@@ -216,7 +216,7 @@ func (r *request) registries() (*registry.Client, error) {
 type words struct {
 	out *stream
 
-	mu    sync.Mutex
+	mu   sync.Mutex
 	told map[digest.Digest]bool // steps
 }
 

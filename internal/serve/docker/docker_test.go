@@ -1,0 +1,390 @@
+package docker
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/slipway-build/slipway/internal/build"
+	ownregistry "github.com/slipway-build/slipway/internal/registry"
+	"github.com/slipway-build/slipway/internal/registry/registrytest"
+	"github.com/slipway-build/slipway/internal/serve/control"
+	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lab is a server with a store, and a client of it.
+type lab struct {
+	*client.Client
+	t      *testing.T
+	server *Server
+	store  *store.Store
+	url    string
+	solver control.Builder
+	warned []string
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "store")
+	must(t, os.Mkdir(dir, 0o700))
+	s, err := store.Open(dir)
+	must(t, err)
+	l := &lab{t: t, store: s}
+	l.server = New(Options{
+		Acquire: func() (*Backend, func(), error) {
+			return &Backend{Store: s, Solver: l.solver, Builder: func(*ownregistry.Client) *build.Builder { return nil }}, func() {}, nil
+		},
+		Renew:    func(context.Context) error { return nil },
+		Worker:   func(st *store.Store) (*view.Worker, error) { return view.NewWorker(st, view.WorkerOptions{}) },
+		Registry: ownregistry.New(ownregistry.Options{}),
+		System:   System{Version: "1", Docker: "29.0.0", BuildKit: "v0.34.2", Kernel: "6", Machine: "x86_64", OS: "x", Cgroups: "2", Runtime: "slipway"},
+		Warn:     func(text string) { l.warned = append(l.warned, text) },
+	})
+	web := httptest.NewServer(l.server)
+	t.Cleanup(func() {
+		l.server.Close()
+		web.Close()
+		must(t, s.Close())
+	})
+	l.url = web.URL
+	l.Client, err = client.New(client.WithHost(strings.Replace(web.URL, "http://", "tcp://", 1)))
+	must(t, err)
+	t.Cleanup(func() { l.Client.Close() })
+	return l
+}
+
+// load loads a random image under a name, with a label.
+func (l *lab) load(ref string) v1.Image {
+	l.t.Helper()
+	img, err := random.Image(1000, 2)
+	must(l.t, err)
+	config, err := img.ConfigFile()
+	must(l.t, err)
+	config.OS, config.Architecture, config.Config.Labels, config.Config.Env = "linux", "amd64", map[string]string{"of": ref}, []string{"A=b"}
+	img, err = mutate.ConfigFile(img, config)
+	must(l.t, err)
+	tag, err := name.NewTag(ref, name.WithDefaultRegistry(""))
+	must(l.t, err)
+	var archive bytes.Buffer
+	must(l.t, tarball.Write(tag, img, &archive))
+	res, err := l.ImageLoad(l.t.Context(), &archive)
+	must(l.t, err)
+	said, err := io.ReadAll(res)
+	must(l.t, err)
+	if !strings.Contains(string(said), "Loaded image: "+ref) {
+		l.t.Fatalf("loading %s: %s", ref, said)
+	}
+	return img
+}
+
+// get asks for a path, and returns the document and the status.
+func (l *lab) get(method, path string, header ...string) (doc any, status int) {
+	l.t.Helper()
+	req, err := http.NewRequestWithContext(l.t.Context(), method, l.url+path, nil)
+	must(l.t, err)
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	must(l.t, err)
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	must(l.t, err)
+	if len(bytes.TrimSpace(data)) > 0 && strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
+		if err := json.Unmarshal(data, &doc); err != nil {
+			l.t.Fatalf("%s %s: %v in %s", method, path, err, data)
+		}
+	}
+	return doc, resp.StatusCode
+}
+
+// definitions are those of the API's own description.
+func definitions(t *testing.T) map[string]struct{ Properties map[string]any } {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/moby/moby/api").Output()
+	must(t, err)
+	data, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "swagger.yaml"))
+	must(t, err)
+	var doc struct {
+		Definitions map[string]struct{ Properties map[string]any }
+	}
+	must(t, yaml.Unmarshal(data, &doc))
+	return doc.Definitions
+}
+
+// TestFields: each answer has all fields that the API's description has for it, but for those that a daemon leaves out.
+func TestFields(t *testing.T) {
+	l := newLab(t)
+	l.load("app:v1")
+	all := definitions(t)
+	first := func(doc any) any { return doc.([]any)[0] }
+	for path, c := range map[string]struct {
+		definition string
+		of         func(any) any
+		without    []string // left out when empty, or of Windows, swarms and plugins
+	}{
+		"/v1.52/images/json?manifests=1": {"ImageSummary", first, nil},
+		"/v1.52/images/app:v1/json":      {"ImageInspect", nil, []string{"Author", "Comment", "Parent", "DockerVersion", "Variant", "OsVersion", "Manifests", "Identity"}},
+		"/v1.52/info": {"SystemInfo", nil, []string{"SystemStatus", "ProductLicense", "DefaultAddressPools", "FirewallBackend", "DiscoveredDevices", "NRI", "Containerd", "CpuCfsPeriod", "CpuCfsQuota",
+			"KernelMemoryTCP", "BridgeNfIptables", "BridgeNfIp6tables", "ClusterStore", "ClusterAdvertise"}},
+		"/v1.52/version":               {"SystemVersion", nil, []string{"GitCommit", "BuildTime", "Experimental"}},
+		"/v1.52/images/app:v1/history": {"", first, nil},
+		"/v1.52/images/nosuch/json":    {"ErrorResponse", nil, nil},
+	} {
+		doc, _ := l.get(http.MethodGet, path)
+		if c.of != nil {
+			doc = c.of(doc)
+		}
+		want := all[c.definition].Properties
+		if c.definition == "" {
+			want = map[string]any{"Id": 1, "Created": 1, "CreatedBy": 1, "Tags": 1, "Size": 1, "Comment": 1}
+		}
+		if len(want) == 0 {
+			t.Errorf("there is no definition of %s", c.definition)
+		}
+		got, _ := doc.(map[string]any)
+		for field := range want {
+			if _, ok := got[field]; !ok && !slices.Contains(c.without, field) {
+				t.Errorf("%s has no %s", path, field)
+			}
+		}
+		for field := range got {
+			if _, ok := want[field]; !ok {
+				t.Errorf("%s has %s, which %s has not", path, field, c.definition)
+			}
+		}
+	}
+}
+
+// TestVersions: old clients get what they know.
+func TestVersions(t *testing.T) {
+	l := newLab(t)
+	l.load("app:v1")
+	for _, c := range []struct {
+		path, field string
+		list, there bool
+	}{
+		{"/v1.43/images/json", "VirtualSize", true, true},
+		{"/v1.44/images/json", "VirtualSize", true, false},
+		{"/v1.47/images/json", "Descriptor", true, false},
+		{"/v1.48/images/json", "Descriptor", true, true},
+		{"/v1.43/images/app:v1/json", "VirtualSize", false, true},
+		{"/v1.51/images/app:v1/json", "Parent", false, true},
+		{"/v1.52/images/app:v1/json", "Parent", false, false},
+	} {
+		doc, status := l.get(http.MethodGet, c.path)
+		if c.list {
+			doc = doc.([]any)[0]
+		}
+		if _, ok := doc.(map[string]any)[c.field]; status != http.StatusOK || ok != c.there {
+			t.Errorf("%s: status %d, %s is there: %t", c.path, status, c.field, ok)
+		}
+	}
+	config := func(version string) map[string]any {
+		doc, _ := l.get(http.MethodGet, "/v"+version+"/images/app:v1/json")
+		return doc.(map[string]any)["Config"].(map[string]any)
+	}
+	for version, fields := range map[string][]string{"1.49": {"Hostname", "Tty", "Volumes"}, "1.51": {"Volumes", "OnBuild"}} {
+		for _, f := range fields {
+			if _, ok := config(version)[f]; !ok {
+				t.Errorf("the config of %s has no %s", version, f)
+			}
+		}
+	}
+	if _, ok := config("1.52")["Volumes"]; ok {
+		t.Error("the config of 1.52 has Volumes, which are not set")
+	}
+	for path, want := range map[string]string{"/v1.23/info": "client version 1.23 is too old", "/v1.53/info": "client version 1.53 is too new", "/v1.52/nosuch": "page not found",
+		"/containers/json": "no containers", "/swarm": "not a swarm manager", "/v9999999.1/info": "page not found"} {
+		doc, status := l.get(http.MethodGet, path)
+		if message := fmt.Sprint(doc); status < 400 || !strings.Contains(message, want) {
+			t.Errorf("%s: %d, %s", path, status, message)
+		}
+	}
+}
+
+// TestImages is what a client does with images.
+func TestImages(t *testing.T) {
+	l := newLab(t)
+	ctx := t.Context()
+	ping, err := l.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true})
+	must(t, err)
+	if ping.APIVersion != MaxVersion || ping.BuilderVersion != "2" || ping.OSType != "linux" {
+		t.Errorf("ping: %+v", ping)
+	}
+	img := l.load("app:v1")
+	id, err := img.ConfigName()
+	must(t, err)
+	_, err = l.ImageTag(ctx, client.ImageTagOptions{Source: "app:v1", Target: "other:v2"})
+	must(t, err)
+	list, err := l.ImageList(ctx, client.ImageListOptions{Filters: client.Filters{}.Add("reference", "other")})
+	must(t, err)
+	if len(list.Items) != 1 || list.Items[0].ID != id.String() || !slices.Equal(list.Items[0].RepoTags, []string{"other:v2"}) {
+		t.Errorf("the list: %+v", list.Items)
+	}
+	saved, err := l.ImageSave(ctx, []string{"app:v1"})
+	must(t, err)
+	archive, err := io.ReadAll(saved)
+	must(t, err)
+	again, err := tarball.Image(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive)), nil }, nil)
+	must(t, err)
+	if got, err := again.ConfigName(); got != id || err != nil {
+		t.Errorf("saved: %s, %v, want %s", got, err, id)
+	}
+	gone, err := l.ImageRemove(ctx, "other:v2", client.ImageRemoveOptions{})
+	must(t, err)
+	if len(gone.Items) != 1 || gone.Items[0].Untagged != "other:v2" {
+		t.Errorf("what went: %+v", gone.Items)
+	}
+	if gone, err = l.ImageRemove(ctx, "app:v1", client.ImageRemoveOptions{}); err != nil || len(gone.Items) != 2 || gone.Items[1].Deleted != id.String() {
+		t.Errorf("what went: %+v, %v", gone.Items, err)
+	}
+	if _, err := l.ImageInspect(ctx, "app:v1"); err == nil || !strings.Contains(err.Error(), "No such image: app:v1") {
+		t.Errorf("of an image that is gone: %v", err)
+	}
+	for _, bad := range []string{"/images/json?filters={", `/images/json?filters={"x":["y"]}`, "/images/app/json?platform=x", "/events?since=x", "/images/create?fromImage=x&platform=a/b/c/d",
+		"/build?remote=/etc/passwd", "/build?remote=../x", "/build?remote=file:///etc", "/build?buildargs=1", "/build?t=a&squash=1", "/images/x/tag?repo=UPPER", "/images/get"} {
+		method := http.MethodPost
+		if strings.HasPrefix(bad, "/images/json") || strings.HasPrefix(bad, "/images/app/") || strings.HasPrefix(bad, "/events") || bad == "/images/get" {
+			method = http.MethodGet
+		}
+		if doc, status := l.get(method, bad); status != http.StatusBadRequest {
+			t.Errorf("%s %s: %d, %v", method, bad, status, doc)
+		}
+	}
+}
+
+// TestPages: what a page in a browser sends is not answered, whatever it asks for.
+func TestPages(t *testing.T) {
+	l := newLab(t)
+	for _, header := range [][]string{{"Origin", "http://example.com"}, {"Origin", "null"}, {"Sec-Fetch-Site", "same-origin"}} {
+		for _, path := range []string{"/info", "/_ping", "/v1.52/images/json"} {
+			if _, status := l.get(http.MethodGet, path, header...); status != http.StatusForbidden {
+				t.Errorf("%s with %v: %d", path, header, status)
+			}
+		}
+		if _, status := l.get(http.MethodPost, "/build", header...); status != http.StatusForbidden {
+			t.Errorf("a build with %v: %d", header, status)
+		}
+	}
+}
+
+// TestEvents: who follows is told of what happens, and of what happened before if he asks for it.
+func TestEvents(t *testing.T) {
+	l := newLab(t)
+	next := l.Events(t.Context(), client.EventsListOptions{Filters: client.Filters{}.Add("type", "image").Add("event", "load", "tag")})
+	for { // it follows when it is there
+		l.server.events.mu.Lock()
+		n := len(l.server.events.followers)
+		l.server.events.mu.Unlock()
+		if n > 0 {
+			break
+		}
+	}
+	l.load("app:v1")
+	_, err := l.ImageTag(t.Context(), client.ImageTagOptions{Source: "app:v1", Target: "other:v2"})
+	must(t, err)
+	for _, want := range []events.Action{events.ActionLoad, events.ActionTag} {
+		select {
+		case m := <-next.Messages:
+			if m.Action != want || m.Type != events.ImageEventType || m.Actor.Attributes["name"] == "" {
+				t.Errorf("got %+v, want %s", m, want)
+			}
+		case err := <-next.Err:
+			t.Fatal(err)
+		}
+	}
+	doc, _ := l.get(http.MethodGet, "/v1.51/events?since=0&until=1")
+	if doc != nil {
+		t.Errorf("of long ago: %v", doc)
+	}
+}
+
+// TestRegistries: pulls and pushes have the credentials of the request, which are sent to nobody but the registry that they are for.
+func TestRegistries(t *testing.T) {
+	l := newLab(t)
+	reg := registrytest.Start(t)
+	reg.Use(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if user, password, _ := r.BasicAuth(); user != "me" || password != "hunter2" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	host := reg.Host
+	l.load(host + "/team/app:v1")
+	push := func(auth string) string {
+		res, err := l.ImagePush(t.Context(), host+"/team/app:v1", client.ImagePushOptions{RegistryAuth: auth})
+		if err != nil {
+			return err.Error()
+		}
+		said, err := io.ReadAll(res)
+		must(t, err)
+		return string(said)
+	}
+	good := encode(t, registry.AuthConfig{Username: "me", Password: "hunter2"})
+	if said := push(encode(t, registry.AuthConfig{Username: "me", Password: "no"})); !strings.Contains(said, `"errorDetail"`) || !strings.Contains(said, `"error"`) {
+		t.Errorf("with a wrong password: %s", said)
+	}
+	if said := push(good); strings.Contains(said, "error") || !strings.Contains(said, `"aux":{"Tag":"v1","Digest":"sha256:`) {
+		t.Errorf("the push: %s", said)
+	}
+	for _, c := range []struct{ auth, want string }{{good, "Status: Image is up to date"}, {"", "errorDetail|401|denied|unauthorized"}} {
+		doc := ""
+		res, err := l.ImagePull(t.Context(), host+"/team/app:v1", client.ImagePullOptions{RegistryAuth: c.auth})
+		if err != nil {
+			doc = err.Error()
+		} else {
+			data, err := io.ReadAll(res)
+			must(t, err)
+			doc = string(data)
+		}
+		if !slices.ContainsFunc(strings.Split(c.want, "|"), func(w string) bool { return strings.Contains(doc, w) }) {
+			t.Errorf("pulling: %s, want %s", doc, c.want)
+		}
+	}
+	c := newCredentials(map[string]registry.AuthConfig{"https://index.docker.io/v1/": {Username: "hub", Password: "p"}, "a.example.com:5000": {IdentityToken: "t"}})
+	for host, want := range map[string]string{"docker.io": "hub p", "registry-1.docker.io": "hub p", "a.example.com:5000": " t", "a.example.com": " ", "mirror.example.com": " ", "evil.docker.io": " "} {
+		user, secret, err := c.Lookup(t.Context(), host)
+		if got := user + " " + secret; err != nil || got != want {
+			t.Errorf("for %s: %q, %v", host, got, err)
+		}
+	}
+}
+
+func encode(t *testing.T, auth registry.AuthConfig) string {
+	t.Helper()
+	data, err := json.Marshal(auth)
+	must(t, err)
+	return base64.URLEncoding.EncodeToString(data)
+}
