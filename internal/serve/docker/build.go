@@ -94,9 +94,6 @@ type parameters struct {
 
 // buildParameters reads them. Values that a client may leave empty, as "null" and "[]", are.
 func (r *request) buildParameters() (p *parameters, err error) {
-	if err := r.ParseForm(); err != nil {
-		return nil, invalidf("%v", err)
-	}
 	p = &parameters{
 		remote: r.FormValue("remote"), target: r.FormValue("target"), network: r.FormValue("networkmode"), noCache: r.flag("nocache"), pull: r.flag("pull"),
 		hosts: r.Form["extrahosts"], session: r.FormValue("session"), attrs: map[string]string{},

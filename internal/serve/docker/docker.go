@@ -15,6 +15,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/moby/buildkit/session"
@@ -80,6 +81,7 @@ func (s *Server) Close() { s.events.close() }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req := &request{w: w, Request: r, s: s, version: MaxVersion, path: r.URL.Path}
 	defer req.end()
+	r.Form, r.PostForm = r.URL.Query(), url.Values{} // a body is never parameters, whatever its type is said to be
 	h := w.Header()
 	h.Set("Api-Version", MaxVersion)
 	h.Set("Docker-Experimental", "false")

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -387,4 +388,30 @@ func encode(t *testing.T, auth registry.AuthConfig) string {
 	data, err := json.Marshal(auth)
 	must(t, err)
 	return base64.URLEncoding.EncodeToString(data)
+}
+
+// TestParameters: a Dockerfile is one in the context, whatever a client calls it, and what is empty in any of the forms of clients is empty.
+func TestParameters(t *testing.T) {
+	read := func(query string) (*parameters, error) {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/build?"+query, nil)
+		must(t, err)
+		r.Form, r.PostForm = r.URL.Query(), url.Values{}
+		return (&request{Request: r}).buildParameters()
+	}
+	for given, want := range map[string]string{"/etc/passwd": "etc/passwd", "../../etc/passwd": "etc/passwd", "http://x/y": "http:/x/y", "a/../b": "b", "": ""} {
+		p, err := read("dockerfile=" + given)
+		if err != nil || p.dockerfile != want {
+			t.Errorf("%s: %+v, %v, want %s", given, p, err, want)
+		}
+	}
+	p, err := read(`t=&buildargs=null&labels={}&cachefrom=[]&ulimits=null&remote=&shmsize=0&networkmode=bridge`)
+	if err != nil || p.tags != nil || p.remote != "" || len(p.args)+len(p.cacheFrom)+len(p.attrs) > 0 || p.network != "default" {
+		t.Errorf("nothing: %+v, %v", p, err)
+	}
+	p, err = read(`t=a&t=b&buildargs={"A":"1","B":null}&cachefrom=["x"]&ulimits=[{"Name":"nofile","Soft":1,"Hard":2}]&shmsize=67108864&target=t&nocache=1&pull=true&extrahosts=h:1.2.3.4&platform=linux/arm64`)
+	must(t, err)
+	if !slices.Equal(p.tags, []string{"a", "b"}) || len(p.args) != 1 || p.args["A"] != "1" || p.cacheFrom[0].Attrs["ref"] != "x" || p.attrs["ulimit"] != "nofile=1:2" || p.attrs["shm-size"] != "67108864" ||
+		!p.noCache || !p.pull || p.target != "t" || p.hosts[0] != "h:1.2.3.4" || p.platforms[0] != "linux/arm64" {
+		t.Errorf("got %+v", p)
+	}
 }

@@ -142,9 +142,6 @@ func (r *request) args(known ...string) (view.Args, error) {
 
 // platforms are those that a parameter names, each as JSON.
 func (r *request) platforms(name string) (all []ocispec.Platform, err error) {
-	if err := r.ParseForm(); err != nil {
-		return nil, invalidf("%v", err)
-	}
 	for _, text := range r.Form[name] {
 		var p ocispec.Platform
 		if text == "" {

@@ -33,9 +33,6 @@ type legacyUsage struct {
 
 // diskUsage answers GET /system/df.
 func (s *Server) diskUsage(ctx context.Context, r *request) error {
-	if err := r.ParseForm(); err != nil {
-		return invalidf("%v", err)
-	}
 	types := r.Form["type"]
 	for _, t := range types {
 		if !slices.Contains([]string{"container", "image", "volume", "build-cache"}, t) {
