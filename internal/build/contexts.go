@@ -87,7 +87,7 @@ func (r *Request) prepare(ctx context.Context, s *store.Store, others []string) 
 		return nil, errors.New(`please specify build context (e.g. "." for the current directory)`)
 	case r.Context == "-":
 		err = in.stdin(r, stdin(), s)
-	case statErr == nil && fi.IsDir():
+	case !r.Remote && statErr == nil && fi.IsDir():
 		in.dirs[contextName] = r.Context
 		in.dockerfile(r.Dockerfile, r.Context)
 	case isRemote(r.Context):
@@ -270,11 +270,17 @@ func (in *inputs) upload(s *store.Store, r io.Reader) error {
 	return nil
 }
 
+// maxDockerfile is how long a Dockerfile may be that comes as a stream, in bytes.
+const maxDockerfile = 16 << 20
+
 // ownDockerfile keeps a Dockerfile that comes with no directory of its own.
 func (in *inputs) ownDockerfile(s *store.Store, r io.Reader) error {
-	data, err := io.ReadAll(r)
+	data, err := io.ReadAll(io.LimitReader(r, maxDockerfile+1))
 	if err != nil {
 		return fmt.Errorf("reading Dockerfile from standard input: %w", err)
+	}
+	if len(data) > maxDockerfile {
+		return fmt.Errorf("reading Dockerfile from standard input: it has more than %d bytes, and is no archive", maxDockerfile)
 	}
 	in.file = "stdin"
 	return in.saveDockerfile(s, data)

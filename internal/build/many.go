@@ -156,8 +156,13 @@ func (b *building) prepare(ctx context.Context, names []string) (err error) {
 	}
 	b.req.watchStreams()
 	b.images = b.opt.Images
-	if c := b.req.Client; c != nil {
+	switch c := b.req.Client; {
+	case c != nil && c.Engine():
+		b.images = b.images.With(c.Registries())
+	case c != nil:
 		b.images = b.images.As(c.Account(), c.Registries())
+	case b.req.Registries != nil:
+		b.images = b.images.With(b.req.Registries)
 	}
 	imports := b.job.imports
 	if b.req.Call != "" { // it loads none

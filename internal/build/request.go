@@ -20,6 +20,7 @@ import (
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/client"
 	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/secrets"
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -48,6 +49,10 @@ type Request struct {
 	// Context is the build context: a directory, the URL of a git repository, of an archive or of a
 	// Dockerfile, or "-" for an archive or a Dockerfile from Stdin.
 	Context string
+	// Remote: Context is a URL, and never a directory that is called so.
+	Remote bool
+	// Registries are what registries know who builds by, in place of what this machine has; nil: that. A client has its own.
+	Registries registry.Credentials
 	// Dockerfile is the path of the Dockerfile, "-" for Stdin, or its URL; "" is "Dockerfile" in the
 	// context. A path is one on the host when the context is a directory, and when it is absolute; in
 	// any other context it is one in the context.

@@ -67,7 +67,7 @@ func (a *app) pruneImages(ctx context.Context, s *store.Store, args view.Args, a
 	case len(filter.Dangling) == 0 && !all:
 		filter.Dangling = []bool{true}
 	}
-	gone, freed, err := view.PruneImages(ctx, s, filter)
+	gone, freed, err := view.PruneImages(ctx, s, filter, s.Collect)
 	if err != nil || len(gone) == 0 {
 		return freed, err
 	}
@@ -76,7 +76,7 @@ func (a *app) pruneImages(ctx context.Context, s *store.Store, args view.Args, a
 		if r.Untagged != "" {
 			fmt.Fprintln(a.stdout, "untagged:", r.Untagged)
 		} else {
-			fmt.Fprintln(a.stdout, "deleted:", r.Deleted)
+			fmt.Fprintln(a.stdout, "deleted:", r.ID)
 		}
 	}
 	_, err = fmt.Fprintln(a.stdout)

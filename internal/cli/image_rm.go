@@ -66,7 +66,7 @@ func (a *app) removeImage(ctx context.Context, s *store.Store, arg string, force
 			continue
 		}
 		deleted = true
-		_, err = fmt.Fprintf(a.stdout, "Deleted: %s\n", r.Deleted)
+		_, err = fmt.Fprintf(a.stdout, "Deleted: %s\n", r.ID)
 	}
 	return deleted, err
 }

@@ -155,18 +155,9 @@ func (a *app) Builder(dumpKey func(vertex string, lines []string)) (*build.Build
 
 // builderOn makes what builds with a store.
 func (a *app) builderOn(s *store.Store, dumpKey func(vertex string, lines []string)) *build.Builder {
-	return build.New(a.buildOptions(s, a.registry(), dumpKey))
-}
-
-// builderAs makes what builds with a store for somebody else, whose registries are reached by a client of his.
-func (a *app) builderAs(s *store.Store, reg *registry.Client) *build.Builder {
-	return build.New(a.buildOptions(s, reg, nil))
-}
-
-func (a *app) buildOptions(s *store.Store, reg *registry.Client, dumpKey func(vertex string, lines []string)) build.Options {
-	return build.Options{
-		Store: s, Images: imagesource.New(s, reg), Runner: a.runnerOn(s), DumpKey: dumpKey, Fidelity: a.fidelity(), Registry: reg, Serve: bridge.Serve, Unrecorded: a.unrecorded(),
-	}
+	return build.New(build.Options{
+		Store: s, Images: imagesource.New(s, a.registry()), Runner: a.runnerOn(s), DumpKey: dumpKey, Fidelity: a.fidelity(), Registry: a.registry(), Serve: bridge.Serve, Unrecorded: a.unrecorded(),
+	})
 }
 
 // containers makes what manages containers, without what runs them.

@@ -171,8 +171,8 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	notifier := serve.NewNotifier()
 	drain := a.drain(ctx, notifier)
 	conns := serve.NewConnections()
-	engine := a.dockerAPI(keeper, c, sessions, worker, conns)
-	err = serve.Serve(ctx, drain, listeners, serve.Options{Control: c, Register: builds.Register, Idle: o.idle, Warn: a.warn, HTTP: engine, HTTPListeners: web, Connections: conns, Ready: func() {
+	engine := a.dockerAPI(keeper, c, worker, conns)
+	err = serve.Serve(ctx, drain, listeners, serve.Options{Control: c, Register: builds.Register, Idle: o.idle, Warn: a.warn, HTTP: engine, HTTPEnds: engine.Close, HTTPListeners: web, Connections: conns, Ready: func() {
 		for _, l := range append(listeners, web...) {
 			fmt.Fprintf(a.stderr, "running server on %s\n", l.Addr())
 		}

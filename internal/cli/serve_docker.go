@@ -6,11 +6,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/moby/buildkit/session"
-
-	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/isolation"
-	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/serve"
 	"github.com/slipway-build/slipway/internal/serve/control"
 	"github.com/slipway-build/slipway/internal/serve/docker"
@@ -19,7 +15,7 @@ import (
 )
 
 // dockerAPI answers the clients of Docker from what those of BuildKit are served from.
-func (a *app) dockerAPI(keeper *serve.Keeper, c *control.Server, sessions *session.Manager, worker func(*store.Store) (*view.Worker, error), conns *serve.Connections) *docker.Server {
+func (a *app) dockerAPI(keeper *serve.Keeper, c *control.Server, worker func(*store.Store) (*view.Worker, error), conns *serve.Connections) *docker.Server {
 	return docker.New(docker.Options{
 		Acquire: func() (*docker.Backend, func(), error) {
 			b, release, err := keeper.Acquire()
@@ -27,9 +23,9 @@ func (a *app) dockerAPI(keeper *serve.Keeper, c *control.Server, sessions *sessi
 				return nil, nil, err
 			}
 			solver := b.Builder.(*serve.Builder)
-			return &docker.Backend{Store: b.Store, Solver: solver, Base: solver.Base, Builder: func(reg *registry.Client) *build.Builder { return a.builderAs(b.Store, reg) }}, release, nil
+			return &docker.Backend{Store: b.Store, Build: solver.Build, Base: solver.Base, Solver: solver}, release, nil
 		},
-		Renew: c.Renew, Sessions: sessions, Session: c.ServeSession, GRPC: conns.Serve, Worker: worker, Registry: a.registry(), System: a.dockerSystem(), Warn: a.warn,
+		Control: c, GRPC: conns.Serve, Worker: worker, Registry: a.registry(), System: a.dockerSystem(), Warn: a.warn,
 	})
 }
 

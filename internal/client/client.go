@@ -52,11 +52,16 @@ type Options struct {
 	// have sent is given to no other one's.
 	Owner string
 	Store *store.Store
+	// Engine: all images of the store are the client's to build on, by their names there, as those of a Docker engine are.
+	Engine bool
 	// Kept has what clients sent to earlier builds of this process, and of others.
 	Kept *Kept
 	// Wait is how long a session is waited for that is not there yet, and the end of a transfer; 0 is the usual time.
 	Wait time.Duration
 }
+
+// Engine reports whether all images of the store are the client's to build on.
+func (c *Client) Engine() bool { return c.opt.Engine }
 
 // Client is the client of one build. It is safe for concurrent use.
 type Client struct {

@@ -42,7 +42,7 @@ func (b *Builder) Solve(ctx context.Context, s control.Solve, sink progress.Sink
 	if err != nil {
 		return nil, err
 	}
-	opt := client.Options{Sessions: b.Sessions, Owner: owner, Store: b.Store, Kept: b.Kept}
+	opt := client.Options{Sessions: b.Sessions, Owner: owner, Store: b.Store, Engine: s.Engine, Kept: b.Kept}
 	if s.Session != "" {
 		opt.IDs = []string{s.Session}
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -48,7 +49,6 @@ func Listen(addrs []string, opt ListenOptions) (all []net.Listener, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var passed []*os.File
 	for _, addr := range addrs {
 		proto, where, ok := strings.Cut(addr, "://")
 		var l net.Listener
@@ -65,11 +65,8 @@ func Listen(addrs []string, opt ListenOptions) (all []net.Listener, err error) {
 				l = tls.NewListener(l, config)
 			}
 		case proto == "fd":
-			if passed == nil {
-				passed = activation.Files(true)
-			}
 			var more []net.Listener
-			more, err = opt.passed(passed, where, config)
+			more, err = opt.passed(passed(), where, config)
 			all = append(all, more...)
 		default:
 			return all, fmt.Errorf("addr %s not supported: want unix://, tcp:// or fd://", addr)
@@ -83,6 +80,9 @@ func Listen(addrs []string, opt ListenOptions) (all []net.Listener, err error) {
 	}
 	return all, nil
 }
+
+// passed are the sockets that systemd has opened for this process, which tells of them once.
+var passed = sync.OnceValue(func() []*os.File { return activation.Files(true) })
 
 // guarded refuses a network on which clients need not prove who they are.
 func (o *ListenOptions) guarded(addr string, config *tls.Config) error {

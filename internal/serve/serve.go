@@ -37,7 +37,9 @@ type Options struct {
 	// Ready is called when the server answers; it may be nil.
 	Ready func()
 	// HTTP answers requests that come at HTTPListeners, which are closed; beside it BuildKit's API is served there. It may be nil.
-	HTTP          http.Handler
+	HTTP http.Handler
+	// HTTPEnds is called when HTTP is to answer to its end what it would answer for ever; it may be nil.
+	HTTPEnds      func()
 	HTTPListeners []net.Listener
 	// Connections are those on which BuildKit's API is to be served as if they had come at a listener; it may be nil.
 	Connections *Connections
@@ -80,7 +82,7 @@ func Serve(ctx context.Context, drain <-chan struct{}, listeners []net.Listener,
 	if opt.Connections != nil {
 		listeners = append(listeners, opt.Connections)
 	}
-	web := webServer(srv, act, opt)
+	web := newWeb(srv, act, opt)
 	failed := make(chan error, len(listeners)+len(opt.HTTPListeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }()
@@ -107,7 +109,7 @@ func Serve(ctx context.Context, drain <-chan struct{}, listeners []net.Listener,
 		err = errors.Join(err, opt.Control.Wait(late))
 	}
 	opt.Control.Close()
-	err = errors.Join(err, stopWeb(ctx, web))
+	err = errors.Join(err, web.stop(ctx))
 	stop(srv)
 	return err
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/slipway-build/slipway/internal/serve/docker"
 )
 
-// web starts a server whose socket of Docker's API is returned, as an address.
-func web(t *testing.T, b func(*server) builder) (s *server, addr string) {
+// startWeb starts a server whose socket of Docker's API is returned, as an address.
+func startWeb(t *testing.T, b func(*server) builder) (s *server, addr string) {
 	t.Helper()
 	addr = "unix://" + filepath.Join(t.TempDir(), "d")
 	var c *control.Options
@@ -37,10 +37,7 @@ func web(t *testing.T, b func(*server) builder) (s *server, addr string) {
 				panic("a bug")
 			}
 			docker.New(docker.Options{
-				GRPC: opt.Connections.Serve,
-				Session: func(ctx context.Context, conn net.Conn, h map[string][]string) error {
-					return opt.Control.ServeSession(ctx, conn, h)
-				},
+				GRPC: opt.Connections.Serve, Control: opt.Control,
 				Acquire: func() (*docker.Backend, func(), error) { return nil, nil, errors.New("there is none") },
 				Warn:    c.Warn,
 			}).ServeHTTP(w, r)
@@ -53,7 +50,7 @@ func web(t *testing.T, b func(*server) builder) (s *server, addr string) {
 func TestDockerDriver(t *testing.T) {
 	dir := t.TempDir()
 	var seen []string
-	s, addr := web(t, func(s *server) builder {
+	s, addr := startWeb(t, func(s *server) builder {
 		return func(ctx context.Context, solve control.Solve, _ progress.Sink) (*control.Result, error) {
 			caller, err := s.sessions.Get(ctx, solve.Session, false)
 			if err != nil {
@@ -61,6 +58,9 @@ func TestDockerDriver(t *testing.T) {
 			}
 			if caller.Supports(session.MethodURL("moby.filesync.v1.FileSync", "DiffCopy")) {
 				seen = append(seen, "the session has files")
+			}
+			if !solve.Engine {
+				return nil, errors.New("nobody says that it came by Docker's API")
 			}
 			return &control.Result{Response: map[string]string{"a": "b"}}, nil
 		}
@@ -108,7 +108,7 @@ func TestDockerDriver(t *testing.T) {
 
 // TestDockerRequests: what is no upgrade is refused, and a bug is at the end of its own request.
 func TestDockerRequests(t *testing.T) {
-	s, addr := web(t, func(*server) builder { return nil })
+	s, addr := startWeb(t, func(*server) builder { return nil })
 	h := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", strings.TrimPrefix(addr, "unix://"))
 	}}}

@@ -185,6 +185,12 @@ func (s *Store) Collect(ctx context.Context) (freed int64, err error) {
 	return s.collect(ctx, manner{})
 }
 
+// CollectBeside is [Store.Collect] by a process that works meanwhile: what it uses itself stays as what others use.
+func (s *Store) CollectBeside(ctx context.Context) (freed int64, err error) {
+	defer s.makeRoom()()
+	return s.collect(ctx, manner{working: true})
+}
+
 // manner is how something is collected or pruned.
 type manner struct {
 	by      time.Time // unless zero, files that are not deleted by then are left to the next one

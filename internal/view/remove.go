@@ -16,8 +16,9 @@ import (
 
 // Removed is something of an image that went: a name, or the image itself.
 type Removed struct {
-	Untagged string // the short form of the name
-	Deleted  digest.Digest
+	ID       digest.Digest // of the image
+	Untagged string        // the short form of the name
+	Deleted  bool
 }
 
 // removal is what removing an image means.
@@ -46,11 +47,11 @@ func RemoveImage(ctx context.Context, s *store.Store, nameOrID string, force boo
 	var gone []Removed
 	for _, name := range r.names {
 		if name != r.img.ID.String() {
-			gone = append(gone, Removed{Untagged: Familiar(name)})
+			gone = append(gone, Removed{ID: r.img.ID, Untagged: Familiar(name)})
 		}
 	}
 	if !r.keeps && !r.bare {
-		gone = append(gone, Removed{Deleted: r.img.ID})
+		gone = append(gone, Removed{ID: r.img.ID, Deleted: true})
 	}
 	return gone, nil
 }
@@ -132,9 +133,9 @@ func ImageUsers(ctx context.Context, s *store.Store) (map[digest.Digest][]string
 	return users, err
 }
 
-// PruneImages removes the names that a filter lets through, of images that no container uses, and gives their space back.
-// It returns what went, each image after the last of its names, and the bytes of the disk that are free now.
-func PruneImages(ctx context.Context, s *store.Store, f ImageFilter) (gone []Removed, freed int64, err error) {
+// PruneImages removes the names that a filter lets through, of images that no container uses, and gives their space back by
+// collect, [store.Store.Collect] or CollectBeside. It returns what went, each image after the last of its names, and the bytes of the disk that are free now.
+func PruneImages(ctx context.Context, s *store.Store, f ImageFilter, collect func(context.Context) (int64, error)) (gone []Removed, freed int64, err error) {
 	images, err := Images(ctx, s, f)
 	if err != nil {
 		return nil, 0, err
@@ -148,16 +149,16 @@ func PruneImages(ctx context.Context, s *store.Store, f ImageFilter) (gone []Rem
 	for i, img := range images {
 		names = append(names, img.Name)
 		if img.Tagged() {
-			gone = append(gone, Removed{Untagged: Familiar(img.Name)})
+			gone = append(gone, Removed{ID: img.ID, Untagged: Familiar(img.Name)})
 		}
 		if !slices.ContainsFunc(images[i+1:], func(o store.Image) bool { return o.ID == img.ID }) {
-			gone = append(gone, Removed{Deleted: img.ID})
+			gone = append(gone, Removed{ID: img.ID, Deleted: true})
 		}
 	}
 	if err := s.PruneImages(ctx, names...); err != nil {
 		return nil, 0, err
 	}
-	if freed, err = s.Collect(ctx); err != nil {
+	if freed, err = collect(ctx); err != nil {
 		return nil, 0, err
 	}
 	return gone, freed, nil

@@ -20,7 +20,7 @@ func words(gone []Removed, images ...store.Image) string {
 			all = append(all, r.Untagged)
 		}
 		for i, img := range images {
-			if r.Deleted == img.ID {
+			if r.Deleted && r.ID == img.ID {
 				all = append(all, string(rune('A'+i)))
 			}
 		}
@@ -67,7 +67,7 @@ func TestPruneImages(t *testing.T) {
 	l.container("box", b, 0, container.Config{}, container.State{})
 	prune := func(f ImageFilter, gone, left string) (freed int64) {
 		t.Helper()
-		got, freed, err := PruneImages(t.Context(), l.s, f)
+		got, freed, err := PruneImages(t.Context(), l.s, f, l.s.Collect)
 		must(t, err)
 		want(t, "gone", words(got, a, b, c), gone)
 		want(t, "left", l.filtered(), left)
@@ -80,7 +80,7 @@ func TestPruneImages(t *testing.T) {
 	}
 	must(t, l.s.RemoveContainer(t.Context(), l.only()))
 	prune(ImageFilter{}, "b:1 b:2 B", "")
-	if _, _, err := PruneImages(t.Context(), l.s, ImageFilter{Before: []string{"nosuch"}}); !errors.Is(err, store.ErrNotFound) {
+	if _, _, err := PruneImages(t.Context(), l.s, ImageFilter{Before: []string{"nosuch"}}, l.s.Collect); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("before an unknown image: %v", err)
 	}
 }

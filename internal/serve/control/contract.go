@@ -28,6 +28,7 @@ type Builder interface {
 type Solve struct {
 	Ref     string // how the client calls the build: unique among those that run
 	Session string // the ID of the client's session; "" is none
+	Engine  bool   // it came by Docker's API: see [Engine]
 
 	// One of the three says what is evaluated: what somebody makes of a gateway, a definition, or a frontend ("dockerfile.v0" or
 	// "gateway.v0").

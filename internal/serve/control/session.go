@@ -67,16 +67,24 @@ func (s *Server) Session(stream controlapi.Control_SessionServer) error {
 	return s.serveSession(stream.Context(), ids[0], raw, opts)
 }
 
-// ServeSession is Session for a connection of its own, with the headers that came before.
-func (s *Server) ServeSession(ctx context.Context, conn net.Conn, header map[string][]string) error {
+// OpenSession takes the ID of a session that is to be served on a connection of its own, by the headers that came before; serve serves it until it, or the
+// connection, ends.
+func (s *Server) OpenSession(header map[string][]string) (serve func(ctx context.Context, conn net.Conn) error, err error) {
 	ids := http.Header(header).Values(sessionID)
 	if len(ids) != 1 {
-		return invalidf("a session has one ID, not %d", len(ids))
+		return nil, invalidf("a session has one ID, not %d", len(ids))
 	}
 	if err := s.sessions.open(ids[0]); err != nil {
-		return err
+		return nil, err
 	}
-	return s.serveSession(ctx, ids[0], conn, header)
+	return func(ctx context.Context, conn net.Conn) error { return s.serveSession(ctx, ids[0], conn, header) }, nil
+}
+
+// CloseSession gives the ID of a session back that was opened and is not served.
+func (s *Server) CloseSession(header map[string][]string) {
+	for _, id := range http.Header(header).Values(sessionID) {
+		s.sessions.close(id)
+	}
 }
 
 // serveSession serves a session whose ID was taken.

@@ -89,6 +89,7 @@ type work struct {
 func (w *work) solve(ctx context.Context, req *controlapi.SolveRequest) (res *Result, err error) {
 	solve, err := w.s.check(req)
 	if err == nil {
+		solve.Engine = byEngine(ctx)
 		err = w.evaluation(solve, req)
 	}
 	if err == nil {

@@ -2,7 +2,6 @@ package docker
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -10,18 +9,17 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/frontend/dockerui"
 	buildtypes "github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/events"
-	registrytypes "github.com/moby/moby/api/types/registry"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/cache"
-	"github.com/slipway-build/slipway/internal/registry"
+	"github.com/slipway-build/slipway/internal/progress"
 	"github.com/slipway-build/slipway/internal/serve/control"
 	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/view"
@@ -30,16 +28,11 @@ import (
 // build answers POST /build: of a context that is the body, or of a repository. With version=2, as old clients have it, it is a build of
 // BuildKit's, of directories of the client's session.
 func (s *Server) build(ctx context.Context, r *request) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	if id := r.FormValue("buildid"); id != "" {
-		defer s.cancels.add(id, cancel)()
-	}
 	p, err := r.buildParameters()
 	if err != nil {
 		return err
 	}
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
@@ -50,16 +43,18 @@ func (s *Server) build(ctx context.Context, r *request) error {
 	p.request(&req)
 	req.Defaults = req.Steps()
 	if req.Context = "-"; p.remote != "" {
-		req.Context = p.remote
+		req.Context, req.Remote = p.remote, true
 	}
-	req.Stdin = r.Body
-	reg, err := r.registries()
-	if err != nil {
-		return err
-	}
+	req.Stdin, req.Registries = r.Body, r.registries()
 	out := r.stream()
-	res, err := b.Builder(reg).Build(ctx, req, newWords(out, r.flag("q")))
+	var res *build.Result
+	err = s.opt.Control.Build(ctx, r.FormValue("buildid"), func(ctx context.Context, sink progress.Sink) (err error) {
+		res, err = b.Build.Build(ctx, req, sink)
+		return err
+	}, newWords(out, r.flag("q")).write)
 	if err != nil {
+		// Of a body that was not read to its end nothing is awaited any more. Without a deadline of its connection it is the client's affair.
+		_ = http.NewResponseController(r.w).SetReadDeadline(time.Now())
 		return out.end(err)
 	}
 	id := res.Config.String()
@@ -72,11 +67,18 @@ func (s *Server) build(ctx context.Context, r *request) error {
 		out.text("%s\n", id)
 		return nil
 	}
-	out.text("Successfully built %s\n", strings.TrimPrefix(id, "sha256:")[:12])
+	out.text("Successfully built %s\n", shortID(id))
 	for _, name := range res.Names {
 		out.text("Successfully tagged %s\n", view.Familiar(name))
+		s.events.image(events.ActionTag, id, view.Familiar(name))
 	}
 	return nil
+}
+
+// shortID is how Docker's messages name an ID.
+func shortID(id string) string {
+	_, hex, _ := strings.Cut(id, ":")
+	return hex[:min(12, len(hex))]
 }
 
 // parameters are what a build is asked for.
@@ -194,26 +196,9 @@ func (p *parameters) request(req *build.Request) {
 	req.Outputs = []build.Output{{Type: build.OutputImage, Attrs: map[string]string{}}}
 }
 
-// registries is the client of registries for a build: by the credentials of the request, which has some for each registry.
-func (r *request) registries() (*registry.Client, error) {
-	all := map[string]registrytypes.AuthConfig{}
-	if text := r.Header.Get("X-Registry-Config"); text != "" {
-		data, err := base64.URLEncoding.DecodeString(text)
-		if err == nil {
-			err = json.Unmarshal(data, &all)
-		}
-		if err != nil {
-			return nil, invalidf("invalid X-Registry-Config header: %v", err)
-		}
-	}
-	return r.s.opt.Registry.As(newCredentials(all)), nil
-}
-
 // words tells a build in the words of Docker's first builder.
 type words struct {
-	out *stream
-
-	mu   sync.Mutex
+	out  *stream                // nil: nothing is told
 	told map[digest.Digest]bool // steps
 }
 
@@ -225,13 +210,11 @@ func newWords(out *stream, quiet bool) *words {
 	return w
 }
 
-// Write implements [progress.Sink].
-func (w *words) Write(e *client.SolveStatus) {
+// write tells what a build tells.
+func (w *words) write(e *client.SolveStatus) {
 	if w.out == nil {
 		return
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	for _, v := range e.Vertexes {
 		words := stepWords(v.Name)
 		if v.Started != nil && words != "" && !w.told[v.Digest] {
@@ -290,9 +273,13 @@ func (s *Server) buildOfSession(ctx context.Context, r *request, b *Backend, p *
 	if len(p.tags) > 0 {
 		output.Attrs["name"] = strings.Join(p.tags, ",")
 	}
-	solve := control.Solve{Ref: r.FormValue("buildid"), Session: p.session, Frontend: "dockerfile.v0", Attrs: attrs, Outputs: []control.Output{output}, CacheFrom: p.cacheFrom, Internal: true}
+	solve := control.Solve{Ref: r.FormValue("buildid"), Session: p.session, Frontend: "dockerfile.v0", Attrs: attrs, Outputs: []control.Output{output}, CacheFrom: p.cacheFrom, Internal: true, Engine: true}
 	out := r.stream()
-	res, err := b.Solver.Solve(ctx, solve, traces{out})
+	var res *control.Result
+	err := s.opt.Control.Build(ctx, r.FormValue("buildid"), func(ctx context.Context, sink progress.Sink) (err error) {
+		res, err = b.Solver.Solve(ctx, solve, sink)
+		return err
+	}, traces{out}.write)
 	if err != nil {
 		return out.end(err)
 	}
@@ -316,32 +303,12 @@ func hostsAttr(hosts []string) string {
 // traces tells a build in BuildKit's messages.
 type traces struct{ out *stream }
 
-// Write implements [progress.Sink].
-func (t traces) Write(e *client.SolveStatus) {
+// write tells what a build tells.
+func (t traces) write(e *client.SolveStatus) {
 	for _, m := range e.Marshal() {
 		if data, err := m.MarshalVT(); err == nil {
 			t.out.aux(traceID, data)
 		}
-	}
-}
-
-// cancels are the builds that clients may end by the IDs that they gave them.
-type cancels struct {
-	mu  sync.Mutex
-	all map[string]context.CancelCauseFunc
-}
-
-func (c *cancels) add(id string, cancel context.CancelCauseFunc) (remove func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.all == nil {
-		c.all = map[string]context.CancelCauseFunc{}
-	}
-	c.all[id] = cancel
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.all, id)
 	}
 }
 
@@ -351,12 +318,7 @@ func (s *Server) cancelBuild(_ context.Context, r *request) error {
 	if id == "" {
 		return invalidf("build ID not provided")
 	}
-	s.cancels.mu.Lock()
-	cancel := s.cancels.all[id]
-	s.cancels.mu.Unlock()
-	if cancel != nil {
-		cancel(context.Canceled)
-	}
+	s.opt.Control.CancelBuild(id)
 	r.began = true
 	r.w.WriteHeader(http.StatusOK)
 	return nil
@@ -369,13 +331,16 @@ func (s *Server) pruneBuilds(ctx context.Context, r *request) error {
 		return err
 	}
 	policy := store.Policy{All: r.flag("all")}
-	for name, into := range map[string]*store.Space{"reserved-space": &policy.ReservedSpace, "keep-storage": &policy.ReservedSpace, "max-used-space": &policy.MaxUsedSpace, "min-free-space": &policy.MinFreeSpace} {
-		if text := r.FormValue(name); text != "" && text != "0" {
-			n, err := strconv.ParseInt(text, 10, 64)
-			if err != nil || n < 0 {
-				return invalidf("%s is in bytes and expects an integer, got %v", name, text)
-			}
-			*into = store.Space{Bytes: n}
+	if policy.ReservedSpace, err = r.space("keep-storage"); err != nil { // of before 1.48
+		return err
+	}
+	for name, into := range map[string]*store.Space{"reserved-space": &policy.ReservedSpace, "max-used-space": &policy.MaxUsedSpace, "min-free-space": &policy.MinFreeSpace} {
+		n, err := r.space(name)
+		if err != nil {
+			return err
+		}
+		if n != (store.Space{}) {
+			*into = n
 		}
 	}
 	filter, err := view.ParseCacheFilter(list)
@@ -383,14 +348,14 @@ func (s *Server) pruneBuilds(ctx context.Context, r *request) error {
 		return invalidf("%v", err)
 	}
 	policy.KeepDuration, policy.Filters = filter.Unused, filter.By
-	if err := s.opt.Renew(ctx); err != nil {
+	if err := s.opt.Control.Renew(ctx); err != nil {
 		return err
 	}
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
-	pruned, err := view.PruneCache(ctx, b.Store, policy, nil)
+	pruned, err := b.Store.PruneBeside(ctx, policy)
 	if err != nil {
 		return err
 	}
@@ -400,4 +365,16 @@ func (s *Server) pruneBuilds(ctx context.Context, r *request) error {
 	}
 	s.events.tell(events.BuilderEventType, events.ActionPrune, "", map[string]string{"reclaimed": fmt.Sprint(report.SpaceReclaimed)})
 	return r.answer(http.StatusOK, report)
+}
+
+// space is a parameter that is a number of bytes.
+func (r *request) space(name string) (sp store.Space, err error) {
+	text := r.FormValue(name)
+	if text == "" {
+		return sp, nil
+	}
+	if sp.Bytes, err = strconv.ParseInt(text, 10, 64); err != nil || sp.Bytes < 0 {
+		return sp, invalidf("%s is in bytes and expects an integer, got %v", name, text)
+	}
+	return sp, nil
 }

@@ -12,13 +12,10 @@
 package docker
 
 import (
-	"context"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
-
-	"github.com/moby/buildkit/session"
 
 	"github.com/slipway-build/slipway/internal/build"
 	"github.com/slipway-build/slipway/internal/registry"
@@ -36,22 +33,19 @@ const (
 // Backend is what requests are served from.
 type Backend struct {
 	Store *store.Store
-	// Builder makes what builds, with a client of registries. Solver carries out what clients of BuildKit ask for.
-	Builder func(*registry.Client) *build.Builder
-	Solver  control.Builder
+	Build *build.Builder
 	// Base is what holds for all builds: what protects and limits steps.
 	Base build.Request
+	// Solver carries out what clients of BuildKit ask for.
+	Solver control.Builder
 }
 
-// Options say how to serve. All fields are required, unless they say otherwise.
+// Options say how to serve. All fields are required.
 type Options struct {
 	// Acquire gives what a request is served from, which it holds until release is called.
 	Acquire func() (b *Backend, release func(), err error)
-	// Renew has those who come now be served from another one, and returns when nothing is used that was before, unless builds run.
-	Renew func(context.Context) error
-	// Sessions are the clients' sessions, and Session serves a connection of one, by the headers that came with it, until it ends.
-	Sessions *session.Manager
-	Session  func(ctx context.Context, conn net.Conn, header map[string][]string) error
+	// Control is BuildKit's API: it knows what runs, and has the sessions.
+	Control *control.Server
 	// GRPC serves BuildKit's API on a connection, and returns at once.
 	GRPC func(conn net.Conn)
 	// Worker is what builds.
@@ -66,9 +60,8 @@ type Options struct {
 
 // Server answers requests. It is safe for concurrent use.
 type Server struct {
-	opt     Options
-	events  *bus
-	cancels cancels
+	opt    Options
+	events *bus
 }
 
 // New makes a server.

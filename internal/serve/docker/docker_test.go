@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -25,9 +26,10 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/client"
+	"github.com/opencontainers/go-digest"
 	"sigs.k8s.io/yaml"
 
-	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/progress"
 	ownregistry "github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/registry/registrytest"
 	"github.com/slipway-build/slipway/internal/serve/control"
@@ -49,8 +51,13 @@ type lab struct {
 	server *Server
 	store  *store.Store
 	url    string
-	solver control.Builder
+	solve  func(ctx context.Context, s control.Solve, sink progress.Sink) (*control.Result, error)
 	warned []string
+}
+
+// Solve implements [control.Builder].
+func (l *lab) Solve(ctx context.Context, s control.Solve, sink progress.Sink) (*control.Result, error) {
+	return l.solve(ctx, s, sink)
 }
 
 func newLab(t *testing.T) *lab {
@@ -62,9 +69,11 @@ func newLab(t *testing.T) *lab {
 	l := &lab{t: t, store: s}
 	l.server = New(Options{
 		Acquire: func() (*Backend, func(), error) {
-			return &Backend{Store: s, Solver: l.solver, Builder: func(*ownregistry.Client) *build.Builder { return nil }}, func() {}, nil
+			return &Backend{Store: s, Solver: l}, func() {}, nil
 		},
-		Renew:    func(context.Context) error { return nil },
+		Control: control.New(control.Options{Acquire: func() (*control.Backend, func(), error) {
+			return &control.Backend{Store: s, Builder: l}, func() {}, nil
+		}}),
 		Worker:   func(st *store.Store) (*view.Worker, error) { return view.NewWorker(st, view.WorkerOptions{}) },
 		Registry: ownregistry.New(ownregistry.Options{}),
 		System:   System{Version: "1", Docker: "29.0.0", BuildKit: "v0.34.2", Kernel: "6", Machine: "x86_64", OS: "x", Cgroups: "2", Runtime: "slipway"},
@@ -272,6 +281,9 @@ func TestImages(t *testing.T) {
 	if _, err := l.ImageInspect(ctx, "app:v1"); err == nil || !strings.Contains(err.Error(), "No such image: app:v1") {
 		t.Errorf("of an image that is gone: %v", err)
 	}
+	if _, status := l.get(http.MethodGet, "/images/UPPER/json"); status != http.StatusBadRequest {
+		t.Errorf("a name that is none: %d", status)
+	}
 	for _, bad := range []string{"/images/json?filters={", `/images/json?filters={"x":["y"]}`, "/images/app/json?platform=x", "/events?since=x", "/images/create?fromImage=x&platform=a/b/c/d",
 		"/build?remote=/etc/passwd", "/build?remote=../x", "/build?remote=file:///etc", "/build?buildargs=1", "/build?t=a&squash=1", "/images/x/tag?repo=UPPER", "/images/get"} {
 		method := http.MethodPost
@@ -413,5 +425,61 @@ func TestParameters(t *testing.T) {
 	if !slices.Equal(p.tags, []string{"a", "b"}) || len(p.args) != 1 || p.args["A"] != "1" || p.cacheFrom[0].Attrs["ref"] != "x" || p.attrs["ulimit"] != "nofile=1:2" || p.attrs["shm-size"] != "67108864" ||
 		!p.noCache || !p.pull || p.target != "t" || p.hosts[0] != "h:1.2.3.4" || p.platforms[0] != "linux/arm64" {
 		t.Errorf("got %+v", p)
+	}
+}
+
+// TestBuildOfSession: a build of version 2 is told as BuildKit tells it, can be ended by its ID, and is none that a client who does not read holds up.
+func TestBuildOfSession(t *testing.T) {
+	l := newLab(t)
+	var got control.Solve
+	l.solve = func(_ context.Context, s control.Solve, sink progress.Sink) (*control.Result, error) {
+		got = s
+		st := progress.Start(sink, progress.Vertex{Digest: digest.FromString("x"), Name: "[1/2] RUN x"})
+		_, _ = st.Stdout().Write([]byte("hello\n"))
+		st.Done(nil)
+		return &control.Result{Response: map[string]string{"containerimage.config.digest": "sha256:abc"}}, nil
+	}
+	res, err := l.ImageBuild(t.Context(), nil, client.ImageBuildOptions{Version: "2", SessionID: "s", RemoteContext: "client-session", Tags: []string{"a", "b:1"}, Dockerfile: "/D", Target: "t",
+		BuildArgs: map[string]*string{"A": ptr("1")}, Labels: map[string]string{"l": "v"}, ExtraHosts: []string{"h:1.2.3.4"}, NoCache: true, PullParent: true, BuildID: "id", NetworkMode: "host"})
+	must(t, err)
+	said, err := io.ReadAll(res.Body)
+	must(t, err)
+	want := map[string]string{"filename": "D", "target": "t", "build-arg:A": "1", "label:l": "v", "add-hosts": "h=1.2.3.4", "no-cache": "", "image-resolve-mode": "pull", "force-network-mode": "host"}
+	if !maps.Equal(got.Attrs, want) || got.Session != "s" || !got.Engine || got.Outputs[0].Attrs["name"] != "a,b:1" {
+		t.Errorf("it is asked for %+v", got)
+	}
+	if !strings.Contains(string(said), `"id":"moby.buildkit.trace","aux":"`) || !strings.Contains(string(said), `"id":"moby.image.id","aux":{"ID":"sha256:abc"}`) {
+		t.Errorf("the client is told %s", said)
+	}
+	begun := make(chan struct{})
+	l.solve = func(ctx context.Context, _ control.Solve, _ progress.Sink) (*control.Result, error) {
+		close(begun)
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
+	ended := make(chan int)
+	go func() {
+		_, status := l.get(http.MethodPost, "/build?version=2&session=s&buildid=mine")
+		ended <- status
+	}()
+	<-begun
+	if _, status := l.get(http.MethodPost, "/build?version=2&session=s&buildid=mine"); status < 400 {
+		t.Errorf("a second one of the ID: %d", status)
+	}
+	_, status := l.get(http.MethodPost, "/build/cancel?id=mine")
+	if end := <-ended; status != http.StatusOK || end < 400 {
+		t.Errorf("cancelling: %d, and the build ends with %d", status, end)
+	}
+}
+
+func ptr(s string) *string { return &s }
+
+// TestProxy: no password of a proxy is told, in whatever form it stands.
+func TestProxy(t *testing.T) {
+	for value, want := range map[string]string{"": "", "http://p:3128": "http://p:3128", "http://u:pw@p:3128": "http://xxxxx:xxxxx@p:3128", "u:pw@p:3128": "xxxxx:xxxxx@p:3128"} {
+		t.Setenv("HTTP_PROXY", value)
+		if got := proxy("HTTP_PROXY"); got != want {
+			t.Errorf("%s: %s", value, got)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moby/moby/api/types"
 	"github.com/moby/moby/api/types/events"
 )
 
@@ -103,8 +105,16 @@ func (s *Server) follow(ctx context.Context, r *request) error {
 		defer t.Stop()
 		over = t.C
 	}
+	kind, before := "application/json", ""
+	switch accept := r.Header.Get("Accept"); {
+	case r.before("1.52"):
+	case strings.Contains(accept, types.MediaTypeJSONSequence):
+		kind, before = types.MediaTypeJSONSequence, "\x1e"
+	case strings.Contains(accept, types.MediaTypeNDJSON):
+		kind = types.MediaTypeNDJSON
+	}
 	r.began = true
-	r.w.Header().Set("Content-Type", "application/json")
+	r.w.Header().Set("Content-Type", kind)
 	r.w.WriteHeader(http.StatusOK)
 	flush := http.NewResponseController(r.w)
 	if err := flush.Flush(); err != nil {
@@ -118,7 +128,11 @@ func (s *Server) follow(ctx context.Context, r *request) error {
 		if r.before("1.52") {
 			v = legacyEvent{Status: string(m.Action), ID: m.Actor.ID, From: m.Actor.Attributes["image"], Message: m}
 		}
-		if err := json.NewEncoder(r.w).Encode(v); err != nil {
+		data, err := json.Marshal(v)
+		if err == nil {
+			_, err = fmt.Fprintf(r.w, "%s%s\n", before, data)
+		}
+		if err != nil {
 			return err
 		}
 		return flush.Flush()

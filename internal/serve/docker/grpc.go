@@ -54,13 +54,16 @@ func (s *Server) grpc(_ context.Context, r *request) error {
 
 // session answers POST /session: what the client offers to its builds. It ends with the connection.
 func (s *Server) session(ctx context.Context, r *request) error {
+	serve, err := s.opt.Control.OpenSession(r.Header)
+	if err != nil {
+		return invalidf("%v", err)
+	}
 	conn, err := r.upgrade()
 	if err != nil {
+		s.opt.Control.CloseSession(r.Header)
 		return err
 	}
-	err = errors.Join(s.opt.Session(ctx, conn, r.Header), conn.Close())
-	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
+	_ = serve(ctx, conn) // the client is gone, or knows
+	_ = conn.Close()     // which its end may have done
+	return nil
 }

@@ -38,7 +38,7 @@ func (s *Server) listImages(ctx context.Context, r *request) error {
 	if name := r.FormValue("filter"); name != "" && r.before("1.41") { // of old
 		filter.References = append(filter.References, name)
 	}
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
@@ -176,6 +176,9 @@ type inspected struct {
 
 // inspectImage answers GET /images/NAME/json.
 func (s *Server) inspectImage(ctx context.Context, r *request) error {
+	if err := r.checkName(); err != nil {
+		return err
+	}
 	p, err := r.platform()
 	if err != nil {
 		return err
@@ -183,7 +186,7 @@ func (s *Server) inspectImage(ctx context.Context, r *request) error {
 	if p != nil && r.flag("manifests") {
 		return invalidf("conflicting options: manifests and platform options cannot both be set")
 	}
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
@@ -294,13 +297,24 @@ func newOldConfig(c *dockerspec.DockerOCIImageConfig, container bool) *oldConfig
 	return o
 }
 
+// checkName refuses a name that no image can have, nor an ID.
+func (r *request) checkName() error {
+	if _, err := reference.ParseAnyReference(r.name); err != nil {
+		return invalidf("%v", err)
+	}
+	return nil
+}
+
 // imageHistory answers GET /images/NAME/history.
 func (s *Server) imageHistory(ctx context.Context, r *request) error {
+	if err := r.checkName(); err != nil {
+		return err
+	}
 	p, err := r.platform()
 	if err != nil {
 		return err
 	}
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
@@ -335,11 +349,14 @@ func (s *Server) imageHistory(ctx context.Context, r *request) error {
 
 // tagImage answers POST /images/NAME/tag.
 func (s *Server) tagImage(ctx context.Context, r *request) error {
+	if err := r.checkName(); err != nil {
+		return err
+	}
 	name, err := view.TagName(r.FormValue("repo"), r.FormValue("tag"))
 	if err != nil {
 		return invalidf("%v", err)
 	}
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
@@ -359,14 +376,16 @@ func (s *Server) tagImage(ctx context.Context, r *request) error {
 
 // deleteImage answers DELETE /images/NAME.
 func (s *Server) deleteImage(ctx context.Context, r *request) error {
+	if err := r.checkName(); err != nil {
+		return err
+	}
 	if platforms, err := r.platforms("platforms"); err != nil || len(platforms) > 0 {
 		return errors.Join(err, failure{http.StatusNotImplemented, "deleting some platforms of an image is not supported"})
 	}
-	b, err := r.backend()
-	if err != nil {
+	if err := s.opt.Control.Renew(ctx); err != nil { // what was used before is given back as well
 		return err
 	}
-	img, err := view.FindImage(ctx, b.Store, r.name)
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
@@ -374,19 +393,24 @@ func (s *Server) deleteImage(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	return r.answer(http.StatusOK, s.deleted(img.ID.String(), gone))
+	if slices.ContainsFunc(gone, func(g view.Removed) bool { return g.Deleted }) {
+		if _, err := b.Store.CollectBeside(ctx); err != nil {
+			s.opt.Warn(fmt.Sprintf("collecting what image %s leaves: %v", r.name, err))
+		}
+	}
+	return r.answer(http.StatusOK, s.deleted(gone))
 }
 
 // deleted tells of what went.
-func (s *Server) deleted(id string, gone []view.Removed) []image.DeleteResponse {
+func (s *Server) deleted(gone []view.Removed) []image.DeleteResponse {
 	all := []image.DeleteResponse{}
 	for _, g := range gone {
-		row := image.DeleteResponse{Untagged: g.Untagged, Deleted: g.Deleted.String()}
-		all = append(all, row)
-		if g.Untagged != "" {
-			s.events.image(events.ActionUnTag, id, g.Untagged)
+		if g.Deleted {
+			all = append(all, image.DeleteResponse{Deleted: g.ID.String()})
+			s.events.image(events.ActionDelete, g.ID.String(), g.ID.String())
 		} else {
-			s.events.image(events.ActionDelete, row.Deleted, row.Deleted)
+			all = append(all, image.DeleteResponse{Untagged: g.Untagged})
+			s.events.image(events.ActionUnTag, g.ID.String(), g.Untagged)
 		}
 	}
 	return all
@@ -407,18 +431,18 @@ func (s *Server) pruneImages(ctx context.Context, r *request) error {
 	} else {
 		filter.Dangling = []bool{true}
 	}
-	if err := s.opt.Renew(ctx); err != nil {
+	if err := s.opt.Control.Renew(ctx); err != nil {
 		return err
 	}
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
-	gone, freed, err := view.PruneImages(ctx, b.Store, filter)
+	gone, freed, err := view.PruneImages(ctx, b.Store, filter, b.Store.CollectBeside)
 	if err != nil {
 		return err
 	}
-	report := image.PruneReport{ImagesDeleted: s.deleted("", gone), SpaceReclaimed: uint64(max(freed, 0))}
+	report := image.PruneReport{ImagesDeleted: s.deleted(gone), SpaceReclaimed: uint64(max(freed, 0))}
 	s.events.tell(events.ImageEventType, events.ActionPrune, "", map[string]string{"reclaimed": fmt.Sprint(report.SpaceReclaimed)})
 	return r.answer(http.StatusOK, report)
 }

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,13 +67,21 @@ func (c credentials) Token(_ context.Context, q registry.TokenRequest) (registry
 	return registry.Token{Token: c[registryHost(q.Host)].RegistryToken}, nil
 }
 
-// registry is the client of registries for a request about a name: by the credentials of the request, of which there may be none.
-func (r *request) registry(name reference.Named) (*registry.Client, error) {
-	auth, err := authconfig.Decode(r.Header.Get(registrytypes.AuthHeader))
-	if err != nil {
-		return nil, invalidf("invalid %s header: %v", registrytypes.AuthHeader, err)
+// registry is the client of registries for a request about a name: by the credentials of the request, of which there may be none. Those that cannot be
+// read are none, as for dockerd.
+func (r *request) registry(name reference.Named) *registry.Client {
+	auth, _ := authconfig.Decode(r.Header.Get(registrytypes.AuthHeader))
+	return r.s.opt.Registry.As(credentials{reference.Domain(name): *auth})
+}
+
+// registries are the credentials of a build, which has some for each registry.
+func (r *request) registries() registry.Credentials {
+	all := map[string]registrytypes.AuthConfig{}
+	text := strings.TrimRight(strings.NewReplacer("+", "-", "/", "_").Replace(r.Header.Get("X-Registry-Config")), "=")
+	if data, err := base64.RawURLEncoding.DecodeString(text); err != nil || json.Unmarshal(data, &all) != nil {
+		all = nil
 	}
-	return r.s.opt.Registry.As(credentials{reference.Domain(name): *auth}), nil
+	return newCredentials(all)
 }
 
 // login answers POST /auth.
@@ -102,13 +111,15 @@ func (s *Server) distribution(ctx context.Context, r *request) error {
 	if err != nil {
 		return invalidf("%v", err)
 	}
-	reg, err := r.registry(ref)
-	if err != nil {
-		return err
-	}
+	reg := r.registry(ref)
 	name := reference.TagNameOnly(ref).String()
 	desc, raw, err := reg.Manifest(ctx, name)
-	if err != nil {
+	switch {
+	case errors.Is(err, errdefs.ErrUnauthenticated):
+		return failure{http.StatusUnauthorized, err.Error()}
+	case errors.Is(err, errdefs.ErrPermissionDenied):
+		return failure{http.StatusForbidden, err.Error()}
+	case err != nil:
 		return err
 	}
 	out := registrytypes.DistributionInspect{Descriptor: ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}, Platforms: []ocispec.Platform{}}

@@ -71,13 +71,22 @@ func older(a, b string) bool {
 	return x[0] < y[0] || x[0] == y[0] && x[1] < y[1]
 }
 
-// backend is what the request is served from until it ends.
-func (r *request) backend() (*Backend, error) {
-	b, release, err := r.s.opt.Acquire()
-	if err == nil {
-		r.release = release
+// backend is what the request is served from until it ends. The context ends with the server, too, which waits for the request otherwise.
+func (r *request) backend(ctx context.Context) (context.Context, *Backend, error) {
+	ctx, end, err := r.s.opt.Control.Use(ctx)
+	if err != nil {
+		return nil, nil, failure{http.StatusServiceUnavailable, err.Error()}
 	}
-	return b, err
+	b, release, err := r.s.opt.Acquire()
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	r.release = func() {
+		release()
+		end()
+	}
+	return ctx, b, nil
 }
 
 // end gives back what the request holds.

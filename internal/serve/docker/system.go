@@ -68,7 +68,7 @@ const hub = "https://index.docker.io/v1/"
 
 // info answers /info.
 func (s *Server) info(ctx context.Context, r *request) error {
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
@@ -120,8 +120,13 @@ func proxy(name string) string {
 		value = os.Getenv(strings.ToLower(name))
 	}
 	if at := strings.LastIndexByte(value, '@'); at >= 0 && name != "NO_PROXY" {
-		scheme, _, _ := strings.Cut(value, "://")
-		return scheme + "://xxxxx:xxxxx@" + value[at+1:]
+		scheme, _, ok := strings.Cut(value, "://")
+		if ok {
+			scheme += "://"
+		} else {
+			scheme = ""
+		}
+		return scheme + "xxxxx:xxxxx@" + value[at+1:]
 	}
 	return value
 }

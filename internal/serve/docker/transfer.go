@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -36,10 +37,7 @@ func (s *Server) createImage(ctx context.Context, r *request) error {
 			return invalidf("%v", err)
 		}
 	}
-	reg, err := r.registry(ref)
-	if err != nil {
-		return err
-	}
+	reg := r.registry(ref)
 	names := []string{ref.String()}
 	if reference.IsNameOnly(ref) { // all of them, as in Docker
 		tags, err := reg.Tags(ctx, ref.Name())
@@ -51,7 +49,7 @@ func (s *Server) createImage(ctx context.Context, r *request) error {
 			names = append(names, ref.Name()+":"+tag)
 		}
 	}
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
@@ -98,11 +96,8 @@ func (s *Server) pushImage(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	reg, err := r.registry(ref)
-	if err != nil {
-		return err
-	}
-	b, err := r.backend()
+	reg := r.registry(ref)
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
@@ -140,7 +135,7 @@ func (s *Server) saveImages(ctx context.Context, r *request) error {
 	if len(names) == 0 {
 		return invalidf("no images to save: name them by names=")
 	}
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
@@ -177,7 +172,7 @@ func (s *Server) loadImages(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
@@ -223,8 +218,11 @@ func (s *Server) importImage(ctx context.Context, r *request) error {
 	}
 	from, body := "-", io.ReadCloser(r.Body)
 	if source != "-" {
+		if !strings.Contains(source, "://") {
+			source = "http://" + source
+		}
 		if body, err = load.Download(ctx, source, "slipway/"+s.opt.System.Version); err != nil {
-			return err
+			return invalidf("%v", err)
 		}
 		defer body.Close()
 		from = source
@@ -232,7 +230,7 @@ func (s *Server) importImage(ctx context.Context, r *request) error {
 	if opts.Comment == "" {
 		opts.Comment = "Imported from " + from
 	}
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}

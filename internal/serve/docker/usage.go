@@ -40,7 +40,7 @@ func (s *Server) diskUsage(ctx context.Context, r *request) error {
 		}
 	}
 	asked := func(t system.DiskUsageObject) bool { return len(types) == 0 || slices.Contains(types, string(t)) }
-	b, err := r.backend()
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}

@@ -109,6 +109,12 @@ func (s *Source) As(name string, who registry.Credentials) *Source {
 	return &Source{store: s.store, reg: s.reg.As(who), as: as, slots: s.slots}
 }
 
+// With returns the source for somebody whom registries know by other credentials, and whose all is that the store has: its names, and what
+// others were given.
+func (s *Source) With(who registry.Credentials) *Source {
+	return &Source{store: s.store, reg: s.reg.As(who), slots: s.slots}
+}
+
 // Account is the name of those for whom the source is; "" for whose the store is.
 func (s *Source) Account() string {
 	if s == nil || s.as == nil {
