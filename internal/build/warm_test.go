@@ -44,7 +44,7 @@ func TestProject(t *testing.T) {
 		{"a repository", Request{Context: "https://me:secret@example.com/app.git#main:sub"}, "https://xxxxx:xxxxx@example.com/app.git#main:sub"},
 		{"a client's", Request{Context: "https://example.com/app.git", Client: &client.Client{}, Warm: true}, ""},
 	} {
-		b := &building{req: c.req}
+		b := &building{job: &job{}, req: c.req}
 		if b.in, err = b.req.prepare(t.Context(), nil, nil); err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
@@ -55,7 +55,7 @@ func TestProject(t *testing.T) {
 			t.Errorf("%s: it is warm: %+v", c.name, warm)
 		}
 	}
-	b := &building{req: Request{Context: app, Warm: true, NoCache: true}}
+	b := &building{job: &job{}, req: Request{Context: app, Warm: true, NoCache: true}}
 	if b.in, err = b.req.prepare(t.Context(), nil, nil); err != nil {
 		t.Fatal(err)
 	}
