@@ -157,7 +157,7 @@ func (r *containerRow) ID() string {
 	if r.opts.noTrunc {
 		return r.c.ID
 	}
-	return shortID(r.c.ID)
+	return view.ShortID(r.c.ID)
 }
 
 // Names is the container's one name.
@@ -172,7 +172,7 @@ func (r *containerRow) Image() string {
 		if r.opts.noTrunc {
 			return r.c.ImageID.String()
 		}
-		return shortID(r.c.ImageID.String())
+		return view.ShortID(r.c.ImageID.String())
 	}
 	if r.opts.noTrunc {
 		return r.c.Image
@@ -187,7 +187,7 @@ func (r *containerRow) Image() string {
 // ellipsisID shortens what is a full ID.
 func ellipsisID(name string) string {
 	if strings.HasPrefix(name, "sha256:") || len(name) == 64 {
-		return shortID(name)
+		return view.ShortID(name)
 	}
 	return name
 }

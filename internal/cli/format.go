@@ -115,12 +115,6 @@ func longSize(n int64) string { return units.HumanSize(float64(n)) }
 // timestamp is a time as Docker's lists print it in full.
 func timestamp(t time.Time) string { return t.Local().Truncate(time.Second).String() }
 
-// shortID is the first 12 digits of an ID or digest.
-func shortID(id string) string {
-	id = id[strings.IndexByte(id, ':')+1:]
-	return id[:min(12, len(id))]
-}
-
 // ellipsis cuts a text that is longer than n characters, the last of which is then "…".
 func ellipsis(s string, n int) string {
 	r := []rune(s)

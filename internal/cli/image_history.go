@@ -96,7 +96,7 @@ func (r *historyRow) ID() string {
 	case r.noTrunc:
 		return id
 	default:
-		return shortID(id)
+		return view.ShortID(id)
 	}
 }
 

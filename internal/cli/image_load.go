@@ -113,5 +113,5 @@ func layerTitle(name string) string {
 	if dir, ok := strings.CutSuffix(name, "/layer.tar"); ok {
 		name = dir
 	}
-	return shortID(path.Base(name))
+	return view.ShortID(path.Base(name))
 }

@@ -150,7 +150,7 @@ func (r *imageRow) ID() string {
 	if r.noTrunc {
 		return r.img.ID.String()
 	}
-	return shortID(r.img.ID.String())
+	return view.ShortID(r.img.ID.String())
 }
 
 // Repository is the name without its tag.

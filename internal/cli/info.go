@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/isolation"
 	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 func newInfoCmd(a *app) *cobra.Command {
@@ -103,32 +103,21 @@ func (a *app) systemInfo(ctx context.Context, s *store.Store) (*systemInfo, erro
 	}
 	k, v := uname(), newVersionInfo()
 	info := &systemInfo{
-		Containers: len(all), Images: len(images), Driver: "overlayfs", CgroupDriver: "cgroupfs", CgroupVersion: "1",
+		Containers: len(all), Images: len(images), Driver: "overlayfs", CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(),
 		KernelVersion: k.release, OperatingSystem: osName(), OSType: runtime.GOOS, Architecture: k.machine, NCPU: runtime.NumCPU(),
 		DockerRootDir: s.Root(), ServerVersion: v.Server.Version, DefaultRuntime: "built in", SecurityOptions: []string{"name=seccomp,profile=builtin"},
 		Labels: []string{"slipway.version=" + version()}, IndexServerAddress: "https://index.docker.io/v1/",
 	}
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
-		info.CgroupVersion = "2"
-	}
-	if info.Isolation = a.isolationInfo(); a.mode.Mode != isolation.Root || a.mode.Nested {
+	if info.Isolation = a.isolationInfo(); a.rootless() {
 		info.SecurityOptions = append(info.SecurityOptions, "name=rootless")
 	}
 	if a.runtime != "" {
 		info.DefaultRuntime = a.runtime
 	}
-	m := container.Manager{Store: s}
-	for _, c := range all {
-		if m.State(c.ID).Running {
-			info.ContainersRunning++
-		}
-	}
+	info.ContainersRunning = view.Running(s, all)
 	info.ContainersStopped = info.Containers - info.ContainersRunning
 	info.Name, _ = os.Hostname()
-	var sys unix.Sysinfo_t
-	if unix.Sysinfo(&sys) == nil {
-		info.MemTotal = int64(sys.Totalram) * int64(sys.Unit)
-	}
+	info.MemTotal = memory()
 	info.Swarm.LocalNodeState = "inactive"
 	info.ClientInfo.clientVersion, info.ClientInfo.Debug = v.Client, a.debug
 	if _, info.ClientInfo.Context, err = a.contextNames(); err != nil {
@@ -136,6 +125,26 @@ func (a *app) systemInfo(ctx context.Context, s *store.Store) (*systemInfo, erro
 	}
 	info.ClientInfo.Plugins = []clientPlugin{{"buildx", buildxRelease, "Docker Buildx"}}
 	return info, nil
+}
+
+// rootless reports whether steps lack rights of the machine's root.
+func (a *app) rootless() bool { return a.mode.Mode != isolation.Root || a.mode.Nested }
+
+// cgroupVersion is "2" where there is nothing but cgroups of version 2.
+func cgroupVersion() string {
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		return "2"
+	}
+	return "1"
+}
+
+// memory is how much the machine has, in bytes; 0 is unknown.
+func memory() int64 {
+	var sys unix.Sysinfo_t
+	if unix.Sysinfo(&sys) != nil {
+		return 0
+	}
+	return int64(sys.Totalram) * int64(sys.Unit)
 }
 
 // osName is how the system calls itself.

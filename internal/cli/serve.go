@@ -128,12 +128,6 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	if err != nil {
 		return fmt.Errorf("invalid --mode %q: want permissions as 0660", o.mode)
 	}
-	if len(o.addrs) == 0 {
-		o.addrs = []string{socketOf("slipway")}
-		if len(o.docker) == 0 {
-			o.docker = []string{dockerSocket(o.addrs[0])}
-		}
-	}
 	worker, err := a.served(o)
 	if err != nil {
 		return err
@@ -150,16 +144,9 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	if err := a.tryStore(); err != nil {
 		return err
 	}
-	lopt := serve.ListenOptions{Mode: os.FileMode(mode), Group: o.group, UID: o.uid, Cert: o.cert, Key: o.key, CA: o.ca, Insecure: o.insecure}
-	listeners, err := serve.Listen(o.addrs, lopt)
+	listeners, web, err := o.listen(os.FileMode(mode))
 	if err != nil {
 		return err
-	}
-	var web []net.Listener
-	if len(o.docker) > 0 {
-		if web, err = serve.Listen(o.docker, lopt); err != nil {
-			return errors.Join(err, closeAll(listeners))
-		}
 	}
 	keeper := &serve.Keeper{Open: func() (*control.Backend, func() error, error) { return a.backend(ctx, sessions, steps) }, Linger: storeLinger, MaxAge: storeMaxAge, Warn: a.warn}
 	defer keeper.Close(closeTime)
@@ -173,7 +160,7 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	conns := serve.NewConnections()
 	engine := a.dockerAPI(keeper, c, worker, conns)
 	err = serve.Serve(ctx, drain, listeners, serve.Options{Control: c, Register: builds.Register, Idle: o.idle, Warn: a.warn, HTTP: engine, HTTPEnds: engine.Close, HTTPListeners: web, Connections: conns, Ready: func() {
-		for _, l := range append(listeners, web...) {
+		for _, l := range slices.Concat(listeners, web) {
 			fmt.Fprintf(a.stderr, "running server on %s\n", l.Addr())
 		}
 		notifier.Tell("READY=1")
@@ -182,6 +169,24 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 		return errors.Join(err, context.Cause(ctx))
 	}
 	return err
+}
+
+// listen opens the addresses of BuildKit's API, and those of Docker's.
+func (o *serving) listen(mode os.FileMode) (listeners, web []net.Listener, err error) {
+	if len(o.addrs) == 0 {
+		o.addrs = []string{socketOf("slipway")}
+		if len(o.docker) == 0 {
+			o.docker = []string{dockerSocket(o.addrs[0])}
+		}
+	}
+	opt := serve.ListenOptions{Mode: mode, Group: o.group, UID: o.uid, Cert: o.cert, Key: o.key, CA: o.ca, Insecure: o.insecure}
+	if listeners, err = serve.Listen(o.addrs, opt); err != nil || len(o.docker) == 0 {
+		return listeners, nil, err
+	}
+	if web, err = serve.Listen(o.docker, opt); err != nil {
+		return nil, nil, errors.Join(err, closeAll(listeners))
+	}
+	return listeners, web, nil
 }
 
 // drain returns what the first signal closes. The next one ends the context.

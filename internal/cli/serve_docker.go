@@ -3,10 +3,8 @@ package cli
 import (
 	"errors"
 	"net"
-	"os"
 	"strings"
 
-	"github.com/slipway-build/slipway/internal/isolation"
 	"github.com/slipway-build/slipway/internal/serve"
 	"github.com/slipway-build/slipway/internal/serve/control"
 	"github.com/slipway-build/slipway/internal/serve/docker"
@@ -33,11 +31,8 @@ func (a *app) dockerAPI(keeper *serve.Keeper, c *control.Server, worker func(*st
 func (a *app) dockerSystem() docker.System {
 	k := uname()
 	sys := docker.System{
-		Version: version(), Docker: strings.TrimPrefix(dockerRelease, "v"), BuildKit: buildKitRelease, Kernel: k.release, Machine: k.machine, OS: osName(), Cgroups: "1",
-		Rootless: a.mode.Mode != isolation.Root || a.mode.Nested, Runtime: "slipway",
-	}
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
-		sys.Cgroups = "2"
+		Version: version(), Docker: strings.TrimPrefix(dockerRelease, "v"), BuildKit: buildKitRelease, Kernel: k.release, Machine: k.machine, OS: osName(), Cgroups: cgroupVersion(),
+		Memory: memory(), Rootless: a.rootless(), Runtime: "slipway",
 	}
 	if a.runtime != "" {
 		sys.Runtime = a.runtime

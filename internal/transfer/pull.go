@@ -60,7 +60,7 @@ func pullLayers(ctx context.Context, s *store.Store, src *imagesource.Source, im
 	var mu sync.Mutex
 	here := map[string]bool{}
 	for _, layer := range img.Manifest.Layers {
-		id, words := short(layer.Digest.String()), "Pulling fs layer"
+		id, words := view.ShortID(layer.Digest.String()), "Pulling fs layer"
 		if here[id] = s.HasBlob(layer.Digest); here[id] {
 			words = "Already exists"
 		} else {
@@ -74,7 +74,7 @@ func pullLayers(ctx context.Context, s *store.Store, src *imagesource.Source, im
 	return true, src.Pull(ctx, img, func(layer ocispec.Descriptor, current, total int64) {
 		mu.Lock()
 		defer mu.Unlock()
-		switch id := short(layer.Digest.String()); {
+		switch id := view.ShortID(layer.Digest.String()); {
 		case here[id]:
 		case current < total:
 			show.Layer(id, "Downloading", current, total)

@@ -55,7 +55,7 @@ func Push(ctx context.Context, s *store.Store, reg *registry.Client, img store.I
 			} else if e.Sent == e.Desc.Size { // the registry has yet to say that it took it
 				return
 			}
-			show.Layer(short(e.Desc.Digest.String()), pushWords(e), e.Sent, e.Desc.Size)
+			show.Layer(view.ShortID(e.Desc.Digest.String()), pushWords(e), e.Sent, e.Desc.Size)
 		}
 	}})
 	if err != nil {

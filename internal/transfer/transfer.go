@@ -2,11 +2,7 @@
 // archive gets. A front door shows the words: see [Display].
 package transfer
 
-import (
-	"strings"
-
-	"github.com/distribution/reference"
-)
+import "github.com/distribution/reference"
 
 // Display shows what becomes of the layers of a transfer.
 type Display interface {
@@ -15,12 +11,6 @@ type Display interface {
 	// Layer tells what is done with a layer, of which id are the first digits of the digest: current bytes of total, if that is known and it is
 	// under way.
 	Layer(id, words string, current, total int64)
-}
-
-// short is how Docker's messages name a digest.
-func short(digest string) string {
-	_, hex, _ := strings.Cut(digest, ":")
-	return hex[:min(12, len(hex))]
 }
 
 // isTagged reports whether a reference can be the name of an image.

@@ -271,3 +271,14 @@ func (c *Container) Platform(ctx context.Context, s *store.Store) *ocispec.Platf
 	}
 	return &ocispec.Platform{Architecture: img.Architecture, OS: img.OS, Variant: img.Variant}
 }
+
+// Running is how many of some containers run.
+func Running(s *store.Store, all []store.Container) (n int) {
+	m := container.Manager{Store: s}
+	for _, c := range all {
+		if m.State(c.ID).Running {
+			n++
+		}
+	}
+	return n
+}

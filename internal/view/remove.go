@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -76,28 +75,22 @@ func planRemoval(ctx context.Context, s *store.Store, nameOrID string, force boo
 		r := &removal{img: img, names: []string{img.Name}, keeps: len(names) > 1, bare: running}
 		if !r.keeps && user != "" && !force {
 			return nil, fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
-				nameOrID, short(user), short(img.ID.String()))
+				nameOrID, ShortID(user), ShortID(img.ID.String()))
 		}
 		return r, nil
 	}
 	conflict := func(how, why string) error {
-		return fmt.Errorf("conflict: unable to delete %s (%s) - %s", short(img.ID.String()), how, why)
+		return fmt.Errorf("conflict: unable to delete %s (%s) - %s", ShortID(img.ID.String()), how, why)
 	}
 	switch {
 	case running:
-		return nil, conflict("cannot be forced", "image is being used by running container "+short(user))
+		return nil, conflict("cannot be forced", "image is being used by running container "+ShortID(user))
 	case len(names) > 1 && !force:
 		return nil, conflict("must be forced", "image is referenced in multiple repositories")
 	case user != "" && !force:
-		return nil, conflict("must be forced", "image is being used by stopped container "+short(user))
+		return nil, conflict("must be forced", "image is being used by stopped container "+ShortID(user))
 	}
 	return &removal{img: img, names: names}, nil
-}
-
-// short is how Docker's messages name an ID.
-func short(id string) string {
-	id = id[strings.IndexByte(id, ':')+1:]
-	return id[:min(12, len(id))]
 }
 
 // namesByID lists the names under which the store has an image.

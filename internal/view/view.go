@@ -18,6 +18,7 @@ package view
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -54,4 +55,10 @@ func notFound(what, name string, err error) error {
 		return &NotFoundError{"No such " + what + ": " + name, err}
 	}
 	return err
+}
+
+// ShortID is the first 12 digits of an ID or digest, as Docker shows and tells of it.
+func ShortID(id string) string {
+	id = id[strings.IndexByte(id, ':')+1:]
+	return id[:min(12, len(id))]
 }

@@ -67,18 +67,12 @@ func (s *Server) build(ctx context.Context, r *request) error {
 		out.text("%s\n", id)
 		return nil
 	}
-	out.text("Successfully built %s\n", shortID(id))
+	out.text("Successfully built %s\n", view.ShortID(id))
 	for _, name := range res.Names {
 		out.text("Successfully tagged %s\n", view.Familiar(name))
 		s.events.image(events.ActionTag, id, view.Familiar(name))
 	}
 	return nil
-}
-
-// shortID is how Docker's messages name an ID.
-func shortID(id string) string {
-	_, hex, _ := strings.Cut(id, ":")
-	return hex[:min(12, len(hex))]
 }
 
 // parameters are what a build is asked for.
@@ -331,16 +325,13 @@ func (s *Server) pruneBuilds(ctx context.Context, r *request) error {
 		return err
 	}
 	policy := store.Policy{All: r.flag("all")}
-	if policy.ReservedSpace, err = r.space("keep-storage"); err != nil { // of before 1.48
-		return err
+	reserved := "reserved-space"
+	if r.FormValue(reserved) == "" {
+		reserved = "keep-storage" // of before 1.48
 	}
-	for name, into := range map[string]*store.Space{"reserved-space": &policy.ReservedSpace, "max-used-space": &policy.MaxUsedSpace, "min-free-space": &policy.MinFreeSpace} {
-		n, err := r.space(name)
-		if err != nil {
+	for name, into := range map[string]*store.Space{reserved: &policy.ReservedSpace, "max-used-space": &policy.MaxUsedSpace, "min-free-space": &policy.MinFreeSpace} {
+		if *into, err = r.space(name); err != nil {
 			return err
-		}
-		if n != (store.Space{}) {
-			*into = n
 		}
 	}
 	filter, err := view.ParseCacheFilter(list)

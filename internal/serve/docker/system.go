@@ -12,9 +12,7 @@ import (
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
-	"golang.org/x/sys/unix"
 
-	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/view"
 )
 
@@ -25,6 +23,7 @@ type System struct {
 	// Kernel is its release, Machine the architecture in its words, OS what the system calls itself.
 	Kernel, Machine, OS string
 	Cgroups             string // their version, "1" or "2"
+	Memory              int64  // bytes; 0 is unknown
 	Rootless            bool
 	Runtime             string
 }
@@ -91,25 +90,16 @@ func (s *Server) info(ctx context.Context, r *request) error {
 		PidsLimit: true, IPv4Forwarding: true, NFd: -1, NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano), CgroupDriver: "cgroupfs", CgroupVersion: sys.Cgroups,
 		KernelVersion: sys.Kernel, OperatingSystem: sys.OS, OSType: "linux", Architecture: sys.Machine, IndexServerAddress: hub,
 		RegistryConfig: &registry.ServiceConfig{IndexConfigs: map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true}}},
-		NCPU:           runtime.NumCPU(), DockerRootDir: b.Store.Root(), HTTPProxy: proxy("HTTP_PROXY"), HTTPSProxy: proxy("HTTPS_PROXY"), NoProxy: proxy("NO_PROXY"),
+		NCPU:           runtime.NumCPU(), MemTotal: sys.Memory, DockerRootDir: b.Store.Root(), HTTPProxy: proxy("HTTP_PROXY"), HTTPSProxy: proxy("HTTPS_PROXY"), NoProxy: proxy("NO_PROXY"),
 		Labels: []string{"slipway.version=" + sys.Version}, ServerVersion: sys.Docker, Runtimes: map[string]system.RuntimeWithStatus{sys.Runtime: {}}, DefaultRuntime: sys.Runtime,
 		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, SecurityOptions: []string{"name=seccomp,profile=builtin"}, CDISpecDirs: []string{}, Warnings: []string{},
 	}
 	if sys.Rootless {
 		info.SecurityOptions = append(info.SecurityOptions, "name=rootless")
 	}
-	m := container.Manager{Store: b.Store}
-	for _, c := range all {
-		if m.State(c.ID).Running {
-			info.ContainersRunning++
-		}
-	}
+	info.ContainersRunning = view.Running(b.Store, all)
 	info.ContainersStopped = info.Containers - info.ContainersRunning
 	info.Name, _ = os.Hostname()
-	var machine unix.Sysinfo_t
-	if unix.Sysinfo(&machine) == nil {
-		info.MemTotal = int64(machine.Totalram) * int64(machine.Unit)
-	}
 	return r.answer(http.StatusOK, info)
 }
 
