@@ -1,7 +1,7 @@
 // Command tool is what the Dockerfiles of the table run that no small image has.
 //
 //	tool setxattr PATH NAME HEX   set an extended attribute
-//	tool daemons MARK             leave processes that do not want to end; their command lines have the mark
+//	tool daemons MARK FILE        leave processes that do not want to end; their command lines have the mark. Make the file when they have begun
 //	tool signal-all               send every process that may be sent to a signal that ends it
 //	tool first-to-die             have others ended when memory is short; fails when that can be done
 //	tool attack SECRET            read, stop or change whatever is not of this step; fails when something could be reached
@@ -44,7 +44,7 @@ func run(args []string) error {
 		}
 		return unix.Lsetxattr(args[1], args[2], value, 0)
 	case "daemons":
-		return daemons(args[1])
+		return daemons(args[1], args[2])
 	case "daemon":
 		return daemon(args[2])
 	case "signal-all":
@@ -67,8 +67,8 @@ func run(args []string) error {
 	return fmt.Errorf("unknown command %q", args[0])
 }
 
-// daemons starts one daemon of each kind and waits until they have begun.
-func daemons(mark string) error {
+// daemons starts one daemon of each kind, waits until they have begun and makes a file.
+func daemons(mark, begun string) error {
 	for _, kind := range []string{"sleeper", "runner", "child"} {
 		r, w, err := os.Pipe()
 		if err != nil {
@@ -86,7 +86,7 @@ func daemons(mark string) error {
 		}
 		r.Close()
 	}
-	return nil
+	return os.WriteFile(begun, []byte("started\n"), 0o644)
 }
 
 // daemon does not end by itself. A runner is another process again and again.
