@@ -72,7 +72,7 @@ func Catalogue() []Environment {
 			Change: all(unconfined, func(s *specs.Spec) { s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil })},
 		{Name: "sys-admin-no-volume", What: "SYS_ADMIN without a volume for the store", Change: with("CAP_SYS_ADMIN")},
 		{Name: "unconfined-no-volume", What: "seccomp=unconfined without a volume for the store", Change: unconfined},
-		{Name: "unconfined-no-memory", What: "the same with 1 GB of memory", Change: all(unconfined, memory(1<<30))},
+		{Name: "unconfined-no-memory", What: "the same with 1.75 GB of memory, which is less than steps need whose changes are in it", Change: all(unconfined, memory(7<<28))},
 		{Name: "unconfined-user", What: "seccomp=unconfined, uid 1000", Volume: volume, Change: all(unconfined, user1000)},
 		{Name: "unconfined-restricted", What: "a pod at level restricted with a seccomp profile of the node (Localhost) that allows namespaces", Volume: volume, Pod: true,
 			Change: all(restricted, unconfined)},

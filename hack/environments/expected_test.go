@@ -1,5 +1,7 @@
 package environments
 
+import "maps"
+
 // expectation is what becomes of a Dockerfile in an environment. The zero value: the image is the one that root makes.
 type expectation struct {
 	fails   string // what the message has in it
@@ -28,6 +30,9 @@ var (
 	oneName     = expectation{differs: true, why: "a file that an earlier step made with several names is changed through one of them: overlayfs has a new file of that name, in place all have it"}
 )
 
+// hidden is of what works in /workspace, where these containers have theirs.
+var hidden = expectation{fails: "hides this step's working directory /workspace", why: "the container has a mount of its own at the path of a WORKDIR, which cannot be put aside: it is to be mounted elsewhere"}
+
 // What is to come.
 var (
 	notBeyond = expectation{fails: "exit code: 1", notYet: true, why: "not yet: owners that the namespace does not have"}
@@ -45,8 +50,12 @@ const (
 // oneID is where owners are recorded.
 var oneID = rows{}
 
-// inPlaceAsUser is in place without user 0.
-var inPlaceAsUser = rows{"files": oneName, "first-to-die": oom}
+// placed are the rows of in place, with those of one environment.
+func placed(more rows) rows {
+	all := rows{"files": oneName, "first-to-die": oom, "workspace": hidden, "large-operator": hidden}
+	maps.Copy(all, more)
+	return all
+}
 
 // expected has each environment of the catalogue.
 var expected = map[string]place{
@@ -60,7 +69,7 @@ var expected = map[string]place{
 	"unconfined-unmasked":             {mode: userContainer, rows: rows{"devices": noDevices}},
 	"sys-admin-no-volume":             {mode: rootMode, rows: nil},
 	"unconfined-no-volume":            {mode: userContainer, rows: rows{"devices": noDevices}},
-	"unconfined-no-memory":            {mode: inPlace, rows: rows{"files": oneName, "first-to-die": oom}},
+	"unconfined-no-memory":            {mode: inPlace, rows: placed(nil)},
 	"unconfined-user":                 {mode: userOne, rows: oneID},
 	"unconfined-restricted":           {mode: userOne, rows: oneID},
 	"unconfined-restricted-no-volume": {mode: userOne, rows: oneID},
@@ -68,14 +77,14 @@ var expected = map[string]place{
 	"setid":                           {mode: userContainer, rows: rows{"devices": noDevices}},
 	"pod-sys-admin":                   {mode: rootMode, rows: rows{"devices": noDevices, "ids": notBeyond}},
 	"pod-unconfined":                  {mode: userContainer, rows: rows{"devices": noDevices, "ids": notBeyond}},
-	"docker":                          {mode: inPlace, rows: rows{"files": oneName, "first-to-die": oom}},
-	"docker-volume":                   {mode: inPlace, rows: rows{"files": oneName, "first-to-die": oom, "mounts": linkedCache}},
-	"docker-plain-root":               {mode: inPlace, rows: rows{"files": oneName, "first-to-die": oom}},
+	"docker":                          {mode: inPlace, rows: placed(nil)},
+	"docker-volume":                   {mode: inPlace, rows: placed(rows{"mounts": linkedCache})},
+	"docker-plain-root":               {mode: inPlace, rows: placed(nil)},
 	"docker-read-only":                {mode: notAvailable, rows: rows{"*": nowhere, "copy": {}}},
-	"pod":                             {mode: inPlace, rows: rows{"files": oneName, "first-to-die": oom, "devices": noDevices, "ids": notBeyond}},
-	"no-namespaces":                   {mode: inPlace, rows: rows{"files": oneName, "first-to-die": oom, "devices": noDevices, "ids": notBeyond}},
-	"restricted":                      {mode: inPlace, rows: inPlaceAsUser, remade: true},
-	"openshift":                       {mode: inPlace, rows: inPlaceAsUser, remade: true},
+	"pod":                             {mode: inPlace, rows: placed(rows{"devices": noDevices, "ids": notBeyond})},
+	"no-namespaces":                   {mode: inPlace, rows: placed(rows{"devices": noDevices, "ids": notBeyond})},
+	"restricted":                      {mode: inPlace, rows: placed(nil), remade: true},
+	"openshift":                       {mode: inPlace, rows: placed(nil), remade: true},
 }
 
 func expect(env, name string) expectation {

@@ -248,6 +248,9 @@ func (p *placing) close() error {
 
 // run runs the process in the view.
 func (p *placing) run(ctx context.Context, view *inplace.View) error {
+	if err := p.checkWorkdir(view); err != nil {
+		return err
+	}
 	if err := p.mount(view); err != nil {
 		return fmt.Errorf("preparing the root filesystem: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/slipway-build/slipway/internal/layer"
@@ -49,6 +50,36 @@ func (p *placing) mount(view *inplace.View) error {
 		}
 		if err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// scratch are directories in which steps work whose results go elsewhere. What the kernel shows is among them.
+var scratch = []string{"tmp", "var/tmp", "run", "dev", "proc", "sys"}
+
+// checkWorkdir refuses a step whose working directory does not show: the files that it has there would be missing, and what it makes there would be in
+// no layer. It is asked before the step's own mounts are there, and before its working directory is made.
+func (p *placing) checkWorkdir(view *inplace.View) error {
+	cwd := filepath.Join("/", p.spec.Cwd)
+	for _, m := range p.spec.Mounts {
+		if dest := filepath.Clean(m.Dest); cwd == dest || strings.HasPrefix(cwd, dest+"/") {
+			return nil
+		}
+	}
+	root, err := openRoot(p.root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	rel, err := resolveInRoot(root, cwd)
+	if err != nil {
+		return fmt.Errorf("looking for working directory %s: %w", cwd, err)
+	}
+	for at := rel; at != "." && at != ""; at = filepath.Dir(at) {
+		if view.Stays(at) && (!slices.Contains(scratch, at) || slices.Contains(view.Hidden, "/"+at)) {
+			return fmt.Errorf("the container has a mount of its own at /%s, or slipway its context, store or working directory, which hides this step's working directory %s: "+
+				"without isolation (--isolation=none) that cannot be put aside. Mount it elsewhere (mountPath of a pod's volume), or use another WORKDIR", at, cwd)
 		}
 	}
 	return nil

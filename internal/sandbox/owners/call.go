@@ -47,8 +47,10 @@ func (c *call) do() error {
 		return c.chmod()
 	case mknods:
 		return c.mknod()
-	case sets, removes:
+	case sets, removes, gets:
 		return c.xattr()
+	case lists:
+		return c.listXattr()
 	case stats:
 		return c.stat()
 	case makes:

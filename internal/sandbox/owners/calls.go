@@ -15,6 +15,8 @@ const (
 	mknods
 	sets    // an attribute
 	removes // one
+	gets    // one
+	lists   // the names of all
 	whoami  // the caller's IDs, asked for or set
 	stats   // who owns what
 	roots   // the caller gets another root, or sees other mounts
@@ -32,7 +34,7 @@ type layout struct {
 	dir, path       int // none: the working directory; none: dir is the file itself
 	uid, gid, flags int
 	mode, device    int
-	name, value     int // of an attribute; behind the value come its size and flags
+	name, value     int // of an attribute; behind the value, or the list of names, come its size and flags
 	buffer, mask    int // of the answer, and what is asked for (statx)
 	dir2, path2     int // of a second file
 	target          int // of a symbolic link
@@ -67,6 +69,13 @@ var supervised = sync.OnceValue(func() map[int]layout {
 		unix.SYS_REMOVEXATTR:  with(removes, func(l *layout) { l.path, l.name = 0, 1 }),
 		unix.SYS_LREMOVEXATTR: with(removes, func(l *layout) { l.path, l.name, l.nofollow = 0, 1, true }),
 		unix.SYS_FREMOVEXATTR: with(removes, func(l *layout) { l.dir, l.name = 0, 1 }),
+
+		unix.SYS_GETXATTR:   with(gets, func(l *layout) { l.path, l.name, l.value = 0, 1, 2 }),
+		unix.SYS_LGETXATTR:  with(gets, func(l *layout) { l.path, l.name, l.value, l.nofollow = 0, 1, 2, true }),
+		unix.SYS_FGETXATTR:  with(gets, func(l *layout) { l.dir, l.name, l.value = 0, 1, 2 }),
+		unix.SYS_LISTXATTR:  with(lists, func(l *layout) { l.path, l.value = 0, 1 }),
+		unix.SYS_LLISTXATTR: with(lists, func(l *layout) { l.path, l.value, l.nofollow = 0, 1, true }),
+		unix.SYS_FLISTXATTR: with(lists, func(l *layout) { l.dir, l.value = 0, 1 }),
 
 		unix.SYS_FCHMOD:    with(chmods, func(l *layout) { l.dir, l.mode = 0, 1 }),
 		unix.SYS_FCHMODAT:  with(chmods, func(l *layout) { l.dir, l.path, l.mode = 0, 1, 2 }),

@@ -2,7 +2,6 @@ package owners
 
 import (
 	"bufio"
-	"errors"
 	"os"
 	"slices"
 	"strconv"
@@ -229,76 +228,4 @@ func (c *call) umask() (uint32, error) {
 		}
 	}
 	return 0o022, nil
-}
-
-// maxValue is the longest value of an attribute, as in the kernel.
-const maxValue = 64 << 10
-
-// xattr sets an attribute or removes one.
-func (c *call) xattr() error {
-	name, err := c.readText(c.n.args[c.name], 256)
-	if err == unix.ENAMETOOLONG {
-		return unix.ERANGE
-	}
-	if err != nil {
-		return err
-	}
-	own := strings.HasPrefix(name, layer.RecordPrefix)
-	switch {
-	case !c.s.rules.Root && own: // it would say what chown may not
-		return unix.EPERM
-	case c.s.rules.Root && (own || !layer.KeepsXattr(name) || strings.HasPrefix(name, "user.")):
-		return errNative
-	}
-	// Who is not root might say another name by the time that the kernel reads it: nothing of that is left to it.
-	if err := c.open(); err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(c.object, &st); err != nil {
-		return err
-	}
-	if !c.s.rules.Root && !c.canWrite(&st, name) {
-		return unix.EPERM
-	}
-	if c.kind == removes {
-		return c.removeXattr(&st, name)
-	}
-	return c.setXattr(&st, name)
-}
-
-// canWrite reports whether a user may set an attribute: those of users, of files that are the user's.
-func (c *call) canWrite(st *unix.Stat_t, name string) bool {
-	r, _, err := c.record(st)
-	return err == nil && r.UID == c.s.rules.UID && strings.HasPrefix(name, "user.")
-}
-
-func (c *call) setXattr(st *unix.Stat_t, name string) error {
-	size, flags := c.n.args[c.value+1], int(c.arg(c.value+2))
-	if size > maxValue {
-		return unix.E2BIG
-	}
-	value := make([]byte, size)
-	if err := errors.Join(c.readAll(c.n.args[c.value], value), c.valid()); err != nil { // what was read is the caller's
-		return err
-	}
-	return c.byName(func(object string) error {
-		err := unix.Setxattr(object, name, value, flags)
-		if (err == unix.EPERM || err == unix.EINVAL || err == unix.ENOTSUP) && c.s.rules.Root && hasAttributes(st) && c.recorded(st) {
-			err = unix.Setxattr(object, layer.HeldRecord+name, value, flags)
-		}
-		return err
-	})
-}
-
-func (c *call) removeXattr(st *unix.Stat_t, name string) error {
-	return c.byName(func(object string) error {
-		err := unix.Removexattr(object, name)
-		if err != nil && c.s.rules.Root && hasAttributes(st) {
-			if unix.Removexattr(object, layer.HeldRecord+name) == nil {
-				return nil
-			}
-		}
-		return err
-	})
 }

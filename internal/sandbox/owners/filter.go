@@ -182,7 +182,7 @@ func (r Rules) Program() []byte {
 		}
 	}
 	// There are older ones; and what is done by way of a ring nobody is told of.
-	for _, number := range []int{unix.SYS_SETXATTRAT, unix.SYS_REMOVEXATTRAT, unix.SYS_IO_URING_SETUP} {
+	for _, number := range []int{unix.SYS_SETXATTRAT, unix.SYS_REMOVEXATTRAT, unix.SYS_GETXATTRAT, unix.SYS_LISTXATTRAT, unix.SYS_IO_URING_SETUP} {
 		a.on(number, returns(absent))
 	}
 	r.identity(&a)

@@ -88,6 +88,24 @@ func TestOwners(t *testing.T) {
 			p.want("0", unix.SYS_LSETXATTR, at("d"), "trusted.z", "y", 1, 0)
 			p.want("0", unix.SYS_REMOVEXATTR, at("d"), "trusted.z")
 			p.want("no data available", unix.SYS_REMOVEXATTR, at("d"), "user.z")
+			const capability = `"\x01\x00\x00\x02\x00 \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"`
+			p.want(capability, unix.SYS_GETXATTR, at("g"), "security.capability", "&text", 256)
+			p.want(capability, unix.SYS_LGETXATTR, at("g"), "security.capability", "&text", 20)
+			p.want("20", unix.SYS_GETXATTR, at("g"), "security.capability", 0, 0)
+			p.want("numerical result out of range", unix.SYS_GETXATTR, at("g"), "security.capability", "&text", 19)
+			p.want("bad address", unix.SYS_GETXATTR, at("g"), "security.capability", 8, 64)
+			p.want("no data available", unix.SYS_GETXATTR, at("g"), "security.ima", "&text", 256)
+			p.want("no such file or directory", unix.SYS_GETXATTR, at("none"), "security.capability", "&text", 256)
+			p.want(`"y"`, unix.SYS_GETXATTR, at("d"), "trusted.x", "&text", 256)
+			p.want("3", unix.SYS_DUP3, number(p.do(unix.SYS_OPENAT, cwd, at("g"), unix.O_RDONLY)), 3, 0)
+			p.want(capability, unix.SYS_FGETXATTR, 3, "security.capability", "&text", 256)
+			for _, list := range []string{p.do(unix.SYS_LISTXATTR, at("g"), "&text", 256), p.do(unix.SYS_LLISTXATTR, at("g"), "&text", 256), p.do(unix.SYS_FLISTXATTR, 3, "&text", 256)} {
+				if strings.Count(list, `security.capability\x00`) < 1 {
+					t.Errorf("the attributes of a file that was given security.capability are %s", list)
+				}
+			}
+			p.want("numerical result out of range", unix.SYS_LISTXATTR, at("g"), "&text", 4)
+			p.want("bad address", unix.SYS_LISTXATTR, at("g"), 8, 256)
 			must(t, p.s.Close())
 			links := p.s.Links()
 			p.s = nil

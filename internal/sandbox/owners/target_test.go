@@ -150,6 +150,8 @@ func (o op) make() string {
 	var texts [][]byte
 	var st unix.Stat_t
 	var x unix.Statx_t
+	var text [256]byte
+	var told []byte
 	answer := func() string { return "" }
 	for i, a := range o.Args {
 		switch a := a.(type) {
@@ -164,6 +166,10 @@ func (o op) make() string {
 			case "&statx":
 				args[i] = uintptr(unsafe.Pointer(&x))
 				answer = func() string { return seen(uint32(x.Mode), x.Uid, x.Gid, unix.Mkdev(x.Rdev_major, x.Rdev_minor)) }
+				continue
+			case "&text": // whose first bytes are told, as many as the call says
+				args[i] = uintptr(unsafe.Pointer(&text))
+				told = text[:]
 				continue
 			}
 			b := append([]byte(a), 0)
@@ -183,6 +189,9 @@ func (o op) make() string {
 	}
 	if text := answer(); text != "" {
 		return text
+	}
+	if told != nil {
+		return fmt.Sprintf("%q", told[:r])
 	}
 	return fmt.Sprint(int(r))
 }

@@ -17,7 +17,15 @@ func TestUser(t *testing.T) {
 	}
 	fill(t, dir, "root/", "root/mine", "root/d/", "root/theirs", "root/x")
 	must(t, unix.Setxattr(dir+"/root/theirs", layer.OwnerRecord, []byte("0:0"), 0))
+	for _, attr := range []string{"security.capability", "trusted.x"} {
+		must(t, unix.Setxattr(dir+"/root/theirs", layer.HeldRecord+attr, []byte("y"), 0))
+	}
 	p := startSupervised(t, setting{Root: dir + "/root", Rules: Rules{UID: 1000, GID: 100, Groups: []uint32{50}}})
+	p.want(`"y"`, unix.SYS_GETXATTR, "/theirs", "security.capability", "&text", 10)
+	p.want("no data available", unix.SYS_GETXATTR, "/theirs", "trusted.x", "&text", 10)
+	if list := p.do(unix.SYS_LISTXATTR, "/theirs", "&text", 256); !strings.Contains(list, `\x00security.capability\x00`) || strings.Contains(list, `\x00trusted.x\x00`) {
+		t.Errorf("a user sees the attributes %s", list)
+	}
 	const no = "operation not permitted"
 	p.want("0", unix.SYS_CHOWN, "/mine", 1000, 100)
 	p.want("0", unix.SYS_CHOWN, "/mine", -1, 50)
@@ -40,7 +48,7 @@ func TestUser(t *testing.T) {
 		p.want(no, call, 0)
 	}
 	p.want(no, unix.SYS_SETRESUID, 1000, 0, -1)
-	for name, want := range map[string]string{"mine": "100644 1000:50", "d": "40755 1000:100", "theirs": "100644 0:0"} {
+	for name, want := range map[string]string{"mine": "100644 1000:50", "d": "40755 1000:100", "theirs": "100644 0:0 security.capability=79 trusted.x=79"} {
 		if got := is(t, dir+"/root", name); got != want {
 			t.Errorf("%s is %s, want %s", name, got, want)
 		}
