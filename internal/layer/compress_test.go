@@ -95,14 +95,14 @@ func TestCompress(t *testing.T) {
 		for _, e := range []Encoding{{}, {Compression: Gzip}, {Compression: Gzip, Level: Stored}, {Compression: Gzip, Level: HuffmanOnly},
 			{Compression: Gzip, Level: 1}, {Compression: Gzip, Level: 9}, {Compression: Zstd}} {
 			var outs [][]byte
-			for _, cores := range []int{1, 2, 8} {
+			for _, cores := range []int{1, 8} {
 				before := runtime.GOMAXPROCS(cores)
 				var out bytes.Buffer
 				compressTo(t, &out, e, data)
 				runtime.GOMAXPROCS(before)
 				outs = append(outs, out.Bytes())
 			}
-			if !bytes.Equal(outs[0], outs[1]) || !bytes.Equal(outs[0], outs[2]) {
+			if !bytes.Equal(outs[0], outs[1]) {
 				t.Errorf("%v of %d bytes depends on the number of cores", e, size)
 			}
 			back, err := Decompress(bytes.NewReader(outs[0]))
