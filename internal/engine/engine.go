@@ -77,6 +77,8 @@ type Engine struct {
 	// What runs have in common: see [shared].
 	mu         sync.Mutex
 	flights    map[string]*flight
+	landed     map[string]int64 // the last flights that are gone, by their names: as how manieth
+	landings   int64
 	sources    map[sourceKey]*source
 	httpFiles  map[string]*pooled[*httpsource.File]
 	gitCommits map[string]*pooled[*gitsource.Commit]
@@ -88,7 +90,7 @@ type Engine struct {
 func New(opt Options) *Engine {
 	return &Engine{
 		opt: opt, http: httpsource.New(opt.Store), git: newGit(opt.Store),
-		flights: map[string]*flight{}, sources: map[sourceKey]*source{}, httpFiles: map[string]*pooled[*httpsource.File]{},
+		flights: map[string]*flight{}, landed: map[string]int64{}, sources: map[sourceKey]*source{}, httpFiles: map[string]*pooled[*httpsource.File]{},
 		gitCommits: map[string]*pooled[*gitsource.Commit]{}, resolved: map[string]*pooled[*imagesource.Image]{}, clamped: map[string]*pooled[layer.ID]{},
 	}
 }

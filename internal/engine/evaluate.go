@@ -46,6 +46,7 @@ func (r *Run) evaluate(ctx context.Context, n *node, cold bool) (*outcome, error
 
 // known gives the result of a node that need not be executed, or nil. damage is what is wrong with one that is recorded.
 func (r *Run) known(ctx context.Context, n *node, id identity, cold bool) (_ *outcome, damage string, err error) {
+	r.look(n)
 	res, found, why, err := r.recall(ctx, id.key)
 	if err != nil {
 		return nil, "", err
@@ -110,6 +111,12 @@ func (r *Run) carryOut(ctx context.Context, n *node, id identity, damage string,
 		t, err := r.launch(ctx, missed, n, id, w, inputs, func(ctx context.Context, f *flight) (*outcome, error) {
 			return r.perform(ctx, f, n, id, w, inputs)
 		})
+		if errors.Is(err, errLanded) {
+			if out, _, err := r.known(ctx, n, id, w.cold); out != nil || err != nil {
+				return out, err
+			}
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -207,6 +214,10 @@ func (r *Run) replan(ctx context.Context, n *node, id identity, res store.Result
 func (r *Run) plan(ctx context.Context, n *node, id identity, w warming, inputs []Value, do func(context.Context, *flight) (*outcome, error)) (*outcome, error) {
 	for {
 		t, err := r.launch(ctx, planned, n, id, w, inputs, do)
+		if errors.Is(err, errLanded) { // planning takes no longer than looking
+			r.look(n)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

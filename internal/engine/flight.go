@@ -135,7 +135,30 @@ func (r *Run) underWay(n *node, id identity) *ticket {
 	return nil
 }
 
-// launch begins an execution, unless somebody did. The inputs have been evaluated before: what they stand on is known.
+// errLanded says that an execution was carried out since its result was looked for.
+var errLanded = errors.New("it was carried out meanwhile")
+
+// mostLanded is how many names of flights that are gone are remembered.
+const mostLanded = 1024
+
+// land notes that a flight is gone. The caller holds the engine's lock.
+func (e *Engine) land(name string) {
+	if len(e.landed) >= mostLanded {
+		clear(e.landed)
+	}
+	e.landings++
+	e.landed[name] = e.landings
+}
+
+// look notes that the result of a node is about to be looked for.
+func (r *Run) look(n *node) {
+	r.Engine.mu.Lock()
+	defer r.Engine.mu.Unlock()
+	n.looked.Store(r.landings)
+}
+
+// launch begins an execution, unless somebody did. The inputs have been evaluated before: what they stand on is known. Where one is gone
+// since the result was looked for, it is to be looked for again: errLanded.
 func (r *Run) launch(ctx context.Context, kind string, n *node, id identity, w warming, inputs []Value, do func(context.Context, *flight) (*outcome, error)) (*ticket, error) {
 	scope := r.recordScope()
 	name := kind + r.flightName(n, id, scope) + w.flight()
@@ -147,6 +170,10 @@ func (r *Run) launch(ctx context.Context, kind string, n *node, id identity, w w
 		f := r.flights[name]
 		t := r.join(name, id)
 		if t == nil && (f == nil || !r.takes(f, id)) {
+			if r.landed[name] > n.looked.Load() && !id.fresh {
+				r.Engine.mu.Unlock()
+				return nil, errLanded
+			}
 			t = r.depart(ctx, departure{name, scope, id.fresh}, n, inputs, do)
 		}
 		r.Engine.mu.Unlock()
@@ -204,6 +231,7 @@ func (r *Run) depart(ctx context.Context, d departure, n *node, inputs []Value, 
 	f.forget = func() {
 		if r.flights[d.name] == f {
 			delete(r.flights, d.name)
+			r.land(d.name)
 		}
 	}
 	if !r.closed {

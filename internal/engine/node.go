@@ -33,6 +33,7 @@ type node struct {
 	image   atomic.Pointer[imagesource.Image] // that it turned out to be
 	fetches sharedStep                        // of its layers, from an imported cache
 	ran     atomic.Pointer[reasons.Why]       // set before it is carried out
+	looked  atomic.Int64                      // how many flights had landed when its result was looked for
 
 	mu       sync.Mutex
 	contents map[string]*future[digested]
