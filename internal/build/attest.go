@@ -53,6 +53,17 @@ func (b *building) attest(ctx context.Context, out *gw.Result, products []*produ
 	return nil
 }
 
+// willAttest tells the run what will be read of stages for attestations.
+func (b *building) willAttest(out *gw.Result) {
+	for _, all := range out.Attestations {
+		for _, a := range all {
+			if ref, ok := a.Ref.(*frontend.Ref); ok && ref != nil {
+				b.run.WillRead(ref.Edge())
+			}
+		}
+	}
+}
+
 // unbundle reads what a frontend's attestation holds: one predicate, or a directory of statements.
 // The rules are those of BuildKit's exporter/attestation.
 func (b *building) unbundle(ctx context.Context, a *result.Attestation[gw.Reference]) ([]export.Attestation, error) {

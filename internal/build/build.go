@@ -293,6 +293,7 @@ func (b *building) deliver(ctx context.Context, out *gw.Result, res *Result) err
 	if err := b.scan(ctx, out); err != nil {
 		return err
 	}
+	b.willAttest(out)
 	products, err := b.products(ctx, out)
 	if err != nil {
 		return err

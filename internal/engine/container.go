@@ -79,6 +79,7 @@ func (r *Run) NewContainer(ctx context.Context, opt ContainerOptions) (_ *Contai
 		if m.Edge.Vertex != nil {
 			pm.Input = int64(len(n.inputs))
 			n.inputs = append(n.inputs, edge{r.node(m.Edge.Vertex), m.Edge.Index})
+			r.seen(m.Edge)
 		}
 		op.Mounts = append(op.Mounts, pm)
 	}

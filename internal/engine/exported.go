@@ -32,6 +32,9 @@ func (r *Run) WillExport(e graph.Edge, epoch *time.Time) {
 	r.exported(r.node(e.Vertex), epoch)
 }
 
+// WillRead tells that an edge will be asked for after others, so that nothing below it is made in a way that cannot be seen.
+func (r *Run) WillRead(e graph.Edge) { r.seen(e) }
+
 // exportedSources evaluates the images that an exported result stands on. Steps that are cached do not ask
 // for them, and only they know how to fetch what was lost of their layers.
 func (r *Run) exportedSources(ctx context.Context, e graph.Edge) error {

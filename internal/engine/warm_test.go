@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/slipway-build/slipway/internal/graph"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -487,6 +489,28 @@ func TestChilled(t *testing.T) {
 		if tool != c.want {
 			t.Errorf("%s: got %q, want %q", c.name, tool, c.want)
 		}
+	}
+}
+
+// What a container of a frontend shows is seen, whatever a result needs of it; and what will be read later is made so that it can be.
+func TestWarmIsNotShown(t *testing.T) {
+	e, _, c := newCompiler(t)
+	warm := RunOptions{Warm: &Warm{Project: "mine"}}
+	for _, first := range []bool{false, true} {
+		stage := step(sources(fmt.Sprint("shown ", first)), "go")
+		r := e.NewRun(context.Background(), warm)
+		want := "empty cold"
+		if first {
+			r.WillRead(edgeOf(t, copied(stage, "/")))
+			want = "cold"
+		}
+		_, err := r.Result(t.Context(), edgeOf(t, copied(stage, "/out/app")))
+		must(t, err)
+		ctr, err := r.NewContainer(t.Context(), ContainerOptions{Mounts: []ContainerMount{{Mount: &pb.Mount{Dest: pb.RootMount}, Edge: edgeOf(t, stage)}}})
+		must(t, err)
+		must(t, ctr.Close())
+		must(t, r.Close())
+		wantFound(t, c, "a stage that is shown", want)
 	}
 }
 
