@@ -214,7 +214,7 @@ func (b *building) exportCaches(ctx context.Context, products []*product, res *R
 			return err
 		}
 	}
-	return b.exportMounts(ctx)
+	return b.exportMounts(ctx, "")
 }
 
 func (b *building) exportCache(ctx context.Context, t *cache.To, set cache.Set, res *Result) error {

@@ -66,6 +66,7 @@ func (b *Builder) BuildAll(ctx context.Context, requests []Named, sink progress.
 		// The damaged entry is gone now: what it was for is a miss, and is made again.
 		err = j.attempt(watched)
 	}
+	j.saveMounts(watched, err)
 	for _, b := range j.all {
 		b.closeCaches()
 	}

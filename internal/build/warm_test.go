@@ -75,4 +75,7 @@ func TestProject(t *testing.T) {
 	if b.req.NoCache = false; b.warm() == nil {
 		t.Error("it is not warm")
 	}
+	if b.job.cold = true; b.warm() != nil {
+		t.Error("what is built once more without warm caches is warm")
+	}
 }

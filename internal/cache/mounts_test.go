@@ -146,6 +146,48 @@ func TestMountIsIncremental(t *testing.T) {
 	})
 }
 
+// What was not written to since the export before is not read again.
+func TestMountIsReadOnce(t *testing.T) {
+	s := openStore(t)
+	to, from := mountsIn(t, t.TempDir())
+	var file string
+	inMount(t, s, func(dir string) {
+		file = filepath.Join(dir, "d", "f")
+		write(t, dir, "d/f", "one")
+	})
+	watch, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	must(t, err)
+	defer unix.Close(watch)
+	_, err = unix.InotifyAddWatch(watch, file, unix.IN_ACCESS)
+	must(t, err)
+	read := func() bool { // whether the file was, by an export
+		must(t, to.Export(t.Context(), s, nil, deps, quiet))
+		n, err := unix.Read(watch, make([]byte, 4096))
+		return err == nil && n > 0
+	}
+	if !read() {
+		t.Fatal("the first export has not read the file")
+	}
+	for tries := 0; read(); tries++ { // its change is too recent for a clock
+		if tries == 1000 {
+			t.Fatal("each export reads the file")
+		}
+	}
+	inMount(t, s, func(dir string) { write(t, dir, "d/f", "two") })
+	if !read() {
+		t.Error("a file that was changed is not read")
+	}
+	other := openStore(t)
+	if _, err := from.Import(t.Context(), other, nil, deps, quiet); err != nil {
+		t.Fatal(err)
+	}
+	inMount(t, other, func(dir string) {
+		if got, err := os.ReadFile(filepath.Join(dir, "d", "f")); err != nil || string(got) != "two" {
+			t.Errorf("carried: %q, %v", got, err)
+		}
+	})
+}
+
 // A mount that was used here since it was written elsewhere stays; an older one becomes what is there, and what is here is not fetched.
 func TestMountThatIsNewerStays(t *testing.T) {
 	dir, a, b := t.TempDir(), openStore(t), openStore(t)

@@ -59,8 +59,9 @@ func (m *Mounts) Export(ctx context.Context, s *store.Store, client *registry.Cl
 	if err != nil && !errors.Is(err, ErrMount) {
 		return err
 	}
-	x := &sending{at: at, name: name, tree: s.MountTree(held.Dir), tmp: tmp, new: carried{created: time.Now()}}
-	if err := x.list(ctx); err != nil {
+	tree, keep := s.RememberedMount(held.Dir)
+	x := &sending{at: at, name: name, tree: tree, tmp: tmp, new: carried{created: time.Now()}}
+	if err := errors.Join(x.list(ctx), keep()); err != nil {
 		return fmt.Errorf("looking at cache mount %s: %w", one.Describe(), err)
 	}
 	if old != nil && !x.whole(ctx, old) {
@@ -111,7 +112,10 @@ func (x *sending) list(ctx context.Context) error {
 		}
 		if f.hasBytes() {
 			var err error
-			if f.Digest, err = layer.HashContent(e); err != nil {
+			if f.Digest = e.Digest; f.Digest == "" { // it is not known from before
+				f.Digest, err = layer.HashContent(e)
+			}
+			if err != nil {
 				return nil //nolint:nilerr // it was written to meanwhile
 			}
 		}

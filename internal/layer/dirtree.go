@@ -321,7 +321,11 @@ func isImmutable(c Content) bool {
 
 // remember notes the digest of a file that was read after a point in time, where somebody wants to know it.
 func remember(c Content, read time.Time, sum digest.Digest) {
-	if f, ok := c.(*hostFile); ok && f.tree.opt.Memory != nil {
+	f, ok := c.(*hostFile)
+	if h, held := c.(*heldFile); held {
+		f, ok = h.hostFile, true
+	}
+	if ok && f.tree.opt.Memory != nil {
 		f.tree.opt.Memory.Note(f.stamp, read, sum)
 	}
 }

@@ -233,7 +233,7 @@ func (l *survey) caches(context.Context) error {
 		path := filepath.Join(l.s.root, "caches", e.Name())
 		name, isLock := strings.CutSuffix(path, ".lock")
 		if !isLock {
-			if !e.IsDir() && !strings.HasSuffix(path, ".size") { // which is found out again
+			if !e.IsDir() && mountName(path) == path { // else it is found out again
 				l.find(Finding{Kind: "cache mount", Subject: l.relative(path), Problem: "it is no directory", Means: "steps that use it fail",
 					Repair: "delete it", mend: func(context.Context) error { return os.Remove(path) }})
 			}

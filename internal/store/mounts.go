@@ -14,7 +14,7 @@ import (
 )
 
 // A directory of caches/ is a cache mount or a git repository. Beside it are its lock, which holds its id and was
-// changed when the directory was used last, and perhaps how much of the disk it takes, as it was measured since then.
+// changed when the directory was used last, and perhaps how much of the disk it takes, as it was measured since then, and the digests of its files.
 
 // gitPrefix begins the ids of git repositories. A Dockerfile's ids have no zero byte.
 const gitPrefix = "git repository\x00"
@@ -53,7 +53,28 @@ func noteMount(lock *os.File, id string) {
 
 func now() unix.Timeval { return unix.NsecToTimeval(time.Now().UnixNano()) }
 
-// mounts returns what is in caches/: the names of directories, and of the locks and sizes of such as are gone.
+// ofMount are the ends of the names of files that tell of a mount what can be found out again.
+func ofMount() []string { return []string{".size", digestsOfMount} }
+
+// forgetMount removes what is known of a mount that is gone, or another one.
+func forgetMount(dir string) error {
+	for _, end := range ofMount() {
+		if err := os.Remove(dir + end); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountName is the name of the mount that a file of caches/ is of.
+func mountName(file string) string {
+	for _, end := range append(ofMount(), ".lock") {
+		file = strings.TrimSuffix(file, end)
+	}
+	return file
+}
+
+// mounts returns what is in caches/: the names of directories, and of what is left beside of such as are gone.
 func (s *Store) mounts() ([]string, error) {
 	entries, err := readDir(filepath.Join(s.root, "caches"))
 	if err != nil {
@@ -62,7 +83,7 @@ func (s *Store) mounts() ([]string, error) {
 	var names []string
 	known := map[string]bool{}
 	for _, e := range entries {
-		name := strings.TrimSuffix(strings.TrimSuffix(e.Name(), ".lock"), ".size")
+		name := mountName(e.Name())
 		if !known[name] {
 			known[name] = true
 			names = append(names, name)
@@ -150,12 +171,14 @@ func (s *Store) mountRecord(name string, busy bool) (CacheRecord, error) {
 	return r, nil
 }
 
-// ofRest makes a record of what a killed process left of a mount that it made or pruned: its lock or its size. Without
-// either there is none.
+// ofRest makes a record of what a killed process left of a mount that it made or pruned: its lock or what was known of it. Without
+// any there is none.
 func (r *CacheRecord) ofRest(dir string) error {
 	fi, err := os.Lstat(dir + ".lock")
-	if errors.Is(err, os.ErrNotExist) {
-		fi, err = os.Lstat(dir + ".size")
+	for _, end := range ofMount() {
+		if errors.Is(err, os.ErrNotExist) {
+			fi, err = os.Lstat(dir + end)
+		}
 	}
 	if err != nil {
 		return err
@@ -248,7 +271,7 @@ func (s *Store) pruneMount(name string, used time.Time, trash string) (gone bool
 	if err := os.Rename(mount, filepath.Join(trash, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false, err
 	}
-	if err := os.Remove(mount + ".size"); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := forgetMount(mount); err != nil {
 		return false, err
 	}
 	return true, os.Remove(lock.Name())

@@ -11,11 +11,28 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/layer/digests"
 )
 
 // MountTree gives the files of a cache mount's directory, which processes may change meanwhile.
 func (s *Store) MountTree(dir string) layer.Tree {
 	return layer.OpenDir(dir, layer.DirOptions{Flavor: s.flavor, Live: true})
+}
+
+// digestsOfMount ends the name of the file with the digests of a mount's contents, as they were when somebody last wanted to know all of them.
+const digestsOfMount = ".digests"
+
+// RememberedMount is MountTree with the digests of contents that were known when keep was called last, if they were not written to since; keep saves
+// those that this process has found.
+func (s *Store) RememberedMount(dir string) (tree layer.Tree, keep func() error) {
+	tmp, err := s.leaseDir()
+	if err != nil {
+		tmp = "" // whoever writes is told
+	}
+	memory := digests.Open(dir+digestsOfMount, tmp)
+	return layer.OpenDir(dir, layer.DirOptions{Flavor: s.flavor, Live: true, Memory: memory}), func() error {
+		return memory.Save(func(write func(*os.File) error) error { return s.replaceBeside(dir+digestsOfMount, write) })
+	}
 }
 
 // DescribeMount is what messages call the cache mount with an id.
@@ -140,7 +157,7 @@ func (s *Store) swap(id string, lock *os.File, used time.Time, dir, fresh string
 	if err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, dir, flags); err != nil {
 		return false, os.NewSyscallError("renameat2", err)
 	}
-	if err := os.Remove(dir + ".size"); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := forgetMount(dir); err != nil {
 		return false, err
 	}
 	noteMount(lock, id)
