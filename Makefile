@@ -160,7 +160,7 @@ environments: build bases ## build Dockerfiles, packages of Debian and Go progra
 	SLIPWAY_DOCKERFILES=$(or $(DOCKERFILES),all) SLIPWAY_ENVIRONMENTS=$(ENVIRONMENTS) SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 120m -run '^TestTable$$' ./hack/environments
 
 # PROJECTS=go-service,... chooses some. The store is kept: Debian's packages are installed once.
-warm: build bases ## build small models of projects of Go, Node, Python and Rust warm and cold, with packages of Debian, npm and modules of Go, and compare
+warm: build bases ## build small models of projects of ten tools and more warm and cold, with packages of Debian, npm and modules of Go, and compare
 	@hack/deps.sh test
 	SLIPWAY_WARM=$(or $(PROJECTS),all) SLIPWAY_WARM_ROOT=$(CURDIR)/build/warm SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 120m -run '^TestProjects$$' ./hack/warm
 

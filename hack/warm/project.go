@@ -6,6 +6,7 @@
 //	projects/*.txtar   the models
 //	project.go         reads and writes one
 //	registries.go      servers on loopback that they download from, which write down what they are asked for
+//	packages.go        what these have: packages that are made of a project's files
 package warm
 
 import (
@@ -28,7 +29,7 @@ var Versions = []string{"first", "source", "dependency"}
 //	first/NAME, source/NAME, dependency/NAME   files of the context from a version on
 //	settings                                   lines of KEY VALUE: see there
 //	downloads/VERSION                          what a warm build of a version may download: lines of regular expressions
-//	wheels/, sdists/, crates/NAME-VERSION/     packages that it downloads
+//	wheels/NAME-VERSION/, ...                  packages that it downloads: see [kinds]
 type Project struct {
 	Name  string
 	files map[string]string
@@ -57,10 +58,11 @@ func Load(dir string) ([]*Project, error) {
 
 // Setting gives what the settings have of a key:
 //
-//	tools    whether it is built on the image of hack/warm/tools, "yes", or on base images alone
+//	tools    the stage of hack/warm/tools/Dockerfile that it is built on, as the image warm-STAGE; without it, it is built on base images alone
 //	short    whether it is built where the test is to be short, "yes"
 //	target   a target of the bake file (any number)
 //	cache    a directory that steps find warm, and its tool: "/root/.npm of npm" (any number)
+//	logs     what a warm build of a version prints: "VERSION TEXT" (any number)
 //	runs     the arguments of a command in each image (bake: of the image of each target), and what it prints for a version: "VERSION TEXT" (any number)
 func (p *Project) Setting(key string) (all []string) {
 	for line := range strings.Lines(p.files["settings"]) {
