@@ -22,7 +22,7 @@ const module = "github.com/slipway-build/slipway/"
 // too. A package imports only from tiers below its own, or from below its own name.
 var tiers = [][]string{
 	{"internal/hostfiles", "internal/atomicfile", "internal/isolation", "internal/heap"},
-	{"internal/tools", "internal/longlife", "internal/inflight", "internal/meter", "internal/processes", "internal/filetrace", "internal/gunzip", "internal/libdeflate", "internal/overlay", "internal/secrets", "internal/terminal", "internal/outbound", "internal/network", "internal/config", "internal/builders"},
+	{"internal/tools", "internal/longlife", "internal/inflight", "internal/meter", "internal/processes", "internal/filetrace", "internal/gunzip", "internal/libdeflate", "internal/overlay", "internal/secrets", "internal/terminal", "internal/outbound", "internal/network", "internal/config", "internal/builders", "internal/kube"},
 	{"internal/layer", "internal/graph", "internal/progress", "internal/registry", "internal/reasons"},
 	{"internal/ocilayout"},
 	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source", "internal/imagetools", "internal/manifestlist"},
@@ -72,6 +72,7 @@ var bans = []struct{ from, to, reason string }{
 	{"cmd/slipway", "github.com/google/go-containerregistry", "it is an independent check in tests, not a part"},
 	{"cmd/slipway", "github.com/rogpeppe/go-internal", "it is for tests"},
 	{"cmd/slipway", "github.com/johannesboyne/gofakes3", "it is for tests"},
+	{"cmd/slipway", "k8s.io/client-go", "its start costs more than that of all of slipway"},
 	{"cmd/slipway", "testing", "it is for tests, and registers flags"},
 }
 

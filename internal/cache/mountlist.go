@@ -39,6 +39,12 @@ const (
 	maxMount     = 1 << 40   // bytes of all files
 )
 
+// mountBits are the permissions of files in mounts that are carried: no set-ID bits. contextBits are those of a context, where COPY keeps them.
+const (
+	mountBits   = 0o1777
+	contextBits = 0o7777
+)
+
 // carriedVersion is that of lists.
 const carriedVersion = 1
 
@@ -118,8 +124,8 @@ func (c *carried) encode(w io.Writer) error {
 	return errors.Join(b.Flush(), z.Close())
 }
 
-// decodeMount reads a list, of a manifest that has some packs, and checks all that it says.
-func decodeMount(r io.Reader, packs []ocispec.Descriptor) (*carried, error) {
+// decodeMount reads a list, of a manifest that has some packs, and checks all that it says. bits are the permissions that files may have.
+func decodeMount(r io.Reader, packs []ocispec.Descriptor, bits uint32) (*carried, error) {
 	z, err := layer.Decompress(r)
 	if err != nil {
 		return nil, err
@@ -147,7 +153,7 @@ func decodeMount(r io.Reader, packs []ocispec.Descriptor) (*carried, error) {
 	if len(c.files) == 0 {
 		return nil, errors.New("the list of its files has none")
 	}
-	return c, newChecker(c).all()
+	return c, newChecker(c, bits).all()
 }
 
 func (c *carried) head(line []byte, packs []ocispec.Descriptor) error {
@@ -186,13 +192,14 @@ func (c *carried) add(line []byte) error {
 // checker looks at what a list says, which is a claim of whoever wrote it.
 type checker struct {
 	*carried
+	bits        uint32 // permissions that files may have
 	dirs, names map[string]bool
 	at          map[digest.Digest]carriedFile // where contents are
 	bytes       int64
 }
 
-func newChecker(c *carried) *checker {
-	return &checker{carried: c, dirs: map[string]bool{}, names: map[string]bool{}, at: map[digest.Digest]carriedFile{}}
+func newChecker(c *carried, bits uint32) *checker {
+	return &checker{carried: c, bits: bits, dirs: map[string]bool{}, names: map[string]bool{}, at: map[digest.Digest]carriedFile{}}
 }
 
 func (c *checker) all() error {
@@ -209,7 +216,7 @@ func (c *checker) file(f *carriedFile) error {
 	if err := c.place(f); err != nil {
 		return err
 	}
-	if f.Mode&^(unix.S_IFMT|0o1777) != 0 {
+	if f.Mode&^(unix.S_IFMT|c.bits) != 0 {
 		return fmt.Errorf("mode %#o has more than permissions", f.Mode)
 	}
 	switch f.Mode & unix.S_IFMT {

@@ -170,12 +170,21 @@ func findMount(ctx context.Context, at named, name, known string) (*carried, str
 	if version == known {
 		return nil, version, nil
 	}
+	c, err := readMount(ctx, at, raw, mountBits)
+	if err != nil {
+		return nil, "", err
+	}
+	return c, version, nil
+}
+
+// readMount reads what a manifest says, whose list is where at keeps its blobs. What is damaged is an error that is ErrMount.
+func readMount(ctx context.Context, at named, raw []byte, bits uint32) (*carried, error) {
 	var doc ocispec.Manifest
 	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, "", fmt.Errorf("%w: decoding its manifest: %w", ErrMount, err)
+		return nil, fmt.Errorf("%w: decoding its manifest: %w", ErrMount, err)
 	}
 	if doc.Config.MediaType != mediaMountList || len(doc.Layers) > maxPacks {
-		return nil, "", fmt.Errorf("%w: it is no cache mount", ErrMount)
+		return nil, fmt.Errorf("%w: it is no list of files", ErrMount)
 	}
 	packs := doc.Layers
 	if len(packs) == 1 && packs[0].MediaType == ocispec.MediaTypeEmptyJSON {
@@ -183,7 +192,7 @@ func findMount(ctx context.Context, at named, name, known string) (*carried, str
 	}
 	for _, p := range packs {
 		if err := p.Digest.Validate(); err != nil {
-			return nil, "", fmt.Errorf("%w: a pack has the digest %q", ErrMount, p.Digest)
+			return nil, fmt.Errorf("%w: a pack has the digest %q", ErrMount, p.Digest)
 		}
 	}
 	list, err := readFrom(ctx, at.open, doc.Config, maxList)
@@ -191,11 +200,11 @@ func findMount(ctx context.Context, at named, name, known string) (*carried, str
 		err = fmt.Errorf("%w: %w", ErrMount, err)
 	}
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	c, err := decodeMount(bytes.NewReader(list), packs)
+	c, err := decodeMount(bytes.NewReader(list), packs, bits)
 	if err != nil {
-		return nil, "", fmt.Errorf("%w: %w", ErrMount, err)
+		return nil, fmt.Errorf("%w: %w", ErrMount, err)
 	}
-	return c, version, nil
+	return c, nil
 }

@@ -60,25 +60,33 @@ func (m *Mounts) Export(ctx context.Context, s *store.Store, client *registry.Cl
 		return err
 	}
 	tree, keep := s.RememberedMount(held.Dir)
-	x := &sending{at: at, name: name, tree: tree, tmp: tmp, new: carried{created: time.Now()}}
+	x := &sending{at: at, name: name, tree: tree, tmp: tmp, bits: mountBits, new: carried{created: time.Now()}}
 	if err := errors.Join(x.list(ctx), keep()); err != nil {
 		return fmt.Errorf("looking at cache mount %s: %w", one.Describe(), err)
 	}
+	made, err := x.update(ctx, old, had)
+	if err != nil {
+		return fmt.Errorf("exporting cache mount %s: %w", one.Describe(), err)
+	}
+	if made != had {
+		tell(fmt.Sprintf("cache mount %s: %d files, %d bytes of contents were new", one.Describe(), len(x.new.files), x.sent), true)
+	}
+	return s.PutMemo(ctx, m.synced(one), made)
+}
+
+// update writes what was listed, unless it is what old has, of the manifest had, and gives the manifest's digest. old may be nil.
+func (x *sending) update(ctx context.Context, old *carried, had string) (string, error) {
 	if old != nil && !x.whole(ctx, old) {
 		old = nil
 	}
 	if old != nil && slices.EqualFunc(old.files, x.new.files, carriedFile.same) {
-		return s.PutMemo(ctx, m.synced(one), had)
+		return had, nil
 	}
 	made, err := x.send(ctx, old)
 	if err != nil && old != nil && ctx.Err() == nil { // a pack of before may be gone
 		made, err = x.send(ctx, nil)
 	}
-	if err != nil {
-		return fmt.Errorf("exporting cache mount %s: %w", one.Describe(), err)
-	}
-	tell(fmt.Sprintf("cache mount %s: %d files, %d bytes of contents were new", one.Describe(), len(x.new.files), x.sent), true)
-	return s.PutMemo(ctx, m.synced(one), made)
+	return made, err
 }
 
 // sending is a mount while it is exported.
@@ -87,6 +95,8 @@ type sending struct {
 	name string
 	tree layer.Tree
 	tmp  string // a directory of the store
+	bits uint32 // permissions that are carried
+	all  bool   // what cannot be carried, or changes while it is read, is an error
 	new  carried
 	sent int64 // bytes of contents that were put into packs
 
@@ -104,9 +114,12 @@ func (x *sending) list(ctx context.Context) error {
 			return nil
 		}
 		if !utf8.ValidString(e.Path) || !utf8.ValidString(e.Link) { // it has no place in a list
+			if x.all {
+				return fmt.Errorf("the name %q is no UTF-8, and cannot be carried", e.Path)
+			}
 			return fs.SkipDir
 		}
-		f := carriedFile{Path: e.Path, Mode: e.Mode & (unix.S_IFMT | 0o1777), UID: e.UID, GID: e.GID, Mtime: e.ModTime.UnixNano(), Link: e.Link}
+		f := carriedFile{Path: e.Path, Mode: e.Mode & (unix.S_IFMT | x.bits), UID: e.UID, GID: e.GID, Mtime: e.ModTime.UnixNano(), Link: e.Link}
 		if f.Mode&unix.S_IFMT == unix.S_IFREG {
 			f.Mode, f.Size = f.Mode&^unix.S_ISVTX, e.Size
 		}
@@ -115,7 +128,10 @@ func (x *sending) list(ctx context.Context) error {
 			if f.Digest = e.Digest; f.Digest == "" { // it is not known from before
 				f.Digest, err = layer.HashContent(e)
 			}
-			if err != nil {
+			switch {
+			case err != nil && x.all:
+				return fmt.Errorf("reading %s: %w", e.Path, err)
+			case err != nil:
 				return nil //nolint:nilerr // it was written to meanwhile
 			}
 		}

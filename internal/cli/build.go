@@ -45,6 +45,7 @@ type buildFlags struct {
 	policy        []string
 	verifyCache   string
 	warmFlags
+	onFlags
 	squash bool
 }
 
@@ -57,6 +58,9 @@ func newBuildCmd(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := errors.Join(a.checkCompat(cmd, &opts), a.checkFailureShell(cmd, &opts.failureFlags)); err != nil {
 				return err
+			}
+			if opts.on != "" {
+				return a.buildOn(cmd.Context(), cmd.Flags(), &opts, args[0])
 			}
 			return a.runBuild(cmd.Context(), &opts, args[0])
 		},
@@ -79,6 +83,7 @@ func (o *buildFlags) add(f *pflag.FlagSet) {
 	o.cacheFlags.add(f)
 	o.tellFlags.add(f)
 	o.failureFlags.add(f, failureNone)
+	o.onFlags.add(f)
 	f.StringArrayVarP(&o.tags, "tag", "t", nil, `Image identifier (format: "[registry/]repository[:tag]")`)
 	f.StringVarP(&o.file, "file", "f", "", `Name of the Dockerfile: a path, a URL, or "-" for standard input (default: "PATH/Dockerfile")`)
 	f.StringVar(&o.target, "target", "", "Set the target build stage to build, by name or number")
@@ -221,6 +226,10 @@ func withoutValues(args []string) []string {
 func (a *app) runBuild(ctx context.Context, opts *buildFlags, contextArg string) error {
 	heap.Populate(buildsHeap)
 	endInTime(ctx)
+	contextArg, err := a.bringPacked(ctx, opts, contextArg)
+	if err != nil {
+		return err
+	}
 	req, err := opts.request(a, contextArg)
 	if err != nil {
 		return err

@@ -96,6 +96,8 @@ func scripts(t *testing.T, dir string) testscript.Params {
 			"actions": actionsCache,
 			// In script_bucket_test.go.
 			"bucket": s3Bucket,
+			// In script_cluster_test.go.
+			"cluster": cluster,
 			// In clients_test.go.
 			"llb": definition, "frontend": frontendImage,
 		},

@@ -77,6 +77,7 @@ type Build struct {
 	Memory       any `toml:"memory"`
 	Network      any `toml:"network"`
 	OnFailure    any `toml:"on-failure"`
+	OnImage      any `toml:"on-image"`
 	PidsLimit    any `toml:"pids-limit"`
 	Progress     any `toml:"progress"`
 	Provenance   any `toml:"provenance"`

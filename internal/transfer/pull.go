@@ -19,6 +19,7 @@ type Wanted struct {
 	Name     string           // as the user has it
 	Platform ocispec.Platform // the zero one is this machine's
 	Mode     imagesource.ResolveMode
+	As       []string // names that it gets, normalised; none: its own
 }
 
 // Pull brings an image into the store, under its name.
@@ -42,8 +43,13 @@ func Pull(ctx context.Context, s *store.Store, src *imagesource.Source, w Wanted
 	if old, err := s.Image(ctx, full); err != nil || old.Manifest.Digest != img.Digest {
 		news = true
 	}
-	if err := nameImage(ctx, s, full, img, opened); err != nil {
-		return nil, err
+	if len(w.As) == 0 {
+		w.As = []string{full}
+	}
+	for _, name := range w.As {
+		if err := nameImage(ctx, s, name, img, opened); err != nil {
+			return nil, err
+		}
 	}
 	show.Printf("Digest: %s\n", img.Root)
 	if news {

@@ -1,0 +1,208 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/moby/buildkit/client"
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/pflag"
+
+	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/cache"
+	"github.com/slipway-build/slipway/internal/kube"
+	"github.com/slipway-build/slipway/internal/progress"
+)
+
+// onFlags say where a build is carried out, if not here.
+type onFlags struct {
+	on, onImage, podTemplate, onRegistrySecret string
+	onWait                                     time.Duration
+}
+
+func (o *onFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&o.on, "on", "", `Build in a Job of Kubernetes, with the caches of a registry ("kubernetes", "kubernetes://CONTEXT/NAMESPACE")`)
+	f.StringVar(&o.onImage, "on-image", "", `Image of slipway that the pod of "--on" runs`)
+	f.StringVar(&o.podTemplate, "pod-template", "", `File with the Job, or the Pod, that "--on" completes (YAML)`)
+	f.StringVar(&o.onRegistrySecret, "on-registry-secret", "", `Secret of the cluster with the credentials of registries for the pod of "--on" (default: yours, of the registries that the command names)`)
+	f.DurationVar(&o.onWait, "on-wait", kube.DefaultPatience, `How long a pod of "--on" may take to start`)
+}
+
+// remote is a build that is carried out in a cluster.
+type remote struct {
+	app     *app
+	opts    *buildFlags
+	flags   *pflag.FlagSet
+	context string
+
+	cluster *kube.Cluster
+	repo    cache.Packed // where contexts, and results by their keys, are kept
+	args    []string     // of the build in the pod
+	image   string       // to be brought home where nobody pushes one; "" is none
+	files   map[string][]byte
+	arch    string
+
+	replay *progress.Replay
+	step   *progress.Step // what goes on in the cluster
+	said   lastLines
+	out    kube.Outcome
+	meta   map[string]any
+}
+
+// buildOn builds in a Job of Kubernetes, as if it were here.
+func (a *app) buildOn(ctx context.Context, flags *pflag.FlagSet, o *buildFlags, contextArg string) error {
+	r := &remote{app: a, opts: o, flags: flags, context: contextArg, files: map[string][]byte{}}
+	if err := r.plan(); err != nil {
+		return err
+	}
+	if o.iidFile != "" {
+		if err := os.Remove(o.iidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("removing the old --iidfile: %w", err)
+		}
+	}
+	var err error
+	if r.cluster, err = kube.Open(o.on); err != nil {
+		return err
+	}
+	mode := o.progress
+	if o.quiet {
+		mode = "quiet"
+	}
+	display, err := a.display(ctx, mode)
+	if err != nil {
+		return err
+	}
+	err = r.run(ctx, display)
+	warnings := display.Wait()
+	if mode != "quiet" && mode != "none" && mode != "rawjson" {
+		a.printWarnings(warnings)
+	}
+	if err == nil || ctx.Err() == nil {
+		r.said.print(a)
+	}
+	if err != nil {
+		return err
+	}
+	if r.out.ExitCode != 0 {
+		if r.said.empty() {
+			return &codeError{r.out.ExitCode, fmt.Errorf("the build in the cluster failed with exit code %d", r.out.ExitCode)}
+		}
+		return &codeError{code: r.out.ExitCode} // its own words were printed
+	}
+	return r.finish(ctx, mode, warnings)
+}
+
+// run carries the build out. An error is one of the cluster, of the context or of the connection: what a build fails by is in out.
+func (r *remote) run(ctx context.Context, sink progress.Sink) (err error) {
+	r.replay = progress.NewReplay(sink)
+	r.step = progress.Start(sink, progress.Vertex{Digest: digest.FromString("kubernetes"), Name: "[kubernetes] build in " + r.cluster.String()})
+	defer func() { r.step.Done(err) }()
+	spec := &kube.Spec{Image: r.opts.onImage, Arch: r.arch, Patience: r.opts.onWait, Files: r.files}
+	if r.opts.podTemplate != "" {
+		if spec.Template, err = os.ReadFile(r.opts.podTemplate); err != nil {
+			return fmt.Errorf("reading --pod-template: %w", err)
+		}
+	}
+	if err := errors.Join(r.readSecrets(ctx), r.readCredentials()); err != nil {
+		return err
+	}
+	if len(r.files) > 0 && r.files[registryFile] != nil {
+		spec.Env = map[string]string{"DOCKER_CONFIG": kube.Dir}
+	}
+	spec.RegistrySecret = r.opts.onRegistrySecret
+	admitted, err := r.cluster.Admit(ctx, spec) // before anything is sent
+	if err != nil {
+		return err
+	}
+	if err := r.sendContexts(ctx, sink); err != nil {
+		return err
+	}
+	spec.Args = r.args
+	view := kube.View{Line: r.line, Tell: r.tell, Again: func() { r.replay.Again(); r.said.clear() }}
+	for {
+		if admitted, err = r.cluster.Admit(ctx, spec); err != nil {
+			return err
+		}
+		r.tell(admitted.Tells)
+		r.out, err = r.cluster.Run(ctx, admitted, spec, view)
+		if !errors.Is(err, kube.ErrNoUserNamespace) || spec.NoUserNamespace {
+			return err
+		}
+		spec.NoUserNamespace = true
+		r.tell(err.Error())
+	}
+}
+
+func (r *remote) tell(text string) { _, _ = r.step.Stderr().Write([]byte(text + "\n")) }
+
+// line takes a line of what the pod prints: an event, or the words of its slipway.
+func (r *remote) line(line []byte) {
+	if !r.replay.Line(line) {
+		r.said.add(line)
+	}
+}
+
+// maxSaid is how much is kept of a pod's words, in bytes.
+const maxSaid = 256 << 10
+
+// lastLines are the last lines of something.
+type lastLines struct{ text []byte }
+
+func (l *lastLines) add(line []byte) {
+	l.text = append(append(l.text, line...), '\n')
+	if over := len(l.text) - maxSaid; over > 0 {
+		_, rest, _ := bytes.Cut(l.text[over:], []byte("\n"))
+		l.text = slices.Clone(rest)
+	}
+}
+
+func (l *lastLines) clear()       { l.text = nil }
+func (l *lastLines) empty() bool  { return len(l.text) == 0 }
+func (l *lastLines) print(a *app) { _, _ = a.stderr.Write(l.text) }
+
+// finish does what is to be done here with an image that is built.
+func (r *remote) finish(ctx context.Context, mode string, warnings []client.VertexWarning) error {
+	if err := json.Unmarshal([]byte(r.out.Message), &r.meta); err != nil {
+		return fmt.Errorf("the build ended well, but its pod does not say what it has made: %w", err)
+	}
+	result := &build.Result{}
+	for key, d := range map[string]*digest.Digest{"containerimage.digest": &result.Manifest.Digest, "containerimage.config.digest": &result.Config} {
+		text, ok := r.meta[key].(string)
+		if !ok {
+			continue
+		}
+		if *d = digest.Digest(text); d.Validate() != nil {
+			return fmt.Errorf("the pod says that the image has the %s %q", key, text)
+		}
+	}
+	if result.ImageID = result.Config; result.ImageID == "" {
+		result.ImageID = result.Manifest.Digest
+	}
+	if r.opts.load {
+		if err := r.bringHome(ctx, mode, result.Manifest.Digest); err != nil {
+			return err
+		}
+	}
+	if r.opts.iidFile != "" {
+		if err := os.WriteFile(r.opts.iidFile, []byte(result.ImageID), 0o644); err != nil {
+			return fmt.Errorf("writing --iidfile: %w", err)
+		}
+	}
+	if r.opts.metadataFile != "" {
+		addWarnings(r.meta, warnings)
+		if err := writeMetadata(r.opts.metadataFile, r.meta); err != nil {
+			return err
+		}
+	}
+	if r.opts.quiet && result.ImageID != "" {
+		_, err := fmt.Fprintln(r.app.stdout, result.ImageID)
+		return err
+	}
+	return nil
+}
