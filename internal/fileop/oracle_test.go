@@ -286,12 +286,14 @@ func tarOf(t testing.TB, fill func(layer.Sink) error) []byte {
 }
 
 // A copy gives the same files as the one of fsutil, which BuildKit uses, or fails where that does.
-func TestCopyLikeFsutil(t *testing.T) {
+func TestCopyLikeFsutil(t *testing.T) { copyLikeFsutil(t, 600) }
+
+func copyLikeFsutil(t *testing.T, times int64) {
 	needRoot(t)
 	fscopy.UmaskIsZero = true // as buildkitd has it
 	defer unix.Umask(unix.Umask(0))
 	failed, copied := 0, 0
-	for seed := range int64(1000) {
+	for seed := range times {
 		r := rand.New(rand.NewSource(seed))
 		root := shmDir(t)
 		src, base, want := path.Join(root, "src"), path.Join(root, "base"), path.Join(root, "want")
