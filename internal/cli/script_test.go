@@ -3,6 +3,8 @@ package cli_test
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -39,7 +41,7 @@ func TestMain(m *testing.M) {
 //	cached STEP...   it shows that they were taken from the cache
 //	mtime FILE TIME  set a file's modification time (RFC 3339)
 //	mode FILE MODE   check a file's permission bits (octal, with set-ID and sticky bits)
-//	waitfor FILE [RE]  wait until a file exists, of which the name may be a pattern, and has a line that matches
+//	waitfor FILE [RE]  wait until a file exists, of which the name may be a pattern, and has a line that matches, or until a server (http://) answers with one
 //	clean            no mount and no process of a container of this script is left
 //	replace FILE OLD NEW
 func TestScripts(t *testing.T) {
@@ -205,10 +207,16 @@ func mode(ts *testscript.TestScript, neg bool, args []string) {
 
 func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 || len(args) > 2 {
-		ts.Fatalf("usage: waitfor FILE [RE]")
+		ts.Fatalf("usage: waitfor FILE|URL [RE]")
 	}
 	re := regexp.MustCompile("(?m)" + strings.Join(args[1:], ""))
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if strings.HasPrefix(args[0], "http://") {
+			if data, err := get(args[0]); err == nil && re.Match(data) {
+				return
+			}
+			continue
+		}
 		files, err := filepath.Glob(ts.MkAbs(args[0]))
 		ts.Check(err)
 		for _, f := range files {
@@ -221,6 +229,19 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("%s does not appear", strings.Join(args, " with "))
+}
+
+// get returns what a server answers with status 200.
+func get(url string) ([]byte, error) {
+	resp, err := http.Get(url)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, errors.New(resp.Status)
+	}
+	return io.ReadAll(resp.Body)
 }
 
 // clean looks for mounts of the script's store in all mount namespaces, as containers have their
