@@ -1,8 +1,11 @@
 # slipway's own build. `make help` lists the targets.
 GO      ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION ?= $(shell hack/version.sh)
+COMMIT  ?= $(shell hack/version.sh commit)
+DATE    ?= $(shell hack/version.sh date)
 TAGS    := seccomp netgo osusergo grpcnotrace
-LDFLAGS := -s -w -extldflags -static -X github.com/slipway-build/slipway/internal/cli.Version=$(VERSION)
+STAMP   := github.com/slipway-build/slipway/internal/cli
+LDFLAGS := -s -w -extldflags -static -X $(STAMP).Version=$(VERSION) -X $(STAMP).Commit=$(COMMIT) -X $(STAMP).Date=$(DATE)
 BASES   := build/tools/bases
 # Pinned: a new release must not turn an old commit red.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -46,13 +49,13 @@ demo: build ## build the first two examples on stand-in base images, run them, s
 	@$(BASES) exec -- hack/demo.sh
 
 image: build ## build an image of slipway by itself, with the program alone: in the store as slipway:latest, and in build/image/slipway
-	@VERSION="$(VERSION)" hack/image.sh slipway
+	@VERSION="$(VERSION)" COMMIT="$(COMMIT)" DATE="$(DATE)" hack/image.sh slipway
 
 image-debug: build ## build the one with a shell, slipway:debug
-	@VERSION="$(VERSION)" hack/image.sh debug
+	@VERSION="$(VERSION)" COMMIT="$(COMMIT)" DATE="$(DATE)" hack/image.sh debug
 
 image-daemon: build ## build the one for docker buildx' drivers and GitHub's container jobs, on Debian: slipway:daemon
-	@VERSION="$(VERSION)" hack/image.sh daemon
+	@VERSION="$(VERSION)" COMMIT="$(COMMIT)" DATE="$(DATE)" hack/image.sh daemon
 
 # On stand-in base images, with the program that is there: nothing is downloaded but Debian's packages.
 image-test: build ## build the images on stand-in base images and try them in containers by runc

@@ -4,7 +4,7 @@
 #   hack/image.sh TARGET [FLAG OF slipway build...]
 #
 # IMAGE is its name without a tag, "slipway" if unset; the tag of "slipway" is latest, that of other targets is their name.
-# VERSION is what the program says of itself. With PROGRAM=DIR the program is DIR/slipway, and is not compiled in the image.
+# VERSION, COMMIT and DATE are what the program says of itself. With PROGRAM=DIR the program is DIR/slipway, and is not compiled in the image.
 set -eu
 cd "$(dirname "$0")/.."
 target=$1
@@ -46,5 +46,5 @@ rm -rf "build/image/$target"
 [ ! -e /etc/ssl/certs/ca-certificates.crt ] || set -- --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt "$@"
 [ -z "${PROGRAM:-}" ] || set -- --build-context "program=$PROGRAM" "$@"
 bin/slipway build -f contrib/image/Dockerfile --target "$target" --build-context root=oci-layout://build/image/root \
-	--build-arg "VERSION=${VERSION:-dev}" -t "${IMAGE:-slipway}:$tag" \
+	--build-arg "VERSION=${VERSION:-}" --build-arg "COMMIT=${COMMIT:-}" --build-arg "DATE=${DATE:-}" -t "${IMAGE:-slipway}:$tag" \
 	-o type=image -o "type=oci,tar=false,dest=build/image/$target" "$@" .
