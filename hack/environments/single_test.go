@@ -155,6 +155,34 @@ func TestWarm(t *testing.T) {
 	}
 }
 
+// TestLooks: commands that need no namespace see what those made that did, and what comes after them still does.
+func TestLooks(t *testing.T) {
+	for _, name := range []string{"user", "user-one", "restricted"} {
+		t.Run(name, func(t *testing.T) {
+			env, ok := Find(name)
+			if !ok {
+				t.Fatal("there is no such environment")
+			}
+			p, _ := single(t, env)
+			const dockerfile = "FROM busybox\nRUN echo kept > /kept\n"
+			if output, code := p.build(t, dockerfile, "-t", "app"); code != 0 {
+				t.Fatalf("exit code %d\n%s", code, output)
+			}
+			for command, want := range map[string]string{
+				"images": "app ", "info": "Isolation: ", "history app": "RUN /bin/sh -c echo kept", "image inspect app": "sha256:", "tag app other": "", "system df": "Images ",
+			} {
+				output, code, err := p.Run(t.Context(), append([]string{"slipway"}, strings.Fields(command)...)...)
+				if err != nil || code != 0 || !strings.Contains(output, want) {
+					t.Errorf("%s: exit code %d, %v\n%s", command, code, err, output)
+				}
+			}
+			if output, code := p.build(t, dockerfile, "-t", "app"); code != 0 || !strings.Contains(output, "CACHED") {
+				t.Errorf("the next build: exit code %d\n%s", code, output)
+			}
+		})
+	}
+}
+
 // pushFrontend gives a registry the frontend of tests, as test/frontend:1.
 func pushFrontend(t *testing.T, images http.Handler) {
 	t.Helper()

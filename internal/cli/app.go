@@ -167,6 +167,9 @@ func (a *app) newStore() (*store.Store, error) {
 	opts := []store.Option{store.WithLimit(a.limit)}
 	if a.mode != nil { // also of who has not entered what others enter
 		opts = append(opts, store.WithFlavor(a.flavor()))
+		if a.mode.Enters() {
+			opts = append(opts, store.WithoutIDs())
+		}
 	}
 	if os.Getenv("SLIPWAY_VERIFY") == "forms" {
 		opts = append(opts, store.VerifyForms())

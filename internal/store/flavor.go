@@ -19,6 +19,10 @@ import (
 // flavor unless it is root with all rights and in no user namespace.
 func WithFlavor(f layer.Flavor) Option { return func(s *Store) { s.flavor = f } }
 
+// WithoutIDs says that this process does not have the IDs that who made a store of the user flavor had inside of a user namespace. It looks
+// into the records of the store alone, which are the same with many IDs and with one.
+func WithoutIDs() Option { return func(s *Store) { s.withoutIDs = true } }
+
 // Flavor is the flavor of all layer directories of the store, which mounts must have too.
 func (s *Store) Flavor() layer.Flavor { return s.flavor }
 
@@ -118,6 +122,11 @@ func (s *Store) kind() kind {
 	return oneID
 }
 
+// fits reports whether a store of a kind is one for this process.
+func (s *Store) fits(is kind) bool {
+	return is == s.kind() || s.withoutIDs && is != trusted && s.flavor == layer.User
+}
+
 // ErrFlavor marks a store of the other flavor.
 var ErrFlavor = errors.New("it is a store of the other kind")
 
@@ -151,7 +160,7 @@ func (s *Store) hasDirs(tx *sql.Tx) (has bool, err error) {
 func (s *Store) changeFlavor() error {
 	return s.update(context.Background(), func(tx *sql.Tx) error {
 		v, is, err := s.version(tx)
-		if err != nil || is == s.kind() {
+		if err != nil || s.fits(is) {
 			return err
 		}
 		has, err := s.hasDirs(tx)
@@ -159,14 +168,14 @@ func (s *Store) changeFlavor() error {
 			err = s.otherFlavor(is)
 		}
 		if err == nil {
-			err = s.setVersion(tx, v)
+			err = s.setVersion(tx, v, s.kind())
 		}
 		return err
 	})
 }
 
-func (s *Store) setVersion(tx *sql.Tx, v int) error {
-	_, err := tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", v|int(s.kind())<<flavorShift))
+func (s *Store) setVersion(tx *sql.Tx, v int, k kind) error {
+	_, err := tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", v|int(k)<<flavorShift))
 	return err
 }
 

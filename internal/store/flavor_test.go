@@ -183,15 +183,21 @@ func TestReset(t *testing.T) {
 }
 
 // childOpensWithOneID opens a store, and says how that went.
-func childOpensWithOneID(root string) error {
-	s, err := Open(root)
+func childOpensWithOneID(root string) error { return opens(root) }
+
+// childLooksWithOneID does so to look into its records.
+func childLooksWithOneID(root string) error { return opens(root, WithoutIDs()) }
+
+func opens(root string, opts ...Option) error {
+	s, err := Open(root, opts...)
 	if err == nil {
 		err = s.Close()
 	}
 	return err
 }
 
-// A store in which records count as they are is not used where they do not, nor the other way round.
+// A store in which records count as they are is not used where they do not, nor the other way round. Who only looks into its records sees them,
+// and changes nothing of that.
 func TestFlavorOfOneID(t *testing.T) {
 	needRoot(t)
 	root := filepath.Join(shm(t), "store")
@@ -199,8 +205,8 @@ func TestFlavorOfOneID(t *testing.T) {
 	must(t, err)
 	opaqueLayer(t, s)
 	must(t, s.Close())
-	one := func() (string, error) {
-		cmd := command(t, "one-id", root)
+	one := func(what string) (string, error) {
+		cmd := command(t, what, root)
 		cmd.SysProcAttr = &syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWUSER,
 			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}, GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}},
@@ -208,11 +214,14 @@ func TestFlavorOfOneID(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	if out, err := one(); err == nil || !strings.Contains(out, "made by a user with many IDs") {
+	if out, err := one("looks-with-one-id"); err != nil {
+		t.Errorf("looking into it with one ID: %v\n%s", err, out)
+	}
+	if out, err := one("one-id"); err == nil || !strings.Contains(out, "made by a user with many IDs") {
 		t.Errorf("with one ID: %v\n%s", err, out)
 	}
 	must(t, os.RemoveAll(root))
-	if out, err := one(); err != nil {
+	if out, err := one("one-id"); err != nil {
 		t.Fatalf("a new one: %v\n%s", err, out)
 	}
 	s, err = Open(root, WithFlavor(layer.User)) // there is nothing in it
@@ -223,5 +232,14 @@ func TestFlavorOfOneID(t *testing.T) {
 	must(t, s.Close())
 	if _, err := Open(root, WithFlavor(layer.User)); !errors.Is(err, ErrFlavor) || !strings.Contains(err.Error(), "made by a user with one ID") {
 		t.Errorf("with many IDs: %v", err)
+	}
+	s, err = Open(root, WithFlavor(layer.User), WithoutIDs())
+	must(t, err)
+	if _, is, err := s.version(s.db); err != nil || is != oneID {
+		t.Errorf("looking into it with many IDs: it is of kind %d now, %v", is, err)
+	}
+	must(t, s.Close())
+	if _, err := Open(root, WithFlavor(layer.Trusted), WithoutIDs()); !errors.Is(err, ErrFlavor) {
+		t.Errorf("looking into it as root of the machine: %v", err)
 	}
 }

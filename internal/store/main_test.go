@@ -40,13 +40,14 @@ func TestMain(m *testing.M) {
 
 // children are what other processes do; each is given the store's root.
 var children = map[string]func(root string) error{
-	"create":  childCreates,
-	"upgrade": childUpgrades,
-	"halfway": childStopsHalfway,
-	"locked":  childHoldsCache,
-	"user":    childUses,
-	"reset":   childResets,
-	"one-id":  childOpensWithOneID,
+	"create":            childCreates,
+	"upgrade":           childUpgrades,
+	"halfway":           childStopsHalfway,
+	"locked":            childHoldsCache,
+	"user":              childUses,
+	"reset":             childResets,
+	"one-id":            childOpensWithOneID,
+	"looks-with-one-id": childLooksWithOneID,
 }
 
 // child is another process with the test's code. Its first line of output has been read.

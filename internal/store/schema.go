@@ -195,7 +195,7 @@ func (s *Store) bringUpToDate() error {
 	held := true // the shared lock
 	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		v, k, err := s.version(s.db)
-		current := v == len(steps) && k == s.kind()
+		current := v == len(steps) && s.fits(k)
 		switch {
 		case err != nil || current && held:
 			return err
@@ -208,7 +208,7 @@ func (s *Store) bringUpToDate() error {
 		case v > len(steps):
 			return fmt.Errorf("its format is version %d, this program knows version %d: use another --root, or remove it", v, len(steps))
 		}
-		if v > 0 && k != s.kind() {
+		if v > 0 && !s.fits(k) {
 			if err := s.changeFlavorAlone(k); err != nil {
 				return err
 			}
@@ -279,9 +279,12 @@ func (s *Store) upgrade() error {
 		return err
 	}
 	return s.update(context.Background(), func(tx *sql.Tx) error {
-		v, _, err := s.version(tx)
+		v, k, err := s.version(tx)
 		if err != nil || v >= len(steps) {
 			return err
+		}
+		if v == 0 {
+			k = s.kind()
 		}
 		for i, step := range steps[v:] {
 			if err := step(s, tx); err != nil {
@@ -293,7 +296,7 @@ func (s *Store) upgrade() error {
 				return fmt.Errorf("syncing the store: %w", err)
 			}
 		}
-		return s.setVersion(tx, len(steps))
+		return s.setVersion(tx, len(steps), k)
 	})
 }
 

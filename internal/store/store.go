@@ -73,9 +73,11 @@ var ErrDamaged = errors.New("damaged entry in the store")
 type Store struct {
 	root   string
 	flavor layer.Flavor
-	db     *database
-	boot   string
-	opened time.Time
+	// withoutIDs: it is looked into from outside of the user namespace that it was made in.
+	withoutIDs bool
+	db         *database
+	boot       string
+	opened     time.Time
 	// readOnly is the directory of a copy of the records, where nothing can be written in the store.
 	readOnly string
 	work     inflight.Group[any] // conversions between forms, by layer and form
