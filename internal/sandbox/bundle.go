@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/moby/sys/user"
@@ -141,9 +142,15 @@ func (b *bundle) mountScratch() error {
 	if err := os.Mkdir(b.scratch, 0o711); err != nil {
 		return fmt.Errorf("making a scratch directory: %w", err)
 	}
-	err := unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID, "mode=711,noswap")
-	if errors.Is(err, unix.EINVAL) { // an older kernel, or a user namespace
-		err = unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID, "mode=711")
+	const plain = "mode=711"
+	options := plain
+	if !nested() && !noswapRefused.Load() {
+		options += ",noswap"
+	}
+	err := unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID, options)
+	if errors.Is(err, unix.EINVAL) && options != plain {
+		noswapRefused.Store(true)
+		err = unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID, plain)
 	}
 	if err != nil {
 		return &os.PathError{Op: "mount tmpfs", Path: b.scratch, Err: err}
@@ -151,6 +158,10 @@ func (b *bundle) mountScratch() error {
 	b.mounted = true
 	return nil
 }
+
+// noswapRefused: the kernel is older than 6.4. It is asked once, as it writes each refusal to its log, and to a console that may be slow; in a
+// user namespace it refuses for sure.
+var noswapRefused atomic.Bool
 
 // stateDir is where the runtime keeps what it knows of the container.
 func (b *bundle) stateDir() string { return filepath.Join(b.scratch, "state") }
