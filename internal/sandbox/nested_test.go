@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -140,8 +141,34 @@ func failures(out string) string {
 	return strings.Join(kept, "")
 }
 
+// kernelLog sees, when what it returns is called, that nothing was refused in the meantime that was known to be: the kernel writes a line to its log.
+func kernelLog(t *testing.T) func() {
+	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Logf("what the kernel logs is not looked at: %v", err)
+		return func() {}
+	}
+	if _, err := unix.Seek(fd, 0, io.SeekEnd); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		defer unix.Close(fd)
+		for buf := make([]byte, 8192); ; {
+			n, err := unix.Read(fd, buf)
+			if err == unix.EAGAIN {
+				return
+			}
+			if err != nil || strings.Contains(string(buf[:n]), "swap in unprivileged tmpfs") {
+				t.Errorf("in the kernel's log: %s, %v", buf[:max(n, 0)], err)
+				return
+			}
+		}
+	}
+}
+
 // TestNested: root of a user namespace that has all IDs runs what root runs.
 func TestNested(t *testing.T) {
+	defer kernelLog(t)()
 	inNested(t, nesting{first: firstNested, count: idCount, tun: true}, "^(TestLibcontainer|TestOlderKernel)$")
 }
 
