@@ -8,24 +8,17 @@ import (
 
 // absentCommands are commands of Docker's that are not there, with the reason and what to do instead.
 var absentCommands = map[string]string{
-	"attach":  "a container's streams belong to the process that runs it",
-	"events":  "there is no daemon that would tell of events",
-	"exec":    "it is not there yet: nsenter -a -t $(slipway inspect -f '{{.State.Pid}}' CONTAINER) enters a running container",
-	"logs":    "there is no daemon that keeps a container's output: it goes to where that of run or start goes",
 	"network": notYet + ": " + ownNetwork + ", the host's, or none",
 	"pause":   notYet + ": kill -s STOP stops a container's first process",
 	"port":    noPorts,
-	"restart": "a container runs in the foreground: use stop, and start again",
 	"search":  notYet,
-	"stats":   notYet,
-	"top":     notYet + ": ps on the host shows the processes of containers",
 	"unpause": notYet + ": kill -s CONT continues a container's first process",
 	"update":  notYet + ": create another container",
 	"volume":  "there are no named volumes: use -v HOST:CONTAINER",
 }
 
 // inContainerGroup are those that are below `container` as well.
-var inContainerGroup = []string{"attach", "exec", "logs", "pause", "port", "restart", "stats", "top", "unpause", "update"}
+var inContainerGroup = []string{"pause", "port", "unpause", "update"}
 
 // addAbsentInContainer adds those that are below container.
 func addAbsentInContainer(container *cobra.Command) {

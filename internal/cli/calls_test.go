@@ -70,8 +70,8 @@ func TestOtherCommandsAreNotMade(t *testing.T) {
 	for line, want := range map[string]string{
 		"biuld build":            "unknown command: slipway biuld (did you mean build?)",
 		"--debug biuld -t build": "unknown command: slipway biuld (did you mean build?)",
-		"exec build":             "slipway exec: " + absentCommands["exec"],
-		"exec -it build":         "slipway exec: " + absentCommands["exec"],
+		"pause build":            "slipway pause: " + absentCommands["pause"],
+		"pause -it build":        "slipway pause: " + absentCommands["pause"],
 		"--nosuchflag build":     "unknown flag: --nosuchflag",
 	} {
 		var out, err bytes.Buffer

@@ -25,12 +25,14 @@ func topCommands() []topCommand {
 		{"start", "", newStartCmd}, {"run", "", newRunCmd},
 		{"image", "", newImageCmd}, {"container", "", newContainerCmd}, {"buildx", "builder", newBuildxCmd}, {"context", "", newContextCmd}, {"serve", "", newServeCmd},
 		{"system", "", func(a *app) *cobra.Command {
-			return group("system", "Manage the store", newSystemCheckCmd(a), newSystemDfCmd(a), newSystemPruneCmd(a), newSystemResetCmd(a))
+			return group("system", "Manage the store", newEventsCmd(a), newSystemCheckCmd(a), newSystemDfCmd(a), newSystemPruneCmd(a), newSystemResetCmd(a))
 		}},
 		{"cache", "", newCacheCmd}, {"compose", "", newComposeCmd}, {"pull", "", newPullCmd}, {"push", "", newPushCmd}, {"version", "", newVersionCmd}, {"info", "", newInfoCmd}, {"why", "", newWhyCmd},
 		{"login", "", newLoginCmd}, {"logout", "", newLogoutCmd}, {"manifest", "", newManifestCmd}, {"imagetools", "", newImagetoolsCmd},
 		{"export", "", newExportCmd}, {"commit", "", newCommitCmd}, {"diff", "", newDiffCmd}, {"rename", "", newRenameCmd},
 		{"migrate", "", newMigrateCmd}, {"advise", "", newAdviseCmd}, {"kill", "", newKillCmd}, {"stop", "", newStopCmd}, {"wait", "", newWaitCmd},
+		{"logs", "", newLogsCmd}, {"attach", "", newAttachCmd}, {"exec", "", newExecCmd}, {"restart", "", newRestartCmd}, {"top", "", newTopCmd}, {"stats", "", newStatsCmd},
+		{"events", "", newEventsCmd}, {monitorName, "", newMonitorCmd},
 	}
 }
 
@@ -42,7 +44,8 @@ func newImageCmd(a *app) *cobra.Command {
 func newContainerCmd(a *app) *cobra.Command {
 	cmd := group("container", "Manage containers", newCreateCmd(a), newCpCmd(a), newContainerRmCmd(a, "remove"), newContainerLsCmd(a, "ls"),
 		newContainerPruneCmd(a), newStartCmd(a), newRunCmd(a), newContainerInspectCmd(a),
-		newExportCmd(a), newCommitCmd(a), newDiffCmd(a), newRenameCmd(a), newKillCmd(a), newStopCmd(a), newWaitCmd(a))
+		newExportCmd(a), newCommitCmd(a), newDiffCmd(a), newRenameCmd(a), newKillCmd(a), newStopCmd(a), newWaitCmd(a),
+		newLogsCmd(a), newAttachCmd(a), newExecCmd(a), newRestartCmd(a), newTopCmd(a), newStatsCmd(a))
 	addAbsentInContainer(cmd)
 	return cmd
 }

@@ -19,13 +19,11 @@ const (
 // absentRun are flags of Docker's create and run that cannot be there, with what to do instead.
 var absentRun = []struct{ name, short, advice string }{
 	{"publish", "p", noPorts}, {"publish-all", "P", noPorts},
-	{"detach", "d", noDaemon + " a container could be left to: run it in the foreground, or in the shell's background with &"},
 	{"attach", "a", "the streams are always attached; standard input with -i"},
 	{"ip", "", ownNetwork}, {"ip6", "", ownNetwork}, {"link", "", ownNetwork}, {"link-local-ip", "", ownNetwork},
 	{"mac-address", "", ownNetwork}, {"network-alias", "", ownNetwork}, {"net-alias", "", ownNetwork},
 	{"dns", "", "the host's name servers are used"}, {"dns-option", "", "the host's name servers are used"},
 	{"dns-opt", "", "the host's name servers are used"}, {"dns-search", "", "the host's name servers are used"},
-	{"log-driver", "", "the output goes to where slipway's goes"}, {"log-opt", "", "the output goes to where slipway's goes"},
 	{"health-cmd", "", noDaemon + " would watch a container's health"}, {"health-interval", "", noDaemon + " would watch a container's health"},
 	{"health-retries", "", noDaemon + " would watch a container's health"}, {"health-timeout", "", noDaemon + " would watch a container's health"},
 	{"health-start-period", "", noDaemon + " would watch a container's health"},

@@ -26,7 +26,9 @@ type containerFlags struct {
 	env, envFiles, volumes, mounts, addHosts, ulimits, tmpfs                []string
 	labels, labelFiles, capAdd, capDrop, securityOpts, groups               []string
 	interactive, terminal, privileged, readOnly, init, quiet                bool
-	remove                                                                  bool
+	remove, detach                                                          bool
+	logDriver                                                               string
+	logOpts                                                                 []string
 	stopTimeout                                                             int
 	resourceFlags
 }
@@ -60,6 +62,8 @@ func (o *containerFlags) add(f *pflag.FlagSet) {
 	o.filesystemFlags(f)
 	o.securityFlags(f)
 	o.resourceFlags.add(f)
+	f.StringVar(&o.logDriver, "log-driver", "", `Logging driver for the container ("json-file", "none")`)
+	f.StringArrayVar(&o.logOpts, "log-opt", nil, "Log driver options (max-size)")
 	o.otherFlags(f)
 	f.Lookup("net").Hidden = true
 }
@@ -97,7 +101,7 @@ func (o *containerFlags) otherFlags(f *pflag.FlagSet) {
 	for _, a := range absentRun {
 		f.StringArrayP(a.name, a.short, nil, a.advice)
 		switch a.name {
-		case "detach", "publish-all", "oom-kill-disable", "use-api-socket":
+		case "publish-all", "oom-kill-disable", "use-api-socket":
 			f.Lookup(a.name).NoOptDefVal = "true"
 		}
 		f.Lookup(a.name).Hidden = true
@@ -115,7 +119,7 @@ func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts contai
 		Privileged: o.privileged, Groups: o.groups, ReadOnly: o.readOnly, CgroupParent: o.cgroupParent, StopSignal: o.stopSignal, AutoRemove: o.remove,
 	}
 	if cmd.Flags().Changed("entrypoint") {
-		opts.Entrypoint = &o.entrypoint
+		opts.Entrypoint = []string{o.entrypoint}
 	}
 	if cmd.Flags().Changed("stop-timeout") {
 		opts.StopTimeout = &o.stopTimeout
@@ -150,6 +154,10 @@ func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts contai
 		return opts, err
 	}
 	if opts.CapDrop, err = capabilities("CapDrop", o.capDrop); err != nil {
+		return opts, err
+	}
+	opts.StdinOnce = o.interactive && !o.detach
+	if opts.Log, err = logConfig(o.logDriver, o.logOpts); err != nil {
 		return opts, err
 	}
 	if opts.Resources, err = o.resources(); err != nil {
@@ -219,6 +227,19 @@ func (o *containerFlags) limits(opts *container.Options) error {
 		opts.ShmSize = n
 	}
 	return nil
+}
+
+// logConfig reads --log-driver and --log-opt.
+func logConfig(driver string, values []string) (container.LogConfig, error) {
+	options := map[string]string{}
+	for _, v := range values {
+		k, text, ok := strings.Cut(v, "=")
+		if !ok {
+			return container.LogConfig{}, fmt.Errorf("invalid logging opt: %q", v)
+		}
+		options[k] = text
+	}
+	return container.NewLogConfig(driver, options)
 }
 
 // environment reads --env-file and then --env. A KEY that this process does not have is removed

@@ -28,18 +28,22 @@ func newRunCmd(a *app) *cobra.Command {
 	var opts containerFlags
 	cmd := &cobra.Command{
 		Use:   "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
-		Short: "Create and run a new container from an image, in the foreground",
+		Short: "Create and run a new container from an image",
 		Args:  minArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.createContainer(cmd, &opts, args)
 			if err != nil {
 				return failed(err)
 			}
+			if opts.detach {
+				return a.runDetached(cmd.Context(), c)
+			}
 			return a.runContainer(cmd.Context(), c, true)
 		},
 	}
 	if a.calls(cmd) {
 		opts.add(cmd.Flags())
+		cmd.Flags().BoolVarP(&opts.detach, "detach", "d", false, "Run container in background and print container ID")
 	}
 	return cmd
 }
@@ -80,7 +84,7 @@ func (a *app) runChanged(ctx context.Context, m *container.Manager, c store.Cont
 	if errors.Is(err, container.ErrRunning) || !config.AutoRemove && !letGo(ctx, m, config, c.ID) {
 		return err
 	}
-	if rerr := m.Remove(context.WithoutCancel(ctx), c.ID, true); err == nil {
+	if rerr := m.RemoveEnded(context.WithoutCancel(ctx), c); err == nil {
 		err = failed(rerr)
 	}
 	return err

@@ -7,8 +7,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/moby/sys/signal"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
@@ -22,7 +22,7 @@ func newKillCmd(a *app) *cobra.Command {
 		Short: "Kill one or more running containers",
 		Args:  minArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := parseSignal(sig, "SIGKILL")
+			s, err := container.ParseSignal(sig, "SIGKILL")
 			if err != nil {
 				return err
 			}
@@ -38,57 +38,54 @@ func newKillCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-// parseSignal reads a signal's name or number; the first that is not "" counts.
-func parseSignal(names ...string) (syscall.Signal, error) {
-	for _, name := range names {
-		if name != "" {
-			return signal.ParseSignal(name)
-		}
+// stopFlags are those of stop and restart.
+type stopFlags struct {
+	signal  string
+	timeout int
+}
+
+func (o *stopFlags) add(f *pflag.FlagSet) {
+	f.StringVarP(&o.signal, "signal", "s", "", "Signal to send to the container")
+	f.IntVarP(&o.timeout, "timeout", "t", 0, "Seconds to wait before killing the container")
+	f.IntVar(&o.timeout, "time", 0, "")
+	f.Lookup("time").Hidden = true // the old name
+}
+
+// of is how a container is stopped.
+func (o *stopFlags) of(cmd *cobra.Command, c store.Container) (syscall.Signal, time.Duration, error) {
+	f := cmd.Flags()
+	if f.Changed("time") && f.Changed("timeout") {
+		return 0, 0, errors.New("conflicting options: cannot specify both --timeout and --time")
 	}
-	return syscall.SIGTERM, nil
+	var seconds *int
+	if f.Changed("time") || f.Changed("timeout") {
+		seconds = &o.timeout
+	}
+	return container.StopOf(c, o.signal, seconds)
 }
 
 func newStopCmd(a *app) *cobra.Command {
-	var sig string
-	var timeout int
+	var o stopFlags
 	cmd := &cobra.Command{
 		Use:   "stop [OPTIONS] CONTAINER [CONTAINER...]",
 		Short: "Stop one or more running containers",
 		Args:  minArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f := cmd.Flags()
-			if f.Changed("time") && f.Changed("timeout") {
-				return errors.New("conflicting options: cannot specify both --timeout and --time")
+			if _, _, err := o.of(cmd, store.Container{Config: []byte("{}")}); err != nil {
+				return err
 			}
-			given := f.Changed("time") || f.Changed("timeout")
 			return a.eachContainer(cmd.Context(), args, func(m *container.Manager, c store.Container) (string, error) {
-				config, err := container.ReadConfig(c)
+				sig, timeout, err := o.of(cmd, c)
 				if err != nil {
 					return "", err
 				}
-				s, err := parseSignal(sig, config.StopSignal)
-				if err != nil {
-					return "", err
-				}
-				seconds := 10
-				switch {
-				case given:
-					seconds = timeout
-				case config.StopTimeout != nil:
-					seconds = *config.StopTimeout
-				}
-				return "", m.Stop(cmd.Context(), c, s, time.Duration(seconds)*time.Second)
+				return "", m.Stop(cmd.Context(), c, sig, timeout)
 			})
 		},
 	}
-	if !a.calls(cmd) {
-		return cmd
+	if a.calls(cmd) {
+		o.add(cmd.Flags())
 	}
-	f := cmd.Flags()
-	f.StringVarP(&sig, "signal", "s", "", "Signal to send to the container")
-	f.IntVarP(&timeout, "timeout", "t", 0, "Seconds to wait before killing the container")
-	f.IntVar(&timeout, "time", 0, "")
-	f.Lookup("time").Hidden = true // the old name
 	return cmd
 }
 
@@ -99,7 +96,12 @@ func newWaitCmd(a *app) *cobra.Command {
 		Args:  minArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.eachContainer(cmd.Context(), args, func(m *container.Manager, c store.Container) (string, error) {
-				s, err := m.Wait(cmd.Context(), c)
+				w, err := m.Watch(c)
+				if err != nil {
+					return "", err
+				}
+				defer w.Close()
+				s, err := w.NotRunning(cmd.Context())
 				return fmt.Sprint(s.Code()), err
 			})
 		},

@@ -166,7 +166,7 @@ func (a *app) containers() (*container.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &container.Manager{Store: s}, nil
+	return &container.Manager{Store: s, Command: a.monitorCommand}, nil
 }
 
 // openImage finds the image of a container: by name or ID in the store, otherwise from its

@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -65,6 +67,7 @@ func scripts(t *testing.T, dir string) testscript.Params {
 				return err
 			}
 			env.Defer(func() { os.RemoveAll(root) })
+			env.Defer(func() { endMonitors(root) }) // of a script that failed
 			env.Setenv("SLIPWAY_ROOT", filepath.Join(root, "store"))
 			env.Setenv("UNIQUE", filepath.Base(root)) // for what is the machine's: another run of the tests may be beside
 			env.Setenv("SLIPWAY_CERTS_DIR", certs)
@@ -103,6 +106,20 @@ func scripts(t *testing.T, dir string) testscript.Params {
 			// In clients_test.go.
 			"llb": definition, "frontend": frontendImage,
 		},
+	}
+}
+
+// endMonitors ends containers of a store that run in the background.
+func endMonitors(root string) {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil || !strings.Contains(string(data), "container-monitor\x00") || !strings.Contains(string(data), root+"/") {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f))); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGTERM)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -23,7 +24,50 @@ import (
 type CommitOptions struct {
 	Name            string // normalised, or ""
 	Author, Comment string
-	Changes         []string // Dockerfile instructions
+	Changes         []string             // Dockerfile instructions
+	Config          *ocispec.ImageConfig // what it has in the place of what the container has, where it says something, before the changes; may be nil
+}
+
+// over puts what a config says over what an image is to have, by Docker's rules.
+func over(runs *ocispec.ImageConfig, c *ocispec.ImageConfig) {
+	if c == nil {
+		return
+	}
+	for _, word := range []struct {
+		to   *string
+		text string
+	}{{&runs.User, c.User}, {&runs.WorkingDir, c.WorkingDir}, {&runs.StopSignal, c.StopSignal}} {
+		if word.text != "" {
+			*word.to = word.text
+		}
+	}
+	if c.Entrypoint != nil {
+		runs.Entrypoint, runs.Cmd = c.Entrypoint, nil
+	}
+	if len(c.Cmd) > 0 {
+		runs.Cmd = c.Cmd
+	}
+	var env []string
+	for _, kv := range c.Env {
+		if strings.Contains(kv, "=") { // without a value it says nothing
+			env = append(env, kv)
+		}
+	}
+	runs.Env = MergeEnv(runs.Env, env)
+	runs.Labels, runs.ExposedPorts, runs.Volumes = union(runs.Labels, c.Labels), union(runs.ExposedPorts, c.ExposedPorts), union(runs.Volumes, c.Volumes)
+}
+
+// union has the entries of both; those of the second count where both have one. It is nil without any.
+func union[V any](a, b map[string]V) map[string]V {
+	if len(a)+len(b) == 0 {
+		return nil
+	}
+	all := maps.Clone(a)
+	if all == nil {
+		all = map[string]V{}
+	}
+	maps.Copy(all, b)
+	return all
 }
 
 // Commit makes an image of a container: the layers of its own image, its writable layer if there is
@@ -116,6 +160,7 @@ func commitConfig(base []byte, config *Config, opts CommitOptions, entry ocispec
 	if config.Cwd == "/" && old.Config.WorkingDir == "" {
 		runs.WorkingDir = "" // a default of ours
 	}
+	over(&runs.ImageConfig, opts.Config)
 	runs, err := load.ApplyChanges(runs, opts.Changes)
 	if err != nil {
 		return nil, old.Platform, err

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
+	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -72,7 +74,7 @@ func ReadImage(ctx context.Context, s *store.Store, id digest.Digest) (*ocispec.
 // Options are what the user says about a container; the zero value is what the image says.
 type Options struct {
 	Args       []string // replace the image's CMD
-	Entrypoint *string  // replaces the image's ENTRYPOINT and drops its CMD; "" is none
+	Entrypoint []string // replaces the image's ENTRYPOINT and drops its CMD; one "" is none
 	Env        []string // KEY=VALUE; KEY alone removes it
 	Cwd, User  string
 	Hostname   string
@@ -98,6 +100,9 @@ type Options struct {
 	StopSignal   string // "" is the image's
 	StopTimeout  *int   // seconds
 	AutoRemove   bool   // it is removed when it ends, by whoever runs it
+	StdinOnce    bool   // its input ends with that of the first client that has one
+	Log          LogConfig
+	Docker       json.RawMessage // what a client of Docker's API asked for that has no effect, to be told it again
 }
 
 // Config is what a container runs; it is kept with the container's record.
@@ -131,6 +136,10 @@ type Config struct {
 
 	Resources sandbox.Resources `json:"resources,omitzero"`
 
+	StdinOnce bool            `json:"stdinOnce,omitempty"`
+	Log       LogConfig       `json:"log,omitzero"`
+	Docker    json.RawMessage `json:"docker,omitempty"`
+
 	Step *Step `json:"step,omitempty"` // of a build that failed, if it came of one
 }
 
@@ -149,7 +158,7 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 		ExtraHosts: o.ExtraHosts, Ulimits: o.Ulimits, ShmSize: o.ShmSize, Terminal: o.Terminal,
 		OpenStdin: o.OpenStdin, Privileged: o.Privileged, StopSignal: ic.StopSignal, Labels: map[string]string{},
 		CapAdd: o.CapAdd, CapDrop: o.CapDrop, AppArmor: o.AppArmor, UserNS: o.UserNS, Groups: o.Groups, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,
-		AutoRemove: o.AutoRemove, Resources: o.Resources,
+		AutoRemove: o.AutoRemove, Resources: o.Resources, StdinOnce: o.StdinOnce, Log: o.Log, Docker: o.Docker,
 	}
 	if o.StopSignal != "" {
 		c.StopSignal = o.StopSignal
@@ -157,8 +166,8 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 	entrypoint, cmd := ic.Entrypoint, ic.Cmd
 	if o.Entrypoint != nil {
 		entrypoint, cmd = nil, nil
-		if *o.Entrypoint != "" {
-			entrypoint = []string{*o.Entrypoint}
+		if !slices.Equal(o.Entrypoint, []string{""}) {
+			entrypoint = o.Entrypoint
 		}
 	}
 	if len(o.Args) > 0 {
@@ -221,4 +230,29 @@ func ReadConfig(c store.Container) (*Config, error) {
 		return nil, fmt.Errorf("reading the record of container %s: %w", c.Name, err)
 	}
 	return &config, nil
+}
+
+// NewLogConfig reads a log driver with its options, by their names in Docker.
+func NewLogConfig(driver string, options map[string]string) (c LogConfig, err error) {
+	switch driver {
+	case "", "json-file", "local", logNone:
+		c.Driver = driver
+	default:
+		return c, fmt.Errorf("logger: no log driver named '%s' is registered: there are json-file and none", driver)
+	}
+	for k, v := range options {
+		switch k {
+		case "max-size":
+			if c.MaxSize, err = units.FromHumanSize(v); err == nil && c.MaxSize <= 0 {
+				err = errors.New("it must be a positive number")
+			}
+			if err != nil {
+				return c, fmt.Errorf("invalid value for max-size: %s: %w", v, err)
+			}
+		case "max-file", "compress", "mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag", "cache-disabled", "cache-max-size", "cache-max-file", "cache-compress": // they decide how much is kept, or nothing
+		default:
+			return c, fmt.Errorf("unknown log opt '%s' for json-file log driver", k)
+		}
+	}
+	return c, nil
 }

@@ -12,7 +12,9 @@
 //
 // # Caveats
 //
-// There is no daemon: a container runs as long as the process that started it.
+// There is no daemon: a container runs as long as the process that runs it. That is the one of [Manager.Run], or one of the container's own
+// (monitor.go), which outlives whoever started it. Either serves others (hosting.go): package host has how. When it is killed the next one
+// to look notes the end ([Manager.Settle]).
 package container
 
 import (
@@ -21,20 +23,25 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// Manager works on the containers of one store. Runner is only needed by Run.
+// Manager works on the containers of one store. Runner is only needed by Run and Monitor.
 type Manager struct {
 	Store  *store.Store
 	Runner sandbox.Runner
+	// Command makes a command that is a process which calls [Manager.Monitor] with an ID, and with its descriptor 3. It is needed by Start and Attach.
+	Command func(id string) *exec.Cmd
 }
 
 // ErrRunning marks a container that runs, where it must not.
@@ -75,6 +82,7 @@ func (m *Manager) Create(ctx context.Context, name string, img *Image, opts Opti
 	if err != nil {
 		return c, err
 	}
+	m.tell(c, "create", nil)
 	// The writable layer's root is the container's: whatever the umask, all may look into it.
 	return c, os.Chmod(m.upper(c.ID), 0o755)
 }
@@ -98,7 +106,13 @@ func (m *Manager) Rename(ctx context.Context, c store.Container, name string) er
 	if name == c.Name {
 		return errors.New("renaming a container with the same name as its current name")
 	}
-	return m.Store.RenameContainer(ctx, c, name)
+	if err := m.Store.RenameContainer(ctx, c, name); err != nil {
+		return err
+	}
+	old := c.Name
+	c.Name = name
+	m.tell(c, "rename", map[string]string{"oldName": "/" + old})
+	return nil
 }
 
 // Remove deletes a container with its files. A running one is [ErrRunning]; with force it is
@@ -108,21 +122,81 @@ func (m *Manager) Remove(ctx context.Context, nameOrID string, force bool) error
 	if err != nil {
 		return err
 	}
-	if s := m.State(c.ID); s.Running {
-		if !force {
-			return fmt.Errorf("cannot remove container %q: %w: stop the container before removing or force remove", c.Name, ErrRunning)
-		}
-		if err := m.stop(ctx, c.ID, s); err != nil {
+	if force && m.State(c.ID).Running {
+		if err := m.end(ctx, c); err != nil {
 			return fmt.Errorf("removing container %s: %w", nameOrID, err)
 		}
 	}
-	return m.Store.RemoveContainer(ctx, c.ID)
+	err = m.removeStopped(ctx, c)
+	switch {
+	case force && errors.Is(err, store.ErrNotFound): // who ran it has removed it
+		return nil
+	case errors.Is(err, ErrRunning):
+		return fmt.Errorf("cannot remove container %q: %w: stop the container before removing or force remove", c.Name, ErrRunning)
+	}
+	return err
 }
 
-// stop ends the process that runs a container, which ends the container, and waits for it.
-func (m *Manager) stop(ctx context.Context, id string, s State) error {
+// removeStopped deletes a container that does not run, and keeps it from being run meanwhile. One that runs is [ErrRunning].
+func (m *Manager) removeStopped(ctx context.Context, c store.Container) error {
+	release, err := m.lockToCopy(ctx, c.ID)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("container %s: %w", c.Name, store.ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	now, err := m.Store.Container(ctx, c.ID) // somebody may have been faster
+	if err == nil {
+		err = m.Store.RemoveContainer(ctx, c.ID)
+	}
+	if err = errors.Join(err, release()); err != nil {
+		return err
+	}
+	m.tell(now, "destroy", nil)
+	return nil
+}
+
+// RemoveEnded deletes a container that is to go when it has ended, with its anonymous volumes. One that runs again, is about to be restarted, or is gone, is left alone.
+func (m *Manager) RemoveEnded(ctx context.Context, c store.Container) error {
+	kept, err := m.isKept(c.ID)
+	if err == nil && kept {
+		return nil
+	}
+	if err == nil {
+		err = m.removeStopped(ctx, c)
+	}
+	if errors.Is(err, ErrRunning) || errors.Is(err, store.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return m.RemoveAnonymous(ctx, c)
+}
+
+// end kills a container and waits for it; where that does not help, the process that runs it.
+func (m *Manager) end(ctx context.Context, c store.Container) error {
+	soon, cancel := context.WithTimeout(ctx, endTime)
+	defer cancel()
+	err := m.Kill(soon, c, syscall.SIGKILL)
+	s := m.State(c.ID)
+	if !s.Running {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	return m.endRunner(ctx, c.ID, s)
+}
+
+// endTime is how long a container may take to end that was killed.
+const endTime = 10 * time.Second
+
+// endRunner ends the process that runs a container, which ends the container, and waits for it.
+func (m *Manager) endRunner(ctx context.Context, id string, s State) error {
 	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGKILL} {
-		if err := syscall.Kill(s.PID, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		if err := m.signalRunner(id, s.PID, sig); err != nil {
 			return fmt.Errorf("ending process %d: %w", s.PID, err)
 		}
 		for range 100 {
@@ -137,6 +211,25 @@ func (m *Manager) stop(ctx context.Context, id string, s State) error {
 		}
 	}
 	return fmt.Errorf("process %d does not end", s.PID)
+}
+
+// signalRunner sends a signal to the process that runs a container, and to no other one that has got its number since.
+func (m *Manager) signalRunner(id string, pid int, sig syscall.Signal) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	switch {
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
+		err = unix.Kill(pid, sig)
+	case err == nil:
+		defer unix.Close(fd)
+		if s := m.State(id); !s.Running || s.PID != pid {
+			return nil
+		}
+		err = unix.PidfdSendSignal(fd, sig, nil, 0)
+	}
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
 }
 
 // upper is the writable layer's directory, work the scratch directory beside it, which each start makes anew.

@@ -16,7 +16,6 @@ func TestConfigMergesAsDockerDoes(t *testing.T) {
 	img := &Image{Config: ocispec.Image{Config: ocispec.ImageConfig{
 		Entrypoint: []string{"/entry"}, Cmd: []string{"default"}, Env: []string{"A=1", "B=2"}, WorkingDir: "/w", User: "u",
 	}}}
-	str := func(s string) *string { return &s }
 	for _, tc := range []struct {
 		name string
 		opts Options
@@ -24,16 +23,16 @@ func TestConfigMergesAsDockerDoes(t *testing.T) {
 	}{
 		{"image's own", Options{}, []string{"/entry", "default"}},
 		{"arguments replace CMD", Options{Args: []string{"x", "y"}}, []string{"/entry", "x", "y"}},
-		{"--entrypoint drops CMD", Options{Entrypoint: str("/other")}, []string{"/other"}},
-		{"--entrypoint with arguments", Options{Entrypoint: str("/other"), Args: []string{"x"}}, []string{"/other", "x"}},
-		{"an empty --entrypoint", Options{Entrypoint: str(""), Args: []string{"sh"}}, []string{"sh"}},
+		{"--entrypoint drops CMD", Options{Entrypoint: []string{"/other"}}, []string{"/other"}},
+		{"--entrypoint with arguments", Options{Entrypoint: []string{"/other"}, Args: []string{"x"}}, []string{"/other", "x"}},
+		{"an empty --entrypoint", Options{Entrypoint: []string{""}, Args: []string{"sh"}}, []string{"sh"}},
 	} {
 		c, err := NewConfig(img, tc.opts)
 		if err != nil || !reflect.DeepEqual(c.Args, tc.want) {
 			t.Errorf("%s: %v, %v, want %v", tc.name, c, err, tc.want)
 		}
 	}
-	if _, err := NewConfig(img, Options{Entrypoint: str("")}); err != ErrNoCommand {
+	if _, err := NewConfig(img, Options{Entrypoint: []string{""}}); err != ErrNoCommand {
 		t.Errorf("no command: %v", err)
 	}
 	if _, err := NewConfig(img, Options{Cwd: "relative"}); err == nil {

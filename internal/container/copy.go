@@ -52,8 +52,7 @@ func openSource(t layer.Tree, name, container string, follow bool) (*source, err
 
 // notInContainer is Docker's error for a path that a container does not have.
 func notInContainer(name, container string) error {
-	//lint:ignore ST1005 these are Docker's words
-	return fmt.Errorf("Could not find the file %s in container %s", name, container)
+	return &noDirectoryError{text: fmt.Sprintf("Could not find the file %s in container %s", name, container)}
 }
 
 // destination is what is known of the place that a copy goes to.

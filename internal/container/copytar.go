@@ -22,7 +22,7 @@ import (
 func (m *Manager) Import(ctx context.Context, c store.Container, r io.Reader, dst string, opts CopyOptions) error {
 	return m.writeInto(ctx, c, dst, func(in *inbound) error {
 		if !in.dest.isDir {
-			return fmt.Errorf("destination \"%s:%s\" must be a directory", c.Name, dst)
+			return &noDirectoryError{fmt.Sprintf("destination \"%s:%s\" must be a directory", c.Name, dst), in.dest.exists}
 		}
 		b := &below{inbound: in, dir: in.path, root: !opts.Archive, places: map[string]string{".": in.path}, made: map[string]bool{}}
 		return layer.ReadArchive(r, layer.TarOptions{}, b)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,40 +27,114 @@ func (m *Manager) Run(ctx context.Context, c store.Container, streams sandbox.IO
 	return m.RunAs(ctx, c, config, Given{}, streams)
 }
 
-// RunAs is [Manager.Run] with another config than the container's own, which need not be recorded, and with what a failed step is given.
+// RunAs is [Manager.Run] with another config than the container's own, which need not be recorded, and with what a failed step is given. Others are served meanwhile,
+// but of a failed step.
 func (m *Manager) RunAs(ctx context.Context, c store.Container, config *Config, given Given, streams sandbox.IO) error {
+	h := &hosting{}
+	if config.Step == nil {
+		var err error
+		if h, err = m.hosts(c, config, nil); err != nil { // it runs all the same
+			h = &hosting{}
+			if !errors.Is(err, errHosted) && streams.Notice != nil {
+				streams.Notice(fmt.Sprintf("logs, exec and attach do not reach the container: %v", err))
+			}
+		}
+	}
+	return m.run(ctx, c, config, given, streams, h, func(error) {})
+}
+
+// run is [Manager.RunAs], serving others by h, which it ends. failed is told at once of why the container could not be run.
+func (m *Manager) run(ctx context.Context, c store.Container, config *Config, given Given, streams sandbox.IO, h *hosting, failed func(error)) (err error) {
+	var state State
+	defer func() { h.end(state) }() // last: the container does not count as running any more then
+	defer func() {
+		if err != nil {
+			failed(err)
+		}
+	}()
 	lock, err := m.lock(ctx, c.ID)
 	if err != nil {
+		state.ended(err)
 		return fmt.Errorf("running container %s: %w", c.Name, err)
 	}
 	defer lock.Close()
-	if config.Step != nil {
-		if c, err = m.Store.Container(ctx, c.ID); err != nil { // a newer build may have been faster
-			return err
-		}
-	}
-	// From now on it counts as running, by this process.
-	state := State{PID: os.Getpid(), Started: time.Now()}
-	if err := m.saveState(c.ID, state); err != nil {
+	if c, err = m.Store.Container(ctx, c.ID); err != nil { // it may be gone, or have another name
 		return err
 	}
-	spec, hidden, release, err := m.prepare(ctx, c, config, given)
-	if err != nil {
-		err = fmt.Errorf("running container %s: %w", c.Name, err)
-	} else {
-		defer release()
-		defer hide(&streams, config, hidden)()
-		if !config.OpenStdin {
-			streams.Stdin = nil
-		}
-		err = m.runAlone(ctx, spec, streams)
+	// From now on it counts as running, by this process.
+	state = State{PID: os.Getpid(), Started: time.Now()}
+	if err := m.saveState(c.ID, lock, state); err != nil {
+		return err
 	}
+	err = m.runLocked(ctx, c, config, given, streams, h)
+	h.flush() // whoever follows the log reads it to its end when the container does not count as running
 	state.Finished = time.Now()
 	state.ended(err)
-	if serr := m.saveState(c.ID, state); err == nil {
+	if serr := m.saveState(c.ID, lock, state); err == nil {
 		err = serr
 	}
+	m.tellDeath(ctx, c, state)
 	return err
+}
+
+// tellDeath tells that a container has ended, by the name that it has now.
+func (m *Manager) tellDeath(ctx context.Context, c store.Container, s State) {
+	if now, err := m.Store.Container(context.WithoutCancel(ctx), c.ID); err == nil {
+		c = now
+	}
+	m.tell(c, "die", map[string]string{"exitCode": strconv.Itoa(s.Code()), "execDuration": strconv.Itoa(int(s.Finished.Sub(s.Started).Seconds()))})
+}
+
+// Settle notes and tells how a container has ended whose process was killed with the one that ran it, and removes it if it was to go then. Any other one is left as it is.
+func (m *Manager) Settle(ctx context.Context, c store.Container) error {
+	if !m.State(c.ID).Lost() {
+		return nil
+	}
+	lock, err := m.lock(ctx, c.ID)
+	if errors.Is(err, ErrRunning) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s := m.State(c.ID)
+	if s.Running = false; !s.Lost() { // somebody was faster
+		return lock.Close()
+	}
+	s.ExitCode, s.Finished = s.Code(), time.Now()
+	err = m.saveState(c.ID, lock, s)
+	m.tellDeath(ctx, c, s)
+	if err = errors.Join(err, lock.Close()); err != nil {
+		return err
+	}
+	if config, cerr := ReadConfig(c); cerr == nil && config.AutoRemove {
+		return m.RemoveEnded(ctx, c)
+	}
+	return nil
+}
+
+// runLocked runs a container that this process has locked.
+func (m *Manager) runLocked(ctx context.Context, c store.Container, config *Config, given Given, streams sandbox.IO, h *hosting) error {
+	spec, hidden, release, err := m.prepare(ctx, c, config, given)
+	if err != nil {
+		return fmt.Errorf("running container %s: %w", c.Name, err)
+	}
+	defer release()
+	if !config.OpenStdin {
+		streams.Stdin = nil
+	}
+	if h.Host != nil {
+		streams = h.Streams(streams)
+	}
+	defer hide(&streams, config, hidden)()
+	started := streams.Started
+	streams.Started = func() {
+		m.tell(c, "start", nil)
+		if started != nil {
+			started()
+		}
+	}
+	return m.runAlone(ctx, spec, streams)
 }
 
 // ended notes how the container ended.

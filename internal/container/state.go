@@ -25,6 +25,9 @@ type State struct {
 	OOM      bool      `json:"oom,omitempty"`   // the kernel killed it for memory
 }
 
+// Lost reports whether its process was killed with the one that ran it, which could not note that.
+func (s State) Lost() bool { return !s.Running && !s.Started.IsZero() && s.Finished.IsZero() }
+
 // Word is the state in one word of Docker's.
 func (s State) Word() string {
 	switch {
@@ -38,7 +41,7 @@ func (s State) Word() string {
 
 // Code is the exit code of a container that ended; one whose process was killed with its slipway has the code of that.
 func (s State) Code() int {
-	if !s.Running && !s.Started.IsZero() && s.Finished.IsZero() {
+	if s.Lost() {
 		return 137
 	}
 	return s.ExitCode
@@ -68,7 +71,13 @@ func (m *Manager) lockPath(id string) string {
 	return filepath.Join(m.Store.ContainerDir(id), "lock")
 }
 
-func (m *Manager) saveState(id string, s State) error {
+// saveState records a state; lock is what [Manager.lock] gave, nil where nobody watches the container yet.
+func (m *Manager) saveState(id string, lock *os.File, s State) error {
+	if lock != nil {
+		if err := noteState(lock, s); err != nil {
+			return err
+		}
+	}
 	data, err := json.Marshal(s)
 	if err == nil {
 		path := m.statePath(id)
@@ -109,6 +118,35 @@ func (m *Manager) lock(ctx context.Context, id string) (*os.File, error) {
 		return nil, ErrRunning
 	}
 	return nil, fmt.Errorf("locking container: %w", err)
+}
+
+// keep has a container that is to go when it has ended stay, until the file is closed: it is being restarted.
+func (m *Manager) keep(id string) (*os.File, error) {
+	f, err := os.OpenFile(m.keepPath(id), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("keeping container: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		return nil, errors.Join(os.NewSyscallError("flock", err), f.Close())
+	}
+	return f, nil
+}
+
+// isKept reports whether somebody has called keep.
+func (m *Manager) isKept(id string) (bool, error) {
+	f, err := os.Open(m.keepPath(id))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK), nil
+}
+
+func (m *Manager) keepPath(id string) string {
+	return filepath.Join(m.Store.ContainerDir(id), "keep")
 }
 
 // lockToCopy keeps the container from being run, and other processes from copying files into it,

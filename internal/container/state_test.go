@@ -12,7 +12,7 @@ func TestCopyingIsNotRunning(t *testing.T) {
 	l := newHostileLab(t)
 	ctx := context.Background()
 	// It ran once, and the process that ran it was killed: its number may belong to another one by now.
-	if err := l.m.saveState(l.c.ID, State{PID: 1, Started: time.Now()}); err != nil {
+	if err := l.m.saveState(l.c.ID, nil, State{PID: 1, Started: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	release, err := l.m.lockToCopy(ctx, l.c.ID)

@@ -143,7 +143,7 @@ func (m *Manager) KeepStep(ctx context.Context, k *KeptStep) (c store.Container,
 		}
 	}
 	if err == nil {
-		err = m.saveState(c.ID, k.state())
+		err = m.saveState(c.ID, nil, k.state())
 	}
 	if err != nil {
 		return c, fmt.Errorf("keeping the failed step: %w", err)

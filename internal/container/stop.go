@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/signal"
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/store"
@@ -18,7 +20,7 @@ const poll = 20 * time.Millisecond
 // Kill sends a signal to the first process of a running container.
 func (m *Manager) Kill(ctx context.Context, c store.Container, sig syscall.Signal) error {
 	if !m.State(c.ID).Running {
-		return fmt.Errorf("cannot kill container: %s: container %s is not running", c.Name, c.ID)
+		return fmt.Errorf("cannot kill container: %s: %w", c.Name, notRunning(c))
 	}
 	pid, err := m.started(ctx, c)
 	if err != nil || pid == 0 {
@@ -27,6 +29,7 @@ func (m *Manager) Kill(ctx context.Context, c store.Container, sig syscall.Signa
 	if err := m.signal(c, pid, sig); err != nil {
 		return fmt.Errorf("cannot kill container: %s: %w", c.Name, err)
 	}
+	m.tell(c, "kill", map[string]string{"signal": strconv.Itoa(int(sig))})
 	if sig == syscall.SIGKILL {
 		_, err = m.Wait(ctx, c)
 	}
@@ -74,7 +77,7 @@ func (m *Manager) started(ctx context.Context, c store.Container) (pid int, err 
 
 // Stop asks the first process of a container to end by a signal, and kills it after a time; a
 // negative one is for ever. A container that does not run is no error.
-func (m *Manager) Stop(ctx context.Context, c store.Container, sig syscall.Signal, timeout time.Duration) error {
+func (m *Manager) Stop(ctx context.Context, c store.Container, sig syscall.Signal, timeout time.Duration) (err error) {
 	if !m.State(c.ID).Running {
 		return nil
 	}
@@ -85,15 +88,72 @@ func (m *Manager) Stop(ctx context.Context, c store.Container, sig syscall.Signa
 	if err := m.signal(c, pid, sig); err != nil {
 		return fmt.Errorf("cannot stop container: %s: %w", c.Name, err)
 	}
+	m.tell(c, "kill", map[string]string{"signal": strconv.Itoa(int(sig))})
+	defer func() {
+		if err == nil {
+			m.tell(c, "stop", nil)
+		}
+	}()
 	end := time.Now().Add(timeout)
 	for m.State(c.ID).Running {
 		if timeout >= 0 && !time.Now().Before(end) {
-			return m.Kill(ctx, c, syscall.SIGKILL)
+			if err := m.Kill(ctx, c, syscall.SIGKILL); !errors.Is(err, ErrNotRunning) { // it has ended just before
+				return err
+			}
+			return nil
 		}
 		if err := sleep(ctx, poll); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// ParseSignal reads a signal's name or number; the first that is not "" counts, and SIGTERM if there is none.
+func ParseSignal(names ...string) (syscall.Signal, error) {
+	for _, name := range names {
+		if name != "" {
+			return signal.ParseSignal(name)
+		}
+	}
+	return syscall.SIGTERM, nil
+}
+
+// StopOf is the signal that ends a container, and how long after it the container is killed; a negative time is for ever. sig and seconds count before what the
+// container says, unless they are "" and nil.
+func StopOf(c store.Container, sig string, seconds *int) (syscall.Signal, time.Duration, error) {
+	config, err := ReadConfig(c)
+	if err != nil {
+		return 0, 0, err
+	}
+	s, err := ParseSignal(sig, config.StopSignal)
+	if err != nil {
+		return 0, 0, err
+	}
+	n := 10
+	switch {
+	case seconds != nil:
+		n = *seconds
+	case config.StopTimeout != nil:
+		n = *config.StopTimeout
+	}
+	return s, time.Duration(n) * time.Second, nil
+}
+
+// Restart stops a container, if it runs, and has it run by a process of its own. What was stopped is started, also when ctx ends meanwhile.
+func (m *Manager) Restart(ctx context.Context, c store.Container, sig syscall.Signal, timeout time.Duration) error {
+	kept, err := m.keep(c.ID)
+	if err != nil {
+		return err
+	}
+	defer kept.Close()
+	if err = m.Stop(ctx, c, sig, timeout); err == nil {
+		err = m.Start(context.WithoutCancel(ctx), c)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot restart container %s: %w", c.Name, err)
+	}
+	m.tell(c, "restart", nil)
 	return nil
 }
 

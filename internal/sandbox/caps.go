@@ -29,6 +29,9 @@ func Capability(name string) (string, error) {
 	return c, nil
 }
 
+// DefaultCapability reports whether processes have a capability, CAP_NAME, without being given it.
+func DefaultCapability(name string) bool { return slices.Contains(defaultCaps, name) }
+
 func capName(c capability.Cap) string { return "CAP_" + strings.ToUpper(c.String()) }
 
 // tweaked reports whether a process has other capabilities than the default ones.

@@ -99,6 +99,15 @@ func chooseContainers(ctx context.Context, m *container.Manager, f ContainerFilt
 	var rows []Container
 	for _, c := range all {
 		row := Container{Container: c, State: m.State(c.ID)}
+		if row.State.Lost() {
+			if err := m.Settle(ctx, c); err != nil {
+				return nil, err
+			}
+			row.State = m.State(c.ID)
+			if row.State.Started.IsZero() { // it was to go when it ends
+				continue
+			}
+		}
 		if !ended && !row.State.Running {
 			continue
 		}

@@ -117,7 +117,7 @@ func TestContainerRows(t *testing.T) {
 	for _, c := range rows {
 		got = append(got, c.Name, c.State.Word(), strconv.Itoa(c.State.Code()), c.Status())
 	}
-	want(t, "states", got, "runs running 0 Up 30 minutes killed exited 137 Exited (137) "+
+	want(t, "states", got, "runs running 0 Up 30 minutes killed exited 137 Exited (137) Less than a second ago "+
 		"ended exited 3 Exited (3) About an hour ago made created 0 Created")
 	want(t, "command", rows[3].Command(), `sh -c 'echo "a b"'`)
 	own, all, err := rows[2].Sizes(t.Context(), l.m)

@@ -1,0 +1,260 @@
+package container
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-build/slipway/internal/atomicfile"
+	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/store"
+)
+
+// Volume is a directory of the store that containers share, by a name.
+type Volume struct {
+	Name      string            `json:"name"`
+	Created   time.Time         `json:"created"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Anonymous bool              `json:"anonymous,omitempty"` // it was made for a container, and goes with it where that is asked for
+	Dir       string            `json:"-"`
+}
+
+// ErrVolumeInUse marks a volume that a container has.
+var ErrVolumeInUse = errors.New("volume is in use")
+
+// ErrInvalid marks what a user has said that cannot be.
+var ErrInvalid = errors.New("invalid")
+
+const (
+	volumeRecord = "volume.json"
+	volumeData   = "_data"
+)
+
+func (m *Manager) volumePath(name string) string {
+	return filepath.Join(m.Store.Root(), "volumes", name)
+}
+
+// LockVolumes keeps other processes from making and removing volumes until release is called: none goes between being found and being a container's.
+func (m *Manager) LockVolumes(ctx context.Context) (release func() error, err error) {
+	path := m.volumePath(".lock") // no volume's name
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("locking the volumes: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the volumes: %w", err)
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		if err = sleep(ctx, poll); err != nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("locking the volumes: %w", err), f.Close())
+	}
+	return f.Close, nil
+}
+
+// MakeVolume makes a volume, unless there is one of the name; "" is a name that is made up. The caller has [Manager.LockVolumes].
+func (m *Manager) MakeVolume(ctx context.Context, name string, labels map[string]string, anonymous bool) (v Volume, made bool, err error) {
+	if name == "" {
+		var b [32]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return v, false, err
+		}
+		name = hex.EncodeToString(b[:])
+	}
+	if !validName(name) || len(name) < 2 || len(name) > 255 {
+		return v, false, fmt.Errorf("%w volume name: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", ErrInvalid, name)
+	}
+	if v, err = m.Volume(name); err == nil || !errors.Is(err, store.ErrNotFound) {
+		return v, false, err
+	}
+	v = Volume{Name: name, Created: time.Now().UTC(), Labels: labels, Anonymous: anonymous, Dir: filepath.Join(m.volumePath(name), volumeData)}
+	data, err := json.Marshal(v)
+	if err == nil {
+		err = os.MkdirAll(m.volumePath(name), 0o700)
+	}
+	if err == nil {
+		err = os.MkdirAll(v.Dir, 0o755)
+	}
+	if err == nil {
+		record := filepath.Join(m.volumePath(name), volumeRecord)
+		err = atomicfile.Write(record, atomicfile.Options{Temporary: record + ".tmp", Mode: 0o600}, func(f *os.File) error {
+			_, err := f.Write(data)
+			return err
+		})
+	}
+	if err == nil {
+		err = os.Chmod(v.Dir, 0o755)
+	}
+	if err != nil {
+		return v, false, fmt.Errorf("making a volume: %w", err)
+	}
+	return v, true, ctx.Err()
+}
+
+// Volume finds a volume by its name.
+func (m *Manager) Volume(name string) (v Volume, err error) {
+	if !validName(name) {
+		return v, fmt.Errorf("get %s: no such volume: %w", name, store.ErrNotFound)
+	}
+	data, err := os.ReadFile(filepath.Join(m.volumePath(name), volumeRecord))
+	if errors.Is(err, os.ErrNotExist) {
+		return v, fmt.Errorf("get %s: no such volume: %w", name, store.ErrNotFound)
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &v)
+	}
+	if err != nil {
+		return v, fmt.Errorf("reading the record of volume %s: %w", name, err)
+	}
+	v.Name, v.Dir = name, filepath.Join(m.volumePath(name), volumeData)
+	return v, nil
+}
+
+// Volumes are all, by their names. What has no record is left out.
+func (m *Manager) Volumes() (all []Volume, err error) {
+	entries, err := os.ReadDir(filepath.Dir(m.volumePath("any")))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listing volumes: %w", err)
+	}
+	for _, e := range entries {
+		if v, err := m.Volume(e.Name()); err == nil {
+			all = append(all, v)
+		}
+	}
+	return all, nil
+}
+
+// VolumeUsers are the IDs of the containers that have a volume.
+func (m *Manager) VolumeUsers(ctx context.Context, v Volume) (ids []string, err error) {
+	all, err := m.Store.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range all {
+		config, err := ReadConfig(c)
+		if err == nil && slices.ContainsFunc(config.Mounts, func(s sandbox.Mount) bool { return s.Bind == v.Dir }) {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids, nil
+}
+
+// VolumeOf is the name of the volume whose directory this is; "" for none. What is below one is no volume's directory.
+func (m *Manager) VolumeOf(dir string) string {
+	name := filepath.Base(filepath.Dir(dir))
+	if validName(name) && dir == filepath.Join(m.volumePath(name), volumeData) {
+		return name
+	}
+	return ""
+}
+
+// RemoveVolume deletes a volume with its files. One that a container has is [ErrVolumeInUse]. With force one that is not there is no error.
+func (m *Manager) RemoveVolume(ctx context.Context, name string, force bool) error {
+	release, err := m.LockVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(m.ForgetVolume(ctx, name, force), release())
+}
+
+// ForgetVolume is [Manager.RemoveVolume] for who has [Manager.LockVolumes].
+func (m *Manager) ForgetVolume(ctx context.Context, name string, force bool) error {
+	v, err := m.Volume(name)
+	if force && errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	users, err := m.VolumeUsers(ctx, v)
+	if err != nil {
+		return err
+	}
+	if len(users) > 0 {
+		return fmt.Errorf("remove %s: %w - [%s]", name, ErrVolumeInUse, strings.Join(users, ", "))
+	}
+	if err := layer.RemoveAll(m.volumePath(name)); err != nil {
+		return fmt.Errorf("removing volume %s: %w", name, err)
+	}
+	return nil
+}
+
+// RemoveAnonymous removes the anonymous volumes that a container has had which is gone, and no other one has.
+func (m *Manager) RemoveAnonymous(ctx context.Context, c store.Container) (all error) {
+	config, err := ReadConfig(c)
+	if err != nil {
+		return err
+	}
+	for _, s := range config.Mounts {
+		name := m.VolumeOf(s.Bind)
+		if name == "" {
+			continue
+		}
+		if v, err := m.Volume(name); err == nil && v.Anonymous {
+			if err := m.RemoveVolume(ctx, name, true); err != nil && !errors.Is(err, ErrVolumeInUse) {
+				all = errors.Join(all, err)
+			}
+		}
+	}
+	return all
+}
+
+// FillVolume gives a volume what a container has at the path where it is to be, which may be nothing. One that has something is left as it is.
+func (m *Manager) FillVolume(ctx context.Context, c store.Container, v Volume, dest string) error {
+	if entries, err := os.ReadDir(v.Dir); err != nil || len(entries) > 0 {
+		return err
+	}
+	tree, err := m.tree(ctx, c)
+	if err != nil {
+		return err
+	}
+	p, err := layer.Resolve(tree, dest, true)
+	if err != nil {
+		return err
+	}
+	e, err := tree.Lstat(p)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !e.IsDir() {
+		return nil
+	}
+	if err == nil {
+		_, err = m.CopyFrom(ctx, c, dest+"/.", v.Dir, CopyOptions{Archive: true})
+	}
+	if err == nil {
+		err = errors.Join(os.Lchown(v.Dir, int(e.UID), int(e.GID)), os.Chmod(v.Dir, os.FileMode(e.Mode&0o777)))
+	}
+	if err != nil {
+		return fmt.Errorf("filling volume %s: %w", v.Name, err)
+	}
+	return nil
+}
+
+// VolumeSize is how many bytes the files of a volume have.
+func (m *Manager) VolumeSize(v Volume) (sum int64, err error) {
+	err = layer.WalkLive(m.Store.OpenDir(v.Dir, layer.DirOptions{Live: true}), ".", false, func(e *layer.Entry) error {
+		if e.IsRegular() {
+			sum += e.Size
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measuring volume %s: %w", v.Name, err)
+	}
+	return sum, nil
+}
