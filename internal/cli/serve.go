@@ -65,7 +65,7 @@ func newServeCmd(a *app) *cobra.Command {
 		Use:   "serve [OPTIONS]",
 		Short: "Let clients of BuildKit and of Docker build: docker, buildx, buildctl and others",
 		Long: `Answer the clients of BuildKit: docker buildx (driver remote), buildctl, and programs with BuildKit's Go client; and those of
-Docker's API, as far as it is about builds and images: docker with DOCKER_HOST=unix:///run/slipway/docker.sock, and SDKs.
+Docker's API: docker with DOCKER_HOST=unix:///run/slipway/docker.sock, and SDKs.
 
 A server has nothing of its own: it works with the store that the command line works with, and any number of them and of
 commands do so at the same time. Whoever may connect may do what this user may: see docs/clients.md. SIGTERM lets the builds that run end first, a second one
@@ -94,7 +94,7 @@ func (o *serving) listenFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.cert, "tlscert", "", "Certificate file to use")
 	f.StringVar(&o.key, "tlskey", "", "Key file to use")
 	f.StringVar(&o.ca, "tlscacert", "", "CA certificate to verify clients")
-	f.StringArrayVar(&o.entitlements, "allow-insecure-entitlement", nil, "Allow clients to give builds an entitlement: network.host, security.insecure")
+	f.StringArrayVar(&o.entitlements, "allow-insecure-entitlement", nil, "Allow clients to give builds and containers an entitlement: network.host, security.insecure")
 }
 
 // socketOf is where a server of a name listens unless it is told otherwise.
@@ -158,8 +158,8 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	notifier := serve.NewNotifier()
 	drain := a.drain(ctx, notifier)
 	conns := serve.NewConnections()
-	engine := a.dockerAPI(keeper, c, worker, conns)
-	err = serve.Serve(ctx, drain, listeners, serve.Options{Control: c, Register: builds.Register, Idle: o.idle, Warn: a.warn, HTTP: engine, HTTPEnds: engine.Close, HTTPListeners: web, Connections: conns, Ready: func() {
+	engine := a.dockerAPI(keeper, c, worker, conns, o.entitlements)
+	err = serve.Serve(ctx, drain, listeners, serve.Options{Control: c, Register: builds.Register, Idle: o.idle, Busy: a.anyRuns(keeper), Warn: a.warn, HTTP: engine, HTTPEnds: engine.Close, HTTPListeners: web, Connections: conns, Ready: func() {
 		for _, l := range slices.Concat(listeners, web) {
 			fmt.Fprintf(a.stderr, "running server on %s\n", l.Addr())
 		}

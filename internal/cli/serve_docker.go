@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 
+	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/serve"
 	"github.com/slipway-build/slipway/internal/serve/control"
 	"github.com/slipway-build/slipway/internal/serve/docker"
@@ -13,7 +16,7 @@ import (
 )
 
 // dockerAPI answers the clients of Docker from what those of BuildKit are served from.
-func (a *app) dockerAPI(keeper *serve.Keeper, c *control.Server, worker func(*store.Store) (*view.Worker, error), conns *serve.Connections) *docker.Server {
+func (a *app) dockerAPI(keeper *serve.Keeper, c *control.Server, worker func(*store.Store) (*view.Worker, error), conns *serve.Connections, entitlements []string) *docker.Server {
 	return docker.New(docker.Options{
 		Acquire: func() (*docker.Backend, func(), error) {
 			b, release, err := keeper.Acquire()
@@ -23,8 +26,22 @@ func (a *app) dockerAPI(keeper *serve.Keeper, c *control.Server, worker func(*st
 			solver := b.Builder.(*serve.Builder)
 			return &docker.Backend{Store: b.Store, Build: solver.Build, Base: solver.Base, Solver: solver}, release, nil
 		},
-		Control: c, GRPC: conns.Serve, Worker: worker, Registry: a.registry(), System: a.dockerSystem(), Warn: a.warn,
+		Control: c, GRPC: conns.Serve, Worker: worker, Registry: a.registry(), System: a.dockerSystem(), Warn: a.warn, Monitor: a.monitorCommand, Entitlements: entitlements,
 	})
+}
+
+// anyRuns reports whether a container runs. What cannot be read keeps no server alive.
+func (a *app) anyRuns(keeper *serve.Keeper) func() bool {
+	return func() bool {
+		b, release, err := keeper.Acquire()
+		if err != nil {
+			return false
+		}
+		defer release()
+		all, _ := b.Store.Containers(context.Background())
+		m := &container.Manager{Store: b.Store}
+		return slices.ContainsFunc(all, func(c store.Container) bool { return m.State(c.ID).Running })
+	}
 }
 
 // dockerSystem describes this machine and program.

@@ -15,6 +15,7 @@ import (
 // activity counts the calls that are being served, to find when there was none for some time.
 type activity struct {
 	after time.Duration // 0 is never
+	busy  func() bool   // asked before it ends; may be nil
 	warn  func(string)
 	idle  chan struct{} // closed then
 
@@ -23,8 +24,8 @@ type activity struct {
 	timer *time.Timer
 }
 
-func newActivity(after time.Duration, warn func(string)) *activity {
-	a := &activity{after: after, warn: warn, idle: make(chan struct{})}
+func newActivity(after time.Duration, busy func() bool, warn func(string)) *activity {
+	a := &activity{after: after, busy: busy, warn: warn, idle: make(chan struct{})}
 	if after > 0 {
 		a.timer = time.AfterFunc(after, a.fire)
 	}
@@ -33,9 +34,14 @@ func newActivity(after time.Duration, warn func(string)) *activity {
 
 // fire ends the wait, unless a call came just before.
 func (a *activity) fire() {
+	busy := a.busy != nil && a.busy()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.calls > 0 {
+		return
+	}
+	if busy {
+		a.timer.Reset(a.after)
 		return
 	}
 	select {

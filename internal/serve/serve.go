@@ -32,6 +32,8 @@ type Options struct {
 	Register func(grpc.ServiceRegistrar)
 	// Idle is how long there may be no call before the server ends; 0 is for ever.
 	Idle time.Duration
+	// Busy reports whether something runs that no call is about, so that the server stays; it may be nil.
+	Busy func() bool
 	// Warn is told what no client is.
 	Warn func(text string)
 	// Ready is called when the server answers; it may be nil.
@@ -61,7 +63,7 @@ const (
 // Serve serves on the listeners, which it closes. It ends when drain is closed and the builds that run have ended, when nobody
 // wants anything for some time, when a listener fails, and when ctx ends, which ends builds as well.
 func Serve(ctx context.Context, drain <-chan struct{}, listeners []net.Listener, opt Options) error {
-	act := newActivity(opt.Idle, opt.Warn)
+	act := newActivity(opt.Idle, opt.Busy, opt.Warn)
 	srv := grpc.NewServer(append(bridge.WireOptions(),
 		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, act.unary),
 		grpc.ChainStreamInterceptor(grpcerrors.StreamServerInterceptor, act.stream),

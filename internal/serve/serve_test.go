@@ -99,9 +99,9 @@ func TestIdle(t *testing.T) {
 	must(t, <-ended)
 
 	// What is counted: calls, but not those of probes.
-	a := newActivity(time.Nanosecond, func(string) {})
+	a := newActivity(time.Nanosecond, nil, func(string) {})
 	<-a.idle
-	a = newActivity(time.Hour, func(string) {})
+	a = newActivity(time.Hour, nil, func(string) {})
 	a.begin()
 	a.fire()
 	select {
@@ -110,6 +110,15 @@ func TestIdle(t *testing.T) {
 	default:
 	}
 	a.end()
+	runs := true
+	a.busy = func() bool { return runs }
+	a.fire()
+	select {
+	case <-a.idle:
+		t.Error("it is idle while something runs")
+	default:
+	}
+	runs = false
 	a.fire()
 	<-a.idle
 	if counts("/grpc.health.v1.Health/Check") || !counts("/moby.buildkit.v1.Control/Solve") {

@@ -1,4 +1,4 @@
-// Package docker is Docker's Engine API: what docker, compose and the SDKs call. It has the half of it that is about builds and images.
+// Package docker is Docker's Engine API: what docker, compose and the SDKs call.
 //
 // # Structure
 //
@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os/exec"
 	"strings"
 
 	"github.com/slipway-build/slipway/internal/build"
@@ -52,6 +53,10 @@ type Options struct {
 	Worker func(*store.Store) (*view.Worker, error)
 	// Registry is the client of registries. Requests bring credentials of their own.
 	Registry *registry.Client
+	// Entitlements are what clients may have more than others: network.host, security.insecure; none may be.
+	Entitlements []string
+	// Monitor makes the command of the process that runs a container.
+	Monitor func(id string) *exec.Cmd
 	// System describes this machine.
 	System System
 	// Warn is told what no client is.
@@ -62,6 +67,7 @@ type Options struct {
 type Server struct {
 	opt    Options
 	events *bus
+	ended  endedExecs
 }
 
 // New makes a server.
@@ -107,11 +113,6 @@ func browser(r *http.Request) bool {
 
 // absent is the answer for a path that nothing serves.
 func absent(path string) error {
-	for _, part := range []string{"/containers", "/exec", "/volumes", "/networks", "/commit"} {
-		if strings.HasPrefix(path, part) {
-			return failure{http.StatusNotImplemented, "slipway serves builds and images, and no containers, volumes or networks: " + path}
-		}
-	}
 	for _, part := range []string{"/swarm", "/services", "/tasks", "/nodes", "/secrets", "/configs"} {
 		if strings.HasPrefix(path, part) {
 			return failure{http.StatusServiceUnavailable, `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`}

@@ -234,7 +234,7 @@ func TestVersions(t *testing.T) {
 		t.Error("the config of 1.52 has Volumes, which are not set")
 	}
 	for path, want := range map[string]string{"/v1.23/info": "client version 1.23 is too old", "/v1.53/info": "client version 1.53 is too new", "/v1.52/nosuch": "page not found",
-		"/containers/json": "no containers", "/swarm": "not a swarm manager", "/v9999999.1/info": "page not found"} {
+		"/containers/json?limit=x": "not a number", "/containers/nosuch/json": "No such container", "/swarm": "not a swarm manager", "/v9999999.1/info": "page not found"} {
 		doc, status := l.get(http.MethodGet, path)
 		if message := fmt.Sprint(doc); status < 400 || !strings.Contains(message, want) {
 			t.Errorf("%s: %d, %s", path, status, message)

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/moby/moby/api/types"
 	"github.com/moby/moby/api/types/events"
+
+	"github.com/slipway-build/slipway/internal/container"
 )
 
 // kept is how many events a client may ask for that happened before it came, as dockerd keeps them; waiting is how many may wait for one that
@@ -97,45 +100,32 @@ func (s *Server) follow(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
+	ctx, b, err := r.backend(ctx)
+	if err != nil {
+		return err
+	}
+	m := s.manager(b)
 	past, next, leave := s.events.join()
 	defer leave()
+	now := time.Now()
+	if hasSince {
+		if past, err = withContainers(ctx, m, past, since, now); err != nil {
+			return err
+		}
+	}
+	ctx = r.letGo()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	containers := followContainers(ctx, m, now)
 	var over <-chan time.Time
 	if hasUntil {
 		t := time.NewTimer(time.Until(until))
 		defer t.Stop()
 		over = t.C
 	}
-	kind, before := "application/json", ""
-	switch accept := r.Header.Get("Accept"); {
-	case r.before("1.52"):
-	case strings.Contains(accept, types.MediaTypeJSONSequence):
-		kind, before = types.MediaTypeJSONSequence, "\x1e"
-	case strings.Contains(accept, types.MediaTypeNDJSON):
-		kind = types.MediaTypeNDJSON
-	}
-	r.began = true
-	r.w.Header().Set("Content-Type", kind)
-	r.w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(r.w)
-	if err := flush.Flush(); err != nil {
+	send, err := r.eventWriter(args, until)
+	if err != nil {
 		return err
-	}
-	send := func(m events.Message) error {
-		if !wanted(args, m) || hasUntil && m.TimeNano > until.UnixNano() {
-			return nil
-		}
-		var v any = m
-		if r.before("1.52") {
-			v = legacyEvent{Status: string(m.Action), ID: m.Actor.ID, From: m.Actor.Attributes["image"], Message: m}
-		}
-		data, err := json.Marshal(v)
-		if err == nil {
-			_, err = fmt.Fprintf(r.w, "%s%s\n", before, data)
-		}
-		if err != nil {
-			return err
-		}
-		return flush.Flush()
 	}
 	for _, m := range past {
 		if hasSince && m.TimeNano >= since.UnixNano() {
@@ -150,6 +140,10 @@ func (s *Server) follow(ctx context.Context, r *request) error {
 			if err := send(m); err != nil {
 				return err
 			}
+		case m := <-containers:
+			if err := send(m); err != nil {
+				return err
+			}
 		case <-over:
 			return nil
 		case <-s.events.closed:
@@ -158,6 +152,72 @@ func (s *Server) follow(ctx context.Context, r *request) error {
 			return nil
 		}
 	}
+}
+
+// eventWriter begins the answer of GET /events and returns what adds an event to it, if filters let that through and it is not after until, which may be zero.
+func (r *request) eventWriter(args map[string][]string, until time.Time) (func(events.Message) error, error) {
+	kind, before := "application/json", ""
+	switch accept := r.Header.Get("Accept"); {
+	case r.before("1.52"):
+	case strings.Contains(accept, types.MediaTypeJSONSequence):
+		kind, before = types.MediaTypeJSONSequence, "\x1e"
+	case strings.Contains(accept, types.MediaTypeNDJSON):
+		kind = types.MediaTypeNDJSON
+	}
+	r.began = true
+	r.w.Header().Set("Content-Type", kind)
+	r.w.WriteHeader(http.StatusOK)
+	flush := http.NewResponseController(r.w)
+	return func(m events.Message) error {
+		if !wanted(args, m) || !until.IsZero() && m.TimeNano > until.UnixNano() {
+			return nil
+		}
+		var v any = m
+		if r.before("1.52") {
+			v = legacyEvent{Status: string(m.Action), ID: m.Actor.ID, From: m.Actor.Attributes["image"], Message: m}
+		}
+		data, err := json.Marshal(v)
+		if err == nil {
+			_, err = fmt.Fprintf(r.w, "%s%s\n", before, data)
+		}
+		if err != nil {
+			return err
+		}
+		return flush.Flush()
+	}, flush.Flush()
+}
+
+// containerEvent is an event of a container's, which any process may have told of.
+func containerEvent(e container.Event) events.Message {
+	return events.Message{
+		Type: events.ContainerEventType, Action: events.Action(e.Action), Actor: events.Actor{ID: e.ID, Attributes: e.Attributes}, Scope: "local", Time: e.Time.Unix(), TimeNano: e.Time.UnixNano(),
+	}
+}
+
+// withContainers adds what happened with containers between two times, in the order of time.
+func withContainers(ctx context.Context, m *container.Manager, past []events.Message, since, until time.Time) ([]events.Message, error) {
+	err := m.Events(ctx, since, until, false, func(e container.Event) error {
+		past = append(past, containerEvent(e))
+		return nil
+	})
+	slices.SortStableFunc(past, func(a, b events.Message) int { return cmp.Compare(a.TimeNano, b.TimeNano) })
+	return past, err
+}
+
+// followContainers tells what happens with containers after a time.
+func followContainers(ctx context.Context, m *container.Manager, after time.Time) <-chan events.Message {
+	all := make(chan events.Message)
+	go func() {
+		_ = m.Events(ctx, after.Add(1), time.Time{}, true, func(e container.Event) error { // it ends with the request
+			select {
+			case all <- containerEvent(e):
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		})
+	}()
+	return all
 }
 
 // moment is a parameter that is a time: seconds since the epoch, with a fraction or without.
@@ -190,8 +250,17 @@ func wanted(args map[string][]string, m events.Message) bool {
 			fits = func(v string) bool { return string(m.Action) == v || strings.HasPrefix(string(m.Action), v+":") }
 		case "scope":
 			fits = func(v string) bool { return m.Scope == v }
+		case "container":
+			fits = func(v string) bool {
+				return m.Type == events.ContainerEventType && (m.Actor.Attributes["name"] == strings.TrimPrefix(v, "/") || v != "" && strings.HasPrefix(m.Actor.ID, v))
+			}
+		case "volume":
+			fits = func(v string) bool { return m.Type == events.VolumeEventType && m.Actor.ID == v }
 		case "image":
 			fits = func(v string) bool {
+				if m.Type == events.ContainerEventType {
+					return m.Actor.Attributes["image"] == v || repositoryOf(m.Actor.Attributes["image"]) == v
+				}
 				return m.Type == events.ImageEventType && (m.Actor.ID == v || m.Actor.Attributes["name"] == v || repositoryOf(m.Actor.Attributes["name"]) == v)
 			}
 		case "label":

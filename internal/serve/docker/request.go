@@ -32,8 +32,9 @@ type request struct {
 	path    string // without it
 	name    string // in the path
 
-	began   bool // something was written
-	release func()
+	began   bool   // something was written
+	release func() // of the store
+	over    func() // has the server not wait for the request any more
 }
 
 // versioned is how a path begins that says the version.
@@ -82,18 +83,39 @@ func (r *request) backend(ctx context.Context) (context.Context, *Backend, error
 		end()
 		return nil, nil, err
 	}
-	r.release = func() {
-		release()
-		end()
-	}
+	r.release, r.over = release, end
 	return ctx, b, nil
+}
+
+// letGo gives the store back, for what may take as long as a client or a process lives: nobody waits for it, and it ends when the server begins to end, as its context
+// does. Files of the store by their paths can be used still.
+func (r *request) letGo() context.Context { return r.part(r.Context()) }
+
+// goOn is letGo for what is carried out to its end, also when the client has gone.
+func (r *request) goOn() context.Context { return r.part(context.WithoutCancel(r.Context())) }
+
+func (r *request) part(ctx context.Context) context.Context {
+	r.end()
+	ctx, cancel := context.WithCancelCause(ctx)
+	r.over = func() { cancel(context.Canceled) }
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-r.s.events.closed:
+			cancel(errors.New("the server ends"))
+		}
+	}()
+	return ctx
 }
 
 // end gives back what the request holds.
 func (r *request) end() {
-	if r.release != nil {
-		r.release()
+	for _, f := range []func(){r.release, r.over} {
+		if f != nil {
+			f()
+		}
 	}
+	r.release, r.over = nil, nil
 }
 
 // flag is a parameter that is true or false, by dockerd's rule.
@@ -191,15 +213,17 @@ func (r *request) document(into any) error {
 	return nil
 }
 
-// answer writes a document.
+// answer writes a document. The status does not count where the answer has begun.
 func (r *request) answer(status int, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	r.began = true
-	r.w.Header().Set("Content-Type", "application/json")
-	r.w.WriteHeader(status)
+	if !r.began {
+		r.began = true
+		r.w.Header().Set("Content-Type", "application/json")
+		r.w.WriteHeader(status)
+	}
 	_, err = r.w.Write(append(data, '\n'))
 	return err
 }
@@ -222,6 +246,8 @@ func status(err error) int {
 	switch {
 	case errors.As(err, &f):
 		return f.status
+	case containerStatus(err) != 0:
+		return containerStatus(err)
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, errdefs.ErrNotFound), errors.Is(err, errdefs.ErrUnauthenticated), errors.Is(err, errdefs.ErrPermissionDenied):
 		return http.StatusNotFound // clients take it for "pull it", or "log in"
 	case errors.Is(err, store.ErrAmbiguous), errors.Is(err, errdefs.ErrInvalidArgument), errors.Is(err, load.ErrInvalid):

@@ -17,7 +17,7 @@ type route struct {
 
 // routes are all of them. The first one that fits is it.
 func routes() []route {
-	return []route{
+	all := []route{
 		{http.MethodGet, "/_ping", "", (*Server).ping},
 		{http.MethodHead, "/_ping", "", (*Server).ping},
 		{http.MethodGet, "/version", "", (*Server).version},
@@ -46,7 +46,60 @@ func routes() []route {
 		{http.MethodDelete, "/images/", "/", (*Server).deleteImage}, // the slash is one that is put there
 		{http.MethodGet, "/distribution/", "/json", (*Server).distribution},
 	}
+	return append(all, containerRoutes()...)
 }
+
+// containerRoutes are those of containers, volumes and networks.
+func containerRoutes() []route {
+	return []route{
+		{http.MethodGet, "/containers/json", "", (*Server).listContainers},
+		{http.MethodPost, "/containers/create", "", (*Server).createContainer},
+		{http.MethodPost, "/containers/prune", "", (*Server).pruneContainers},
+		{http.MethodGet, "/containers/", "/json", (*Server).inspectContainer},
+		{http.MethodGet, "/containers/", "/logs", (*Server).containerLogs},
+		{http.MethodGet, "/containers/", "/top", (*Server).topContainer},
+		{http.MethodGet, "/containers/", "/stats", (*Server).containerStats},
+		{http.MethodGet, "/containers/", "/changes", (*Server).containerChanges},
+		{http.MethodGet, "/containers/", "/export", (*Server).exportContainer},
+		{http.MethodHead, "/containers/", "/archive", (*Server).statArchive},
+		{http.MethodGet, "/containers/", "/archive", (*Server).getArchive},
+		{http.MethodPut, "/containers/", "/archive", (*Server).putArchive},
+		{http.MethodGet, "/containers/", "/attach/ws", (*Server).refuseContainer},
+		{http.MethodPost, "/containers/", "/start", (*Server).startContainer},
+		{http.MethodPost, "/containers/", "/stop", (*Server).stopContainer},
+		{http.MethodPost, "/containers/", "/restart", (*Server).restartContainer},
+		{http.MethodPost, "/containers/", "/kill", (*Server).killContainer},
+		{http.MethodPost, "/containers/", "/rename", (*Server).renameContainer},
+		{http.MethodPost, "/containers/", "/wait", (*Server).waitContainer},
+		{http.MethodPost, "/containers/", "/attach", (*Server).attachContainer},
+		{http.MethodPost, "/containers/", "/resize", (*Server).resizeContainer},
+		{http.MethodPost, "/containers/", "/exec", (*Server).createExec},
+		{http.MethodPost, "/containers/", "/update", (*Server).refuseContainer},
+		{http.MethodPost, "/containers/", "/pause", (*Server).refuseContainer},
+		{http.MethodPost, "/containers/", "/unpause", (*Server).refuseContainer},
+		{http.MethodDelete, "/containers/", "/", (*Server).removeContainer},
+		{http.MethodPost, "/exec/", "/start", (*Server).startExec},
+		{http.MethodPost, "/exec/", "/resize", (*Server).resizeExec},
+		{http.MethodGet, "/exec/", "/json", (*Server).inspectExec},
+		{http.MethodPost, "/commit", "", (*Server).commitContainer},
+
+		{http.MethodGet, "/volumes", "", (*Server).listVolumes},
+		{http.MethodPost, "/volumes/create", "", (*Server).createVolume},
+		{http.MethodPost, "/volumes/prune", "", (*Server).pruneVolumes},
+		{http.MethodGet, "/volumes/", anyName, (*Server).inspectVolume},
+		{http.MethodDelete, "/volumes/", "/", (*Server).removeVolume},
+		{http.MethodGet, "/networks", "", (*Server).listNetworks},
+		{http.MethodPost, "/networks/create", "", (*Server).refuseNetwork},
+		{http.MethodPost, "/networks/prune", "", (*Server).pruneNetworks},
+		{http.MethodPost, "/networks/", "/connect", (*Server).refuseNetwork},
+		{http.MethodPost, "/networks/", "/disconnect", (*Server).refuseNetwork},
+		{http.MethodGet, "/networks/", anyName, (*Server).inspectNetwork},
+		{http.MethodDelete, "/networks/", "/", (*Server).removeNetwork},
+	}
+}
+
+// anyName is what follows a name that is the end of a path.
+const anyName = "*"
 
 // find is what answers a path, and the name in it.
 func find(method, path string) (h handler, name string) {
@@ -60,6 +113,9 @@ func find(method, path string) (h handler, name string) {
 		rest, ok := strings.CutPrefix(path, r.before)
 		if ok && r.after == "" && rest == "" {
 			return r.handle, ""
+		}
+		if ok && r.after == anyName && rest != "" {
+			return r.handle, strings.TrimSuffix(rest, "/")
 		}
 		if ok && r.after != "" {
 			if name, ok := strings.CutSuffix(rest, r.after); ok && name != "" {

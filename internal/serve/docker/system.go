@@ -86,7 +86,7 @@ func (s *Server) info(ctx context.Context, r *request) error {
 	sys := s.opt.System
 	info := system.Info{
 		ID: w.ID, Containers: len(all), Images: len(view.Summaries(images)), Driver: "overlayfs", DriverStatus: [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}},
-		Plugins: system.PluginsInfo{Volume: []string{}, Network: []string{"host", "null"}, Log: []string{}}, MemoryLimit: true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true,
+		Plugins: system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"}}, MemoryLimit: true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true,
 		PidsLimit: true, IPv4Forwarding: true, NFd: -1, NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano), CgroupDriver: "cgroupfs", CgroupVersion: sys.Cgroups,
 		KernelVersion: sys.Kernel, OperatingSystem: sys.OS, OSType: "linux", Architecture: sys.Machine, IndexServerAddress: hub,
 		RegistryConfig: &registry.ServiceConfig{IndexConfigs: map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true}}},

@@ -62,11 +62,16 @@ func (s *Server) diskUsage(ctx context.Context, r *request) error {
 		}
 	}
 	if asked(system.ContainerObject) {
+		if old.Containers, err = s.containerUsage(ctx, b); err != nil {
+			return err
+		}
 		sum := u.ContainerSum()
 		out.ContainerUsage = &containertypes.DiskUsage{ActiveCount: int64(sum.Active), TotalCount: int64(sum.Total), TotalSize: sum.Size, Reclaimable: sum.Reclaimable}
 	}
 	if asked(system.VolumeObject) {
-		out.VolumeUsage = &volume.DiskUsage{}
+		if old.Volumes, out.VolumeUsage, err = s.volumeUsage(ctx, b); err != nil {
+			return err
+		}
 	}
 	if asked(system.BuildCacheObject) {
 		sum := u.CacheSum()
@@ -85,6 +90,56 @@ func (s *Server) diskUsage(ctx context.Context, r *request) error {
 		out.DiskUsage = system.DiskUsage{}
 	}
 	return r.answer(http.StatusOK, out)
+}
+
+// containerUsage are all containers with their sizes.
+func (s *Server) containerUsage(ctx context.Context, b *Backend) ([]containertypes.Summary, error) {
+	m := s.manager(b)
+	list, err := view.Containers(ctx, m, view.ContainerFilter{All: true})
+	if err != nil {
+		return nil, err
+	}
+	all := []containertypes.Summary{}
+	for _, c := range list {
+		row, err := s.containerSummary(ctx, m, c, true)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, *row)
+	}
+	return all, nil
+}
+
+// volumeUsage are all volumes with their sizes, and who has them.
+func (s *Server) volumeUsage(ctx context.Context, b *Backend) ([]volume.Volume, *volume.DiskUsage, error) {
+	m := s.manager(b)
+	list, err := m.Volumes()
+	if err != nil {
+		return nil, nil, err
+	}
+	all, sum := []volume.Volume{}, &volume.DiskUsage{}
+	for _, v := range list {
+		users, err := m.VolumeUsers(ctx, v)
+		if err != nil {
+			return nil, nil, err
+		}
+		size, err := m.VolumeSize(v)
+		if err != nil {
+			return nil, nil, err
+		}
+		row := volumeOf(v)
+		row.UsageData = &volume.UsageData{RefCount: int64(len(users)), Size: size}
+		all = append(all, row)
+		sum.TotalCount++
+		sum.TotalSize += size
+		if len(users) > 0 {
+			sum.ActiveCount++
+		} else {
+			sum.Reclaimable += size
+		}
+	}
+	sum.Items = all
+	return all, sum, nil
 }
 
 // imageUsage are the images with what of their bytes they share.

@@ -1,0 +1,103 @@
+package docker
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	containertypes "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+)
+
+// TestArchives copies into a container that a hostile image made, and out of it.
+func TestArchives(t *testing.T) {
+	l := newContainers(t)
+	ctx := t.Context()
+	outside := filepath.Join(t.TempDir(), "outside")
+	must(t, os.Mkdir(outside, 0o700))
+	id := l.create("mkdir /d; echo file > /d/f; ln -s /d/f /link; ln -s "+outside+" /out; ln -s / /root/l", nil)
+	ended := l.wait(id, containertypes.WaitConditionNextExit)
+	l.start(id)
+	ended()
+	stat, err := l.ContainerStatPath(ctx, id, client.ContainerStatPathOptions{Path: "/link"})
+	must(t, err)
+	if stat.Stat.LinkTarget != "/d/f" || stat.Stat.Mode&os.ModeSymlink == 0 {
+		t.Errorf("the link is %+v", stat.Stat)
+	}
+	got, err := l.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: "/d"})
+	must(t, err)
+	defer got.Content.Close()
+	if names := tarNames(t, got.Content); !slices.Equal(names, []string{"d", "d/f"}) || !got.Stat.Mode.IsDir() {
+		t.Errorf("the archive has %q, of %+v", names, got.Stat)
+	}
+	put := func(dir, file string) error {
+		var archive bytes.Buffer
+		w := tar.NewWriter(&archive)
+		must(t, w.WriteHeader(&tar.Header{Name: file, Mode: 0o644, Size: 2, Uid: 7}))
+		_, err := w.Write([]byte("in"))
+		must(t, err)
+		must(t, w.Close())
+		_, err = l.CopyToContainer(ctx, id, client.CopyToContainerOptions{DestinationPath: dir, Content: &archive})
+		return err
+	}
+	must(t, put("/d", "new"))
+	got, err = l.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: "/d/new"})
+	must(t, err)
+	defer got.Content.Close()
+	if h, err := tar.NewReader(got.Content).Next(); err != nil || h.Uid != 7 { // its owner is that of the archive
+		t.Errorf("it came back as %+v, %v", h, err)
+	}
+	must(t, os.MkdirAll(filepath.Join(outside, "sub"), 0o700))
+	for _, to := range [][2]string{{"/out", "planted"}, {"/", "out/planted"}, {"/d", "../../../../../../planted"}, {"/root/l", "etc/planted"}} {
+		err := put(to[0], to[1])
+		t.Logf("%s into %s: %v", to[1], to[0], err)
+		if left, _ := os.ReadDir(outside); len(left) != 1 {
+			t.Fatalf("%s into %s left %v on the host", to[1], to[0], left)
+		}
+	}
+	for _, p := range []string{"/etc/planted", "/planted"} {
+		if _, err := os.Lstat(p); err == nil {
+			t.Fatalf("%s is on the host", p)
+		}
+	}
+	if err := put("/d/f", "x"); err == nil || !strings.Contains(err.Error(), "not a directory") {
+		t.Errorf("into a file: %v", err)
+	}
+	if err := put("/nosuch", "x"); err == nil || !strings.Contains(err.Error(), "Could not find") {
+		t.Errorf("into nothing: %v", err)
+	}
+	if _, status := l.get(http.MethodHead, "/containers/"+id+"/archive?path=/nosuch"); status != http.StatusNotFound {
+		t.Errorf("of nothing: %d", status)
+	}
+	img, err := l.ContainerCommit(ctx, id, client.ContainerCommitOptions{Reference: "made:v1", Changes: []string{"CMD cat /d/new"}})
+	must(t, err)
+	if found, err := l.ImageInspect(ctx, "made:v1"); err != nil || found.ID != img.ID {
+		t.Errorf("the image is %v, want %s, %v", found.ID, img.ID, err)
+	}
+	whole, err := l.ContainerExport(ctx, id, client.ContainerExportOptions{})
+	must(t, err)
+	defer whole.Close()
+	if names := tarNames(t, whole); !slices.Contains(names, "d/new") {
+		t.Errorf("the export has %q", names)
+	}
+}
+
+func tarNames(t *testing.T, r io.Reader) (names []string) {
+	t.Helper()
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return names
+		}
+		must(t, err)
+		names = append(names, path.Clean(h.Name))
+	}
+}

@@ -1,0 +1,213 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	containertypes "github.com/moby/moby/api/types/container"
+
+	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/container/host"
+	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
+)
+
+// maxEnded bounds how many processes are remembered whose containers may be gone.
+const maxEnded = 512
+
+// endedExecs are processes that were started by clients of this server and have ended: their containers may have ended with them, and nobody else knows of them then.
+type endedExecs struct {
+	mu    sync.Mutex
+	known map[string]containertypes.ExecInspectResponse
+	order []string
+}
+
+func (e *endedExecs) add(x containertypes.ExecInspectResponse) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.known == nil {
+		e.known = map[string]containertypes.ExecInspectResponse{}
+	}
+	if len(e.order) >= maxEnded {
+		delete(e.known, e.order[0])
+		e.order = e.order[1:]
+	}
+	e.known[x.ID], e.order = x, append(e.order, x.ID)
+}
+
+func (e *endedExecs) find(id string) (x containertypes.ExecInspectResponse, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	x, ok = e.known[id]
+	return x, ok
+}
+
+// createExec answers POST /containers/NAME/exec.
+func (s *Server) createExec(ctx context.Context, r *request) error {
+	var body containertypes.ExecCreateRequest
+	if err := r.document(&body); err != nil {
+		return err
+	}
+	if len(body.Cmd) == 0 {
+		return invalidf("No exec command specified")
+	}
+	if body.Privileged {
+		if err := s.entitled(insecure, privilegedExec); err != nil {
+			return err
+		}
+	}
+	_, m, c, err := r.usable(ctx)
+	if err != nil {
+		return err
+	}
+	e, err := m.CreateExec(c, container.ExecOptions{
+		Args: body.Cmd, Env: body.Env, Cwd: body.WorkingDir, User: body.User, Terminal: body.Tty, Privileged: body.Privileged,
+		Want: host.Streams{Stdin: body.AttachStdin, Stdout: body.AttachStdout, Stderr: body.AttachStderr},
+	})
+	if err != nil {
+		return err
+	}
+	return r.answer(http.StatusCreated, containertypes.ExecCreateResponse{ID: e.ID})
+}
+
+// exec is the container of the process that a request is about.
+func (r *request) exec(ctx context.Context) (context.Context, *container.Manager, store.Container, error) {
+	id, err := container.OfExec(r.name)
+	if err != nil {
+		return ctx, nil, store.Container{}, err
+	}
+	ctx, b, err := r.backend(ctx)
+	if err != nil {
+		return ctx, nil, store.Container{}, err
+	}
+	c, err := view.FindContainer(ctx, b.Store, id)
+	if err == nil && c.ID[:32] != id { // a prefix of an ID, but that of another container's name
+		err = store.ErrNotFound
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		err = failure{http.StatusNotFound, "No such exec instance: " + r.name}
+	}
+	return ctx, r.s.manager(b), c, err
+}
+
+// inspectExec answers GET /exec/ID/json.
+func (s *Server) inspectExec(ctx context.Context, r *request) error {
+	_, m, c, err := r.exec(ctx)
+	var e *host.Exec
+	if err == nil {
+		e, err = m.InspectExec(c, r.name)
+	}
+	if err != nil {
+		if x, ok := s.ended.find(r.name); ok {
+			return r.answer(http.StatusOK, x)
+		}
+		if errors.Is(err, container.ErrNotRunning) {
+			err = failure{http.StatusNotFound, "No such exec instance: " + r.name}
+		}
+		return err
+	}
+	return r.answer(http.StatusOK, execOf(c, e))
+}
+
+// execOf describes a process.
+func execOf(c store.Container, e *host.Exec) containertypes.ExecInspectResponse {
+	p := &e.Options.Process
+	x := containertypes.ExecInspectResponse{
+		ID: e.ID, Running: e.Running, ContainerID: c.ID, Pid: e.PID, OpenStdin: e.Options.Want.Stdin, OpenStdout: e.Options.Want.Stdout, OpenStderr: e.Options.Want.Stderr, DetachKeys: []byte{},
+		ProcessConfig: &containertypes.ExecProcessConfig{Tty: p.Terminal, Entrypoint: p.Args[0], Arguments: append([]string{}, p.Args[1:]...), Privileged: &p.Privileged, User: p.User},
+	}
+	if e.Exit != nil {
+		x.ExitCode = &e.Exit.Code
+	}
+	return x
+}
+
+// startExec answers POST /exec/ID/start.
+func (s *Server) startExec(ctx context.Context, r *request) error {
+	var body containertypes.ExecStartRequest
+	if r.ContentLength != 0 {
+		if err := r.document(&body); err != nil {
+			return err
+		}
+	}
+	ctx, m, c, err := r.exec(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.mayEnter(m, c); err != nil {
+		return err
+	}
+	e, err := m.InspectExec(c, r.name)
+	if err != nil {
+		return err
+	}
+	if e.Options.Process.Privileged { // others may have created it
+		if err := s.entitled(insecure, privilegedExec); err != nil {
+			return err
+		}
+	}
+	ctx = r.letGo()
+	var size *sandbox.WinSize
+	if z := body.ConsoleSize; z != nil {
+		size = &sandbox.WinSize{Rows: uint16(min(z[0], 1<<16-1)), Cols: uint16(min(z[1], 1<<16-1))}
+	}
+	session, err := m.RunExec(c, e.ID, body.Detach, size)
+	started := err == nil
+	cannot := errors.Is(err, sandbox.ErrCommandNotFound) || errors.Is(err, sandbox.ErrCommandNotExecutable)
+	if err != nil && (body.Detach || !cannot) {
+		return failure{containerStatus(err), err.Error()}.or(http.StatusConflict)
+	}
+	if started && body.Detach {
+		session.Close()
+		return r.ok()
+	}
+	terminal := e.Options.Process.Terminal
+	conn, in, herr := r.hijack(terminal)
+	if herr != nil {
+		if started {
+			session.Close()
+		}
+		return herr
+	}
+	if !started { // clients see it as output, and the exit code when they ask for it
+		defer conn.Close()
+		_, stderr := streamsTo(conn, terminal)
+		_, _ = io.WriteString(stderr, "OCI runtime exec failed: exec failed: unable to start container process: "+execWords(e.Options.Process.Args[0], err)+": unknown\r\n") // who is gone needs no words
+		s.remember(m, c, e)
+		return nil
+	}
+	ended := func(exit host.Exit) {
+		e.Running, e.Exit = false, &exit
+		s.ended.add(execOf(c, e))
+	}
+	_, _ = join(ctx, conn, in, session, joining{terminal: terminal, stdin: e.Options.Want.Stdin, ended: ended}) // the end is told by inspect
+	return nil
+}
+
+// remember notes a process that has ended.
+func (s *Server) remember(m *container.Manager, c store.Container, e *host.Exec) {
+	if now, err := m.InspectExec(c, e.ID); err == nil && now.Exit != nil {
+		s.ended.add(execOf(c, now))
+	}
+}
+
+// resizeExec answers POST /exec/ID/resize.
+func (s *Server) resizeExec(ctx context.Context, r *request) error {
+	size, err := r.size()
+	if err != nil {
+		return err
+	}
+	_, m, c, err := r.exec(ctx)
+	if err == nil {
+		err = m.Resize(c, strings.ToLower(r.name), size)
+	}
+	if err != nil {
+		return err
+	}
+	return r.ok()
+}

@@ -1,0 +1,174 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	containertypes "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/storage"
+
+	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
+)
+
+// inspectContainer answers GET /containers/NAME/json.
+func (s *Server) inspectContainer(ctx context.Context, r *request) error {
+	ctx, m, c, err := r.container(ctx)
+	if err != nil {
+		return err
+	}
+	config, err := container.ReadConfig(c)
+	if err != nil {
+		return err
+	}
+	out := &containertypes.InspectResponse{
+		ID: c.ID, Created: c.Created.UTC().Format(time.RFC3339Nano), Args: []string{}, State: containerState(m, c), Image: c.ImageID.String(), Name: "/" + c.Name, Driver: "overlayfs", Platform: "linux",
+		AppArmorProfile: config.AppArmor, HostConfig: hostConfig(m, config), Mounts: mountPoints(m, config), Config: s.containerConfig(ctx, m.Store, c, config), LogPath: filepath.Join(m.Store.ContainerDir(c.ID), "log.json"),
+		GraphDriver:     &storage.DriverData{Name: "overlayfs", Data: map[string]string{"UpperDir": filepath.Join(m.Store.ContainerDir(c.ID), "fs"), "WorkDir": filepath.Join(m.Store.ContainerDir(c.ID), "work")}},
+		NetworkSettings: &containertypes.NetworkSettings{Ports: network.PortMap{}, Networks: endpoints(config)},
+	}
+	if len(config.Args) > 0 {
+		out.Path, out.Args = config.Args[0], append(out.Args, config.Args[1:]...)
+	}
+	if r.flag("size") {
+		own, all, err := (&view.Container{Container: c, Config: config}).Sizes(ctx, m)
+		if err != nil {
+			return err
+		}
+		out.SizeRw, out.SizeRootFs = &own, &all
+	}
+	return r.answer(http.StatusOK, out)
+}
+
+// containerState is what became of a container.
+func containerState(m *container.Manager, c store.Container) *containertypes.State {
+	s := m.State(c.ID)
+	out := &containertypes.State{
+		Status: containertypes.ContainerState(s.Word()), Running: s.Running, OOMKilled: s.OOM, ExitCode: s.Code(), Error: s.Error,
+		StartedAt: s.Started.UTC().Format(time.RFC3339Nano), FinishedAt: s.Finished.UTC().Format(time.RFC3339Nano),
+	}
+	if s.Running {
+		out.Pid, _ = m.Process(c) // 0 while it is being started
+	}
+	return out
+}
+
+// hostConfig is what a client asked for, if one has made the container, with what holds.
+func hostConfig(m *container.Manager, config *container.Config) *containertypes.HostConfig {
+	var a asked
+	if config.Docker != nil {
+		_ = json.Unmarshal(config.Docker, &a) // it was written by this
+	}
+	h := a.Host
+	if h == nil {
+		h = &containertypes.HostConfig{}
+		for _, s := range config.Mounts {
+			if s.Bind == "" {
+				continue
+			}
+			source := s.Bind
+			if name := m.VolumeOf(s.Bind); name != "" {
+				source = name
+			}
+			bind := source + ":" + s.Dest
+			if s.ReadOnly {
+				bind += ":ro"
+			}
+			h.Binds = append(h.Binds, bind)
+		}
+	}
+	h.NetworkMode, h.AutoRemove, h.Privileged, h.ReadonlyRootfs = containertypes.NetworkMode(config.Network), config.AutoRemove, config.Privileged, config.ReadOnly
+	h.CapAdd, h.CapDrop, h.GroupAdd, h.ShmSize, h.CgroupParent, h.Runtime = config.CapAdd, config.CapDrop, config.Groups, config.ShmSize, config.CgroupParent, "slipway"
+	h.Memory, h.MemorySwap, h.CPUShares, h.CpusetCpus, h.CpusetMems = config.Resources.Memory, config.Resources.MemorySwap, int64(config.Resources.CPUShares), config.Resources.CpusetCpus, config.Resources.CpusetMems
+	if h.NanoCPUs == 0 {
+		h.CPUPeriod, h.CPUQuota = int64(config.Resources.CPUPeriod), config.Resources.CPUQuota
+	}
+	if h.ShmSize == 0 {
+		h.ShmSize = 64 << 20
+	}
+	h.IpcMode, h.CgroupnsMode = "private", "private"
+	if h.RestartPolicy.Name == "" {
+		h.RestartPolicy.Name = containertypes.RestartPolicyDisabled
+	}
+	h.LogConfig.Type = "json-file"
+	if config.Log.Driver != "" {
+		h.LogConfig.Type = config.Log.Driver
+	}
+	if h.LogConfig.Config == nil {
+		h.LogConfig.Config = map[string]string{}
+	}
+	if h.PortBindings == nil {
+		h.PortBindings = network.PortMap{}
+	}
+	return h
+}
+
+// containerConfig is what a container runs, in Docker's words.
+func (s *Server) containerConfig(ctx context.Context, st *store.Store, c store.Container, config *container.Config) *containertypes.Config {
+	var a asked
+	if config.Docker != nil {
+		_ = json.Unmarshal(config.Docker, &a)
+	}
+	out := a.Config
+	if out == nil {
+		out = &containertypes.Config{AttachStdin: config.OpenStdin, AttachStdout: true, AttachStderr: true}
+	}
+	out.Hostname, out.User, out.Tty, out.OpenStdin, out.StdinOnce = config.Hostname, config.User, config.Terminal, config.OpenStdin, config.StdinOnce
+	out.Env, out.WorkingDir, out.Image, out.StopSignal, out.StopTimeout = append([]string{}, config.Env...), config.Cwd, c.Image, config.StopSignal, config.StopTimeout
+	if len(out.Entrypoint) < 2 { // of a longer one the container knows the first word
+		out.Entrypoint, out.Cmd = config.Entrypoint, config.Cmd()
+	}
+	out.Labels = map[string]string{}
+	maps.Copy(out.Labels, config.Labels)
+	if img, err := container.ReadImage(ctx, st, c.ImageID); err == nil { // it may be gone
+		for port := range img.Config.ExposedPorts {
+			if p, err := network.ParsePort(port); err == nil {
+				if out.ExposedPorts == nil {
+					out.ExposedPorts = network.PortSet{}
+				}
+				out.ExposedPorts[p] = struct{}{}
+			}
+		}
+		if out.Volumes == nil && len(img.Config.Volumes) > 0 {
+			out.Volumes = img.Config.Volumes
+		}
+	}
+	return out
+}
+
+// mountPoints are the mounts of a container.
+func mountPoints(m *container.Manager, config *container.Config) []containertypes.MountPoint {
+	all := []containertypes.MountPoint{}
+	for _, s := range config.Mounts {
+		p := containertypes.MountPoint{Destination: s.Dest, RW: !s.ReadOnly}
+		switch {
+		case s.Tmpfs != nil:
+			p.Type = mount.TypeTmpfs
+		case s.Bind == "":
+			continue
+		default:
+			p.Type, p.Source, p.Propagation = mount.TypeBind, s.Bind, mount.PropagationRPrivate
+			if name := m.VolumeOf(s.Bind); name != "" {
+				p.Type, p.Name, p.Driver, p.Mode, p.Propagation = mount.TypeVolume, name, "local", "z", ""
+			}
+			if s.ReadOnly {
+				p.Mode = "ro"
+			}
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// endpoints are those of a container in its network.
+func endpoints(config *container.Config) map[string]*network.EndpointSettings {
+	name := string(config.Network)
+	return map[string]*network.EndpointSettings{name: {NetworkID: networkID(name)}}
+}

@@ -1,0 +1,80 @@
+package docker
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	containertypes "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/client"
+)
+
+// TestEntitlements: what is more than a container has, or is the host's, is for clients of a server that says so.
+func TestEntitlements(t *testing.T) {
+	l := newContainers(t)
+	ctx := t.Context()
+	dir := filepath.Join(t.TempDir(), "made")
+	inside := filepath.Join(l.store.Root(), "volumes", "v", "_data")
+	for what, change := range map[string]func(*client.ContainerCreateOptions){
+		"host's network":       func(o *client.ContainerCreateOptions) { o.HostConfig.NetworkMode = "host" },
+		"privileged":           func(o *client.ContainerCreateOptions) { o.HostConfig.Privileged = true },
+		"ALL":                  func(o *client.ContainerCreateOptions) { o.HostConfig.CapAdd = []string{"all"} },
+		"CAP_SYS_ADMIN":        func(o *client.ContainerCreateOptions) { o.HostConfig.CapAdd = []string{"sys_admin"} },
+		"profile unconfined":   func(o *client.ContainerCreateOptions) { o.HostConfig.SecurityOpt = []string{"apparmor=unconfined"} },
+		dir + " of":            func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{"before:/v", dir + ":/d"} },
+		"/ of":                 func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{"/:/d:ro"} },
+		inside + "/l/_data of": func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{inside + "/l/_data:/d"} },
+		dir + "/x of": func(o *client.ContainerCreateOptions) {
+			o.HostConfig.Mounts = []mount.Mount{{Type: mount.TypeBind, Source: dir + "/x", Target: "/d", BindOptions: &mount.BindOptions{CreateMountpoint: true}}}
+		},
+	} {
+		o := client.ContainerCreateOptions{Config: &containertypes.Config{Image: "busybox"}, HostConfig: hostOf(change)}
+		if _, err := l.ContainerCreate(ctx, o); err == nil || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), "needs the entitlement") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		t.Error("a directory of the host was made")
+	}
+	volumes, err := l.VolumeList(ctx, client.VolumeListOptions{})
+	must(t, err)
+	if len(volumes.Items) > 0 {
+		t.Errorf("volumes are left: %+v", volumes.Items)
+	}
+
+	// With it there is one, into which clients that do not have it come by no other way.
+	l.server.opt.Entitlements = []string{"security.insecure"}
+	id := l.create("sleep 60", func(o *client.ContainerCreateOptions) {
+		o.HostConfig.Privileged, o.HostConfig.Binds = true, []string{dir + ":/d"}
+	})
+	l.start(id)
+	e, err := l.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: []string{"true"}, Privileged: true})
+	must(t, err)
+	l.server.opt.Entitlements = nil
+	plain := l.create("sleep 60", nil)
+	l.start(plain)
+	if _, err := l.ExecCreate(ctx, plain, client.ExecCreateOptions{Cmd: []string{"true"}, Privileged: true}); err == nil || !strings.Contains(err.Error(), "needs the entitlement") {
+		t.Errorf("a privileged process: %v", err)
+	}
+	if _, err := l.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: []string{"true"}}); err == nil || !strings.Contains(err.Error(), "needs the entitlement") {
+		t.Errorf("a process in a privileged container: %v", err)
+	}
+	for path, method := range map[string]string{
+		"/containers/" + id + "/start": http.MethodPost, "/containers/" + id + "/restart": http.MethodPost, "/containers/" + id + "/attach?stream=1": http.MethodPost,
+		"/containers/" + id + "/archive?path=/d": http.MethodGet, "/exec/" + e.ID + "/start": http.MethodPost,
+	} {
+		if _, status := l.get(method, path); status != http.StatusForbidden {
+			t.Errorf("%s %s: %d", method, path, status)
+		}
+	}
+}
+
+// hostOf is what a change makes of a container's part that is about the host.
+func hostOf(change func(*client.ContainerCreateOptions)) *containertypes.HostConfig {
+	o := client.ContainerCreateOptions{HostConfig: &containertypes.HostConfig{}}
+	change(&o)
+	return o.HostConfig
+}

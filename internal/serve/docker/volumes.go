@@ -1,0 +1,169 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/volume"
+
+	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/store"
+	"github.com/slipway-build/slipway/internal/view"
+)
+
+// volumeOf describes a volume.
+func volumeOf(v container.Volume) volume.Volume {
+	out := volume.Volume{Name: v.Name, Driver: "local", Mountpoint: v.Dir, CreatedAt: v.Created.Format(time.RFC3339), Scope: "local", Labels: v.Labels, Options: map[string]string{}}
+	if out.Labels == nil {
+		out.Labels = map[string]string{}
+	}
+	if v.Anonymous {
+		out.Labels["com.docker.volume.anonymous"] = ""
+	}
+	return out
+}
+
+// volumeError gives errors of volumes their status.
+func volumeError(err error) error {
+	if err == nil || errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return failure{containerStatus(err), err.Error()}.or(http.StatusInternalServerError)
+}
+
+// createVolume answers POST /volumes/create.
+func (s *Server) createVolume(ctx context.Context, r *request) error {
+	var body volume.CreateRequest
+	if err := r.document(&body); err != nil {
+		return err
+	}
+	switch {
+	case body.Driver != "" && body.Driver != "local":
+		return failure{http.StatusNotFound, fmt.Sprintf("error looking up volume plugin %s: plugin %q not found", body.Driver, body.Driver)}
+	case len(body.DriverOpts) > 0:
+		return failure{http.StatusNotImplemented, "slipway serves volumes that are directories of its store: options of the driver are not served"}
+	}
+	ctx, b, err := r.backend(ctx)
+	if err != nil {
+		return err
+	}
+	v, made, err := s.manager(b).MakeVolume(ctx, body.Name, body.Labels, body.Name == "")
+	if err != nil {
+		return volumeError(err)
+	}
+	if made {
+		s.events.tell(events.VolumeEventType, events.ActionCreate, v.Name, map[string]string{"driver": "local"})
+	}
+	return r.answer(http.StatusCreated, volumeOf(v))
+}
+
+// chosenVolumes are those that filters let through.
+func chosenVolumes(ctx context.Context, m *container.Manager, args view.Args) (all []container.Volume, err error) {
+	list, err := m.Volumes()
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range list {
+		used := true
+		if len(args["dangling"]) > 0 {
+			users, err := m.VolumeUsers(ctx, v)
+			if err != nil {
+				return nil, err
+			}
+			used = len(users) > 0
+		}
+		if volumeWanted(v, args, used) {
+			all = append(all, v)
+		}
+	}
+	return all, nil
+}
+
+// listVolumes answers GET /volumes.
+func (s *Server) listVolumes(ctx context.Context, r *request) error {
+	args, err := r.args("dangling", "driver", "label", "label!", "name")
+	if err != nil {
+		return err
+	}
+	ctx, b, err := r.backend(ctx)
+	if err != nil {
+		return err
+	}
+	list, err := chosenVolumes(ctx, s.manager(b), args)
+	if err != nil {
+		return err
+	}
+	out := volume.ListResponse{Volumes: []volume.Volume{}, Warnings: []string{}}
+	for _, v := range list {
+		out.Volumes = append(out.Volumes, volumeOf(v))
+	}
+	return r.answer(http.StatusOK, out)
+}
+
+// inspectVolume answers GET /volumes/NAME.
+func (s *Server) inspectVolume(ctx context.Context, r *request) error {
+	_, b, err := r.backend(ctx)
+	if err != nil {
+		return err
+	}
+	v, err := s.manager(b).Volume(r.name)
+	if err != nil {
+		return volumeError(err)
+	}
+	return r.answer(http.StatusOK, volumeOf(v))
+}
+
+// removeVolume answers DELETE /volumes/NAME.
+func (s *Server) removeVolume(ctx context.Context, r *request) error {
+	ctx, b, err := r.backend(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.manager(b).RemoveVolume(ctx, r.name, r.flag("force")); err != nil {
+		return volumeError(err)
+	}
+	s.events.tell(events.VolumeEventType, events.ActionDestroy, r.name, map[string]string{"driver": "local"})
+	return r.done()
+}
+
+// pruneVolumes answers POST /volumes/prune: anonymous ones that nobody has, and with the filter all=true the others.
+func (s *Server) pruneVolumes(ctx context.Context, r *request) error {
+	args, err := r.args("label", "label!", "all")
+	if err != nil {
+		return err
+	}
+	ctx, b, err := r.backend(ctx)
+	if err != nil {
+		return err
+	}
+	m := s.manager(b)
+	everything := r.before("1.42") || slices.Contains(args["all"], "true") || slices.Contains(args["all"], "1")
+	list, err := chosenVolumes(ctx, m, args)
+	if err != nil {
+		return err
+	}
+	report := volume.PruneReport{VolumesDeleted: []string{}}
+	for _, v := range list {
+		if !v.Anonymous && !everything {
+			continue
+		}
+		size, err := m.VolumeSize(v)
+		if err == nil {
+			err = m.RemoveVolume(ctx, v.Name, true)
+		}
+		if errors.Is(err, container.ErrVolumeInUse) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		report.VolumesDeleted = append(report.VolumesDeleted, v.Name)
+		report.SpaceReclaimed += uint64(size)
+	}
+	return r.answer(http.StatusOK, report)
+}
