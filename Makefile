@@ -19,7 +19,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
+.PHONY: dist dist-test image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -65,6 +65,19 @@ image-test: build ## build the images on stand-in base images and try them in co
 	@$(BASES) make busybox debian
 	@for target in slipway debug daemon; do PROGRAM=bin $(BASES) exec -- hack/image.sh $$target || exit; done
 	SLIPWAY_IMAGES=$(CURDIR)/build/image SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -run '^(TestImage|TestExamples)$$' ./hack/environments
+
+# It does not use what `make build` made: the bytes of a release are those of any machine with the same tools.
+dist: ## make tarballs, .deb and .rpm for amd64 and arm64, with SBOMs, provenance and checksums, in build/dist
+	@hack/deps.sh dist
+	@VERSION="$(VERSION)" COMMIT="$(COMMIT)" DATE="$(DATE)" GO="$(GO)" hack/dist.sh
+
+dist-test: build dist ## make them once more and compare, install and purge the package in a bare Debian, run the program for arm64 in an emulator
+	@hack/deps.sh bases
+	@hack/deps.sh dist-test
+	@$(MAKE) --no-print-directory $(BASES)
+	@$(BASES) make debian
+	@$(BASES) exec -- hack/dist-test.sh packages
+	@VERSION="$(VERSION)" COMMIT="$(COMMIT)" DATE="$(DATE)" GO="$(GO)" hack/dist-test.sh again
 
 examples: build bases ## build and run every example, the operator with its download included
 	@$(BASES) exec -- hack/examples.sh

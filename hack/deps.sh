@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what is missing for a purpose: build, demo, bases, test, page, bench, suites, vm, arm64 or all. On Debian and Ubuntu,
+# Installs what is missing for a purpose: build, demo, bases, test, page, bench, suites, vm, arm64, dist, dist-test or all. On Debian and Ubuntu,
 # as root, by apt-get; anywhere else it says in a sentence what is missing.
 set -eu
 
-purpose=${1:?usage: hack/deps.sh build|demo|bases|test|page|bench|suites|vm|arm64|all}
+purpose=${1:?usage: hack/deps.sh build|demo|bases|test|page|bench|suites|vm|arm64|dist|dist-test|all}
 packages=
 sentences=
 
@@ -121,10 +121,25 @@ for_vm() {
 for_arm64() {
 	for_build
 	need qemu-system-aarch64 qemu-system-arm "is the machine"
+	for_cross
+	for_machine
+}
+
+for_cross() {
 	need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu "compiles for arm64"
 	[ -e /usr/aarch64-linux-gnu/lib/libc.a ] || missing libc6-dev-arm64-cross \
 		"/usr/aarch64-linux-gnu/lib/libc.a is missing: programs for arm64 are linked with it (Debian's package libc6-dev-arm64-cross)."
-	for_machine
+}
+
+for_dist() {
+	for_build
+	for_cross
+	need dpkg-deb dpkg "unpacks what programs for arm64 are linked with"
+}
+
+for_dist_test() {
+	need qemu-aarch64-static qemu-user-static "runs the program for arm64"
+	need rpm rpm "reads the .rpm"
 }
 
 for_machine() {
@@ -152,12 +167,14 @@ bench) for_bench ;;
 suites) for_suites ;;
 vm) for_vm ;;
 arm64) for_arm64 ;;
+dist) for_dist ;;
+dist-test) for_dist_test ;;
 all) for_test; for_bases ;;
 *) echo "hack/deps.sh: unknown purpose $purpose" >&2; exit 2 ;;
 esac
 
 case $purpose in
-demo | bases | test | bench | suites)
+demo | bases | test | bench | suites | dist-test)
 	if [ "$(id -u)" -ne 0 ]; then
 		echo "slipway: containers are run as root today: run make $purpose as root." >&2
 		exit 1

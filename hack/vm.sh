@@ -11,23 +11,14 @@ root=$dir/root
 rm -rf "$root"
 mkdir -p "$root/bin" "$root/dev" "$root/proc" "$root/sys" "$root/tmp" "$root/test" "$root/root" "$root/run" "$root/lib/x86_64-linux-gnu" "$root/lib64" "$root/etc" "$root/usr"
 
-# apt CONFIGURED-COMMAND...: with the lists and packages of the architecture, and without a change of this machine's.
-apt() {
-	command=$1
-	shift
-	"$command" -o APT::Architecture="$arch" -o APT::Architectures="$arch" -o Dir::State="$dir/apt" -o Dir::State::status=/dev/null -o Dir::Cache="$dir/apt" "$@"
-}
+. hack/foreign.sh
 
 # The kernel of this Debian for clouds: small, with its modules. Of the other architecture also what programs are linked
 # with, and busybox.
 if ! ls "$dir"/kernel/boot/vmlinuz-* >/dev/null 2>&1; then
-	mkdir -p "$dir/apt/lists/partial" "$dir/apt/archives/partial"
-	apt apt-get update -qq
-	image=$(apt apt-cache depends "linux-image-cloud-$arch" | sed -n 's/^ *Depends: //p' | head -n 1)
-	cd "$dir"
-	apt apt-get download -qq "$image" libseccomp-dev busybox-static
-	for package in libseccomp-dev busybox-static "$image"; do dpkg-deb -x "$package"_*.deb kernel; done
-	cd - >/dev/null
+	foreign_update
+	image=$(foreign apt-cache depends "linux-image-cloud-$arch" | sed -n 's/^ *Depends: //p' | head -n 1)
+	unpack_foreign kernel libseccomp-dev busybox-static "$image"
 fi
 flags=
 for flag; do flags="$flags '$flag'"; done

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -32,13 +31,6 @@ type page struct {
 
 // reference is the whole page.
 func reference() []byte {
-	// Some flags take their defaults from there.
-	for _, kv := range os.Environ() {
-		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "BUILDKIT_") || strings.HasPrefix(name, "DOCKER_") ||
-			strings.HasPrefix(name, "SLIPWAY_") || strings.HasPrefix(name, "BUILDX_") {
-			os.Unsetenv(name)
-		}
-	}
 	root := cli.Commands()
 	pages := collect(root)
 	var out bytes.Buffer
