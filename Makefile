@@ -19,7 +19,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: dist dist-test image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
+.PHONY: dist dist-test session image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -78,6 +78,13 @@ dist-test: build dist ## make them once more and compare, install and purge the 
 	@$(BASES) make debian
 	@$(BASES) exec -- hack/dist-test.sh packages
 	@VERSION="$(VERSION)" COMMIT="$(COMMIT)" DATE="$(DATE)" GO="$(GO)" hack/dist-test.sh again
+
+session: build ## record the session that README.md shows, docs/session.svg
+	@hack/deps.sh demo
+	$(GO) build -buildvcs=false -o build/tools/record ./hack/record
+	@$(MAKE) --no-print-directory $(BASES)
+	@$(BASES) make busybox
+	@$(BASES) exec -- hack/session.sh bin/slipway
 
 examples: build bases ## build and run every example, the operator with its download included
 	@$(BASES) exec -- hack/examples.sh
