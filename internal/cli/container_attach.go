@@ -30,11 +30,7 @@ func newAttachCmd(a *app) *cobra.Command {
 		Short: "Attach local standard input, output, and error streams to a running container",
 		Args:  exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.containers()
-			if err != nil {
-				return err
-			}
-			c, err := view.FindContainer(cmd.Context(), m.Store, args[0])
+			m, c, err := a.container(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -49,6 +45,15 @@ func newAttachCmd(a *app) *cobra.Command {
 	f.BoolVar(&sigProxy, "sig-proxy", true, "Proxy all received signals to the process")
 	f.StringVar(&keys, "detach-keys", "", "Override the key sequence for detaching a container")
 	return cmd
+}
+
+// container is one that the user names, with what manages it.
+func (a *app) container(ctx context.Context, name string) (m *container.Manager, c store.Container, err error) {
+	if m, err = a.containers(); err != nil {
+		return nil, c, err
+	}
+	c, err = view.FindContainer(ctx, m.Store, name)
+	return m, c, err
 }
 
 // attach has this process get the streams of a container that runs, until it ends: its exit code is the error's.

@@ -12,7 +12,6 @@ import (
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/container/host"
 	"github.com/slipway-build/slipway/internal/sandbox"
-	"github.com/slipway-build/slipway/internal/view"
 )
 
 // execFlags are those of exec.
@@ -51,11 +50,7 @@ func newExecCmd(a *app) *cobra.Command {
 
 // exec runs one more process in a container that runs. Its exit code is the error's.
 func (a *app) exec(ctx context.Context, o *execFlags, name string, command []string) error {
-	m, err := a.containers()
-	if err != nil {
-		return err
-	}
-	c, err := view.FindContainer(ctx, m.Store, name)
+	m, c, err := a.container(ctx, name)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/container/logfile"
-	"github.com/slipway-build/slipway/internal/view"
 )
 
 // logsFlags are those of `logs`.
@@ -41,11 +40,7 @@ func newLogsCmd(a *app) *cobra.Command {
 		Short: "Fetch the logs of a container",
 		Args:  exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.containers()
-			if err != nil {
-				return err
-			}
-			c, err := view.FindContainer(cmd.Context(), m.Store, args[0])
+			m, c, err := a.container(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}

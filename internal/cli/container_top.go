@@ -22,11 +22,7 @@ func newTopCmd(a *app) *cobra.Command {
 		Short: "Display the running processes of a container",
 		Args:  minArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.containers()
-			if err != nil {
-				return err
-			}
-			c, err := view.FindContainer(cmd.Context(), m.Store, args[0])
+			m, c, err := a.container(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}

@@ -115,6 +115,14 @@ func (m *Manager) Rename(ctx context.Context, c store.Container, name string) er
 	return nil
 }
 
+// renamed is a container with the name that it has now, if that can be read.
+func (m *Manager) renamed(c store.Container) store.Container {
+	if now, err := m.Store.Container(context.Background(), c.ID); err == nil && now.ID == c.ID {
+		c.Name = now.Name
+	}
+	return c
+}
+
 // Remove deletes a container with its files. A running one is [ErrRunning]; with force it is
 // ended first.
 func (m *Manager) Remove(ctx context.Context, nameOrID string, force bool) error {

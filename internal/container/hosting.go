@@ -55,7 +55,7 @@ func (m *Manager) hosts(c store.Container, config *Config, start func() error) (
 		Exec: func(ctx context.Context, p *sandbox.Process, streams sandbox.IO) error {
 			return m.Runner.Exec(ctx, c.ID, p, streams)
 		},
-		Tell: func(action string, attributes map[string]string) { m.tell(c, action, attributes) },
+		Tell: func(action string, attributes map[string]string) { m.tell(m.renamed(c), action, attributes) },
 	})
 	return h, err
 }

@@ -73,16 +73,13 @@ func (m *Manager) run(ctx context.Context, c store.Container, config *Config, gi
 	if serr := m.saveState(c.ID, lock, state); err == nil {
 		err = serr
 	}
-	m.tellDeath(ctx, c, state)
+	m.tellDeath(c, state)
 	return err
 }
 
 // tellDeath tells that a container has ended, by the name that it has now.
-func (m *Manager) tellDeath(ctx context.Context, c store.Container, s State) {
-	if now, err := m.Store.Container(context.WithoutCancel(ctx), c.ID); err == nil {
-		c = now
-	}
-	m.tell(c, "die", map[string]string{"exitCode": strconv.Itoa(s.Code()), "execDuration": strconv.Itoa(int(s.Finished.Sub(s.Started).Seconds()))})
+func (m *Manager) tellDeath(c store.Container, s State) {
+	m.tell(m.renamed(c), "die", map[string]string{"exitCode": strconv.Itoa(s.Code()), "execDuration": strconv.Itoa(int(s.Finished.Sub(s.Started).Seconds()))})
 }
 
 // Settle notes and tells how a container has ended whose process was killed with the one that ran it, and removes it if it was to go then. Any other one is left as it is.
@@ -103,7 +100,7 @@ func (m *Manager) Settle(ctx context.Context, c store.Container) error {
 	}
 	s.ExitCode, s.Finished = s.Code(), time.Now()
 	err = m.saveState(c.ID, lock, s)
-	m.tellDeath(ctx, c, s)
+	m.tellDeath(c, s)
 	if err = errors.Join(err, lock.Close()); err != nil {
 		return err
 	}
@@ -129,7 +126,7 @@ func (m *Manager) runLocked(ctx context.Context, c store.Container, config *Conf
 	defer hide(&streams, config, hidden)()
 	started := streams.Started
 	streams.Started = func() {
-		m.tell(c, "start", nil)
+		m.tell(m.renamed(c), "start", nil)
 		if started != nil {
 			started()
 		}

@@ -272,6 +272,9 @@ func TestContainerLife(t *testing.T) {
 	doc := l.events(id)
 	for _, e := range doc {
 		actions = append(actions, string(e.Action))
+		if name := e.Actor.Attributes["name"]; e.Action == events.ActionDie && name != "other" {
+			t.Errorf("%s was told of %s", e.Action, name)
+		}
 	}
 	if got := strings.Join(actions, " "); got != "create start rename kill die stop destroy" {
 		t.Errorf("the events are %s", got)
@@ -358,7 +361,7 @@ func TestExecs(t *testing.T) {
 // TestTerminal: one with a terminal has one stream, as it is.
 func TestTerminal(t *testing.T) {
 	l := newContainers(t)
-	id := l.create("stty size; read x; echo got $x", func(o *client.ContainerCreateOptions) {
+	id := l.create("read x; until stty size | grep \"33 77\"; do :; done; echo got $x", func(o *client.ContainerCreateOptions) {
 		o.Config.Tty, o.Config.OpenStdin = true, true
 	})
 	a, err := l.ContainerAttach(t.Context(), id, client.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true})

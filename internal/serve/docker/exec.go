@@ -156,29 +156,37 @@ func (s *Server) startExec(ctx context.Context, r *request) error {
 	if z := body.ConsoleSize; z != nil {
 		size = &sandbox.WinSize{Rows: uint16(min(z[0], 1<<16-1)), Cols: uint16(min(z[1], 1<<16-1))}
 	}
-	session, err := m.RunExec(c, e.ID, body.Detach, size)
-	started := err == nil
-	cannot := errors.Is(err, sandbox.ErrCommandNotFound) || errors.Is(err, sandbox.ErrCommandNotExecutable)
-	if err != nil && (body.Detach || !cannot) {
+	if !body.Detach {
+		return s.attachExec(ctx, r, m, c, e, size)
+	}
+	session, err := m.RunExec(c, e.ID, true, size)
+	if err != nil {
 		return failure{containerStatus(err), err.Error()}.or(http.StatusConflict)
 	}
-	if started && body.Detach {
-		session.Close()
-		return r.ok()
+	session.Close()
+	return r.ok()
+}
+
+// attachExec starts a process with its streams on the client's connection. The head of the answer is sent before the process is started: clients
+// lose what comes right behind it. What fails then they see as output, and in the exit code.
+func (s *Server) attachExec(ctx context.Context, r *request, m *container.Manager, c store.Container, e *host.Exec, size *sandbox.WinSize) error {
+	switch {
+	case e.Exit != nil:
+		return failure{http.StatusConflict, "exec command has already run"}
+	case e.Running:
+		return failure{http.StatusConflict, "exec command " + e.ID + " is already running"}
 	}
 	terminal := e.Options.Process.Terminal
-	conn, in, herr := r.hijack(terminal)
-	if herr != nil {
-		if started {
-			session.Close()
-		}
-		return herr
+	conn, in, err := r.hijack(terminal)
+	if err != nil {
+		return err
 	}
-	if !started { // clients see it as output, and the exit code when they ask for it
+	session, err := m.RunExec(c, e.ID, false, size)
+	if err != nil {
 		defer conn.Close()
+		s.remember(m, c, e)
 		_, stderr := streamsTo(conn, terminal)
 		_, _ = io.WriteString(stderr, "OCI runtime exec failed: exec failed: unable to start container process: "+execWords(e.Options.Process.Args[0], err)+": unknown\r\n") // who is gone needs no words
-		s.remember(m, c, e)
 		return nil
 	}
 	ended := func(exit host.Exit) {

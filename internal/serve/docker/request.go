@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -261,7 +262,8 @@ func status(err error) int {
 // fail tells the client of an error, if there is a place for it still.
 func (r *request) fail(err error) {
 	if r.began {
-		if !errors.Is(err, context.Canceled) {
+		gone := errors.Is(err, context.Canceled) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) // the client has
+		if !gone {
 			r.s.opt.Warn(fmt.Sprintf("%s %s: %v", r.Method, r.path, err))
 		}
 		panic(http.ErrAbortHandler) // the client sees that the answer is not whole
