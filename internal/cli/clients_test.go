@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -26,7 +27,7 @@ import (
 // buildctl and buildx of the releases that are linked, compiled by hack/buildkit.sh. Each has a server of its own,
 // `slipway serve`, at $BUILDKIT_HOST; the script starts it.
 //
-// Besides the other commands there are:
+// The real docker is docker-cli, where this machine has one. Besides the other commands there are:
 //
 //	llb KIND FILE        a definition for `buildctl build`
 //	frontend NAME        push a frontend that is an image to $REGISTRY: internal/serve/bridge/testdata/frontend
@@ -40,12 +41,30 @@ func TestClients(t *testing.T) {
 	p.Setup = func(env *testscript.Env) error {
 		env.Setenv("SLIPWAY_BIN", filepath.SplitList(env.Getenv("PATH"))[0])
 		env.Setenv("PATH", tools+string(filepath.ListSeparator)+env.Getenv("PATH"))
+		if err := linkDocker(env); err != nil {
+			return err
+		}
 		env.Setenv("BUILDKIT_HOST", "unix://"+filepath.Join(env.WorkDir, "s"))
 		env.Setenv("BUILDX_CONFIG", filepath.Join(env.WorkDir, ".buildx"))
 		env.Setenv("BUILDX_EXPERIMENTAL", "1") // commands of debuggers
 		return setup(env)
 	}
 	testscript.Run(t, p)
+}
+
+// linkDocker makes docker-cli of the machine's docker, if there is one: "docker" is slipway in scripts.
+func linkDocker(env *testscript.Env) error {
+	own := env.Getenv("SLIPWAY_BIN")
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		docker := filepath.Join(dir, "docker")
+		if info, err := os.Stat(docker); dir == own || err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		bin := filepath.Join(env.WorkDir, ".docker-cli")
+		env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
+		return errors.Join(os.Mkdir(bin, 0o755), os.Symlink(docker, filepath.Join(bin, "docker-cli")))
+	}
+	return nil
 }
 
 // clientTools returns the directory of the clients.
