@@ -58,6 +58,9 @@ func TestTable(t *testing.T) {
 
 func isLarge(dockerfile string) bool { return strings.HasPrefix(dockerfile, "large-") }
 
+// isLong tells Dockerfiles that are built when all are, or by name: the large ones, and thirty steps of what run and layers show with few.
+func isLong(dockerfile string) bool { return isLarge(dockerfile) || dockerfile == "run30" }
+
 func list(variable string, otherwise []string) []string {
 	if v := os.Getenv(variable); v != "" {
 		return strings.Split(v, ",")
@@ -84,7 +87,7 @@ func newTable(t *testing.T) *table {
 		t.Fatal(err)
 	}
 	if os.Getenv("SLIPWAY_DOCKERFILES") != "all" {
-		names = list("SLIPWAY_DOCKERFILES", slices.DeleteFunc(names, isLarge))
+		names = list("SLIPWAY_DOCKERFILES", slices.DeleteFunc(names, isLong))
 	}
 	tb := &table{repo: repo, names: names, tool: filepath.Join(dir, "tool")}
 	program, err := Program(t.Context(), repo)
