@@ -1,0 +1,24 @@
+#!/bin/sh
+# Cuts CHANGELOG.md for a release, by one commit that is not tagged: hack/release.sh 0.1.0. What was "Unreleased" gets the version and the day of the
+# commit, and a new, empty "Unreleased" stands above. It prints what is left to do.
+set -eu
+cd "$(dirname "$0")/.."
+version=${1:?usage: hack/release.sh VERSION}
+echo "$version" | grep -Eq '^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9a-z.]+)?$' || { echo "hack/release.sh: $version is no version of semver" >&2; exit 1; }
+if [ -n "$(git status --porcelain --untracked-files=no)" ]; then
+	echo "hack/release.sh: there are changes that are in no commit" >&2
+	exit 1
+fi
+if grep -qF "## [$version]" CHANGELOG.md || git rev-parse -q --verify "refs/tags/v$version" >/dev/null; then
+	echo "hack/release.sh: there is $version already" >&2
+	exit 1
+fi
+sed -i "s/^## \[Unreleased\]$/&\n\n## [$version] - $(date -u +%Y-%m-%d)/" CHANGELOG.md
+grep -qF "## [$version]" CHANGELOG.md || { echo "hack/release.sh: CHANGELOG.md has no Unreleased" >&2; exit 1; }
+git commit -qm "Release $version" CHANGELOG.md
+cat <<END
+Cut $version. Look at it, then:
+  make dist-test            # from this commit; the tag does not change a byte but the version's
+  git tag -a v$version -m "slipway $version"
+  make dist                 # what is released, in build/dist
+END
