@@ -8,6 +8,7 @@ import (
 	"log"
 	"net"
 	"os"
+	"os/signal"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -74,6 +75,12 @@ func makeKey(path string) error {
 }
 
 func serve(socket, path string) error {
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt) // which ends it also where who started it ignores that, as jobs of a shell do
+	go func() {
+		<-interrupted
+		os.Exit(1)
+	}()
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
