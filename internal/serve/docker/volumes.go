@@ -52,8 +52,13 @@ func (s *Server) createVolume(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	v, made, err := s.manager(b).MakeVolume(ctx, body.Name, body.Labels, body.Name == "")
+	m := s.manager(b)
+	release, err := m.LockVolumes(ctx)
 	if err != nil {
+		return err
+	}
+	v, made, err := m.MakeVolume(ctx, body.Name, body.Labels, body.Name == "")
+	if err = errors.Join(err, release()); err != nil {
 		return volumeError(err)
 	}
 	if made {
