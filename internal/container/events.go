@@ -91,10 +91,15 @@ func (e Event) Docker() DockerEvent {
 	return DockerEvent{Type: "container", Action: e.Action, Actor: EventActor{e.ID, e.Attributes}, Scope: "local", Time: e.Time.Unix(), TimeNano: e.Time.UnixNano()}
 }
 
-// Matches reports whether filters let an event through: one value of each key has to fit.
+// Matches reports whether filters let an event through: all labels have to be there, and of the other keys one value has to fit.
 func (e Event) Matches(args map[string][]string) bool {
 	for key, values := range args {
-		if !slices.ContainsFunc(values, func(v string) bool { return e.matches(key, v) }) {
+		fits := func(v string) bool { return e.matches(key, v) }
+		ok := slices.ContainsFunc(values, fits)
+		if key == "label" {
+			ok = !slices.ContainsFunc(values, func(v string) bool { return !fits(v) })
+		}
+		if !ok {
 			return false
 		}
 	}

@@ -146,8 +146,8 @@ func (f *ContainerFilter) tests(ctx context.Context, s *store.Store) (all []cont
 	}
 	add(len(f.IDs) > 0, func(c *Container) bool { return matchesAny(f.IDs, c.ID) })
 	add(len(f.Names) > 0, func(c *Container) bool { return matchesAny(f.Names, c.Name, "/"+c.Name) })
-	add(len(f.Labels) > 0, func(c *Container) bool { return hasLabels(c.labels(), f.Labels) })
-	add(len(f.NotLabels) > 0, func(c *Container) bool { return !hasLabels(c.labels(), f.NotLabels) })
+	add(len(f.Labels) > 0, func(c *Container) bool { return HasLabels(c.labels(), f.Labels) })
+	add(len(f.NotLabels) > 0, func(c *Container) bool { return !HasLabels(c.labels(), f.NotLabels) })
 	add(len(f.States) > 0, func(c *Container) bool { return slices.Contains(f.States, c.State.Word()) })
 	add(len(f.Exited) > 0, func(c *Container) bool {
 		return c.State.Word() == "exited" && slices.Contains(f.Exited, c.State.Code())

@@ -68,7 +68,7 @@ func hasLabel(labels map[string]string, wanted string) bool {
 	return ok && (!exact || got == value)
 }
 
-// hasLabels reports whether all of the wanted labels are there.
-func hasLabels(labels map[string]string, wanted []string) bool {
+// HasLabels reports whether all of the wanted labels, KEY or KEY=VALUE, are there.
+func HasLabels(labels map[string]string, wanted []string) bool {
 	return !slices.ContainsFunc(wanted, func(w string) bool { return !hasLabel(labels, w) })
 }

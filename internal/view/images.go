@@ -120,7 +120,7 @@ func (f *ImageFilter) labelled(ctx context.Context, s *store.Store, img store.Im
 		return false, err
 	}
 	labels := config.Config.Labels
-	return hasLabels(labels, f.Labels) && !slices.ContainsFunc(f.NotLabels, func(l string) bool { return hasLabel(labels, l) }), nil
+	return HasLabels(labels, f.Labels) && !slices.ContainsFunc(f.NotLabels, func(l string) bool { return hasLabel(labels, l) }), nil
 }
 
 // matchesName reports whether an image has the repository, or the repository and tag, which may be a

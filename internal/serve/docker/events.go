@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // kept is how many events a client may ask for that happened before it came, as dockerd keeps them; waiting is how many may wait for one that
@@ -239,7 +240,7 @@ func (r *request) moment(name string) (t time.Time, given bool, err error) {
 	return time.Unix(sec, nsec), true, nil
 }
 
-// wanted reports whether filters let an event through: one value of each key has to fit.
+// wanted reports whether filters let an event through: all labels have to be there, and of the other keys one value has to fit.
 func wanted(args map[string][]string, m events.Message) bool {
 	for key, values := range args {
 		fits := func(v string) bool { return false }
@@ -264,11 +265,7 @@ func wanted(args map[string][]string, m events.Message) bool {
 				return m.Type == events.ImageEventType && (m.Actor.ID == v || m.Actor.Attributes["name"] == v || repositoryOf(m.Actor.Attributes["name"]) == v)
 			}
 		case "label":
-			fits = func(v string) bool {
-				k, want, exact := strings.Cut(v, "=")
-				got, ok := m.Actor.Attributes[k]
-				return ok && (!exact || got == want)
-			}
+			fits = func(string) bool { return view.HasLabels(m.Actor.Attributes, values) }
 		}
 		if !slices.ContainsFunc(values, fits) {
 			return false

@@ -110,28 +110,27 @@ func (s *Server) refuseNetwork(context.Context, *request) error {
 	return failure{http.StatusNotImplemented, "slipway has the networks bridge, host and none, and makes no others: a container has a network of its own with a way out, or the host's"}
 }
 
-// volumeWanted reports whether filters let a volume through: one value of each key has to fit.
+// volumeWanted reports whether filters let a volume through: all labels have to be there, and of the other keys one value has to fit.
 func volumeWanted(v container.Volume, args view.Args, used bool) bool {
+	labels := volumeOf(v).Labels
 	for key, values := range args {
-		if !slices.ContainsFunc(values, func(value string) bool {
-			k, want, exact := strings.Cut(value, "=")
-			got, has := v.Labels[k]
-			has = has && (!exact || got == want)
-			switch key {
-			case "driver":
-				return value == "local"
-			case "name":
+		fits := func(string) bool { return true }
+		switch key {
+		case "driver":
+			fits = func(value string) bool { return value == "local" }
+		case "name":
+			fits = func(value string) bool {
 				re, err := regexp.Compile(value)
 				return strings.Contains(v.Name, value) || err == nil && re.MatchString(v.Name)
-			case "label":
-				return has
-			case "label!":
-				return !has
-			case "dangling":
-				return used != (value == "true" || value == "1")
 			}
-			return true
-		}) {
+		case "label":
+			fits = func(string) bool { return view.HasLabels(labels, values) }
+		case "label!":
+			fits = func(string) bool { return !view.HasLabels(labels, values) }
+		case "dangling":
+			fits = func(value string) bool { return used != (value == "true" || value == "1") }
+		}
+		if !slices.ContainsFunc(values, fits) {
 			return false
 		}
 	}

@@ -1,12 +1,18 @@
 package docker
 
 import (
+	"context"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	containertypes "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
+
+	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // TestVolumes: containers share named ones, and what is anonymous goes with its container.
@@ -73,4 +79,52 @@ func TestVolumes(t *testing.T) {
 	if _, err := os.Stat(l.store.Root()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestLabelFilters: all labels that a filter names have to be there, and what it excludes has all of them.
+func TestLabelFilters(t *testing.T) {
+	labels := map[string]string{"keep": "no", "team": "a"}
+	v := container.Volume{Name: "v", Labels: labels}
+	m := events.Message{Type: events.VolumeEventType, Actor: events.Actor{ID: "v", Attributes: labels}}
+	e := container.Event{Attributes: labels}
+	for _, tc := range []struct {
+		key    string
+		values []string
+		want   bool
+	}{
+		{"label", []string{"keep=no", "team=a"}, true}, {"label", []string{"keep=no", "team=b"}, false}, {"label", []string{"team"}, true},
+		{"label!", []string{"keep=no", "team=a"}, false}, {"label!", []string{"keep=no", "team=b"}, true}, {"label!", []string{"keep"}, false},
+	} {
+		args := view.Args{tc.key: tc.values}
+		if got := volumeWanted(v, args, true); got != tc.want {
+			t.Errorf("volumes, %v: %v", args, got)
+		}
+		if tc.key != "label" {
+			continue
+		}
+		if got := wanted(args, m); got != tc.want {
+			t.Errorf("events, %v: %v", args, got)
+		}
+		if got := e.Matches(args); got != tc.want {
+			t.Errorf("events of containers, %v: %v", args, got)
+		}
+	}
+	if !volumeWanted(container.Volume{Anonymous: true}, view.Args{"label": {"com.docker.volume.anonymous"}}, true) {
+		t.Error("an anonymous volume has its label in lists alone")
+	}
+}
+
+// TestVolumeIsMadeAlone: none is made while another process has the volumes.
+func TestVolumeIsMadeAlone(t *testing.T) {
+	l := newContainers(t)
+	release, err := (&container.Manager{Store: l.store}).LockVolumes(t.Context())
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := l.VolumeCreate(ctx, client.VolumeCreateOptions{Name: "data"}); err == nil {
+		t.Error("a volume was made while they were locked")
+	}
+	must(t, release())
+	_, err = l.VolumeCreate(t.Context(), client.VolumeCreateOptions{Name: "data"})
+	must(t, err)
 }
