@@ -156,10 +156,10 @@ func (m *Manager) VolumeUsers(ctx context.Context, v Volume) (ids []string, err 
 	return ids, nil
 }
 
-// VolumeOf is the name of the volume whose directory this is; "" for none. What is below one is no volume's directory.
+// VolumeOf is the name of the volume whose directory this is; "" for none. What is below one is no volume's directory, and what has no record is no volume.
 func (m *Manager) VolumeOf(dir string) string {
 	name := filepath.Base(filepath.Dir(dir))
-	if validName(name) && dir == filepath.Join(m.volumePath(name), volumeData) {
+	if v, err := m.Volume(name); err == nil && dir == v.Dir {
 		return name
 	}
 	return ""
