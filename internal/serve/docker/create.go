@@ -93,6 +93,11 @@ func (c *creating) make(ctx context.Context, name string) (id string, err error)
 	if err := c.s.mayUse(c.m, config); err != nil {
 		return "", err
 	}
+	if c.opts.CgroupParent != "" { // its limits are those of whoever has it
+		if err := c.s.entitled(insecure, "a container in the cgroup "+c.opts.CgroupParent); err != nil {
+			return "", err
+		}
+	}
 	made, err := c.m.Create(ctx, name, c.img, c.opts)
 	if err != nil {
 		return "", refusal(err)

@@ -26,6 +26,8 @@ func TestEntitlements(t *testing.T) {
 		"profile unconfined":   func(o *client.ContainerCreateOptions) { o.HostConfig.SecurityOpt = []string{"apparmor=unconfined"} },
 		dir + " of":            func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{"before:/v", dir + ":/d"} },
 		"/ of":                 func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{"/:/d:ro"} },
+		inside + " of":         func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{inside + ":/d"} }, // it is no volume
+		"cgroup /system":       func(o *client.ContainerCreateOptions) { o.HostConfig.CgroupParent = "/system" },
 		inside + "/l/_data of": func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{inside + "/l/_data:/d"} },
 		dir + "/x of": func(o *client.ContainerCreateOptions) {
 			o.HostConfig.Mounts = []mount.Mount{{Type: mount.TypeBind, Source: dir + "/x", Target: "/d", BindOptions: &mount.BindOptions{CreateMountpoint: true}}}
