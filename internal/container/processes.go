@@ -78,6 +78,9 @@ func namespaceDepth(pid int) int {
 // container's processes are told from the host's.
 var psWord = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^-{0,2}[A-Za-z][A-Za-z0-9,:%+_-]*$`) })
 
+// plainTitles are of columns that may come before the PID: each is one word, which no process chooses.
+func plainTitles() []string { return []string{"F", "S", "UID", "USER", "PPID"} }
+
 // checkPS refuses other arguments of ps.
 func checkPS(args []string) error {
 	before := ""
@@ -117,6 +120,9 @@ func (m *Manager) Top(ctx context.Context, c store.Container, args []string) (ti
 	column := slices.Index(titles, "PID")
 	if column < 0 {
 		return nil, nil, errors.New("couldn't find PID field in ps output")
+	}
+	if i := slices.IndexFunc(titles[:column], func(title string) bool { return !slices.Contains(plainTitles(), title) }); i >= 0 {
+		return nil, nil, fmt.Errorf("%w arguments of ps: PID has to come before %s, which a process may choose", ErrInvalid, titles[i])
 	}
 	for _, line := range lines[1:] {
 		fields := strings.Fields(line)

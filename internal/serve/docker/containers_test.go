@@ -243,6 +243,9 @@ func TestContainerLife(t *testing.T) {
 	if _, perr := exec.LookPath("ps"); perr == nil && (err != nil || len(top.Processes) == 0 || !slices.Contains(top.Titles, "PID")) {
 		t.Errorf("top: %+v, %v", top, err)
 	}
+	if top, err := l.ContainerTop(ctx, id, client.ContainerTopOptions{Arguments: []string{"-eo", "args,pid"}}); err == nil {
+		t.Errorf("what processes call themselves tells their numbers: %+v", top)
+	}
 	_, err = l.ContainerRename(ctx, id, client.ContainerRenameOptions{NewName: "other"})
 	must(t, err)
 	_, err = l.ContainerStop(ctx, "other", client.ContainerStopOptions{})
