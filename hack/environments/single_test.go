@@ -155,7 +155,42 @@ func TestWarm(t *testing.T) {
 	}
 }
 
-// TestLooks: commands that need no namespace see what those made that did, and what comes after them still does.
+// looks are commands that come after a build of app, in this order, and what each prints.
+var looks = []struct{ command, want string }{
+	{"images", "app "},
+	{"info", "Isolation: "},
+	{"history app", "RUN /bin/sh -c echo kept"},
+	{"history ls", "Completed"},
+	{"history inspect", "Build Steps:"},
+	{"history logs", "echo kept"},
+	{"image inspect app", "sha256:"},
+	{"image size app", "Instructions"},
+	{"tag app other", ""},
+	{"image diff app other", ""},
+	{"save -o OUT/app.tar app", ""},
+	{"rmi other", "Untagged: other"},
+	{"load -i OUT/app.tar", "Loaded image: app"},
+	{"run --rm app cat /kept", "kept"},
+	{"run --name one app rm /kept", ""},
+	{"diff one", "D /kept"},
+	{"commit one changed", "sha256:"},
+	{"cp one:/bin/sh OUT/sh", ""},
+	{"rm one", "one"},
+	{"run -d --name two app sh -c echo${IFS}begun;exec${IFS}sleep${IFS}1000", ""},
+	{"ps", "two"},
+	{"exec two cat /kept", "kept"},
+	{"logs two", "begun"},
+	{"top two", "sleep 1000"},
+	{"kill two", "two"},
+	{"wait two", "137"},
+	{"start two", "two"},
+	{"rm -f two", "two"},
+	{"system df", "Images "},
+	{"system check", "0 findings"},
+	{"history rm --all", ""},
+}
+
+// TestLooks: commands that need no namespace see what those made that did, the others work on it, and what comes after them still does.
 func TestLooks(t *testing.T) {
 	for _, name := range []string{"user", "user-one", "restricted"} {
 		t.Run(name, func(t *testing.T) {
@@ -168,12 +203,11 @@ func TestLooks(t *testing.T) {
 			if output, code := p.build(t, dockerfile, "-t", "app"); code != 0 {
 				t.Fatalf("exit code %d\n%s", code, output)
 			}
-			for command, want := range map[string]string{
-				"images": "app ", "info": "Isolation: ", "history app": "RUN /bin/sh -c echo kept", "image inspect app": "sha256:", "tag app other": "", "system df": "Images ",
-			} {
-				output, code, err := p.Run(t.Context(), append([]string{"slipway"}, strings.Fields(command)...)...)
-				if err != nil || code != 0 || !strings.Contains(output, want) {
-					t.Errorf("%s: exit code %d, %v\n%s", command, code, err, output)
+			for _, l := range looks {
+				command := strings.ReplaceAll(l.command, "OUT", p.InWorkspace)
+				output, code, err := p.Run(t.Context(), append([]string{"timeout", "20", "slipway"}, strings.Fields(command)...)...)
+				if err != nil || code != 0 || !strings.Contains(output, l.want) {
+					t.Errorf("%s: exit code %d, %v, and %q is missing in\n%s", command, code, err, l.want, output)
 				}
 			}
 			if output, code := p.build(t, dockerfile, "-t", "app"); code != 0 || !strings.Contains(output, "CACHED") {

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 
 // Process is the host's number of the first process of a running container. The kernel is asked: it is
 // a descendant of the slipway process that runs the container, in a PID namespace of its own, and its
-// root is mounted from the container's directory.
+// root is mounted from the container's directory. In place it has neither, and is a guardian's child.
 func (m *Manager) Process(c store.Container) (int, error) {
 	s := m.State(c.ID)
 	if !s.Running {
@@ -27,6 +28,9 @@ func (m *Manager) Process(c store.Container) (int, error) {
 		if firstOfNamespace(pid) && rootedIn(pid, m.upper(c.ID)) {
 			return pid, nil
 		}
+	}
+	if pid := firstInPlace(s.PID); pid != 0 {
+		return pid, nil
 	}
 	return 0, fmt.Errorf("container %s has no process yet, or not any more", c.ID)
 }
@@ -41,6 +45,9 @@ func (m *Manager) openRoot(ctx context.Context, c store.Container) (*os.File, er
 		}
 		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), os.O_RDONLY|unix.O_DIRECTORY, 0)
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+			if errors.Is(err, os.ErrPermission) {
+				err = fmt.Errorf("%w: it is in another user namespace while the container runs: stop the container first", err)
+			}
 			return nil, fmt.Errorf("opening the container's root: %w", err)
 		}
 		// The number may belong to another process by now, unless it is still the container's.
@@ -107,6 +114,42 @@ func descendants(pid, depth int) []int {
 		}
 	}
 	return all
+}
+
+// firstInPlace is the first process of a container that a slipway process runs in place, 0 if it runs none so. That of the container is the
+// oldest of the process's guardians, the others are those of what exec has started; the first process is a guardian's oldest child.
+func firstInPlace(pid int) int {
+	var guardian, oldest int
+	for _, child := range descendants(pid, 1) {
+		if began := startOf(child); isGuardian(child) && (guardian == 0 || began < oldest) {
+			guardian, oldest = child, began
+		}
+	}
+	if guardian == 0 {
+		return 0
+	}
+	if all := descendants(guardian, 1); len(all) > 0 && !isGuardian(all[0]) { // it has executed its program
+		return all[0]
+	}
+	return 0
+}
+
+// isGuardian reports whether a child of a slipway process is the guardian of a process in place, or is about to be what that guards.
+func isGuardian(pid int) bool {
+	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	args := strings.Split(string(data), "\x00")
+	return len(args) > 2 && args[0] == "init" && args[2] == "guardian"
+}
+
+// startOf is when a process began, in clock ticks.
+func startOf(pid int) int {
+	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) < 20 {
+		return 0
+	}
+	n, _ := strconv.Atoi(fields[19])
+	return n
 }
 
 // firstOfNamespace reports whether a process has the number 1 in a PID namespace below ours.

@@ -21,13 +21,15 @@ func (m *Manager) Pids(ctx context.Context, c store.Container) ([]int, error) {
 	if !m.State(c.ID).Running {
 		return nil, notRunning(c)
 	}
-	if first, err := m.started(ctx, c); err != nil || first == 0 {
+	first, err := m.started(ctx, c)
+	if err != nil || first == 0 {
 		return nil, errors.Join(err, notRunning(c))
 	}
 	var all []int
 	own := namespaceDepth(os.Getpid())
+	inPlace := !firstOfNamespace(first)
 	for _, pid := range members(m.State(c.ID).PID) {
-		if namespaceDepth(pid) > own {
+		if namespaceDepth(pid) > own || inPlace && !isGuardian(pid) {
 			all = append(all, pid)
 		}
 	}
