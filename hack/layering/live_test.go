@@ -54,6 +54,8 @@ var byPath = map[string]string{
 	"internal/container.Manager.Volumes":     "files of the store",
 	"internal/container.Manager.FillVolume":  "the root of a volume itself, which a process in a container cannot put something in the place of",
 	"internal/container.members":             "the host's /proc",
+	"internal/container.isGuardian":          "the host's /proc",
+	"internal/container.startOf":             "the host's /proc",
 	"internal/container.namespaceDepth":      "the host's /proc",
 	"internal/container.Manager.Stats":       "the host's /proc",
 	"internal/container.candidates":          "the host's /proc",
