@@ -291,7 +291,7 @@ func (s *store) processes() string {
 }
 
 // stays are the files that a store without anything in it has.
-var stays = []string{"oci-layout", "gc", "grown", "index.json", "meta.db", "meta.db-wal", "meta.db-shm", "reserve", "spare", "mask", "seccomp", "init", "private"}
+var stays = []string{"oci-layout", "gc", "grown", "index.json", "meta.db", "meta.db-wal", "meta.db-shm", "reserve", "spare", "events", "events.1", "mask", "seccomp", "init", "private"}
 
 // checkPruned prunes everything, and looks at what is left.
 func (s *store) checkPruned(ctx context.Context) error {
