@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -61,10 +62,24 @@ func nowhere(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // find returns the files with the text in them, compressed ones included, in their names or their
-// targets.
-func find(ts *testscript.TestScript, text string, roots []string) (found []string) {
+// targets. It looks again where a file goes meanwhile: a server that lets its store go has what was in one be in another.
+func find(ts *testscript.TestScript, text string, roots []string) []string {
+	for {
+		found, err := findOnce(ts, text, roots)
+		if !errors.Is(err, fs.ErrNotExist) {
+			ts.Check(err)
+			return found
+		}
+	}
+}
+
+func findOnce(ts *testscript.TestScript, text string, roots []string) (found []string, err error) {
 	for _, root := range roots {
-		ts.Check(filepath.WalkDir(ts.MkAbs(root), func(path string, d fs.DirEntry, err error) error {
+		root = ts.MkAbs(root)
+		if _, err := os.Lstat(root); err != nil {
+			ts.Fatalf("%v", err)
+		}
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
 			}
@@ -85,9 +100,12 @@ func find(ts *testscript.TestScript, text string, roots []string) (found []strin
 				found = append(found, path)
 			}
 			return nil
-		}))
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
-	return found
+	return found, nil
 }
 
 // containsText looks into data, and into what it is compressed from.
