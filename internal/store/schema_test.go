@@ -91,10 +91,13 @@ func TestOldStoreIsUpgraded(t *testing.T) {
 	}
 }
 
+// allTables asks for what a store's tables were made with.
+const allTables = "SELECT group_concat(sql, char(10)) FROM (SELECT sql FROM sqlite_schema WHERE sql NOTNULL ORDER BY name)"
+
 // tables is what a store's tables were made with.
 func tables(t *testing.T, s *Store) (all string) {
 	t.Helper()
-	must(t, s.db.QueryRow("SELECT group_concat(sql, char(10)) FROM (SELECT sql FROM sqlite_schema WHERE sql NOTNULL ORDER BY name)").Scan(&all))
+	must(t, s.db.QueryRow(allTables).Scan(&all))
 	return all
 }
 
