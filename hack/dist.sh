@@ -42,12 +42,12 @@ version_of() { dpkg-query -W -f '${Version}' "$1"; }
 foreign_version=$(dpkg-deb -f "$dir"/libseccomp-dev_*.deb Version)
 purl() { echo "pkg:deb/debian/$1@$(echo "$2" | sed 's/:/%3A/g; s/+/%2B/g')?arch=$3"; }
 
-# compile ARCH: into $work/ARCH/slipway.
+# compile ARCH: into $work/ARCH/slipway. Its build ID would be of the path to libseccomp of the other architecture.
 # shellcheck disable=SC2086
 compile() (
 	export CGO_ENABLED=1 GOARCH="$1"
 	[ "$1" = amd64 ] || export CC=aarch64-linux-gnu-gcc PKG_CONFIG_LIBDIR="$dir/root/usr/lib/aarch64-linux-gnu/pkgconfig" PKG_CONFIG_SYSROOT_DIR="$dir/root" CGO_CFLAGS="-O3 -g"
-	GO="$go" hack/go.sh build $flags -ldflags "-s -w -extldflags -static -X $stamp.Version=$VERSION -X $stamp.Commit=$COMMIT -X $stamp.Date=$DATE" -o "$work/$1/slipway" ./cmd/slipway
+	GO="$go" hack/go.sh build $flags -ldflags "-s -w -buildid= -extldflags -static -X $stamp.Version=$VERSION -X $stamp.Commit=$COMMIT -X $stamp.Date=$DATE" -o "$work/$1/slipway" ./cmd/slipway
 )
 
 # about ARCH COMMAND...: what is told of the program of an architecture.
