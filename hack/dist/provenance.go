@@ -1,14 +1,12 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"io"
 	"os"
 	"path/filepath"
 
 	slsa "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/export"
 )
@@ -18,11 +16,11 @@ import (
 func (d *dist) provenance(files []string) (export.Statement, error) {
 	a := export.Attestation{PredicateType: slsa.PredicateSLSAProvenance}
 	for _, file := range files {
-		digest, err := sha256File(file)
+		sum, err := sha256File(file)
 		if err != nil {
 			return export.Statement{}, err
 		}
-		a.Subjects = append(a.Subjects, export.Subject{Name: filepath.Base(file), Digest: map[string]string{"sha256": digest}})
+		a.Subjects = append(a.Subjects, export.Subject{Name: filepath.Base(file), Digest: map[string]string{"sha256": sum}})
 	}
 	source := "git+" + home
 	var p slsa.ProvenancePredicate
@@ -35,12 +33,12 @@ func (d *dist) provenance(files []string) (export.Statement, error) {
 		},
 	}
 	for _, name := range []string{"go.mod", "go.sum"} { // which have the digests of all modules
-		digest, err := sha256File(name)
+		sum, err := sha256File(name)
 		if err != nil {
 			return export.Statement{}, err
 		}
 		p.BuildDefinition.ResolvedDependencies = append(p.BuildDefinition.ResolvedDependencies,
-			slsa.ResourceDescriptor{Name: name, Digest: map[string]string{"sha256": digest}})
+			slsa.ResourceDescriptor{Name: name, Digest: map[string]string{"sha256": sum}})
 	}
 	for _, tool := range d.tools {
 		p.BuildDefinition.ResolvedDependencies = append(p.BuildDefinition.ResolvedDependencies, slsa.ResourceDescriptor{URI: tool})
@@ -58,9 +56,9 @@ func sha256File(name string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	d, err := digest.SHA256.FromReader(f)
+	if err != nil {
 		return "", err
 	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return d.Encoded(), nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // journal is a file with what was done in a run, so that one that was stopped goes on where it was: JSON, a line for the
@@ -156,11 +157,11 @@ func digestOf(path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	d, err := digest.SHA256.FromReader(f)
+	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%x", h.Sum(nil)), nil
+	return d.Encoded(), nil
 }
 
 func seekEnd(f *os.File) error {

@@ -121,8 +121,9 @@ func descendants(pid, depth int) []int {
 func firstInPlace(pid int) int {
 	var guardian, oldest int
 	for _, child := range descendants(pid, 1) {
-		if began := startOf(child); isGuardian(child) && (guardian == 0 || began < oldest) {
-			guardian, oldest = child, began
+		number, ok := stat(child)
+		if ok && isGuardian(child) && (guardian == 0 || number(statBegan) < oldest) {
+			guardian, oldest = child, number(statBegan)
 		}
 	}
 	if guardian == 0 {
@@ -141,30 +142,48 @@ func isGuardian(pid int) bool {
 	return len(args) > 2 && args[0] == "init" && args[2] == "guardian"
 }
 
-// startOf is when a process began, in clock ticks.
-func startOf(pid int) int {
-	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	if len(fields) < 20 {
-		return 0
+// stat reads what the kernel tells of a process in a line of numbers, which are those of proc(5), from 4 on; 0 where it tells none. It is false
+// of a process that has ended.
+func stat(pid int) (number func(i int) int, ok bool) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, false
 	}
-	n, _ := strconv.Atoi(fields[19])
-	return n
+	const after = 3                                                           // the name may have anything in it
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:])) // from the state, which is the third
+	return func(i int) int {
+		if i-after >= len(fields) {
+			return 0
+		}
+		n, _ := strconv.Atoi(fields[i-after])
+		return n
+	}, true
+}
+
+// Of the numbers of stat.
+const (
+	statParent = 4
+	statBegan  = 22 // clock ticks since the machine started
+)
+
+// numbers are those that a process has in each PID namespace, this one's first.
+func numbers(pid int) []string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(data)) {
+		if all, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			return strings.Fields(all)
+		}
+	}
+	return nil
 }
 
 // firstOfNamespace reports whether a process has the number 1 in a PID namespace below ours.
 func firstOfNamespace(pid int) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(data)) {
-		if numbers, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			fields := strings.Fields(numbers)
-			return len(fields) > 1 && fields[len(fields)-1] == "1"
-		}
-	}
-	return false
+	all := numbers(pid)
+	return len(all) > 1 && all[len(all)-1] == "1"
 }
 
 // rootedIn reports whether a directory is a layer of a process's root.

@@ -26,10 +26,10 @@ func (m *Manager) Pids(ctx context.Context, c store.Container) ([]int, error) {
 		return nil, errors.Join(err, notRunning(c))
 	}
 	var all []int
-	own := namespaceDepth(os.Getpid())
+	own := len(numbers(os.Getpid()))
 	inPlace := !firstOfNamespace(first)
 	for _, pid := range members(m.State(c.ID).PID) {
-		if namespaceDepth(pid) > own || inPlace && !isGuardian(pid) {
+		if len(numbers(pid)) > own || inPlace && !isGuardian(pid) {
 			all = append(all, pid)
 		}
 	}
@@ -45,35 +45,11 @@ func members(pid int) []int {
 	}
 	var all []int // the kernel does not tell the children of processes: those of the same PID namespace
 	for _, first := range candidates(pid) {
-		if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", first)); err == nil && parentOf(data) == pid {
+		if number, ok := stat(first); ok && number(statParent) == pid {
 			all = append(all, first)
 		}
 	}
 	return all
-}
-
-// parentOf is the parent that a line of /proc/PID/stat names.
-func parentOf(stat []byte) int {
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 2 {
-		return 0
-	}
-	n, _ := strconv.Atoi(fields[1])
-	return n
-}
-
-// namespaceDepth is in how many PID namespaces a process has a number, as this one sees it.
-func namespaceDepth(pid int) int {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(data)) {
-		if numbers, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			return len(strings.Fields(numbers))
-		}
-	}
-	return 0
 }
 
 // psWord is an argument of ps that chooses what is shown and in which order: none gives a column another name, or leaves out the names, by which the
@@ -161,22 +137,14 @@ func (m *Manager) Stats(ctx context.Context, c store.Container) (*Stats, error) 
 	}
 	s := &Stats{Time: time.Now()}
 	for _, pid := range pids {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue // it has ended
-		}
-		fields := strings.Fields(string(data)[strings.LastIndex(string(data), ")")+1:]) // a name may have anything in it
-		if len(fields) < 22 {
+		number, ok := stat(pid)
+		if !ok {
 			continue
-		}
-		number := func(i int) int64 { // of proc(5), from 1
-			n, _ := strconv.ParseInt(fields[i-3], 10, 64)
-			return n
 		}
 		s.User += time.Duration(number(14)+number(16)) * clockTick
 		s.System += time.Duration(number(15)+number(17)) * clockTick
-		s.Pids += int(number(20))
-		s.Memory += number(24) * int64(os.Getpagesize())
+		s.Pids += number(20)
+		s.Memory += int64(number(24)) * int64(os.Getpagesize())
 	}
 	if config, err := ReadConfig(c); err == nil {
 		s.Limit = config.Resources.Memory
