@@ -63,6 +63,7 @@ var byPath = map[string]string{
 	"internal/container.hostDestination":     "the host's side of a copy, by its user's word",
 	"internal/container.hostSink.Add":        "for a better message: the writer itself replaces no directory",
 	"internal/container.inbound.parents":     "the writable layer of a container that is locked and does not run",
+	"internal/container.Manager.mountOf":     "the source of a mount, by the word of who has made the container, or a volume's directory",
 	"internal/container.isWhiteout":          "the writable layer of a container that is locked and does not run",
 }
 

@@ -90,6 +90,9 @@ type inbound struct {
 	upper string
 	tree  layer.Tree // what the container has
 	live  bool       // upper is the root that a running container sees, not its writable layer
+	// mounted is the tree of a container that does not run, whose mounts get what is written there.
+	mounted *mountedTree
+	store   *store.Store
 
 	path string // the destination without symbolic links; it may be missing
 	dest destination
@@ -99,7 +102,7 @@ type inbound struct {
 // the writable layer over those of the image, or that of the running process: nobody may write below
 // a mounted overlay.
 func (m *Manager) writeInto(ctx context.Context, c store.Container, dst string, fn func(*inbound) error) error {
-	in := &inbound{ctx: ctx, upper: m.upper(c.ID), dest: destination{name: c.Name + ":" + dst, slash: endsInSlash(dst)}}
+	in := &inbound{ctx: ctx, store: m.Store, upper: m.upper(c.ID), dest: destination{name: c.Name + ":" + dst, slash: endsInSlash(dst)}}
 	in.dest.noParent = notInContainer(path.Dir(path.Clean(dst)), c.Name)
 	release, err := m.open(ctx, c, in)
 	if err != nil {
@@ -118,7 +121,10 @@ func (m *Manager) writeInto(ctx context.Context, c store.Container, dst string, 
 	}
 	in.DirWriter.KeepDirs()
 	err = fn(in)
-	if err := errors.Join(err, in.DirWriter.Close()); err != nil {
+	if err = errors.Join(err, in.DirWriter.Close()); in.mounted != nil {
+		err = errors.Join(err, in.mounted.close())
+	}
+	if err != nil {
 		return fmt.Errorf("copying to container: %w", err)
 	}
 	return nil
@@ -129,9 +135,14 @@ func (m *Manager) open(ctx context.Context, c store.Container, in *inbound) (rel
 	for {
 		release, err = m.lockToCopy(ctx, c.ID)
 		if err == nil {
-			if in.tree, err = m.tree(ctx, c); err != nil {
+			tree, err := m.tree(ctx, c)
+			if err == nil {
+				in.mounted, err = m.withMounts(tree, c)
+			}
+			if err != nil {
 				return nil, errors.Join(err, release())
 			}
+			in.tree = in.mounted
 			return release, nil
 		}
 		if !errors.Is(err, ErrRunning) {
@@ -182,6 +193,12 @@ func (in *inbound) Add(e *layer.Entry) error {
 	}
 	if in.live {
 		return in.DirWriter.Add(e)
+	}
+	if mt, inside := in.mounted.find(e.Path); mt != nil {
+		return in.mounted.add(in.store, mt, inside, e)
+	}
+	if mt, _ := in.mounted.find(e.Link); e.Hardlink && mt != nil {
+		return crossLink(e)
 	}
 	if err := in.parents(path.Dir(e.Path)); err != nil {
 		return err

@@ -63,7 +63,7 @@ func (m *Manager) openRoot(ctx context.Context, c store.Container) (*os.File, er
 // pathOf names an open directory.
 func pathOf(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
-// rootTree is what a container has: what its process sees, or the layers of one that does not run.
+// rootTree is what a container has: what its process sees, or the layers and the mounts of one that does not run.
 func (m *Manager) rootTree(ctx context.Context, c store.Container) (layer.Tree, error) {
 	if m.State(c.ID).Running {
 		root, err := m.openRoot(ctx, c)
@@ -77,7 +77,11 @@ func (m *Manager) rootTree(ctx context.Context, c store.Container) (layer.Tree, 
 			return tree, err
 		}
 	}
-	return m.tree(ctx, c)
+	tree, err := m.tree(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return m.withMounts(tree, c)
 }
 
 // candidates are the processes that a slipway process may have started; where the kernel does not tell

@@ -233,8 +233,12 @@ func (m *Manager) FillVolume(ctx context.Context, c store.Container, v Volume, d
 	if errors.Is(err, os.ErrNotExist) || err == nil && !e.IsDir() {
 		return nil
 	}
+	var s *source
 	if err == nil {
-		_, err = m.CopyFrom(ctx, c, dest+"/.", v.Dir, CopyOptions{Archive: true})
+		s, err = openSource(tree, dest+"/.", c.Name, false) // not CopyFrom: the volume lies over it there
+	}
+	if err == nil {
+		_, err = copyToHost(ctx, s, v.Dir, CopyOptions{Archive: true})
 	}
 	if err == nil {
 		err = errors.Join(os.Lchown(v.Dir, int(e.UID), int(e.GID)), os.Chmod(v.Dir, os.FileMode(e.Mode&0o777)))

@@ -101,3 +101,60 @@ func tarNames(t *testing.T, r io.Reader) (names []string) {
 		names = append(names, path.Clean(h.Name))
 	}
 }
+
+// TestArchivesOfVolumes: what is copied to and from a container that does not run is in its volumes, as it sees them.
+func TestArchivesOfVolumes(t *testing.T) {
+	l := newContainers(t)
+	ctx := t.Context()
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("host"), 0o600))
+	l.server.opt.Entitlements = []string{"security.insecure"}
+	id := l.create("cat /data/in /a/b/in /etc/in; rm /data/in", func(o *client.ContainerCreateOptions) {
+		o.HostConfig.Binds = []string{"data:/data", "deep:/a/b", "etc:/etc", "data:/ro:ro", filepath.Join(dir, "file") + ":/file"}
+	})
+	put := func(dest string, headers ...*tar.Header) error {
+		var archive bytes.Buffer
+		w := tar.NewWriter(&archive)
+		for _, h := range headers {
+			must(t, w.WriteHeader(h))
+			_, err := w.Write([]byte("in\n")[:h.Size])
+			must(t, err)
+		}
+		must(t, w.Close())
+		_, err := l.CopyToContainer(ctx, id, client.CopyToContainerOptions{DestinationPath: dest, Content: &archive})
+		return err
+	}
+	file := func(name string) *tar.Header { return &tar.Header{Name: name, Mode: 0o644, Size: 3} }
+	must(t, put("/data", file("in"), &tar.Header{Name: "again", Typeflag: tar.TypeLink, Linkname: "in"}))
+	must(t, put("/", file("a/b/in"), file("etc/in"), file("plain")))
+	for _, name := range []string{"data", "deep", "etc"} {
+		v, err := l.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
+		must(t, err)
+		if data, err := os.ReadFile(filepath.Join(v.Volume.Mountpoint, "in")); string(data) != "in\n" {
+			t.Errorf("volume %s has %q, %v", name, data, err)
+		}
+	}
+	for _, bad := range []struct {
+		dest    string
+		headers []*tar.Header
+	}{{"/ro", []*tar.Header{file("x")}}, {"/", []*tar.Header{file("file")}}, {"/", []*tar.Header{file("y"), {Name: "data/y", Typeflag: tar.TypeLink, Linkname: "y"}}}, {"/", []*tar.Header{{Name: "z", Typeflag: tar.TypeLink, Linkname: "data/in"}}}} {
+		if err := put(bad.dest, bad.headers...); err == nil {
+			t.Errorf("into %s: %+v was taken", bad.dest, bad.headers)
+		}
+	}
+	for from, want := range map[string][]string{
+		"/data": {"data", "data/again", "data/in"}, "/ro/in": {"in"}, "/a": {"a", "a/b", "a/b/in"}, "/file": {"file"},
+	} {
+		got, err := l.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: from})
+		must(t, err)
+		if names := tarNames(t, got.Content); !slices.Equal(names, want) {
+			t.Errorf("%s has %q", from, names)
+		}
+		must(t, got.Content.Close())
+	}
+	ended := l.wait(id, containertypes.WaitConditionNextExit)
+	l.start(id)
+	if code := ended(); code != 0 {
+		t.Errorf("it did not see what was copied: %d", code)
+	}
+}
