@@ -1,8 +1,10 @@
 package layering
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -13,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -88,36 +91,38 @@ type listed struct {
 // packages lists slipway's own packages, without their tests, as `make build` links them: with the modules of hack/patches.
 func packages(t *testing.T) []listed {
 	t.Helper()
-	if out, err := exec.Command(filepath.Join("..", "..", "hack", "patched.sh")).CombinedOutput(); err != nil {
-		t.Fatalf("hack/patched.sh: %v: %s", err, out)
-	}
-	cmd := exec.Command("go", "list", "-modfile=build/patched/go.mod", "-e", "-tags", "seccomp netgo osusergo", "-json=ImportPath,Dir,Standard,GoFiles,CgoFiles,Imports,Deps", "./cmd/...", "./internal/...")
-	cmd.Dir = filepath.Join("..", "..")
-	out, err := cmd.StdoutPipe()
+	all, err := listOnce()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	return all
+}
+
+var listOnce = sync.OnceValues(func() ([]listed, error) {
+	if out, err := exec.Command(filepath.Join("..", "..", "hack", "patched.sh")).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("hack/patched.sh: %w: %s", err, out)
+	}
+	cmd := exec.Command("go", "list", "-modfile=build/patched/go.mod", "-e", "-tags", "seccomp netgo osusergo", "-json=ImportPath,Dir,Standard,GoFiles,CgoFiles,Imports,Deps", "./cmd/...", "./internal/...")
+	cmd.Dir = filepath.Join("..", "..")
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
 	}
 	var all []listed
-	for dec := json.NewDecoder(out); ; {
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
 		var p listed
 		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		all = append(all, p)
 	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatalf("go list: %v", err)
-	}
 	if len(all) == 0 {
-		t.Fatal("go list found no packages")
+		return nil, errors.New("go list found no packages")
 	}
-	return all
-}
+	return all, nil
+})
 
 // below reports whether path is name or lies below it.
 func below(path, name string) bool {
