@@ -40,6 +40,9 @@ var bytesOfFile = map[string]int64{
 // What is handled does not decide how much memory is needed. SLIPWAY_SCALE is another number of files (`make scale`
 // has a million) and SLIPWAY_SCALE_PROGRAM a program whose memory is to have fixed bounds.
 func TestMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: every command with 140,000 files")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("files of other owners need root")
 	}

@@ -68,6 +68,9 @@ func (p *Place) build(t *testing.T, dockerfile string, flags ...string) (string,
 // TestFullMemory: where what steps change is in memory, a step that writes too much is told so and ends the build with a sentence that says what
 // helps. What was made before stays, and the next build goes on.
 func TestFullMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: fills the memory of a container")
+	}
 	p, _ := single(t, Environment{Name: "full", Change: all(unconfined, memory(700<<20))})
 	const first = "FROM busybox\nRUN echo kept > /kept\n"
 	output, code := p.build(t, first+"RUN dd if=/dev/zero of=/big bs=1M count=380\n", "--isolation=userns")
@@ -92,6 +95,9 @@ func TestFullMemory(t *testing.T) {
 // TestNamesOfContainer: the container's own files are copied once when they are put aside, however many names they have: those of this one would take
 // half a gigabyte otherwise.
 func TestNamesOfContainer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: fills the memory of a container")
+	}
 	docker, _ := Find("docker")
 	docker.Change = memory(300 << 20) // its root is in memory
 	p, _ := single(t, docker)
@@ -124,6 +130,9 @@ COPY --from=build /first /out/second /out/owner /
 
 // TestWarm: steps find the caches of their tools wherever they run, in place as well, and the image is that of a cold build.
 func TestWarm(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: three builds in each of five environments")
+	}
 	for _, name := range []string{"docker", "restricted", "openshift", "user", "user-one"} {
 		t.Run(name, func(t *testing.T) {
 			env, ok := Find(name)
@@ -193,7 +202,11 @@ var looks = []struct{ command, want string }{
 
 // TestLooks: commands that need no namespace see what those made that did, the others work on it, and what comes after them still does.
 func TestLooks(t *testing.T) {
-	for _, name := range []string{"user", "user-one", "restricted"} {
+	names := []string{"user", "user-one", "restricted"}
+	if testing.Short() {
+		names = names[:1]
+	}
+	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
 			env, ok := Find(name)
 			if !ok {
@@ -261,6 +274,9 @@ func pushFrontend(t *testing.T, images http.Handler) {
 
 // TestFrontendInPlace: a frontend that is an image has its own root filesystem, while steps have the container's.
 func TestFrontendInPlace(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a frontend in each of its ways")
+	}
 	docker, _ := Find("docker")
 	p, images := single(t, docker)
 	pushFrontend(t, images)
@@ -279,6 +295,9 @@ func TestFrontendInPlace(t *testing.T) {
 
 // TestFrontendWithoutChroot: who may not change a root directory is told what is missing.
 func TestFrontendWithoutChroot(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: makes an image of a frontend")
+	}
 	restricted, _ := Find("restricted")
 	p, images := single(t, restricted)
 	pushFrontend(t, images)

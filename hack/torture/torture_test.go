@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 
 // TestTorture is the short form of make torture: the same few rounds each time.
 func TestTorture(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: stores that are killed, starved and damaged")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("containers need root")
 	}

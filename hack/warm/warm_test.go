@@ -22,6 +22,9 @@ import (
 // the models say. SLIPWAY_WARM=NAME,... chooses models, =all are all of them; otherwise those are built that are short.
 // SLIPWAY_WARM_ROOT is a store that is kept, so that tools are installed once; SLIPWAY_PROGRAM is the binary, which is built unless it is given.
 func TestProjects(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: compiles the models of projects, warm and cold")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("steps run as root here")
 	}

@@ -80,6 +80,9 @@ func (w *worker) copied(req build.Request) map[string]string {
 // Two machines whose step gives other bytes each time, in every order: what is copied from it has the key of these bytes, whoever made the
 // digest, the result and the copy.
 func TestFleetOfStepsThatDiffer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: six orders of builds")
+	}
 	orders := [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}}
 	prover := newWorker(t)
 	for _, order := range orders {

@@ -39,6 +39,9 @@ func TestClients(t *testing.T) {
 	p := scripts(t, "testdata/clients")
 	setup := p.Setup
 	p.Setup = func(env *testscript.Env) error {
+		if err := setup(env); err != nil {
+			return err
+		}
 		env.Setenv("SLIPWAY_BIN", filepath.SplitList(env.Getenv("PATH"))[0])
 		env.Setenv("PATH", tools+string(filepath.ListSeparator)+env.Getenv("PATH"))
 		if err := linkDocker(env); err != nil {
@@ -47,17 +50,16 @@ func TestClients(t *testing.T) {
 		env.Setenv("BUILDKIT_HOST", "unix://"+filepath.Join(env.WorkDir, "s"))
 		env.Setenv("BUILDX_CONFIG", filepath.Join(env.WorkDir, ".buildx"))
 		env.Setenv("BUILDX_EXPERIMENTAL", "1") // commands of debuggers
-		return setup(env)
+		return nil
 	}
 	testscript.Run(t, p)
 }
 
 // linkDocker makes docker-cli of the machine's docker, if there is one: "docker" is slipway in scripts.
 func linkDocker(env *testscript.Env) error {
-	own := env.Getenv("SLIPWAY_BIN")
-	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+	for _, dir := range filepath.SplitList(os.Getenv("PATH"))[1:] { // the first one is testscript's
 		docker := filepath.Join(dir, "docker")
-		if info, err := os.Stat(docker); dir == own || err != nil || !info.Mode().IsRegular() {
+		if info, err := os.Stat(docker); err != nil || !info.Mode().IsRegular() {
 			continue
 		}
 		bin := filepath.Join(env.WorkDir, ".docker-cli")

@@ -25,17 +25,23 @@ import (
 	"github.com/slipway-build/slipway/internal/sandbox"
 )
 
-// TestMain makes this test binary the commands slipway, docker, buildkitd, buildctl and executor of the scripts, and the first
-// process of their containers.
+// names are those that slipway has as a command of the scripts.
+var names = []string{"slipway", "docker", "buildkitd", "buildctl", "executor"}
+
+// TestMain makes this test binary the commands of the scripts, and the first process of their containers.
 func TestMain(m *testing.M) {
 	sandbox.Init()
-	run := func() { os.Exit(cli.Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
-	testscript.Main(m, map[string]func(){"slipway": run, "docker": run, "buildkitd": run, "buildctl": run, "executor": run})
+	commands := map[string]func(){}
+	for _, name := range names {
+		commands[name] = func() { os.Exit(cli.Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
+	}
+	testscript.Main(m, commands)
 }
 
 // TestScripts runs testdata/script/*.txtar. Each has a store of its own on a tmpfs, and a
 // registry that serves busybox as docker.io/library/busybox (and alpine, by another tag of the
-// same image); $REGISTRY is its host. Nothing else of docker.io can be reached.
+// same image); $REGISTRY is its host. Nothing else of docker.io can be reached. The commands are SLIPWAY_PROGRAM, which `make test`
+// sets to what it built and which starts sooner, or this test binary.
 //
 // Besides testscript's own commands there are:
 //
@@ -57,6 +63,7 @@ func TestScripts(t *testing.T) {
 func scripts(t *testing.T, dir string) testscript.Params {
 	reg := registrytest.Start(t)
 	certs := serveBusybox(t, reg)
+	programs := built(t)
 	return testscript.Params{
 		Dir:                 dir,
 		RequireExplicitExec: false,
@@ -68,6 +75,9 @@ func scripts(t *testing.T, dir string) testscript.Params {
 			}
 			env.Defer(func() { os.RemoveAll(root) })
 			env.Defer(func() { endMonitors(root) }) // of a script that failed
+			if programs != "" {
+				env.Setenv("PATH", programs+string(filepath.ListSeparator)+env.Getenv("PATH"))
+			}
 			env.Setenv("SLIPWAY_ROOT", filepath.Join(root, "store"))
 			env.Setenv("UNIQUE", filepath.Base(root)) // for what is the machine's: another run of the tests may be beside
 			env.Setenv("SLIPWAY_CERTS_DIR", certs)
@@ -107,6 +117,22 @@ func scripts(t *testing.T, dir string) testscript.Params {
 			"llb": definition, "frontend": frontendImage,
 		},
 	}
+}
+
+// built is a directory that has SLIPWAY_PROGRAM under the names of the commands, or "".
+func built(t *testing.T) string {
+	t.Helper()
+	program := os.Getenv("SLIPWAY_PROGRAM")
+	if program == "" {
+		return ""
+	}
+	dir := t.TempDir()
+	for _, name := range names {
+		if err := os.Symlink(program, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // endMonitors ends containers of a store that run in the background.

@@ -158,6 +158,9 @@ func oneMember(t *testing.T, stream, want []byte) {
 
 // What reads layers elsewhere reads these.
 func TestGzipIsReadByOthers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: other programs decompress")
+	}
 	var data, out bytes.Buffer
 	for name, layer := range sizedLayers(t) {
 		fmt.Fprintln(&data, name)

@@ -21,6 +21,9 @@ import (
 // A compressed layer is at most half a percent larger than what BuildKit makes of the same tar at the same level: its
 // encoders are Go's compress/gzip and klauspost's zstd. `make conformance` compares with BuildKit itself.
 func TestCompressedSize(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: all levels of two encoders")
+	}
 	layers := sizedLayers(t)
 	for _, c := range []struct {
 		encoding Encoding
@@ -68,6 +71,9 @@ func TestCompressedSize(t *testing.T) {
 
 // What comes again is found as far back as BuildKit's encoder looks, at each of its levels.
 func TestZstdLooksBack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: compresses a hundred megabytes")
+	}
 	for level, far := range map[int]int{3: 7 << 20, 6: 15 << 20, 10: 31 << 20} {
 		data := make([]byte, far)
 		rand.New(rand.NewSource(1)).Read(data)

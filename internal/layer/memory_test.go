@@ -143,6 +143,9 @@ func rawTarRecords(records map[string]string, size int) []byte {
 
 // What an archive makes its reader keep is bounded, however long it is. Each is read in a process of its own.
 func TestReadTarMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: endless archives, each in a process of its own")
+	}
 	const bound = 8 << 20
 	if name := os.Getenv("SLIPWAY_TEST_STREAM"); name != "" {
 		var err error

@@ -38,8 +38,11 @@ func sparseData(r *rand.Rand) []byte {
 
 // What is written in pieces of any size is what is read, by any of those that read.
 func TestSparseWriter(t *testing.T) {
-	dir := shmDir(t)
-	for seed := range int64(300) {
+	dir, seeds := shmDir(t), int64(300)
+	if testing.Short() {
+		seeds = 30
+	}
+	for seed := range seeds {
 		r := rand.New(rand.NewSource(seed))
 		want := sparseData(r)
 		name := filepath.Join(dir, "f")

@@ -423,6 +423,9 @@ func FuzzLoad(f *testing.F) {
 
 // Names take memory, and are bounded: each, and all of them.
 func TestLoadOfLongNames(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: archives of long names")
+	}
 	s := newStore(t)
 	long := strings.Repeat("d/", 1999)
 	for name, data := range map[string][]byte{

@@ -13,6 +13,9 @@ import (
 
 // Without /dev/net/tun a namespace is the same for processes, for root of the host and for root of a user namespace.
 func TestPair(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: the other tests again, in processes of their own")
+	}
 	if os.Getenv(toPair) != "" {
 		t.Skip("this is it")
 	}

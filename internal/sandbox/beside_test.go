@@ -144,6 +144,9 @@ func memoryBelow() bool {
 
 // TestBesideRunc: a process is started as by runc, but for what is named here.
 func TestBesideRunc(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: each process twice")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("containers need root")
 	}

@@ -171,12 +171,18 @@ func kernelLog(t *testing.T) func() {
 
 // TestNested: root of a user namespace that has all IDs runs what root runs.
 func TestNested(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: the whole suite in a user namespace")
+	}
 	defer kernelLog(t)()
 	inNested(t, nesting{first: firstNested, count: idCount, tun: true}, "^(TestLibcontainer|TestOlderKernel)$")
 }
 
 // TestNestedInContainer: in a container a part of /proc is hidden, and some system calls are refused.
 func TestNestedInContainer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: the whole suite in a container")
+	}
 	inNested(t, nesting{first: firstNested, count: idCount, masked: true, filtered: true}, "^TestLibcontainer$")
 }
 
@@ -190,6 +196,9 @@ func TestNestedOne(t *testing.T) {
 
 // TestNestedOnOverlay: with a store on an overlay, as a container's root is.
 func TestNestedOnOverlay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a part of the suite with a store on an overlay")
+	}
 	inNested(t, nesting{first: firstNested, count: idCount, masked: true, overlay: true}, "^TestLibcontainer$/^("+strings.Join([]string{
 		"ExitCodes", "Output", "Leftovers", "Cancel", "NoTrace", "ReadOnlyRoot", "Bind", "Tmpfs", "ManyLayers", "Final", "Exec", "Elsewhere",
 	}, "|")+")$")

@@ -262,6 +262,9 @@ func TestOlderKernel(t *testing.T) {
 }
 
 func TestRuntimeBinary(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: the whole suite with runc")
+	}
 	if _, err := exec.LookPath("runc"); err != nil {
 		t.Skip("no runc on this machine")
 	}

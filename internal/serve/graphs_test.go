@@ -231,6 +231,9 @@ func seeds(tree *pb.Input, host string) map[string]*pb.Op {
 // Whatever a client changes of a graph, it gets an answer, and the server is there for the next one: nothing of it is taken for granted by
 // what carries it out, in whatever goroutine.
 func TestHostileGraphs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: thousands of graphs")
+	}
 	nothing := httptest.NewServer(http.NotFoundHandler())
 	defer nothing.Close()
 	s, runner := builds(t)
@@ -376,6 +379,9 @@ func TestPruneAfterBuilds(t *testing.T) {
 
 // What a frontend is told is taken for granted by nobody, either, nor are its inputs.
 func TestHostileFrontends(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: 2000 requests")
+	}
 	s, _ := builds(t)
 	def, err := llb.Scratch().File(llb.Mkfile("/Dockerfile", 0o600, []byte("ARG A=b\nFROM scratch AS one\nCOPY . /\nRUN [\"true\"]\n"))).Marshal(t.Context())
 	must(t, err)

@@ -79,6 +79,9 @@ func (c *checkable) outside(path string) string {
 
 // TestCheckOfAHostileStore: whatever records and files say, a check ends, and what it mends is the store's.
 func TestCheckOfAHostileStore(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: stores of endless files")
+	}
 	for name, spoil := range hostile {
 		t.Run(name, func(t *testing.T) {
 			c := newCheckable(t)

@@ -105,6 +105,9 @@ func (s *slipway) ask(c *Case, dir string, want *Run) (diff string, err error) {
 
 // TestPrintEqualsBuildx gives slipway the definitions and command lines that buildx was given.
 func TestPrintEqualsBuildx(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: 1785 command lines")
+	}
 	record, err := ReadRecord(filepath.Join("testdata", "buildx.jsonl"))
 	if err != nil {
 		t.Fatal(err)

@@ -155,6 +155,9 @@ func TestHostileRepository(t *testing.T) {
 
 // TestHostileSubmodules name what is not on a server.
 func TestHostileSubmodules(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: many repositories")
+	}
 	local := t.TempDir()
 	git(t, local, "init", "-q")
 	git(t, local, "commit", "-q", "--allow-empty", "-m", "local")

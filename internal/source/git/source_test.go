@@ -235,6 +235,9 @@ func checkout(t *testing.T, s *Source, r *Request, c *Commit) string {
 
 // The remote's branch moves between the question and the fetch: what the key says is what is used.
 func TestBranchThatMoves(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: four repositories that change")
+	}
 	for _, keep := range []bool{false, true} {
 		for _, forced := range []bool{false, true} {
 			rem := newRemote(t)
@@ -362,6 +365,9 @@ func TestCommitTime(t *testing.T) {
 
 // What was damaged is made anew; a remote that cannot be reached leaves it alone.
 func TestDamagedRepository(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: repositories that are damaged in each way")
+	}
 	rem := newRemote(t)
 	s, dir := newTestSource(t)
 	r := &Request{Remote: rem.url}
