@@ -19,7 +19,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: dist dist-test session image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
+.PHONY: dist dist-test sign session image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -70,6 +70,10 @@ image-test: build ## build the images on stand-in base images and try them in co
 dist: ## make tarballs, .deb and .rpm for amd64 and arm64, with SBOMs, provenance and checksums, in build/dist
 	@hack/deps.sh dist
 	@VERSION="$(VERSION)" COMMIT="$(COMMIT)" DATE="$(DATE)" GO="$(GO)" hack/dist.sh
+
+# Apart from dist, whose files are those of anybody.
+sign: ## sign the checksums in build/dist with the key of SSH in SIGNING_KEY=FILE
+	@SIGNING_KEY="$(SIGNING_KEY)" hack/sign.sh sign
 
 dist-test: build dist ## make them once more and compare, install and purge the package in a bare Debian, run the program for arm64 in an emulator
 	@hack/deps.sh bases

@@ -73,6 +73,7 @@ for_test() {
 	need runc runc "is the second OCI runtime that the sandbox is tested with, and starts containers with few rights"
 	need newuidmap uidmap "gives users of this machine the IDs of their namespaces"
 	need setpriv util-linux "starts programs as users with few rights"
+	need ssh-keygen openssh-client "signs what a release is signed by"
 	need skopeo skopeo "checks the images that are written"
 	need bzip2 bzip2 "makes archives that the tests unpack"
 	need xz xz-utils "unpacks archives, and makes those that the tests unpack"

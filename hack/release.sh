@@ -21,4 +21,5 @@ Cut $version. Look at it, then:
   make dist-test            # from this commit; the tag does not change a byte but the version's
   git tag -a v$version -m "slipway $version"
   make dist                 # what is released, in build/dist
+  make sign SIGNING_KEY=... # its checksums, with a key of contrib/allowed_signers
 END
