@@ -20,6 +20,7 @@ const maxAnswer = 32 << 20
 const (
 	patienceFirst = 5 * time.Second
 	patienceLater = 10 * time.Minute
+	patienceRight = 30 * time.Second // where a right is refused that was there before
 	pauseFirst    = 200 * time.Millisecond
 	pauseMost     = 5 * time.Second
 )
@@ -52,6 +53,20 @@ func passes(err error) bool {
 	return err != nil
 }
 
+// patience is how long a request is tried again that fails so, where the server had been reached before or not; 0: not at all. An API server that begins anew may answer before it has read who may what.
+func (c *Cluster) patience(r *request, err error, reached bool) time.Duration {
+	switch {
+	case !passes(err):
+		if _, admitted := c.admitted.Load(r.right()); admitted && isRBAC(err) {
+			return patienceRight
+		}
+		return 0
+	case reached:
+		return patienceLater
+	}
+	return patienceFirst
+}
+
 // request is one to the API server.
 type request struct {
 	method string
@@ -59,6 +74,16 @@ type request struct {
 	query  url.Values
 	body   any // as JSON; nil for none
 	stream bool
+}
+
+// right is what who asks has to be allowed: the method, and the kind of what it is about.
+func (r *request) right() string {
+	_, kind, _ := strings.Cut(r.path, "/namespaces/")
+	parts := strings.Split(kind, "/") // of the namespace, the kind, a name, and what is below that
+	if len(parts) > 3 {
+		parts[1] += "/" + parts[3]
+	}
+	return r.method + " " + strings.Join(parts[1:min(2, len(parts))], "")
 }
 
 // jobs, pods and others are the paths of a kind in the namespace, with more of a path below it.
@@ -78,19 +103,16 @@ func (c *Cluster) of(group, kind, name string) string {
 // call asks and decodes the answer into out, which may be nil. It tries again, for long where the server has answered before: lost is told of the first
 // failure then, and may be nil.
 func (c *Cluster) call(ctx context.Context, r request, out any, lost func(error)) error {
-	patience := patienceFirst
-	if c.reached.Load() {
-		patience = patienceLater
-	}
-	began, pause := time.Now(), pauseFirst
+	began, pause, reached := time.Now(), pauseFirst, c.reached.Load()
 	for {
 		err := c.once(ctx, r, out)
 		switch {
-		case err == nil, !passes(err):
-			return err
-		case ctx.Err() != nil:
+		case err == nil:
+			c.admitted.Store(r.right(), true)
+			return nil
+		case ctx.Err() != nil && passes(err):
 			return context.Cause(ctx)
-		case time.Since(began) >= patience:
+		case time.Since(began) >= c.patience(&r, err, reached):
 			return c.explain(err)
 		}
 		if lost != nil && c.reached.Load() {

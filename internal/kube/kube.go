@@ -23,6 +23,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 )
 
@@ -34,9 +35,10 @@ type Cluster struct {
 	Context   string // of the kubeconfig; "" is that of a service account
 	Namespace string
 
-	client  *http.Client
-	base    *url.URL
-	reached atomic.Bool // it has answered once
+	client   *http.Client
+	base     *url.URL
+	reached  atomic.Bool // it has answered once
+	admitted sync.Map    // what was allowed once, as request.right calls it
 }
 
 // Open finds the cluster that a place names: with the user's kubeconfig ($KUBECONFIG, ~/.kube/config), or where there is none with the service account of the

@@ -193,6 +193,44 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// TestRightsAreBack: an API server that begins anew may know nothing of rights for a moment. One that was never there is not waited for.
+func TestRightsAreBack(t *testing.T) {
+	const message = `pods is forbidden: User "anna" cannot list resource "pods" in API group "" in the namespace "ci": RBAC: role.rbac.authorization.k8s.io "slipway-build" not found`
+	f := start(t, kubetest.Options{})
+	pipe, release := f.pipe(t)
+	asked := func() (n int) {
+		for _, a := range f.Asked() {
+			if a == "GET pods" {
+				n++
+			}
+		}
+		return n
+	}
+	f.seen = func(string) {
+		before := asked()
+		f.Refuse("GET pods", message)
+		f.Cut(false)
+		go func() {
+			for asked() == before {
+				time.Sleep(time.Millisecond) // nobody tells who was refused
+			}
+			f.Refuse("GET pods", "")
+			release()
+		}()
+	}
+	if out, err := f.run(t.Context(), t, `echo one; read x < `+pipe, nil); err != nil || out.ExitCode != 0 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	f = start(t, kubetest.Options{})
+	f.Refuse("POST jobs", strings.ReplaceAll(strings.ReplaceAll(message, "pods", "jobs"), "list", "create"))
+	if _, err := f.run(t.Context(), t, `echo one`, nil); err == nil || !strings.Contains(err.Error(), `cannot create resource "jobs"`) {
+		t.Errorf("error %v", err)
+	}
+	if n := len(f.Asked()); n > 3 { // the trial run, the Job, and its deletion
+		t.Errorf("%d requests: %q", n, f.Asked())
+	}
+}
+
 func waiting(reason, message string) map[string]any {
 	return kubetest.State("Pending", "waiting", map[string]any{"reason": reason, "message": message})
 }

@@ -38,7 +38,7 @@ func (w *watching) watch(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		var refused *Error
-		if errors.As(err, &refused) && !passes(err) && refused.Code != http.StatusGone {
+		if errors.As(err, &refused) && !passes(err) && refused.Code != http.StatusGone && !isRBAC(err) { // of rights the list tells more
 			return err
 		}
 		if err != nil { // a stream that has ended is begun anew at once
