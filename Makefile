@@ -12,6 +12,8 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 GOVULNDB    ?= https://vuln.go.dev
 
+comma := ,
+
 # libseccomp is a C library, so cgo is on; -buildvcs=false because the version is set above.
 export CGO_ENABLED := 1
 # hack/patched.sh writes this go.mod, with the modules that hack/patches changes.
@@ -19,7 +21,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: dist dist-test sign session image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
+.PHONY: dist dist-test sign session image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 kubernetes check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -186,6 +188,16 @@ conformance-user: build ## build the cases of hack/conformance as a user of this
 environments: build bases ## build Dockerfiles, packages of Debian and Go programs among them, in containers and as users with few rights
 	@hack/deps.sh test
 	SLIPWAY_DOCKERFILES=$(or $(DOCKERFILES),all) SLIPWAY_ENVIRONMENTS=$(ENVIRONMENTS) SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 120m -run '^TestTable$$' ./hack/environments
+
+# SCENARIOS=lost,twice chooses some. Nothing of the cluster is left afterwards but its programs and logs in build/kubernetes.
+kubernetes: build ## start a Kubernetes of two nodes on this machine, compiled the first time (half an hour), and build on it while pods and the API server fail
+	@hack/deps.sh kubernetes
+	@$(MAKE) --no-print-directory $(BASES)
+	@$(BASES) make busybox debian
+	@PROGRAM=bin $(BASES) exec -- hack/image.sh slipway
+	GO="$(GO)" hack/kubernetes/build.sh
+	$(GO) build -buildvcs=false -o build/kubernetes/bin/registry ./hack/kubernetes/registry
+	SLIPWAY_KUBERNETES=$(CURDIR)/build/kubernetes SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 60m -run '^TestKubernetes$$/$(if $(SCENARIOS),^($(subst $(comma),|,$(SCENARIOS)))$$)' ./hack/kubernetes
 
 # PROJECTS=go-service,... chooses some. The store is kept: Debian's packages are installed once.
 warm: build bases ## build small models of projects of ten tools and more warm and cold, with packages of Debian, npm and modules of Go, and compare

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what is missing for a purpose: build, demo, bases, test, page, bench, suites, vm, arm64, dist, dist-test or all. On Debian and Ubuntu,
+# Installs what is missing for a purpose: build, demo, bases, test, page, bench, suites, kubernetes, vm, arm64, dist, dist-test or all. On Debian and Ubuntu,
 # as root, by apt-get; anywhere else it says in a sentence what is missing.
 set -eu
 
-purpose=${1:?usage: hack/deps.sh build|demo|bases|test|page|bench|suites|vm|arm64|dist|dist-test|all}
+purpose=${1:?usage: hack/deps.sh build|demo|bases|test|page|bench|suites|kubernetes|vm|arm64|dist|dist-test|all}
 packages=
 sentences=
 
@@ -112,6 +112,19 @@ for_suites() {
 	need ssh-keygen openssh-client "signs what they verify"
 }
 
+for_kubernetes() {
+	for_bases
+	need curl curl "opens the gates at which steps wait"
+	need docker-registry docker-registry "is the registry of the cluster"
+	need etcd etcd-server "keeps the state of the cluster"
+	need conntrack conntrack "is asked by its proxy"
+	need ip iproute2 "joins its nodes"
+	need nft nftables "leads to its services"
+	need openssl openssl "makes its certificates"
+	need socat socat "leads from its network to its registry"
+	[ -x /usr/lib/cni/bridge ] || missing containernetworking-plugins "/usr/lib/cni/bridge is missing: it gives pods their network (Debian's package containernetworking-plugins)."
+}
+
 for_vm() {
 	for_build
 	need qemu-system-x86_64 qemu-system-x86 "is the machine"
@@ -166,6 +179,7 @@ test) for_test ;;
 page) for_page ;;
 bench) for_bench ;;
 suites) for_suites ;;
+kubernetes) for_kubernetes ;;
 vm) for_vm ;;
 arm64) for_arm64 ;;
 dist) for_dist ;;
@@ -175,7 +189,7 @@ all) for_test; for_bases ;;
 esac
 
 case $purpose in
-demo | bases | test | bench | suites | dist-test)
+demo | bases | test | bench | suites | kubernetes | dist-test)
 	if [ "$(id -u)" -ne 0 ]; then
 		echo "slipway: containers are run as root today: run make $purpose as root." >&2
 		exit 1

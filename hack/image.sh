@@ -13,8 +13,8 @@ tag=$target
 [ "$target" != slipway ] || tag=latest
 
 # root writes an OCI layout of one layer, in which there is nothing but the root directory: every user may add to it and take from it, as a
-# step in place does (docs/unprivileged.md). No instruction of a Dockerfile gives a layer that. containerd gives the root directory of a
-# container this owner, and CRI-O the owner and the mode.
+# step in place does (docs/unprivileged.md). No instruction of a Dockerfile gives a layer that. CRI-O gives the root directory of a
+# container this owner and mode; containerd leaves it to root.
 root() {
 	rm -rf build/image/root
 	mkdir -p build/image/root/blobs/sha256 build/image/root/files
