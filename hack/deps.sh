@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what is missing for a purpose: build, demo, bases, test, page, bench, suites, kubernetes, vm, arm64, dist, dist-test or all. On Debian and Ubuntu,
+# Installs what is missing for a purpose: build, demo, bases, test, page, bench, suites, kubernetes, vm, arm64, cross-ARCH, dist, dist-test or all. On Debian and Ubuntu,
 # as root, by apt-get; anywhere else it says in a sentence what is missing.
 set -eu
 
-purpose=${1:?usage: hack/deps.sh build|demo|bases|test|page|bench|suites|kubernetes|vm|arm64|dist|dist-test|all}
+purpose=${1:?usage: hack/deps.sh build|demo|bases|test|page|bench|suites|kubernetes|vm|arm64|cross-ARCH|dist|dist-test|all}
 packages=
 sentences=
 
@@ -135,20 +135,23 @@ for_vm() {
 for_arm64() {
 	for_build
 	need qemu-system-aarch64 qemu-system-arm "is the machine"
-	for_cross
+	for_cross arm64
 	for_machine
 }
 
+# for_cross ARCH
 for_cross() {
-	need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu "compiles for arm64"
-	[ -e /usr/aarch64-linux-gnu/lib/libc.a ] || missing libc6-dev-arm64-cross \
-		"/usr/aarch64-linux-gnu/lib/libc.a is missing: programs for arm64 are linked with it (Debian's package libc6-dev-arm64-cross)."
+	triple=aarch64-linux-gnu compiler=gcc-aarch64-linux-gnu
+	[ "$1" = arm64 ] || triple=x86_64-linux-gnu compiler=gcc-x86-64-linux-gnu
+	need $triple-gcc $compiler "compiles for $1"
+	[ -e /usr/$triple/lib/libc.a ] || missing "libc6-dev-$1-cross" \
+		"/usr/$triple/lib/libc.a is missing: programs for $1 are linked with it (Debian's package libc6-dev-$1-cross)."
+	need dpkg-deb dpkg "unpacks what programs for $1 are linked with"
 }
 
 for_dist() {
 	for_build
-	for_cross
-	need dpkg-deb dpkg "unpacks what programs for arm64 are linked with"
+	for_cross arm64
 }
 
 for_dist_test() {
@@ -182,6 +185,7 @@ suites) for_suites ;;
 kubernetes) for_kubernetes ;;
 vm) for_vm ;;
 arm64) for_arm64 ;;
+cross-amd64 | cross-arm64) for_build; for_cross "${purpose#cross-}" ;;
 dist) for_dist ;;
 dist-test) for_dist_test ;;
 all) for_test; for_bases ;;

@@ -34,10 +34,7 @@ own hack/commands
 # What of Debian is linked, and what links it. Of the other architecture it is in build/dist-arm64.
 arch=arm64 dir=$PWD/build/dist-arm64
 . hack/foreign.sh
-if ! [ -e "$dir/root/usr/include/seccomp.h" ]; then
-	foreign_update
-	unpack_foreign root libseccomp-dev
-fi
+foreign_libraries
 version_of() { dpkg-query -W -f '${Version}' "$1"; }
 foreign_version=$(dpkg-deb -f "$dir"/libseccomp-dev_*.deb Version)
 purl() { echo "pkg:deb/debian/$1@$(echo "$2" | sed 's/:/%3A/g; s/+/%2B/g')?arch=$3"; }
@@ -46,7 +43,7 @@ purl() { echo "pkg:deb/debian/$1@$(echo "$2" | sed 's/:/%3A/g; s/+/%2B/g')?arch=
 # shellcheck disable=SC2086
 compile() (
 	export CGO_ENABLED=1 GOARCH="$1"
-	[ "$1" = amd64 ] || export CC=aarch64-linux-gnu-gcc PKG_CONFIG_LIBDIR="$dir/root/usr/lib/aarch64-linux-gnu/pkgconfig" PKG_CONFIG_SYSROOT_DIR="$dir/root" CGO_CFLAGS="-O3 -g"
+	[ "$1" = amd64 ] || foreign_compiler root
 	GO="$go" hack/go.sh build $flags -ldflags "-s -w -buildid= -extldflags -static -X $stamp.Version=$VERSION -X $stamp.Commit=$COMMIT -X $stamp.Date=$DATE" -o "$work/$1/slipway" ./cmd/slipway
 )
 

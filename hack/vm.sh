@@ -36,7 +36,7 @@ amd64)
 	;;
 arm64)
 	machine="qemu-system-aarch64 -M virt -accel tcg,thread=multi -cpu cortex-a72" console=ttyAMA0 security=
-	export CC=aarch64-linux-gnu-gcc PKG_CONFIG_LIBDIR="$dir/kernel/usr/lib/aarch64-linux-gnu/pkgconfig" PKG_CONFIG_SYSROOT_DIR="$dir/kernel"
+	foreign_compiler kernel
 	;;
 esac
 export CGO_ENABLED=1 GOARCH="$arch"
