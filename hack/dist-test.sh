@@ -45,6 +45,7 @@ packages() {
 	comm -13 "$tmp/rpm-files" "$tmp/deb-files" | grep . && fail "the .rpm does not have these files"
 	[ "$(rpm -qpc "$rpm" 2>/dev/null)" = /etc/slipway/slipway.toml ] || fail "the .rpm has no configuration file"
 	rpm -qp --qf '[%{FILENAMES} %{FILEFLAGS:fflags}\n]' "$rpm" 2>/dev/null | grep -q '^/etc/slipway/slipway.toml cn$' || fail "the .rpm would replace the configuration"
+	rpm_installed "$rpm"
 	units "$tmp/deb"
 	cross
 
@@ -54,6 +55,31 @@ packages() {
 	printf 'FROM debian:bookworm\nRUN --network=none --mount=type=bind,target=/dist sh /dist/debian.sh\n' >"$tmp/context/Dockerfile"
 	bin/slipway --root "$tmp/store" build --progress plain --no-cache -o type=cacheonly "$tmp/context" >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; fail "the package does not do in Debian"; }
 	echo "dist-test: installed in Debian and purged, nothing is left"
+}
+
+# rpm_installed RPM: rpm itself installs it into a root with busybox alone, where its scripts run, upgrades and removes it, and leaves what was changed.
+rpm_installed() {
+	root=$tmp/rpm
+	own_rpm() { rpm --root "$root" --dbpath /var/lib/rpm --force-debian --nodeps "$@"; }
+	mkdir -p "$root/bin" "$root/tmp" "$root/etc/apparmor.d/abi"
+	touch "$root/etc/apparmor.d/abi/4.0"
+	busybox --install "$root/bin" && rm "$root/bin/busybox" && cp "$(command -v busybox)" "$root/bin/busybox"
+	(cd "$root" && find . ! -path './var/lib/rpm*' ! -type d | sort) >"$tmp/rpm-before"
+	own_rpm -i "$1" 2>"$tmp/rpm-says" || fail "$(cat "$tmp/rpm-says")"
+	chroot "$root" /usr/bin/slipway version | grep ' linux/amd64 ' || fail "the program of the .rpm does not run"
+	own_rpm -V slipway || fail "what is installed is not what the .rpm says"
+	cmp "$root/usr/share/slipway/apparmor" "$root/etc/apparmor.d/slipway" || fail "the .rpm does not install AppArmor's profile"
+	echo 'debug = true' >>"$root/etc/slipway/slipway.toml"
+	own_rpm -U --force "$1" 2>"$tmp/rpm-says" || fail "$(cat "$tmp/rpm-says")"
+	grep -q '^debug = true$' "$root/etc/slipway/slipway.toml" || fail "another .rpm replaces the configuration"
+	[ -e "$root/etc/apparmor.d/slipway" ] || fail "another .rpm removes AppArmor's profile"
+	own_rpm -e slipway 2>"$tmp/rpm-says" || fail "$(cat "$tmp/rpm-says")"
+	grep -q '^debug = true$' "$root/etc/slipway/slipway.toml.rpmsave" || fail "removing the .rpm loses the configuration"
+	rm "$root/etc/slipway/slipway.toml.rpmsave"
+	(cd "$root" && find . ! -path './var/lib/rpm*' ! -type d | sort) >"$tmp/rpm-after"
+	diff "$tmp/rpm-before" "$tmp/rpm-after" || fail "the .rpm leaves something, or removes what is not its own"
+	[ ! -e "$root/usr/share/slipway" ] && [ ! -e "$root/usr/share/doc/slipway" ] || fail "the .rpm leaves directories"
+	echo "dist-test: rpm installs, upgrades and removes the .rpm"
 }
 
 # units ROOT: systemd takes the units of a package, for the machine and for a user.
