@@ -166,7 +166,7 @@ func TestExecEndsWithContext(t *testing.T) {
 	if _, err := testRoom(t).exec(ctx, shell("sleep 60 & wait")); err == nil {
 		t.Error("an interrupted command gave no error")
 	}
-	if d := time.Since(start); d > 5*time.Second {
+	if d := time.Since(start); d > 30*time.Second {
 		t.Errorf("it took %v to end a command", d)
 	}
 }

@@ -325,14 +325,14 @@ func TestCancelledPullDoesNotDisturbOthers(t *testing.T) {
 		if !errors.Is(err, stop) {
 			t.Errorf("the cancelled build gave %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the cancelled build does not end")
 	}
 	close(release)
 	select {
 	case err := <-second:
 		must(t, err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the other build does not end")
 	}
 	wantFile(t, dest+"/data", files["data"])

@@ -56,7 +56,7 @@ func cluster(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%s of the Job is %s", args[1], got)
 		}
 	case "empty":
-		for range 100 { // what a client deleted as its last deed
+		for range 3000 { // what a client deleted as its last deed
 			if len(c.Left()) == 0 {
 				return
 			}
@@ -128,7 +128,7 @@ func startCluster(ts *testscript.TestScript, options []string) {
 
 // kill kills the pod that runs, when there is one.
 func (c *scriptCluster) kill(ts *testscript.TestScript) {
-	for range 500 {
+	for range 3000 {
 		if all := c.Running(); len(all) > 0 {
 			all[0].Kill(unix.SIGKILL)
 			return

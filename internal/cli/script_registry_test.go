@@ -205,7 +205,7 @@ func startDistribution(ts *testscript.TestScript, options []string) string {
 		cmd.Process.Kill()
 		cmd.Wait() // it was killed
 	})
-	for range 250 {
+	for range 3000 {
 		if conn, err := net.Dial("tcp", host); err == nil {
 			conn.Close()
 			return host

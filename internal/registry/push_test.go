@@ -503,7 +503,7 @@ func TestPushCancel(t *testing.T) {
 	defer cancel()
 	start := time.Now()
 	_, err := newClient(t).Push(ctx, r.Host+"/app", blob(randomBytes(1000)))
-	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 5*time.Second {
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > time.Minute {
 		t.Fatalf("got %v after %s", err, time.Since(start))
 	}
 }

@@ -34,11 +34,11 @@ func watched(t *testing.T, fn func(t *testing.T)) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		buf := make([]byte, 1<<20)
 		panic(fmt.Sprintf("%s hangs:\n%s", t.Name(), buf[:runtime.Stack(buf, true)]))
 	}
-	for range 200 {
+	for range 12_000 {
 		if runtime.NumGoroutine() <= before {
 			return
 		}
@@ -149,7 +149,7 @@ func TestUnpackWhileFetching(t *testing.T) {
 type waitReader func() bool
 
 func (w waitReader) Read([]byte) (int, error) {
-	for range 1000 {
+	for range 12_000 {
 		if w() {
 			return 0, io.EOF
 		}

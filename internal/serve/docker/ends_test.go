@@ -91,7 +91,7 @@ func TestAutoRemove(t *testing.T) {
 // noVolumes fails where volumes are left: those of a container go after it.
 func (l *lab) noVolumes() {
 	l.t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		list, err := l.VolumeList(l.t.Context(), client.VolumeListOptions{})
 		must(l.t, err)
 		if len(list.Items) == 0 {

@@ -206,7 +206,7 @@ func TestPullCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(30*time.Millisecond, cancel)
 	start := time.Now()
-	if err := s.Pull(ctx, img, nil); !errors.Is(err, context.Canceled) || time.Since(start) > 3*time.Second {
+	if err := s.Pull(ctx, img, nil); !errors.Is(err, context.Canceled) || time.Since(start) > time.Minute {
 		t.Errorf("got %v after %s", err, time.Since(start))
 	}
 }
