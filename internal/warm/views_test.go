@@ -104,6 +104,7 @@ func TestViewsOfDockerfiles(t *testing.T) {
 		{"one that the configuration has", "FROM scratch AS b\nRUN go > /root/.mine/x /mine/a/b\nFROM scratch\nCOPY --from=b /m2 /", "", "go > /root/.mine/x /mine/a/b", "/root/.mine", free},
 		{"another one that it has", "FROM scratch AS b\nRUN go > /root/.mine/x /mine/a/b\nFROM scratch\nCOPY --from=b /m2 /", "", "go > /root/.mine/x /mine/a/b", "/mine/a", free},
 		{"files that everybody names", "FROM scratch AS b\nRUN go > /root/log; rm -f /go /app/x /usr/local/bin/y\nFROM scratch\nCOPY --from=b /m2 /", "", "go > /root/log; rm -f /go /app/x /usr/local/bin/y", goMod, free},
+		{"what a file that everybody names has in it", "FROM scratch AS b\nRUN go > /app/x\nFROM scratch\nCOPY --from=b /m2 /", "", "go > /app/x", "/app/x/cache", free},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := dockerfile(t, c.dockerfile, c.target)
@@ -158,6 +159,39 @@ func TestViewsOfMounts(t *testing.T) {
 		v.Add(graph.Edge{Vertex: top})
 		if _, seen := v.See(below.Digest, goBuild); !seen {
 			t.Errorf("a mount %s sees nothing", name)
+		}
+	}
+}
+
+// TestViewsOfMountsOfNothing: a mount may have no input, and a graph that nobody has checked may have one that is not there.
+func TestViewsOfMountsOfNothing(t *testing.T) {
+	below := exec("below", nil, &pb.Mount{Dest: "/", Input: -1})
+	top := exec("top", []graph.Edge{{Vertex: below}}, &pb.Mount{Dest: "/m", Input: 1}, &pb.Mount{Dest: "/n", Input: -1}, &pb.Mount{Dest: "/o", Input: 0, Output: int64(pb.SkipOutput), Selector: "/app"})
+	var v Views
+	v.Add(graph.Edge{Vertex: top})
+	if s, seen := v.See(below.Digest, goBuild); seen {
+		t.Errorf("seen by %+v", s)
+	}
+	if _, seen := v.See(below.Digest, "/app/x"); !seen {
+		t.Error("a mount of files is not seen behind mounts of nothing")
+	}
+}
+
+// TestSelected: what a copy reads, of patterns the directory that they begin in.
+func TestSelected(t *testing.T) {
+	for _, c := range []struct {
+		copies *pb.FileActionCopy
+		want   string
+	}{
+		{&pb.FileActionCopy{Src: "a/b*c/d"}, "/a/b*c/d"},
+		{&pb.FileActionCopy{Src: "a/b*c/d", AllowWildcard: true}, "/a"},
+		{&pb.FileActionCopy{Src: "a/b*c/d", AllowEmptyWildcard: true}, "/a"},
+		{&pb.FileActionCopy{Src: "/a", DirCopyContents: true}, "/a"},
+		{&pb.FileActionCopy{Src: "/a", IncludePatterns: []string{"b"}}, "/a"},
+		{&pb.FileActionCopy{Src: "/a", DirCopyContents: true, IncludePatterns: []string{"!x", "b/*", "../c"}}, "/a/b /c"},
+	} {
+		if got := strings.Join(selected(c.copies), " "); got != c.want {
+			t.Errorf("%+v: %s, want %s", c.copies, got, c.want)
 		}
 	}
 }

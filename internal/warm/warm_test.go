@@ -45,6 +45,7 @@ func TestPaths(t *testing.T) {
 		{"of the configuration", Step{Args: shell("true"), Home: "/root", More: []string{"~/.mine", "/c/x/../y"}}, "a path of the configuration /c/y, a path of the configuration /root/.mine"},
 		{"the root", Step{Args: shell("true"), Home: "/", More: []string{"~", "/", "/..", "/usr"}}, ""},
 		{"one in another", Step{Args: shell("go build"), Env: []string{"GOCACHE=/c/x/build", "GOMODCACHE=/c/x"}}, "Go /c/x"},
+		{"a place that is no place", Step{Args: shell("go build"), Env: []string{"GOCACHE=a/b/c", "GOMODCACHE=/c/a\x00/b"}}, ""},
 		{"no home", Step{Args: shell("npm ci")}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -60,6 +61,15 @@ func TestPaths(t *testing.T) {
 				t.Errorf("got %q\nwant %q", s, c.want)
 			}
 		})
+	}
+}
+
+// TestOutermost: a directory has what those in it have been said to be.
+func TestOutermost(t *testing.T) {
+	got := outermost([]Path{{"b", "/c/b", true, false}, {"x", "/d/x", false, false}, {"a", "/c", false, false}, {"c", "/c/c", false, true}, {"y", "/d/x/y", false, true}})
+	want := []Path{{"a", "/c", true, true}, {"x", "/d/x", false, true}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 
