@@ -91,7 +91,7 @@ type inbound struct {
 	tree  layer.Tree // what the container has
 	live  bool       // upper is the root that a running container sees, not its writable layer
 	// mounted is the tree of a container that does not run, whose mounts get what is written there.
-	mounted *mountedTree
+	mounted *mountedTree // without mounts where only the layers are written to
 	store   *store.Store
 
 	path string // the destination without symbolic links; it may be missing

@@ -39,7 +39,7 @@ func newHostileLab(t testing.TB) *hostileLab {
 	if l.c.ID, err = store.NewContainerID(); err != nil {
 		t.Fatal(err)
 	}
-	l.c.Name, l.c.Created = "box", time.Now()
+	l.c.Name, l.c.Created, l.c.Config = "box", time.Now(), []byte("{}")
 	if err := s.AddContainer(context.Background(), l.c); err != nil {
 		t.Fatal(err)
 	}

@@ -236,7 +236,7 @@ func (m *Manager) makeCwd(ctx context.Context, c store.Container, dir string) er
 	if err != nil {
 		return err
 	}
-	b := &below{inbound: &inbound{DirWriter: w, ctx: ctx, upper: m.upper(c.ID), tree: tree}, made: map[string]bool{}}
+	b := &below{inbound: &inbound{DirWriter: w, ctx: ctx, upper: m.upper(c.ID), tree: tree, mounted: &mountedTree{Tree: tree}}, made: map[string]bool{}}
 	return errors.Join(b.makeDirs(name), w.Close())
 }
 
