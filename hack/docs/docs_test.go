@@ -103,3 +103,17 @@ func TestIndex(t *testing.T) {
 		}
 	}
 }
+
+// TestNamesAreLinks finds pages that are named in a document without a link, but in what is made of the commands' help.
+func TestNamesAreLinks(t *testing.T) {
+	name, whole := regexp.MustCompile(`(^|[^\w/])docs/[a-z-]+\.md`), regexp.MustCompile(`\[[^\]]*\]\([^()\s]+\)`)
+	for _, page := range pages(t) {
+		if page == "docs/commands.md" || page == "CHANGELOG.md" {
+			continue
+		}
+		text := code.ReplaceAllString(fenced.ReplaceAllString(read(t, page), ""), "")
+		for _, found := range name.FindAllString(whole.ReplaceAllString(text, ""), -1) {
+			t.Errorf("%s names %q, and does not lead there: make it a link", page, strings.TrimSpace(found))
+		}
+	}
+}
