@@ -95,12 +95,15 @@ session: build ## record the session that README.md shows, docs/session.svg
 examples: build bases ## build and run every example, the operator with its download included
 	@$(BASES) exec -- hack/examples.sh
 
-# Both forms test the program that `make build` makes. `make test SHORT=` is the whole, which CI runs; RUN=regexp chooses tests.
+# Both forms test the program that `make build` makes. `make test SHORT=` is the whole, which CI runs; RUN=regexp chooses tests. What takes longest begins first, or
+# it would be alone at the end; one more at a time than there are processors, as tests wait for each other's processes.
 SHORT ?= -short
+LONGEST := ./internal/cli ./internal/sandbox ./hack/environments
+MORE    := $(shell echo $$(( $$(nproc) + 1 )))
 test: build ## install what the tests need and run those that do not take long (all: SHORT=)
 	@hack/deps.sh test
 	@hack/buildkit.sh build/tools buildctl buildx
-	SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) $(SHORT) -trimpath -buildvcs=false -count=1 -tags "$(TAGS)" -ldflags "-s -w" -timeout 45m $(if $(RUN),-run '$(RUN)') ./...
+	SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) $(SHORT) -trimpath -buildvcs=false -count=1 -tags "$(TAGS)" -ldflags "-s -w" -timeout 45m -parallel $(MORE) $(if $(RUN),-run '$(RUN)') $(LONGEST) ./...
 	cd examples/operator && CGO_ENABLED=0 $(GO) test -buildvcs=false ./...
 
 page-test: ## look at the page of history open in Chromium, which is installed (SCREENSHOTS=DIRECTORY leaves pictures)

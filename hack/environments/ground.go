@@ -51,7 +51,8 @@ func Program(ctx context.Context, repo string) (string, error) {
 	if program := os.Getenv("SLIPWAY_PROGRAM"); program != "" {
 		return program, nil
 	}
-	if out, err := exec.CommandContext(ctx, "make", "-C", repo, "build").CombinedOutput(); err != nil {
+	// Tests of several packages may want it at the same time.
+	if out, err := exec.CommandContext(ctx, "flock", filepath.Join(repo, "go.mod"), "make", "-C", repo, "build").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building slipway: %w\n%s", err, out)
 	}
 	return filepath.Join(repo, "bin", "slipway"), nil

@@ -295,7 +295,7 @@ func clean(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	root := ts.Getenv("SLIPWAY_ROOT")
 	var left []string
-	for range 50 { // a killed process takes a moment
+	for range 1500 { // a killed process takes a moment
 		left = nil
 		files, _ := filepath.Glob("/proc/[0-9]*/mountinfo")
 		for _, f := range files {

@@ -188,6 +188,9 @@ func TestNestedInContainer(t *testing.T) {
 
 // TestNestedOne: with one ID all is as before but what has to do with others.
 func TestNestedOne(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a part of the suite with one ID; TestNestedOneOnOverlay has the short form")
+	}
 	inNested(t, nesting{first: firstNested, count: 1, masked: true}, "^TestLibcontainer$/^("+strings.Join([]string{
 		"ExitCodes", "Output", "Stdin", "Terminal", "Leftovers", "Ulimits", "Upper", "HiddenStubs", "ReadOnlyRoot", "Bind", "RootMounts", "Tmpfs", "NestedMounts",
 		"Network", "Apart", "OneUser", "Exec", "ExecTerminal", "ExecEnds", "MaskedPaths", "Insecure", "CgroupView",
