@@ -192,8 +192,8 @@ environments: build bases ## build Dockerfiles, packages of Debian and Go progra
 	@hack/deps.sh test
 	SLIPWAY_DOCKERFILES=$(or $(DOCKERFILES),all) SLIPWAY_ENVIRONMENTS=$(ENVIRONMENTS) SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 120m -run '^TestTable$$' ./hack/environments
 
-# SCENARIOS=lost,twice chooses some. Nothing of the cluster is left afterwards but its programs and logs in build/kubernetes.
-kubernetes: build ## start a Kubernetes of two nodes on this machine, compiled the first time (half an hour), and build on it while pods and the API server fail
+# SCENARIOS=lost,cut chooses some. Nothing of the cluster is left afterwards but its programs and logs in build/kubernetes.
+kubernetes: build ## start a Kubernetes of two nodes on this machine, compiled the first time (half an hour), and build on it while pods, nodes and the API server fail
 	@hack/deps.sh kubernetes
 	@$(MAKE) --no-print-directory $(BASES)
 	@$(BASES) make busybox debian

@@ -25,7 +25,7 @@ func TestKubernetes(t *testing.T) {
 	}{
 		{"levels", (*cluster).levels}, {"home", (*cluster).home}, {"inputs", (*cluster).inputs}, {"credentials", (*cluster).credentials},
 		{"architecture", (*cluster).architecture}, {"interrupt", (*cluster).interrupt}, {"lost", (*cluster).lost}, {"killed", (*cluster).killed},
-		{"server", (*cluster).server}, {"twice", (*cluster).twice},
+		{"server", (*cluster).server}, {"twice", (*cluster).twice}, {"cut", (*cluster).cut},
 	} {
 		t.Run(one.name, func(t *testing.T) { one.test(c, t) })
 	}
@@ -146,6 +146,22 @@ func (c *cluster) killed(t *testing.T) {
 	c.open(t, "killed")
 	must(t, p.wait(0), `is lost \(its process was killed, exit code 137\)`)
 	c.empty(t, "baseline")
+}
+
+// cut is a node that is off the network: the build goes on on another one.
+func (c *cluster) cut(t *testing.T) {
+	p := c.start(t, nil, c.on("privileged", "cut", "--push", c.gated(t, "cut"))...)
+	node := p.saw(`runs on node n(\d)`)
+	p.saw(`\d waits for the gate\n`)
+	c.script(t, "cut", node)
+	t.Cleanup(func() {
+		_ = exec.Command("./cluster.sh", "mend", node).Run() // the test may have ended
+		c.kubectl(t, "", "wait", "--for=condition=Ready", "node", "--all", "--timeout=180s")
+		c.empty(t, "privileged")
+	})
+	p.saw(`is lost \(the node of the pod does not answer\)(?s:.*)runs on node n[^` + node + `]`)
+	c.open(t, "cut")
+	p.wait(0)
 }
 
 // server is the API server that begins anew.

@@ -157,6 +157,25 @@ func TestLostPod(t *testing.T) {
 	}
 }
 
+// TestDeadNode: where a node is gone its pod stays as long as its Job, and another Job takes its place.
+func TestDeadNode(t *testing.T) {
+	defer kube.SetDeadNodeTime(10 * time.Millisecond)()
+	f := start(t, kubetest.Options{})
+	pipe, release := f.pipe(t)
+	f.seen = func(string) {
+		f.Running()[0].Strand()
+		f.seen = func(string) { go release() }
+	}
+	out, err := f.run(t.Context(), t, "echo one; read x < "+pipe, nil)
+	if err != nil || out.ExitCode != 0 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if f.again != 1 || !slices.ContainsFunc(f.told, func(s string) bool { return strings.Contains(s, "is lost (the node of the pod does not answer)") }) {
+		t.Errorf("begun anew %d times, told %q", f.again, f.told)
+	}
+	f.empty(t)
+}
+
 // TestInterrupted: the Job goes with who wanted it.
 func TestInterrupted(t *testing.T) {
 	f := start(t, kubetest.Options{})

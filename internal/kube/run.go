@@ -36,8 +36,21 @@ const (
 	endTime    = 5 * time.Second
 )
 
-// Run carries out a command: it makes the Job, shows what its pods print, and deletes it, whatever has happened. A pod that is lost is replaced by the cluster.
+// Run carries out a command: it makes the Job, shows what its pods print, and deletes it, whatever has happened. A pod that is lost is replaced by the cluster,
+// and one whose node is gone by another Job.
 func (c *Cluster) Run(ctx context.Context, a *Admitted, s *Spec, v View) (Outcome, error) {
+	for {
+		out, err := c.run(ctx, a, s, v)
+		if !errors.Is(err, errDeadNode) {
+			return out, err
+		}
+	}
+}
+
+// errDeadNode is the end of a Job whose pod does not end.
+var errDeadNode = errors.New("the node of the pod does not answer")
+
+func (c *Cluster) run(ctx context.Context, a *Admitted, s *Spec, v View) (Outcome, error) {
 	r := &running{cluster: c, view: v, name: newName(), patience: s.Patience, over: map[string]bool{}, since: time.Now()}
 	if r.patience == 0 {
 		r.patience = DefaultPatience
@@ -352,21 +365,25 @@ func isAboutUserNamespaces(text string) bool {
 	return false
 }
 
-// releaseFromDeadNode deletes a pod whose node does not do that: until it is gone the cluster makes no other one.
+// deadNodeTime is how long a pod may be there when it should have ended.
+var deadNodeTime = 20 * time.Second
+
+// releaseFromDeadNode gives a pod up whose node does not end it. A Job with a podFailurePolicy makes no other one until the pod has failed, which it never does then,
+// and keeps it by a finalizer that goes with the Job: the Job ends with errDeadNode.
 func (r *running) releaseFromDeadNode(ctx context.Context) error {
 	p := r.pod
 	if p == nil || r.ending.IsZero() {
 		return nil
 	}
-	grace := time.Duration(p.Metadata.DeletionGracePeriodSeconds)*time.Second + 20*time.Second
+	grace := time.Duration(p.Metadata.DeletionGracePeriodSeconds)*time.Second + deadNodeTime
 	if time.Since(r.ending) < grace {
 		return nil
 	}
-	r.ending = time.Now()
-	r.tellOnce("the node of pod " + p.Metadata.Name + " does not answer: the pod is given up")
+	r.ending = time.Now() // it is tried once in that time
 	err := r.cluster.call(ctx, request{method: http.MethodDelete, path: r.cluster.pods(p.Metadata.Name), query: url.Values{"gracePeriodSeconds": {"0"}}}, nil, r.lostServer)
-	if isCode(err, http.StatusNotFound) {
-		err = nil
+	if err != nil && !isCode(err, http.StatusNotFound) || r.next != nil {
+		return err
 	}
-	return err
+	r.lose(ctx, errDeadNode.Error())
+	return errDeadNode
 }

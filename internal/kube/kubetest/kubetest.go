@@ -193,7 +193,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, what string, rest
 		s.mu.Lock()
 		p := s.pods[rest[0]]
 		s.mu.Unlock()
-		if p != nil {
+		if p != nil && !p.lost {
 			p.Delete()
 		}
 		answer(w, http.StatusOK, dict{})

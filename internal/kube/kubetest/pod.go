@@ -27,6 +27,7 @@ type Pod struct {
 	part   []byte
 	cmd    *exec.Cmd
 	ended  bool
+	lost   bool // its node is gone: it stays until its Job is deleted
 	dir    string
 }
 
@@ -112,6 +113,16 @@ func (p *Pod) Kill(sig unix.Signal) {
 	if p.cmd != nil && p.cmd.Process != nil {
 		_ = unix.Kill(-p.cmd.Process.Pid, sig) // it may have ended
 	}
+}
+
+// Strand has the pod's node be gone: it is to be deleted, which nobody does.
+func (p *Pod) Strand() {
+	p.server.mu.Lock()
+	defer p.server.mu.Unlock()
+	p.lost = true
+	meta := p.Object["metadata"].(dict)
+	meta["deletionTimestamp"], meta["deletionGracePeriodSeconds"] = time.Now().UTC().Format(time.RFC3339), 0
+	p.tell("MODIFIED")
 }
 
 // Running gives the pods whose containers run.

@@ -1,0 +1,10 @@
+package kube
+
+import "time"
+
+// SetDeadNodeTime has pods of dead nodes be given up after another time; restore ends that.
+func SetDeadNodeTime(d time.Duration) (restore func()) {
+	old := deadNodeTime
+	deadNodeTime = d
+	return func() { deadNodeTime = old }
+}
