@@ -17,7 +17,43 @@ var noOpenat2 atomic.Bool
 // openBeneath opens the object at a clean relative path below dirfd without following any
 // symbolic link, also not in its parents. A symbolic link, or anything else that is no directory,
 // among the parents gives ENOTDIR.
+//
+// The kernel takes no path of unix.PathMax bytes: a longer one is opened in parts, up to maxDepth bytes.
 func openBeneath(dirfd int, name string, flags int, mode uint32) (int, error) {
+	if len(name) < unix.PathMax {
+		return openShort(dirfd, name, flags, mode)
+	}
+	if len(name) > maxDepth {
+		return -1, unix.ENAMETOOLONG
+	}
+	cur := dirfd
+	defer func() {
+		if cur != dirfd {
+			unix.Close(cur)
+		}
+	}()
+	for len(name) >= unix.PathMax {
+		end := strings.LastIndexByte(name[:unix.PathMax], '/')
+		if end <= 0 {
+			return -1, unix.ENAMETOOLONG
+		}
+		fd, err := openShort(cur, name[:end], unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return -1, err
+		}
+		if cur != dirfd {
+			unix.Close(cur)
+		}
+		cur, name = fd, name[end+1:]
+	}
+	return openShort(cur, name, flags, mode)
+}
+
+// maxDepth bounds how long paths are, in bytes: what walks a tree has the path of each of its directories in memory, which are of whoever made them.
+const maxDepth = 16 << 10
+
+// openShort is [openBeneath] of a path that the kernel takes.
+func openShort(dirfd int, name string, flags int, mode uint32) (int, error) {
 	if !noOpenat2.Load() {
 		how := unix.OpenHow{
 			Flags:   uint64(flags | unix.O_CLOEXEC),

@@ -148,3 +148,72 @@ func tarText(t *testing.T, r io.Reader) string {
 		}
 	}
 }
+
+// deepen makes directories in one another, and a file of three bytes in the last.
+func deepen(t *testing.T, dir string, levels int) {
+	t.Helper()
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	for range levels {
+		if err == nil {
+			err = unix.Mkdirat(fd, strings.Repeat("d", 200), 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := fd
+		fd, err = unix.Openat(at, strings.Repeat("d", 200), unix.O_PATH|unix.O_DIRECTORY, 0)
+		unix.Close(at)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := unix.Openat(fd, "f", unix.O_CREAT|unix.O_WRONLY, 0o644)
+	if err == nil {
+		_, err = unix.Write(f, []byte("abc"))
+		unix.Close(f)
+	}
+	unix.Close(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Paths that the kernel takes no more are walked, with what is in their files; of such that take too much memory it is said.
+func TestWalkDeep(t *testing.T) {
+	dir := t.TempDir()
+	t.Cleanup(func() {
+		if err := RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	deepen(t, dir, 70)
+	for _, stepwise := range []bool{false, true} {
+		old := noOpenat2.Load()
+		noOpenat2.Store(old || stepwise)
+		var got string
+		err := WalkLive(OpenDir(dir, DirOptions{Live: true}), ".", true, func(e *Entry) error {
+			if !e.IsRegular() {
+				return nil
+			}
+			r, err := e.Content.Open()
+			if err != nil {
+				return err
+			}
+			data, err := io.ReadAll(r)
+			got += string(data)
+			return errors.Join(err, r.Close())
+		})
+		noOpenat2.Store(old)
+		if err != nil || got != "abc" {
+			t.Errorf("stepwise %v: %q, %v", stepwise, got, err)
+		}
+	}
+	deeper := filepath.Join(dir, "deeper")
+	if err := os.Mkdir(deeper, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	deepen(t, deeper, 100)
+	if err := WalkLive(OpenDir(dir, DirOptions{}), ".", false, func(*Entry) error { return nil }); !errors.Is(err, unix.ENAMETOOLONG) {
+		t.Errorf("what is too deep: %v", err)
+	}
+}
