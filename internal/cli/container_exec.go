@@ -78,7 +78,8 @@ func (a *app) exec(ctx context.Context, o *execFlags, name string, command []str
 	exit, err := a.session(ctx, m, s, sessionOptions{
 		terminal: o.terminal, stdin: o.interactive, keys: o.keys, resize: func(size sandbox.WinSize) { _ = m.Resize(c, e.ID, size) },
 	})
-	if errors.Is(err, io.ErrUnexpectedEOF) { // the container has ended, and who ran it
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		a.warn("the session broke off, as the container's process was killed or this one was too slow: what the command has printed last, and its exit code, are missing here")
 		exit, err = host.Exit{Code: 128 + int(unix.SIGKILL)}, nil
 	}
 	return exitCode(exit, err)

@@ -33,7 +33,7 @@ type Process struct {
 // ErrNotRunning says that there is no container with an id whose first process runs.
 var ErrNotRunning = errors.New("the container is not running")
 
-// execDrain is how long output of a process is waited for that has ended, while others of its container hold its streams.
+// execDrain is how long output of a process is waited for that has ended, while others of its container hold its streams and print nothing.
 const execDrain = 2 * time.Second
 
 // Exec implements [Runner].
@@ -133,7 +133,7 @@ func (l *linked) execIn(ctx context.Context, r *running, p *Process, streams IO)
 	if err != nil {
 		return err
 	}
-	wires, err := wire(p.Terminal, streams)
+	wires, err := wire(p.Terminal, streams, true)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,8 @@ func (l *linked) execIn(ctx context.Context, r *running, p *Process, streams IO)
 		_ = unix.PidfdSendSignal(process.PidFD, sig, nil, 0) // the process may be gone
 	})
 	ws, err := process.Wait(stop)
-	draining, cancel := context.WithTimeout(ctx, execDrain)
+	streams.used(process.PID, &process.Usage)
+	draining, cancel := wires.untilSilent(ctx, execDrain)
 	defer cancel()
 	wires.drain(draining)
 	switch {

@@ -283,6 +283,36 @@ func testExecHeldStreams(l *lab) {
 }
 
 // testExecMany: many processes come and go at the same time, and while their container ends.
+// testExecSlow: what a process has printed is not lost where who gets it takes longer than others are waited for.
+func testExecSlow(l *lab) {
+	if !l.linked {
+		return
+	}
+	c := l.idle(nil)
+	w := &slowWriter{ended: make(chan struct{})}
+	p := &Process{Args: []string{"sh", "-c", "head -c 60000 /dev/zero; sleep 1000 & exit 3"}}
+	err := l.runner.Exec(l.t.Context(), c.spec.ID, p, IO{Stdout: w, Used: func(Usage) { close(w.ended) }})
+	var exit *ExitError
+	if !errors.As(err, &exit) || exit.Code != 3 || w.got != 60000 {
+		l.t.Errorf("got %d bytes, %v", w.got, err)
+	}
+}
+
+// slowWriter takes nothing before a process has ended, and for longer than others may be silent.
+type slowWriter struct {
+	ended chan struct{}
+	got   int
+}
+
+func (w *slowWriter) Write(p []byte) (int, error) {
+	if w.got == 0 {
+		<-w.ended
+		time.Sleep(execDrain + 2*drainTime)
+	}
+	w.got += len(p)
+	return len(p), nil
+}
+
 func testExecMany(l *lab) {
 	if !l.linked {
 		return

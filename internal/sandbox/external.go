@@ -154,7 +154,7 @@ func (r *external) failure(b *bundle) (text string) {
 // controls, and joins the container's own to it.
 func wireCommand(terminal bool, streams IO, cmd *exec.Cmd) (*wires, error) {
 	if !terminal {
-		w, err := wire(false, streams)
+		w, err := wire(false, streams, false)
 		if err != nil {
 			return nil, err
 		}

@@ -68,7 +68,7 @@ func (r *placeRunner) start(ctx context.Context, b *bundle, lock int, streams IO
 	if err != nil {
 		return err
 	}
-	w, err := wire(b.spec.Terminal, streams)
+	w, err := wire(b.spec.Terminal, streams, false)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func (l *linked) run(ctx context.Context, b *bundle, streams IO) (err error) {
 	if err := b.prepareInside(); err != nil {
 		return err
 	}
-	wires, err := wire(b.spec.Terminal, streams)
+	wires, err := wire(b.spec.Terminal, streams, false)
 	if err != nil {
 		return err
 	}

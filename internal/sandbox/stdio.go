@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/console"
@@ -26,12 +28,14 @@ type wires struct {
 	theirs  []io.Closer    // all of them, to be closed once it has them
 	ours    []io.Closer    // our ends
 	copying sync.WaitGroup // of output
+	listens bool           // it is to be known whether output comes
+	outputs []*listened
 	console console.Console
 }
 
-// wire makes the ends, but not those of a terminal.
-func wire(terminal bool, streams IO) (*wires, error) {
-	w := &wires{streams: streams}
+// wire makes the ends, but not those of a terminal. With listens the end can be waited for by [wires.untilSilent].
+func wire(terminal bool, streams IO, listens bool) (*wires, error) {
+	w := &wires{streams: streams, listens: listens}
 	if terminal {
 		return w, nil
 	}
@@ -124,12 +128,66 @@ func (w *wires) output(dst io.Writer) (*opened, error) {
 
 // copyOut copies until the end. If dst takes no more, the rest is read and dropped, so that the
 // process is not stopped by it.
-func (w *wires) copyOut(dst io.Writer, src io.Reader) {
+func (w *wires) copyOut(dst io.Writer, from io.Reader) {
+	src := from // a file may be copied by the kernel
+	if w.listens {
+		l := &listened{from: from, made: time.Now()}
+		w.outputs, src = append(w.outputs, l), l
+	}
 	w.copying.Go(func() {
 		if _, err := io.Copy(dst, src); err != nil {
 			_, _ = io.Copy(io.Discard, src)
 		}
 	})
+}
+
+// listened is what a process prints. It knows since when nothing came, and nothing when who gets it is waited for.
+type listened struct {
+	from  io.Reader
+	made  time.Time
+	since atomic.Int64 // after made, when the read began that waits, in nanoseconds; 0 is none
+	over  atomic.Bool  // it is at its end
+}
+
+// Read implements io.Reader.
+func (l *listened) Read(p []byte) (int, error) {
+	l.since.Store(max(1, int64(time.Since(l.made))))
+	n, err := l.from.Read(p)
+	if err != nil {
+		l.over.Store(true)
+	}
+	l.since.Store(0)
+	return n, err
+}
+
+// silent reports whether it is at its end, or nothing came since a moment.
+func (l *listened) silent(moment time.Time) bool {
+	since := l.since.Load()
+	return l.over.Load() || since > 0 && l.made.Add(time.Duration(since)).Before(moment)
+}
+
+// untilSilent is a context that ends when the streams have been silent for a time since it was made, while somebody holds them. Who is slow to take what was
+// printed does not make them silent.
+func (w *wires) untilSilent(ctx context.Context, silence time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	began := time.Now()
+	go func() {
+		look := time.NewTicker(silence / 20)
+		defer look.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-look.C:
+			}
+			moment := time.Now().Add(-silence)
+			if moment.After(began) && !slices.ContainsFunc(w.outputs, func(l *listened) bool { return !l.silent(moment) }) {
+				cancel()
+				return
+			}
+		}
+	}()
+	return ctx, cancel
 }
 
 // sameWriter compares two writers as os/exec does.

@@ -289,7 +289,7 @@ func runnerSuite(t *testing.T, newRunner func(testing.TB, string) Runner, linked
 		"CancelAnyTime": testCancelAnyTime, "Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden, "Apart": testApart, "Covered": testCovered, "Elsewhere": testElsewhere, "OneUser": testOneUser, "Again": testAgain, "Unwanted": testUnwanted,
 		"UserNSOwners": testUserNSOwners, "UserNSUsers": testUserNSUsers, "UserNSRoot": testUserNSRoot, "UserNSErrors": testUserNSErrors, "UserNSCapabilities": testUserNSCapabilities,
 		"File": testFile, "Socket": testSocket, "Final": testFinal,
-		"Exec": testExec, "ExecProcess": testExecProcess, "ExecPrivileged": testExecPrivileged, "ExecTerminal": testExecTerminal, "ExecEnds": testExecEnds, "ExecHeldStreams": testExecHeldStreams, "ExecMany": testExecMany,
+		"Exec": testExec, "ExecProcess": testExecProcess, "ExecPrivileged": testExecPrivileged, "ExecTerminal": testExecTerminal, "ExecEnds": testExecEnds, "ExecHeldStreams": testExecHeldStreams, "ExecSlow": testExecSlow, "ExecMany": testExecMany,
 		"Devices": testDevices, "OwnDevices": testOwnDevices, "MountedDev": testMountedDev, "MaskedPaths": testMaskedPaths, "ProcessorMasks": testProcessorMasks, "Insecure": testInsecure, "InsecureDevices": testInsecureDevices, "InsecureCgroups": testInsecureCgroups, "KeepCaps": testKeepCaps, "Cgroup": testCgroup, "CgroupView": testCgroupView, "Limits": testLimits, "AppArmor": testAppArmor, "MaxProcesses": testMaxProcesses, "MemoryLimit": testMemoryLimit, "BusyCgroup": testBusyCgroup, "LimitErrors": testLimitErrors,
 	} {
 		t.Run(name, func(t *testing.T) {
