@@ -60,6 +60,7 @@ type Writer struct {
 	mu   sync.Mutex
 	f    *os.File // nil: there is none to write to
 	size int64
+	half bool // the file ends in a part of a line
 }
 
 // Open opens a log to go on with it, and makes it if there is none. max is how large a file may become, in bytes.
@@ -82,16 +83,20 @@ func (w *Writer) open() error {
 	if w.size > 0 {
 		_, err = f.ReadAt(last, w.size-1)
 	}
-	if err == nil && last[0] != '\n' { // a killed process has left half a line
-		w.write([]byte{'\n'})
-	}
+	w.half = err == nil && last[0] != '\n' // a killed process has left it
 	return nil
 }
 
-// write appends; what does not fit is lost.
+// write appends; what does not fit is lost, and of a line that did in part the rest: the next one begins behind its end.
 func (w *Writer) write(data []byte) {
+	if w.half {
+		data = append([]byte{'\n'}, data...)
+	}
 	n, _ := w.f.Write(data)
 	w.size += int64(n)
+	if n > 0 {
+		w.half = data[n-1] != '\n'
+	}
 }
 
 // add writes an entry.
@@ -124,7 +129,7 @@ func (w *Writer) rotate() {
 	err := os.Rename(w.path, w.path+".1")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // it cannot grow all the same
 		err = w.f.Truncate(0)
-		w.size = 0
+		w.size, w.half = 0, false
 		if err == nil {
 			return
 		}

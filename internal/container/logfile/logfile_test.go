@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // all is what a log has.
@@ -207,5 +209,36 @@ func TestAppend(t *testing.T) {
 	files, err := filepath.Glob(path + "*")
 	if err != nil || len(files) != 2 || len(got) < 80 { // a file has more
 		t.Errorf("%d lines are left in %q, %v", len(got), files, err)
+	}
+}
+
+// TestNoSpace: of what does not fit on the disk a line is lost at most that came, and none of those that come when there is room again.
+func TestNoSpace(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("a small filesystem: %v", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	path, full := filepath.Join(dir, "log"), filepath.Join(dir, "full")
+	w, err := Open(path, DefaultSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	out := w.Stream(Stdout)
+	fmt.Fprintln(out, "before")
+	if err := os.WriteFile(full, make([]byte, 1<<20), 0o600); err == nil {
+		t.Fatal("the filesystem has room")
+	}
+	for range 8 {
+		fmt.Fprintln(out, strings.Repeat("x", 1000))
+	}
+	if err := os.Remove(full); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(out, "after")
+	got := all(t, path, both())
+	if got[0] != "stdout: before\n" || got[len(got)-1] != "stdout: after\n" {
+		t.Errorf("got %q", got)
 	}
 }
