@@ -15,7 +15,8 @@ type attachment struct {
 	queue []piece
 	bytes int // in the queue
 	gone  bool
-	late  bool // the process has ended: each piece has its time
+	late  bool // the process has ended, and others of the container may print still: each piece has its time
+	last  bool // nothing more is printed than the kernel had: nobody waits for the client, and all has its time together
 	exit  *Exit
 }
 
@@ -31,14 +32,14 @@ func newAttachment(c *conn, want Streams) *attachment {
 	return a
 }
 
-// put gives output to the client, and waits while it is too far behind.
+// put gives output to the client, and waits while it is too far behind, but not for the last of it.
 func (a *attachment) put(kind byte, data []byte) {
 	if kind == frameStdout && !a.want.Stdout || kind == frameStderr && !a.want.Stderr {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for a.bytes > maxBehind && !a.gone {
+	for a.bytes > maxBehind && !a.gone && !a.last {
 		a.moved.Wait()
 	}
 	if a.gone {
@@ -64,7 +65,6 @@ func (a *attachment) run() {
 		if len(a.queue) == 0 {
 			exit := *a.exit
 			a.mu.Unlock()
-			deadline(a.c)
 			_ = a.c.tell(frameExit, exit) // who is gone knows already
 			return
 		}
@@ -72,7 +72,7 @@ func (a *attachment) run() {
 		a.queue = a.queue[1:]
 		a.bytes -= len(next.data)
 		a.moved.Broadcast()
-		if a.late {
+		if a.late && !a.last {
 			deadline(a.c)
 		}
 		a.mu.Unlock()
@@ -82,14 +82,16 @@ func (a *attachment) run() {
 	}
 }
 
-// hurry has the client lose what it does not begin to read: the process has ended.
-func (a *attachment) hurry() {
+// hurry has the client lose what it does not begin to read: the process has ended. With last all of the rest has to be read in that time.
+func (a *attachment) hurry(last bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.late {
-		a.late = true
-		deadline(a.c) // of the piece that is being sent
+	if a.last || a.late && !last {
+		return
 	}
+	a.late, a.last = true, last
+	deadline(a.c) // of the piece that is being sent
+	a.moved.Broadcast()
 }
 
 // drop ends it at once.
@@ -107,6 +109,6 @@ func (a *attachment) end(e Exit) {
 	a.exit = &e
 	a.moved.Broadcast()
 	a.mu.Unlock()
-	a.hurry()
+	a.hurry(true)
 	<-a.done
 }

@@ -143,6 +143,7 @@ func (h *Host) runExec(c *conn, q *request) {
 		h.mu.Unlock()
 		close(started)
 	}
+	streams.Used = func(sandbox.Usage) { a.hurry(false) }
 	go func() { ended <- h.opt.Exec(h.ctx, &e.Options.Process, streams) }()
 	select {
 	case <-started:
@@ -165,9 +166,7 @@ func (h *Host) runExec(c *conn, q *request) {
 	}
 	go a.run()
 	go func() {
-		all := input(c, stdin)
-		_ = stdin.Close()
-		if all {
+		if input(c, newInbox(stdin, func() { _ = stdin.Close() })) {
 			_, _, _ = c.receive()
 		}
 		if !h.hasEnded(e) {

@@ -41,7 +41,8 @@ type Options struct {
 // maxBehind is how much of the output waits for a client that does not read, in bytes, before the process waits.
 const maxBehind = 1 << 20
 
-// lastWords is how long a client may take for each piece of the rest of the output when the process has ended: one that reads nothing for so long loses it.
+// lastWords is how long a client may take for the rest of the output when the container has ended, and for each piece of it when a process in it has: one that
+// takes longer loses it.
 const lastWords = 10 * time.Second
 
 // Host is a container's. It is safe for concurrent use.
@@ -107,13 +108,13 @@ func (h *Host) Streams(base sandbox.IO) sandbox.IO {
 	return streams
 }
 
-// ended has those who are behind not be waited for for ever.
+// ended has those who are behind not be waited for: the container's end is noted when its output is in the log.
 func (h *Host) ended() {
 	h.mu.Lock()
 	all := h.attached
 	h.mu.Unlock()
 	for _, a := range all {
-		a.hurry()
+		a.hurry(true)
 	}
 }
 

@@ -416,8 +416,45 @@ func TestLateClient(t *testing.T) {
 	for range 512 {
 		_, _ = streams.Stdout.Write(make([]byte, 1<<16))
 	}
+	if d := time.Since(begin); d > lastWords/2 {
+		t.Errorf("the container counted as running for %v", d)
+	}
 	h.End(Exit{})
 	if d := time.Since(begin); d > 3*lastWords {
 		t.Errorf("it took %v", d)
+	}
+}
+
+// TestInputNobodyReads: a client that typed before the container runs and is gone is known to be gone, and what it typed is not lost.
+func TestInputNobodyReads(t *testing.T) {
+	for _, size := range []int{5, 3 * maxInput} {
+		h := newHost(t, func(o *Options) { o.OpenStdin = true })
+		s, err := Attach(h.opt.Dir, Streams{Stdin: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent := make(chan struct{})
+		go func() {
+			s.Input(strings.NewReader(strings.Repeat("x", size)))
+			close(sent)
+		}()
+		if size < maxInput {
+			<-sent
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-h.Left():
+		case <-time.After(20 * time.Second):
+			t.Fatalf("after %d bytes the client counts as there", size)
+		}
+		if size < maxInput {
+			got := make([]byte, size)
+			if _, err := io.ReadFull(h.Streams(sandbox.IO{}).Stdin, got); err != nil {
+				t.Error(err)
+			}
+		}
+		h.End(Exit{})
 	}
 }

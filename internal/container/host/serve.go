@@ -3,7 +3,6 @@ package host
 import (
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/slipway-build/slipway/internal/sandbox"
@@ -107,15 +106,15 @@ func (h *Host) attach(c *conn, want Streams) {
 	h.reply(c, nil, nil)
 	h.opt.Tell("attach", nil)
 	go a.run()
-	var to io.Writer
+	var to *inbox
 	if want.Stdin && h.opt.OpenStdin {
-		to = h.toStdin
+		to = newInbox(h.toStdin, func() {
+			if h.opt.StdinOnce && !h.opt.Terminal {
+				_ = h.toStdin.Close()
+			}
+		})
 	}
-	ended := input(c, to)
-	if to != nil && h.opt.StdinOnce && !h.opt.Terminal {
-		_ = h.toStdin.Close()
-	}
-	if ended { // it may read still
+	if input(c, to) { // it may read still
 		_, _, _ = c.receive()
 	}
 	if !h.isOver() {
@@ -138,8 +137,11 @@ func (h *Host) forget(gone *attachment) {
 	h.attached = kept
 }
 
-// input takes what a client types until it says that this is all, or is gone.
-func input(c *conn, to io.Writer) (ended bool) {
+// input takes what a client types, which may be nobody's, until it says that this is all, or is gone.
+func input(c *conn, to *inbox) (ended bool) {
+	if to != nil {
+		defer to.end()
+	}
 	for {
 		kind, data, err := c.receive()
 		switch {
@@ -147,10 +149,8 @@ func input(c *conn, to io.Writer) (ended bool) {
 			return false
 		case kind == frameClose:
 			return true
-		case kind == frameStdin && to != nil:
-			if _, err := to.Write(data); err != nil {
-				to = nil // nobody reads any more
-			}
+		case kind == frameStdin && to != nil && !to.put(data, c.gone):
+			return false
 		}
 	}
 }
