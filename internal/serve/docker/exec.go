@@ -20,11 +20,26 @@ import (
 // maxEnded bounds how many processes are remembered whose containers may be gone.
 const maxEnded = 512
 
+// maxEndedArgs bounds their arguments together, in bytes; those of the newest are kept anyway.
+const maxEndedArgs = 4 << 20
+
 // endedExecs are processes that were started by clients of this server and have ended: their containers may have ended with them, and nobody else knows of them then.
 type endedExecs struct {
 	mu    sync.Mutex
 	known map[string]containertypes.ExecInspectResponse
 	order []string
+	args  int // bytes
+}
+
+// argsOf is how many bytes the arguments of a process have.
+func argsOf(x containertypes.ExecInspectResponse) (n int) {
+	if x.ProcessConfig == nil {
+		return 0
+	}
+	for _, arg := range x.ProcessConfig.Arguments {
+		n += len(arg)
+	}
+	return n + len(x.ProcessConfig.Entrypoint)
 }
 
 func (e *endedExecs) add(x containertypes.ExecInspectResponse) {
@@ -33,9 +48,12 @@ func (e *endedExecs) add(x containertypes.ExecInspectResponse) {
 	if e.known == nil {
 		e.known = map[string]containertypes.ExecInspectResponse{}
 	}
-	if len(e.order) >= maxEnded {
+	if _, known := e.known[x.ID]; known {
+		return
+	}
+	for e.args += argsOf(x); len(e.order) >= maxEnded || len(e.order) > 0 && e.args > maxEndedArgs; e.order = e.order[1:] {
+		e.args -= argsOf(e.known[e.order[0]])
 		delete(e.known, e.order[0])
-		e.order = e.order[1:]
 	}
 	e.known[x.ID], e.order = x, append(e.order, x.ID)
 }
