@@ -22,7 +22,7 @@ func newContainerRmCmd(a *app, aliases ...string) *cobra.Command {
 			if link {
 				return errors.New("--link: containers are not linked to one another here")
 			}
-			return a.removeContainers(cmd.Context(), args, force)
+			return a.removeContainers(cmd.Context(), args, force, volumes)
 		},
 	}
 	if !a.calls(cmd) {
@@ -30,7 +30,7 @@ func newContainerRmCmd(a *app, aliases ...string) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&force, "force", "f", false, "Force the removal of a running container")
-	f.BoolVarP(&volumes, "volumes", "v", false, "Remove anonymous volumes associated with the container (they always are)")
+	f.BoolVarP(&volumes, "volumes", "v", false, "Remove anonymous volumes associated with the container")
 	f.BoolVarP(&link, "link", "l", false, "Remove the specified link")
 	f.Lookup("link").Hidden = true
 	return cmd
@@ -38,7 +38,7 @@ func newContainerRmCmd(a *app, aliases ...string) *cobra.Command {
 
 // removeContainers removes what it can, prints what was removed, and reports the rest. As with
 // Docker, --force makes a container that is not there no error.
-func (a *app) removeContainers(ctx context.Context, names []string, force bool) error {
+func (a *app) removeContainers(ctx context.Context, names []string, force, volumes bool) error {
 	m, err := a.containers()
 	if err != nil {
 		return err
@@ -52,7 +52,7 @@ func (a *app) removeContainers(ctx context.Context, names []string, force bool) 
 		}
 		_, err := view.FindContainer(ctx, m.Store, ref)
 		if err == nil {
-			err = m.Remove(ctx, ref, force)
+			err = m.Remove(ctx, ref, force, volumes)
 		}
 		if missing := (*view.NotFoundError)(nil); force && errors.As(err, &missing) {
 			continue

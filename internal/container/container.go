@@ -42,6 +42,16 @@ type Manager struct {
 	Runner sandbox.Runner
 	// Command makes a command that is a process which calls [Manager.Monitor] with an ID, and with its descriptor 3. It is needed by Start and Attach.
 	Command func(id string) *exec.Cmd
+	// Reopen gives a manager whose store is open until release is called, where Store may be closed while something is waited for; nil: it is open.
+	Reopen func() (m *Manager, release func(), err error)
+}
+
+// opened is a manager whose store is open until release is called.
+func (m *Manager) opened() (*Manager, func(), error) {
+	if m.Reopen == nil {
+		return m, func() {}, nil
+	}
+	return m.Reopen()
 }
 
 // ErrRunning marks a container that runs, where it must not.
@@ -123,9 +133,9 @@ func (m *Manager) renamed(c store.Container) store.Container {
 	return c
 }
 
-// Remove deletes a container with its files. A running one is [ErrRunning]; with force it is
-// ended first.
-func (m *Manager) Remove(ctx context.Context, nameOrID string, force bool) error {
+// Remove deletes a container with its files, and with volumes the anonymous ones that it has, which go anyway with one that is to go when it has
+// ended. A running one is [ErrRunning]; with force it is ended first.
+func (m *Manager) Remove(ctx context.Context, nameOrID string, force, volumes bool) error {
 	c, err := m.Store.Container(ctx, nameOrID)
 	if err != nil {
 		return err
@@ -135,7 +145,7 @@ func (m *Manager) Remove(ctx context.Context, nameOrID string, force bool) error
 			return fmt.Errorf("removing container %s: %w", nameOrID, err)
 		}
 	}
-	err = m.removeStopped(ctx, c)
+	err = m.removeStopped(ctx, c, volumes)
 	switch {
 	case force && errors.Is(err, store.ErrNotFound): // who ran it has removed it
 		return nil
@@ -146,23 +156,62 @@ func (m *Manager) Remove(ctx context.Context, nameOrID string, force bool) error
 }
 
 // removeStopped deletes a container that does not run, and keeps it from being run meanwhile. One that runs is [ErrRunning].
-func (m *Manager) removeStopped(ctx context.Context, c store.Container) error {
+// What it had of volumes goes whoever waits for it.
+func (m *Manager) removeStopped(ctx context.Context, c store.Container, volumes bool) error {
+	now, err := m.removeRecord(ctx, c)
+	if err == nil && (volumes || goesAtEnd(now)) {
+		err = m.RemoveAnonymous(context.WithoutCancel(ctx), now)
+	}
+	return err
+}
+
+// Discard deletes a container that was just made, without its volumes, which the caller has locked.
+func (m *Manager) Discard(ctx context.Context, c store.Container) error {
+	_, err := m.removeRecord(ctx, c)
+	return err
+}
+
+// removeRecord is removeStopped without volumes. It returns what the container was.
+func (m *Manager) removeRecord(ctx context.Context, c store.Container) (now store.Container, err error) {
 	release, err := m.lockToCopy(ctx, c.ID)
 	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("container %s: %w", c.Name, store.ErrNotFound)
+		return c, fmt.Errorf("container %s: %w", c.Name, store.ErrNotFound)
 	}
 	if err != nil {
-		return err
+		return c, err
 	}
-	now, err := m.Store.Container(ctx, c.ID) // somebody may have been faster
+	now, err = m.Store.Container(ctx, c.ID) // somebody may have been faster
 	if err == nil {
 		err = m.Store.RemoveContainer(ctx, c.ID)
 	}
 	if err = errors.Join(err, release()); err != nil {
-		return err
+		return c, err
 	}
 	m.tell(now, "destroy", nil)
-	return nil
+	return now, nil
+}
+
+// goesAtEnd reports whether a container is to go when it has ended.
+func goesAtEnd(c store.Container) bool {
+	config, err := ReadConfig(c)
+	return err == nil && config.AutoRemove
+}
+
+// removeWanted is [Manager.RemoveEnded] of a container that is to go then, by what its record says now: a newer build may have replaced a failed step meanwhile.
+func (m *Manager) removeWanted(ctx context.Context, id string) error {
+	m, release, err := m.opened()
+	if err != nil {
+		return err
+	}
+	defer release()
+	c, err := m.Store.Container(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil || !goesAtEnd(c) {
+		return err
+	}
+	return m.RemoveEnded(ctx, c)
 }
 
 // RemoveEnded deletes a container that is to go when it has ended, with its anonymous volumes. One that runs again, is about to be restarted, or is gone, is left alone.
@@ -172,15 +221,12 @@ func (m *Manager) RemoveEnded(ctx context.Context, c store.Container) error {
 		return nil
 	}
 	if err == nil {
-		err = m.removeStopped(ctx, c)
+		err = m.removeStopped(ctx, c, true)
 	}
 	if errors.Is(err, ErrRunning) || errors.Is(err, store.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	return m.RemoveAnonymous(ctx, c)
+	return err
 }
 
 // end kills a container and waits for it; where that does not help, the process that runs it.

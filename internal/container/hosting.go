@@ -92,6 +92,9 @@ func (m *Manager) logPath(id string) string {
 // logNone is the log driver that keeps nothing.
 const logNone = "none"
 
+// ErrNoLog says that nothing is kept of what a container prints.
+var ErrNoLog = errors.New("configured logging driver does not support reading")
+
 // LogConfig says what is kept of what a container prints.
 type LogConfig struct {
 	Driver  string `json:"driver,omitempty"`  // "" and "json-file" are the same, "none" keeps nothing
@@ -105,7 +108,7 @@ func (m *Manager) Logs(ctx context.Context, c store.Container, o logfile.Options
 		return err
 	}
 	if config.Log.Driver == logNone {
-		return errors.New("configured logging driver does not support reading")
+		return ErrNoLog
 	}
 	o.Alive = func() bool { return m.State(c.ID).Running }
 	if err := logfile.Read(ctx, m.logPath(c.ID), o, give); err != nil {

@@ -28,6 +28,8 @@ const (
 	reachTime = 15 * time.Second
 	// unclaimed is how long a monitor waits for its first client.
 	unclaimed = 10 * time.Second
+	// removedPoll is how often a monitor that waits looks whether its container is there still.
+	removedPoll = 5 * time.Second
 )
 
 // Start has a container run by a process of its own, which outlives this one, and returns when its program has been executed. One that runs
@@ -78,7 +80,7 @@ func (m *Manager) reach(ctx context.Context, c store.Container, ask func(dir str
 		}
 		spawned := false
 		if !m.State(c.ID).Running {
-			if spawned, err = m.spawn(c.ID); err != nil {
+			if spawned, err = m.spawn(ctx, c.ID); err != nil {
 				return fmt.Errorf("starting container %s: %w", c.Name, err)
 			}
 		}
@@ -91,7 +93,7 @@ func (m *Manager) reach(ctx context.Context, c store.Container, ask func(dir str
 }
 
 // spawn starts a monitor. It is false if another process is there for the container.
-func (m *Manager) spawn(id string) (bool, error) {
+func (m *Manager) spawn(ctx context.Context, id string) (bool, error) {
 	if m.Command == nil {
 		return false, errors.New("this process cannot start others")
 	}
@@ -108,7 +110,14 @@ func (m *Manager) spawn(id string) (bool, error) {
 		return false, fmt.Errorf("starting the container's process: %w", err)
 	}
 	go func() { _ = cmd.Wait() }() // it may live longer than this process
+
+	// Nobody waits for one whose client is gone: it leaves when nobody comes.
+	stop := context.AfterFunc(ctx, func() { _ = read.SetReadDeadline(time.Now()) })
+	defer stop()
 	said, err := io.ReadAll(io.LimitReader(read, 1<<16))
+	if err != nil && ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
 	if err != nil {
 		return false, fmt.Errorf("hearing of the container's process: %w", err)
 	}
@@ -153,22 +162,47 @@ func (m *Manager) Monitor(ctx context.Context, id string, ready io.WriteCloser) 
 	}
 	fmt.Fprint(ready, monitorReady)
 	told()
-	wanted, err := m.await(ctx, h, begin)
+	wanted, err := m.await(ctx, m.Store.ContainerDir(id), h, begin)
 	if err != nil || !wanted {
 		begin.done(errors.Join(err, host.ErrNone))
 		h.end(State{ExitCode: 128})
 		return nil
 	}
 	streams := sandbox.IO{Started: func() { begin.done(nil) }}
+	ctx, done := m.stopping(ctx, c)
+	defer done()
 	runErr := m.run(ctx, c, config, Given{}, streams, h, func(err error) { begin.done(err) })
-	if config.AutoRemove && !errors.Is(runErr, ErrRunning) {
-		return m.RemoveEnded(context.WithoutCancel(ctx), c)
+	if errors.Is(runErr, ErrRunning) {
+		return nil
 	}
-	return nil
+	return m.removeWanted(context.WithoutCancel(ctx), id)
 }
 
-// await waits until somebody wants the container to run. It is not wanted when the last client has gone before.
-func (m *Manager) await(ctx context.Context, h *hosting, begin *beginning) (wanted bool, err error) {
+// stopping is a context in which a container is run: where the first one ends, as when the machine does, the container is stopped as it wants to be, and the
+// context ends only if that fails.
+func (m *Manager) stopping(first context.Context, c store.Container) (ctx context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(first))
+	stop := context.AfterFunc(first, func() {
+		if !m.State(c.ID).Running { // not yet, or not any more
+			cancel(context.Cause(first))
+			return
+		}
+		sig, timeout, err := StopOf(c, "", nil)
+		if err == nil {
+			err = m.Stop(ctx, c, sig, timeout)
+		}
+		if err != nil {
+			cancel(errors.Join(context.Cause(first), err))
+		}
+	})
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}
+
+// await waits until somebody wants the container of a directory to run. It is not wanted when the last client has gone before, or the container.
+func (m *Manager) await(ctx context.Context, dir string, h *hosting, begin *beginning) (wanted bool, err error) {
 	resume, err := m.Store.Yield() // nobody waits for who waits
 	if err != nil {
 		return false, err
@@ -176,6 +210,8 @@ func (m *Manager) await(ctx context.Context, h *hosting, begin *beginning) (want
 	defer func() { err = errors.Join(err, resume()) }()
 	first := time.NewTimer(unclaimed)
 	defer first.Stop()
+	look := time.NewTicker(removedPoll)
+	defer look.Stop()
 	for {
 		select {
 		case <-begin.asked:
@@ -184,6 +220,11 @@ func (m *Manager) await(ctx context.Context, h *hosting, begin *beginning) (want
 			return false, context.Cause(ctx)
 		case <-h.Left():
 		case <-first.C:
+		case <-look.C:
+			if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+				return false, nil
+			}
+			continue
 		}
 		select {
 		case <-begin.asked: // and is gone

@@ -82,11 +82,27 @@ func (m *Manager) tellDeath(c store.Container, s State) {
 	m.tell(m.renamed(c), "die", map[string]string{"exitCode": strconv.Itoa(s.Code()), "execDuration": strconv.Itoa(int(s.Finished.Sub(s.Started).Seconds()))})
 }
 
-// Settle notes and tells how a container has ended whose process was killed with the one that ran it, and removes it if it was to go then. Any other one is left as it is.
+// Settle notes and tells how a container has ended whose process was killed with the one that ran it. One that was to go when it has ended is removed, also where
+// who ran it could not do that, and whoever waits for it. Any other one is left as it is.
 func (m *Manager) Settle(ctx context.Context, c store.Container) error {
-	if !m.State(c.ID).Lost() {
+	s := m.State(c.ID)
+	if s.Lost() {
+		if err := m.noteLost(ctx, c); err != nil {
+			return err
+		}
+	} else if s.Running || s.Finished.IsZero() || !goesAtEnd(c) {
 		return nil
 	}
+	return m.removeWanted(context.WithoutCancel(ctx), c.ID)
+}
+
+// noteLost notes and tells how a container has ended, unless somebody else does.
+func (m *Manager) noteLost(ctx context.Context, c store.Container) error {
+	m, release, err := m.opened()
+	if err != nil {
+		return err
+	}
+	defer release()
 	lock, err := m.lock(ctx, c.ID)
 	if errors.Is(err, ErrRunning) || errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -101,13 +117,7 @@ func (m *Manager) Settle(ctx context.Context, c store.Container) error {
 	s.ExitCode, s.Finished = s.Code(), time.Now()
 	err = m.saveState(c.ID, lock, s)
 	m.tellDeath(c, s)
-	if err = errors.Join(err, lock.Close()); err != nil {
-		return err
-	}
-	if config, cerr := ReadConfig(c); cerr == nil && config.AutoRemove {
-		return m.RemoveEnded(ctx, c)
-	}
-	return nil
+	return errors.Join(err, lock.Close())
 }
 
 // runLocked runs a container that this process has locked.

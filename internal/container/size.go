@@ -9,7 +9,7 @@ import (
 	"github.com/slipway-build/slipway/internal/store"
 )
 
-// Size is the bytes of the files in a container's writable layer, and in those of its mounts, names of one file counted once.
+// Size is the bytes of the files in a container's writable layer, and in those of its mounts, names of one file counted once. With an error it is at least so much.
 func (m *Manager) Size(c store.Container) (int64, error) {
 	type inode struct{ dev, ino uint64 }
 	seen := map[inode]bool{}
@@ -35,9 +35,9 @@ func (m *Manager) Size(c store.Container) (int64, error) {
 		}
 	}
 	if err != nil {
-		return 0, fmt.Errorf("measuring container %s: %w", c.Name, err)
+		err = fmt.Errorf("measuring container %s: %w", c.Name, err)
 	}
-	return sum, nil
+	return sum, err
 }
 
 // mountDirs are the directories that mounts of a failed step have of their own.
@@ -58,10 +58,16 @@ func (m *Manager) mountDirs(c store.Container) (all []string) {
 
 // RootSize is the bytes of the files in all layers of a container: of its image, and its own.
 func (m *Manager) RootSize(ctx context.Context, c store.Container) (int64, error) {
-	sum, err := m.Size(c)
+	own, err := m.Size(c)
 	if err != nil {
 		return 0, err
 	}
+	sum, err := m.ImageSize(ctx, c)
+	return own + sum, err
+}
+
+// ImageSize is the bytes of the files in the layers of a container's image.
+func (m *Manager) ImageSize(ctx context.Context, c store.Container) (sum int64, err error) {
 	for _, id := range c.Snapshot {
 		n, err := m.Store.Size(ctx, id)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/atomicfile"
+	"github.com/slipway-build/slipway/internal/store"
 )
 
 // State tells what became of a container. The zero value is one that never ran.
@@ -61,6 +62,12 @@ func (m *Manager) State(id string) State {
 	defer f.Close()
 	s.Running = errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 	return s
+}
+
+// Gone reports whether there is no such container any more.
+func (m *Manager) Gone(c store.Container) bool {
+	_, err := os.Stat(m.Store.ContainerDir(c.ID))
+	return errors.Is(err, os.ErrNotExist)
 }
 
 func (m *Manager) statePath(id string) string {
@@ -126,8 +133,8 @@ func (m *Manager) keep(id string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keeping container: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-		return nil, errors.Join(os.NewSyscallError("flock", err), f.Close())
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK}); err != nil {
+		return nil, errors.Join(os.NewSyscallError("fcntl", err), f.Close())
 	}
 	return f, nil
 }
@@ -142,7 +149,11 @@ func (m *Manager) isKept(id string) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK), nil
+	lock := unix.Flock_t{Type: unix.F_WRLCK} // it is only asked for: who takes it, be it for a moment, would be in the way of others who look
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock); err != nil {
+		return false, os.NewSyscallError("fcntl", err)
+	}
+	return lock.Type != unix.F_UNLCK, nil
 }
 
 func (m *Manager) keepPath(id string) string {

@@ -146,9 +146,12 @@ func (m *Manager) Restart(ctx context.Context, c store.Container, sig syscall.Si
 	if err != nil {
 		return err
 	}
-	defer kept.Close()
 	if err = m.Stop(ctx, c, sig, timeout); err == nil {
 		err = m.Start(context.WithoutCancel(ctx), c)
+	}
+	err = errors.Join(err, kept.Close())
+	if s := m.State(c.ID); !s.Running && !s.Started.IsZero() { // it ended while it was kept, so that who ran it has left it
+		err = errors.Join(err, m.removeWanted(context.WithoutCancel(ctx), c.ID))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot restart container %s: %w", c.Name, err)

@@ -43,6 +43,9 @@ type Watch struct {
 // Watch begins to watch a container.
 func (m *Manager) Watch(c store.Container) (*Watch, error) {
 	f, err := os.OpenFile(m.lockPath(c.ID), os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("container %s: %w", c.Name, store.ErrNotFound)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("watching container %s: %w", c.Name, err)
 	}
@@ -82,12 +85,15 @@ func (w *Watch) removed() bool {
 	return unix.Fstat(int(w.f.Fd()), &st) == nil && st.Nlink == 0
 }
 
+// patience is how many looks a container that is to go may be there after its end before it is removed from here: who ran it does that, unless it could not.
+const patience = 50
+
 // until looks at the state until it is what is waited for.
 func (w *Watch) until(ctx context.Context, enough func(State) bool) (State, error) {
-	for {
+	for look := 1; ; look++ {
 		gone := w.removed() // before the state: it is the last one then
 		s := w.state()
-		if !gone && s.Lost() {
+		if !gone && (s.Lost() || look%patience == 0) {
 			if err := w.m.Settle(ctx, w.c); err != nil {
 				return s, err
 			}

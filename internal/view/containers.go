@@ -264,12 +264,12 @@ func (c *Container) Status() string {
 	}
 }
 
-// Sizes are the bytes of the files of the writable layer, and of all layers.
+// Sizes are the bytes of the files of the writable layer, and of all layers. A writable layer counts as far as it can be read: it is no error of a list what a
+// process has made of it.
 func (c *Container) Sizes(ctx context.Context, m *container.Manager) (own, all int64, err error) {
-	if own, err = m.Size(c.Container); err == nil {
-		all, err = m.RootSize(ctx, c.Container)
-	}
-	return own, all, err
+	own, _ = m.Size(c.Container)
+	all, err = m.ImageSize(ctx, c.Container)
+	return own, own + all, err
 }
 
 // Platform is that of the image, nil when the image is gone.

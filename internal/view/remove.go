@@ -170,10 +170,8 @@ func PruneContainers(ctx context.Context, m *container.Manager, f ContainerFilte
 		if c.State.Running {
 			continue
 		}
-		n, err := m.Size(c.Container)
-		if err == nil {
-			err = m.Remove(ctx, c.ID, false)
-		}
+		n, _ := m.Size(c.Container) // what it cannot be told of goes as well
+		err = m.Remove(ctx, c.ID, false, false)
 		if errors.Is(err, container.ErrRunning) {
 			continue // since we looked
 		}
@@ -231,10 +229,8 @@ func pruneSteps(ctx context.Context, s *store.Store, p store.Policy) (freed int6
 		if container.StepOf(c) == nil || time.Since(c.Created) < p.KeepDuration || m.State(c.ID).Running {
 			continue
 		}
-		n, serr := m.Size(c)
-		if serr == nil {
-			serr = m.Remove(ctx, c.ID, false)
-		}
+		n, _ := m.Size(c)
+		serr := m.Remove(ctx, c.ID, false, false)
 		switch {
 		case serr == nil:
 			freed += n

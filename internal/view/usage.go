@@ -67,14 +67,16 @@ func containerUsage(ctx context.Context, m *container.Manager) (all []ContainerU
 		return nil, err
 	}
 	for _, c := range rows {
-		own, err := m.Size(c.Container)
-		if err == nil && c.Config == nil {
+		own, serr := m.Size(c.Container) // who runs in it may see to it that it cannot be told
+		if c.Config == nil {
 			_, err = container.ReadConfig(c.Container)
 		}
-		if err != nil {
+		if err != nil || serr != nil {
 			if _, gone := m.Store.Container(ctx, c.ID); errors.Is(gone, store.ErrNotFound) {
 				continue
 			}
+		}
+		if err != nil {
 			return nil, err
 		}
 		all = append(all, ContainerUsage{c, own})

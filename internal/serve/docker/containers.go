@@ -21,7 +21,13 @@ import (
 
 // manager manages the containers of a store.
 func (s *Server) manager(b *Backend) *container.Manager {
-	return &container.Manager{Store: b.Store, Command: s.opt.Monitor}
+	return &container.Manager{Store: b.Store, Command: s.opt.Monitor, Reopen: func() (*container.Manager, func(), error) {
+		b, release, err := s.opt.Acquire()
+		if err != nil {
+			return nil, nil, err
+		}
+		return &container.Manager{Store: b.Store, Command: s.opt.Monitor}, release, nil
+	}}
 }
 
 // container is the one that a request is about. The context ends with the server.
@@ -214,7 +220,9 @@ func (s *Server) stopping(ctx context.Context, r *request, do func(ctx context.C
 	if err != nil {
 		return err
 	}
-	ctx = r.goOn()
+	if ctx, err = r.goOn(); err != nil {
+		return err
+	}
 	if err := do(ctx, m, c, r.FormValue("signal"), seconds); err != nil || r.began {
 		return err
 	}
@@ -258,13 +266,8 @@ func (s *Server) removeContainer(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	if err := m.Remove(ctx, c.ID, r.flag("force")); err != nil {
+	if err := m.Remove(context.WithoutCancel(ctx), c.ID, r.flag("force"), r.flag("v")); err != nil {
 		return err
-	}
-	if r.flag("v") {
-		if err := m.RemoveAnonymous(ctx, c); err != nil {
-			return err
-		}
 	}
 	return r.done()
 }
@@ -285,7 +288,10 @@ func (s *Server) pruneContainers(ctx context.Context, r *request) error {
 	}
 	gone, freed, err := view.PruneContainers(ctx, s.manager(b), filter)
 	if err != nil {
-		return err
+		if len(gone) == 0 {
+			return err
+		}
+		s.opt.Warn(fmt.Sprintf("pruning containers: %v", err)) // the client is told what went
 	}
 	report := containertypes.PruneReport{ContainersDeleted: gone, SpaceReclaimed: uint64(max(freed, 0))}
 	s.events.tell(events.ContainerEventType, events.ActionPrune, "", map[string]string{"reclaimed": fmt.Sprint(report.SpaceReclaimed)})

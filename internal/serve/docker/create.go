@@ -105,7 +105,7 @@ func (c *creating) make(ctx context.Context, name string) (id string, err error)
 	for _, v := range c.volumes {
 		if !v.noCopy {
 			if err := c.m.FillVolume(ctx, made, v.Volume, v.dest); err != nil {
-				return "", errors.Join(err, c.m.Remove(context.WithoutCancel(ctx), made.ID, true))
+				return "", errors.Join(err, c.m.Discard(context.WithoutCancel(ctx), made))
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -150,6 +151,32 @@ func TestPSArguments(t *testing.T) {
 	} {
 		if _, status := l.get(http.MethodGet, "/containers/"+id+"/top?ps_args="+url.QueryEscape(args)); status != want {
 			t.Errorf("%s: %d", args, status)
+		}
+	}
+}
+
+// TestRestartOfOneThatGoes: a container that is to go when it has ended goes also when it ends at once after it was restarted.
+func TestRestartOfOneThatGoes(t *testing.T) {
+	l := newContainers(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for range 3 {
+		id := l.create("test -e /again && exit; touch /again; trap exit TERM; sleep 60 & wait", func(o *client.ContainerCreateOptions) { o.HostConfig.AutoRemove = true })
+		l.start(id)
+		for {
+			must(t, ctx.Err())
+			if _, err := l.ContainerStatPath(ctx, id, client.ContainerStatPathOptions{Path: "/again"}); err == nil {
+				break
+			}
+		}
+		if _, err := l.ContainerRestart(ctx, id, client.ContainerRestartOptions{}); err != nil {
+			t.Error(err)
+		}
+		for {
+			must(t, ctx.Err())
+			if _, err := l.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); err != nil {
+				break
+			}
 		}
 	}
 }

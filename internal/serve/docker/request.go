@@ -92,8 +92,16 @@ func (r *request) backend(ctx context.Context) (context.Context, *Backend, error
 // does. Files of the store by their paths can be used still.
 func (r *request) letGo() context.Context { return r.part(r.Context()) }
 
-// goOn is letGo for what is carried out to its end, also when the client has gone.
-func (r *request) goOn() context.Context { return r.part(context.WithoutCancel(r.Context())) }
+// goOn gives the store back, too, for what is carried out to its end, also when the client has gone: a server that is to end waits for it.
+func (r *request) goOn() (context.Context, error) {
+	ctx, over, err := r.s.opt.Control.Use(context.WithoutCancel(r.Context()))
+	if err != nil {
+		return nil, failure{http.StatusServiceUnavailable, err.Error()}
+	}
+	r.end()
+	r.over = over
+	return ctx, nil
+}
 
 func (r *request) part(ctx context.Context) context.Context {
 	r.end()

@@ -125,17 +125,17 @@ func (s *Server) volumeUsage(ctx context.Context, b *Backend) ([]volume.Volume, 
 		}
 		size, err := m.VolumeSize(v)
 		if err != nil {
-			return nil, nil, err
+			size = -1 // Docker's for one that is not known
 		}
 		row := volumeOf(v)
 		row.UsageData = &volume.UsageData{RefCount: int64(len(users)), Size: size}
 		all = append(all, row)
 		sum.TotalCount++
-		sum.TotalSize += size
+		sum.TotalSize += max(size, 0)
 		if len(users) > 0 {
 			sum.ActiveCount++
 		} else {
-			sum.Reclaimable += size
+			sum.Reclaimable += max(size, 0)
 		}
 	}
 	sum.Items = all

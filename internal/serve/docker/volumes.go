@@ -153,22 +153,28 @@ func (s *Server) pruneVolumes(ctx context.Context, r *request) error {
 		return err
 	}
 	report := volume.PruneReport{VolumesDeleted: []string{}}
+	var left error
 	for _, v := range list {
 		if !v.Anonymous && !everything {
 			continue
 		}
-		size, err := m.VolumeSize(v)
-		if err == nil {
-			err = m.RemoveVolume(ctx, v.Name, true)
-		}
+		size, _ := m.VolumeSize(v) // what it cannot be told of goes as well
+		err := m.RemoveVolume(ctx, v.Name, true)
 		if errors.Is(err, container.ErrVolumeInUse) {
 			continue
 		}
 		if err != nil {
-			return err
+			left = errors.Join(left, err)
+			continue
 		}
 		report.VolumesDeleted = append(report.VolumesDeleted, v.Name)
 		report.SpaceReclaimed += uint64(size)
+	}
+	if left != nil {
+		if len(report.VolumesDeleted) == 0 {
+			return left
+		}
+		s.opt.Warn(fmt.Sprintf("pruning volumes: %v", left))
 	}
 	return r.answer(http.StatusOK, report)
 }

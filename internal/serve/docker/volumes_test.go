@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	containertypes "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/view"
@@ -127,4 +129,88 @@ func TestVolumeIsMadeAlone(t *testing.T) {
 	must(t, release())
 	_, err = l.VolumeCreate(t.Context(), client.VolumeCreateOptions{Name: "data"})
 	must(t, err)
+}
+
+// TestAnonymousVolumesGo with their containers, however these go.
+func TestAnonymousVolumesGo(t *testing.T) {
+	l := newContainers(t)
+	ctx := t.Context()
+	m := &container.Manager{Store: l.store}
+	for what, of := range map[string]struct {
+		auto   bool
+		remove func(id string) error
+	}{
+		"rm -v":                             {false, func(id string) error { return m.Remove(ctx, id, false, true) }},
+		"one that was to go, before it ran": {true, func(id string) error { return m.Remove(ctx, id, false, false) }},
+		"one that was to go, while it runs": {true, func(id string) error {
+			l.start(id)
+			_, err := l.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true})
+			return err
+		}},
+	} {
+		id := l.create("sleep 60", func(o *client.ContainerCreateOptions) {
+			o.Config.Volumes, o.HostConfig.AutoRemove = map[string]struct{}{"/anonymous": {}}, of.auto
+		})
+		must(t, of.remove(id))
+		for left := 1; left > 0; { // whoever has removed it removes them, which is the container's process, too
+			must(t, ctx.Err())
+			list, err := m.Volumes()
+			must(t, err)
+			if left = len(list); left > 0 && !of.auto {
+				t.Fatalf("%s left %+v", what, list)
+			}
+		}
+	}
+	// Nothing is left of one that could not be made.
+	o := client.ContainerCreateOptions{Config: &containertypes.Config{Image: "busybox", Volumes: map[string]struct{}{"/anonymous": {}}}, HostConfig: &containertypes.HostConfig{AutoRemove: true, Binds: []string{"busy:/bin"}}}
+	must(t, os.MkdirAll(filepath.Join(l.store.Root(), "volumes", "busy"), 0o700))
+	must(t, os.WriteFile(filepath.Join(l.store.Root(), "volumes", "busy", "_data"), nil, 0o600)) // no directory: it cannot be filled
+	must(t, os.WriteFile(filepath.Join(l.store.Root(), "volumes", "busy", "volume.json"), []byte("{}"), 0o600))
+	if res, err := l.ContainerCreate(ctx, o); err == nil {
+		t.Errorf("%s was made", res.ID)
+	}
+	list, err := m.Volumes()
+	must(t, err)
+	if len(list) != 1 {
+		t.Errorf("there are %+v", list)
+	}
+}
+
+// TestDeepDirectories: what cannot be measured is in lists all the same, and goes.
+func TestDeepDirectories(t *testing.T) {
+	l := newContainers(t)
+	ctx := t.Context()
+	_, err := l.VolumeCreate(ctx, client.VolumeCreateOptions{Name: "deep"})
+	must(t, err)
+	id := l.create("true", nil)
+	for _, dir := range []string{filepath.Join(l.store.Root(), "volumes", "deep", "_data"), filepath.Join(l.store.ContainerDir(id), "fs")} {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+		must(t, err)
+		for range 100 {
+			name := strings.Repeat("d", 200)
+			must(t, unix.Mkdirat(fd, name, 0o755))
+			below, err := unix.Openat(fd, name, unix.O_PATH|unix.O_DIRECTORY, 0)
+			must(t, err)
+			must(t, unix.Close(fd))
+			fd = below
+		}
+		must(t, unix.Close(fd))
+	}
+	list, err := l.ContainerList(ctx, client.ContainerListOptions{All: true, Size: true})
+	must(t, err)
+	if len(list.Items) != 1 {
+		t.Errorf("there are %+v", list.Items)
+	}
+	df, err := l.DiskUsage(ctx, client.DiskUsageOptions{Containers: true, Volumes: true, Verbose: true})
+	must(t, err)
+	if v := df.Volumes.Items; len(v) != 1 || v[0].UsageData.Size != -1 {
+		t.Errorf("the volumes are %+v", v)
+	}
+	volumes, err := l.VolumePrune(ctx, client.VolumePruneOptions{All: true})
+	must(t, err)
+	containers, err := l.ContainerPrune(ctx, client.ContainerPruneOptions{})
+	must(t, err)
+	if len(volumes.Report.VolumesDeleted) != 1 || len(containers.Report.ContainersDeleted) != 1 {
+		t.Errorf("gone are %+v and %+v", volumes.Report, containers.Report)
+	}
 }
