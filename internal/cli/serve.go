@@ -158,7 +158,10 @@ func (a *app) serve(cmd *cobra.Command, o *serving) error {
 	notifier := serve.NewNotifier()
 	drain := a.drain(ctx, notifier)
 	conns := serve.NewConnections()
-	engine := a.dockerAPI(keeper, c, worker, conns, o.entitlements)
+	engine, err := a.dockerAPI(keeper, c, worker, conns, o.entitlements)
+	if err != nil {
+		return err
+	}
 	err = serve.Serve(ctx, drain, listeners, serve.Options{Control: c, Register: builds.Register, Idle: o.idle, Busy: a.anyRuns(keeper), Warn: a.warn, HTTP: engine, HTTPEnds: engine.Close, HTTPListeners: web, Connections: conns, Ready: func() {
 		for _, l := range slices.Concat(listeners, web) {
 			fmt.Fprintf(a.stderr, "running server on %s\n", l.Addr())

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/serve"
 	"github.com/slipway-build/slipway/internal/serve/control"
@@ -16,7 +18,11 @@ import (
 )
 
 // dockerAPI answers the clients of Docker from what those of BuildKit are served from.
-func (a *app) dockerAPI(keeper *serve.Keeper, c *control.Server, worker func(*store.Store) (*view.Worker, error), conns *serve.Connections, entitlements []string) *docker.Server {
+func (a *app) dockerAPI(keeper *serve.Keeper, c *control.Server, worker func(*store.Store) (*view.Worker, error), conns *serve.Connections, entitlements []string) (*docker.Server, error) {
+	run, err := a.runSettings()
+	if err != nil {
+		return nil, err
+	}
 	return docker.New(docker.Options{
 		Acquire: func() (*docker.Backend, func(), error) {
 			b, release, err := keeper.Acquire()
@@ -26,8 +32,21 @@ func (a *app) dockerAPI(keeper *serve.Keeper, c *control.Server, worker func(*st
 			solver := b.Builder.(*serve.Builder)
 			return &docker.Backend{Store: b.Store, Build: solver.Build, Base: solver.Base, Solver: solver}, release, nil
 		},
-		Control: c, GRPC: conns.Serve, Worker: worker, Registry: a.registry(), System: a.dockerSystem(), Warn: a.warn, Monitor: a.monitorCommand, Entitlements: entitlements,
-	})
+		Control: c, GRPC: conns.Serve, Worker: worker, Registry: a.registry(), System: a.dockerSystem(), Warn: a.warn, Monitor: a.monitorCommand, Entitlements: entitlements, Run: run,
+	}), nil
+}
+
+// runSettings are what the configuration says of containers.
+func (a *app) runSettings() (opts container.Options, err error) {
+	var o containerFlags
+	cmd := &cobra.Command{}
+	o.add(cmd.Flags())
+	if a.settings != nil {
+		if err := set(cmd.Flags(), a.settings.Run); err != nil {
+			return opts, err
+		}
+	}
+	return o.options(cmd, nil)
 }
 
 // anyRuns reports whether a container runs. What cannot be read keeps no server alive.

@@ -7,16 +7,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/platforms"
-	"github.com/docker/go-units"
 	containertypes "github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/mount"
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/sandbox"
@@ -35,13 +30,6 @@ type creating struct {
 
 	warnings []string
 	volumes  []ownVolume
-}
-
-// ownVolume is a volume that a container is to have.
-type ownVolume struct {
-	container.Volume
-	dest         string
-	made, noCopy bool // made for it; it gets nothing of the image's
 }
 
 // createContainer answers POST /containers/create.
@@ -93,7 +81,7 @@ func (c *creating) make(ctx context.Context, name string) (id string, err error)
 	if err := c.s.mayUse(c.m, config); err != nil {
 		return "", err
 	}
-	if c.opts.CgroupParent != "" { // its limits are those of whoever has it
+	if c.opts.CgroupParent != c.s.opt.Run.CgroupParent { // its limits are those of whoever has it
 		if err := c.s.entitled(insecure, "a container in the cgroup "+c.opts.CgroupParent); err != nil {
 			return "", err
 		}
@@ -175,7 +163,7 @@ func (c *creating) options(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	for _, step := range []func() error{c.network, c.security, c.limits, c.hosts, c.refused, func() error { return c.mounts(ctx) }} {
+	for _, step := range []func() error{c.network, c.security, c.limits, c.bounds, c.hosts, c.refused, func() error { return c.mounts(ctx) }} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -284,6 +272,31 @@ func (c *creating) limits() error {
 	return nil
 }
 
+// bounds puts what the configuration says of containers under what the client wants: user namespaces and the number of processes hold whatever that is, the rest where
+// it says nothing.
+func (c *creating) bounds() error {
+	run, r := &c.s.opt.Run, &c.opts.Resources
+	c.opts.UserNS = c.opts.UserNS || run.UserNS && !c.host.Privileged
+	if most := run.Resources.Pids; most > 0 && (r.Pids <= 0 || r.Pids > most) {
+		r.Pids = most
+	}
+	if r.Memory == 0 {
+		r.Memory, r.MemorySwap = run.Resources.Memory, run.Resources.MemorySwap
+	}
+	if c.opts.ShmSize == 0 {
+		c.opts.ShmSize = run.ShmSize
+	}
+	if c.opts.CgroupParent == "" {
+		c.opts.CgroupParent = run.CgroupParent
+	}
+	for _, u := range run.Ulimits {
+		if !slices.ContainsFunc(c.opts.Ulimits, func(own sandbox.Ulimit) bool { return own.Name == u.Name }) {
+			c.opts.Ulimits = append(c.opts.Ulimits, u)
+		}
+	}
+	return nil
+}
+
 // hosts are lines of /etc/hosts: HOST:IP.
 func (c *creating) hosts() error {
 	for _, text := range c.host.ExtraHosts {
@@ -331,170 +344,6 @@ func (c *creating) refused() error {
 	} {
 		if less.given {
 			c.warn("%s", less.text)
-		}
-	}
-	return nil
-}
-
-// mounts are those of Binds, Mounts, Tmpfs and Volumes, and of the image's volumes.
-func (c *creating) mounts(ctx context.Context) error {
-	for _, text := range c.host.Binds {
-		if err := c.bind(ctx, text); err != nil {
-			return err
-		}
-	}
-	for _, m := range c.host.Mounts {
-		if err := c.mount(ctx, m); err != nil {
-			return err
-		}
-	}
-	for dest, options := range c.host.Tmpfs {
-		t := &sandbox.Tmpfs{NoExec: true}
-		if err := tmpfsOptions(t, options); err != nil {
-			return err
-		}
-		if err := c.add(sandbox.Mount{Dest: dest, Tmpfs: t}); err != nil {
-			return err
-		}
-	}
-	for _, volumes := range []map[string]struct{}{c.config.Volumes, c.img.Config.Config.Volumes} {
-		for dest := range volumes {
-			if c.has(dest) {
-				continue
-			}
-			if err := c.volume(ctx, "", dest, false, false, nil); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// has reports whether there is a mount at a path.
-func (c *creating) has(dest string) bool {
-	return slices.ContainsFunc(c.opts.Mounts, func(m sandbox.Mount) bool { return m.Dest == path.Clean(dest) })
-}
-
-// add adds a mount.
-func (c *creating) add(m sandbox.Mount) error {
-	if !path.IsAbs(m.Dest) || path.Clean(m.Dest) == "/" {
-		return fmt.Errorf("invalid mount path: '%s' mount path must be absolute, and not /", m.Dest)
-	}
-	m.Dest = path.Clean(m.Dest)
-	if c.has(m.Dest) {
-		return fmt.Errorf("Duplicate mount point: %s", m.Dest) //lint:ignore ST1005 Docker's words
-	}
-	c.opts.Mounts = append(c.opts.Mounts, m)
-	return nil
-}
-
-// bind reads SOURCE:DEST[:OPTIONS], where the source is an absolute path or a volume's name.
-func (c *creating) bind(ctx context.Context, text string) error {
-	parts := strings.Split(text, ":")
-	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" {
-		return fmt.Errorf("invalid volume specification: '%s'", text)
-	}
-	readOnly, noCopy := false, false
-	if len(parts) == 3 {
-		for _, opt := range strings.Split(parts[2], ",") {
-			switch opt {
-			case "ro":
-				readOnly = true
-			case "nocopy":
-				noCopy = true
-			case "", "rw", "z", "Z", "cached", "delegated", "consistent", "rprivate", "private":
-			case "shared", "rshared", "slave", "rslave":
-				c.warn("Mounts are private: %s of %s has no effect.", opt, parts[1])
-			default:
-				return fmt.Errorf("invalid mode: %s", opt)
-			}
-		}
-	}
-	if !path.IsAbs(parts[0]) {
-		return c.volume(ctx, parts[0], parts[1], readOnly, noCopy, nil)
-	}
-	if err := c.s.mayMount(c.m, sandbox.Mount{Bind: path.Clean(parts[0])}); err != nil { // before anything is looked at there
-		return err
-	}
-	if _, err := os.Stat(parts[0]); errors.Is(err, os.ErrNotExist) { // as dockerd does
-		if err := os.MkdirAll(parts[0], 0o755); err != nil {
-			return fmt.Errorf("error while creating mount source path '%s': %w", parts[0], err)
-		}
-	}
-	return c.add(sandbox.Mount{Bind: path.Clean(parts[0]), Dest: parts[1], ReadOnly: readOnly})
-}
-
-// mount reads one of the mounts that have a field for everything.
-func (c *creating) mount(ctx context.Context, m mount.Mount) error {
-	switch m.Type {
-	case mount.TypeBind:
-		if !path.IsAbs(m.Source) {
-			return fmt.Errorf("invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", m.Source)
-		}
-		if err := c.s.mayMount(c.m, sandbox.Mount{Bind: path.Clean(m.Source)}); err != nil {
-			return err
-		}
-		if _, err := os.Stat(m.Source); err != nil {
-			if m.BindOptions == nil || !m.BindOptions.CreateMountpoint {
-				return fmt.Errorf("invalid mount config for type \"bind\": bind source path does not exist: %s", m.Source)
-			}
-			if err := os.MkdirAll(m.Source, 0o755); err != nil {
-				return err
-			}
-		}
-		return c.add(sandbox.Mount{Bind: path.Clean(m.Source), Dest: m.Target, ReadOnly: m.ReadOnly})
-	case mount.TypeTmpfs:
-		t := &sandbox.Tmpfs{NoExec: true}
-		if o := m.TmpfsOptions; o != nil {
-			t.Size, t.Mode = o.SizeBytes, uint32(o.Mode.Perm())
-		}
-		return c.add(sandbox.Mount{Tmpfs: t, Dest: m.Target, ReadOnly: m.ReadOnly})
-	case mount.TypeVolume, "":
-		noCopy, labels := false, map[string]string(nil)
-		if o := m.VolumeOptions; o != nil {
-			if o.Subpath != "" || o.DriverConfig != nil && (o.DriverConfig.Name != "" && o.DriverConfig.Name != "local" || len(o.DriverConfig.Options) > 0) {
-				return failure{http.StatusNotImplemented, "slipway does not serve drivers and parts of volumes"}
-			}
-			noCopy, labels = o.NoCopy, o.Labels
-		}
-		return c.volume(ctx, m.Source, m.Target, m.ReadOnly, noCopy, labels)
-	}
-	return failure{http.StatusNotImplemented, fmt.Sprintf("slipway does not serve mounts of type %q", m.Type)}
-}
-
-// volume adds a volume, which is made if there is none of that name; "" is an anonymous one.
-func (c *creating) volume(ctx context.Context, name, dest string, readOnly, noCopy bool, labels map[string]string) error {
-	if c.has(dest) {
-		return fmt.Errorf("Duplicate mount point: %s", dest) //lint:ignore ST1005 Docker's words
-	}
-	v, made, err := c.m.MakeVolume(ctx, name, labels, name == "")
-	if err != nil {
-		return err
-	}
-	c.volumes = append(c.volumes, ownVolume{v, dest, made, noCopy})
-	return c.add(sandbox.Mount{Bind: v.Dir, Dest: dest, ReadOnly: readOnly})
-}
-
-// tmpfsOptions reads the options of mount(8) that a tmpfs may have.
-func tmpfsOptions(t *sandbox.Tmpfs, options string) (err error) {
-	for _, opt := range strings.Split(options, ",") {
-		switch key, value, _ := strings.Cut(opt, "="); key {
-		case "", "rw", "nosuid", "nodev", "relatime", "noatime":
-		case "exec":
-			t.NoExec = false
-		case "noexec":
-			t.NoExec = true
-		case "size":
-			t.Size, err = units.RAMInBytes(value)
-		case "mode":
-			var mode uint64
-			mode, err = strconv.ParseUint(value, 8, 32)
-			t.Mode = uint32(mode) & 0o7777
-		default:
-			err = errors.New("it is not there: use size, mode, exec, noexec")
-		}
-		if err != nil {
-			return fmt.Errorf("invalid tmpfs option %q: %w", opt, err)
 		}
 	}
 	return nil

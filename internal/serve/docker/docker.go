@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/registry"
 	"github.com/slipway-build/slipway/internal/serve/control"
 	"github.com/slipway-build/slipway/internal/store"
@@ -57,6 +58,8 @@ type Options struct {
 	Entitlements []string
 	// Monitor makes the command of the process that runs a container.
 	Monitor func(id string) *exec.Cmd
+	// Run is what the configuration says of containers: UserNS, Resources, ShmSize, CgroupParent and Ulimits.
+	Run container.Options
 	// System describes this machine.
 	System System
 	// Warn is told what no client is.

@@ -10,6 +10,9 @@ import (
 	containertypes "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
+
+	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/sandbox"
 )
 
 // TestEntitlements: what is more than a container has, or is the host's, is for clients of a server that says so.
@@ -79,4 +82,30 @@ func hostOf(change func(*client.ContainerCreateOptions)) *containertypes.HostCon
 	o := client.ContainerCreateOptions{HostConfig: &containertypes.HostConfig{}}
 	change(&o)
 	return o.HostConfig
+}
+
+// TestRunSettings: what the configuration says of containers bounds those of clients.
+func TestRunSettings(t *testing.T) {
+	s := New(Options{Run: container.Options{
+		UserNS: true, CgroupParent: "/ours", ShmSize: 1 << 20, Resources: sandbox.Resources{Pids: 100, Memory: 64 << 20}, Ulimits: []sandbox.Ulimit{{Name: "nofile", Soft: 10, Hard: 10}},
+	}})
+	pids := func(n int64) *int64 { return &n }
+	for _, tc := range []struct {
+		host   containertypes.HostConfig
+		userns bool
+		pids   int64
+		memory int64
+	}{
+		{containertypes.HostConfig{}, true, 100, 64 << 20},
+		{containertypes.HostConfig{UsernsMode: "host", Resources: containertypes.Resources{PidsLimit: pids(-1), Memory: 32 << 20}}, true, 100, 32 << 20},
+		{containertypes.HostConfig{Privileged: true, Resources: containertypes.Resources{PidsLimit: pids(7)}}, false, 7, 64 << 20},
+	} {
+		c := &creating{s: s, config: &containertypes.Config{}, host: &tc.host}
+		for _, step := range []func() error{c.security, c.limits, c.bounds} {
+			must(t, step())
+		}
+		if o := c.opts; o.UserNS != tc.userns || o.Resources.Pids != tc.pids || o.Resources.Memory != tc.memory || o.CgroupParent != "/ours" || o.ShmSize != 1<<20 || len(o.Ulimits) != 1 {
+			t.Errorf("%+v is %+v", tc.host, o)
+		}
+	}
 }
