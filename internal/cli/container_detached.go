@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -30,11 +32,12 @@ func newMonitorCmd(a *app) *cobra.Command {
 				return fmt.Errorf("%s is started by slipway itself", monitorName)
 			}
 			m, err := a.containers()
-			if err != nil {
-				return err
+			if err == nil {
+				m.Runner, err = a.Runner()
 			}
-			if m.Runner, err = a.Runner(); err != nil {
-				return err
+			if err != nil { // whoever has started it hears of it there
+				fmt.Fprintf(ready, "error: %v", err)
+				return errors.Join(err, ready.Close())
 			}
 			return m.Monitor(cmd.Context(), args[0], ready)
 		},
@@ -58,7 +61,14 @@ func (a *app) monitorCommand(id string) *exec.Cmd {
 		root = dir
 	}
 	args = append(args, "--root="+absolute(root), monitorName, id)
-	return &exec.Cmd{Path: "/proc/self/exe", Args: args, Dir: "/", Env: os.Environ()}
+	return &exec.Cmd{Path: "/proc/self/exe", Args: args, Dir: "/", Env: slices.DeleteFunc(os.Environ(), ownVariable)}
+}
+
+// ownVariable reports whether a variable, NAME=VALUE, is this process's alone: what a service manager has said to it, and credentials.
+func ownVariable(text string) bool {
+	name, _, _ := strings.Cut(text, "=")
+	return slices.Contains([]string{"NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY", "DOCKER_AUTH_CONFIG", "REGISTRY_AUTH_FILE"}, name) ||
+		strings.HasPrefix(name, "AWS_")
 }
 
 // absolute is a path that holds in every directory; "" stays what it is, and so does the name of a program.

@@ -120,7 +120,11 @@ func (s *Server) follow(ctx context.Context, r *request) error {
 	containers := followContainers(ctx, m, now)
 	var over <-chan time.Time
 	if hasUntil {
-		t := time.NewTimer(time.Until(until))
+		wait := time.Until(until)
+		if wait > 0 {
+			wait += lateEvents
+		}
+		t := time.NewTimer(wait)
 		defer t.Stop()
 		over = t.C
 	}
@@ -154,6 +158,9 @@ func (s *Server) follow(ctx context.Context, r *request) error {
 		}
 	}
 }
+
+// lateEvents is how long after it was told an event of a container may be read from the store.
+const lateEvents = 200 * time.Millisecond
 
 // eventWriter begins the answer of GET /events and returns what adds an event to it, if filters let that through and it is not after until, which may be zero.
 func (r *request) eventWriter(args map[string][]string, until time.Time) (func(events.Message) error, error) {

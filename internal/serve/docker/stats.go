@@ -44,6 +44,9 @@ func (s *Server) containerStats(ctx context.Context, r *request) error {
 		if err != nil {
 			return err
 		}
+		if m.Gone(c) && before != nil {
+			return nil
+		}
 		if before != nil {
 			now.PreRead, now.PreCPUStats = before.Read, before.CPUStats
 		}

@@ -184,6 +184,9 @@ func waitGone(conn net.Conn, over chan struct{}, s *host.Session) {
 
 // attachContainer answers POST /containers/NAME/attach.
 func (s *Server) attachContainer(ctx context.Context, r *request) error {
+	if _, err := term.ToBytes(r.FormValue("detachKeys")); err != nil && r.FormValue("detachKeys") != "" {
+		return invalidf("invalid detach keys (%s) provided: %v", r.FormValue("detachKeys"), err)
+	}
 	ctx, m, c, err := r.usable(ctx)
 	if err != nil {
 		return err
@@ -291,6 +294,9 @@ func (s *Server) containerLogs(ctx context.Context, r *request) error {
 		}
 		return err
 	})
+	if errors.Is(err, container.ErrNoLog) {
+		return failure{http.StatusNotImplemented, err.Error()}
+	}
 	if err != nil && ctx.Err() != nil {
 		return nil // the client is gone, or the server ends
 	}
