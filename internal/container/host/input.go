@@ -11,6 +11,9 @@ import (
 // maxInput is how much of what a client types waits for a process that does not read, in bytes, before the client waits.
 const maxInput = 1 << 20
 
+// pieceSize is what a piece of input takes beside its bytes: there are empty ones.
+const pieceSize = 64
+
 // gonePoll is how often it is looked whether a client that waits is there still.
 const gonePoll = 100 * time.Millisecond
 
@@ -23,7 +26,7 @@ type inbox struct {
 	moved sync.Cond // something was put, or that was all
 	space chan struct{}
 	queue [][]byte
-	bytes int // in the queue
+	bytes int // in the queue, and what its pieces take
 	all   bool
 	dead  bool // nobody reads any more
 }
@@ -53,7 +56,7 @@ func (b *inbox) run() {
 		b.mu.Unlock()
 		_, err := b.to.Write(next)
 		b.mu.Lock()
-		b.queue, b.bytes = b.queue[1:], b.bytes-len(next)
+		b.queue, b.bytes = b.queue[1:], b.bytes-len(next)-pieceSize
 		if b.dead = b.dead || err != nil; b.dead {
 			b.queue, b.bytes = nil, 0
 		}
@@ -73,7 +76,7 @@ func (b *inbox) put(data []byte, gone func() bool) bool {
 			return true
 		}
 		if b.bytes < maxInput {
-			b.queue, b.bytes = append(b.queue, data), b.bytes+len(data)
+			b.queue, b.bytes = append(b.queue, data), b.bytes+len(data)+pieceSize
 			b.moved.Signal()
 			b.mu.Unlock()
 			return true
