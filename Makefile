@@ -50,6 +50,7 @@ demo: build ## build the first two examples on stand-in base images, run them, s
 	@$(BASES) make busybox golang
 	@$(BASES) exec -- hack/demo.sh
 
+# PLATFORMS=linux/amd64,linux/arm64 makes an index of both.
 image: build ## build an image of slipway by itself, with the program alone: in the store as slipway:latest, and in build/image/slipway
 	@VERSION="$(VERSION)" COMMIT="$(COMMIT)" DATE="$(DATE)" hack/image.sh slipway
 
@@ -65,7 +66,8 @@ image-test: build ## build the images on stand-in base images and try them in co
 	@hack/deps.sh test
 	@$(MAKE) --no-print-directory $(BASES)
 	@$(BASES) make busybox debian
-	@for target in slipway debug daemon; do PROGRAM=bin $(BASES) exec -- hack/image.sh $$target || exit; done
+	@install -D bin/slipway build/image/program/$$($(GO) env GOARCH)/slipway
+	@for target in slipway debug daemon; do PROGRAM=build/image/program $(BASES) exec -- hack/image.sh $$target || exit; done
 	SLIPWAY_IMAGES=$(CURDIR)/build/image SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -run '^(TestImage|TestExamples)$$' ./hack/environments
 
 # It does not use what `make build` made: the bytes of a release are those of any machine with the same tools.
@@ -77,12 +79,13 @@ dist: ## make tarballs, .deb and .rpm for amd64 and arm64, with SBOMs, provenanc
 sign: ## sign the checksums in build/dist with the key of SSH in SIGNING_KEY=FILE
 	@SIGNING_KEY="$(SIGNING_KEY)" hack/sign.sh sign
 
-dist-test: build dist ## make them once more and compare, install and purge the package in a bare Debian, run the program for arm64 in an emulator
+dist-test: build dist ## make them once more and compare, install and remove the packages, make images of both architectures, run those for arm64 in an emulator
 	@hack/deps.sh bases
 	@hack/deps.sh dist-test
 	@$(MAKE) --no-print-directory $(BASES)
-	@$(BASES) make debian
+	@$(BASES) make busybox debian
 	@$(BASES) exec -- hack/dist-test.sh packages
+	@$(BASES) exec -- hack/dist-test.sh images
 	@VERSION="$(VERSION)" COMMIT="$(COMMIT)" DATE="$(DATE)" GO="$(GO)" hack/dist-test.sh again
 
 session: build ## record the session that README.md shows, docs/session.svg

@@ -4,6 +4,7 @@
 #
 #   hack/dist-test.sh again     the first part: some minutes of compiling
 #   hack/dist-test.sh packages  the rest, on the stand-in base images (SLIPWAY_CERTS_DIR, see hack/bases)
+#   hack/dist-test.sh images    slipway's own images, of the programs that are released, on the stand-in base images
 set -eu
 cd "$(dirname "$0")/.."
 dist=$PWD/build/dist
@@ -113,7 +114,29 @@ cross() {
 	echo "dist-test: the program for arm64 builds"
 }
 
+# images: each of slipway's own images is one of both architectures, and what it has for arm64 runs in an emulator.
+images() {
+	for arch in amd64 arm64; do
+		mkdir -p "$tmp/program/$arch"
+		tar -C "$tmp/program/$arch" --strip-components=2 --wildcards -xzf "$(one "slipway-*-linux-$arch.tar.gz")" '*/bin/slipway'
+	done
+	for target in slipway debug; do
+		tag=$target
+		[ "$target" != slipway ] || tag=latest
+		SLIPWAY_ROOT=$tmp/store PROGRAM=$tmp/program PLATFORMS=linux/amd64,linux/arm64 hack/image.sh "$target" --progress plain -o "type=local,dest=$tmp/$target" >"$tmp/log" 2>&1 ||
+			{ cat "$tmp/log" >&2; fail "the image $target is not built"; }
+		bin/slipway imagetools inspect "oci-layout://build/image/$target:$tag" >"$tmp/log"
+		for arch in amd64 arm64; do
+			grep -q "Platform: *linux/$arch\$" "$tmp/log" || fail "the image $target is not for $arch: $(cat "$tmp/log")"
+			cmp "$tmp/program/$arch/slipway" "$tmp/$target/linux_$arch/.slipway/bin/slipway"
+		done
+	done
+	qemu-aarch64-static "$tmp/slipway/linux_arm64/.slipway/bin/slipway" version | grep ' linux/arm64 ' || fail "the program in the image for arm64 is not for that"
+	[ "$(qemu-aarch64-static "$tmp/debug/linux_arm64/.slipway/busybox/busybox" uname -m)" = aarch64 ] || fail "the shell in the image for arm64 is not for that"
+	echo "dist-test: the images slipway and debug are for amd64 and arm64"
+}
+
 case ${1:-} in
-again | packages) "$1" ;;
-*) echo "usage: hack/dist-test.sh again|packages" >&2; exit 2 ;;
+again | packages | images) "$1" ;;
+*) echo "usage: hack/dist-test.sh again|packages|images" >&2; exit 2 ;;
 esac
