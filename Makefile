@@ -99,8 +99,9 @@ examples: build bases ## build and run every example, the operator with its down
 	@$(BASES) exec -- hack/examples.sh
 
 # Both forms test the program that `make build` makes. `make test SHORT=` is the whole, which CI runs; RUN=regexp chooses tests. What takes longest begins first, or
-# it would be alone at the end; one more at a time than there are processors, as tests wait for each other's processes.
-SHORT ?= -short
+# it would be alone at the end; one more at a time than there are processors, as tests wait for each other's processes. What vet says
+# is in the whole and in `make check`.
+SHORT ?= -short -vet=off
 LONGEST := ./internal/cli ./internal/sandbox ./hack/environments
 MORE    := $(shell echo $$(( $$(nproc) + 1 )))
 test: build ## install what the tests need and run those that do not take long (all: SHORT=)

@@ -263,6 +263,9 @@ func platform(names ...string) func(*harness, *build.Request) {
 
 // The first step of a chain that ran again has the right reason, and a build in which nothing changed tells nothing.
 func TestWhy(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: three builds for each reason")
+	}
 	h := newHarness(t)
 	for _, c := range whyCases() {
 		t.Run(c.name, func(t *testing.T) {

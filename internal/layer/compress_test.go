@@ -87,6 +87,9 @@ func TestDecompress(t *testing.T) {
 
 // What is compressed comes back, and its bytes do not depend on the number of cores.
 func TestCompress(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: all encoders with eight sizes; TestCompressAtTheSameTime has the short form")
+	}
 	r := rand.New(rand.NewSource(1))
 	const zstdJob = 4 << 20
 	for _, size := range []int{0, 1, gzipBlock - 1, gzipBlock, zstdJob - 1, zstdJob, 2*zstdJob + 17, 5 * gzipBlock} {
@@ -367,6 +370,9 @@ func TestCompressLevels(t *testing.T) {
 
 // A gzip stream may have several members, with zeros after each.
 func TestDecompressMembers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: thousands of members")
+	}
 	member := func(s string) []byte {
 		var b bytes.Buffer
 		w := gzip.NewWriter(&b)

@@ -37,6 +37,9 @@ func (l *lab) chown(uid, gid int, paths ...string) {
 // TestUserNS: what depends on owners, mounts, namespaces and cgroups is in a user namespace as without one, but
 // for making devices and what is for insecure processes.
 func TestUserNS(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: half of the suite in user namespaces")
+	}
 	for name, test := range map[string]func(*lab){
 		"Output": testOutput, "Stdin": testStdin, "Terminal": testTerminal, "Users": testUsers, "OddUserFiles": testOddUserFiles,
 		"Cancel": testCancel, "Leftovers": testLeftovers, "KilledParent": testKilledParent, "Ulimits": testUlimits,

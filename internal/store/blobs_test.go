@@ -76,6 +76,9 @@ func TestMissingBlob(t *testing.T) {
 
 // A file that was damaged is found out by whoever reads it to the end, however it is read.
 func TestDamagedBlob(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: blobs of all kinds")
+	}
 	damages := map[string]func(data []byte) []byte{
 		"flipped":   func(b []byte) []byte { b[len(b)/2] ^= 1; return b },
 		"truncated": func(b []byte) []byte { return b[:len(b)-1] },

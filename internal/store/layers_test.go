@@ -469,6 +469,9 @@ func (c endsAfter) Err() error {
 
 // Wherever a conversion is cancelled, it leaves nothing.
 func TestCancelledConversionsLeaveNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: are cancelled at each of their calls")
+	}
 	s := newStore(t)
 	noise := make([]byte, 4<<20)
 	rand.New(rand.NewSource(1)).Read(noise)

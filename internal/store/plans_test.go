@@ -288,6 +288,9 @@ func planFor(form string) func(*Store, Planned, time.Time) (layer.ID, error) {
 // Wherever writing a plan is cancelled, also just before it is recorded, it leaves nothing that
 // nobody knows, and can be done again.
 func TestCancelledPlan(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: is cancelled at each of its calls")
+	}
 	needRoot(t)
 	cancelled := map[string]int{}
 	for n := range int64(40) {

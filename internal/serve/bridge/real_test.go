@@ -385,6 +385,9 @@ const frontendCaps = "moby.buildkit.frontend.inputs,moby.buildkit.frontend.subre
 
 // TestImageFrontend: a frontend that is an image builds, asks for other frontends, and its errors are the build's.
 func TestImageFrontend(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: compiles a frontend, and runs it in each of its ways")
+	}
 	m := newMachine(t)
 	path := program(t, "./testdata/frontend")
 	m.pushFrontend("test/frontend:1", path, map[string]string{labelNetwork: "true"})
@@ -468,6 +471,9 @@ func TestImageFrontendIsEnded(t *testing.T) {
 
 // TestDockerfileImage: docker/dockerfile itself, compiled from the same module, runs as an image when it is named by its digest.
 func TestDockerfileImage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: compiles docker/dockerfile")
+	}
 	m := newMachine(t)
 	path := program(t, "github.com/moby/buildkit/frontend/dockerfile/cmd/dockerfile-frontend")
 	digest := m.pushFrontend("docker/dockerfile:1", path, map[string]string{labelNetwork: "true", "moby.buildkit.frontend.caps": frontendCaps})

@@ -72,6 +72,9 @@ func commandLinesWith(text string) string {
 
 // TestRedirects follows a remote to where it is now, with the secret only when that is the same server.
 func TestRedirects(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: many repositories")
+	}
 	rem := newRemote(t)
 	for _, how := range []string{"url", "secret"} {
 		var home *asked

@@ -288,6 +288,9 @@ func TestFetchByCommit(t *testing.T) {
 // A commit that no reference names is found in the history, also by a server that does not give
 // single commits, and also when the repository was shallow.
 func TestOldCommit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: repositories of several servers")
+	}
 	for _, old := range []bool{false, true} {
 		testOldCommit(t, old)
 	}
