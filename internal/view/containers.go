@@ -23,15 +23,16 @@ type ContainerFilter struct {
 	All   bool // not only those that run; so does a number of the newest, or a state
 	Limit int  // the newest ones only, unless it is 0
 
-	IDs, Names        []string    // one of them has to be its own, or match as a regular expression
-	Labels, NotLabels []string    // KEY or KEY=VALUE: it has all of the ones, and not all of the others
-	States            []string    // one of which it has to be in
-	Exited            []int       // it has ended with one of these codes
-	Before, Since     []string    // containers, the last of which has to be newer, or older
-	Until             []time.Time // it is older than all of them
-	Ancestors         []string    // images, of one of which it is made, or of one that was built on it
-	Networks          []string    // one of which it has
-	Volumes           []string    // a mount has one of these as its source, or is at one
+	IDs, Names        []string                // one of them has to be its own, or match as a regular expression
+	Labels, NotLabels []string                // KEY or KEY=VALUE: it has all of the ones, and not all of the others
+	States            []string                // one of which it has to be in
+	Exited            []int                   // it has ended with one of these codes
+	Before, Since     []string                // containers, the last of which has to be newer, or older
+	Until             []time.Time             // it is older than all of them
+	Ancestors         []string                // images, of one of which it is made, or of one that was built on it
+	Networks          []string                // one of which it has
+	Volumes           []string                // a mount has one of these as its source, a volume by its name, or is at one
+	Wanted            func(c *Container) bool // lets it through as well; nil is everything
 }
 
 // containerStates are the states of Docker, of which some never occur here.
@@ -87,7 +88,7 @@ func Containers(ctx context.Context, m *container.Manager, f ContainerFilter) ([
 
 // chooseContainers is [Containers], where one whose record is damaged has no Config, and no labels.
 func chooseContainers(ctx context.Context, m *container.Manager, f ContainerFilter) ([]Container, error) {
-	tests, err := f.tests(ctx, m.Store)
+	tests, err := f.tests(ctx, m)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +127,8 @@ func chooseContainers(ctx context.Context, m *container.Manager, f ContainerFilt
 type containerTest func(*Container) bool
 
 // tests are the parts of a filter. The containers and images that it names are looked up.
-func (f *ContainerFilter) tests(ctx context.Context, s *store.Store) (all []containerTest, err error) {
+func (f *ContainerFilter) tests(ctx context.Context, m *container.Manager) (all []containerTest, err error) {
+	s := m.Store
 	add := func(asked bool, test containerTest) {
 		if asked {
 			all = append(all, test)
@@ -161,7 +163,8 @@ func (f *ContainerFilter) tests(ctx context.Context, s *store.Store) (all []cont
 	add(len(f.Networks) > 0, func(c *Container) bool {
 		return c.Config != nil && slices.Contains(f.Networks, string(c.Config.Network))
 	})
-	add(len(f.Volumes) > 0, func(c *Container) bool { return c.mounts(f.Volumes) })
+	add(len(f.Volumes) > 0, func(c *Container) bool { return c.mounts(f.Volumes, m.VolumeOf) })
+	add(f.Wanted != nil, f.Wanted)
 	return all, nil
 }
 
@@ -220,12 +223,12 @@ func (c *Container) standsOn(img store.Image) bool {
 }
 
 // mounts reports whether a mount has one of the paths as its source or its destination.
-func (c *Container) mounts(paths []string) bool {
+func (c *Container) mounts(sources []string, volumeOf func(dir string) string) bool {
 	if c.Config == nil {
 		return false
 	}
 	for _, m := range c.Config.Mounts {
-		if slices.Contains(paths, m.Dest) || m.Bind != "" && slices.Contains(paths, m.Bind) {
+		if slices.Contains(sources, m.Dest) || m.Bind != "" && (slices.Contains(sources, m.Bind) || slices.Contains(sources, volumeOf(m.Bind))) {
 			return true
 		}
 	}

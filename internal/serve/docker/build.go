@@ -29,6 +29,9 @@ import (
 // BuildKit's, of directories of the client's session.
 func (s *Server) build(ctx context.Context, r *request) error {
 	p, err := r.buildParameters()
+	if err == nil && p.network == "host" {
+		err = s.entitled(hostNetwork, "a build with the host's network")
+	}
 	if err != nil {
 		return err
 	}
@@ -267,7 +270,11 @@ func (s *Server) buildOfSession(ctx context.Context, r *request, b *Backend, p *
 	if len(p.tags) > 0 {
 		output.Attrs["name"] = strings.Join(p.tags, ",")
 	}
-	solve := control.Solve{Ref: r.FormValue("buildid"), Session: p.session, Frontend: "dockerfile.v0", Attrs: attrs, Outputs: []control.Output{output}, CacheFrom: p.cacheFrom, Internal: true, Engine: true}
+	var given []string // a client of the engine's has none to give: what the server allows comes with what it asks for
+	if p.network == "host" {
+		given = append(given, hostNetwork)
+	}
+	solve := control.Solve{Ref: r.FormValue("buildid"), Entitlements: given, Session: p.session, Frontend: "dockerfile.v0", Attrs: attrs, Outputs: []control.Output{output}, CacheFrom: p.cacheFrom, Internal: true, Engine: true}
 	out := r.stream()
 	var res *control.Result
 	err := s.opt.Control.Build(ctx, r.FormValue("buildid"), func(ctx context.Context, sink progress.Sink) (err error) {

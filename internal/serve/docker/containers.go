@@ -73,64 +73,6 @@ func containerStatus(err error) int {
 	return 0
 }
 
-// listContainers answers GET /containers/json.
-func (s *Server) listContainers(ctx context.Context, r *request) error {
-	args, err := r.args("ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "volume", "health", "is-task", "expose", "publish")
-	if err != nil {
-		return err
-	}
-	filter, err := view.ParseContainerFilter(args)
-	if err != nil {
-		return invalidf("%v", err)
-	}
-	if filter.Limit, err = r.number("limit", 0); err != nil {
-		return err
-	}
-	filter.All, filter.Limit = r.flag("all"), max(filter.Limit, 0)
-	ctx, b, err := r.backend(ctx)
-	if err != nil {
-		return err
-	}
-	m := s.manager(b)
-	list, err := view.Containers(ctx, m, filter)
-	if err != nil {
-		return err
-	}
-	all := []containertypes.Summary{}
-	for _, c := range list {
-		row, err := s.containerSummary(ctx, m, c, r.flag("size"))
-		if err != nil {
-			return err
-		}
-		all = append(all, *row)
-	}
-	return r.answer(http.StatusOK, all)
-}
-
-// containerSummary is a container in a list.
-func (s *Server) containerSummary(ctx context.Context, m *container.Manager, c view.Container, size bool) (*containertypes.Summary, error) {
-	row := &containertypes.Summary{
-		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Image, ImageID: c.ImageID.String(), Command: c.Command(), Created: c.Created.Unix(), Ports: []containertypes.PortSummary{},
-		Labels: c.Config.Labels, State: containertypes.ContainerState(c.State.Word()), Status: c.Status(), NetworkSettings: &containertypes.NetworkSettingsSummary{Networks: endpoints(c.Config)},
-		Mounts: mountPoints(m, c.Config),
-	}
-	if row.Labels == nil {
-		row.Labels = map[string]string{}
-	}
-	if !c.ImageIsNamed(ctx, m.Store) {
-		row.Image = c.ImageID.String()
-	}
-	row.HostConfig.NetworkMode = string(c.Config.Network)
-	if size {
-		own, all, err := c.Sizes(ctx, m)
-		if err != nil {
-			return nil, err
-		}
-		row.SizeRw, row.SizeRootFs = own, all
-	}
-	return row, nil
-}
-
 // startContainer answers POST /containers/NAME/start.
 func (s *Server) startContainer(ctx context.Context, r *request) error {
 	ctx, m, c, err := r.usable(ctx)

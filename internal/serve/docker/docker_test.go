@@ -431,6 +431,7 @@ func TestParameters(t *testing.T) {
 // TestBuildOfSession: a build of version 2 is told as BuildKit tells it, can be ended by its ID, and is none that a client who does not read holds up.
 func TestBuildOfSession(t *testing.T) {
 	l := newLab(t)
+	l.server.opt.Entitlements = []string{hostNetwork}
 	var got control.Solve
 	l.solve = func(_ context.Context, s control.Solve, sink progress.Sink) (*control.Result, error) {
 		got = s
@@ -445,7 +446,7 @@ func TestBuildOfSession(t *testing.T) {
 	said, err := io.ReadAll(res.Body)
 	must(t, err)
 	want := map[string]string{"filename": "D", "target": "t", "build-arg:A": "1", "label:l": "v", "add-hosts": "h=1.2.3.4", "no-cache": "", "image-resolve-mode": "pull", "force-network-mode": "host"}
-	if !maps.Equal(got.Attrs, want) || got.Session != "s" || !got.Engine || got.Outputs[0].Attrs["name"] != "a,b:1" {
+	if !maps.Equal(got.Attrs, want) || got.Session != "s" || !got.Engine || !slices.Equal(got.Entitlements, []string{hostNetwork}) || got.Outputs[0].Attrs["name"] != "a,b:1" {
 		t.Errorf("it is asked for %+v", got)
 	}
 	if !strings.Contains(string(said), `"id":"moby.buildkit.trace","aux":"`) || !strings.Contains(string(said), `"id":"moby.image.id","aux":{"ID":"sha256:abc"}`) {

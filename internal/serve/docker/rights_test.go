@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -82,6 +83,17 @@ func hostOf(change func(*client.ContainerCreateOptions)) *containertypes.HostCon
 	o := client.ContainerCreateOptions{HostConfig: &containertypes.HostConfig{}}
 	change(&o)
 	return o.HostConfig
+}
+
+// TestBuildWithHostNetwork: a build gets the host's network as a container does, in both forms.
+func TestBuildWithHostNetwork(t *testing.T) {
+	l := newLab(t)
+	for _, form := range []string{"", "&version=2&session=s"} {
+		doc, status := l.get(http.MethodPost, "/build?networkmode=host"+form)
+		if status != http.StatusForbidden || !strings.Contains(fmt.Sprint(doc), hostNetwork) {
+			t.Errorf("%s: %d, %v", form, status, doc)
+		}
+	}
 }
 
 // TestRunSettings: what the configuration says of containers bounds those of clients.
