@@ -22,6 +22,22 @@ type diskUsage struct {
 	*legacyUsage
 }
 
+// withoutItems leaves the sums alone, as for who did not ask for more.
+func (u *diskUsage) withoutItems() {
+	if u.ImageUsage != nil {
+		u.ImageUsage.Items = nil
+	}
+	if u.ContainerUsage != nil {
+		u.ContainerUsage.Items = nil
+	}
+	if u.VolumeUsage != nil {
+		u.VolumeUsage.Items = nil
+	}
+	if u.BuildCacheUsage != nil {
+		u.BuildCacheUsage.Items = nil
+	}
+}
+
 // legacyUsage are those fields. LayersSize is in bytes.
 type legacyUsage struct {
 	LayersSize int64
@@ -66,7 +82,7 @@ func (s *Server) diskUsage(ctx context.Context, r *request) error {
 			return err
 		}
 		sum := u.ContainerSum()
-		out.ContainerUsage = &containertypes.DiskUsage{ActiveCount: int64(sum.Active), TotalCount: int64(sum.Total), TotalSize: sum.Size, Reclaimable: sum.Reclaimable}
+		out.ContainerUsage = &containertypes.DiskUsage{ActiveCount: int64(sum.Active), TotalCount: int64(sum.Total), TotalSize: sum.Size, Reclaimable: sum.Reclaimable, Items: old.Containers}
 	}
 	if asked(system.VolumeObject) {
 		if old.Volumes, out.VolumeUsage, err = s.volumeUsage(ctx, b); err != nil {
@@ -78,16 +94,13 @@ func (s *Server) diskUsage(ctx context.Context, r *request) error {
 		old.BuildCache = cacheRecords(u.Cache)
 		out.BuildCacheUsage = &build.DiskUsage{ActiveCount: int64(sum.Active), TotalCount: int64(sum.Total), TotalSize: sum.Size, Reclaimable: sum.Reclaimable, Items: old.BuildCache}
 	}
-	if r.flag("verbose") && !r.before("1.52") {
-		out.legacyUsage = nil
-	} else if out.ImageUsage != nil {
-		out.ImageUsage.Items = nil
-	}
-	if out.legacyUsage != nil && out.BuildCacheUsage != nil {
-		out.BuildCacheUsage.Items = nil
-	}
-	if r.before("1.52") {
+	switch {
+	case r.before("1.52"):
 		out.DiskUsage = system.DiskUsage{}
+	case r.flag("verbose"):
+		out.legacyUsage = nil
+	default:
+		out.withoutItems()
 	}
 	return r.answer(http.StatusOK, out)
 }
