@@ -161,7 +161,7 @@ func TestRestartOfOneThatGoes(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for range 3 {
-		id := l.create("test -e /again && exit; touch /again; trap exit TERM; sleep 60 & wait", func(o *client.ContainerCreateOptions) { o.HostConfig.AutoRemove = true })
+		id := l.create("test -e /again && exit; trap exit TERM; touch /again; sleep 60 & wait", func(o *client.ContainerCreateOptions) { o.HostConfig.AutoRemove = true })
 		l.start(id)
 		for {
 			must(t, ctx.Err())
