@@ -126,7 +126,10 @@ func built(t *testing.T) string {
 	if program == "" {
 		return ""
 	}
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "bin") // as testscript's own
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range names {
 		if err := os.Symlink(program, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
