@@ -25,7 +25,7 @@ const module = "github.com/slipway-build/slipway/"
 // too. A package imports only from tiers below its own, or from below its own name.
 var tiers = [][]string{
 	{"internal/hostfiles", "internal/atomicfile", "internal/isolation", "internal/heap"},
-	{"internal/tools", "internal/longlife", "internal/inflight", "internal/meter", "internal/processes", "internal/filetrace", "internal/gunzip", "internal/libdeflate", "internal/overlay", "internal/secrets", "internal/terminal", "internal/outbound", "internal/network", "internal/config", "internal/builders", "internal/kube"},
+	{"internal/tools", "internal/longlife", "internal/inflight", "internal/meter", "internal/processes", "internal/filetrace", "internal/gunzip", "internal/libdeflate", "internal/overlay", "internal/secrets", "internal/terminal", "internal/outbound", "internal/network", "internal/config", "internal/builders", "internal/kube", "internal/stages"},
 	{"internal/layer", "internal/graph", "internal/progress", "internal/registry", "internal/reasons"},
 	{"internal/ocilayout"},
 	{"internal/store", "internal/sandbox", "internal/fileop", "internal/source", "internal/imagetools", "internal/manifestlist"},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/moby/buildkit/client"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/build"
@@ -24,6 +25,7 @@ import (
 type onFlags struct {
 	on, onImage, podTemplate, onRegistrySecret string
 	onWait                                     time.Duration
+	workers                                    int
 }
 
 func (o *onFlags) add(f *pflag.FlagSet) {
@@ -31,6 +33,7 @@ func (o *onFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.onImage, "on-image", "", `Image of slipway that the pod of "--on" runs`)
 	f.StringVar(&o.podTemplate, "pod-template", "", `File with the Job, or the Pod, that "--on" completes (YAML)`)
 	f.StringVar(&o.onRegistrySecret, "on-registry-secret", "", `Secret of the cluster with the credentials of registries for the pod of "--on" (default: yours, of the registries that the command names)`)
+	f.IntVar(&o.workers, "workers", 0, `How many Jobs of "--on" may run at the same time for what of the build does not depend on each other (default: one Job)`)
 	f.DurationVar(&o.onWait, "on-wait", kube.DefaultPatience, `How long a pod of "--on" may take to start`)
 }
 
@@ -43,16 +46,22 @@ type remote struct {
 
 	cluster *kube.Cluster
 	repo    cache.Packed // where contexts, and results by their keys, are kept
-	args    []string     // of the build in the pod
+	args    []string     // of each build in a pod
+	result  []string     // besides, of the one that makes the result
+	where   []string     // and at last: the context
 	image   string       // to be brought home where nobody pushes one; "" is none
 	files   map[string][]byte
-	arch    string
 
-	replay *progress.Replay
-	step   *progress.Step // what goes on in the cluster
-	said   lastLines
-	out    kube.Outcome
-	meta   map[string]any
+	platforms []ocispec.Platform
+	archs     []string // theirs, each once
+
+	dockerfile []byte   // nil: it is not of this machine
+	same       []string // arguments by which several builds have the same keys
+
+	step *progress.Step // what goes on in the cluster
+	said lastLines
+	out  kube.Outcome
+	meta map[string]any
 }
 
 // buildOn builds in a Job of Kubernetes, as if it were here.
@@ -100,10 +109,9 @@ func (a *app) buildOn(ctx context.Context, flags *pflag.FlagSet, o *buildFlags, 
 
 // run carries the build out. An error is one of the cluster, of the context or of the connection: what a build fails by is in out.
 func (r *remote) run(ctx context.Context, sink progress.Sink) (err error) {
-	r.replay = progress.NewReplay(sink)
 	r.step = progress.Start(sink, progress.Vertex{Digest: digest.FromString("kubernetes"), Name: "[kubernetes] build in " + r.cluster.String()})
 	defer func() { r.step.Done(err) }()
-	spec := &kube.Spec{Image: r.opts.onImage, Arch: r.arch, Patience: r.opts.onWait, Files: r.files}
+	spec := &kube.Spec{Image: r.opts.onImage, Patience: r.opts.onWait, Files: r.files}
 	if r.opts.podTemplate != "" {
 		if spec.Template, err = os.ReadFile(r.opts.podTemplate); err != nil {
 			return fmt.Errorf("reading --pod-template: %w", err)
@@ -116,37 +124,16 @@ func (r *remote) run(ctx context.Context, sink progress.Sink) (err error) {
 		spec.Env = map[string]string{"DOCKER_CONFIG": kube.Dir}
 	}
 	spec.RegistrySecret = r.opts.onRegistrySecret
-	admitted, err := r.cluster.Admit(ctx, spec) // before anything is sent
-	if err != nil {
+	if _, err := r.cluster.Admit(ctx, spec); err != nil { // before anything is sent
 		return err
 	}
 	if err := r.sendContexts(ctx, sink); err != nil {
 		return err
 	}
-	spec.Args = r.args
-	view := kube.View{Line: r.line, Tell: r.tell, Again: func() { r.replay.Again(); r.said.clear() }}
-	for {
-		if admitted, err = r.cluster.Admit(ctx, spec); err != nil {
-			return err
-		}
-		r.tell(admitted.Tells)
-		r.out, err = r.cluster.Run(ctx, admitted, spec, view)
-		if !errors.Is(err, kube.ErrNoUserNamespace) || spec.NoUserNamespace {
-			return err
-		}
-		spec.NoUserNamespace = true
-		r.tell(err.Error())
-	}
+	return r.carryOut(ctx, sink, spec, r.split())
 }
 
 func (r *remote) tell(text string) { _, _ = r.step.Stderr().Write([]byte(text + "\n")) }
-
-// line takes a line of what the pod prints: an event, or the words of its slipway.
-func (r *remote) line(line []byte) {
-	if !r.replay.Line(line) {
-		r.said.add(line)
-	}
-}
 
 // maxSaid is how much is kept of a pod's words, in bytes.
 const maxSaid = 256 << 10

@@ -40,7 +40,7 @@ func onRules() map[string]onRule {
 		"builder":         "builders of another kind are not there yet",
 	}
 	for _, name := range []string{
-		"on", "on-image", "on-wait", "on-registry-secret", "pod-template", "progress", "quiet", "metadata-file", "iidfile", "load", "compress", "rm", "force-rm",
+		"on", "on-image", "on-wait", "on-registry-secret", "pod-template", "workers", "progress", "quiet", "metadata-file", "iidfile", "load", "compress", "rm", "force-rm",
 		// These are put into another form.
 		"file", "build-context", "secret", "build-arg", "tag", "platform", "output", "push", "cache-to", "cache-from",
 	} {
@@ -58,7 +58,7 @@ func onRules() map[string]onRule {
 
 // plan makes the command line of the build in the pod, but for what is sent, and refuses what cannot be done there.
 func (r *remote) plan() error {
-	r.args = []string{"build", "--progress=rawjson", "--metadata-file=/dev/termination-log"}
+	r.args, r.result = []string{"build", "--progress=rawjson"}, []string{"--metadata-file=/dev/termination-log"}
 	if err := r.forward(); err != nil {
 		return err
 	}
@@ -73,6 +73,9 @@ func (r *remote) plan() error {
 	return r.planOutputs()
 }
 
+// ofResult are the flags that say what becomes of the result: what only stands below it is built without them.
+var ofResult = []string{"annotation", "attest", "label", "provenance", "sbom", "squash", "target"}
+
 // forward passes flags on that mean the same there, and refuses some.
 func (r *remote) forward() (err error) {
 	rules := onRules()
@@ -85,37 +88,38 @@ func (r *remote) forward() (err error) {
 				err = fmt.Errorf("--%s and --on=kubernetes: %s", f.Name, rule)
 			}
 		case f.Value.String() != f.DefValue:
+			to := &r.args
+			if slices.Contains(ofResult, f.Name) {
+				to = &r.result
+			}
 			if list, ok := f.Value.(pflag.SliceValue); ok {
 				for _, v := range list.GetSlice() {
-					r.args = append(r.args, "--"+f.Name+"="+v)
+					*to = append(*to, "--"+f.Name+"="+v)
 				}
 				return
 			}
-			r.args = append(r.args, "--"+f.Name+"="+f.Value.String())
+			*to = append(*to, "--"+f.Name+"="+f.Value.String())
 		}
 	})
 	return err
 }
 
-// planPlatforms has a build for one architecture run on a node of that.
+// planPlatforms reads the platforms: a build for those of one architecture runs on a node of that.
 func (r *remote) planPlatforms() error {
 	all, err := platformList(r.opts.platforms)
 	if err != nil {
 		return err
 	}
-	archs := map[string]bool{}
 	for _, one := range all {
 		p, err := platforms.Parse(one)
 		if err != nil {
 			return fmt.Errorf("--platform: %w", err)
 		}
-		archs[p.Architecture] = true
-		r.args = append(r.args, "--platform="+one)
-	}
-	if len(archs) == 1 {
-		for arch := range archs {
-			r.arch = arch
+		if !slices.Contains(r.archs, p.Architecture) {
+			r.archs = append(r.archs, p.Architecture)
 		}
+		r.platforms = append(r.platforms, p)
+		r.result = append(r.result, "--platform="+one)
 	}
 	return nil
 }
@@ -145,11 +149,15 @@ func (r *remote) planCaches() error {
 				}
 			}
 		}
-		for _, v := range side.values {
+		for i, v := range side.values {
 			if cache.Redact(v) != v {
 				return fmt.Errorf("--%s: it has a secret, which everybody could read in the Job", side.flag)
 			}
-			r.args = append(r.args, "--"+side.flag+"="+v)
+			to := &r.args
+			if side.flag == "cache-to" && entries[i].Attrs["mode"] != "keys" { // it has the results of one build
+				to = &r.result
+			}
+			*to = append(*to, "--"+side.flag+"="+v)
 		}
 	}
 	if r.repo.Repository == "" {
@@ -207,15 +215,15 @@ func (r *remote) planOutputs() error {
 		case out.Attrs["push"] == "true":
 			pushes = true
 		}
-		r.args = append(r.args, "--output="+v)
+		r.result = append(r.result, "--output="+v)
 	}
 	switch {
 	case pushes:
 		if o.push {
-			r.args = append(r.args, "--push")
+			r.result = append(r.result, "--push")
 		}
 		for _, tag := range o.tags {
-			r.args = append(r.args, "--tag="+tag)
+			r.result = append(r.result, "--tag="+tag)
 		}
 	case o.load: // through the repository of the cache, where it has no name that anybody needs
 		r.image = r.repo.Repository + ":image-" + strings.ToLower(shortID())
@@ -223,7 +231,7 @@ func (r *remote) planOutputs() error {
 		if r.repo.Insecure {
 			output += ",registry.insecure=true"
 		}
-		r.args = append(r.args, output)
+		r.result = append(r.result, output)
 	case !nothing:
 		return errors.New("--on=kubernetes: say where the image goes: --push, or --load to have it here")
 	}

@@ -141,7 +141,7 @@ func (r *remote) sendContexts(ctx context.Context, sink progress.Sink) error {
 	case r.opts.file != "":
 		r.args = append(r.args, "--file="+r.opts.file)
 	}
-	r.args = append(r.args, "--", r.context)
+	r.where = []string{"--", r.context}
 	return nil
 }
 
@@ -163,8 +163,11 @@ func (r *remote) sendMain(ctx context.Context, sink progress.Sink) error {
 		if err := r.sendDockerfile(ctx, sink, file); err != nil {
 			return err
 		}
-	case r.opts.file != "":
-		r.args = append(r.args, "--file="+filepath.ToSlash(inside))
+	default:
+		if r.opts.file != "" {
+			r.args = append(r.args, "--file="+filepath.ToSlash(inside))
+		}
+		r.readDockerfile(file)
 	}
 	exclude, err := r.ignored(file, inside)
 	if err != nil {
@@ -174,7 +177,7 @@ func (r *remote) sendMain(ctx context.Context, sink progress.Sink) error {
 	if err != nil {
 		return err
 	}
-	r.args = append(r.args, "--", name)
+	r.where = []string{"--", name}
 	return nil
 }
 
@@ -244,12 +247,25 @@ func (r *remote) sendDockerfile(ctx context.Context, sink progress.Sink, file st
 	if _, err := os.Stat(file); err != nil {
 		return fmt.Errorf("reading the Dockerfile: %w", err)
 	}
+	r.readDockerfile(file)
 	name, err := r.send(ctx, sink, "dockerfile", filepath.Dir(file), []string{base, base + ".dockerignore"}, nil)
 	if err != nil {
 		return err
 	}
 	r.args = append(r.args, "--file="+name+"#"+base)
 	return nil
+}
+
+// readDockerfile reads what the stages of the build are. That it cannot be read is said where it is needed: in the pod.
+func (r *remote) readDockerfile(file string) {
+	f, err := os.Open(file)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if data, err := io.ReadAll(io.LimitReader(f, maxStdinDockerfile)); err == nil {
+		r.dockerfile = data
+	}
 }
 
 // maxStdinDockerfile is how long a Dockerfile on standard input may be, in bytes.

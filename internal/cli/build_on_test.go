@@ -1,9 +1,15 @@
 package cli
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
+	"github.com/containerd/platforms"
 	"github.com/spf13/pflag"
+
+	"github.com/slipway-build/slipway/internal/progress"
 )
 
 // TestOnRules: of each flag of build it is said what becomes of it in a cluster.
@@ -17,5 +23,60 @@ func TestOnRules(t *testing.T) {
 	})
 	for name := range rules {
 		t.Errorf("there is no --%s", name)
+	}
+}
+
+// TestParts: of several platforms each has Jobs on nodes of its own, which are told of the same builder's platform, and what begins with that runs there.
+func TestParts(t *testing.T) {
+	r := &remote{opts: &buildFlags{}, args: []string{"build"}, result: []string{"--push"}, where: []string{"--", "packed://x"}}
+	r.opts.workers = 4
+	r.dockerfile = []byte("FROM --platform=$BUILDPLATFORM a AS tools\nRUN x\nFROM --platform=$BUILDPLATFORM a AS cross\nARG TARGETARCH\nRUN y\n" +
+		"FROM b\nRUN y\nCOPY --from=tools / /\nFROM b\nCOPY --from=2 / /\nCOPY --from=tools / /\nCOPY --from=cross / /")
+	for _, name := range []string{"linux/amd64", "linux/arm64"} {
+		p := platforms.MustParse(name)
+		r.platforms, r.archs = append(r.platforms, p), append(r.archs, p.Architecture)
+	}
+	var got []string
+	for _, b := range r.split() {
+		var needs []string
+		for _, n := range b.needs {
+			needs = append(needs, n.label)
+		}
+		got = append(got, fmt.Sprintf("%s on %s after %q: %s", b.label, b.arch, needs, strings.Join(b.args, " ")))
+	}
+	const same = " --build-arg=BUILDPLATFORM=linux/amd64"
+	part := func(target, arch, node, needs string) string {
+		return fmt.Sprintf("%s linux/%s on %s after [%s]: build --target=%s --output=type=cacheonly%s --platform=linux/%[2]s -- packed://x", target, arch, node, needs, target, same)
+	}
+	want := []string{
+		part("tools", "amd64", "amd64", ""), part("cross", "amd64", "amd64", ""), part("2", "amd64", "amd64", `"tools linux/amd64"`),
+		part("cross", "arm64", "amd64", ""), part("2", "arm64", "arm64", `"tools linux/amd64"`),
+		`result on amd64 after ["tools linux/amd64" "cross linux/amd64" "2 linux/amd64" "tools linux/amd64" "cross linux/arm64" "2 linux/arm64"]: build --push` + same + " -- packed://x",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("builds\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestPartsNot: what several Jobs would do in another way is one.
+func TestPartsNot(t *testing.T) {
+	const two = "FROM x AS a\nRUN x\nFROM x AS b\nRUN x\nFROM x\nRUN y\nCOPY --from=a / /\nCOPY --from=b / /\n"
+	for name, change := range map[string]func(r *remote){
+		"--no-cache":                func(r *remote) { r.opts.noCache = true },
+		"--no-cache-filter":         func(r *remote) { r.opts.noCacheFilter = []string{"a"} },
+		"--verify-cache":            func(r *remote) { r.opts.verifyCache = "warn" },
+		"a Dockerfile of elsewhere": func(r *remote) { r.dockerfile = nil },
+		"TARGETSTAGE":               func(r *remote) { r.dockerfile = []byte(two + "ARG TARGETSTAGE") },
+		"--build-arg BUILDPLATFORM": func(r *remote) { r.opts.buildArgs = []string{"BUILDPLATFORM=linux/arm64"} },
+		"one worker":                func(r *remote) { r.opts.workers = 1 },
+	} {
+		r := &remote{opts: &buildFlags{}, dockerfile: []byte(two), step: progress.Start(progress.Discard, progress.Vertex{Digest: "x"})}
+		r.opts.workers = 2
+		if n := len(r.split()); n != 3 {
+			t.Fatalf("%d Jobs", n)
+		}
+		if change(r); len(r.split()) != 1 {
+			t.Errorf("%s: several Jobs", name)
+		}
 	}
 }

@@ -6,8 +6,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -18,7 +20,9 @@ import (
 
 // cluster is the command `cluster`, an API server of Kubernetes whose pods are processes of slipway with stores of their own. $KUBECONFIG leads to it.
 //
-//	cluster start [privileged|baseline|restricted] [no-user-namespaces] [no-image] [no-node]
+//	cluster start [privileged|baseline|restricted] [no-user-namespaces] [no-image] [no-node] [together]
+//	                         together: no container starts before there are two pods
+//	cluster most N           so many Jobs there were at the same time, at most
 //	cluster kill             the pod that runs is killed, and another one takes its place
 //	cluster cut              all connections break
 //	cluster refuse WHAT MSG  requests (as "POST pods") are refused; without a message no longer
@@ -55,6 +59,12 @@ func cluster(ts *testscript.TestScript, neg bool, args []string) {
 		if got := fmt.Sprint(kubetest.At(c.last, args[1])); regexp.MustCompile(args[2]).MatchString(got) == neg {
 			ts.Fatalf("%s of the Job is %s", args[1], got)
 		}
+	case "most":
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if got := strconv.Itoa(c.most); got != args[1] {
+			ts.Fatalf("there were %s Jobs at the same time", got)
+		}
 	case "empty":
 		for range 3000 { // what a client deleted as its last deed
 			if len(c.Left()) == 0 {
@@ -74,6 +84,7 @@ type scriptCluster struct {
 
 	mu   sync.Mutex
 	last map[string]any // Job
+	most int            // Jobs at the same time
 }
 
 func startCluster(ts *testscript.TestScript, options []string) {
@@ -94,11 +105,19 @@ func startCluster(ts *testscript.TestScript, options []string) {
 			opt.Level = o
 		}
 	}
+	var pods atomic.Int32
+	two := make(chan struct{})
 	opt.Pod = func(s *kubetest.Server, p *kubetest.Pod) bool {
 		c.mu.Lock()
-		c.last = s.Jobs()[0]
+		jobs := s.Jobs()
+		c.last, c.most = jobs[0], max(c.most, len(jobs))
 		c.mu.Unlock()
+		if pods.Add(1) == 2 {
+			close(two)
+		}
 		switch {
+		case slices.Contains(options, "together"):
+			<-two
 		case slices.Contains(options, "no-image"):
 			why := map[string]any{"reason": "ErrImagePull", "message": "pull of example.com/slipway: not found"}
 			p.Set(kubetest.State("Pending", "waiting", why))

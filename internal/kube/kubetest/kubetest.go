@@ -55,6 +55,7 @@ type Server struct {
 type change struct {
 	version int
 	kind    string
+	job     string
 	object  json.RawMessage
 }
 
@@ -188,7 +189,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, what string, rest
 	case what == "GET pods" && len(rest) == 0 && r.URL.Query().Get("watch") == "true":
 		s.watch(w, r)
 	case what == "GET pods" && len(rest) == 0:
-		s.list(w)
+		s.list(w, r)
 	case what == "DELETE pods" && len(rest) == 1:
 		s.mu.Lock()
 		p := s.pods[rest[0]]
@@ -290,7 +291,8 @@ func (s *Server) makeJob(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusConflict, "AlreadyExists", name+" already exists")
 		return
 	}
-	j["metadata"].(dict)["uid"] = "uid-" + name
+	s.serial++
+	j["metadata"].(dict)["uid"] = fmt.Sprintf("uid-%s-%d", name, s.serial)
 	j["status"] = dict{}
 	s.jobs[name] = j
 	answer(w, http.StatusCreated, j)
@@ -341,12 +343,20 @@ func (s *Server) Warn(uid, reason, message string) {
 	})
 }
 
-func (s *Server) list(w http.ResponseWriter) {
+// selected reports whether a pod of a Job is one that a request is about: by a label that is wanted.
+func selected(r *http.Request, job string) bool {
+	selector := r.URL.Query().Get("labelSelector")
+	return selector == "" || selector == "slipway.build/job="+job
+}
+
+func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	items := []any{}
 	for _, p := range s.pods {
-		items = append(items, json.RawMessage(p.encoded()))
+		if selected(r, p.job) {
+			items = append(items, json.RawMessage(p.encoded()))
+		}
 	}
 	answer(w, http.StatusOK, dict{"metadata": dict{"resourceVersion": strconv.Itoa(s.version)}, "items": items})
 }
@@ -363,7 +373,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	for i := 0; ; {
 		for ; i < len(s.log); i++ {
-			if c := s.log[i]; c.version > from {
+			if c := s.log[i]; c.version > from && selected(r, c.job) {
 				_ = json.NewEncoder(w).Encode(dict{"type": c.kind, "object": c.object})
 				flush()
 			}

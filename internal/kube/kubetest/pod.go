@@ -43,7 +43,9 @@ func (s *Server) makePod(job string) {
 	spec, _ := json.Marshal(At(s.jobs[job], "spec.template.spec"))
 	p := &Pod{Name: name, UID: "uid-" + name, server: s, job: job, dir: filepath.Join(s.opt.Dir, name)}
 	labels := At(s.jobs[job], "spec.template.metadata.labels")
-	p.Object = dict{"metadata": dict{"name": name, "uid": p.UID, "labels": labels}, "spec": dict{}, "status": dict{"phase": "Pending"}}
+	p.Object = dict{"metadata": dict{
+		"name": name, "uid": p.UID, "labels": labels, "ownerReferences": []any{dict{"kind": "Job", "name": job, "uid": At(s.jobs[job], "metadata.uid")}},
+	}, "spec": dict{}, "status": dict{"phase": "Pending"}}
 	var copied dict
 	_ = json.Unmarshal(spec, &copied)
 	p.Object["spec"] = copied
@@ -66,7 +68,7 @@ func (p *Pod) tell(kind string) {
 	s := p.server
 	s.version++
 	p.Object["metadata"].(dict)["resourceVersion"] = fmt.Sprint(s.version)
-	s.log = append(s.log, change{s.version, kind, p.encoded()})
+	s.log = append(s.log, change{s.version, kind, p.job, p.encoded()})
 	s.changed.Broadcast()
 }
 
@@ -155,10 +157,14 @@ func (p *Pod) run() {
 		phase = "Failed"
 	}
 	p.set(State(phase, "terminated", dict{"exitCode": code, "message": message, "reason": "Error"}))
-	if s.jobs[p.job] == nil || code != 137 && code != 143 {
-		return
+	switch job := s.jobs[p.job]; {
+	case job == nil:
+	case code == 137 || code == 143:
+		s.makePod(p.job)
+	default:
+		kind := map[bool]string{true: "Complete", false: "Failed"}[code == 0]
+		job["status"] = dict{"conditions": []any{dict{"type": kind, "status": "True"}}}
 	}
-	s.makePod(p.job)
 }
 
 // exec runs the container's process.
