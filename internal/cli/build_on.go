@@ -50,6 +50,7 @@ type remote struct {
 	result  []string     // besides, of the one that makes the result
 	where   []string     // and at last: the context
 	image   string       // to be brought home where nobody pushes one; "" is none
+	pushed  []string     // names under which the image is to be in registries
 	files   map[string][]byte
 
 	platforms []ocispec.Platform

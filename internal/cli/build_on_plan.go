@@ -216,6 +216,7 @@ func (r *remote) planOutputs() error {
 			pushes = true
 		}
 		r.result = append(r.result, "--output="+v)
+		r.pushed = append(r.pushed, strings.Split(out.Attrs["name"], ",")...)
 	}
 	switch {
 	case pushes:
@@ -223,7 +224,7 @@ func (r *remote) planOutputs() error {
 			r.result = append(r.result, "--push")
 		}
 		for _, tag := range o.tags {
-			r.result = append(r.result, "--tag="+tag)
+			r.result, r.pushed = append(r.result, "--tag="+tag), append(r.pushed, tag)
 		}
 	case o.load: // through the repository of the cache, where it has no name that anybody needs
 		r.image = r.repo.Repository + ":image-" + strings.ToLower(shortID())

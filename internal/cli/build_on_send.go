@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -302,9 +303,12 @@ func (r *remote) sendTree(ctx context.Context, what, dir string, include, exclud
 // bringHome has the image in the store, under the names that it was to get, and in Docker or containerd where one runs here.
 func (r *remote) bringHome(ctx context.Context, mode string, d digest.Digest) error {
 	from := r.image
-	if from == "" {
+	if from == "" { // the pod says which of the names it has pushed, but none that was not asked for
 		names, _ := r.meta["image.name"].(string)
 		from, _, _ = strings.Cut(names, ",")
+		if !slices.ContainsFunc(r.pushed, func(asked string) bool { return sameName(asked, from) }) {
+			return fmt.Errorf("the pod says that it has pushed %q, for which nobody has asked", from)
+		}
 	}
 	named, err := reference.ParseNormalizedNamed(from)
 	if err != nil {
@@ -338,6 +342,13 @@ func (r *remote) bringHome(ctx context.Context, mode string, d digest.Digest) er
 		err = export.Save(ctx, s, saved, loader)
 	}
 	return loader.finish(err)
+}
+
+// sameName reports whether two references are the same one, with what they leave out.
+func sameName(a, b string) bool {
+	an, err1 := store.NormalizeName(a)
+	bn, err2 := store.NormalizeName(b)
+	return err1 == nil && err2 == nil && an == bn
 }
 
 func hostOfRepository(repository string) string {

@@ -80,3 +80,16 @@ func TestPartsNot(t *testing.T) {
 		}
 	}
 }
+
+// TestPushedName: what a pod says that it has pushed is believed of names alone that were asked for.
+func TestPushedName(t *testing.T) {
+	r := &remote{opts: &buildFlags{}, pushed: []string{"example.com/app:v1"}, meta: map[string]any{"image.name": "example.com/other:v1,example.com/app:v1"}}
+	if err := r.bringHome(t.Context(), "quiet", "sha256:x"); err == nil || !strings.Contains(err.Error(), `"example.com/other:v1", for which nobody has asked`) {
+		t.Error(err)
+	}
+	for other, same := range map[string]bool{"docker.io/library/a:latest": true, "a:v1": false, "b": false, "A!": false} {
+		if sameName("a", other) != same {
+			t.Errorf("a and %s", other)
+		}
+	}
+}
