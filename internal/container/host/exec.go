@@ -32,10 +32,14 @@ type Exec struct {
 // maxExecs bounds the processes that are known: of those that have ended the oldest are forgotten, then of those that were not begun.
 const maxExecs = 256
 
+// maxExecBytes bounds their arguments and variables together, in the same way.
+const maxExecBytes = 16 << 20
+
 // exec is one with what belongs to it. Its fields are guarded by the host's lock.
 type exec struct {
 	Exec
 	begun bool
+	size  int // of its arguments and variables, in bytes
 	sizes chan sandbox.WinSize
 }
 
@@ -62,21 +66,46 @@ func (h *Host) create(opt *ExecOptions) (*Exec, error) {
 	if h.over {
 		return nil, errOver
 	}
-	if len(h.order) >= maxExecs {
+	size := sizeOf(&opt.Process)
+	if err := h.makeRoom(size); err != nil {
+		return nil, err
+	}
+	e := &exec{Exec: Exec{ID: id, Options: *opt}, size: size, sizes: make(chan sandbox.WinSize, 1)}
+	h.execs[id], h.order = e, append(h.order, id)
+	out := e.Exec
+	return &out, nil
+}
+
+// makeRoom forgets processes until there is room for one more of a size. The lock is held.
+func (h *Host) makeRoom(size int) error {
+	for sum := h.execSize(); len(h.order) >= maxExecs || len(h.order) > 0 && sum+size > maxExecBytes; sum = h.execSize() {
 		i := slices.IndexFunc(h.order, func(id string) bool { return h.execs[id].Exit != nil })
 		if i < 0 { // the oldest that nobody has begun
 			i = slices.IndexFunc(h.order, func(id string) bool { return !h.execs[id].begun })
 		}
 		if i < 0 {
-			return nil, fmt.Errorf("%d processes run in the container that were started in it", maxExecs)
+			return fmt.Errorf("%d processes run in the container that were started in it, with %d bytes of arguments and variables: there is no room for more", len(h.order), sum)
 		}
 		delete(h.execs, h.order[i])
 		h.order = slices.Delete(h.order, i, i+1)
 	}
-	e := &exec{Exec: Exec{ID: id, Options: *opt}, sizes: make(chan sandbox.WinSize, 1)}
-	h.execs[id], h.order = e, append(h.order, id)
-	out := e.Exec
-	return &out, nil
+	return nil
+}
+
+// execSize is how many bytes all of them have. The lock is held.
+func (h *Host) execSize() (sum int) {
+	for _, e := range h.execs {
+		sum += e.size
+	}
+	return sum
+}
+
+// sizeOf is how many bytes the arguments and variables of a process have.
+func sizeOf(p *sandbox.Process) (n int) {
+	for _, text := range slices.Concat(p.Args, p.Env) {
+		n += len(text)
+	}
+	return n
 }
 
 // exec finds a process.

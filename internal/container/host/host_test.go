@@ -458,3 +458,28 @@ func TestInputNobodyReads(t *testing.T) {
 		h.End(Exit{})
 	}
 }
+
+// TestExecBytes: what clients want to have run takes a bounded memory, and the newest is known.
+func TestExecBytes(t *testing.T) {
+	h := newHost(t, func(*Options) {})
+	defer h.End(Exit{})
+	long := strings.Repeat("x", 1<<20)
+	for range 2 * maxExecBytes / len(long) {
+		e, err := h.create(&ExecOptions{Process: sandbox.Process{Args: []string{long}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.inspect(e.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := len(h.order); n != maxExecBytes/len(long) || n != len(h.execs) {
+		t.Errorf("%d and %d are known", n, len(h.execs))
+	}
+	for _, e := range h.execs {
+		e.begun = true
+	}
+	if _, err := h.create(&ExecOptions{Process: sandbox.Process{Args: []string{long}}}); err == nil {
+		t.Error("those that run were forgotten, or their bytes")
+	}
+}
