@@ -23,7 +23,7 @@ func TestKubernetes(t *testing.T) {
 		name string
 		test func(*cluster, *testing.T)
 	}{
-		{"levels", (*cluster).levels}, {"home", (*cluster).home}, {"inputs", (*cluster).inputs}, {"credentials", (*cluster).credentials},
+		{"levels", (*cluster).levels}, {"home", (*cluster).home}, {"inputs", (*cluster).inputs}, {"bake", (*cluster).bake}, {"credentials", (*cluster).credentials},
 		{"architecture", (*cluster).architecture}, {"interrupt", (*cluster).interrupt}, {"lost", (*cluster).lost}, {"killed", (*cluster).killed},
 		{"server", (*cluster).server}, {"twice", (*cluster).twice}, {"cut", (*cluster).cut},
 	} {
@@ -226,6 +226,25 @@ func (c *cluster) inputs(t *testing.T) {
 	text := "FROM busybox\nCOPY . /main\nCOPY --from=more . /more\nRUN cat /main/a /more/b\n"
 	said := c.start(t, strings.NewReader(text), c.on("privileged", "inputs", "--push", "--build-context=more="+filepath.Join(dir, "more"), "-f", "-", filepath.Join(dir, "main"))...).wait(0)
 	must(t, said, `\d a\n.* b\n`)
+	c.empty(t, "privileged")
+}
+
+// bake builds a target on what another one is, each in a Job.
+func (c *cluster) bake(t *testing.T) {
+	repo := host + "/" + c.team
+	dir := c.files(t, map[string]string{"docker-bake.hcl": `
+group "default" { targets = ["app"] }
+target "base" { dockerfile-inline = "FROM busybox\nRUN echo base >/base\n" }
+target "app" {
+  dockerfile-inline = "FROM base\nRUN echo the $(cat /base)\n"
+  contexts = { base = "target:base" }
+  tags = ["` + repo + `/bake"]
+  cache-to = ["type=registry,ref=` + repo + `/cache,mode=keys,registry.insecure=true"]
+}
+`})
+	args := []string{"bake", "--on=kubernetes://lab/privileged", "--on-image=" + host + "/slipway:latest", "--push", "--file=" + filepath.Join(dir, "docker-bake.hcl")}
+	must(t, c.start(t, nil, args...).wait(0), `\[base 2/2\] RUN`, `\d the base\n`)
+	must(t, c.start(t, nil, args...).wait(0), `!the base\n`)
 	c.empty(t, "privileged")
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/buildkit/client/llb"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/bake"
 	"github.com/slipway-build/slipway/internal/build"
@@ -30,6 +31,22 @@ type bakeFlags struct {
 	progress, metadataFile string
 	tellFlags
 	failureFlags
+	onFlags
+	given []string // of the flags of onFlags those that say how a pod is made
+}
+
+// checkOn refuses flags that are none of builds in a cluster.
+func (o *bakeFlags) checkOn(f *pflag.FlagSet) (err error) {
+	rules := onRules()
+	f.Visit(func(f *pflag.Flag) {
+		switch rule := rules[f.Name]; {
+		case f.Name == "on-image", f.Name == "workers", f.Name == "on-wait", f.Name == "on-registry-secret", f.Name == "pod-template":
+			o.given = append(o.given, "--"+f.Name+"="+f.Value.String())
+		case err == nil && rule != "" && rule != onHere && f.Name != "call" && f.Name != "print":
+			err = fmt.Errorf("--%s and --on=kubernetes: %s", f.Name, rule)
+		}
+	})
+	return err
 }
 
 func newBakeCmd(a *app) *cobra.Command {
@@ -49,6 +66,11 @@ func newBakeCmd(a *app) *cobra.Command {
 			}
 			if err := a.checkFailureShell(cmd, &opts.failureFlags); err != nil {
 				return err
+			}
+			if opts.on != "" {
+				if err := opts.checkOn(cmd.Flags()); err != nil {
+					return err
+				}
 			}
 			return a.runBake(cmd.Context(), &opts, args)
 		},
@@ -80,6 +102,7 @@ func newBakeCmd(a *app) *cobra.Command {
 	f.BoolFunc("list-variables", "List defined variables", listAlias(&opts.list, "variables"))
 	opts.tellFlags.add(f)
 	opts.failureFlags.add(f, "")
+	opts.onFlags.add(f)
 	a.builderFlag(f)
 	for _, name := range []string{"list-targets", "list-variables"} {
 		f.Lookup(name).Hidden = true
@@ -136,6 +159,9 @@ func (a *app) runBake(ctx context.Context, opts *bakeFlags, args []string) error
 			return err
 		}
 		defer display.Wait()
+	}
+	if opts.on != "" {
+		return a.bakeOn(ctx, opts, def, display)
 	}
 	endInTime(ctx)
 	return a.buildTargets(ctx, bakeShown{opts.progress, opts.metadataFile, opts.Call, opts.warm, opts.tellFlags, opts.failureFlags}, def, display)

@@ -154,10 +154,10 @@ func (l *lastLines) clear()       { l.text = nil }
 func (l *lastLines) empty() bool  { return len(l.text) == 0 }
 func (l *lastLines) print(a *app) { _, _ = a.stderr.Write(l.text) }
 
-// finish does what is to be done here with an image that is built.
-func (r *remote) finish(ctx context.Context, mode string, warnings []client.VertexWarning) error {
+// readResult reads what the pod says that it has made.
+func (r *remote) readResult() (*build.Result, error) {
 	if err := json.Unmarshal([]byte(r.out.Message), &r.meta); err != nil {
-		return fmt.Errorf("the build ended well, but its pod does not say what it has made: %w", err)
+		return nil, fmt.Errorf("the build ended well, but its pod does not say what it has made: %w", err)
 	}
 	result := &build.Result{}
 	for key, d := range map[string]*digest.Digest{"containerimage.digest": &result.Manifest.Digest, "containerimage.config.digest": &result.Config} {
@@ -166,11 +166,20 @@ func (r *remote) finish(ctx context.Context, mode string, warnings []client.Vert
 			continue
 		}
 		if *d = digest.Digest(text); d.Validate() != nil {
-			return fmt.Errorf("the pod says that the image has the %s %q", key, text)
+			return nil, fmt.Errorf("the pod says that the image has the %s %q", key, text)
 		}
 	}
 	if result.ImageID = result.Config; result.ImageID == "" {
 		result.ImageID = result.Manifest.Digest
+	}
+	return result, nil
+}
+
+// finish does what is to be done here with an image that is built.
+func (r *remote) finish(ctx context.Context, mode string, warnings []client.VertexWarning) error {
+	result, err := r.readResult()
+	if err != nil {
+		return err
 	}
 	if r.opts.load {
 		if err := r.bringHome(ctx, mode, result.Manifest.Digest); err != nil {

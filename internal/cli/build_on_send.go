@@ -300,15 +300,24 @@ func (r *remote) sendTree(ctx context.Context, what, dir string, include, exclud
 	return cache.SendContext(ctx, s, r.app.registry(), r.repo, project, tree)
 }
 
+// imageName is what the image is called in the registry: the pod says which of the names it has pushed, but none that was not asked for.
+func (r *remote) imageName() (string, error) {
+	if r.image != "" {
+		return r.image, nil
+	}
+	names, _ := r.meta["image.name"].(string)
+	name, _, _ := strings.Cut(names, ",")
+	if !slices.ContainsFunc(r.pushed, func(asked string) bool { return sameName(asked, name) }) {
+		return "", fmt.Errorf("the pod says that it has pushed %q, for which nobody has asked", name)
+	}
+	return name, nil
+}
+
 // bringHome has the image in the store, under the names that it was to get, and in Docker or containerd where one runs here.
 func (r *remote) bringHome(ctx context.Context, mode string, d digest.Digest) error {
-	from := r.image
-	if from == "" { // the pod says which of the names it has pushed, but none that was not asked for
-		names, _ := r.meta["image.name"].(string)
-		from, _, _ = strings.Cut(names, ",")
-		if !slices.ContainsFunc(r.pushed, func(asked string) bool { return sameName(asked, from) }) {
-			return fmt.Errorf("the pod says that it has pushed %q, for which nobody has asked", from)
-		}
+	from, err := r.imageName()
+	if err != nil {
+		return err
 	}
 	named, err := reference.ParseNormalizedNamed(from)
 	if err != nil {

@@ -180,7 +180,7 @@ func checkDriver(driver, endpoint string) error {
 	case "remote":
 		return fmt.Errorf("--driver remote: there is no BuildKit daemon that would be asked to build: to build on another machine, run slipway there; here, leave out --driver")
 	case "kubernetes":
-		return errors.New("--driver kubernetes: nothing starts pods that build: run slipway in a job of the cluster; here, leave out --driver")
+		return errors.New("--driver kubernetes: no pods are kept for builds: \"slipway build --on kubernetes\" makes a Job for each (docs/kubernetes.md); leave out --driver")
 	default:
 		return fmt.Errorf("failed to find driver %q", driver)
 	}
