@@ -37,10 +37,11 @@ type bakeFlags struct {
 
 // checkOn refuses flags that are none of builds in a cluster.
 func (o *bakeFlags) checkOn(f *pflag.FlagSet) (err error) {
-	rules := onRules()
+	rules, pods := onRules(), pflag.NewFlagSet("", pflag.ContinueOnError)
+	(&onFlags{}).add(pods)
 	f.Visit(func(f *pflag.Flag) {
 		switch rule := rules[f.Name]; {
-		case f.Name == "on-image", f.Name == "workers", f.Name == "on-wait", f.Name == "on-registry-secret", f.Name == "pod-template":
+		case f.Name != "on" && pods.Lookup(f.Name) != nil:
 			o.given = append(o.given, "--"+f.Name+"="+f.Value.String())
 		case err == nil && rule != "" && rule != onHere && f.Name != "call" && f.Name != "print":
 			err = fmt.Errorf("--%s and --on=kubernetes: %s", f.Name, rule)

@@ -118,16 +118,22 @@ func (a *app) remoteTargets(opts *bakeFlags, def *bake.Definition) (targets []*r
 func commonRepository(targets []*remoteTarget) cache.Packed {
 	for _, tagged := range []bool{false, true} {
 		for _, t := range targets {
-			one := remote{app: t.app, opts: &buildFlags{cacheFlags: t.opts.cacheFlags}}
-			if tagged {
-				one.opts.tags = t.opts.tags
-			}
-			if err := one.planCaches(); err == nil { // what is wrong with it is said when it is planned
-				return one.repo
+			if repo, ok := t.repository(tagged); ok {
+				return repo
 			}
 		}
 	}
 	return cache.Packed{}
+}
+
+// repository is the one that the target's caches name, or with tagged its first tag. What is wrong with it is said when it is planned.
+func (t *remoteTarget) repository(tagged bool) (cache.Packed, bool) {
+	one := remote{app: t.app, opts: &buildFlags{cacheFlags: t.opts.cacheFlags}}
+	if tagged {
+		one.opts.tags = t.opts.tags
+	}
+	err := one.planCaches()
+	return one.repo, err == nil
 }
 
 // parse reads the target's command line, as that of a build.
@@ -149,12 +155,8 @@ func (t *remoteTarget) parse(opts *bakeFlags) error {
 // prepare plans the build. A target that others need leaves an image in the repository, as one that comes home does.
 func (t *remoteTarget) prepare(common cache.Packed) (err error) {
 	t.bringing = t.opts.load
-	named := (&remote{app: t.app, opts: &buildFlags{cacheFlags: t.opts.cacheFlags}}).planCaches() == nil
-	if !named && common.Repository != "" {
-		entry := "type=registry,mode=keys,ref=" + common.Repository
-		if common.Insecure {
-			entry += ",registry.insecure=true"
-		}
+	if _, named := t.repository(false); !named && common.Repository != "" {
+		entry := keysEntry(common)
 		t.opts.cacheFrom, t.opts.cacheTo = append(t.opts.cacheFrom, entry), append(t.opts.cacheTo, entry+",ignore-error=true")
 	}
 	if t.Linked {
@@ -177,20 +179,16 @@ func (t *remoteTarget) carryOut(ctx context.Context, all []*remoteTarget, jobs c
 		if i < 0 {
 			return fmt.Errorf("context %s: there is no target %s", name, t.Needs[name])
 		}
-		select {
-		case <-all[i].done:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := receive(ctx, all[i].done); err != nil {
+			return err
 		}
 		if all[i].made == "" {
 			return fmt.Errorf("context %s: target %s has made no image", name, t.Needs[name])
 		}
 		t.opts.contexts = append(t.opts.contexts, name+"=docker-image://"+all[i].made)
 	}
-	select {
-	case jobs <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := enter(ctx, jobs); err != nil {
+		return err
 	}
 	defer func() { <-jobs }()
 	if t.Dockerfile != "" {

@@ -172,10 +172,7 @@ func (r *remote) planCaches() error {
 			return err
 		}
 	}
-	entry := "type=registry,mode=keys,ref=" + r.repo.Repository
-	if r.repo.Insecure {
-		entry += ",registry.insecure=true"
-	}
+	entry := keysEntry(r.repo)
 	if !keysFrom {
 		r.args = append(r.args, "--cache-from="+entry)
 	}
@@ -183,6 +180,15 @@ func (r *remote) planCaches() error {
 		r.args = append(r.args, "--cache-to="+entry+",ignore-error=true")
 	}
 	return nil
+}
+
+// keysEntry is a value of --cache-from and --cache-to: results by their keys in a repository.
+func keysEntry(in cache.Packed) string {
+	entry := "type=registry,mode=keys,ref=" + in.Repository
+	if in.Insecure {
+		entry += ",registry.insecure=true"
+	}
+	return entry
 }
 
 // keepIn says which repository results and contexts are kept in; the first one counts.

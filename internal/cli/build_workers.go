@@ -212,16 +212,12 @@ func (f *failedBuild) Error() string { return fmt.Sprintf("exit code %d", f.out.
 // carryOut carries the build out in a Job.
 func (b *podBuild) carryOut(ctx context.Context, cluster *kube.Cluster, spec kube.Spec, workers chan struct{}) error {
 	for _, n := range b.needs {
-		select {
-		case <-n.done:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := receive(ctx, n.done); err != nil {
+			return err
 		}
 	}
-	select {
-	case workers <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := enter(ctx, workers); err != nil {
+		return err
 	}
 	defer func() { <-workers }()
 	spec.Args, spec.Arch = b.args, b.arch
@@ -238,6 +234,26 @@ func (b *podBuild) carryOut(ctx context.Context, cluster *kube.Cluster, spec kub
 	}
 	close(b.done)
 	return nil
+}
+
+// receive waits until a channel is closed.
+func receive(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// enter waits for a place among those that a channel has, which is given back by receiving from it.
+func enter(ctx context.Context, places chan<- struct{}) error {
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (b *podBuild) run(ctx context.Context, cluster *kube.Cluster, spec *kube.Spec) error {

@@ -11,30 +11,23 @@ func Apart(sink Sink, name string) Sink {
 	sink = Prefixed(sink, name)
 	own := func(d digest.Digest) digest.Digest { return digest.FromString(name + "\x00" + d.String()) }
 	return SinkFunc(func(s *client.SolveStatus) {
-		all := &client.SolveStatus{}
+		s = clone(s) // who tells of it goes on to use it
 		for _, v := range s.Vertexes {
-			c := *v // who tells of it goes on to use it
-			c.Digest, c.Inputs = own(v.Digest), nil
-			for _, in := range v.Inputs {
-				c.Inputs = append(c.Inputs, own(in))
+			inputs := make([]digest.Digest, len(v.Inputs))
+			for i, in := range v.Inputs {
+				inputs[i] = own(in)
 			}
-			all.Vertexes = append(all.Vertexes, &c)
+			v.Digest, v.Inputs = own(v.Digest), inputs
 		}
 		for _, st := range s.Statuses {
-			c := *st
-			c.Vertex = own(st.Vertex)
-			all.Statuses = append(all.Statuses, &c)
+			st.Vertex = own(st.Vertex)
 		}
 		for _, l := range s.Logs {
-			c := *l
-			c.Vertex = own(l.Vertex)
-			all.Logs = append(all.Logs, &c)
+			l.Vertex = own(l.Vertex)
 		}
 		for _, w := range s.Warnings {
-			c := *w
-			c.Vertex = own(w.Vertex)
-			all.Warnings = append(all.Warnings, &c)
+			w.Vertex = own(w.Vertex)
 		}
-		sink.Write(all)
+		sink.Write(s)
 	})
 }
