@@ -21,7 +21,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: dist dist-test sign session image image-debug image-daemon image-test help build deps bases demo examples test page-test vm arm64 kubernetes check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
+.PHONY: dist dist-test sign session image image-debug image-daemon image-program image-test help build deps bases demo examples test page-test vm arm64 kubernetes check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -60,14 +60,18 @@ image-debug: build ## build the one with a shell, slipway:debug
 image-daemon: build ## build the one for docker buildx' drivers and GitHub's container jobs, on Debian: slipway:daemon
 	@VERSION="$(VERSION)" COMMIT="$(COMMIT)" DATE="$(DATE)" hack/image.sh daemon
 
+# The program that is there, as hack/image.sh takes it in place of one that is compiled in the image.
+PROGRAMS := build/image/program
+image-program: build
+	@install -D bin/slipway $(PROGRAMS)/$$($(GO) env GOARCH)/slipway
+
 # On stand-in base images, with the program that is there: nothing is downloaded but Debian's packages.
-image-test: build ## build the images on stand-in base images and try them in containers by runc
+image-test: image-program ## build the images on stand-in base images and try them in containers by runc
 	@hack/deps.sh bases
 	@hack/deps.sh test
 	@$(MAKE) --no-print-directory $(BASES)
 	@$(BASES) make busybox debian
-	@install -D bin/slipway build/image/program/$$($(GO) env GOARCH)/slipway
-	@for target in slipway debug daemon; do PROGRAM=build/image/program $(BASES) exec -- hack/image.sh $$target || exit; done
+	@for target in slipway debug daemon; do PROGRAM=$(PROGRAMS) $(BASES) exec -- hack/image.sh $$target || exit; done
 	SLIPWAY_IMAGES=$(CURDIR)/build/image SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -run '^(TestImage|TestExamples)$$' ./hack/environments
 
 # It does not use what `make build` made: the bytes of a release are those of any machine with the same tools.
@@ -199,11 +203,11 @@ environments: build bases ## build Dockerfiles, packages of Debian and Go progra
 	SLIPWAY_DOCKERFILES=$(or $(DOCKERFILES),all) SLIPWAY_ENVIRONMENTS=$(ENVIRONMENTS) SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 120m -run '^TestTable$$' ./hack/environments
 
 # SCENARIOS=lost,cut chooses some. Nothing of the cluster is left afterwards but its programs and logs in build/kubernetes.
-kubernetes: build ## start a Kubernetes of two nodes on this machine, compiled the first time (half an hour), and build on it while pods, nodes and the API server fail
+kubernetes: image-program ## start a Kubernetes of two nodes on this machine, compiled the first time (half an hour), and build on it while pods, nodes and the API server fail
 	@hack/deps.sh kubernetes
 	@$(MAKE) --no-print-directory $(BASES)
 	@$(BASES) make busybox debian
-	@PROGRAM=bin $(BASES) exec -- hack/image.sh slipway
+	@PROGRAM=$(PROGRAMS) $(BASES) exec -- hack/image.sh slipway
 	GO="$(GO)" hack/kubernetes/build.sh
 	$(GO) build -buildvcs=false -o build/kubernetes/bin/registry ./hack/kubernetes/registry
 	SLIPWAY_KUBERNETES=$(CURDIR)/build/kubernetes SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 60m -run '^TestKubernetes$$/$(if $(SCENARIOS),^($(subst $(comma),|,$(SCENARIOS)))$$)' ./hack/kubernetes
