@@ -144,11 +144,20 @@ func (m *Manager) KeepStep(ctx context.Context, k *KeptStep) (c store.Container,
 	}
 	if err == nil {
 		err = m.saveState(c.ID, nil, k.state())
+		if errors.Is(err, os.ErrNotExist) && m.replaced(ctx, c.ID) {
+			return c, nil
+		}
 	}
 	if err != nil {
 		return c, fmt.Errorf("keeping the failed step: %w", err)
 	}
 	return c, m.forgetOld(ctx)
+}
+
+// replaced says whether a container is gone, as that of a build which ended a moment later took its place.
+func (m *Manager) replaced(ctx context.Context, id string) bool {
+	_, err := m.Store.Container(ctx, id)
+	return errors.Is(err, store.ErrNotFound)
 }
 
 // besides is the name of a container that cannot have that of its slot.
@@ -237,6 +246,9 @@ func (m *Manager) letGo(ctx context.Context, c store.Container) (store.Container
 		return c, err
 	}
 	err = m.Store.RenameContainer(ctx, c, name)
+	if errors.Is(err, store.ErrNameTaken) { // the name has its ID: another build let it go meanwhile
+		err = nil
+	}
 	c.Name = name
 	return c, err
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
 )
@@ -226,7 +227,13 @@ func (s *Store) RemoveContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.ContainerDir(id)); err != nil {
+	for {
+		err = os.RemoveAll(s.ContainerDir(id))
+		if !errors.Is(err, unix.ENOTEMPTY) { // else somebody who had found the container made a file meanwhile, its lock or state
+			break
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("removing container: %w", err)
 	}
 	return nil
