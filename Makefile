@@ -70,7 +70,7 @@ image-test: image-program ## build the images on stand-in base images and try th
 	@hack/deps.sh bases
 	@hack/deps.sh test
 	@$(MAKE) --no-print-directory $(BASES)
-	@$(BASES) make busybox debian
+	@$(BASES) make busybox golang debian
 	@for target in slipway debug daemon; do PROGRAM=$(PROGRAMS) $(BASES) exec -- hack/image.sh $$target || exit; done
 	SLIPWAY_IMAGES=$(CURDIR)/build/image SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -run '^(TestImage|TestExamples)$$' ./hack/environments
 
@@ -87,7 +87,7 @@ dist-test: build dist ## make them once more and compare, install and remove the
 	@hack/deps.sh bases
 	@hack/deps.sh dist-test
 	@$(MAKE) --no-print-directory $(BASES)
-	@$(BASES) make busybox debian
+	@$(BASES) make busybox golang debian
 	@$(BASES) exec -- hack/dist-test.sh packages
 	@$(BASES) exec -- hack/dist-test.sh images
 	@VERSION="$(VERSION)" COMMIT="$(COMMIT)" DATE="$(DATE)" GO="$(GO)" hack/dist-test.sh again
@@ -206,7 +206,7 @@ environments: build bases ## build Dockerfiles, packages of Debian and Go progra
 kubernetes: image-program ## start a Kubernetes of two nodes on this machine, compiled the first time (half an hour), and build on it while pods, nodes and the API server fail
 	@hack/deps.sh kubernetes
 	@$(MAKE) --no-print-directory $(BASES)
-	@$(BASES) make busybox debian
+	@$(BASES) make busybox golang debian
 	@PROGRAM=$(PROGRAMS) $(BASES) exec -- hack/image.sh slipway
 	GO="$(GO)" hack/kubernetes/build.sh
 	$(GO) build -buildvcs=false -o build/kubernetes/bin/registry ./hack/kubernetes/registry
