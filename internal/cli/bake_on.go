@@ -13,7 +13,6 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/pflag"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-build/slipway/internal/bake"
 	"github.com/slipway-build/slipway/internal/cache"
@@ -21,16 +20,14 @@ import (
 	"github.com/slipway-build/slipway/internal/progress"
 )
 
-// maxJobs is how many targets are carried out at the same time.
-const maxJobs = 16
-
-// remoteTarget is a target of a bake that is carried out in a cluster. It begins when those that it needs are done: no pod waits for another one.
+// remoteTarget is a target of a bake that is carried out in a cluster.
 type remoteTarget struct {
 	bake.Command
 	remote
-	done     chan struct{} // closed when it has made its image
-	made     string        // that image, by its digest in a registry; "" is none
-	bringing bool          // --load, that is
+	task
+	contexts map[string]*remoteTarget // that are others' images, by their names
+	made     string                   // its image, by its digest in a registry; "" is none
+	bringing bool                     // --load, that is
 }
 
 // bakeOn carries targets out in a cluster, each as a build in a Job of its own.
@@ -39,43 +36,32 @@ func (a *app) bakeOn(ctx context.Context, opts *bakeFlags, def *bake.Definition,
 	if err != nil {
 		return err
 	}
-	g, building := errgroup.WithContext(ctx)
-	jobs := make(chan struct{}, maxJobs)
+	var tasks []*task
 	for _, t := range targets {
-		g.Go(func() error {
-			if err := t.carryOut(building, targets, jobs, display); err != nil {
+		t.do = func(ctx context.Context) error {
+			if err := t.build(ctx, display); err != nil {
 				return fmt.Errorf("target %s: %w", t.Name, err)
 			}
 			return nil
-		})
+		}
+		tasks = append(tasks, &t.task)
 	}
-	err = g.Wait()
+	err = carryOut(ctx, tasks)
 	warnings := display.Wait()
 	if opts.progress != "quiet" && opts.progress != "none" && opts.progress != "rawjson" {
 		a.printWarnings(warnings)
 	}
-	var failed *failedTarget
-	if errors.As(err, &failed) {
-		failed.said.print(a)
-		return &codeError{failed.out.ExitCode, err}
-	}
 	if err != nil {
-		return err
+		return a.failed(ctx, err)
 	}
 	return a.finishTargets(ctx, opts, targets, warnings)
-}
-
-// failedTarget is that a build has failed, as its words and its exit code tell.
-type failedTarget struct{ *remoteTarget }
-
-func (f *failedTarget) Error() string {
-	return fmt.Sprintf("the build in the cluster failed with exit code %d", f.out.ExitCode)
 }
 
 // finishTargets does what is to be done here when all are built.
 func (a *app) finishTargets(ctx context.Context, opts *bakeFlags, targets []*remoteTarget, warnings []client.VertexWarning) error {
 	all := map[string]any{}
 	for _, t := range targets {
+		t.said.print(a)
 		t.opts.load = t.bringing
 		if err := t.finish(ctx, opts.progress, warnings); err != nil {
 			return fmt.Errorf("target %s: %w", t.Name, err)
@@ -98,8 +84,12 @@ func (a *app) remoteTargets(opts *bakeFlags, def *bake.Definition) (targets []*r
 	if err != nil {
 		return nil, err
 	}
+	b, err := opts.bounds(maxJobs)
+	if err != nil {
+		return nil, err
+	}
 	for _, c := range commands {
-		t := &remoteTarget{Command: c, done: make(chan struct{}), remote: remote{app: a, context: c.Context, files: map[string][]byte{}}}
+		t := &remoteTarget{Command: c, remote: remote{app: a, context: c.Context, bounds: b, files: map[string][]byte{}}}
 		if err := t.parse(opts); err != nil {
 			return nil, fmt.Errorf("target %s: %w", c.Name, err)
 		}
@@ -110,8 +100,24 @@ func (a *app) remoteTargets(opts *bakeFlags, def *bake.Definition) (targets []*r
 		if err := t.prepare(common); err != nil {
 			return nil, fmt.Errorf("target %s: %w", t.Name, err)
 		}
+		if err := t.link(targets); err != nil {
+			return nil, fmt.Errorf("target %s: %w", t.Name, err)
+		}
 	}
 	return targets, nil
+}
+
+// link finds the targets whose images are contexts of this one.
+func (t *remoteTarget) link(all []*remoteTarget) error {
+	t.contexts = map[string]*remoteTarget{}
+	for _, name := range slices.Sorted(maps.Keys(t.Needs)) {
+		i := slices.IndexFunc(all, func(o *remoteTarget) bool { return o.Name == t.Needs[name] })
+		if i < 0 {
+			return fmt.Errorf("context %s: there is no target %s", name, t.Needs[name])
+		}
+		t.contexts[name], t.needs = all[i], append(t.needs, &all[i].task)
+	}
+	return nil
 }
 
 // commonRepository is that of the first target that names one for results by their keys, or else the one that the first with a tag has.
@@ -172,25 +178,15 @@ func (t *remoteTarget) prepare(common cache.Packed) (err error) {
 	return err
 }
 
-// carryOut builds the target when those that it needs are done.
-func (t *remoteTarget) carryOut(ctx context.Context, all []*remoteTarget, jobs chan struct{}, display progress.Sink) error {
-	for _, name := range slices.Sorted(maps.Keys(t.Needs)) {
-		i := slices.IndexFunc(all, func(o *remoteTarget) bool { return o.Name == t.Needs[name] })
-		if i < 0 {
-			return fmt.Errorf("context %s: there is no target %s", name, t.Needs[name])
+// build builds the target, and finds out what it has made.
+func (t *remoteTarget) build(ctx context.Context, display progress.Sink) error {
+	for _, name := range slices.Sorted(maps.Keys(t.contexts)) {
+		of := t.contexts[name]
+		if of.made == "" {
+			return fmt.Errorf("context %s: target %s has made no image", name, of.Name)
 		}
-		if err := receive(ctx, all[i].done); err != nil {
-			return err
-		}
-		if all[i].made == "" {
-			return fmt.Errorf("context %s: target %s has made no image", name, t.Needs[name])
-		}
-		t.opts.contexts = append(t.opts.contexts, name+"=docker-image://"+all[i].made)
+		t.opts.contexts = append(t.opts.contexts, name+"=docker-image://"+of.made)
 	}
-	if err := enter(ctx, jobs); err != nil {
-		return err
-	}
-	defer func() { <-jobs }()
 	if t.Dockerfile != "" {
 		dir, err := os.MkdirTemp("", "slipway-bake-")
 		if err != nil {
@@ -205,14 +201,10 @@ func (t *remoteTarget) carryOut(ctx context.Context, all []*remoteTarget, jobs c
 	if err := t.run(ctx, progress.Apart(display, t.Name)); err != nil {
 		return err
 	}
-	if t.out.ExitCode != 0 {
-		return &failedTarget{t}
-	}
 	if _, err := t.readResult(); err != nil {
 		return err
 	}
 	t.made = t.madeName()
-	close(t.done)
 	return nil
 }
 

@@ -33,7 +33,7 @@ func (o *onFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.onImage, "on-image", "", `Image of slipway that the pod of "--on" runs`)
 	f.StringVar(&o.podTemplate, "pod-template", "", `File with the Job, or the Pod, that "--on" completes (YAML)`)
 	f.StringVar(&o.onRegistrySecret, "on-registry-secret", "", `Secret of the cluster with the credentials of registries for the pod of "--on" (default: yours, of the registries that the command names)`)
-	f.IntVar(&o.workers, "workers", 0, `How many Jobs of "--on" may run at the same time for what of the build does not depend on each other (default: one Job)`)
+	f.IntVar(&o.workers, "workers", 0, `How many Jobs of "--on" there may be at the same time, for what does not depend on each other (default: one for each build, 16 of a bake)`)
 	f.DurationVar(&o.onWait, "on-wait", kube.DefaultPatience, `How long a pod of "--on" may take to start`)
 }
 
@@ -43,6 +43,7 @@ type remote struct {
 	opts    *buildFlags
 	flags   *pflag.FlagSet
 	context string
+	bounds  *bounds
 
 	cluster *kube.Cluster
 	repo    cache.Packed // where contexts, and results by their keys, are kept
@@ -68,6 +69,10 @@ type remote struct {
 // buildOn builds in a Job of Kubernetes, as if it were here.
 func (a *app) buildOn(ctx context.Context, flags *pflag.FlagSet, o *buildFlags, contextArg string) error {
 	r := &remote{app: a, opts: o, flags: flags, context: contextArg, files: map[string][]byte{}}
+	var err error
+	if r.bounds, err = o.bounds(1); err != nil {
+		return err
+	}
 	if err := r.plan(); err != nil {
 		return err
 	}
@@ -76,7 +81,6 @@ func (a *app) buildOn(ctx context.Context, flags *pflag.FlagSet, o *buildFlags, 
 			return fmt.Errorf("removing the old --iidfile: %w", err)
 		}
 	}
-	var err error
 	if r.cluster, err = kube.Open(o.on); err != nil {
 		return err
 	}
@@ -93,26 +97,58 @@ func (a *app) buildOn(ctx context.Context, flags *pflag.FlagSet, o *buildFlags, 
 	if mode != "quiet" && mode != "none" && mode != "rawjson" {
 		a.printWarnings(warnings)
 	}
-	if err == nil || ctx.Err() == nil {
-		r.said.print(a)
-	}
 	if err != nil {
-		return err
+		return a.failed(ctx, err)
 	}
-	if r.out.ExitCode != 0 {
-		if r.said.empty() {
-			return &codeError{r.out.ExitCode, fmt.Errorf("the build in the cluster failed with exit code %d", r.out.ExitCode)}
-		}
-		return &codeError{code: r.out.ExitCode} // its own words were printed
-	}
+	r.said.print(a)
 	return r.finish(ctx, mode, warnings)
 }
 
-// run carries the build out. An error is one of the cluster, of the context or of the connection: what a build fails by is in out.
+// failed prints the last words of a build in a cluster that has failed, and gives the error that ends the command: with the exit code of the build.
+func (a *app) failed(ctx context.Context, err error) error {
+	var failed *failedBuild
+	if !errors.As(err, &failed) {
+		return err
+	}
+	if ctx.Err() == nil {
+		failed.said.print(a)
+	}
+	switch {
+	case failed.cluster != nil:
+		return err
+	case err == error(failed) && !failed.said.empty(): // its own words say it, where it is the only build
+		err = nil
+	}
+	return &codeError{failed.out.ExitCode, err}
+}
+
+// run carries the build out.
 func (r *remote) run(ctx context.Context, sink progress.Sink) (err error) {
 	r.step = progress.Start(sink, progress.Vertex{Digest: digest.FromString("kubernetes"), Name: "[kubernetes] build in " + r.cluster.String()})
-	defer func() { r.step.Done(err) }()
+	defer func() { r.step.Done(ofCluster(ctx, err)) }()
 	spec := &kube.Spec{Image: r.opts.onImage, Patience: r.opts.onWait, Files: r.files}
+	if err := r.bounds.sends.in(ctx, func() error { return r.prepare(ctx, sink, spec) }); err != nil {
+		return err
+	}
+	return r.carryOut(ctx, sink, spec, r.split())
+}
+
+// ofCluster is what the step of the cluster ends with: a build that failed in its pod is another step's.
+func ofCluster(ctx context.Context, err error) error {
+	var failed *failedBuild
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Canceled
+	case errors.As(err, &failed):
+		return failed.cluster
+	}
+	return err
+}
+
+// prepare completes what all Jobs of the build have, and sends what they read.
+func (r *remote) prepare(ctx context.Context, sink progress.Sink, spec *kube.Spec) (err error) {
 	if r.opts.podTemplate != "" {
 		if spec.Template, err = os.ReadFile(r.opts.podTemplate); err != nil {
 			return fmt.Errorf("reading --pod-template: %w", err)
@@ -128,10 +164,7 @@ func (r *remote) run(ctx context.Context, sink progress.Sink) (err error) {
 	if _, err := r.cluster.Admit(ctx, spec); err != nil { // before anything is sent
 		return err
 	}
-	if err := r.sendContexts(ctx, sink); err != nil {
-		return err
-	}
-	return r.carryOut(ctx, sink, spec, r.split())
+	return r.sendContexts(ctx, sink)
 }
 
 func (r *remote) tell(text string) { _, _ = r.step.Stderr().Write([]byte(text + "\n")) }

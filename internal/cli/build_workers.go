@@ -11,7 +11,6 @@ import (
 
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-build/slipway/internal/kube"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -20,12 +19,10 @@ import (
 
 // podBuild is a build in one Job: of the result, or of a stage that others find by its key then.
 type podBuild struct {
-	label string // of what is told of it; "" of the only one
-	args  []string
-	arch  string // of its node; "" is any
-	needs []*podBuild
-	main  bool // it makes the result
-	done  chan struct{}
+	task
+	args []string
+	arch string // of its node; "" is any
+	main bool   // it makes the result
 
 	tell   func(string)
 	replay *progress.Replay
@@ -69,7 +66,7 @@ func (r *remote) parts() (all []*podBuild, err error) {
 	if len(targets) == 0 {
 		targets = []ocispec.Platform{{}}
 	}
-	main := &podBuild{main: true, label: "result", args: slices.Concat(r.args, r.result, r.same, r.where)}
+	main := &podBuild{main: true, task: task{label: "result"}, args: slices.Concat(r.args, r.result, r.same, r.where)}
 	if len(r.archs) > 0 {
 		main.arch = r.archs[0]
 	}
@@ -86,7 +83,7 @@ func (r *remote) parts() (all []*podBuild, err error) {
 			case part.Fixed && !part.Targeted && once[part.Target] != nil:
 				builds[part] = once[part.Target]
 				if last {
-					main.needs = append(main.needs, builds[part])
+					main.needs = append(main.needs, &builds[part].task)
 				}
 				continue
 			case last && (len(targets) == 1 || !part.Runs): // the result's Job does that
@@ -99,7 +96,7 @@ func (r *remote) parts() (all []*podBuild, err error) {
 				once[part.Target] = b
 			}
 			if all = append(all, b); last {
-				main.needs = append(main.needs, b)
+				main.needs = append(main.needs, &b.task)
 			}
 		}
 	}
@@ -109,9 +106,9 @@ func (r *remote) parts() (all []*podBuild, err error) {
 	return append(all, main), nil
 }
 
-func needed(part *stages.Part, builds map[*stages.Part]*podBuild) (all []*podBuild) {
+func needed(part *stages.Part, builds map[*stages.Part]*podBuild) (all []*task) {
 	for _, n := range part.Needs {
-		all = append(all, builds[n])
+		all = append(all, &builds[n].task)
 	}
 	return all
 }
@@ -137,7 +134,7 @@ func buildPlatform(arch string) map[string]string {
 
 // part is the build of a part, whose result others find.
 func (r *remote) part(part *stages.Part, p ocispec.Platform) *podBuild {
-	b := &podBuild{label: part.Target, arch: p.Architecture}
+	b := &podBuild{task: task{label: part.Target}, arch: p.Architecture}
 	b.args = slices.Concat(r.args, []string{"--target=" + part.Target, "--output=type=cacheonly"}, r.same)
 	if p.OS != "" {
 		b.args = append(b.args, "--platform="+platforms.Format(p))
@@ -177,49 +174,30 @@ func (r *remote) sameEverywhere() error {
 	return nil
 }
 
-// carryOut carries builds out, each when those that it needs are done and one of the workers is free.
+// carryOut carries builds out, each when those that it needs are done and there is a place for its Job.
 func (r *remote) carryOut(ctx context.Context, sink progress.Sink, spec *kube.Spec, all []*podBuild) error {
 	merge := progress.NewMerge(sink)
-	workers := make(chan struct{}, max(r.opts.workers, 1))
-	g, ctx := errgroup.WithContext(ctx)
+	var tasks []*task
 	for _, b := range all {
-		b.done, b.tell = make(chan struct{}), r.tell
+		b.tell = r.tell
 		if len(all) > 1 {
 			b.replay, b.tell = progress.NewReplay(merge.Part(b.main)), func(text string) { r.tell("[" + b.label + "] " + text) }
 		} else {
 			b.replay = progress.NewReplay(sink)
 		}
-		g.Go(func() error { return b.carryOut(ctx, r.cluster, *spec, workers) })
+		b.do = func(ctx context.Context) error {
+			return r.bounds.jobs.in(ctx, func() error { return b.carryOut(ctx, r.cluster, *spec) })
+		}
+		tasks = append(tasks, &b.task)
 	}
-	err := g.Wait()
+	err := carryOut(ctx, tasks)
 	last := all[len(all)-1]
-	var failed *failedBuild
-	if errors.As(err, &failed) {
-		last, err = failed.podBuild, failed.cluster
-	}
 	r.out, r.said = last.out, last.said
 	return err
 }
 
-// failedBuild is that a build has failed, as its words and its exit code tell, or what happened to it in the cluster.
-type failedBuild struct {
-	*podBuild
-	cluster error
-}
-
-func (f *failedBuild) Error() string { return fmt.Sprintf("exit code %d", f.out.ExitCode) }
-
 // carryOut carries the build out in a Job.
-func (b *podBuild) carryOut(ctx context.Context, cluster *kube.Cluster, spec kube.Spec, workers chan struct{}) error {
-	for _, n := range b.needs {
-		if err := receive(ctx, n.done); err != nil {
-			return err
-		}
-	}
-	if err := enter(ctx, workers); err != nil {
-		return err
-	}
-	defer func() { <-workers }()
+func (b *podBuild) carryOut(ctx context.Context, cluster *kube.Cluster, spec kube.Spec) error {
 	spec.Args, spec.Arch = b.args, b.arch
 	err := b.run(ctx, cluster, &spec)
 	switch {
@@ -228,32 +206,11 @@ func (b *podBuild) carryOut(ctx context.Context, cluster *kube.Cluster, spec kub
 		if b.label != "" && ctx.Err() == nil {
 			err = fmt.Errorf("[%s] %w", b.label, err)
 		}
-		return &failedBuild{b, err}
+		return &failedBuild{b.said, b.out, err}
 	case b.out.ExitCode != 0:
-		return &failedBuild{b, nil}
+		return &failedBuild{b.said, b.out, nil}
 	}
-	close(b.done)
 	return nil
-}
-
-// receive waits until a channel is closed.
-func receive(ctx context.Context, done <-chan struct{}) error {
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// enter waits for a place among those that a channel has, which is given back by receiving from it.
-func enter(ctx context.Context, places chan<- struct{}) error {
-	select {
-	case places <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 func (b *podBuild) run(ctx context.Context, cluster *kube.Cluster, spec *kube.Spec) error {
