@@ -30,9 +30,10 @@ type Outcome struct {
 // ErrNoUserNamespace is the failure of a pod that wants a user namespace on a node that has none for it.
 var ErrNoUserNamespace = errors.New("the node has no user namespaces for pods")
 
-// lookPeriod is the time between two looks at why nothing runs; endTime is what deleting a Job may take.
+// lookPeriod is the time between the first looks at why nothing runs, and lookMost the longest between later ones; endTime is what deleting a Job may take.
 const (
 	lookPeriod = 2 * time.Second
+	lookMost   = 30 * time.Second
 	endTime    = 5 * time.Second
 )
 
@@ -76,6 +77,7 @@ type running struct {
 	next   *seen           // that takes its place
 	over   map[string]bool // pods that are
 	since  time.Time       // when waiting for a pod began
+	looked time.Time       // when it was last looked at why nothing runs
 	told   string          // why nothing runs, as it was told last
 	read   *reading        // of the pod's log; nil: not yet
 	ending time.Time       // when the pod was first seen to be deleted
@@ -318,9 +320,10 @@ func (r *running) look(ctx context.Context) error {
 	if err := r.releaseFromDeadNode(ctx); err != nil {
 		return err
 	}
-	if r.read != nil {
+	if r.read != nil || !r.mayLook(time.Now()) {
 		return nil
 	}
+	r.looked = time.Now()
 	var j job
 	err := r.cluster.call(ctx, request{method: http.MethodGet, path: r.cluster.jobs(r.name)}, &j, r.lostServer)
 	switch {
@@ -346,6 +349,13 @@ func (r *running) look(ctx context.Context) error {
 		return fmt.Errorf("no pod has started in %s: %s", r.patience, orNothing(r.told))
 	}
 	return nil
+}
+
+// mayLook reports whether it is time to look, or the last time: the longer nothing has run, the less often, as of many Jobs that wait for a place there would
+// be many requests, about events of all of them.
+func (r *running) mayLook(now time.Time) bool {
+	waited := now.Sub(r.since)
+	return waited > r.patience || now.Sub(r.looked) >= min(waited/3, lookMost)
 }
 
 func orNothing(s string) string {
