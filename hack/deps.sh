@@ -98,6 +98,7 @@ for_bench() {
 	for_bases
 	need buildah buildah "is what slipway is timed beside"
 	need curl curl "bounds pulls"
+	need docker-registry docker-registry "has the results of other machines"
 	need pigz pigz "bounds compressing with gzip, and unpacking it"
 	need runc runc "bounds the start of containers"
 	need zstd zstd "bounds compressing with zstd"

@@ -48,6 +48,7 @@ type settings struct {
 	tmpfs    string // where the stores go
 	serve    string // directory to serve; set in the second process only
 	toolset  bool   // whether that process makes the image of the large rows
+	debian   bool   // whether it makes the Debian base image
 	noOther  bool   // leave buildah out
 	verbose  bool
 }
@@ -66,6 +67,7 @@ func main() {
 	flag.BoolVar(&s.verbose, "v", false, "show each command")
 	flag.StringVar(&s.serve, "serve", "", "used by the program itself")
 	flag.BoolVar(&s.toolset, "toolset", false, "used by the program itself")
+	flag.BoolVar(&s.debian, "debian", false, "used by the program itself")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := run(ctx, s)

@@ -54,6 +54,7 @@ type row struct {
 	n       int    // repetitions unless -n says otherwise
 	goal    string // what slipway wants to reach, for the table; may be empty
 	toolset bool   // uses the large image and its tree
+	debian  bool   // uses the Debian base image
 	client  bool   // goes through buildx: the other one is BuildKit's daemon
 	warm    bool   // of warm builds: the bound is slipway without --warm, and the other one BuildKit's daemon
 	make    func(ctx context.Context, p *place) (contest, error)

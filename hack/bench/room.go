@@ -70,9 +70,9 @@ func newRoom(ctx context.Context, s settings, repo string, rows []row) (_ *room,
 	if err := os.Mkdir(m.tmp, 0o755); err != nil {
 		return nil, err
 	}
-	toolset := false
+	toolset, debian := false, false
 	for _, r := range rows {
-		toolset = toolset || r.toolset
+		toolset, debian = toolset || r.toolset, debian || r.debian
 	}
 	if toolset {
 		if err := m.copyGoRoot(ctx); err != nil {
@@ -84,19 +84,19 @@ func newRoom(ctx context.Context, s settings, repo string, rows []row) (_ *room,
 			return nil, err
 		}
 	}
-	if err := m.startServer(toolset); err != nil {
+	if err := m.startServer(toolset, debian); err != nil {
 		return nil, err
 	}
 	return m, m.writeBuildahConfig()
 }
 
 // startServer starts the registry's process and waits until it serves.
-func (m *room) startServer(toolset bool) error {
+func (m *room) startServer(toolset, debian bool) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(self, "-serve", m.dir, "-bases", m.settings.bases, fmt.Sprintf("-toolset=%t", toolset))
+	cmd := exec.Command(self, "-serve", m.dir, "-bases", m.settings.bases, fmt.Sprintf("-toolset=%t", toolset), fmt.Sprintf("-debian=%t", debian))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

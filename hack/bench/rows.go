@@ -9,6 +9,7 @@ func catalogue() []row {
 		{name: "run30", n: 10, goal: "0.35", make: runRow},
 		{name: "parallel", n: 5, goal: "1.15", make: parallelRow},
 		{name: "import", n: 5, make: importRow},
+		{name: "fleet", n: 5, goal: "1.5", debian: true, make: fleetRow},
 		{name: "context-cold", n: 3, goal: "1.5", make: contextColdRow},
 		{name: "context", n: 3, goal: "1.5", make: contextRow},
 		{name: "context-edited", n: 3, goal: "1.3", make: contextEditedRow},

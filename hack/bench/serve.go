@@ -37,7 +37,11 @@ func serve(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	for _, kind := range []string{"busybox", "golang"} {
+	kinds := []string{"busybox", "golang"}
+	if s.debian {
+		kinds = append(kinds, "debian")
+	}
+	for _, kind := range kinds {
 		if _, err := bases.Make(ctx, kind); err != nil {
 			return fmt.Errorf("making base image %s: %w", kind, err)
 		}
