@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/opencontainers/go-digest"
@@ -203,6 +204,32 @@ func TestDisplayModes(t *testing.T) {
 		default:
 			if !strings.Contains(out.String(), "#1 step") {
 				t.Errorf("mode %q wrote %q", mode, out.String())
+			}
+		}
+	}
+}
+
+// TestOpenStatus: a step ends, and is shown to, when a part of it has not, whether that was told before or with the end.
+func TestOpenStatus(t *testing.T) {
+	for failure, want := range map[string]string{"": "#1 DONE", "no": "#1 ERROR: no", context.Canceled.Error(): "#1 CANCELED"} {
+		for _, together := range []bool{true, false} {
+			var out bytes.Buffer
+			d, err := NewDisplay(context.Background(), DisplayOptions{Mode: "plain", Out: &out, Limits: DefaultLimits})
+			if err != nil {
+				t.Fatal(err)
+			}
+			now, v := time.Now(), vertex("exporting to image").event()
+			ev := &client.SolveStatus{Vertexes: []*client.Vertex{v}, Statuses: []*client.VertexStatus{{ID: "pushing a layer", Vertex: v.Digest, Total: 10, Started: &now, Timestamp: now}}}
+			if v.Started = &now; !together {
+				d.Write(ev)
+				ended := *v
+				v, ev = &ended, &client.SolveStatus{Vertexes: []*client.Vertex{&ended}}
+			}
+			v.Completed, v.Error = &now, failure
+			d.Write(ev)
+			d.Wait()
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%q, together %v: want %q, got\n%s", failure, together, want, out.String())
 			}
 		}
 	}

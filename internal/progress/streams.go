@@ -3,6 +3,7 @@ package progress
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,7 @@ type streams struct {
 	bounded bool
 	budget  int
 	steps   map[digest.Digest]*stepStreams
+	open    map[digest.Digest]map[string]*client.VertexStatus // statuses that have not ended, of steps that run
 }
 
 type stepStreams struct {
@@ -46,7 +48,7 @@ type stream struct {
 }
 
 func newStreams(limits Limits) *streams {
-	return &streams{limits: limits, steps: map[digest.Digest]*stepStreams{}}
+	return &streams{limits: limits, steps: map[digest.Digest]*stepStreams{}, open: map[digest.Digest]map[string]*client.VertexStatus{}}
 }
 
 // pass returns the events that a display gets for one.
@@ -67,6 +69,7 @@ func (s *streams) pass(ev *client.SolveStatus) []*client.SolveStatus {
 	if s.told {
 		reasonsAsOutput(ev)
 	}
+	all = append(all, s.endStatuses(ev)...)
 	if s.lines {
 		oneLine(ev)
 	}
@@ -82,6 +85,51 @@ func (s *streams) pass(ev *client.SolveStatus) []*client.SolveStatus {
 		return all
 	}
 	return append(all, ev)
+}
+
+// endStatuses has what a step tells of its parts end with the step at the latest: of one with a part that goes on, as the upload of a layer that the registry then
+// had of another repository, displays that are lines do not say that it has ended. What was open before is in the event that it returns.
+func (s *streams) endStatuses(ev *client.SolveStatus) []*client.SolveStatus {
+	ended := map[digest.Digest]*time.Time{}
+	for _, v := range ev.Vertexes {
+		if v.Completed != nil {
+			ended[v.Digest] = v.Completed
+		}
+	}
+	for i, st := range ev.Statuses {
+		if at := ended[st.Vertex]; at != nil && st.Completed == nil {
+			c := *st
+			c.Completed = at
+			ev.Statuses[i] = &c
+		}
+		switch of := s.open[st.Vertex]; {
+		case ev.Statuses[i].Completed != nil:
+			delete(of, st.ID)
+		case of == nil:
+			s.open[st.Vertex] = map[string]*client.VertexStatus{st.ID: st}
+		default:
+			of[st.ID] = st
+		}
+	}
+	before := &client.SolveStatus{}
+	for _, v := range ev.Vertexes {
+		if v.Completed == nil {
+			continue
+		}
+		for _, id := range slices.Sorted(maps.Keys(s.open[v.Digest])) {
+			st := *s.open[v.Digest][id]
+			st.Completed, st.Timestamp = v.Completed, *v.Completed
+			before.Statuses = append(before.Statuses, &st)
+		}
+		delete(s.open, v.Digest)
+	}
+	if len(before.Statuses) == 0 {
+		return nil
+	}
+	if s.clean {
+		harmless(before)
+	}
+	return []*client.SolveStatus{before}
 }
 
 // cut returns what is shown of a piece of output.
