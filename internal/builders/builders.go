@@ -1,7 +1,8 @@
 // Package builders remembers the names that users give to builders.
 //
-// There is one builder, which is always there and is called "default". What `buildx create` makes is another name of it, with
-// what was said of it: nothing runs for it, and whoever builds by one of the names shares the cache with all others.
+// There is one builder on this machine, which is always there and is called "default". What `buildx create` makes is another name of it, with
+// what was said of it: nothing runs for it, and whoever builds by one of the names shares the cache with all others. A name of the driver
+// kubernetes is that of a place in a cluster, where builds are carried out.
 //
 // # Structure
 //
@@ -37,6 +38,7 @@ type Builder struct {
 	Name       string            `json:"name"`
 	Driver     string            `json:"driver"`
 	Node       string            `json:"node"`
+	Endpoint   string            `json:"endpoint,omitempty"`  // of the driver kubernetes: kubernetes://CONTEXT/NAMESPACE; "" is this machine
 	Platforms  []string          `json:"platforms,omitempty"` // that --platform named
 	DriverOpts map[string]string `json:"driverOpts,omitempty"`
 	Flags      []string          `json:"flags,omitempty"`      // of buildkitd

@@ -68,6 +68,9 @@ func newBakeCmd(a *app) *cobra.Command {
 			if err := a.checkFailureShell(cmd, &opts.failureFlags); err != nil {
 				return err
 			}
+			if err := a.takeBuilder(&opts.onFlags, cmd.Flags()); err != nil {
+				return err
+			}
 			if opts.on != "" {
 				if err := opts.checkOn(cmd.Flags()); err != nil {
 					return err
@@ -130,9 +133,6 @@ func listAlias(list *string, value string) func(string) error {
 func (a *app) runBake(ctx context.Context, opts *bakeFlags, args []string) error {
 	if opts.print && opts.list != "" {
 		return errors.New("--print and --list are mutually exclusive")
-	}
-	if err := a.checkBuilder(); err != nil {
-		return err
 	}
 	list, err := parseList(opts.list)
 	if err != nil {

@@ -155,7 +155,12 @@ func (t *remoteTarget) parse(opts *bakeFlags) error {
 		}
 	}
 	t.opts.on = opts.on
-	return nil
+	if opts.builder == nil {
+		return nil
+	}
+	err := t.opts.inCluster(*opts.builder, t.flags)
+	t.opts.loadByDefault()
+	return err
 }
 
 // prepare plans the build. A target that others need leaves an image in the repository, as one that comes home does.

@@ -50,7 +50,7 @@ func (a *app) checkCompat(cmd *cobra.Command, opts *buildFlags) error {
 	case opts.quiet && cmd.Flags().Changed("progress") && opts.progress != "quiet" && opts.progress != "auto":
 		return fmt.Errorf("progress=%s and quiet cannot be used together", opts.progress)
 	}
-	if err := a.checkBuilder(); err != nil {
+	if err := a.takeBuilder(&opts.onFlags, cmd.Flags()); err != nil {
 		return err
 	}
 	for _, flag := range ignored {

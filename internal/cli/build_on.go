@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/build"
+	"github.com/slipway-build/slipway/internal/builders"
 	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/kube"
 	"github.com/slipway-build/slipway/internal/progress"
@@ -26,6 +27,11 @@ type onFlags struct {
 	on, onImage, podTemplate, onRegistrySecret string
 	onWait                                     time.Duration
 	workers                                    int
+
+	// Of the builder that says where to build; nil: none does.
+	builder     *builders.Builder
+	overlay     kube.Overlay
+	defaultLoad bool
 }
 
 func (o *onFlags) add(f *pflag.FlagSet) {
@@ -73,6 +79,7 @@ func (a *app) buildOn(ctx context.Context, flags *pflag.FlagSet, o *buildFlags, 
 	if r.bounds, err = o.bounds(1); err != nil {
 		return err
 	}
+	o.loadByDefault()
 	if err := r.plan(); err != nil {
 		return err
 	}
@@ -126,7 +133,7 @@ func (a *app) failed(ctx context.Context, err error) error {
 func (r *remote) run(ctx context.Context, sink progress.Sink) (err error) {
 	r.step = progress.Start(sink, progress.Vertex{Digest: digest.FromString("kubernetes"), Name: "[kubernetes] build in " + r.cluster.String()})
 	defer func() { r.step.Done(ofCluster(ctx, err)) }()
-	spec := &kube.Spec{Image: r.opts.onImage, Patience: r.opts.onWait, Files: r.files}
+	spec := &kube.Spec{Image: r.opts.onImage, Patience: r.opts.onWait, Files: r.files, Overlay: r.opts.overlay}
 	if err := r.bounds.sends.in(ctx, func() error { return r.prepare(ctx, sink, spec) }); err != nil {
 		return err
 	}

@@ -37,10 +37,9 @@ func onRules() map[string]onRule {
 		"trace-processes": "the record of the build is the pod's",
 		"trace-files":     "the record of the build is the pod's",
 		"summary":         "the record of the build is the pod's",
-		"builder":         "builders of another kind are not there yet",
 	}
 	for _, name := range []string{
-		"on", "on-image", "on-wait", "on-registry-secret", "pod-template", "workers", "progress", "quiet", "metadata-file", "iidfile", "load", "compress", "rm", "force-rm",
+		"on", "builder", "on-image", "on-wait", "on-registry-secret", "pod-template", "workers", "progress", "quiet", "metadata-file", "iidfile", "load", "compress", "rm", "force-rm",
 		// These are put into another form.
 		"file", "build-context", "secret", "build-arg", "tag", "platform", "output", "push", "cache-to", "cache-from",
 	} {
@@ -58,7 +57,7 @@ func onRules() map[string]onRule {
 
 // plan makes the command line of the build in the pod, but for what is sent, and refuses what cannot be done there.
 func (r *remote) plan() error {
-	r.args, r.result = []string{"build", "--progress=rawjson"}, []string{"--metadata-file=/dev/termination-log"}
+	r.args, r.result = []string{"build", "--builder=default", "--progress=rawjson"}, []string{"--metadata-file=/dev/termination-log"}
 	if err := r.forward(); err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func newBuilderDuCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := a.checkBuilder(); err != nil {
+			if err := a.checkHere("ask the registry what the repository of the cache has"); err != nil {
 				return err
 			}
 			s, err := a.Store()

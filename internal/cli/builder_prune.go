@@ -24,7 +24,7 @@ func newBuilderPruneCmd(a *app) *cobra.Command {
 				return err
 			}
 			p.KeepDuration, p.Filters = filter.Unused, filter.By
-			if err := a.checkBuilder(); err != nil {
+			if err := a.checkHere("\"slipway cache prune\" removes from the repository of the cache"); err != nil {
 				return err
 			}
 			if !force {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/builders"
 	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/kube"
 )
 
 // createFlags are those of `buildx create`.
@@ -27,17 +29,21 @@ func newBuilderCreateCmd(a *app) *cobra.Command {
 		Short: "Create a new builder instance",
 		Long: `Create another name of the builder.
 
-There is one builder, on this machine, and all of its names share its cache. What would need another
-builder, or a BuildKit daemon, is refused with what to do instead; what changes nothing is accepted, and shown by "ls" and "inspect".`,
+There is one builder on this machine, and all of its names share its cache. What would need another
+builder, or a BuildKit daemon, is refused with what to do instead; what changes nothing is accepted, and shown by "ls" and "inspect".
+
+A builder of the driver "kubernetes" is a namespace of a cluster: builds by its name are carried out there, as with "build --on".`,
 		Args: maxArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error { return a.createBuilder(&opts, strings.Join(args, "")) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.createBuilder(cmd.Context(), &opts, strings.Join(args, ""))
+		},
 	}
 	if !a.calls(cmd) {
 		return cmd
 	}
 	f := cmd.Flags()
 	f.StringVar(&opts.name, "name", "", "Builder instance name")
-	f.StringVar(&opts.driver, "driver", "", `Driver to use ("docker-container", "docker"): both are this program`)
+	f.StringVar(&opts.driver, "driver", "", `Driver to use: "docker-container" and "docker" are this program, "kubernetes" builds in a cluster`)
 	f.StringVar(&opts.node, "node", "", "Name of the builder's node; of a builder that is there, to change what was said of it")
 	f.StringArrayVar(&opts.platforms, "platform", nil, `Platforms to show first, with a star`)
 	f.StringArrayVar(&opts.driverOpts, "driver-opt", nil, `Options for the driver (format: "KEY=VALUE"), as far as they change nothing`)
@@ -56,7 +62,7 @@ builder, or a BuildKit daemon, is refused with what to do instead; what changes 
 }
 
 // createBuilder gives the builder a name.
-func (a *app) createBuilder(opts *createFlags, endpoint string) error {
+func (a *app) createBuilder(ctx context.Context, opts *createFlags, endpoint string) error {
 	b, err := opts.builder(endpoint)
 	if err != nil {
 		return err
@@ -66,7 +72,7 @@ func (a *app) createBuilder(opts *createFlags, endpoint string) error {
 		return err
 	}
 	if opts.bootstrap {
-		if _, err := a.Store(); err != nil {
+		if err := a.bootBuilder(ctx, b); err != nil {
 			return err
 		}
 	}
@@ -115,7 +121,12 @@ func (o *createFlags) builder(endpoint string) (b builders.Builder, err error) {
 	if b.Platforms, err = builderPlatforms(o.platforms); err != nil {
 		return b, err
 	}
-	if b.DriverOpts, err = driverOptions(o.driverOpts); err != nil {
+	if o.driver == kube.Scheme {
+		err = o.cluster(&b, endpoint)
+	} else {
+		b.DriverOpts, err = driverOptions(o.driverOpts)
+	}
+	if err != nil {
 		return b, err
 	}
 	b.Flags, err = daemonFlags(o.flags)
@@ -124,7 +135,7 @@ func (o *createFlags) builder(endpoint string) (b builders.Builder, err error) {
 
 // place finds the names of a builder, in a list that it is not in, or in which it may be changed.
 func (o *createFlags) place(l *builders.List, b *builders.Builder, endpoint string) error {
-	if endpoint != "" && !thisMachine(endpoint) && !slices.Contains(l.Contexts, endpoint) {
+	if endpoint != "" && o.driver != kube.Scheme && !thisMachine(endpoint) && !slices.Contains(l.Contexts, endpoint) {
 		return fmt.Errorf("failed to parse endpoint %s: no Docker context has that name, and the builder is on this machine: to build on another one, run slipway there", endpoint)
 	}
 	if slices.Contains(l.Contexts, b.Name) {
@@ -163,6 +174,9 @@ func (o *createFlags) place(l *builders.List, b *builders.Builder, endpoint stri
 	if b.Flags != nil {
 		changed.Flags = b.Flags
 	}
+	if b.Endpoint != "" {
+		changed.Endpoint = b.Endpoint
+	}
 	*b = changed
 	return nil
 }
@@ -176,11 +190,11 @@ func thisMachine(endpoint string) bool {
 // checkDriver refuses drivers, and endpoints of other machines.
 func checkDriver(driver, endpoint string) error {
 	switch driver {
+	case kube.Scheme:
+		return nil
 	case "", "docker", "docker-container":
 	case "remote":
 		return fmt.Errorf("--driver remote: there is no BuildKit daemon that would be asked to build: to build on another machine, run slipway there; here, leave out --driver")
-	case "kubernetes":
-		return errors.New("--driver kubernetes: no pods are kept for builds: \"slipway build --on kubernetes\" makes a Job for each (docs/kubernetes.md); leave out --driver")
 	default:
 		return fmt.Errorf("failed to find driver %q", driver)
 	}

@@ -32,9 +32,8 @@ func otherOption(key string) string {
 	}[key]
 }
 
-// driverOptions reads values of --driver-opt.
-func driverOptions(values []string) (map[string]string, error) {
-	var all map[string]string
+// optionPairs reads values of --driver-opt.
+func optionPairs(values []string) (all map[string]string, err error) {
 	for _, value := range values {
 		fields, err := csvvalue.Fields(value, nil)
 		if err != nil {
@@ -45,9 +44,6 @@ func driverOptions(values []string) (map[string]string, error) {
 			if !ok {
 				return nil, fmt.Errorf("--driver-opt: invalid value %q, expecting k=v", field)
 			}
-			if err := checkOption(key, v); err != nil {
-				return nil, err
-			}
 			if all == nil {
 				all = map[string]string{}
 			}
@@ -55,6 +51,17 @@ func driverOptions(values []string) (map[string]string, error) {
 		}
 	}
 	return all, nil
+}
+
+// driverOptions reads values of --driver-opt for a builder of this machine.
+func driverOptions(values []string) (map[string]string, error) {
+	all, err := optionPairs(values)
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		if err := checkOption(key, all[key]); err != nil {
+			return nil, err
+		}
+	}
+	return all, err
 }
 
 func checkOption(key, value string) error {

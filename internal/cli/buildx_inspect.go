@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/builders"
 	"github.com/slipway-build/slipway/internal/engine"
+	"github.com/slipway-build/slipway/internal/kube"
 	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/view"
 )
@@ -57,8 +59,11 @@ func (a *app) machineNode() nodeInfo {
 	return n
 }
 
-// of is the node of one builder, with what was said of it.
+// of is the node of one builder, with what was said of it. That of a cluster is asked nothing.
 func (n nodeInfo) of(b builders.Builder) nodeInfo {
+	if b.Driver == kube.Scheme {
+		n = nodeInfo{Endpoint: b.Endpoint, Status: "running"}
+	}
 	n.Name, n.Flags, n.DriverOpts = b.Node, b.Flags, b.DriverOpts
 	named := len(b.Platforms)
 	all := append(slices.Clone(b.Platforms), n.Platforms...)
@@ -91,7 +96,7 @@ func newBuilderInspectCmd(a *app) *cobra.Command {
 		Use:   "inspect [OPTIONS] [NAME]",
 		Short: "Inspect current builder instance",
 		Args:  maxArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && args[0] != "" {
 				a.builder = args[0]
 			}
@@ -100,7 +105,7 @@ func newBuilderInspectCmd(a *app) *cobra.Command {
 				return err
 			}
 			if bootstrap {
-				if _, err := a.Store(); err != nil {
+				if err := a.bootBuilder(cmd.Context(), b); err != nil {
 					return err
 				}
 			}
@@ -110,9 +115,18 @@ func newBuilderInspectCmd(a *app) *cobra.Command {
 	if !a.calls(cmd) {
 		return cmd
 	}
-	cmd.Flags().BoolVar(&bootstrap, "bootstrap", false, "See that the builder can work: its store can be opened")
+	cmd.Flags().BoolVar(&bootstrap, "bootstrap", false, "See that the builder can work: its store can be opened, its cluster admits pods")
 	statusTimeout(cmd.Flags())
 	return cmd
+}
+
+// bootBuilder sees that a builder can work.
+func (a *app) bootBuilder(ctx context.Context, b builders.Builder) error {
+	if b.Driver == kube.Scheme {
+		return a.bootCluster(ctx, b)
+	}
+	_, err := a.Store()
+	return err
 }
 
 // inspectBuilder describes a builder in the lines of buildx, which actions and scripts read.

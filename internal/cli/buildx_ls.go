@@ -74,8 +74,8 @@ func (a *app) printBuilders(l *builders.List, format string, noTrunc bool) (fail
 		node := row
 		node.node = &row.Builder.Nodes[0]
 		rows = append(rows, &node)
-		if machine.Err != "" && table {
-			failed = append(failed, fmt.Sprintf("Failed to get status for %s (%s): %s", b.Name, b.Node, machine.Err))
+		if err := row.Builder.Nodes[0].Err; err != "" && table {
+			failed = append(failed, fmt.Sprintf("Failed to get status for %s (%s): %s", b.Name, b.Node, err))
 		}
 	}
 	return failed, printList(a.stdout, format, headers{

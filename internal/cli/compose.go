@@ -81,7 +81,7 @@ func newComposeBuildCmd(a *app, opts *composeFlags) *cobra.Command {
 
 func (a *app) runComposeBuild(ctx context.Context, opts *composeFlags, services []string) error {
 	endInTime(ctx)
-	if err := a.checkBuilder(); err != nil {
+	if err := a.checkHere("build there by \"slipway bake\", which reads compose files"); err != nil {
 		return err
 	}
 	o := &opts.Compose

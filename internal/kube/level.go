@@ -72,7 +72,7 @@ func (t *template) clone() *template {
 	if err != nil { // it came from JSON
 		panic(err)
 	}
-	c.pod = child(c.job, "spec", "template", "spec")
+	c.pod = Child(c.job, "spec", "template", "spec")
 	_ = c.findContainer() // which was found before
 	return c
 }
@@ -105,10 +105,10 @@ func (c *Cluster) Admit(ctx context.Context, s *Spec) (*Admitted, error) {
 		}
 		one := t.clone()
 		l.set(one)
-		if l.isolated && !one.hasMount(storeDir) {
-			one.mount("slipway-store", storeDir, false)
+		if l.isolated && !one.hasMount(StoreDir) {
+			one.mount("slipway-store", StoreDir, false)
 			one.volume(dict{"name": "slipway-store", "emptyDir": dict{}})
-			one.setEnv("SLIPWAY_ROOT", storeDir+"/slipway")
+			one.setEnv("SLIPWAY_ROOT", StoreDir+"/slipway")
 		}
 		made, err := c.tryPod(ctx, one)
 		switch {
@@ -129,7 +129,7 @@ func (c *Cluster) Admit(ctx context.Context, s *Spec) (*Admitted, error) {
 // tryPod asks what pod the server would make, without making it.
 func (c *Cluster) tryPod(ctx context.Context, t *template) (*pod, error) {
 	metadata := dict{"generateName": "slipway-"}
-	for k, v := range child(t.job, "spec", "template", "metadata") {
+	for k, v := range Child(t.job, "spec", "template", "metadata") {
 		metadata[k] = v
 	}
 	delete(metadata, "name")

@@ -21,8 +21,8 @@ const Dir = "/.slipway/job"
 // registryDir is where docker's configuration of a Secret is.
 const registryDir = "/.slipway/registry"
 
-// storeDir is where a volume for the store is.
-const storeDir = "/store"
+// StoreDir is where a volume for the store is.
+const StoreDir = "/store"
 
 //go:embed default.yaml
 var defaultTemplate []byte
@@ -31,6 +31,8 @@ var defaultTemplate []byte
 type Spec struct {
 	// Template is a Job, a Pod or a PodTemplate in YAML or JSON, which is completed; nil: slipway's own.
 	Template []byte
+	// Overlay is laid over the template.
+	Overlay Overlay
 	// Image is what the pod runs, where the template names none.
 	Image string
 	// Args are those of the program slipway.
@@ -52,11 +54,31 @@ type Spec struct {
 // DefaultPatience is how long a pod is waited for that does not start.
 const DefaultPatience = 10 * time.Minute
 
+// Overlay is what is added to a template: to the metadata of its pod, to its spec, and to its container. Objects are merged, lists become longer.
+type Overlay struct{ Metadata, Spec, Container map[string]any }
+
+// NewOverlay is one that adds nothing.
+func NewOverlay() Overlay { return Overlay{dict{}, dict{}, dict{}} }
+
+func overlay(onto, over dict) {
+	for name, value := range over {
+		switch value := value.(type) {
+		case dict:
+			overlay(Child(onto, name), value)
+		case []any:
+			there, _ := onto[name].([]any)
+			onto[name] = append(slices.Clone(there), value...)
+		default:
+			onto[name] = value
+		}
+	}
+}
+
 // dict is an object of which not all is known here.
 type dict = map[string]any
 
-// child is an object in an object, which is made if it is not there.
-func child(of dict, names ...string) dict {
+// Child is an object in an object, which is made if it is not there.
+func Child(of dict, names ...string) dict {
 	for _, name := range names {
 		next, ok := of[name].(dict)
 		if !ok {
@@ -87,10 +109,13 @@ func newTemplate(s *Spec) (*template, error) {
 			return nil, fmt.Errorf("reading the pod's template: %w", err)
 		}
 	}
-	t.pod = child(t.job, "spec", "template", "spec")
+	t.pod = Child(t.job, "spec", "template", "spec")
 	if err := t.findContainer(); err != nil {
 		return nil, fmt.Errorf("reading the pod's template: %w", err)
 	}
+	overlay(Child(t.job, "spec", "template", "metadata"), s.Overlay.Metadata)
+	overlay(t.pod, s.Overlay.Spec)
+	overlay(t.container, s.Overlay.Container)
 	_, rights := t.container["securityContext"]
 	_, podRights := t.pod["securityContext"]
 	_, users := t.pod["hostUsers"]
@@ -114,11 +139,11 @@ func (t *template) read(data []byte) error {
 	case "Job":
 		t.job = given
 	case "Pod":
-		into := child(t.job, "spec", "template")
-		into["spec"] = child(given, "spec")
-		into["metadata"] = withoutNames(child(given, "metadata"))
+		into := Child(t.job, "spec", "template")
+		into["spec"] = Child(given, "spec")
+		into["metadata"] = withoutNames(Child(given, "metadata"))
 	case "PodTemplate":
-		child(t.job, "spec")["template"] = child(given, "template")
+		Child(t.job, "spec")["template"] = Child(given, "template")
 	default:
 		return fmt.Errorf("kind %q: want a Job, a Pod or a PodTemplate", kind)
 	}
@@ -127,7 +152,7 @@ func (t *template) read(data []byte) error {
 
 // withoutNames is metadata that can be that of any object.
 func withoutNames(m dict) dict {
-	return dict{"labels": child(m, "labels"), "annotations": child(m, "annotations")}
+	return dict{"labels": Child(m, "labels"), "annotations": Child(m, "annotations")}
 }
 
 // findContainer finds the container of the command: that of its name, or the only one.
@@ -166,7 +191,7 @@ func (t *template) complete(s *Spec) error {
 	t.container["command"] = []any{"slipway"}
 	args := make([]any, len(s.Args))
 	for i, a := range s.Args {
-		args[i] = escaped(a)
+		args[i] = Literal(a)
 	}
 	t.container["args"] = args
 	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
@@ -183,15 +208,15 @@ func (t *template) complete(s *Spec) error {
 		t.setEnv("DOCKER_CONFIG", registryDir)
 	}
 	if s.Arch != "" {
-		if on := child(t.pod, "nodeSelector"); on["kubernetes.io/arch"] == nil {
+		if on := Child(t.pod, "nodeSelector"); on["kubernetes.io/arch"] == nil {
 			on["kubernetes.io/arch"] = s.Arch
 		}
 	}
 	return nil
 }
 
-// escaped is an argument that Kubernetes does not put variables into.
-func escaped(arg string) string {
+// Literal is an argument, or a value, that Kubernetes does not put variables into.
+func Literal(arg string) string {
 	var b bytes.Buffer
 	for i := range len(arg) {
 		if arg[i] == '$' && i+1 < len(arg) && (arg[i+1] == '(' || arg[i+1] == '$') {
@@ -210,7 +235,7 @@ func (t *template) setEnv(name, value string) {
 			return
 		}
 	}
-	t.container["env"] = append(all, dict{"name": name, "value": escaped(value)})
+	t.container["env"] = append(all, dict{"name": name, "value": Literal(value)})
 }
 
 // mount adds a volume's mount.
@@ -239,12 +264,12 @@ func (t *template) hasMount(path string) bool {
 
 // named gives the Job its name, and everything labels by which it is found.
 func (t *template) named(name string, files bool) {
-	metadata := child(t.job, "metadata")
+	metadata := Child(t.job, "metadata")
 	delete(metadata, "namespace")
 	delete(metadata, "generateName")
 	metadata["name"] = name
-	for _, m := range []dict{metadata, child(t.job, "spec", "template", "metadata")} {
-		labels := child(m, "labels")
+	for _, m := range []dict{metadata, Child(t.job, "spec", "template", "metadata")} {
+		labels := Child(m, "labels")
 		labels["app.kubernetes.io/managed-by"] = "slipway"
 		labels[label] = name
 	}
