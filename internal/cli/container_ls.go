@@ -268,8 +268,8 @@ func (r *containerRow) Mounts() string {
 // LocalVolumes is the number of named volumes, which are not there.
 func (r *containerRow) LocalVolumes() string { return "0" }
 
-// Networks is the name of the network.
-func (r *containerRow) Networks() string { return string(r.c.Config.Network) }
+// Networks are the names of the networks.
+func (r *containerRow) Networks() string { return strings.Join(r.c.Config.NetworkNames(), ",") }
 
 // Platform is that of the image; nil when the image is gone.
 func (r *containerRow) Platform() *ocispec.Platform {

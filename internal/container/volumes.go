@@ -45,7 +45,7 @@ func (m *Manager) volumePath(name string) string {
 	return filepath.Join(m.Store.Root(), "volumes", name)
 }
 
-// LockVolumes keeps other processes from making and removing volumes until release is called: none goes between being found and being a container's.
+// LockVolumes keeps other processes from making and removing volumes and networks until release is called: none goes between being found and being a container's.
 func (m *Manager) LockVolumes(ctx context.Context) (release func() error, err error) {
 	path := m.volumePath(".lock") // no volume's name
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {

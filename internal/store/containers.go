@@ -151,18 +151,50 @@ func nameFree(tx *sql.Tx, name string) error {
 
 // RenameContainer gives a container another name; one that is taken is ErrNameTaken.
 func (s *Store) RenameContainer(ctx context.Context, c Container, name string) error {
-	c.Name = name
-	data, err := json.Marshal(c)
-	if err != nil {
-		return fmt.Errorf("renaming container: %w", err)
-	}
 	return s.updateOnDisk(ctx, func(tx *sql.Tx) error {
 		if err := nameFree(tx, name); err != nil {
 			return err
 		}
-		_, err := tx.Exec("UPDATE containers SET name=?, record=? WHERE id=?", name, string(data), c.ID)
-		return err
+		return changeContainer(tx, c.ID, func(c *Container) error {
+			c.Name = name
+			return nil
+		})
 	})
+}
+
+// ConfigureContainer changes the config of a container's record. One that is gone is ErrNotFound.
+func (s *Store) ConfigureContainer(ctx context.Context, id string, change func(config json.RawMessage) (json.RawMessage, error)) error {
+	return s.updateOnDisk(ctx, func(tx *sql.Tx) error {
+		return changeContainer(tx, id, func(c *Container) (err error) {
+			c.Config, err = change(c.Config)
+			return err
+		})
+	})
+}
+
+// changeContainer changes a container's record.
+func changeContainer(tx *sql.Tx, id string, change func(*Container) error) error {
+	var data string
+	err := tx.QueryRow("SELECT record FROM containers WHERE id=?", id).Scan(&data)
+	if errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("container %s: %w", id, ErrNotFound)
+	}
+	var c Container
+	if err == nil {
+		err = json.Unmarshal([]byte(data), &c)
+	}
+	if err == nil {
+		err = change(&c)
+	}
+	if err != nil {
+		return err
+	}
+	changed, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("changing the record of container %s: %w", id, err)
+	}
+	_, err = tx.Exec("UPDATE containers SET name=?, record=? WHERE id=?", c.Name, string(changed), id)
+	return err
 }
 
 // Containers returns all containers, the newest first.

@@ -65,7 +65,7 @@ func noOthers(root string) error {
 	for _, e := range entries {
 		name := e.Name()
 		ours := slices.Contains(dirs, name) || slices.Contains(dirs, name+"/sha256") || strings.HasPrefix(name, "meta.db") ||
-			slices.Contains([]string{"oci-layout", "index.json", "contexts", "events", "events.1", "volumes", "gc", "grown", "init", "last", "mask", "reserve", "run", "seccomp", "spare", "lost+found"}, name)
+			slices.Contains([]string{"oci-layout", "index.json", "contexts", "events", "events.1", "volumes", "networks", "gc", "grown", "init", "last", "mask", "reserve", "run", "seccomp", "spare", "lost+found"}, name)
 		if !ours {
 			return fmt.Errorf("it is no store, and there is something else in it (%s): use another --root", name)
 		}

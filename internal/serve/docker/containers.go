@@ -63,8 +63,10 @@ func (r *request) number(name string, def int) (int, error) {
 // containerStatus is the status of an error of a container's.
 func containerStatus(err error) int {
 	switch {
-	case errors.Is(err, container.ErrNotRunning), errors.Is(err, container.ErrRunning), errors.Is(err, store.ErrNameTaken), errors.Is(err, container.ErrVolumeInUse):
+	case errors.Is(err, container.ErrNotRunning), errors.Is(err, container.ErrRunning), errors.Is(err, store.ErrNameTaken), errors.Is(err, container.ErrVolumeInUse), errors.Is(err, container.ErrNetworkExists):
 		return http.StatusConflict
+	case errors.Is(err, container.ErrNetworkInUse):
+		return http.StatusForbidden
 	case errors.Is(err, container.ErrNoExec):
 		return http.StatusNotFound
 	case errors.Is(err, sandbox.ErrCommandNotFound), errors.Is(err, sandbox.ErrCommandNotExecutable), errors.Is(err, container.ErrNoCommand), errors.Is(err, container.ErrInvalid):
@@ -76,6 +78,9 @@ func containerStatus(err error) int {
 // startContainer answers POST /containers/NAME/start.
 func (s *Server) startContainer(ctx context.Context, r *request) error {
 	ctx, m, c, err := r.usable(ctx)
+	if err == nil {
+		err = s.hasNetworks(m, c)
+	}
 	if err != nil {
 		return err
 	}
@@ -89,6 +94,20 @@ func (s *Server) startContainer(ctx context.Context, r *request) error {
 		return runError(c, err)
 	}
 	return r.done()
+}
+
+// hasNetworks refuses a container of which a network was removed.
+func (s *Server) hasNetworks(m *container.Manager, c store.Container) error {
+	config, err := container.ReadConfig(c)
+	if err != nil {
+		return err
+	}
+	for _, name := range config.Networks {
+		if _, err := s.findNetwork(m, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runError is the error of a process that cannot be run, in the words of dockerd by which clients choose their exit codes.
@@ -139,6 +158,9 @@ func (s *Server) stopContainer(ctx context.Context, r *request) error {
 func (s *Server) restartContainer(ctx context.Context, r *request) error {
 	return s.stopping(ctx, r, func(ctx context.Context, m *container.Manager, c store.Container, sig string, seconds *int) error {
 		if err := s.mayEnter(m, c); err != nil {
+			return err
+		}
+		if err := s.hasNetworks(m, c); err != nil {
 			return err
 		}
 		sg, timeout, err := container.StopOf(c, sig, seconds)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/containerd/platforms"
 	containertypes "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/sandbox"
@@ -27,6 +29,8 @@ type creating struct {
 	m      *container.Manager
 	img    *container.Image
 	opts   container.Options
+	// nets are the networks that the client names beside the mode, and what it says of each.
+	nets map[string]*network.EndpointSettings
 
 	warnings []string
 	volumes  []ownVolume
@@ -44,6 +48,9 @@ func (s *Server) createContainer(ctx context.Context, r *request) error {
 	c := &creating{s: s, config: body.Config, host: body.HostConfig, warnings: []string{}}
 	if c.host == nil {
 		c.host = &containertypes.HostConfig{}
+	}
+	if body.NetworkingConfig != nil {
+		c.nets = body.NetworkingConfig.EndpointsConfig
 	}
 	ctx, b, err := r.backend(ctx)
 	if err != nil {
@@ -171,7 +178,7 @@ func (c *creating) options(ctx context.Context) (err error) {
 	if c.opts.Log, err = container.NewLogConfig(h.LogConfig.Type, h.LogConfig.Config); err != nil {
 		return err
 	}
-	c.opts.Docker, err = json.Marshal(asked{cfg, h})
+	c.opts.Docker, err = json.Marshal(asked{cfg, h, c.nets})
 	return err
 }
 
@@ -179,22 +186,50 @@ func (c *creating) options(ctx context.Context) (err error) {
 type asked struct {
 	Config *containertypes.Config
 	Host   *containertypes.HostConfig
+	Nets   map[string]*network.EndpointSettings `json:",omitempty"`
 }
 
-// network says which one the container has.
+// network says which one the container has, and in which it is.
 func (c *creating) network() error {
-	switch mode := string(c.host.NetworkMode); mode {
-	case "", "default", "bridge":
-		c.opts.Network = sandbox.NetworkBridge
-	case "host":
-		c.opts.Network = sandbox.NetworkHost
-	case "none":
-		c.opts.Network = sandbox.NetworkNone
-	default:
-		return failure{http.StatusNotFound, fmt.Sprintf("network %s not found: there are bridge, host and none", mode)}
+	mode := string(c.host.NetworkMode)
+	if strings.HasPrefix(mode, "container:") {
+		return failure{http.StatusNotImplemented, "slipway does not serve the network of another container"}
 	}
+	var names []string
+	if mode != "" && mode != "default" || len(c.nets) == 0 {
+		names = []string{mode}
+	}
+	names = append(names, slices.Sorted(maps.Keys(c.nets))...)
+	nets := map[string]*network.EndpointSettings{}
+	var in []string
+	for _, name := range names {
+		if name == "" || name == "default" {
+			name = "bridge"
+		}
+		n, err := c.s.findNetwork(c.m, name)
+		if err != nil {
+			return err
+		}
+		if e := c.nets[name]; e != nil {
+			nets[n.Name] = e
+		}
+		if slices.Contains(in, n.Name) {
+			continue
+		}
+		in = append(in, n.Name)
+		if !isBuiltin(n) {
+			c.warn("%s", apart(n.Name))
+		}
+	}
+	c.nets = nets
+	if slices.ContainsFunc(in, alone) && len(in) > 1 {
+		return fmt.Errorf("conflicting options: container cannot be connected to the network host or none and to others: %s", strings.Join(in, ", "))
+	}
+	var config container.Config
+	c.s.setNetworks(c.m, &config, in)
+	c.opts.Network, c.opts.Networks = config.Network, config.Networks
 	if c.config.NetworkDisabled {
-		c.opts.Network = sandbox.NetworkNone
+		c.opts.Network, c.opts.Networks = sandbox.NetworkNone, nil
 	}
 	if (len(c.host.PortBindings) > 0 || c.host.PublishAllPorts) && c.opts.Network == sandbox.NetworkBridge {
 		c.warn("Ports are not published: the container has a network of its own with a way out and none in; with --network host its ports are reachable as they are.")

@@ -262,6 +262,10 @@ func wanted(args map[string][]string, m events.Message) bool {
 			fits = func(v string) bool {
 				return m.Type == events.ContainerEventType && (m.Actor.Attributes["name"] == strings.TrimPrefix(v, "/") || v != "" && strings.HasPrefix(m.Actor.ID, v))
 			}
+		case "network":
+			fits = func(v string) bool {
+				return m.Type == events.NetworkEventType && (m.Actor.ID == v || m.Actor.Attributes["name"] == v)
+			}
 		case "volume":
 			fits = func(v string) bool { return m.Type == events.VolumeEventType && m.Actor.ID == v }
 		case "image":

@@ -32,7 +32,7 @@ func (s *Server) inspectContainer(ctx context.Context, r *request) error {
 		ID: c.ID, Created: c.Created.UTC().Format(time.RFC3339Nano), Args: []string{}, State: containerState(m, c), Image: c.ImageID.String(), Name: "/" + c.Name, Driver: "overlayfs", Platform: "linux",
 		AppArmorProfile: config.AppArmor, HostConfig: hostConfig(m, config), Mounts: mountPoints(m, config), Config: s.containerConfig(ctx, m.Store, c, config), LogPath: filepath.Join(m.Store.ContainerDir(c.ID), "log.json"),
 		GraphDriver:     &storage.DriverData{Name: "overlayfs", Data: map[string]string{"UpperDir": filepath.Join(m.Store.ContainerDir(c.ID), "fs"), "WorkDir": filepath.Join(m.Store.ContainerDir(c.ID), "work")}},
-		NetworkSettings: &containertypes.NetworkSettings{Ports: network.PortMap{}, Networks: endpoints(config)},
+		NetworkSettings: &containertypes.NetworkSettings{Ports: network.PortMap{}, Networks: s.endpoints(m, config)},
 	}
 	if len(config.Args) > 0 {
 		out.Path, out.Args = config.Args[0], append(out.Args, config.Args[1:]...)
@@ -84,7 +84,10 @@ func hostConfig(m *container.Manager, config *container.Config) *containertypes.
 			h.Binds = append(h.Binds, bind)
 		}
 	}
-	h.NetworkMode, h.AutoRemove, h.Privileged, h.ReadonlyRootfs = containertypes.NetworkMode(config.Network), config.AutoRemove, config.Privileged, config.ReadOnly
+	if len(config.Networks) == 0 || h.NetworkMode == "" {
+		h.NetworkMode = containertypes.NetworkMode(config.NetworkNames()[0])
+	}
+	h.AutoRemove, h.Privileged, h.ReadonlyRootfs = config.AutoRemove, config.Privileged, config.ReadOnly
 	h.CapAdd, h.CapDrop, h.GroupAdd, h.ShmSize, h.CgroupParent, h.Runtime = config.CapAdd, config.CapDrop, config.Groups, config.ShmSize, config.CgroupParent, "slipway"
 	h.Memory, h.MemorySwap, h.CPUShares, h.CpusetCpus, h.CpusetMems = config.Resources.Memory, config.Resources.MemorySwap, int64(config.Resources.CPUShares), config.Resources.CpusetCpus, config.Resources.CpusetMems
 	if h.NanoCPUs == 0 {
@@ -167,8 +170,22 @@ func mountPoints(m *container.Manager, config *container.Config) []containertype
 	return all
 }
 
-// endpoints are those of a container in its network.
-func endpoints(config *container.Config) map[string]*network.EndpointSettings {
-	name := string(config.Network)
-	return map[string]*network.EndpointSettings{name: {NetworkID: networkID(name)}}
+// endpoints are those of a container in its networks, with what the client has said of each.
+func (s *Server) endpoints(m *container.Manager, config *container.Config) map[string]*network.EndpointSettings {
+	var a asked
+	if config.Docker != nil {
+		_ = json.Unmarshal(config.Docker, &a)
+	}
+	all := map[string]*network.EndpointSettings{}
+	for _, name := range config.NetworkNames() {
+		e := a.Nets[name]
+		if e == nil {
+			e = &network.EndpointSettings{}
+		}
+		if n, err := s.findNetwork(m, name); err == nil { // it may be gone
+			e.NetworkID = n.ID
+		}
+		all[name] = e
+	}
+	return all
 }

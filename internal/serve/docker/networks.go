@@ -4,15 +4,20 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/view"
 )
 
@@ -22,8 +27,8 @@ func networkID(name string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// networks are all. Containers of the first are not in it together: each has its own.
-func networks() (all []network.Network) {
+// builtin are the networks that there always are. Containers of the first are not in it together: each has its own.
+func builtin() (all []network.Network) {
 	for _, n := range []struct{ name, driver string }{{"bridge", "bridge"}, {"host", "host"}, {"none", "null"}} {
 		all = append(all, network.Network{
 			Name: n.name, ID: networkID(n.name), Created: time.Unix(0, 0).UTC(), Scope: "local", Driver: n.driver, EnableIPv4: true, IPAM: network.IPAM{Driver: "default", Options: map[string]string{}, Config: []network.IPAMConfig{}},
@@ -33,23 +38,82 @@ func networks() (all []network.Network) {
 	return all
 }
 
+// isBuiltin reports whether a network is one of those.
+func isBuiltin(n network.Network) bool { return n.ID == networkID(n.Name) }
+
+// networkOf describes a network that a client has made.
+func networkOf(n container.Network) network.Network {
+	var a network.CreateRequest
+	_ = json.Unmarshal(n.Docker, &a) // it was written by this
+	out := network.Network{
+		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: "bridge", EnableIPv4: a.EnableIPv4 == nil || *a.EnableIPv4, EnableIPv6: a.EnableIPv6 != nil && *a.EnableIPv6,
+		IPAM: network.IPAM{Driver: "default"}, Internal: n.Internal, Attachable: a.Attachable, Options: a.Options, Labels: a.Labels,
+	}
+	if a.IPAM != nil {
+		out.IPAM = *a.IPAM
+	}
+	if out.IPAM.Driver == "" {
+		out.IPAM.Driver = "default"
+	}
+	if out.IPAM.Config == nil {
+		out.IPAM.Config = []network.IPAMConfig{}
+	}
+	for _, m := range []*map[string]string{&out.Options, &out.Labels} {
+		if *m == nil {
+			*m = map[string]string{}
+		}
+	}
+	return out
+}
+
+// networks are all: those that there always are, and those that clients have made.
+func (s *Server) networks(m *container.Manager) ([]network.Network, error) {
+	all := builtin()
+	made, err := m.Networks()
+	for _, n := range made {
+		all = append(all, networkOf(n))
+	}
+	return all, err
+}
+
 // listNetworks answers GET /networks.
-func (s *Server) listNetworks(_ context.Context, r *request) error {
+func (s *Server) listNetworks(ctx context.Context, r *request) error {
 	args, err := r.args("driver", "id", "label", "name", "scope", "type", "dangling")
 	if err != nil {
 		return err
 	}
+	ctx, b, err := r.backend(ctx)
+	if err != nil {
+		return err
+	}
+	m := s.manager(b)
+	list, err := s.networks(m)
+	if err != nil {
+		return err
+	}
 	all := []network.Summary{}
-	for _, n := range networks() {
-		if networkWanted(n, args) {
+	for _, n := range list {
+		wanted, err := networkWanted(ctx, m, n, args)
+		if err != nil {
+			return err
+		}
+		if wanted {
 			all = append(all, network.Summary{Network: n})
 		}
 	}
 	return r.answer(http.StatusOK, all)
 }
 
-// networkWanted reports whether filters let a network through: one value of each key has to fit.
-func networkWanted(n network.Network, args view.Args) bool {
+// networkWanted reports whether filters let a network through: all labels have to be there, and of the other keys one value has to fit.
+func networkWanted(ctx context.Context, m *container.Manager, n network.Network, args view.Args) (bool, error) {
+	used := true
+	if len(args["dangling"]) > 0 && !isBuiltin(n) {
+		users, err := m.NetworkUsers(ctx, container.Network{Name: n.Name})
+		if err != nil {
+			return false, err
+		}
+		used = len(users) > 0
+	}
 	for key, values := range args {
 		if !slices.ContainsFunc(values, func(v string) bool {
 			switch key {
@@ -62,77 +126,288 @@ func networkWanted(n network.Network, args view.Args) bool {
 			case "scope":
 				return n.Scope == v
 			case "type":
-				return v == "builtin"
+				return isBuiltin(n) && v == "builtin" || !isBuiltin(n) && v == "custom"
+			case "label":
+				return view.HasLabels(n.Labels, values)
+			case "dangling":
+				return !isBuiltin(n) && used != (v == "true" || v == "1")
 			}
-			return false // they have no labels, and stay
-		}) {
 			return false
+		}) {
+			return false, nil
 		}
 	}
-	return true
+	return true, nil
 }
 
 // findNetwork finds one by its name, its ID or the beginning of it.
-func findNetwork(name string) (network.Network, error) {
-	for _, n := range networks() {
-		if name == n.Name || len(name) >= 4 && strings.HasPrefix(n.ID, name) {
+func (s *Server) findNetwork(m *container.Manager, name string) (network.Network, error) {
+	for _, n := range builtin() {
+		if name == n.Name || name == n.ID {
 			return n, nil
 		}
 	}
-	return network.Network{}, failure{http.StatusNotFound, "network " + name + " not found"}
+	made, err := m.Network(name)
+	if err == nil {
+		return networkOf(made), nil
+	}
+	for _, n := range builtin() {
+		if len(name) >= 4 && strings.HasPrefix(n.ID, name) {
+			return n, nil
+		}
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		err = failure{http.StatusNotFound, "network " + name + " not found"}
+	}
+	return network.Network{}, err
 }
 
 // inspectNetwork answers GET /networks/NAME.
-func (s *Server) inspectNetwork(_ context.Context, r *request) error {
-	n, err := findNetwork(r.name)
+func (s *Server) inspectNetwork(ctx context.Context, r *request) error {
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
-	return r.answer(http.StatusOK, network.Inspect{Network: n, Containers: map[string]network.EndpointResource{}})
+	m := s.manager(b)
+	n, err := s.findNetwork(m, r.name)
+	if err != nil {
+		return err
+	}
+	out := network.Inspect{Network: n, Containers: map[string]network.EndpointResource{}}
+	if !isBuiltin(n) {
+		users, err := m.NetworkUsers(ctx, container.Network{Name: n.Name})
+		if err != nil {
+			return err
+		}
+		for _, c := range users {
+			if m.State(c.ID).Running {
+				out.Containers[c.ID] = network.EndpointResource{Name: c.Name}
+			}
+		}
+	}
+	return r.answer(http.StatusOK, out)
+}
+
+// createNetwork answers POST /networks/create.
+func (s *Server) createNetwork(ctx context.Context, r *request) error {
+	var body network.CreateRequest
+	if err := r.document(&body); err != nil {
+		return err
+	}
+	switch {
+	case slices.ContainsFunc(builtin(), func(n network.Network) bool { return n.Name == body.Name }):
+		return failure{http.StatusForbidden, "operation is not permitted on predefined " + body.Name + " network"}
+	case body.Driver == "host" || body.Driver == "null":
+		return failure{http.StatusForbidden, fmt.Sprintf("only one instance of %q network is allowed", body.Driver)}
+	case body.Driver != "" && body.Driver != "bridge" && body.Driver != "default":
+		return failure{http.StatusNotFound, fmt.Sprintf("could not find plugin %s in v1 plugin registry: plugin not found", body.Driver)}
+	case body.Scope != "" && body.Scope != "local", body.Ingress, body.ConfigOnly, body.ConfigFrom != nil:
+		return failure{http.StatusNotImplemented, "slipway serves networks of this machine alone: scopes, ingress and configurations of networks are not served"}
+	}
+	ctx, b, err := r.backend(ctx)
+	if err != nil {
+		return err
+	}
+	m := s.manager(b)
+	kept, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	release, err := m.LockVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := m.MakeNetwork(container.Network{Name: body.Name, Internal: body.Internal, Docker: kept})
+	if err = errors.Join(err, release()); err != nil {
+		return err
+	}
+	s.events.network(events.ActionCreate, n)
+	return r.answer(http.StatusCreated, network.CreateResponse{ID: n.ID, Warning: apart(n.Name)})
+}
+
+// apart is what is different in a network that a client has made.
+func apart(name string) string {
+	return "Containers of the network " + name + " do not reach each other: each has a network of its own."
+}
+
+// network tells of something that was done with a network.
+func (b *bus) network(action events.Action, n container.Network) {
+	b.tell(events.NetworkEventType, action, n.ID, map[string]string{"name": n.Name, "type": "bridge"})
 }
 
 // removeNetwork answers DELETE /networks/NAME.
-func (s *Server) removeNetwork(_ context.Context, r *request) error {
-	n, err := findNetwork(r.name)
+func (s *Server) removeNetwork(ctx context.Context, r *request) error {
+	ctx, b, err := r.backend(ctx)
 	if err != nil {
 		return err
 	}
-	return failure{http.StatusForbidden, n.Name + " is a pre-defined network and cannot be removed"}
+	m := s.manager(b)
+	release, err := m.LockVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	err = s.forgetNetwork(ctx, m, r.name)
+	if err = errors.Join(err, release()); err != nil {
+		return err
+	}
+	return r.done()
 }
 
-// pruneNetworks answers POST /networks/prune: there is nothing that could go.
-func (s *Server) pruneNetworks(_ context.Context, r *request) error {
-	return r.answer(http.StatusOK, network.PruneReport{NetworksDeleted: []string{}})
+// forgetNetwork removes a network. The caller has [container.Manager.LockVolumes].
+func (s *Server) forgetNetwork(ctx context.Context, m *container.Manager, name string) error {
+	n, err := s.findNetwork(m, name)
+	if err != nil {
+		return err
+	}
+	if isBuiltin(n) {
+		return failure{http.StatusForbidden, n.Name + " is a pre-defined network and cannot be removed"}
+	}
+	gone := container.Network{Name: n.Name, ID: n.ID}
+	if err := m.RemoveNetwork(ctx, gone, false); err != nil {
+		return err
+	}
+	s.events.network(events.ActionDestroy, gone)
+	return nil
 }
 
-// refuseNetwork answers what would make or change one.
-func (s *Server) refuseNetwork(context.Context, *request) error {
-	return failure{http.StatusNotImplemented, "slipway has the networks bridge, host and none, and makes no others: a container has a network of its own with a way out, or the host's"}
-}
-
-// volumeWanted reports whether filters let a volume through: all labels have to be there, and of the other keys one value has to fit.
-func volumeWanted(v container.Volume, args view.Args, used bool) bool {
-	labels := volumeOf(v).Labels
-	for key, values := range args {
-		fits := func(string) bool { return true }
-		switch key {
-		case "driver":
-			fits = func(value string) bool { return value == "local" }
-		case "name":
-			fits = func(value string) bool {
-				re, err := regexp.Compile(value)
-				return strings.Contains(v.Name, value) || err == nil && re.MatchString(v.Name)
-			}
-		case "label":
-			fits = func(string) bool { return view.HasLabels(labels, values) }
-		case "label!":
-			fits = func(string) bool { return !view.HasLabels(labels, values) }
-		case "dangling":
-			fits = func(value string) bool { return used != (value == "true" || value == "1") }
+// pruneNetworks answers POST /networks/prune: what no container has goes.
+func (s *Server) pruneNetworks(ctx context.Context, r *request) error {
+	args, err := r.args("until", "label", "label!")
+	if err != nil {
+		return err
+	}
+	filter, err := view.ParseContainerFilter(args) // which has the same keys
+	if err != nil {
+		return invalidf("%v", err)
+	}
+	ctx, b, err := r.backend(ctx)
+	if err != nil {
+		return err
+	}
+	m := s.manager(b)
+	release, err := m.LockVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	report := network.PruneReport{NetworksDeleted: []string{}}
+	list, err := m.Networks()
+	for _, n := range list {
+		labels := networkOf(n).Labels
+		young := slices.ContainsFunc(filter.Until, func(t time.Time) bool { return !n.Created.Before(t) })
+		if young || !view.HasLabels(labels, filter.Labels) || len(filter.NotLabels) > 0 && view.HasLabels(labels, filter.NotLabels) {
+			continue
 		}
-		if !slices.ContainsFunc(values, fits) {
-			return false
+		switch rerr := m.RemoveNetwork(ctx, n, true); {
+		case rerr == nil:
+			report.NetworksDeleted = append(report.NetworksDeleted, n.Name)
+			s.events.network(events.ActionDestroy, n)
+		case !errors.Is(rerr, container.ErrNetworkInUse):
+			err = errors.Join(err, rerr)
 		}
 	}
-	return true
+	if err = errors.Join(err, release()); err != nil {
+		return err
+	}
+	return r.answer(http.StatusOK, report)
+}
+
+// connectNetwork answers POST /networks/NAME/connect.
+func (s *Server) connectNetwork(ctx context.Context, r *request) error {
+	var body network.ConnectRequest
+	if err := r.document(&body); err != nil {
+		return err
+	}
+	return s.changeNetworks(ctx, r, body.Container, func(n network.Network, c store.Container, in []string, a *asked) ([]string, error) {
+		switch {
+		case slices.Contains(in, n.Name):
+			return nil, failure{http.StatusForbidden, fmt.Sprintf("endpoint with name %s already exists in network %s", c.Name, n.Name)}
+		case alone(n.Name) || slices.ContainsFunc(in, alone):
+			return nil, failure{http.StatusForbidden, "a container of the network host or none cannot be connected to others, nor others to these"}
+		}
+		if body.EndpointConfig != nil {
+			if a.Nets == nil {
+				a.Nets = map[string]*network.EndpointSettings{}
+			}
+			a.Nets[n.Name] = body.EndpointConfig
+		}
+		return append(in, n.Name), nil
+	})
+}
+
+// disconnectNetwork answers POST /networks/NAME/disconnect.
+func (s *Server) disconnectNetwork(ctx context.Context, r *request) error {
+	var body network.DisconnectRequest
+	if err := r.document(&body); err != nil {
+		return err
+	}
+	return s.changeNetworks(ctx, r, body.Container, func(n network.Network, c store.Container, in []string, a *asked) ([]string, error) {
+		switch {
+		case n.Name == "host":
+			return nil, failure{http.StatusForbidden, "container cannot be disconnected from host network or connected to host network"}
+		case !slices.Contains(in, n.Name):
+			return nil, failure{http.StatusForbidden, fmt.Sprintf("container %s is not connected to the network %s", c.ID, n.Name)}
+		}
+		delete(a.Nets, n.Name)
+		return slices.DeleteFunc(in, func(name string) bool { return name == n.Name }), nil
+	})
+}
+
+// alone reports whether a container that is in this network is in no other one.
+func alone(name string) bool { return name == "host" || name == "none" }
+
+// changeNetworks changes the networks of a container. While that runs, what it reaches cannot change.
+func (s *Server) changeNetworks(ctx context.Context, r *request, who string, change func(n network.Network, c store.Container, in []string, a *asked) ([]string, error)) error {
+	name := r.name
+	r.name = who
+	ctx, m, c, err := r.container(ctx)
+	if err != nil {
+		return err
+	}
+	release, err := m.LockVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := s.findNetwork(m, name)
+	if err == nil {
+		err = m.Configure(ctx, c, func(config *container.Config) error {
+			var a asked
+			if config.Docker != nil {
+				if err := json.Unmarshal(config.Docker, &a); err != nil {
+					return err
+				}
+			}
+			in := slices.DeleteFunc(slices.Clone(config.NetworkNames()), func(name string) bool {
+				return name == "none" && len(config.Networks) == 0 && a.Host != nil && a.Host.NetworkMode != "none"
+			})
+			in, err := change(n, c, in, &a)
+			if err != nil {
+				return err
+			}
+			before := config.Network
+			s.setNetworks(m, config, in)
+			if config.Network != before && m.State(c.ID).Running {
+				return failure{http.StatusNotImplemented, "slipway does not change what a container reaches while it runs: stop it first"}
+			}
+			config.Docker, err = json.Marshal(a)
+			return err
+		})
+	}
+	if err = errors.Join(err, release()); err != nil {
+		return err
+	}
+	return r.ok()
+}
+
+// setNetworks puts a container in networks; what is in internal ones alone, or in none, has no way out.
+func (s *Server) setNetworks(m *container.Manager, config *container.Config, in []string) {
+	config.Network, config.Networks = sandbox.NetworkNone, in
+	if len(in) == 1 && (in[0] == "bridge" || alone(in[0])) {
+		config.Network, config.Networks = sandbox.Network(in[0]), nil
+		return
+	}
+	for _, name := range in {
+		if n, err := s.findNetwork(m, name); err == nil && !n.Internal && n.Driver == "bridge" {
+			config.Network = sandbox.NetworkBridge
+		}
+	}
 }

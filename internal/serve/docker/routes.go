@@ -89,10 +89,10 @@ func containerRoutes() []route {
 		{http.MethodGet, "/volumes/", anyName, (*Server).inspectVolume},
 		{http.MethodDelete, "/volumes/", "/", (*Server).removeVolume},
 		{http.MethodGet, "/networks", "", (*Server).listNetworks},
-		{http.MethodPost, "/networks/create", "", (*Server).refuseNetwork},
+		{http.MethodPost, "/networks/create", "", (*Server).createNetwork},
 		{http.MethodPost, "/networks/prune", "", (*Server).pruneNetworks},
-		{http.MethodPost, "/networks/", "/connect", (*Server).refuseNetwork},
-		{http.MethodPost, "/networks/", "/disconnect", (*Server).refuseNetwork},
+		{http.MethodPost, "/networks/", "/connect", (*Server).connectNetwork},
+		{http.MethodPost, "/networks/", "/disconnect", (*Server).disconnectNetwork},
 		{http.MethodGet, "/networks/", anyName, (*Server).inspectNetwork},
 		{http.MethodDelete, "/networks/", "/", (*Server).removeNetwork},
 	}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
@@ -177,4 +179,31 @@ func (s *Server) pruneVolumes(ctx context.Context, r *request) error {
 		s.opt.Warn(fmt.Sprintf("pruning volumes: %v", left))
 	}
 	return r.answer(http.StatusOK, report)
+}
+
+// volumeWanted reports whether filters let a volume through: all labels have to be there, and of the other keys one value has to fit.
+func volumeWanted(v container.Volume, args view.Args, used bool) bool {
+	labels := volumeOf(v).Labels
+	for key, values := range args {
+		fits := func(string) bool { return true }
+		switch key {
+		case "driver":
+			fits = func(value string) bool { return value == "local" }
+		case "name":
+			fits = func(value string) bool {
+				re, err := regexp.Compile(value)
+				return strings.Contains(v.Name, value) || err == nil && re.MatchString(v.Name)
+			}
+		case "label":
+			fits = func(string) bool { return view.HasLabels(labels, values) }
+		case "label!":
+			fits = func(string) bool { return !view.HasLabels(labels, values) }
+		case "dangling":
+			fits = func(value string) bool { return used != (value == "true" || value == "1") }
+		}
+		if !slices.ContainsFunc(values, fits) {
+			return false
+		}
+	}
+	return true
 }
