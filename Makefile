@@ -228,12 +228,14 @@ suites-client suites-dockerfile: suites-%: build
 	build/tools/suites -buildkitd bin/slipway -buildctl build/tools/buildctl -logs build/suites/$*.logs $(if $(PART),-part $(PART)) $(if $(RUN),-run '$(RUN)') $(SUITES) \
 		-goal $(if $(filter client,$*),90 client,95 frontend/dockerfile) hack/suites/$*.list
 
-clients: build ## run what docs/clients.md tells to type, with the real buildx and buildctl
-	@hack/deps.sh suites
+clients: build ## run what docs/clients.md tells to type, with the real buildx and buildctl, and Docker's own clients with docker.sock
+	@hack/deps.sh clients
 	@hack/buildkit.sh build/tools
+	@hack/buildkit.sh build/tools/engine docker docker-compose
 	@$(MAKE) --no-print-directory $(BASES)
 	@$(BASES) make busybox
 	@$(BASES) exec -- hack/clients.sh bin/slipway build/tools
+	SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -trimpath -buildvcs=false -count=1 -tags "$(TAGS)" -ldflags "-s -w" -run '^TestClients$$/^(docker|docker_run|compose)$$' ./internal/cli
 
 clean: ## remove what the other targets made
 	rm -rf --one-file-system bin build

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what is missing for a purpose: build, demo, bases, test, page, bench, suites, kubernetes, vm, arm64, cross-ARCH, dist, dist-test or all. On Debian and Ubuntu,
+# Installs what is missing for a purpose: build, demo, bases, test, page, bench, suites, clients, kubernetes, vm, arm64, cross-ARCH, dist, dist-test or all. On Debian and Ubuntu,
 # as root, by apt-get; anywhere else it says in a sentence what is missing.
 set -eu
 
-purpose=${1:?usage: hack/deps.sh build|demo|bases|test|page|bench|suites|kubernetes|vm|arm64|cross-ARCH|dist|dist-test|all}
+purpose=${1:?usage: hack/deps.sh build|demo|bases|test|page|bench|suites|clients|kubernetes|vm|arm64|cross-ARCH|dist|dist-test|all}
 packages=
 sentences=
 
@@ -113,6 +113,11 @@ for_suites() {
 	need ssh-keygen openssh-client "signs what they verify"
 }
 
+for_clients() {
+	for_test
+	for_suites
+}
+
 for_kubernetes() {
 	for_bases
 	need curl curl "opens the gates at which steps wait"
@@ -183,6 +188,7 @@ test) for_test ;;
 page) for_page ;;
 bench) for_bench ;;
 suites) for_suites ;;
+clients) for_clients ;;
 kubernetes) for_kubernetes ;;
 vm) for_vm ;;
 arm64) for_arm64 ;;
@@ -194,7 +200,7 @@ all) for_test; for_bases ;;
 esac
 
 case $purpose in
-demo | bases | test | bench | suites | kubernetes | dist-test)
+demo | bases | test | bench | suites | clients | kubernetes | dist-test)
 	if [ "$(id -u)" -ne 0 ]; then
 		echo "slipway: containers are run as root today: run make $purpose as root." >&2
 		exit 1

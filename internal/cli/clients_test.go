@@ -44,7 +44,7 @@ func TestClients(t *testing.T) {
 		}
 		env.Setenv("SLIPWAY_BIN", filepath.SplitList(env.Getenv("PATH"))[0])
 		env.Setenv("PATH", tools+string(filepath.ListSeparator)+env.Getenv("PATH"))
-		if err := linkDocker(env); err != nil {
+		if err := linkDocker(env, tools); err != nil {
 			return err
 		}
 		env.Setenv("BUILDKIT_HOST", "unix://"+filepath.Join(env.WorkDir, "s"))
@@ -55,16 +55,31 @@ func TestClients(t *testing.T) {
 	testscript.Run(t, p)
 }
 
-// linkDocker makes docker-cli of the machine's docker, if there is one: "docker" is slipway in scripts.
-func linkDocker(env *testscript.Env) error {
-	for _, dir := range filepath.SplitList(os.Getenv("PATH"))[1:] { // the first one is testscript's
+// linkDocker makes docker-cli of the docker that `make clients` has compiled, or the machine's, if there is one: "docker" is slipway in scripts.
+// Its plugins are those that are compiled.
+func linkDocker(env *testscript.Env, tools string) error {
+	engine := filepath.Join(tools, "engine")
+	plugins := filepath.Join(env.WorkDir, ".docker", "cli-plugins")
+	if err := os.MkdirAll(plugins, 0o755); err != nil {
+		return err
+	}
+	for name, program := range map[string]string{"docker-buildx": filepath.Join(tools, "buildx"), "docker-compose": filepath.Join(engine, "docker-compose")} {
+		if err := os.Symlink(program, filepath.Join(plugins, name)); err != nil {
+			return err
+		}
+	}
+	for _, dir := range append([]string{engine}, filepath.SplitList(os.Getenv("PATH"))[1:]...) { // the first one is testscript's
 		docker := filepath.Join(dir, "docker")
 		if info, err := os.Stat(docker); err != nil || !info.Mode().IsRegular() {
 			continue
 		}
 		bin := filepath.Join(env.WorkDir, ".docker-cli")
 		env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
-		return errors.Join(os.Mkdir(bin, 0o755), os.Symlink(docker, filepath.Join(bin, "docker-cli")))
+		err := errors.Join(os.Mkdir(bin, 0o755), os.Symlink(docker, filepath.Join(bin, "docker-cli")))
+		if _, missing := os.Stat(filepath.Join(engine, "docker-compose")); missing == nil && err == nil {
+			err = os.Symlink(filepath.Join(engine, "docker-compose"), filepath.Join(bin, "docker-compose"))
+		}
+		return err
 	}
 	return nil
 }
