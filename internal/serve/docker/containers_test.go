@@ -73,9 +73,21 @@ func newContainers(t *testing.T) *lab {
 	}
 	must(t, err)
 	l := newLab(t)
+	// Each has an end of the pipe: at the end of all of them nothing in the store is anybody's any more.
+	said, stderr, err := os.Pipe()
+	must(t, err)
 	l.server.opt.Monitor = func(id string) *exec.Cmd {
-		return &exec.Cmd{Path: "/proc/self/exe", Args: []string{"docker.test", "monitor", l.store.Root(), id}, Dir: "/", Stderr: os.Stderr}
+		return &exec.Cmd{Path: "/proc/self/exe", Args: []string{"docker.test", "monitor", l.store.Root(), id}, Dir: "/", Stderr: stderr}
 	}
+	ended := make(chan error)
+	go func() {
+		_, err := io.Copy(os.Stderr, said)
+		ended <- errors.Join(err, said.Close())
+	}()
+	t.Cleanup(func() {
+		must(t, stderr.Close())
+		must(t, <-ended)
+	})
 	tag, err := name.NewTag("busybox:latest", name.WithDefaultRegistry(""))
 	must(t, err)
 	var archive bytes.Buffer

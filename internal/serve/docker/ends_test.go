@@ -155,7 +155,7 @@ func TestPSArguments(t *testing.T) {
 	}
 }
 
-// TestRestartOfOneThatGoes: a container that is to go when it has ended goes also when it ends at once after it was restarted.
+// TestRestartOfOneThatGoes: a container that is to go when it has ended is restarted all the same, and goes also when it ends at once then.
 func TestRestartOfOneThatGoes(t *testing.T) {
 	l := newContainers(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -172,11 +172,18 @@ func TestRestartOfOneThatGoes(t *testing.T) {
 		if _, err := l.ContainerRestart(ctx, id, client.ContainerRestartOptions{}); err != nil {
 			t.Error(err)
 		}
-		for {
+		var actions string
+		for !strings.Contains(actions, "destroy") {
 			must(t, ctx.Err())
-			if _, err := l.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); err != nil {
-				break
+			actions = l.actions(id)
+		}
+		for _, action := range []string{"start", "die"} {
+			if strings.Count(" "+actions+" ", " "+action+" ") != 2 {
+				t.Errorf("it did %q", actions)
 			}
+		}
+		if _, err := l.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); err == nil {
+			t.Error("it is there still")
 		}
 	}
 }
