@@ -1,14 +1,17 @@
-// Package syscalls counts the system calls that a command makes, with all processes that it starts.
+// Package syscalls counts the system calls that a command makes, with all processes that it starts. Those by which threads wait for each other, and
+// by which Go's runtime switches between goroutines, are left out: the more often, the busier the machine is.
 package syscalls
 
 import (
 	"bufio"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -18,6 +21,12 @@ import (
 
 // ErrMissing says that there is nothing here to count with.
 var ErrMissing = errors.New("system calls cannot be counted: the kernel has no tracepoint for this process, and there is no strace")
+
+// waiting are the calls that are not counted, by the names and the numbers that they have.
+var waiting = map[string]int{
+	"futex": unix.SYS_FUTEX, "nanosleep": unix.SYS_NANOSLEEP, "sched_yield": unix.SYS_SCHED_YIELD, "epoll_pwait": unix.SYS_EPOLL_PWAIT,
+	"tgkill": unix.SYS_TGKILL, "getpid": unix.SYS_GETPID, "rt_sigreturn": unix.SYS_RT_SIGRETURN, "rt_sigprocmask": unix.SYS_RT_SIGPROCMASK,
+}
 
 // Run runs a command and counts its system calls. The kernel counts them, without slowing anything down; where it
 // does not, strace does, with which there are some more: what waits for something looks for it more often.
@@ -60,6 +69,15 @@ func open() (int, error) {
 		runtime.UnlockOSThread()
 		return -1, os.NewSyscallError("perf_event_open", err)
 	}
+	var filter []string
+	for _, number := range waiting {
+		filter = append(filter, fmt.Sprintf("id != %d", number))
+	}
+	if err := unix.IoctlSetString(fd, unix.PERF_EVENT_IOC_SET_FILTER, strings.Join(filter, " && ")); err != nil {
+		unix.Close(fd)
+		runtime.UnlockOSThread()
+		return -1, fmt.Errorf("filtering the tracepoint: %w", err)
+	}
 	return fd, nil
 }
 
@@ -75,7 +93,7 @@ func trace(cmd *exec.Cmd) (int64, error) {
 	}
 	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "counts")
-	cmd.Args = append([]string{"strace", "-f", "-c", "-o", out, "--", cmd.Path}, cmd.Args[1:]...)
+	cmd.Args = append([]string{"strace", "-f", "-c", "-e", "trace=!" + strings.Join(slices.Sorted(maps.Keys(waiting)), ","), "-o", out, "--", cmd.Path}, cmd.Args[1:]...)
 	cmd.Path = strace
 	if err := cmd.Run(); err != nil {
 		return 0, err

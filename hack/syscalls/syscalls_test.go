@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"strconv"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // dd makes two system calls for each block, in a process that a shell starts.
@@ -28,5 +30,25 @@ func TestRun(t *testing.T) {
 				t.Errorf("1000 blocks more are %d system calls more, want 2000", n)
 			}
 		})
+	}
+}
+
+// TestWaitingIsNotCounted has a command yield the processor many times.
+func TestWaitingIsNotCounted(t *testing.T) {
+	if _, err := exec.LookPath("perl"); err != nil {
+		t.Skip(err)
+	}
+	yield := func(times int) int64 {
+		n, err := Run(exec.Command("perl", "-e", "syscall("+strconv.Itoa(unix.SYS_SCHED_YIELD)+") for 1.."+strconv.Itoa(times)))
+		if errors.Is(err, ErrMissing) {
+			t.Skip(err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if once, often := yield(1), yield(1000); often-once > 10 {
+		t.Errorf("to yield 1000 times is %d system calls, once %d", often, once)
 	}
 }
