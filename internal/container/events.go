@@ -6,6 +6,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,6 +70,18 @@ func ReadEvents(ctx context.Context, root string, since, until time.Time, follow
 		}
 		return give(e)
 	})
+}
+
+// Ended is the exit code of a container that is gone, by its whole ID, as long as events tell of it.
+func (m *Manager) Ended(ctx context.Context, id string) (code int, ended bool) {
+	_ = m.Events(ctx, time.Time{}, time.Now(), false, func(e Event) error { // what cannot be read is not known
+		if e.ID == id && e.Action == "die" {
+			n, err := strconv.Atoi(e.Attributes["exitCode"])
+			code, ended = n, err == nil
+		}
+		return nil
+	})
+	return code, ended
 }
 
 // DockerEvent is an event as Docker's API tells it.

@@ -3,12 +3,15 @@ package docker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"path"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/buildkit/client"
@@ -25,8 +28,8 @@ import (
 	"github.com/slipway-build/slipway/internal/view"
 )
 
-// build answers POST /build: of a context that is the body, or of a repository. With version=2, as old clients have it, it is a build of
-// BuildKit's, of directories of the client's session.
+// build answers POST /build: of a context that is the body, or of a repository. With version=2 it is told as one of BuildKit's, and may be of
+// directories of the client's session.
 func (s *Server) build(ctx context.Context, r *request) error {
 	p, err := r.buildParameters()
 	if err == nil && p.network == "host" {
@@ -39,7 +42,8 @@ func (s *Server) build(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	if r.FormValue("version") == string(buildtypes.BuilderBuildKit) {
+	second := r.FormValue("version") == string(buildtypes.BuilderBuildKit)
+	if second && (r.FormValue("remote") == clientSession || p.remote != "" && p.session != "") {
 		return s.buildOfSession(ctx, r, b, p)
 	}
 	req := b.Base
@@ -48,16 +52,26 @@ func (s *Server) build(ctx context.Context, r *request) error {
 	if req.Context = "-"; p.remote != "" {
 		req.Context, req.Remote = p.remote, true
 	}
-	req.Stdin, req.Registries = r.Body, r.registries()
+	r.unread = &unread{ReadCloser: r.Body, left: r.ContentLength}
+	r.unread.ended.Store(r.ContentLength == 0)
+	req.Stdin, req.Registries = r.unread, r.registries()
 	out := r.stream()
+	write := newWords(out, r.flag("q")).write
+	if second {
+		write = traces{out}.write
+	}
 	var res *build.Result
 	err = s.opt.Control.Build(ctx, r.FormValue("buildid"), func(ctx context.Context, sink progress.Sink) (err error) {
 		res, err = b.Build.Build(ctx, req, sink)
 		return err
-	}, newWords(out, r.flag("q")).write)
+	}, write)
 	if err != nil {
-		// Of a body that was not read to its end nothing is awaited any more. Without a deadline of its connection it is the client's affair.
-		_ = http.NewResponseController(r.w).SetReadDeadline(time.Now())
+		// Of a body that was not read to its end nothing is awaited any more. Without a deadline of its connection it is the client's affair. With
+		// one there is no other request on it: it would be broken off.
+		r.closeUnread()
+		if !r.unread.ended.Load() {
+			_ = http.NewResponseController(r.w).SetReadDeadline(time.Now())
+		}
 		return out.end(err)
 	}
 	id := res.Config.String()
@@ -65,6 +79,13 @@ func (s *Server) build(ctx context.Context, r *request) error {
 		id = res.ImageID.String()
 	}
 	s.events.tell(events.BuilderEventType, "build", id, nil)
+	for _, name := range res.Names {
+		s.events.image(events.ActionTag, id, view.Familiar(name))
+	}
+	if second {
+		out.aux(imageID, buildtypes.Result{ID: id})
+		return nil
+	}
 	out.aux("", buildtypes.Result{ID: id})
 	if r.flag("q") {
 		out.text("%s\n", id)
@@ -73,9 +94,35 @@ func (s *Server) build(ctx context.Context, r *request) error {
 	out.text("Successfully built %s\n", view.ShortID(id))
 	for _, name := range res.Names {
 		out.text("Successfully tagged %s\n", view.Familiar(name))
-		s.events.image(events.ActionTag, id, view.Familiar(name))
 	}
 	return nil
+}
+
+// clientSession is what a client names in the place of a context that its session has.
+const clientSession = "client-session"
+
+// unread is the body of a request that may be answered before it was read to its end.
+type unread struct {
+	io.ReadCloser
+	left  int64 // bytes; less than 0 is unknown
+	ended atomic.Bool
+}
+
+// Read implements io.Reader.
+func (u *unread) Read(p []byte) (int, error) {
+	n, err := u.ReadCloser.Read(p)
+	u.left -= int64(n)
+	if errors.Is(err, io.EOF) || u.left == 0 {
+		u.ended.Store(true)
+	}
+	return n, err
+}
+
+// closeUnread has the connection end with the answer, which has not begun, if some of the request was not read.
+func (r *request) closeUnread() {
+	if r.unread != nil && !r.unread.ended.Load() && !r.began && r.ProtoMajor == 1 {
+		r.w.Header().Set("Connection", "close")
+	}
 }
 
 // parameters are what a build is asked for.
@@ -108,7 +155,7 @@ func (r *request) buildParameters() (p *parameters, err error) {
 	if v := r.FormValue("platform"); v != "" {
 		p.platforms = strings.Split(v, ",")
 	}
-	if p.remote == "client-session" {
+	if p.remote == clientSession {
 		p.remote = ""
 	}
 	if err := checkRemote(p.remote); err != nil {

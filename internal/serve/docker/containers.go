@@ -265,6 +265,11 @@ func (s *Server) pruneContainers(ctx context.Context, r *request) error {
 // waitContainer answers POST /containers/NAME/wait: the head at once, so that the client may start the container then.
 func (s *Server) waitContainer(ctx context.Context, r *request) error {
 	ctx, m, c, err := r.container(ctx)
+	if errors.Is(err, store.ErrNotFound) { // who has just started it must not miss its end
+		if code, ended := m.Ended(ctx, r.name); ended {
+			return r.answer(http.StatusOK, containertypes.WaitResponse{StatusCode: int64(code)})
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,14 @@
 package docker
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -188,6 +190,30 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestAttachWithBody: a body of the request is no input, and what follows it is.
+func TestAttachWithBody(t *testing.T) {
+	l := newContainers(t)
+	for _, upgrade := range []string{"", "Connection: Upgrade\r\nUpgrade: tcp\r\n"} {
+		id := l.create("read x; echo got $x", func(o *client.ContainerCreateOptions) { o.Config.OpenStdin, o.Config.Tty = true, true })
+		conn, err := net.Dial("tcp", strings.TrimPrefix(l.url, "http://"))
+		must(t, err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, "POST /containers/"+id+"/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: x\r\n"+upgrade+"Content-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"stream\":true}li")
+		must(t, err)
+		answer := bufio.NewReader(conn)
+		for line := "x"; strings.TrimSpace(line) != ""; { // the head: the container is attached to
+			line, err = answer.ReadString('\n')
+			must(t, err)
+		}
+		l.start(id)
+		_, err = io.WriteString(conn, "ne\n")
+		must(t, err)
+		if said, err := io.ReadAll(answer); err != nil || !strings.HasSuffix(string(said), "got line\r\n") {
+			t.Errorf("%q: it printed %q, %v", upgrade, said, err)
+		}
+	}
+}
+
 // TestWait: no end is missed, however short the container runs.
 func TestWait(t *testing.T) {
 	l := newContainers(t)
@@ -208,6 +234,9 @@ func TestWait(t *testing.T) {
 	must(t, err)
 	if code := removed(); code != 4 {
 		t.Errorf("removed: %d", code)
+	}
+	if code := l.wait(id, containertypes.WaitConditionNotRunning)(); code != 4 {
+		t.Errorf("of one that is gone: %d", code)
 	}
 	// When the server ends first, there is no answer that could be taken for one.
 	id = l.create("sleep 60", nil)

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -481,12 +483,32 @@ func TestBuildOfSession(t *testing.T) {
 	}
 	ended := make(chan int)
 	go func() {
-		_, status := l.get(http.MethodPost, "/build?version=2&session=s&buildid=mine")
+		_, status := l.get(http.MethodPost, "/build?version=2&remote=client-session&session=s&buildid=mine")
 		ended <- status
 	}()
 	<-begun
-	if _, status := l.get(http.MethodPost, "/build?version=2&session=s&buildid=mine"); status < 400 {
+	if _, status := l.get(http.MethodPost, "/build?version=2&remote=client-session&session=s&buildid=mine"); status < 400 {
 		t.Errorf("a second one of the ID: %d", status)
+	}
+	// One that has failed breaks off nothing else on its connection.
+	l.load("app:v1")
+	conn, err := net.Dial("tcp", strings.TrimPrefix(l.url, "http://"))
+	must(t, err)
+	defer conn.Close()
+	answer := bufio.NewReader(conn)
+	for _, c := range []struct {
+		method, path string
+		status       int
+	}{{http.MethodPost, "/build?buildid=mine", http.StatusInternalServerError}, {http.MethodGet, "/images/app:v1/json", http.StatusOK}} {
+		_, err := io.WriteString(conn, c.method+" "+c.path+" HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+		must(t, err)
+		resp, err := http.ReadResponse(answer, nil)
+		must(t, err)
+		said, err := io.ReadAll(resp.Body)
+		must(t, err)
+		if resp.StatusCode != c.status {
+			t.Errorf("%s: %d, %s", c.path, resp.StatusCode, said)
+		}
 	}
 	_, status := l.get(http.MethodPost, "/build/cancel?id=mine")
 	if end := <-ended; status != http.StatusOK || end < 400 {

@@ -33,9 +33,10 @@ type request struct {
 	path    string // without it
 	name    string // in the path
 
-	began   bool   // something was written
-	release func() // of the store
-	over    func() // has the server not wait for the request any more
+	began   bool    // something was written
+	unread  *unread // the body, where that matters
+	release func()  // of the store
+	over    func()  // has the server not wait for the request any more
 }
 
 // versioned is how a path begins that says the version.

@@ -47,6 +47,7 @@ func (s *stream) send(m message) {
 		return
 	}
 	if !s.r.began {
+		s.r.closeUnread()
 		s.r.began = true
 		s.r.w.Header().Set("Content-Type", "application/json")
 		s.r.w.WriteHeader(http.StatusOK)

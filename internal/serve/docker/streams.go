@@ -60,8 +60,17 @@ func (r *request) streamType(terminal bool) string {
 	return types.MediaTypeMultiplexedStream
 }
 
-// hijack takes the connection of a request and says that it is one of streams now. What the client has sent already is read first.
+// hijack takes the connection of a request and says that it is one of streams now. What the client has sent already is read first, but for a body of
+// the request, which is no input of a process: some clients send the parameters once more.
 func (r *request) hijack(terminal bool) (net.Conn, io.Reader, error) {
+	switch {
+	case r.ContentLength > maxDocument:
+		return nil, nil, failure{http.StatusRequestEntityTooLarge, fmt.Sprintf("the document has more than %d bytes", maxDocument)}
+	case r.ContentLength > 0:
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return nil, nil, invalidf("reading the request: %v", err)
+		}
+	}
 	conn, buf, err := http.NewResponseController(r.w).Hijack()
 	if err != nil {
 		return nil, nil, invalidf("streams need a connection of HTTP/1.1: %v", err)
