@@ -232,10 +232,13 @@ clients: build ## run what docs/clients.md tells to type, with the real buildx a
 	@hack/deps.sh clients
 	@hack/buildkit.sh build/tools
 	@hack/buildkit.sh build/tools/engine docker docker-compose
+	@mkdir -p build/tools/engine/dockerode
+	@cp hack/dockerode/package.json hack/dockerode/package-lock.json build/tools/engine/dockerode
+	@cd build/tools/engine/dockerode && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@$(MAKE) --no-print-directory $(BASES)
 	@$(BASES) make busybox
 	@$(BASES) exec -- hack/clients.sh bin/slipway build/tools
-	SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -trimpath -buildvcs=false -count=1 -tags "$(TAGS)" -ldflags "-s -w" -run '^TestClients$$/^(docker|docker_run|compose)$$' ./internal/cli
+	SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -trimpath -buildvcs=false -count=1 -tags "$(TAGS)" -ldflags "-s -w" -run '^TestClients$$/^(docker|docker_run|compose|dockerode)$$' ./internal/cli
 
 clean: ## remove what the other targets made
 	rm -rf --one-file-system bin build

@@ -116,6 +116,8 @@ for_suites() {
 for_clients() {
 	for_test
 	for_suites
+	need npm npm "installs Docker's SDK for Node.js"
+	need node nodejs "runs it"
 }
 
 for_kubernetes() {

@@ -47,6 +47,7 @@ func TestClients(t *testing.T) {
 		if err := linkDocker(env, tools); err != nil {
 			return err
 		}
+		env.Setenv("NODE_PATH", filepath.Join(tools, "engine", "dockerode", "node_modules"))
 		env.Setenv("BUILDKIT_HOST", "unix://"+filepath.Join(env.WorkDir, "s"))
 		env.Setenv("BUILDX_CONFIG", filepath.Join(env.WorkDir, ".buildx"))
 		env.Setenv("BUILDX_EXPERIMENTAL", "1") // commands of debuggers
