@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,7 @@ type Archive struct {
 	LinkTarget string // of a symbolic link: where it leads in the container, from its root
 
 	source *source
+	below  string // what all names in the archive begin with, which has the directory's contents: "./", or "/"
 }
 
 // OpenArchive finds the object at a path in a container. A symbolic link at its end is the object, unless the path ends in a slash.
@@ -57,6 +59,11 @@ func (m *Manager) OpenArchive(ctx context.Context, c store.Container, name strin
 		return nil, fmt.Errorf("copying from container: %w", err)
 	}
 	a := &Archive{Name: path.Base(path.Clean("/" + name)), Size: s.entry.Size, Mode: fileMode(s.entry.Mode), ModTime: s.entry.ModTime, source: s}
+	if s.base == "" {
+		if a.below = "./"; name != "" && strings.Trim(name, "/") == "" {
+			a.below = "/"
+		}
+	}
 	if s.entry.IsSymlink() {
 		target, err := layer.Resolve(tree, name, true)
 		if err != nil {
@@ -67,10 +74,16 @@ func (m *Manager) OpenArchive(ctx context.Context, c store.Container, name strin
 	return a, nil
 }
 
-// Write writes it as a tar stream, below its own name.
+// Write writes it as a tar stream, below its own name. Clients replace the beginnings of names by others, for which all of them have to be there.
 func (a *Archive) Write(ctx context.Context, w io.Writer) error {
 	tw := layer.NewTarWriter(w)
-	err := a.source.write(a.source.target(), tw)
+	var err error
+	if a.below != "" {
+		err = tw.Below(a.below, a.source.entry)
+	}
+	if err == nil {
+		err = a.source.write(a.source.target(), tw)
+	}
 	if err = errors.Join(err, tw.Close()); err != nil {
 		return fmt.Errorf("copying from container: %w", err)
 	}

@@ -114,7 +114,7 @@ func (m *Manager) Rename(ctx context.Context, c store.Container, name string) er
 		return invalidName(name)
 	}
 	if name == c.Name {
-		return errors.New("renaming a container with the same name as its current name")
+		return errors.New("Renaming a container with the same name as its current name") //lint:ignore ST1005 Docker's words
 	}
 	if err := m.Store.RenameContainer(ctx, c, name); err != nil {
 		return err

@@ -44,7 +44,7 @@ func openSource(t layer.Tree, name, container string, follow bool) (*source, err
 		return nil, fmt.Errorf("%s:%s is not a directory", container, name)
 	}
 	s := &source{tree: t, entry: e, base: path.Base(path.Clean(name))}
-	if last == "." || last == ".." || s.base == "/" || s.base == ".." {
+	if last == "." || last == ".." || s.base == "/" || s.base == ".." || s.base == "." {
 		s.base = ""
 	}
 	return s, nil

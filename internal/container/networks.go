@@ -125,18 +125,20 @@ func (m *Manager) Networks() (all []Network, err error) {
 
 // Network finds a network by its name, its ID or the beginning of that.
 func (m *Manager) Network(name string) (n Network, err error) {
-	if n, err = m.readNetwork(name); err == nil || !errors.Is(err, store.ErrNotFound) {
-		return n, err
-	}
 	all, lerr := m.Networks()
 	if lerr != nil {
 		return n, lerr
 	}
-	found := 0
-	for _, other := range all {
+	for _, other := range all { // which comes before one whose name it is
 		if other.ID == name {
 			return other, nil
 		}
+	}
+	if n, err = m.readNetwork(name); err == nil || !errors.Is(err, store.ErrNotFound) {
+		return n, err
+	}
+	found := 0
+	for _, other := range all {
 		if len(name) >= 4 && strings.HasPrefix(other.ID, name) {
 			n, found = other, found+1
 		}

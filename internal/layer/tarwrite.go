@@ -37,6 +37,7 @@ type TarWriter struct {
 	out    *countingWriter
 	index  *IndexWriter // nil: not wanted
 	header tar.Header   // in hand
+	prefix string       // of all names
 }
 
 // countingWriter knows how many bytes went through it.
@@ -64,6 +65,16 @@ func NewIndexedTarWriter(w io.Writer, tmp string) (*TarWriter, *IndexWriter) {
 	t := NewTarWriter(w)
 	t.index = NewIndexWriter(tmp)
 	return t, t.index
+}
+
+// Below writes a directory by a name that ends in a slash, which all other names begin with then.
+func (t *TarWriter) Below(name string, dir *Entry) error {
+	h := &tar.Header{}
+	if err := fillHeader(h, dir); err != nil {
+		return err
+	}
+	h.Name, t.prefix = name, name
+	return t.tw.WriteHeader(h)
 }
 
 // Close writes the end of the archive.
@@ -94,6 +105,9 @@ func (t *TarWriter) add(e *Entry) error {
 	h := &t.header
 	if err := fillHeader(h, e); err != nil {
 		return err
+	}
+	if h.Name = t.prefix + h.Name; h.Typeflag == tar.TypeLink {
+		h.Linkname = t.prefix + h.Linkname
 	}
 	if err := t.tw.WriteHeader(h); err != nil {
 		return err

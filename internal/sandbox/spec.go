@@ -27,6 +27,11 @@ var (
 	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 )
 
+// ProtectedPaths are the paths that a process which is not privileged finds empty, and those that it cannot write to.
+func ProtectedPaths() (masked, readonly []string) {
+	return slices.Clone(maskedPaths()), slices.Clone(readonlyPaths)
+}
+
 // maskedAlso are the paths that are hidden, with those of a pattern. What tells how hot each processor is, and by which
 // interrupts it works, tells what others do with it.
 func maskedAlso(pattern string) []string {

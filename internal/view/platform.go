@@ -139,5 +139,8 @@ func TagName(name, tag string) (string, error) {
 	if _, digested := ref.(reference.Digested); digested {
 		return "", errors.New("refusing to create a tag with a digest reference")
 	}
+	if reference.FamiliarName(ref) == string(digest.Canonical) {
+		return "", errors.New("refusing to create an ambiguous tag using digest algorithm as name")
+	}
 	return store.NormalizeName(ref.String())
 }

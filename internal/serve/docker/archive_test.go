@@ -90,6 +90,36 @@ func TestArchives(t *testing.T) {
 	}
 }
 
+// TestArchiveNames: names in an archive begin as clients expect it, who replace the beginning.
+func TestArchiveNames(t *testing.T) {
+	l := newContainers(t)
+	id := l.create("mkdir -p /d/e; echo x > /d/e/f; ln /d/e/f /d/e/g; ln -s d /l", nil)
+	ended := l.wait(id, containertypes.WaitConditionNextExit)
+	l.start(id)
+	ended()
+	for from, want := range map[string][]string{
+		"/": {"/", "/d/", "/d/e/f"}, ".": {"./", "./d/e/"}, "./": {"./", "./d/"}, "/.": {"./", "./d/e/f"}, "/d/.": {"./", "./e/", "./e/f", "./e/g ./e/f"}, "/l/.": {"./", "./e/f"}, "/d": {"d/", "d/e/f", "d/e/g d/e/f"}, "/l/": {"l/", "l/e/f"}, "/l": {"l d"},
+	} {
+		got, err := l.CopyFromContainer(t.Context(), id, client.CopyFromContainerOptions{SourcePath: from})
+		must(t, err)
+		var names []string
+		for tr := tar.NewReader(got.Content); ; {
+			h, err := tr.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			must(t, err)
+			names = append(names, strings.TrimSpace(h.Name+" "+h.Linkname))
+		}
+		must(t, got.Content.Close())
+		for _, name := range want {
+			if !slices.Contains(names, name) {
+				t.Errorf("%s has %q, and not %q", from, names, name)
+			}
+		}
+	}
+}
+
 func tarNames(t *testing.T, r io.Reader) (names []string) {
 	t.Helper()
 	for tr := tar.NewReader(r); ; {

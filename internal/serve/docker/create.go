@@ -42,6 +42,9 @@ func (s *Server) createContainer(ctx context.Context, r *request) error {
 	if err := r.document(&body); err != nil {
 		return err
 	}
+	if r.ContentLength == 0 {
+		return invalidf("invalid JSON: EOF")
+	}
 	if body.Config == nil {
 		return invalidf("config cannot be empty in order to create a container")
 	}
@@ -51,6 +54,9 @@ func (s *Server) createContainer(ctx context.Context, r *request) error {
 	}
 	if body.NetworkingConfig != nil {
 		c.nets = body.NetworkingConfig.EndpointsConfig
+	}
+	if r.before("1.44") && len(c.nets) > 1 {
+		return invalidf("Container cannot be created with multiple network endpoints: %s", strings.Join(slices.Sorted(maps.Keys(c.nets)), ", "))
 	}
 	ctx, b, err := r.backend(ctx)
 	if err != nil {
@@ -78,6 +84,9 @@ func (c *creating) make(ctx context.Context, name string) (id string, err error)
 			err = errors.Join(err, c.forget(context.WithoutCancel(ctx)))
 		}
 	}()
+	if err := validate(c.config, c.host); err != nil {
+		return "", refusal(err)
+	}
 	if err := c.options(ctx); err != nil {
 		return "", refusal(err)
 	}
@@ -286,7 +295,7 @@ func (c *creating) limits() error {
 		return errors.New("You should always set the Memory limit when using Memoryswap limit, see usage") //lint:ignore ST1005 Docker's words
 	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
 		return errors.New("Minimum memoryswap limit should be larger than memory limit, see usage") //lint:ignore ST1005 Docker's words
-	case h.CPUShares < 0 || h.CPUPeriod < 0 || h.CPUQuota < 0 || h.NanoCPUs < 0:
+	case h.CPUPeriod < 0 || h.CPUQuota < 0 || h.NanoCPUs < 0:
 		return errors.New("a limit of processors is negative")
 	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
 		return errors.New("conflicting options: Nano CPUs and CPU Period or Quota cannot both be set")
@@ -351,6 +360,10 @@ func (c *creating) hosts() error {
 // refused are options that would change what a container may do or reach, and are not served: to leave them out would be to lie. What has only less effect is a warning.
 func (c *creating) refused() error {
 	h := c.host
+	masked, readonly := sandbox.ProtectedPaths()
+	others := func(paths, ours []string) bool { // ours come from what a client is told of another container
+		return !h.Privileged && len(paths) > 0 && !slices.Equal(slices.Sorted(slices.Values(paths)), slices.Sorted(slices.Values(ours)))
+	}
 	private := func(mode string) bool { return mode == "" || mode == "private" || mode == "shareable" }
 	for _, no := range []struct {
 		name  string
@@ -359,7 +372,7 @@ func (c *creating) refused() error {
 		{"Devices", len(h.Devices) > 0}, {"DeviceCgroupRules", len(h.DeviceCgroupRules) > 0}, {"DeviceRequests", len(h.DeviceRequests) > 0}, {"Sysctls", len(h.Sysctls) > 0},
 		{"IpcMode " + string(h.IpcMode), !private(string(h.IpcMode))}, {"PidMode " + string(h.PidMode), !private(string(h.PidMode))}, {"UTSMode " + string(h.UTSMode), !private(string(h.UTSMode))},
 		{"CgroupnsMode " + string(h.CgroupnsMode), !private(string(h.CgroupnsMode))}, {"Links", len(h.Links) > 0}, {"VolumesFrom", len(h.VolumesFrom) > 0}, {"StorageOpt", len(h.StorageOpt) > 0},
-		{"VolumeDriver " + h.VolumeDriver, h.VolumeDriver != "" && h.VolumeDriver != "local"}, {"MaskedPaths", len(h.MaskedPaths) > 0 && !h.Privileged}, {"ReadonlyPaths", len(h.ReadonlyPaths) > 0 && !h.Privileged},
+		{"VolumeDriver " + h.VolumeDriver, h.VolumeDriver != "" && h.VolumeDriver != "local"}, {"MaskedPaths", others(h.MaskedPaths, masked)}, {"ReadonlyPaths", others(h.ReadonlyPaths, readonly)},
 		{"Runtime " + h.Runtime, h.Runtime != "" && h.Runtime != "runc" && h.Runtime != "slipway"},
 	} {
 		if no.given {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"path"
 	"path/filepath"
+	"slices"
 	"time"
 
 	containertypes "github.com/moby/moby/api/types/container"
@@ -14,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/storage"
 
 	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/view"
 )
@@ -60,12 +63,17 @@ func containerState(m *container.Manager, c store.Container) *containertypes.Sta
 	return out
 }
 
-// hostConfig is what a client asked for, if one has made the container, with what holds.
-func hostConfig(m *container.Manager, config *container.Config) *containertypes.HostConfig {
-	var a asked
+// askedFor is what a client asked for, if one has made the container.
+func askedFor(config *container.Config) (a asked) {
 	if config.Docker != nil {
 		_ = json.Unmarshal(config.Docker, &a) // it was written by this
 	}
+	return a
+}
+
+// hostConfig is what a client asked for, if one has made the container, with what holds.
+func hostConfig(m *container.Manager, config *container.Config) *containertypes.HostConfig {
+	a := askedFor(config)
 	h := a.Host
 	if h == nil {
 		h = &containertypes.HostConfig{}
@@ -97,6 +105,9 @@ func hostConfig(m *container.Manager, config *container.Config) *containertypes.
 		h.ShmSize = 64 << 20
 	}
 	h.IpcMode, h.CgroupnsMode = "private", "private"
+	if h.MaskedPaths, h.ReadonlyPaths = nil, nil; !config.Privileged {
+		h.MaskedPaths, h.ReadonlyPaths = sandbox.ProtectedPaths()
+	}
 	if h.RestartPolicy.Name == "" {
 		h.RestartPolicy.Name = containertypes.RestartPolicyDisabled
 	}
@@ -115,10 +126,7 @@ func hostConfig(m *container.Manager, config *container.Config) *containertypes.
 
 // containerConfig is what a container runs, in Docker's words.
 func (s *Server) containerConfig(ctx context.Context, st *store.Store, c store.Container, config *container.Config) *containertypes.Config {
-	var a asked
-	if config.Docker != nil {
-		_ = json.Unmarshal(config.Docker, &a)
-	}
+	a := askedFor(config)
 	out := a.Config
 	if out == nil {
 		out = &containertypes.Config{AttachStdin: config.OpenStdin, AttachStdout: true, AttachStderr: true}
@@ -149,10 +157,17 @@ func (s *Server) containerConfig(ctx context.Context, st *store.Store, c store.C
 // mountPoints are the mounts of a container.
 func mountPoints(m *container.Manager, config *container.Config) []containertypes.MountPoint {
 	all := []containertypes.MountPoint{}
+	var mounts []mount.Mount
+	if a := askedFor(config); a.Host != nil {
+		mounts = a.Host.Mounts
+	}
 	for _, s := range config.Mounts {
 		p := containertypes.MountPoint{Destination: s.Dest, RW: !s.ReadOnly}
 		switch {
 		case s.Tmpfs != nil:
+			if !slices.ContainsFunc(mounts, func(m mount.Mount) bool { return path.Clean(m.Target) == s.Dest }) { // the others are told as Tmpfs
+				continue
+			}
 			p.Type = mount.TypeTmpfs
 		case s.Bind == "":
 			continue
@@ -172,10 +187,7 @@ func mountPoints(m *container.Manager, config *container.Config) []containertype
 
 // endpoints are those of a container in its networks, with what the client has said of each.
 func (s *Server) endpoints(m *container.Manager, config *container.Config) map[string]*network.EndpointSettings {
-	var a asked
-	if config.Docker != nil {
-		_ = json.Unmarshal(config.Docker, &a)
-	}
+	a := askedFor(config)
 	all := map[string]*network.EndpointSettings{}
 	for _, name := range config.NetworkNames() {
 		e := a.Nets[name]

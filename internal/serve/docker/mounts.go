@@ -71,8 +71,11 @@ func (c *creating) has(dest string) bool {
 
 // add adds a mount.
 func (c *creating) add(m sandbox.Mount) error {
-	if !path.IsAbs(m.Dest) || path.Clean(m.Dest) == "/" {
-		return fmt.Errorf("invalid mount path: '%s' mount path must be absolute, and not /", m.Dest)
+	switch {
+	case !path.IsAbs(m.Dest):
+		return fmt.Errorf("invalid mount path: '%s' mount path must be absolute", m.Dest)
+	case path.Clean(m.Dest) == "/":
+		return fmt.Errorf("invalid volume specification: '%s': destination can't be '/'", m.Dest)
 	}
 	m.Dest = path.Clean(m.Dest)
 	if c.has(m.Dest) {

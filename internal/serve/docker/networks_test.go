@@ -149,6 +149,7 @@ func (l *lab) post(path, body string) int {
 	l.t.Helper()
 	req, err := http.NewRequestWithContext(l.t.Context(), http.MethodPost, l.url+path, strings.NewReader(body))
 	must(l.t, err)
+	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
 	must(l.t, err)
 	must(l.t, resp.Body.Close())

@@ -1,11 +1,13 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -208,8 +210,18 @@ func (r *request) platform() (*ocispec.Platform, error) {
 	return &all[0], nil
 }
 
-// document reads what the client sends as JSON.
+// document reads what the client sends as JSON, if it sends something.
 func (r *request) document(into any) error {
+	kind := r.Header.Get("Content-Type")
+	if kind == "" && r.ContentLength == 0 {
+		return nil
+	}
+	if media, _, err := mime.ParseMediaType(kind); err != nil || media != "application/json" {
+		return invalidf("unsupported Content-Type header (%s): must be 'application/json'", kind)
+	}
+	if r.ContentLength == 0 { // nothing is no document that is wrong
+		return nil
+	}
 	data, err := io.ReadAll(io.LimitReader(r.Body, maxDocument+1))
 	if err != nil {
 		return err
@@ -217,8 +229,12 @@ func (r *request) document(into any) error {
 	if len(data) > maxDocument {
 		return failure{http.StatusRequestEntityTooLarge, fmt.Sprintf("the document has more than %d bytes", maxDocument)}
 	}
-	if err := json.Unmarshal(data, into); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	if err := decoder.Decode(into); err != nil {
 		return invalidf("invalid JSON: %v", err)
+	}
+	if decoder.More() {
+		return invalidf("unexpected content after JSON")
 	}
 	return nil
 }

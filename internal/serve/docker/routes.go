@@ -25,6 +25,7 @@ func routes() []route {
 		{http.MethodGet, "/system/df", "", (*Server).diskUsage},
 		{http.MethodGet, "/events", "", (*Server).follow},
 		{http.MethodPost, "/auth", "", (*Server).login},
+		{http.MethodGet, "/plugins", "", (*Server).listPlugins},
 
 		{http.MethodPost, "/grpc", "", (*Server).grpc},
 		{http.MethodPost, "/session", "", (*Server).session},
@@ -89,6 +90,7 @@ func containerRoutes() []route {
 		{http.MethodGet, "/volumes/", anyName, (*Server).inspectVolume},
 		{http.MethodDelete, "/volumes/", "/", (*Server).removeVolume},
 		{http.MethodGet, "/networks", "", (*Server).listNetworks},
+		{http.MethodGet, "/networks/", "", (*Server).listNetworks},
 		{http.MethodPost, "/networks/create", "", (*Server).createNetwork},
 		{http.MethodPost, "/networks/prune", "", (*Server).pruneNetworks},
 		{http.MethodPost, "/networks/", "/connect", (*Server).connectNetwork},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -194,7 +195,7 @@ func waitGone(conn net.Conn, over chan struct{}, s *host.Session) {
 // attachContainer answers POST /containers/NAME/attach.
 func (s *Server) attachContainer(ctx context.Context, r *request) error {
 	if _, err := term.ToBytes(r.FormValue("detachKeys")); err != nil && r.FormValue("detachKeys") != "" {
-		return invalidf("invalid detach keys (%s) provided: %v", r.FormValue("detachKeys"), err)
+		return invalidf("Invalid detach keys (%s) provided: %v", r.FormValue("detachKeys"), err)
 	}
 	ctx, m, c, err := r.usable(ctx)
 	if err != nil {
@@ -364,14 +365,18 @@ func (r *request) ok() error {
 // size is that of a terminal, of the parameters h and w.
 func (r *request) size() (z sandbox.WinSize, err error) {
 	for _, p := range []struct {
-		name string
-		to   *uint16
-	}{{"h", &z.Rows}, {"w", &z.Cols}} {
-		n, err := strconv.ParseUint(r.FormValue(p.name), 10, 16)
+		name, what string
+		to         *uint16
+	}{{"h", "height", &z.Rows}, {"w", "width", &z.Cols}} {
+		n, err := strconv.ParseUint(r.FormValue(p.name), 10, 32)
 		if err != nil {
-			return z, invalidf("invalid size %s: %q", p.name, r.FormValue(p.name))
+			why := "invalid syntax"
+			if _, number := strconv.Atoi(r.FormValue(p.name)); number == nil {
+				why = "value out of range"
+			}
+			return z, invalidf("invalid resize %s %q: %s", p.what, r.FormValue(p.name), why)
 		}
-		*p.to = uint16(n)
+		*p.to = uint16(min(n, math.MaxUint16))
 	}
 	return z, nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/plugin"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
@@ -87,7 +88,7 @@ func (s *Server) info(ctx context.Context, r *request) error {
 	info := system.Info{
 		ID: w.ID, Containers: len(all), Images: len(view.Summaries(images)), Driver: "overlayfs", DriverStatus: [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}},
 		Plugins: system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"}}, MemoryLimit: true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true,
-		PidsLimit: true, IPv4Forwarding: true, NFd: -1, NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano), CgroupDriver: "cgroupfs", CgroupVersion: sys.Cgroups,
+		PidsLimit: true, IPv4Forwarding: true, NFd: -1, NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano), CgroupDriver: "cgroupfs", LoggingDriver: "json-file", CgroupVersion: sys.Cgroups,
 		KernelVersion: sys.Kernel, OperatingSystem: sys.OS, OSType: "linux", Architecture: sys.Machine, IndexServerAddress: hub,
 		RegistryConfig: &registry.ServiceConfig{IndexConfigs: map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true}}},
 		NCPU:           runtime.NumCPU(), MemTotal: sys.Memory, DockerRootDir: b.Store.Root(), HTTPProxy: proxy("HTTP_PROXY"), HTTPSProxy: proxy("HTTPS_PROXY"), NoProxy: proxy("NO_PROXY"),
@@ -100,7 +101,17 @@ func (s *Server) info(ctx context.Context, r *request) error {
 	info.ContainersRunning = view.Running(b.Store, all)
 	info.ContainersStopped = info.Containers - info.ContainersRunning
 	info.Name, _ = os.Hostname()
+	if r.before("1.50") {
+		return r.answer(http.StatusOK, oldInfo{info, false, false})
+	}
 	return r.answer(http.StatusOK, info)
+}
+
+// oldInfo is what was told before 1.50.
+type oldInfo struct {
+	system.Info
+	BridgeNfIptables  bool
+	BridgeNfIP6tables bool `json:"BridgeNfIp6tables"`
 }
 
 // proxy is a setting of the environment's, without the password that may stand in it.
@@ -119,4 +130,12 @@ func proxy(name string) string {
 		return scheme + "xxxxx:xxxxx@" + value[at+1:]
 	}
 	return value
+}
+
+// listPlugins answers GET /plugins: there are none.
+func (s *Server) listPlugins(_ context.Context, r *request) error {
+	if _, err := r.args("capability", "enabled"); err != nil {
+		return err
+	}
+	return r.answer(http.StatusOK, plugin.ListResponse{})
 }
