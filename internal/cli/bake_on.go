@@ -104,6 +104,13 @@ func (a *app) remoteTargets(opts *bakeFlags, def *bake.Definition) (targets []*r
 			return nil, fmt.Errorf("target %s: %w", t.Name, err)
 		}
 	}
+	cluster, err := kube.Open(opts.on) // one for all, and so are its connections
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range targets {
+		t.cluster = cluster
+	}
 	return targets, nil
 }
 
@@ -164,7 +171,7 @@ func (t *remoteTarget) parse(opts *bakeFlags) error {
 }
 
 // prepare plans the build. A target that others need leaves an image in the repository, as one that comes home does.
-func (t *remoteTarget) prepare(common cache.Packed) (err error) {
+func (t *remoteTarget) prepare(common cache.Packed) error {
 	t.bringing = t.opts.load
 	if _, named := t.repository(false); !named && common.Repository != "" {
 		entry := keysEntry(common)
@@ -176,11 +183,7 @@ func (t *remoteTarget) prepare(common cache.Packed) (err error) {
 			t.opts.tags = []string{"linked:" + t.Name} // it is called so nowhere
 		}
 	}
-	if err := t.plan(); err != nil {
-		return err
-	}
-	t.cluster, err = kube.Open(t.opts.on)
-	return err
+	return t.plan()
 }
 
 // build builds the target, and finds out what it has made.
