@@ -8,3 +8,10 @@ func SetDeadNodeTime(d time.Duration) (restore func()) {
 	deadNodeTime = d
 	return func() { deadNodeTime = old }
 }
+
+// SetDrainTime has logs of containers that have ended be waited for another time; restore ends that.
+func SetDrainTime(d time.Duration) (restore func()) {
+	old := drainTime
+	drainTime = d
+	return func() { drainTime = old }
+}

@@ -117,6 +117,17 @@ func TestRun(t *testing.T) {
 	f.empty(t)
 }
 
+// TestLogEnd: what was printed is there when the container has ended, without waiting for the end of its log.
+func TestLogEnd(t *testing.T) {
+	defer kube.SetDrainTime(time.Hour)()
+	f := start(t, kubetest.Options{LogsStay: true})
+	out, err := f.run(t.Context(), t, `echo one; echo two`, nil)
+	if err != nil || out.ExitCode != 0 || !slices.Equal(f.lines, []string{"one", "two"}) {
+		t.Fatalf("%+v, %v, %q", out, err, f.lines)
+	}
+	f.empty(t)
+}
+
 // TestFailed: a command that fails is not carried out again.
 func TestFailed(t *testing.T) {
 	f := start(t, kubetest.Options{})

@@ -69,16 +69,19 @@ func (c *Cluster) readWhole(ctx context.Context, pod string, r *reading) {
 }
 
 // drainTime is how long a log may still come in when its container has ended.
-const drainTime = 10 * time.Second
+var drainTime = 10 * time.Second
 
-// readOnce reads a log through one connection, which may hang where the node of the pod is gone.
+// readOnce reads a log through one connection, which may hang where the node of the pod is gone. A kubelet notices up to a second later that there will be no
+// more: who follows does not wait for that when the container is known to have ended, as what is left can be read at once.
 func (c *Cluster) readOnce(ctx context.Context, pod string, follow bool, from *place, r *reading, line func([]byte)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		select {
 		case <-r.ended:
-			_ = wait(ctx, drainTime)
+			if !follow {
+				_ = wait(ctx, drainTime)
+			}
 			cancel()
 		case <-ctx.Done():
 		}

@@ -23,6 +23,8 @@ type Options struct {
 	// Program is the path of what a container's command is; Env is its environment besides.
 	Program string
 	Env     []string
+	// LogsStay: a log that is followed does not end with its container.
+	LogsStay bool
 	// Dir is for files of pods.
 	Dir string
 	// Pod, unless nil, is told of a pod that is to run, and may say why it does not: a state of its container, or a condition.

@@ -261,7 +261,7 @@ func (s *Server) readLog(w http.ResponseWriter, r *http.Request, name string) {
 			}
 		}
 		flush()
-		if gone || p.ended || !follow {
+		if gone || !follow || p.ended && !s.opt.LogsStay {
 			return
 		}
 		s.changed.Wait()
