@@ -39,6 +39,7 @@ type Cluster struct {
 	base     *url.URL
 	reached  atomic.Bool // it has answered once
 	admitted sync.Map    // what was allowed once, as request.right calls it
+	rights   sync.Map    // the rights of pods, by what they are like
 }
 
 // Open finds the cluster that a place names: with the user's kubeconfig ($KUBECONFIG, ~/.kube/config), or where there is none with the service account of the

@@ -322,6 +322,27 @@ func TestLevels(t *testing.T) {
 }
 
 // TestRefused: who may not ask is told so, and what refuses every pod says why.
+// TestAdmittedOnce: what rights a pod may have is not asked again of another command, but of a pod that is another one.
+func TestAdmittedOnce(t *testing.T) {
+	f := start(t, kubetest.Options{Level: "baseline"})
+	trials := func(s *kube.Spec) (tells string, n int) {
+		before := len(f.Asked())
+		a, err := f.cluster.Admit(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Tells, len(f.Asked()) - before
+	}
+	first, n := trials(&kube.Spec{Image: "x", Args: []string{"one"}})
+	second, again := trials(&kube.Spec{Image: "x", Args: []string{"two"}, Arch: "arm64"})
+	if n != 3 || again != 0 || first != second {
+		t.Errorf("%d trial runs, and %d of another command; told %q and %q", n, again, first, second)
+	}
+	if _, n := trials(&kube.Spec{Image: "x", Files: map[string][]byte{"a": nil}}); n != 3 {
+		t.Errorf("%d trial runs of another pod", n)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	f := start(t, kubetest.Options{})
 	f.Refuse("POST pods", `pods is forbidden: User "anna" cannot create resource "pods" in API group "" in the namespace "ci"`)

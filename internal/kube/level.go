@@ -19,6 +19,18 @@ type level struct {
 	holds func(*pod) bool
 }
 
+// give is a template with these rights.
+func (l *level) give(t *template) *template {
+	one := t.clone()
+	l.set(one)
+	if l.isolated && !one.hasMount(StoreDir) {
+		one.mount("slipway-store", StoreDir, false)
+		one.volume(dict{"name": "slipway-store", "emptyDir": dict{}})
+		one.setEnv("SLIPWAY_ROOT", StoreDir+"/slipway")
+	}
+	return one
+}
+
 const inPlaceTells = "steps run in place, not isolated from the builder"
 
 // levels are those that are tried, in their order.
@@ -85,16 +97,44 @@ type Admitted struct {
 }
 
 // Admit asks the API server which rights a pod of a Job may have, by trial runs of the pod that leave nothing. Where the template says it, that is what is asked.
+// What was admitted once is not asked again of another command.
 func (c *Cluster) Admit(ctx context.Context, s *Spec) (*Admitted, error) {
 	t, err := newTemplate(s)
 	if err != nil {
 		return nil, err
 	}
+	like, err := s.like()
+	if err != nil {
+		return nil, err
+	}
+	if found, ok := c.rights.Load(like); ok {
+		return found.(rights)(t), nil
+	}
+	found, err := c.findRights(ctx, t, s)
+	if err != nil {
+		return nil, err
+	}
+	c.rights.Store(like, found)
+	return found(t), nil
+}
+
+// like is the same for all commands whose pods differ in nothing that has to do with rights.
+func (s *Spec) like() (string, error) {
+	text, err := json.Marshal([]any{s.Template, s.Image, s.Env, len(s.Files) > 0, s.RegistrySecret, s.NoUserNamespace})
+	return string(text), err
+}
+
+// rights makes of a template the Job with rights that were admitted.
+type rights func(*template) *Admitted
+
+func (c *Cluster) findRights(ctx context.Context, t *template, s *Spec) (rights, error) {
 	if t.own {
 		if _, err := c.tryPod(ctx, t); err != nil {
 			return nil, fmt.Errorf("%s refuses the pod of the template: %w", c, err)
 		}
-		return &Admitted{template: t, Tells: "the pod has the rights that its template gives it"}, nil
+		return func(t *template) *Admitted {
+			return &Admitted{template: t, Tells: "the pod has the rights that its template gives it"}
+		}, nil
 	}
 	var last error
 	refusals := ""
@@ -103,21 +143,14 @@ func (c *Cluster) Admit(ctx context.Context, s *Spec) (*Admitted, error) {
 			refusals = "; the node has no user namespaces for pods"
 			continue
 		}
-		one := t.clone()
-		l.set(one)
-		if l.isolated && !one.hasMount(StoreDir) {
-			one.mount("slipway-store", StoreDir, false)
-			one.volume(dict{"name": "slipway-store", "emptyDir": dict{}})
-			one.setEnv("SLIPWAY_ROOT", StoreDir+"/slipway")
-		}
-		made, err := c.tryPod(ctx, one)
+		made, err := c.tryPod(ctx, l.give(t))
 		switch {
 		case err == nil && l.holds != nil && !l.holds(made):
 			err = fmt.Errorf("the cluster has no user namespaces for pods")
 		case err != nil && !isPolicy(err):
 			return nil, err
 		case err == nil:
-			return &Admitted{one, l.name + ": " + l.tells + refusals}, nil
+			return func(t *template) *Admitted { return &Admitted{l.give(t), l.name + ": " + l.tells + refusals} }, nil
 		}
 		if last = err; refusals == "" {
 			refusals = "; better is refused: " + oneSentence(err.Error())
