@@ -442,7 +442,10 @@ func (s *Server) pruneImages(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	report := image.PruneReport{ImagesDeleted: s.deleted(gone), SpaceReclaimed: uint64(max(freed, 0))}
+	report := image.PruneReport{SpaceReclaimed: uint64(max(freed, 0))}
+	if len(gone) > 0 {
+		report.ImagesDeleted = s.deleted(gone)
+	}
 	s.events.tell(events.ImageEventType, events.ActionPrune, "", map[string]string{"reclaimed": fmt.Sprint(report.SpaceReclaimed)})
 	return r.answer(http.StatusOK, report)
 }

@@ -31,10 +31,11 @@ func networkID(name string) string {
 func builtin() (all []network.Network) {
 	for _, n := range []struct{ name, driver string }{{"bridge", "bridge"}, {"host", "host"}, {"none", "null"}} {
 		all = append(all, network.Network{
-			Name: n.name, ID: networkID(n.name), Created: time.Unix(0, 0).UTC(), Scope: "local", Driver: n.driver, EnableIPv4: true, IPAM: network.IPAM{Driver: "default", Options: map[string]string{}, Config: []network.IPAMConfig{}},
+			Name: n.name, ID: networkID(n.name), Created: time.Unix(0, 0).UTC(), Scope: "local", Driver: n.driver, EnableIPv4: true, IPAM: network.IPAM{Driver: "default", Config: []network.IPAMConfig{}},
 			Options: map[string]string{}, Labels: map[string]string{},
 		})
 	}
+	all[1].IPAM.Config, all[2].IPAM.Config = nil, nil
 	return all
 }
 
@@ -289,7 +290,7 @@ func (s *Server) pruneNetworks(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	report := network.PruneReport{NetworksDeleted: []string{}}
+	var report network.PruneReport
 	list, err := m.Networks()
 	for _, n := range list {
 		labels := networkOf(n).Labels

@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -90,10 +91,10 @@ func (s *Server) info(ctx context.Context, r *request) error {
 		Plugins: system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"}}, MemoryLimit: true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true,
 		PidsLimit: true, IPv4Forwarding: true, NFd: -1, NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano), CgroupDriver: "cgroupfs", LoggingDriver: "json-file", CgroupVersion: sys.Cgroups,
 		KernelVersion: sys.Kernel, OperatingSystem: sys.OS, OSType: "linux", Architecture: sys.Machine, IndexServerAddress: hub,
-		RegistryConfig: &registry.ServiceConfig{IndexConfigs: map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true}}},
+		RegistryConfig: &registry.ServiceConfig{InsecureRegistryCIDRs: loopback, Mirrors: []string{}, IndexConfigs: map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true}}},
 		NCPU:           runtime.NumCPU(), MemTotal: sys.Memory, DockerRootDir: b.Store.Root(), HTTPProxy: proxy("HTTP_PROXY"), HTTPSProxy: proxy("HTTPS_PROXY"), NoProxy: proxy("NO_PROXY"),
 		Labels: []string{"slipway.version=" + sys.Version}, ServerVersion: sys.Docker, Runtimes: map[string]system.RuntimeWithStatus{sys.Runtime: {}}, DefaultRuntime: sys.Runtime,
-		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, SecurityOptions: []string{"name=seccomp,profile=builtin"}, CDISpecDirs: []string{}, Warnings: []string{},
+		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, SecurityOptions: []string{"name=seccomp,profile=builtin"}, CDISpecDirs: []string{},
 	}
 	if sys.Rootless {
 		info.SecurityOptions = append(info.SecurityOptions, "name=rootless")
@@ -106,6 +107,9 @@ func (s *Server) info(ctx context.Context, r *request) error {
 	}
 	return r.answer(http.StatusOK, info)
 }
+
+// loopback are networks whose registries need no certificates.
+var loopback = []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")}
 
 // oldInfo is what was told before 1.50.
 type oldInfo struct {

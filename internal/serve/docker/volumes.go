@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -20,12 +21,10 @@ import (
 
 // volumeOf describes a volume.
 func volumeOf(v container.Volume) volume.Volume {
-	out := volume.Volume{Name: v.Name, Driver: "local", Mountpoint: v.Dir, CreatedAt: v.Created.Format(time.RFC3339), Scope: "local", Labels: v.Labels, Options: map[string]string{}}
-	if out.Labels == nil {
-		out.Labels = map[string]string{}
-	}
+	out := volume.Volume{Name: v.Name, Driver: "local", Mountpoint: v.Dir, CreatedAt: v.Created.Format(time.RFC3339), Scope: "local", Labels: v.Labels}
 	if v.Anonymous {
-		out.Labels["com.docker.volume.anonymous"] = ""
+		out.Labels = map[string]string{"com.docker.volume.anonymous": ""}
+		maps.Copy(out.Labels, v.Labels)
 	}
 	return out
 }
@@ -105,7 +104,7 @@ func (s *Server) listVolumes(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	out := volume.ListResponse{Volumes: []volume.Volume{}, Warnings: []string{}}
+	out := volume.ListResponse{Volumes: []volume.Volume{}}
 	for _, v := range list {
 		out.Volumes = append(out.Volumes, volumeOf(v))
 	}
