@@ -72,7 +72,7 @@ func (p Packed) open(s *store.Store, client *registry.Client) namedRepository {
 	if p.Insecure {
 		client.AllowInsecure(hostOf(p.Repository))
 	}
-	return namedRepository{&repository{inRegistry: &inRegistry{ref: p.Repository + ":latest", insecure: p.Insecure}, store: s, client: client}}
+	return namedRepository{&repository{inRegistry: &inRegistry{ref: p.Repository + ":latest", insecure: p.Insecure}, store: s, client: client}, nil}
 }
 
 // SentContext tells what was sent of a context.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -68,7 +69,10 @@ type named interface {
 }
 
 // keysAt is where such a cache is.
-type keysAt struct{ location }
+type keysAt struct {
+	location
+	written *sync.Map // blobs that were found in a registry, or written to it, by their digests
+}
 
 // asKeys is the location of a cache of mode=keys that would be at l in another mode.
 func asKeys(l location) (location, error) {
@@ -77,12 +81,12 @@ func asKeys(l location) (location, error) {
 		if repository := repositoryOf(l.ref); l.ref != repository+":latest" { // none was given
 			return nil, fmt.Errorf("a cache of mode=keys is a repository, whose tags are its own to give: ref=%s", repository)
 		}
-		return keysAt{l}, nil
+		return keysAt{l, &sync.Map{}}, nil
 	case *directory:
 		if l.reset || l.digest != "" || l.label != "latest" {
 			return nil, errors.New("a cache of mode=keys has no reset=, tag= and digest=")
 		}
-		return keysAt{l}, nil
+		return keysAt{l, &sync.Map{}}, nil
 	}
 	return nil, errors.New("mode=keys is for type=registry and for type=local on this machine")
 }
@@ -97,7 +101,7 @@ func (k keysAt) open(s *store.Store, client *registry.Client) (place, error) {
 	}
 	switch at := at.(type) {
 	case *repository:
-		return &byKey{named: namedRepository{at}, repository: repositoryOf(at.ref)}, nil
+		return &byKey{named: namedRepository{at, k.written}, repository: repositoryOf(at.ref)}, nil
 	case inDirectory:
 		return &byKey{named: namedDirectory{at}}, nil
 	}
@@ -359,7 +363,25 @@ func (x *exporting) enterConfig(ctx context.Context, to *byKey, key string, held
 }
 
 // namedRepository is a registry's repository: its tags are the names.
-type namedRepository struct{ *repository }
+type namedRepository struct {
+	*repository
+	written *sync.Map // blobs that need not be asked for again; nil: none
+}
+
+// put writes a blob that is not there, and asks for one only once: each result of a long stage has the layers of all before it.
+func (r namedRepository) put(ctx context.Context, desc ocispec.Descriptor, open opener) error {
+	if r.written == nil {
+		return r.repository.put(ctx, desc, open)
+	}
+	if _, ok := r.written.Load(desc.Digest); ok {
+		return nil
+	}
+	err := r.repository.put(ctx, desc, open)
+	if err == nil {
+		r.written.Store(desc.Digest, true)
+	}
+	return err
+}
 
 func (r namedRepository) at(name string) string { return repositoryOf(r.ref) + ":" + name }
 

@@ -9,6 +9,9 @@ import (
 	cacheimporttypes "github.com/moby/buildkit/cache/remotecache/v1/types"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/slipway-build/slipway/internal/registry"
+	"github.com/slipway-build/slipway/internal/registry/registrytest"
 )
 
 // names has manifests by their names.
@@ -54,6 +57,22 @@ func entryOf(t *testing.T, results, memos []string) []byte {
 }
 
 func keyOf(c string) string { return strings.Repeat(c, 64) }
+
+// TestPutOnce: a repository is asked for a blob once in a build, whatever number of results has it.
+func TestPutOnce(t *testing.T) {
+	reg, s, client := registrytest.Start(t), openStore(t), registry.New(registry.Options{})
+	at, err := asKeys(&inRegistry{ref: reg.Host + "/team/cache:latest"})
+	must(t, err)
+	blob := describe(ocispec.MediaTypeImageLayer, []byte("layer"))
+	for i := range 3 {
+		to, err := at.open(s, client)
+		must(t, err)
+		must(t, to.(*byKey).put(t.Context(), blob, bytesOpener([]byte("layer"))))
+		if asked := reg.Requests(); (len(asked) > 0) != (i == 0) {
+			t.Errorf("for the %dth time: %q", i+1, asked)
+		}
+	}
+}
 
 // An entry tells of the key that it was asked for, and of no other one; each is asked for once.
 func TestEntryOfAnother(t *testing.T) {

@@ -115,7 +115,7 @@ func openNames(l location, s *store.Store, client *registry.Client) (named, erro
 	}
 	switch at := at.(type) {
 	case *repository:
-		return namedRepository{at}, nil
+		return namedRepository{at, nil}, nil
 	case inDirectory:
 		return namedDirectory{at}, nil
 	}
