@@ -50,18 +50,23 @@ func newCluster(t *testing.T) *cluster {
 	if out, err := exec.CommandContext(t.Context(), "./cluster.sh", "up").CombinedOutput(); err != nil {
 		t.Fatalf("starting a cluster: %v\n%s", err, out)
 	}
-	c.kubectl(t, "", "delete", "jobs", "-A", "-l", "app.kubernetes.io/managed-by=slipway") // of a test before that has failed
 	for _, level := range []string{"privileged", "baseline", "restricted"} {
-		c.kubectl(t, fmt.Sprintf(namespace, level)+"---\n"+role(t), "-n", level, "apply", "-f", "-")
+		c.namespace(t, level, level)
+		c.kubectl(t, "", "-n", level, "delete", "jobs", "-l", "app.kubernetes.io/managed-by=slipway") // of a test before that has failed
 	}
 	return c
 }
 
-// namespace is one of a level of Pod Security, in which anna has the role of docs/kubernetes.md.
+// namespace makes one of a level of Pod Security, in which anna has the role of docs/kubernetes.md.
+func (c *cluster) namespace(t *testing.T, name, level string) {
+	t.Helper()
+	c.kubectl(t, fmt.Sprintf(namespace, name, level)+"---\n"+role(t), "-n", name, "apply", "-f", "-")
+}
+
 const namespace = `
 apiVersion: v1
 kind: Namespace
-metadata: {name: "%[1]s", labels: {pod-security.kubernetes.io/enforce: "%[1]s"}}
+metadata: {name: "%[1]s", labels: {pod-security.kubernetes.io/enforce: "%[2]s"}}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
@@ -195,9 +200,14 @@ func (p *client) String() string {
 // start starts slipway in the network of the cluster.
 func (c *cluster) start(t *testing.T, stdin io.Reader, args ...string) *client {
 	t.Helper()
+	return c.startAs(t, filepath.Join(c.dir, "run/pki/anna.kubeconfig"), stdin, args...)
+}
+
+func (c *cluster) startAs(t *testing.T, kubeconfig string, stdin io.Reader, args ...string) *client {
+	t.Helper()
 	p := &client{t: t, changed: make(chan struct{}), ended: make(chan struct{})}
 	p.cmd = exec.Command("./cluster.sh", append([]string{"client", c.program}, args...)...)
-	p.cmd.Env = append(os.Environ(), "SLIPWAY_ROOT="+c.store, "HOME="+c.work, "BUILDKIT_PROGRESS=plain", "KUBECONFIG="+filepath.Join(c.dir, "run/pki/anna.kubeconfig"), "SOURCE_DATE_EPOCH=1700000000")
+	p.cmd.Env = append(os.Environ(), "SLIPWAY_ROOT="+c.store, "HOME="+c.work, "BUILDKIT_PROGRESS=plain", "KUBECONFIG="+kubeconfig, "SOURCE_DATE_EPOCH=1700000000")
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, p, p
 	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {

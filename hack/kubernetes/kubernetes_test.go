@@ -25,7 +25,7 @@ func TestKubernetes(t *testing.T) {
 	}{
 		{"levels", (*cluster).levels}, {"home", (*cluster).home}, {"inputs", (*cluster).inputs}, {"bake", (*cluster).bake}, {"credentials", (*cluster).credentials},
 		{"architecture", (*cluster).architecture}, {"interrupt", (*cluster).interrupt}, {"lost", (*cluster).lost}, {"killed", (*cluster).killed},
-		{"server", (*cluster).server}, {"twice", (*cluster).twice}, {"cut", (*cluster).cut},
+		{"server", (*cluster).server}, {"twice", (*cluster).twice}, {"cut", (*cluster).cut}, {"workers", (*cluster).workers}, {"workers-cut", (*cluster).workersCut},
 	} {
 		t.Run(one.name, func(t *testing.T) { one.test(c, t) })
 	}
@@ -153,15 +153,21 @@ func (c *cluster) cut(t *testing.T) {
 	p := c.start(t, nil, c.on("privileged", "cut", "--push", c.gated(t, "cut"))...)
 	node := p.saw(`runs on node n(\d)`)
 	p.saw(`\d waits for the gate\n`)
+	c.cutOff(t, node, "privileged")
+	p.saw(`is lost \(the node of the pod does not answer\)(?s:.*)runs on node n[^` + node + `]`)
+	c.open(t, "cut")
+	p.wait(0)
+}
+
+// cutOff takes a node off the network until the end of the test, when builds are to leave nothing in a namespace.
+func (c *cluster) cutOff(t *testing.T, node, namespace string) {
+	t.Helper()
 	c.script(t, "cut", node)
 	t.Cleanup(func() {
 		_ = exec.Command("./cluster.sh", "mend", node).Run() // the test may have ended
 		c.kubectl(t, "", "wait", "--for=condition=Ready", "node", "--all", "--timeout=180s")
-		c.empty(t, "privileged")
+		c.empty(t, namespace)
 	})
-	p.saw(`is lost \(the node of the pod does not answer\)(?s:.*)runs on node n[^` + node + `]`)
-	c.open(t, "cut")
-	p.wait(0)
 }
 
 // server is the API server that begins anew.
@@ -250,8 +256,7 @@ target "app" {
 
 // architecture is a build of one, which runs on a node of that.
 func (c *cluster) architecture(t *testing.T) {
-	c.kubectl(t, "", "label", "--overwrite", "node", "n2", "kubernetes.io/arch=arm64")
-	t.Cleanup(func() { c.kubectl(t, "", "label", "--overwrite", "node", "n2", "kubernetes.io/arch=amd64") })
+	c.secondArchitecture(t)
 	dir := c.files(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
 	must(t, c.start(t, nil, c.on("privileged", "arm64", "--push", "--platform=linux/arm64", dir)...).wait(0), `runs on node n2\n`)
 	must(t, c.start(t, nil, c.on("privileged", "ppc64le", "--push", "--platform=linux/ppc64le", "--on-wait=5s", dir)...).wait(1),
