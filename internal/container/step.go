@@ -139,7 +139,7 @@ func (m *Manager) KeepStep(ctx context.Context, k *KeptStep) (c store.Container,
 		}
 		// Of another build at the same time, which is asked to go again, or a container of the user's.
 		if taken, terr := m.Store.Container(ctx, c.Name); terr == nil && StepOf(taken) == nil {
-			c.Name = besides(k.Slot, c.ID)
+			c.Name = besides(k.Slot, c.ID[:8])
 		}
 	}
 	if err == nil {
@@ -160,8 +160,8 @@ func (m *Manager) replaced(ctx context.Context, id string) bool {
 	return errors.Is(err, store.ErrNotFound)
 }
 
-// besides is the name of a container that cannot have that of its slot.
-func besides(slot, id string) string { return slot + "." + id[:8] }
+// besides is the name of a container that cannot have that of its slot, by some digits of its ID.
+func besides(slot, digits string) string { return slot + "." + digits }
 
 // stepImage makes the configuration of an image for a step to stand on, and gives its ID: `commit` begins with it.
 func (m *Manager) stepImage(ctx context.Context, k *KeptStep) (digest.Digest, error) {
@@ -224,7 +224,9 @@ func (m *Manager) forgetStep(ctx context.Context, c store.Container) error {
 		case !errors.Is(err, ErrRunning):
 			return err
 		}
-		if c, err = m.letGo(ctx, c); err != nil {
+		if err = m.letGo(ctx, c); errors.Is(err, store.ErrNotFound) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 	}
@@ -232,25 +234,26 @@ func (m *Manager) forgetStep(ctx context.Context, c store.Container) error {
 }
 
 // letGo has a step that runs removed when it ends, and frees its name.
-func (m *Manager) letGo(ctx context.Context, c store.Container) (store.Container, error) {
-	config, err := ReadConfig(c)
-	if err != nil {
-		return c, err
+func (m *Manager) letGo(ctx context.Context, c store.Container) error {
+	var err error
+	for _, digits := range []int{8, 16, len(c.ID)} { // somebody may have a container of such a name
+		err = m.Store.ChangeContainer(ctx, c.ID, func(now *store.Container) error {
+			config, err := ReadConfig(*now)
+			if err != nil {
+				return err
+			}
+			config.AutoRemove = true
+			if now.Name == c.Name { // else another build let it go meanwhile
+				now.Name = besides(config.Step.Slot, c.ID[:digits])
+			}
+			now.Config, err = json.Marshal(config)
+			return err
+		})
+		if !errors.Is(err, store.ErrNameTaken) {
+			break
+		}
 	}
-	name := besides(config.Step.Slot, c.ID)
-	if config.AutoRemove && c.Name == name {
-		return c, nil
-	}
-	config.AutoRemove = true
-	if c.Config, err = json.Marshal(config); err != nil {
-		return c, err
-	}
-	err = m.Store.RenameContainer(ctx, c, name)
-	if errors.Is(err, store.ErrNameTaken) { // the name has its ID: another build let it go meanwhile
-		err = nil
-	}
-	c.Name = name
-	return c, err
+	return err
 }
 
 // forgetOld removes the steps of builds whose records are gone, of Dockerfiles that nobody builds any more.

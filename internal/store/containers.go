@@ -151,23 +151,29 @@ func nameFree(tx *sql.Tx, name string) error {
 
 // RenameContainer gives a container another name; one that is taken is ErrNameTaken.
 func (s *Store) RenameContainer(ctx context.Context, c Container, name string) error {
-	return s.updateOnDisk(ctx, func(tx *sql.Tx) error {
-		if err := nameFree(tx, name); err != nil {
-			return err
-		}
-		return changeContainer(tx, c.ID, func(c *Container) error {
-			c.Name = name
-			return nil
-		})
+	return s.ChangeContainer(ctx, c.ID, func(c *Container) error {
+		c.Name = name
+		return nil
 	})
 }
 
 // ConfigureContainer changes the config of a container's record. One that is gone is ErrNotFound.
 func (s *Store) ConfigureContainer(ctx context.Context, id string, change func(config json.RawMessage) (json.RawMessage, error)) error {
+	return s.ChangeContainer(ctx, id, func(c *Container) (err error) {
+		c.Config, err = change(c.Config)
+		return err
+	})
+}
+
+// ChangeContainer changes the name or the config of a container's record, at once. One that is gone is ErrNotFound, a name that another one has ErrNameTaken.
+func (s *Store) ChangeContainer(ctx context.Context, id string, change func(*Container) error) error {
 	return s.updateOnDisk(ctx, func(tx *sql.Tx) error {
-		return changeContainer(tx, id, func(c *Container) (err error) {
-			c.Config, err = change(c.Config)
-			return err
+		return changeContainer(tx, id, func(c *Container) error {
+			before := c.Name
+			if err := change(c); err != nil || c.Name == before {
+				return err
+			}
+			return nameFree(tx, c.Name)
 		})
 	})
 }
@@ -259,7 +265,7 @@ func (s *Store) RemoveContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	for {
+	for range 10 {
 		err = os.RemoveAll(s.ContainerDir(id))
 		if !errors.Is(err, unix.ENOTEMPTY) { // else somebody who had found the container made a file meanwhile, its lock or state
 			break
