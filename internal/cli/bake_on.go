@@ -166,7 +166,9 @@ func (t *remoteTarget) parse(opts *bakeFlags) error {
 		return nil
 	}
 	err := t.opts.inCluster(*opts.builder, t.flags)
-	t.opts.loadByDefault()
+	if !t.Linked {
+		t.opts.loadByDefault()
+	}
 	return err
 }
 

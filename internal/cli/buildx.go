@@ -13,6 +13,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/builders"
 	"github.com/slipway-build/slipway/internal/config"
+	"github.com/slipway-build/slipway/internal/kube"
 )
 
 // newBuildxCmd is buildx, Docker's plugin for builds, to which Docker sends `builder` as well.
@@ -156,10 +157,22 @@ func newBuilderRmCmd(a *app) *cobra.Command {
 			case allInactive && len(args) > 0:
 				return errors.New("cannot specify builder name when --all-inactive is set")
 			case allInactive && !force:
-				_, err := a.confirm(cmd.Context(), "WARNING! This will remove all builders that are not in running state. Are you sure you want to continue?")
-				return err
-			case allInactive: // none is
-				return nil
+				yes, err := a.confirm(cmd.Context(), "WARNING! This will remove all builders that are not in running state. Are you sure you want to continue?")
+				if err != nil || !yes {
+					return err
+				}
+			}
+			switch {
+			case allInactive:
+				l, err := a.builderList()
+				if err != nil {
+					return err
+				}
+				for _, b := range l.Builders {
+					if b.Driver == kube.Scheme {
+						args = append(args, b.Name)
+					}
+				}
 			case len(args) == 0:
 				args = []string{a.builder}
 			}
@@ -170,7 +183,7 @@ func newBuilderRmCmd(a *app) *cobra.Command {
 		return cmd
 	}
 	f := cmd.Flags()
-	f.BoolVar(&allInactive, "all-inactive", false, "Remove all inactive builders: there are none")
+	f.BoolVar(&allInactive, "all-inactive", false, "Remove all inactive builders: those of clusters")
 	f.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
 	for _, name := range []string{"keep-daemon", "keep-state"} {
 		f.Bool(name, false, "Accepted for Docker's sake: no daemon runs, and the cache stays")

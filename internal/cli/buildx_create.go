@@ -63,7 +63,11 @@ A builder of the driver "kubernetes" is a namespace of a cluster: builds by its 
 
 // createBuilder gives the builder a name.
 func (a *app) createBuilder(ctx context.Context, opts *createFlags, endpoint string) error {
-	b, err := opts.builder(endpoint)
+	there, err := a.builderList()
+	if err != nil {
+		return err
+	}
+	b, err := opts.builder(endpoint, there.Find(opts.name))
 	if err != nil {
 		return err
 	}
@@ -100,8 +104,12 @@ func (a *app) createBuilder(ctx context.Context, opts *createFlags, endpoint str
 }
 
 // builder is what the flags say of one, whose names may still be missing. What they say and cannot be held is an error.
-func (o *createFlags) builder(endpoint string) (b builders.Builder, err error) {
+// There may be one of that name already, which is changed then.
+func (o *createFlags) builder(endpoint string, old *builders.Builder) (b builders.Builder, err error) {
 	b = builders.Builder{Name: o.name, Driver: o.driver, Node: o.node}
+	if old != nil && b.Driver == "" {
+		b.Driver = old.Driver
+	}
 	switch {
 	case o.name == builders.Default:
 		return b, errors.New("default is a reserved name and cannot be used to identify builder instance")
@@ -115,14 +123,14 @@ func (o *createFlags) builder(endpoint string) (b builders.Builder, err error) {
 			err = errors.Join(err, builders.CheckName(name))
 		}
 	}
-	if err = errors.Join(err, checkDriver(o.driver, endpoint)); err != nil {
+	if err = errors.Join(err, checkDriver(b.Driver, endpoint)); err != nil {
 		return b, err
 	}
 	if b.Platforms, err = builderPlatforms(o.platforms); err != nil {
 		return b, err
 	}
-	if o.driver == kube.Scheme {
-		err = o.cluster(&b, endpoint)
+	if b.Driver == kube.Scheme {
+		err = o.cluster(&b, endpoint, old)
 	} else {
 		b.DriverOpts, err = driverOptions(o.driverOpts)
 	}
@@ -135,7 +143,7 @@ func (o *createFlags) builder(endpoint string) (b builders.Builder, err error) {
 
 // place finds the names of a builder, in a list that it is not in, or in which it may be changed.
 func (o *createFlags) place(l *builders.List, b *builders.Builder, endpoint string) error {
-	if endpoint != "" && o.driver != kube.Scheme && !thisMachine(endpoint) && !slices.Contains(l.Contexts, endpoint) {
+	if endpoint != "" && b.Driver != kube.Scheme && !thisMachine(endpoint) && !slices.Contains(l.Contexts, endpoint) {
 		return fmt.Errorf("failed to parse endpoint %s: no Docker context has that name, and the builder is on this machine: to build on another one, run slipway there", endpoint)
 	}
 	if slices.Contains(l.Contexts, b.Name) {

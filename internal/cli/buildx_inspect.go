@@ -59,11 +59,13 @@ func (a *app) machineNode() nodeInfo {
 	return n
 }
 
-// of is the node of one builder, with what was said of it. That of a cluster is asked nothing.
+// clusterNode is what a builder of a cluster has in place of a machine: nothing runs there between builds.
+func clusterNode(b builders.Builder) nodeInfo {
+	return nodeInfo{Endpoint: b.Endpoint, Status: "inactive"}
+}
+
+// of is the node of one builder, with what was said of it.
 func (n nodeInfo) of(b builders.Builder) nodeInfo {
-	if b.Driver == kube.Scheme {
-		n = nodeInfo{Endpoint: b.Endpoint, Status: "running"}
-	}
 	n.Name, n.Flags, n.DriverOpts = b.Node, b.Flags, b.DriverOpts
 	named := len(b.Platforms)
 	all := append(slices.Clone(b.Platforms), n.Platforms...)
@@ -109,7 +111,7 @@ func newBuilderInspectCmd(a *app) *cobra.Command {
 					return err
 				}
 			}
-			return a.inspectBuilder(b)
+			return a.inspectBuilder(b, bootstrap)
 		},
 	}
 	if !a.calls(cmd) {
@@ -130,8 +132,15 @@ func (a *app) bootBuilder(ctx context.Context, b builders.Builder) error {
 }
 
 // inspectBuilder describes a builder in the lines of buildx, which actions and scripts read.
-func (a *app) inspectBuilder(b builders.Builder) error {
-	n := a.machineNode().of(b)
+// booted says that it is known to work.
+func (a *app) inspectBuilder(b builders.Builder, booted bool) error {
+	var n nodeInfo
+	if b.Driver != kube.Scheme {
+		n = a.machineNode()
+	} else if n = clusterNode(b); booted {
+		n.Status = "running"
+	}
+	n = n.of(b)
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 1, ' ', 0)
 	fmt.Fprintf(w, "Name:\t%s\nDriver:\t%s\n\nNodes:\nName:\t%s\nEndpoint:\t%s\n", b.Name, b.Driver, n.Name, n.Endpoint)
 	if len(n.DriverOpts) > 0 {

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -152,9 +154,6 @@ func tolerations(text string) (all []any, err error) {
 // clusterPlace is where the builds of a builder of a cluster are carried out. The context is noted by its name, so that whoever uses another kubeconfig
 // later does not build in another cluster.
 func clusterPlace(endpoint, namespace string) (string, error) {
-	if endpoint == "" {
-		endpoint = kube.Scheme
-	}
 	c, err := kube.Open(endpoint)
 	if err != nil {
 		return "", err
@@ -165,8 +164,8 @@ func clusterPlace(endpoint, namespace string) (string, error) {
 	return kube.Scheme + "://" + c.Context + "/" + c.Namespace, nil
 }
 
-// cluster makes a builder that of a cluster, of what was said by --driver-opt.
-func (o *createFlags) cluster(b *builders.Builder, endpoint string) error {
+// cluster makes a builder that of a cluster, of what was said by --driver-opt. What nothing is said of stays as the old one has it, options as a whole.
+func (o *createFlags) cluster(b *builders.Builder, endpoint string, old *builders.Builder) error {
 	switch {
 	case o.config != "":
 		return errors.New("--buildkitd-config and --driver kubernetes: settings of registries are those of the image that the pods run (--driver-opt image)")
@@ -182,7 +181,15 @@ func (o *createFlags) cluster(b *builders.Builder, endpoint string) error {
 		return err
 	}
 	b.DriverOpts = values
-	b.Endpoint, err = clusterPlace(endpoint, opts.namespace)
+	if old != nil && old.Driver == kube.Scheme {
+		if values == nil {
+			b.DriverOpts = old.DriverOpts
+		}
+		if endpoint == "" {
+			endpoint = old.Endpoint
+		}
+	}
+	b.Endpoint, err = clusterPlace(cmp.Or(endpoint, kube.Scheme), opts.namespace)
 	return err
 }
 
@@ -212,14 +219,11 @@ func (a *app) bootCluster(ctx context.Context, b builders.Builder) error {
 // takeBuilder is checkBuilder for builds, which a builder of a cluster carries out.
 func (a *app) takeBuilder(o *onFlags, flags *pflag.FlagSet) error {
 	b, err := a.useBuilder()
-	named := flags.Changed("builder")
 	switch {
-	case err == nil && named && flags.Changed("on"):
+	case err == nil && o.on != "" && flags.Changed("builder"):
 		return errors.New("--builder and --on: each of them says where to build")
-	case err == nil && b.Driver == kube.Scheme && (o.on == "" || named):
+	case err == nil && o.on == "" && b.Driver == kube.Scheme && isBuild(flags): // other calls need no cluster
 		return o.inCluster(b, flags)
-	case named: // which says more than the configuration
-		o.on = ""
 	}
 	return a.checkBuilder()
 }
@@ -255,5 +259,12 @@ func (o *onFlags) inCluster(b builders.Builder, flags *pflag.FlagSet) error {
 
 // loadByDefault has the result come home that nothing else is said of, where a builder has the option default-load.
 func (o *buildFlags) loadByDefault() {
-	o.load = o.load || o.defaultLoad && !o.push && len(o.outputs) == 0
+	off, _ := strconv.ParseBool(os.Getenv("BUILDX_NO_DEFAULT_LOAD"))
+	o.load = o.load || o.defaultLoad && !off && !o.push && len(o.outputs) == 0 && len(o.tags) > 0
+}
+
+// isBuild reports whether a command builds, and does not ask by --call.
+func isBuild(flags *pflag.FlagSet) bool {
+	call := flags.Lookup("call").Value.String()
+	return call == "" || strings.HasPrefix(call, "build")
 }

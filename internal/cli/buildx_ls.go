@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-build/slipway/internal/builders"
+	"github.com/slipway-build/slipway/internal/kube"
 )
 
 const (
@@ -66,14 +67,18 @@ func (a *app) printBuilders(l *builders.List, format string, noTrunc bool) (fail
 	table := strings.HasPrefix(format, "table")
 	var rows []any
 	for _, b := range append(slices.Clone(l.Builders), own) {
-		row := builderRow{Builder: builderInfo{b.Name, b.Driver, []nodeInfo{machine.of(b)}, b.Name == current.Name}, table: table, trunc: table && !noTrunc}
+		node := machine
+		if b.Driver == kube.Scheme {
+			node = clusterNode(b)
+		}
+		row := builderRow{Builder: builderInfo{b.Name, b.Driver, []nodeInfo{node.of(b)}, b.Name == current.Name}, table: table, trunc: table && !noTrunc}
 		rows = append(rows, &row)
 		if format == "json" {
 			continue
 		}
-		node := row
-		node.node = &row.Builder.Nodes[0]
-		rows = append(rows, &node)
+		below := row
+		below.node = &row.Builder.Nodes[0]
+		rows = append(rows, &below)
 		if err := row.Builder.Nodes[0].Err; err != "" && table {
 			failed = append(failed, fmt.Sprintf("Failed to get status for %s (%s): %s", b.Name, b.Node, err))
 		}
