@@ -25,7 +25,7 @@ func TestKubernetes(t *testing.T) {
 	}{
 		{"levels", (*cluster).levels}, {"home", (*cluster).home}, {"inputs", (*cluster).inputs}, {"bake", (*cluster).bake}, {"credentials", (*cluster).credentials},
 		{"architecture", (*cluster).architecture}, {"interrupt", (*cluster).interrupt}, {"lost", (*cluster).lost}, {"killed", (*cluster).killed},
-		{"server", (*cluster).server}, {"twice", (*cluster).twice}, {"cut", (*cluster).cut}, {"workers", (*cluster).workers}, {"workers-cut", (*cluster).workersCut},
+		{"server", (*cluster).server}, {"twice", (*cluster).twice}, {"joined", (*cluster).joined}, {"cut", (*cluster).cut}, {"workers", (*cluster).workers}, {"workers-cut", (*cluster).workersCut},
 	} {
 		t.Run(one.name, func(t *testing.T) { one.test(c, t) })
 	}
@@ -184,19 +184,46 @@ func (c *cluster) server(t *testing.T) {
 	c.empty(t, "privileged")
 }
 
-// twice is one build by two clients at once: each step is run by one of them.
+// twice is one build by two clients at once, each in a Job of its own since it has a secret: each step is run by one of them.
 func (c *cluster) twice(t *testing.T) {
 	dir := c.files(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo twice; sleep 11 && " + c.gate("twice") + "\n"})
-	one := c.start(t, nil, c.on("privileged", "twice", "--push", dir)...)
+	args := c.on("privileged", "twice", "--push", "--secret=id=dockerfile,src="+filepath.Join(dir, "Dockerfile"), dir)
+	one := c.start(t, nil, args...)
 	one.saw(`\d twice\n`)
 	eventually(t, "the step is claimed", func() bool { return len(c.asked(t, "GET /gate/"+c.team+"twice 0")) > 0 })
-	two := c.start(t, nil, c.on("privileged", "twice", "--push", dir)...)
+	two := c.start(t, nil, args...)
 	two.saw(`waiting for another machine`)
 	c.open(t, "twice")
 	one.wait(0)
 	must(t, two.wait(0), `CACHED`)
 	if n := len(c.asked(t, `GET /gate/`+c.team+`twice 0`)); n != 1 {
 		t.Errorf("the step ran %d times", n)
+	}
+	c.empty(t, "privileged")
+}
+
+// joined is one build by three clients at once in one Job, and in another one when the first of them is interrupted.
+func (c *cluster) joined(t *testing.T) {
+	args := c.on("privileged", "joined", "--push", c.gated(t, "joined"))
+	one := c.start(t, nil, args...)
+	job := one.saw(`Job (slipway-\S+) in namespace privileged`)
+	one.saw(`\d waits for the gate\n`)
+	c.written(t, "joined")
+	others := []*client{c.start(t, nil, args...), c.start(t, nil, args...)}
+	for _, p := range others {
+		p.saw(`joining Job ` + job + ` of another client`)
+		p.saw(`pod ` + job + `-\S+ runs on node`)
+	}
+	if err := unix.Kill(one.cmd.Process.Pid, unix.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	one.wait(130)
+	for _, p := range others {
+		p.saw(`Job ` + job + ` of another client is left: it`)
+	}
+	c.open(t, "joined")
+	for _, p := range others {
+		must(t, p.wait(0), `CACHED`)
 	}
 	c.empty(t, "privileged")
 }

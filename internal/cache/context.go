@@ -93,7 +93,8 @@ func SendContext(ctx context.Context, s *store.Store, client *registry.Client, t
 	at := to.open(s, client)
 	sum := sha256.Sum256([]byte(project))
 	x := &sending{
-		at: at, name: contextPrefix + hex.EncodeToString(sum[:]), tree: tree, tmp: tmp, bits: contextBits, all: true, new: carried{created: time.Now()},
+		at: at, name: contextPrefix + hex.EncodeToString(sum[:]), tree: tree, tmp: tmp, bits: contextBits, all: true,
+		new: carried{created: time.Unix(0, 0).UTC()}, // the same files are the same manifest, whoever sends them
 	}
 	if err := x.list(ctx); err != nil {
 		return sent, fmt.Errorf("looking at the build context: %w", err)

@@ -40,6 +40,12 @@ func TestContextIsIncremental(t *testing.T) {
 	if again.Bytes != 0 || again.Digest != sent.Digest {
 		t.Errorf("again %+v", again)
 	}
+	// It is called the same wherever it is sent from, and to.
+	elsewhere, err := SendContext(t.Context(), openStore(t), client, Packed{Repository: reg.Host + "/other/cache"}, "other", tree(dir))
+	must(t, err)
+	if elsewhere.Digest != sent.Digest {
+		t.Errorf("elsewhere %+v", elsewhere)
+	}
 	write(t, dir, "three", "more")
 	more, err := SendContext(t.Context(), openStore(t), client, to, "app", tree(dir))
 	must(t, err)

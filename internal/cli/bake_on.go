@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/distribution/reference"
@@ -203,8 +202,7 @@ func (t *remoteTarget) build(ctx context.Context, display progress.Sink) error {
 			return err
 		}
 		defer os.RemoveAll(dir)
-		t.opts.file = filepath.Join(dir, "Dockerfile")
-		if err := os.WriteFile(t.opts.file, []byte(t.Dockerfile), 0o600); err != nil {
+		if t.opts.file, err = writeDockerfile(dir, []byte(t.Dockerfile)); err != nil {
 			return err
 		}
 	}

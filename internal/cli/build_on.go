@@ -56,13 +56,15 @@ type remote struct {
 	args    []string     // of each build in a pod
 	result  []string     // besides, of the one that makes the result
 	where   []string     // and at last: the context
-	image   string       // to be brought home where nobody pushes one; "" is none
+	home    bool         // nobody pushes the image: it is to be brought home
+	image   string       // where it is then
 	pushed  []string     // names under which the image is to be in registries
 	files   map[string][]byte
 
 	platforms []ocispec.Platform
 	archs     []string // theirs, each once
 
+	elsewhere  bool     // a context is not named by its content
 	dockerfile []byte   // nil: it is not of this machine
 	same       []string // arguments by which several builds have the same keys
 
@@ -171,7 +173,12 @@ func (r *remote) prepare(ctx context.Context, sink progress.Sink, spec *kube.Spe
 	if _, err := r.cluster.Admit(ctx, spec); err != nil { // before anything is sent
 		return err
 	}
-	return r.sendContexts(ctx, sink)
+	if err := r.sendContexts(ctx, sink); err != nil {
+		return err
+	}
+	r.nameImage()
+	spec.Shared = r.shared()
+	return nil
 }
 
 func (r *remote) tell(text string) { _, _ = r.step.Stderr().Write([]byte(text + "\n")) }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/pflag"
 
 	"github.com/slipway-build/slipway/internal/build"
@@ -231,15 +232,35 @@ func (r *remote) planOutputs() error {
 		for _, tag := range o.tags {
 			r.result, r.pushed = append(r.result, "--tag="+tag), append(r.pushed, tag)
 		}
-	case o.load: // through the repository of the cache, where it has no name that anybody needs
-		r.image = r.repo.Repository + ":image-" + strings.ToLower(shortID())
-		output := "--output=type=image,push=true,store=false,name=" + r.image
-		if r.repo.Insecure {
-			output += ",registry.insecure=true"
-		}
-		r.result = append(r.result, output)
+	case o.load:
+		r.home = true
 	case !nothing:
 		return errors.New("--on=kubernetes: say where the image goes: --push, or --load to have it here")
 	}
 	return nil
+}
+
+// nameImage says where an image that nobody pushes goes: through the repository of the cache, where it has no name that anybody needs. It is the same one for all
+// clients of the same build.
+func (r *remote) nameImage() {
+	if !r.home {
+		return
+	}
+	id := shortID()
+	if r.shared() {
+		id = digest.FromString(fmt.Sprintf("%q", slices.Concat(r.args, r.result, r.where))).Encoded()[:24]
+	}
+	r.image = r.repo.Repository + ":image-" + id
+	output := "--output=type=image,push=true,store=false,name=" + r.image
+	if r.repo.Insecure {
+		output += ",registry.insecure=true"
+	}
+	r.result = append(r.result, output)
+}
+
+// shared reports whether the build is the same wherever the same is asked for: not where secrets have values that nobody else can know, which would be guessed from
+// a name that has a digest of them, where a context may be another one by now, and where steps are wanted to run anew.
+func (r *remote) shared() bool {
+	o := r.opts
+	return len(o.secrets) == 0 && !r.elsewhere && !o.pull && !o.noCache && len(o.noCacheFilter) == 0 && o.verifyCache == ""
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 	dockerconfig "github.com/docker/cli/cli/config"
@@ -126,15 +127,19 @@ func (r *remote) sendContexts(ctx context.Context, sink progress.Sink) error {
 			if value, err = r.send(ctx, sink, "context "+name, value, nil, nil); err != nil {
 				return err
 			}
+		case !strings.HasPrefix(value, "docker-image://") || !hasDigest(value):
+			r.elsewhere = true
 		}
 		r.args = append(r.args, "--build-context="+name+"="+value)
 	}
 	fi, err := os.Stat(r.context)
+	if err == nil && fi.IsDir() {
+		return r.sendMain(ctx, sink)
+	}
+	r.elsewhere = true
 	switch {
 	case r.context == "-":
 		return errors.New("a context from standard input and --on=kubernetes: unpack it, and name the directory")
-	case err == nil && fi.IsDir():
-		return r.sendMain(ctx, sink)
 	case r.opts.file != "" && (r.opts.file == "-" || filepath.IsAbs(r.opts.file)):
 		if err := r.sendDockerfile(ctx, sink, r.opts.file); err != nil {
 			return err
@@ -144,6 +149,13 @@ func (r *remote) sendContexts(ctx context.Context, sink progress.Sink) error {
 	}
 	r.where = []string{"--", r.context}
 	return nil
+}
+
+// hasDigest reports whether an image is named by its digest.
+func hasDigest(image string) bool {
+	named, err := reference.ParseNormalizedNamed(strings.TrimPrefix(image, "docker-image://"))
+	_, ok := named.(reference.Digested)
+	return err == nil && ok
 }
 
 // sendMain sends the build context, of which .dockerignore leaves out what it leaves out here.
@@ -159,6 +171,7 @@ func (r *remote) sendMain(ctx context.Context, sink progress.Sink) error {
 	}
 	switch {
 	case remote:
+		r.elsewhere = true
 		r.args = append(r.args, "--file="+file)
 	case inside == "":
 		if err := r.sendDockerfile(ctx, sink, file); err != nil {
@@ -236,8 +249,10 @@ func (r *remote) sendDockerfile(ctx context.Context, sink progress.Sink, file st
 		if err == nil && len(data) > maxStdinDockerfile {
 			err = fmt.Errorf("it has more than %d bytes", maxStdinDockerfile)
 		}
-		file = filepath.Join(tmp, "Dockerfile")
-		if err := errors.Join(err, os.WriteFile(file, data, 0o644)); err != nil {
+		if err == nil {
+			file, err = writeDockerfile(tmp, data)
+		}
+		if err != nil {
 			return fmt.Errorf("reading Dockerfile from standard input: %w", err)
 		}
 	}
@@ -255,6 +270,12 @@ func (r *remote) sendDockerfile(ctx context.Context, sink progress.Sink, file st
 	}
 	r.args = append(r.args, "--file="+name+"#"+base)
 	return nil
+}
+
+// writeDockerfile writes a Dockerfile into a directory of its own, with times by which the same text is the same wherever it is sent from.
+func writeDockerfile(dir string, text []byte) (file string, err error) {
+	file, always := filepath.Join(dir, "Dockerfile"), time.Unix(0, 0)
+	return file, errors.Join(os.WriteFile(file, text, 0o644), os.Chtimes(file, always, always), os.Chtimes(dir, always, always))
 }
 
 // readDockerfile reads what the stages of the build are. That it cannot be read is said where it is needed: in the pod.
@@ -311,6 +332,39 @@ func (r *remote) imageName() (string, error) {
 		return "", fmt.Errorf("the pod says that it has pushed %q, for which nobody has asked", name)
 	}
 	return name, nil
+}
+
+// isMade finds out whether a pod that had ended before this command began has made what it says, and whether that still has the names that it was to get.
+func (r *remote) isMade(ctx context.Context, out kube.Outcome) error {
+	one := remote{out: out}
+	result, err := one.readResult()
+	if err != nil {
+		return err
+	}
+	names := r.pushed
+	if r.image != "" {
+		names = []string{r.image}
+	}
+	if len(names) == 0 || result.Manifest.Digest == "" {
+		return errors.New("it has pushed nothing")
+	}
+	for _, name := range names {
+		named, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			return err
+		}
+		if r.repo.Insecure && reference.Domain(named) == hostOfRepository(r.repo.Repository) {
+			r.app.registry().AllowInsecure(reference.Domain(named))
+		}
+		desc, err := r.app.registry().Resolve(ctx, reference.TagNameOnly(named).String())
+		if err != nil {
+			return err
+		}
+		if desc.Digest != result.Manifest.Digest {
+			return fmt.Errorf("%s is %s, and not %s", name, desc.Digest, result.Manifest.Digest)
+		}
+	}
+	return nil
 }
 
 // bringHome has the image in the store, under the names that it was to get, and in Docker or containerd where one runs here.

@@ -185,8 +185,12 @@ func (r *remote) carryOut(ctx context.Context, sink progress.Sink, spec *kube.Sp
 		} else {
 			b.replay = progress.NewReplay(sink)
 		}
+		one := *spec
+		if b.main {
+			one.Made = r.isMade
+		}
 		b.do = func(ctx context.Context) error {
-			return r.bounds.jobs.in(ctx, func() error { return b.carryOut(ctx, r.cluster, *spec) })
+			return r.bounds.jobs.in(ctx, func() error { return b.carryOut(ctx, r.cluster, one) })
 		}
 		tasks = append(tasks, &b.task)
 	}
@@ -210,6 +214,7 @@ func (b *podBuild) carryOut(ctx context.Context, cluster *kube.Cluster, spec kub
 	case b.out.ExitCode != 0:
 		return &failedBuild{b.said, b.out, nil}
 	}
+	b.replay.End()
 	return nil
 }
 

@@ -24,9 +24,12 @@ import (
 //	                         together: no container starts before there are two pods
 //	cluster most N           so many Jobs there were at the same time, at most
 //	cluster kill             the pod that runs is killed, and another one takes its place
+//	cluster made N           so many Jobs were made
+//	cluster forge            the images of the Jobs that there are become other ones
 //	cluster cut              all connections break
 //	cluster refuse WHAT MSG  requests (as "POST pods") are refused; without a message no longer
 //	cluster asked RE         it was asked for "METHOD path"
+//	cluster waits N RE       until it was asked so often
 //	cluster job PATH RE      a value of the last Job, keys with points between (kubetest.At)
 //	cluster empty            nothing is left: no Job, no pod, no Secret
 func cluster(ts *testscript.TestScript, neg bool, args []string) {
@@ -45,6 +48,14 @@ func cluster(ts *testscript.TestScript, neg bool, args []string) {
 	switch args[0] {
 	case "kill":
 		c.kill(ts)
+	case "made":
+		if got := strconv.Itoa(c.Made()); got != args[1] {
+			ts.Fatalf("%s Jobs were made", got)
+		}
+	case "forge":
+		c.Edit(func(job map[string]any) {
+			kubetest.At(job, "spec.template.spec.containers.0").(map[string]any)["image"] = "forged"
+		})
 	case "cut":
 		c.Cut(false)
 	case "refuse":
@@ -53,6 +64,8 @@ func cluster(ts *testscript.TestScript, neg bool, args []string) {
 		if slices.ContainsFunc(c.Asked(), regexp.MustCompile(args[1]).MatchString) == neg {
 			ts.Fatalf("requests: want %v, there were %q", !neg, c.Asked())
 		}
+	case "waits":
+		c.waitAsked(ts, args[1], regexp.MustCompile(args[2]))
 	case "job":
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -143,6 +156,23 @@ func startCluster(ts *testscript.TestScript, options []string) {
 	ts.Check(c.Kubeconfig(conf))
 	ts.Setenv("KUBECONFIG", conf)
 	clusters.Store(conf, c)
+}
+
+// waitAsked waits until there were so many requests of a kind.
+func (c *scriptCluster) waitAsked(ts *testscript.TestScript, want string, re *regexp.Regexp) {
+	for range 3000 {
+		n := 0
+		for _, asked := range c.Asked() {
+			if re.MatchString(asked) {
+				n++
+			}
+		}
+		if strconv.Itoa(n) == want {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("requests: there were %q", c.Asked())
 }
 
 // kill kills the pod that runs, when there is one.

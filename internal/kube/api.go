@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -215,12 +216,17 @@ func (c *Cluster) open(ctx context.Context, r request) (io.ReadCloser, error) {
 // What is read of objects: no more of them is known here.
 type (
 	meta struct {
-		Name                       string     `json:"name"`
-		UID                        string     `json:"uid"`
-		ResourceVersion            string     `json:"resourceVersion"`
-		DeletionTimestamp          *time.Time `json:"deletionTimestamp"`
-		DeletionGracePeriodSeconds int64      `json:"deletionGracePeriodSeconds"`
-		CreationTimestamp          time.Time  `json:"creationTimestamp"`
+		Name                       string            `json:"name"`
+		UID                        string            `json:"uid"`
+		Annotations                map[string]string `json:"annotations"`
+		OwnerReferences            []owner           `json:"ownerReferences"`
+		ResourceVersion            string            `json:"resourceVersion"`
+		DeletionTimestamp          *time.Time        `json:"deletionTimestamp"`
+		DeletionGracePeriodSeconds int64             `json:"deletionGracePeriodSeconds"`
+		CreationTimestamp          time.Time         `json:"creationTimestamp"`
+	}
+	owner struct {
+		UID string `json:"uid"`
 	}
 	condition struct {
 		Type    string `json:"type"`
@@ -305,6 +311,11 @@ func holds(all []condition, kind string) *condition {
 		}
 	}
 	return nil
+}
+
+// isOf reports whether the pod belongs to an object.
+func (p *pod) isOf(uid string) bool {
+	return slices.Contains(p.Metadata.OwnerReferences, owner{uid})
 }
 
 // main is the container of the command; nil before it is known.

@@ -7,7 +7,7 @@
 //	api.go         requests to the API server, and what of its answers is read
 //	template.go    the Job, made of a template
 //	level.go       which rights its pod gets: asked of the API server
-//	run.go         a Job from its creation to its end; pods.go watches its pods, reading.go and log.go read what they print
+//	run.go         a Job from its creation to its end, or from where another client has it (join.go); pods.go watches its pods, reading.go and log.go read what they print
 //
 // client-go is not used: its typed clients added 21 MB to a program and 15,000 allocations to each start of it, and clientcmd with rest alone 4 MB and
 // 3,700, more than all of slipway takes.

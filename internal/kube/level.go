@@ -76,16 +76,21 @@ func restricted(user int) dict {
 
 // clone is a copy of a template that is changed by itself.
 func (t *template) clone() *template {
-	data, err := json.Marshal(t.job)
-	c := &template{own: t.own}
+	c := &template{job: copied(t.job), own: t.own}
+	c.pod = Child(c.job, "spec", "template", "spec")
+	_ = c.findContainer() // which was found before
+	return c
+}
+
+// copied is a copy of an object, and of all that is in it.
+func copied(of dict) (c dict) {
+	data, err := json.Marshal(of)
 	if err == nil {
-		err = json.Unmarshal(data, &c.job)
+		err = json.Unmarshal(data, &c)
 	}
 	if err != nil { // it came from JSON
 		panic(err)
 	}
-	c.pod = Child(c.job, "spec", "template", "spec")
-	_ = c.findContainer() // which was found before
 	return c
 }
 
@@ -187,7 +192,7 @@ func volumeOfFiles(t *template) (dict, bool) {
 		return nil, false
 	}
 	c := t.clone()
-	c.volume(dict{"name": "slipway-job", "secret": dict{"secretName": "slipway"}})
+	c.volume(dict{"name": filesVolume, "secret": dict{"secretName": "slipway"}})
 	return c.pod, true
 }
 

@@ -38,31 +38,62 @@ const (
 )
 
 // Run carries out a command: it makes the Job, shows what its pods print, and deletes it, whatever has happened. A pod that is lost is replaced by the cluster,
-// and one whose node is gone by another Job.
+// and one whose node is gone by another Job. Where the Job is shared and is there, it is shown, and left to who has made it.
 func (c *Cluster) Run(ctx context.Context, a *Admitted, s *Spec, v View) (Outcome, error) {
-	for {
-		out, err := c.run(ctx, a, s, v)
-		if !errors.Is(err, errDeadNode) {
+	names := a.template.sharedNames(s)
+	for gone := 0; ; {
+		name := newName()
+		if len(names) > 0 {
+			name = names[0]
+		}
+		out, err := c.run(ctx, a, s, v, name)
+		var left *notJoined
+		switch {
+		case errors.As(err, &left) && len(names) > 0:
+		case !errors.Is(err, errDeadNode):
 			return out, err
+		}
+		if left != nil && left.gone && gone < maxGone {
+			gone++
+		} else if len(names) > 0 {
+			names = names[1:]
 		}
 	}
 }
 
+// maxGone is how often a Job that was another client's is made anew under its name.
+const maxGone = 5
+
 // errDeadNode is the end of a Job whose pod does not end.
 var errDeadNode = errors.New("the node of the pod does not answer")
 
-func (c *Cluster) run(ctx context.Context, a *Admitted, s *Spec, v View) (Outcome, error) {
-	r := &running{cluster: c, view: v, name: newName(), patience: s.Patience, over: map[string]bool{}, since: time.Now()}
+func (c *Cluster) run(ctx context.Context, a *Admitted, s *Spec, v View, name string) (out Outcome, err error) {
+	r := &running{cluster: c, view: v, name: name, client: newName(), patience: s.Patience, over: map[string]bool{}, since: time.Now()}
 	if r.patience == 0 {
 		r.patience = DefaultPatience
 	}
+	if len(s.Files) > 0 {
+		r.secret = newName()
+	}
 	t := a.template.clone()
-	t.named(r.name, len(s.Files) > 0)
+	t.named(r.name, r.client, r.secret)
 	defer r.delete(ctx)
 	if err := r.create(ctx, t, s); err != nil {
+		if r.joined {
+			v.Tell("Job " + name + " of another client is not joined: " + err.Error())
+		}
 		return Outcome{}, err
 	}
-	return r.follow(ctx)
+	defer func() {
+		if r.joined && err != nil {
+			v.Again() // what was shown of it is nobody's result
+			v.Tell("Job " + name + " of another client is left: " + err.Error())
+		}
+	}()
+	if out, err = r.follow(ctx); err == nil {
+		err = r.accept(ctx, s, out)
+	}
+	return out, err
 }
 
 // running is a Job that is carried out.
@@ -70,8 +101,12 @@ type running struct {
 	cluster  *Cluster
 	view     View
 	name     string
+	client   string // who carries it out, as the Job says
+	secret   string // the Secret of the Job; "" is none
 	uid      string
 	patience time.Duration
+	joined   bool // another client has made it
+	complete bool // it had ended well when it was joined
 
 	pod    *seen           // that is shown; nil: one is waited for
 	next   *seen           // that takes its place
@@ -81,46 +116,66 @@ type running struct {
 	told   string          // why nothing runs, as it was told last
 	read   *reading        // of the pod's log; nil: not yet
 	ending time.Time       // when the pod was first seen to be deleted
+	whole  string          // the pod that had ended before anybody deleted it
 }
 
-// create makes the Job, and then the Secret that it owns, for which its pod waits.
+// create makes the Job, and then the Secret that it owns, for which its pod waits. Where another client's Job has the name, that is joined.
 func (r *running) create(ctx context.Context, t *template, s *Spec) error {
 	var made job
 	err := r.cluster.call(ctx, request{
 		method: http.MethodPost, path: r.cluster.jobs(""), query: url.Values{"fieldValidation": {"Strict"}}, body: t.job,
 	}, &made, r.lostServer)
-	if isCode(err, http.StatusConflict) { // an answer was lost: nobody else has the name
-		err = r.cluster.call(ctx, request{method: http.MethodGet, path: r.cluster.jobs(r.name)}, &made, r.lostServer)
+	if isCode(err, http.StatusConflict) {
+		var whole dict
+		made, whole, err = r.there(ctx)
+		switch {
+		case isCode(err, http.StatusNotFound):
+			return &notJoined{gone: true, why: "it was deleted"}
+		case err == nil && made.Metadata.Annotations[clientNote] != r.client: // or else an answer was lost
+			return r.join(ctx, t, s, &made, whole)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("making the Job: %w", err)
 	}
 	r.uid = made.Metadata.UID
 	r.view.Tell("Job " + r.name + " in " + r.cluster.String())
-	if len(s.Files) == 0 {
+	if r.secret == "" {
 		return nil
 	}
 	err = r.cluster.call(ctx, request{method: http.MethodPost, path: r.cluster.secrets(""), body: dict{
 		"apiVersion": "v1", "kind": "Secret", "data": s.Files, "immutable": true,
 		"metadata": dict{
-			"name": r.name, "labels": dict{"app.kubernetes.io/managed-by": "slipway", label: r.name},
+			"name": r.secret, "labels": dict{"app.kubernetes.io/managed-by": "slipway", label: r.name},
 			"ownerReferences": []any{dict{"apiVersion": "batch/v1", "kind": "Job", "name": r.name, "uid": r.uid}},
 		},
 	}}, nil, r.lostServer)
-	if err != nil && !isCode(err, http.StatusConflict) {
+	if err != nil && !isCode(err, http.StatusConflict) { // an answer was lost: nobody else has the name
 		return fmt.Errorf("making the Secret of the Job: %w", err)
 	}
 	return nil
 }
 
-// delete deletes the Job with all that it owns, also after the context has ended.
+// delete deletes the Job with all that it owns, also after the context has ended: that of this client, and no other one that has its name by now.
 func (r *running) delete(ctx context.Context) {
+	if r.joined {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer cancel()
+	uid := r.uid
+	if uid == "" { // it may have been made nevertheless
+		var j job
+		err := r.cluster.call(ctx, request{method: http.MethodGet, path: r.cluster.jobs(r.name)}, &j, nil)
+		if err != nil || j.Metadata.Annotations[clientNote] != r.client {
+			return
+		}
+		uid = j.Metadata.UID
+	}
 	err := r.cluster.call(ctx, request{method: http.MethodDelete, path: r.cluster.jobs(r.name), body: dict{
-		"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground",
+		"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground", "preconditions": dict{"uid": uid},
 	}}, nil, nil)
-	if err != nil && !isCode(err, http.StatusNotFound) && r.uid != "" {
+	if err != nil && !isCode(err, http.StatusNotFound) && !isCode(err, http.StatusConflict) {
 		r.view.Tell(fmt.Sprintf("Job %s could not be deleted, and goes by itself when it has ended (kubectl delete job %s): %v", r.name, r.name, err))
 	}
 }
@@ -181,7 +236,7 @@ func (r *running) follow(ctx context.Context) (Outcome, error) {
 func (r *running) see(ctx context.Context, p *seen) error {
 	name := p.Metadata.Name
 	switch {
-	case r.over[name]:
+	case r.over[name] || !p.isOf(r.uid): // of a Job that had the name before
 		return nil
 	case r.pod != nil && r.pod.Metadata.Name != name:
 		if r.next = p; p.gone {
@@ -216,6 +271,9 @@ func (r *running) see(ctx context.Context, p *seen) error {
 		r.view.Tell("pod " + name + " runs on node " + p.Spec.NodeName)
 		r.read = r.cluster.startReading(ctx, name)
 	}
+	if main.State.Terminated != nil && p.Metadata.DeletionTimestamp == nil {
+		r.whole = name
+	}
 	if r.read != nil && (main.State.Terminated != nil || p.gone) {
 		r.read.end()
 	}
@@ -238,7 +296,7 @@ func (r *running) cannotStart(ctx context.Context, c *container) error {
 				why += ": " + event
 			}
 		}
-		return fmt.Errorf("the pod cannot start: %s: %s", w.Reason, why)
+		return r.bad(fmt.Errorf("the pod cannot start: %s: %s", w.Reason, why))
 	case "ErrImagePull":
 		r.tellOnce(w.Reason + ": " + oneSentence(w.Message))
 	}
@@ -262,20 +320,22 @@ func (r *running) conclude(ctx context.Context) (out Outcome, over bool, err err
 	if main == nil || main.State.Terminated == nil {
 		switch {
 		case p.gone:
-			r.lose(ctx, "it was deleted")
+			err = r.lose(ctx, "it was deleted")
 		case p.Status.Phase == "Failed":
-			r.lose(ctx, strings.TrimSpace(p.Status.Reason+" "+oneSentence(p.Status.Message)))
+			err = r.lose(ctx, strings.TrimSpace(p.Status.Reason+" "+oneSentence(p.Status.Message)))
 		}
-		return out, false, nil
+		return out, false, err
 	}
 	t := main.State.Terminated
 	switch {
 	case t.ExitCode == 0:
 		return Outcome{Message: t.Message}, true, nil
 	case t.Reason == "OOMKilled":
-		return out, false, errors.New("the build was killed for want of memory (OOMKilled): give its pod more by --pod-template")
+		return out, false, r.bad(errors.New("the build was killed for want of memory (OOMKilled): give its pod more by --pod-template"))
 	case t.Reason == "StartError" || t.Reason == "ContainerCannotRun":
-		return out, false, fmt.Errorf("the pod cannot start: %s", oneSentence(t.Message))
+		return out, false, r.bad(fmt.Errorf("the pod cannot start: %s", oneSentence(t.Message)))
+	case r.joined && p.Metadata.DeletionTimestamp != nil && r.whole != p.Metadata.Name:
+		return out, false, r.lose(ctx, "it was deleted")
 	case t.ExitCode == 137 || t.ExitCode == 143 || holds(p.Status.Conditions, "DisruptionTarget") != nil || p.Status.Reason != "":
 		why := strings.TrimSpace(p.Status.Reason + " " + oneSentence(p.Status.Message))
 		if c := holds(p.Status.Conditions, "DisruptionTarget"); c != nil {
@@ -284,14 +344,13 @@ func (r *running) conclude(ctx context.Context) (out Outcome, over bool, err err
 		if why == "" {
 			why = fmt.Sprintf("its process was killed, exit code %d", t.ExitCode)
 		}
-		r.lose(ctx, why)
-		return out, false, nil
+		return out, false, r.lose(ctx, why)
 	}
 	return Outcome{ExitCode: t.ExitCode, Message: t.Message}, true, nil
 }
 
-// lose has another pod take the place of the one that is shown.
-func (r *running) lose(ctx context.Context, why string) {
+// lose has another pod take the place of the one that is shown, where there will be one.
+func (r *running) lose(ctx context.Context, why string) error {
 	name := r.pod.Metadata.Name
 	r.over[name] = true
 	shown := r.read != nil
@@ -307,6 +366,7 @@ func (r *running) lose(ctx context.Context, why string) {
 	if next != nil {
 		_ = r.see(ctx, next) // what is wrong with it is seen again when it changes
 	}
+	return r.stillThere(ctx)
 }
 
 func (r *running) stopReading() {
@@ -327,19 +387,31 @@ func (r *running) look(ctx context.Context) error {
 	var j job
 	err := r.cluster.call(ctx, request{method: http.MethodGet, path: r.cluster.jobs(r.name)}, &j, r.lostServer)
 	switch {
-	case isCode(err, http.StatusNotFound):
+	case isCode(err, http.StatusNotFound), err == nil && j.Metadata.UID != r.uid:
+		if r.joined {
+			return &notJoined{gone: true, why: "it was deleted"}
+		}
 		return fmt.Errorf("job %s was deleted by somebody else", r.name)
 	case err != nil:
 		return err
+	case r.joined && j.Metadata.DeletionTimestamp != nil:
+		return &notJoined{why: "it is being deleted"}
 	}
 	if c := holds(j.Status.Conditions, "Failed"); c != nil {
-		return fmt.Errorf("job %s has failed: %s: %s", r.name, c.Reason, oneSentence(c.Message))
+		return r.bad(fmt.Errorf("job %s has failed: %s: %s", r.name, c.Reason, oneSentence(c.Message)))
+	}
+	if r.joined && r.pod == nil && holds(j.Status.Conditions, "Complete") != nil {
+		return &notJoined{why: "it has ended, and its pod is gone"}
 	}
 	uid := r.uid
 	if r.pod != nil {
 		uid = r.pod.Metadata.UID
 	}
-	if text := r.cluster.lastWarning(ctx, uid); text != "" {
+	text := r.cluster.lastWarning(ctx, uid)
+	if r.stuck(text) {
+		return &notJoined{why: "its pod does not start: " + orNothing(text)}
+	}
+	if text != "" {
 		if strings.HasPrefix(text, "FailedCreatePodSandBox") && isAboutUserNamespaces(text) {
 			return fmt.Errorf("%w: %s", ErrNoUserNamespace, text)
 		}
@@ -389,11 +461,13 @@ func (r *running) releaseFromDeadNode(ctx context.Context) error {
 	if time.Since(r.ending) < grace {
 		return nil
 	}
+	if r.joined {
+		return r.bad(errDeadNode)
+	}
 	r.ending = time.Now() // it is tried once in that time
 	err := r.cluster.call(ctx, request{method: http.MethodDelete, path: r.cluster.pods(p.Metadata.Name), query: url.Values{"gracePeriodSeconds": {"0"}}}, nil, r.lostServer)
 	if err != nil && !isCode(err, http.StatusNotFound) || r.next != nil {
 		return err
 	}
-	r.lose(ctx, errDeadNode.Error())
-	return errDeadNode
+	return errors.Join(r.lose(ctx, errDeadNode.Error()), errDeadNode)
 }

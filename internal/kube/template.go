@@ -2,6 +2,7 @@ package kube
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	_ "embed"
 	"encoding/hex"
@@ -49,6 +50,11 @@ type Spec struct {
 	NoUserNamespace bool
 	// Patience is how long a pod is waited for; 0 is [DefaultPatience].
 	Patience time.Duration
+	// Shared says that whoever carries out the same Spec wants the same thing: one Job does it for all who come while it is there. Contents of Files are not
+	// compared, as nobody may read them.
+	Shared bool
+	// Made finds out whether what a shared Job has made that had ended before is there; nil: that is not known, and another Job is made.
+	Made func(ctx context.Context, out Outcome) error
 }
 
 // DefaultPatience is how long a pod is waited for that does not start.
@@ -198,7 +204,7 @@ func (t *template) complete(s *Spec) error {
 		t.setEnv(name, s.Env[name])
 	}
 	if len(s.Files) > 0 {
-		t.mount("slipway-job", Dir, true)
+		t.mount(filesVolume, Dir, true)
 	}
 	if s.RegistrySecret != "" {
 		t.mount("slipway-registry", registryDir, true)
@@ -262,8 +268,20 @@ func (t *template) hasMount(path string) bool {
 	})
 }
 
-// named gives the Job its name, and everything labels by which it is found.
-func (t *template) named(name string, files bool) {
+// filesVolume is the volume with the files of the command's Secret.
+const filesVolume = "slipway-job"
+
+// named gives the Job its name, and its maker's; secret is the name of its Secret, or "".
+func (t *template) named(name, client, secret string) {
+	t.rename(name)
+	Child(t.job, "metadata", "annotations")[clientNote] = client
+	if secret != "" {
+		t.volume(dict{"name": filesVolume, "secret": dict{"secretName": secret, "defaultMode": 0o444}})
+	}
+}
+
+// rename gives the Job another name, and everything labels by which it is found.
+func (t *template) rename(name string) {
 	metadata := Child(t.job, "metadata")
 	delete(metadata, "namespace")
 	delete(metadata, "generateName")
@@ -272,9 +290,6 @@ func (t *template) named(name string, files bool) {
 		labels := Child(m, "labels")
 		labels["app.kubernetes.io/managed-by"] = "slipway"
 		labels[label] = name
-	}
-	if files {
-		t.volume(dict{"name": "slipway-job", "secret": dict{"secretName": name, "defaultMode": 0o444}})
 	}
 }
 

@@ -55,16 +55,21 @@ func (r *Replay) Line(line []byte) bool {
 }
 
 // Again says that the build begins anew: what has not ended never will.
-func (r *Replay) Again() {
+func (r *Replay) Again() { r.end(context.Canceled.Error(), 1) }
+
+// End says that the build has ended well: so has what has begun, whose end was not told where a log went with its pod.
+func (r *Replay) End() { r.end("", 0) }
+
+func (r *Replay) end(why string, tries int) {
 	r.mu.Lock()
 	now := time.Now()
 	var ev client.SolveStatus
 	for _, v := range r.open {
-		v.Completed, v.Error = &now, context.Canceled.Error()
+		v.Completed, v.Error = &now, why
 		ev.Vertexes = append(ev.Vertexes, v)
 	}
 	clear(r.open)
-	r.tries++
+	r.tries += tries
 	r.mu.Unlock()
 	if len(ev.Vertexes) > 0 {
 		r.sink.Write(&ev)

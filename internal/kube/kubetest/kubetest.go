@@ -27,6 +27,8 @@ type Options struct {
 	LogsStay bool
 	// Dir is for files of pods.
 	Dir string
+	// Lingering: what is deleted stays, as one that is being deleted.
+	Lingering bool
 	// Pod, unless nil, is told of a pod that is to run, and may say why it does not: a state of its container, or a condition.
 	Pod func(s *Server, p *Pod) (runs bool)
 }
@@ -50,6 +52,7 @@ type Server struct {
 	asked    []string
 	down     bool
 	serial   int
+	made     int               // Jobs
 	refusals map[string]string // messages by "VERB kind"
 }
 
@@ -174,12 +177,14 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, what string, rest
 	switch {
 	case what == "POST pods":
 		s.dryRun(w, r)
+	case what == "POST jobs" && r.URL.Query().Get("dryRun") == "All":
+		s.dryRunJob(w, r)
 	case what == "POST jobs":
 		s.makeJob(w, r)
 	case what == "GET jobs" && len(rest) == 1:
 		s.get(w, s.jobs, rest[0])
 	case what == "DELETE jobs" && len(rest) == 1:
-		s.deleteJob(w, rest[0])
+		s.deleteJob(w, r, rest[0])
 	case what == "POST secrets":
 		s.makeSecret(w, r)
 	case what == "GET events":
@@ -293,33 +298,91 @@ func (s *Server) makeJob(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusConflict, "AlreadyExists", name+" already exists")
 		return
 	}
-	s.serial++
-	j["metadata"].(dict)["uid"] = fmt.Sprintf("uid-%s-%d", name, s.serial)
-	j["status"] = dict{}
-	s.jobs[name] = j
+	s.fill(j)
+	s.jobs[name], s.made = j, s.made+1
 	answer(w, http.StatusCreated, j)
 	s.makePod(name)
 }
 
-func (s *Server) deleteJob(w http.ResponseWriter, name string) {
+// dryRunJob answers with the Job that would be made.
+func (s *Server) dryRunJob(w http.ResponseWriter, r *http.Request) {
+	j, ok := read(w, r)
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fill(j)
+	answer(w, http.StatusCreated, j)
+}
+
+// fill adds what the server says of a Job; mu is held.
+func (s *Server) fill(j dict) {
+	name, _ := At(j, "metadata.name").(string)
+	s.serial++
+	uid := fmt.Sprintf("uid-%s-%d", name, s.serial)
+	j["metadata"].(dict)["uid"], j["status"] = uid, dict{}
+	spec := j["spec"].(dict)
+	spec["selector"] = dict{"matchLabels": dict{"batch.kubernetes.io/controller-uid": uid}}
+	spec["suspend"], spec["completionMode"] = false, "NonIndexed"
+	labels := At(spec, "template.metadata.labels").(dict)
+	labels["batch.kubernetes.io/controller-uid"], labels["batch.kubernetes.io/job-name"] = uid, name
+}
+
+// Made is how many Jobs were made so far.
+func (s *Server) Made() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.made
+}
+
+// Edit changes Jobs.
+func (s *Server) Edit(change func(job map[string]any)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, j := range s.jobs {
+		change(j)
+	}
+}
+
+// deleteJob deletes a Job as who asks for "Foreground" has it deleted: after all that it owns.
+func (s *Server) deleteJob(w http.ResponseWriter, r *http.Request, name string) {
+	options, _ := read(httptest.NewRecorder(), r) // it may have none
 	s.mu.Lock()
 	j := s.jobs[name]
-	delete(s.jobs, name)
-	delete(s.secrets, name) // which it owns
+	if j == nil {
+		s.mu.Unlock()
+		refuse(w, http.StatusNotFound, "NotFound", name+" not found")
+		return
+	}
+	uid := At(j, "metadata.uid")
+	if want := At(options, "preconditions.uid"); want != nil && want != uid {
+		s.mu.Unlock()
+		refuse(w, http.StatusConflict, "Conflict", "the UID in the precondition is another one")
+		return
+	}
+	j["metadata"].(dict)["deletionTimestamp"] = time.Now().UTC().Format(time.RFC3339)
+	for secret, v := range s.secrets {
+		if At(v, "metadata.ownerReferences.0.uid") == uid {
+			delete(s.secrets, secret)
+		}
+	}
 	var of []*Pod
 	for _, p := range s.pods {
-		if p.job == name {
+		if At(p.Object, "metadata.ownerReferences.0.uid") == uid {
 			of = append(of, p)
 		}
 	}
 	s.mu.Unlock()
-	if j == nil {
-		refuse(w, http.StatusNotFound, "NotFound", name+" not found")
-		return
-	}
 	for _, p := range of {
 		p.Delete()
 	}
+	s.mu.Lock()
+	if !s.opt.Lingering {
+		delete(s.jobs, name)
+	}
+	s.changed.Broadcast()
+	s.mu.Unlock()
 	answer(w, http.StatusOK, dict{})
 }
 
@@ -403,18 +466,25 @@ func (s *Server) wakeAtEnd(r *http.Request, gone *bool) (stop func()) {
 	return func() { close(over) }
 }
 
-// files writes what a pod has of a Secret into a directory.
-func (s *Server) files(job, dir string) error {
+// files writes what a pod has of its Job's Secret into a directory.
+func (s *Server) files(p *Pod, dir string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.secrets[job] == nil {
-		if s.jobs[job] == nil {
+	name := ""
+	volumes, _ := At(p.Object, "spec.volumes").([]any)
+	for _, v := range volumes {
+		if At(v, "name") == "slipway-job" {
+			name, _ = At(v, "secret.secretName").(string)
+		}
+	}
+	for s.secrets[name] == nil {
+		if s.pods[p.Name] != p {
 			return os.ErrNotExist
 		}
 		s.changed.Wait()
 	}
 	var data map[string][]byte
-	raw, err := json.Marshal(s.secrets[job]["data"])
+	raw, err := json.Marshal(s.secrets[name]["data"])
 	if err == nil {
 		err = json.Unmarshal(raw, &data)
 	}

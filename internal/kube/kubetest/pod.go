@@ -54,6 +54,15 @@ func (s *Server) makePod(job string) {
 	go p.run()
 }
 
+// Disown has the pod be another object's, and another one be its Job's.
+func (p *Pod) Disown() {
+	p.server.mu.Lock()
+	defer p.server.mu.Unlock()
+	p.Object["metadata"].(dict)["ownerReferences"] = []any{dict{"kind": "Job", "name": p.job, "uid": "another"}}
+	p.tell("MODIFIED")
+	p.server.makePod(p.job)
+}
+
 // encoded is the pod as JSON; mu is held.
 func (p *Pod) encoded() []byte {
 	data, err := json.Marshal(p.Object)
@@ -158,7 +167,7 @@ func (p *Pod) run() {
 	}
 	p.set(State(phase, "terminated", dict{"exitCode": code, "message": message, "reason": "Error"}))
 	switch job := s.jobs[p.job]; {
-	case job == nil:
+	case job == nil || At(job, "metadata.deletionTimestamp") != nil:
 	case code == 137 || code == 143:
 		s.makePod(p.job)
 	default:
@@ -175,7 +184,7 @@ func (p *Pod) exec() (code int, message string) {
 		return 128, err.Error()
 	}
 	if bytes.Contains(p.encoded(), []byte(files)) {
-		if err := p.server.files(p.job, filepath.Join(p.dir, "files")); err != nil {
+		if err := p.server.files(p, filepath.Join(p.dir, "files")); err != nil {
 			return 128, err.Error()
 		}
 	}

@@ -1,0 +1,234 @@
+package kube
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Job that is shared (Spec.Shared) has a name that says what it is: who wants the same one finds it there, and joins it in place of making another. Its name is
+// no proof: what is there is compared with what the server would make.
+
+// clientNote is an annotation of a Job: who has made it.
+const clientNote = "slipway.build/client"
+
+// maxNames is how many names of a shared Job are tried before one that nobody else has.
+const maxNames = 3
+
+// A pod of a Job that was joined may never begin, as who has made the Job may have gone before it made the Secret: mountPatience is how long that may be missing,
+// and joinPatience how long the pod may do nothing on its node, where nobody says why.
+var (
+	mountPatience = 20 * time.Second
+	joinPatience  = 3 * time.Minute
+)
+
+// notJoined is why a Job is not joined, or not any longer.
+type notJoined struct {
+	gone bool // it is no more: one's own may have its name
+	why  string
+}
+
+func (e *notJoined) Error() string { return e.why }
+
+// sharedNames are the names that a Job has wherever it is made. Where one is another's Job that cannot be joined, the next one is tried.
+func (t *template) sharedNames(s *Spec) (names []string) {
+	if !s.Shared {
+		return nil
+	}
+	sum := t.identity(slices.Sorted(maps.Keys(s.Files)))
+	for i := range maxNames {
+		name := "slipway-" + sum
+		if i > 0 {
+			name += fmt.Sprintf("-%d", i+1)
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+// identity is a digest of all that decides what the Job does, but for the contents of files: it is in the Job's name, which everybody may see.
+func (t *template) identity(files []string) string {
+	job := copied(t.job)
+	metadata := Child(job, "metadata")
+	for _, key := range []string{"name", "generateName", "namespace"} {
+		delete(metadata, key)
+	}
+	text, err := json.Marshal(job)
+	if err != nil { // it came from JSON
+		panic(err)
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "slipway job 1\n%s\nfiles %q\n", text, files)
+	return hex.EncodeToString(h.Sum(nil)[:12])
+}
+
+// there reads the Job that has the name, as what is known of Jobs and as a whole.
+func (r *running) there(ctx context.Context) (j job, whole dict, err error) {
+	var raw json.RawMessage
+	if err := r.cluster.call(ctx, request{method: http.MethodGet, path: r.cluster.jobs(r.name)}, &raw, r.lostServer); err != nil {
+		return j, nil, err
+	}
+	if err := errors.Join(json.Unmarshal(raw, &j), json.Unmarshal(raw, &whole)); err != nil {
+		return j, nil, fmt.Errorf("decoding the answer of the API server: %w", err)
+	}
+	return j, whole, nil
+}
+
+// join has what is carried out be another client's Job, where that is the same one and may end well.
+func (r *running) join(ctx context.Context, t *template, s *Spec, j *job, whole dict) error {
+	r.joined = true
+	complete := holds(j.Status.Conditions, "Complete") != nil
+	switch {
+	case j.Metadata.DeletionTimestamp != nil:
+		return &notJoined{why: "it is being deleted"}
+	case holds(j.Status.Conditions, "Failed") != nil || holds(j.Status.Conditions, "FailureTarget") != nil:
+		return &notJoined{why: "it has failed"}
+	case complete && s.Made == nil:
+		return &notJoined{why: "it has ended"}
+	}
+	if err := r.cluster.compare(ctx, t, r.name, whole); err != nil {
+		return err
+	}
+	r.uid, r.complete = j.Metadata.UID, complete
+	r.view.Tell("joining Job " + r.name + " of another client in " + r.cluster.String())
+	return nil
+}
+
+// compare asks the server what Job it would make, and compares that with one that is there.
+func (c *Cluster) compare(ctx context.Context, t *template, name string, there dict) error {
+	trial, would := t.clone(), dict{}
+	trialName := newName()
+	trial.rename(trialName)
+	err := c.call(ctx, request{
+		method: http.MethodPost, path: c.jobs(""), query: url.Values{"dryRun": {"All"}, "fieldValidation": {"Strict"}}, body: trial.job,
+	}, &would, nil)
+	var refused *Error
+	if errors.As(err, &refused) { // of a webhook that knows no trial runs, say
+		return &notJoined{why: "it cannot be compared: " + oneSentence(err.Error())}
+	}
+	if err != nil {
+		return err
+	}
+	if what := differs(compared(there, name), compared(would, trialName), "spec"); what != "" {
+		return &notJoined{why: "it is another one, by its " + what}
+	}
+	return nil
+}
+
+// compared is the spec of a Job without what is each one's own: its name, what the server makes of its UID, and the name of its Secret.
+func compared(job dict, name string) dict {
+	spec := Child(copied(job), "spec")
+	delete(spec, "selector") // the server's, as manualSelector is compared
+	metadata := Child(spec, "template", "metadata")
+	delete(metadata, "creationTimestamp")
+	labels := Child(metadata, "labels")
+	for _, key := range []string{"controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"} {
+		delete(labels, key)
+	}
+	if labels[label] == name {
+		delete(labels, label)
+	}
+	volumes, _ := Child(spec, "template", "spec")["volumes"].([]any)
+	for _, v := range volumes {
+		if v, ok := v.(dict); ok && v["name"] == filesVolume {
+			if secret, ok := v["secret"].(dict); ok {
+				delete(secret, "secretName")
+			}
+		}
+	}
+	return spec
+}
+
+// differs gives the path of the first value that two objects do not have both; "" for none.
+func differs(a, b any, path string) string {
+	switch a1 := a.(type) {
+	case dict:
+		b1, ok := b.(dict)
+		if !ok {
+			return path
+		}
+		all := maps.Clone(a1)
+		maps.Copy(all, b1)
+		for _, key := range slices.Sorted(maps.Keys(all)) {
+			if what := differs(a1[key], b1[key], path+"."+key); what != "" {
+				return what
+			}
+		}
+		return ""
+	case []any:
+		b1, ok := b.([]any)
+		if !ok || len(a1) != len(b1) {
+			return path
+		}
+		for i := range a1 {
+			if what := differs(a1[i], b1[i], fmt.Sprintf("%s[%d]", path, i)); what != "" {
+				return what
+			}
+		}
+		return ""
+	}
+	if !reflect.DeepEqual(a, b) {
+		return path
+	}
+	return ""
+}
+
+// bad is the error of a Job that comes to no good end: one that was joined is left, and one's own is made.
+func (r *running) bad(err error) error {
+	if r.joined {
+		return &notJoined{why: err.Error()}
+	}
+	return err
+}
+
+// stillThere finds out whether a Job that was joined is: who has made it deletes it when he has no more use for it.
+func (r *running) stillThere(ctx context.Context) error {
+	if !r.joined {
+		return nil
+	}
+	var j job
+	err := r.cluster.call(ctx, request{method: http.MethodGet, path: r.cluster.jobs(r.name)}, &j, r.lostServer)
+	switch {
+	case isCode(err, http.StatusNotFound), err == nil && j.Metadata.UID != r.uid:
+		return &notJoined{gone: true, why: "it was deleted"}
+	case err == nil && j.Metadata.DeletionTimestamp != nil:
+		return &notJoined{why: "it is being deleted"}
+	}
+	return err
+}
+
+// stuck reports whether the pod of a Job that was joined waits for something that only who has made it could bring about.
+func (r *running) stuck(warning string) bool {
+	switch {
+	case !r.joined:
+		return false
+	case strings.HasPrefix(warning, "FailedMount"):
+		return time.Since(r.since) > mountPatience
+	}
+	return r.pod != nil && r.pod.Spec.NodeName != "" && time.Since(r.since) > min(joinPatience, r.patience)
+}
+
+// accept decides whether the end of a Job that was joined is that of one's own: another client's credentials are no part of what was compared.
+func (r *running) accept(ctx context.Context, s *Spec, out Outcome) error {
+	switch {
+	case !r.joined:
+		return nil
+	case out.ExitCode != 0 && len(s.Files) > 0:
+		return &notJoined{why: fmt.Sprintf("it failed with exit code %d, and had credentials of its own", out.ExitCode)}
+	case out.ExitCode == 0 && r.complete:
+		if err := s.Made(ctx, out); err != nil {
+			return &notJoined{why: "what it has made is not there: " + oneSentence(err.Error())}
+		}
+	}
+	return nil
+}

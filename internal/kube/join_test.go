@@ -1,0 +1,356 @@
+package kube_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/slipway-build/slipway/internal/kube"
+	"github.com/slipway-build/slipway/internal/kube/kubetest"
+)
+
+// another is another client of the same cluster.
+func (f *fixture) another() *fixture {
+	return &fixture{Server: f.Server, cluster: f.cluster, dir: f.dir, seen: func(string) {}}
+}
+
+// ended is what became of a command.
+type ended struct {
+	out kube.Outcome
+	err error
+}
+
+// begin carries a script out beside others.
+func (f *fixture) begin(ctx context.Context, t *testing.T, script string, change func(*kube.Spec)) <-chan ended {
+	c := make(chan ended, 1)
+	go func() {
+		out, err := f.run(ctx, t, script, change)
+		c <- ended{out, err}
+	}()
+	return c
+}
+
+func (f *fixture) wasTold(text string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.told, func(s string) bool { return strings.Contains(s, text) })
+}
+
+func shared(s *kube.Spec) { s.Shared = true }
+
+// TestJoin: a second client of the same command has no Job of its own, sees all that the first one's prints, and leaves it to that one.
+func TestJoin(t *testing.T) {
+	for name, change := range map[string]func(*kube.Spec){
+		"plain": shared,
+		"files": func(s *kube.Spec) { s.Shared, s.Files = true, map[string][]byte{"config.json": []byte("x")} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, kubetest.Options{})
+			pipe, release := f.pipe(t)
+			script := "echo one; read x < " + pipe + "; echo two; echo made > /dev/termination-log"
+			second, two := f.another(), make(chan (<-chan ended), 1)
+			second.seen = func(line string) {
+				if line == "one" {
+					go release()
+				}
+			}
+			f.seen = func(line string) {
+				if line == "one" {
+					two <- second.begin(t.Context(), t, script, change)
+				}
+			}
+			out, err := f.run(t.Context(), t, script, change)
+			other := <-<-two
+			if err != nil || other.err != nil || out.Message != "made\n" || other.out != out {
+				t.Fatalf("%+v, %v; the second one %+v", out, err, other)
+			}
+			if want := []string{"one", "two"}; !slices.Equal(f.lines, want) || !slices.Equal(second.lines, want) || f.Made() != 1 {
+				t.Errorf("lines %q and %q, %d Jobs", f.lines, second.lines, f.Made())
+			}
+			if !second.wasTold("joining Job slipway-") {
+				t.Errorf("told %q", second.told)
+			}
+			f.empty(t)
+		})
+	}
+}
+
+// TestJoinerLeaves: who has joined a Job, and is interrupted, leaves it to its maker.
+func TestJoinerLeaves(t *testing.T) {
+	f := start(t, kubetest.Options{})
+	pipe, release := f.pipe(t)
+	script := "echo one; read x < " + pipe + "; echo two"
+	ctx, interrupt := context.WithCancelCause(t.Context())
+	why := errors.New("interrupted")
+	second, two := f.another(), make(chan (<-chan ended), 1)
+	second.seen = func(string) { interrupt(why) }
+	f.seen = func(line string) {
+		if line == "one" {
+			two <- second.begin(ctx, t, script, shared)
+		}
+	}
+	one := f.begin(t.Context(), t, script, shared)
+	if other := <-<-two; !errors.Is(other.err, why) {
+		t.Errorf("the second one %+v", other)
+	}
+	release()
+	if first := <-one; first.err != nil || !slices.Equal(f.lines, []string{"one", "two"}) || f.again != 0 {
+		t.Errorf("%+v, lines %q, begun anew %d times", first, f.lines, f.again)
+	}
+	f.empty(t)
+}
+
+// waitsOnce is a script that waits when it is carried out the first time.
+func (f *fixture) waitsOnce(t *testing.T) (script string, release func()) {
+	t.Helper()
+	pipe, release := f.pipe(t)
+	return fmt.Sprintf(`[ -e %s ] || { : > %[1]s; echo waiting; read x < %s; }; echo over`, filepath.Join(f.dir, "first"), pipe), release
+}
+
+// TestJoinInterrupted: who has joined a Job that its maker deletes makes it anew; where the old one is still there, by another name.
+func TestJoinInterrupted(t *testing.T) {
+	for _, lingering := range []bool{false, true} {
+		f := start(t, kubetest.Options{Lingering: lingering})
+		script, _ := f.waitsOnce(t)
+		ctx, interrupt := context.WithCancelCause(t.Context())
+		why := errors.New("interrupted")
+		second, two := f.another(), make(chan (<-chan ended), 1)
+		second.seen = func(line string) {
+			if line == "waiting" {
+				interrupt(why)
+			}
+		}
+		f.seen = func(string) { two <- second.begin(t.Context(), t, script, shared) }
+		if _, err := f.run(ctx, t, script, shared); !errors.Is(err, why) {
+			t.Fatalf("error %v", err)
+		}
+		if other := <-<-two; other.err != nil || other.out.ExitCode != 0 {
+			t.Fatalf("the second one %+v, told %q", other, second.told)
+		}
+		if !slices.Equal(second.lines, []string{"waiting", "over"}) || f.Made() != 2 || second.again == 0 {
+			t.Errorf("lines %q, %d Jobs, begun anew %d times", second.lines, f.Made(), second.again)
+		}
+		if !lingering {
+			f.empty(t)
+		}
+	}
+}
+
+// TestNotJoined: a Job that has the name, and is another one or comes to no good end, is left alone.
+func TestNotJoined(t *testing.T) {
+	set := func(path string, value any) func(map[string]any) {
+		return func(job map[string]any) {
+			keys := strings.Split(path, ".")
+			of := kubetest.At(job, strings.Join(keys[:len(keys)-1], "."))
+			of.(map[string]any)[keys[len(keys)-1]] = value
+		}
+	}
+	const container, pod = "spec.template.spec.containers.0.", "spec.template.spec."
+	for name, c := range map[string]struct {
+		change func(map[string]any)
+		want   string
+	}{
+		"image":     {set(container+"image", "evil"), "it is another one, by its spec.template.spec.containers[0].image"},
+		"arguments": {set(container+"args", []any{"-c", "evil"}), "by its spec.template.spec.containers[0].args[1]"},
+		"command":   {set(container+"command", []any{"sh"}), "by its spec.template.spec.containers[0].command[0]"},
+		"env":       {set(container+"env", []any{map[string]any{"name": "LD_PRELOAD", "value": "/x"}}), "by its spec.template.spec.containers[0].env"},
+		"rights":    {set(container+"securityContext.privileged", true), "by its spec.template.spec.containers[0].securityContext.privileged"},
+		"no rights": {set(container+"securityContext", nil), "by its spec.template.spec.containers[0].securityContext"},
+		"its name":  {set(container+"name", "other"), "by its spec.template.spec.containers[0].name"},
+		"host":      {set(pod+"hostPID", true), "by its spec.template.spec.hostPID"},
+		"more":      {set(pod+"initContainers", []any{map[string]any{"name": "x"}}), "by its spec.template.spec.initContainers"},
+		"volume":    {set(pod+"volumes", []any{}), "by its spec.template.spec.volumes"},
+		"selector":  {set("spec.manualSelector", true), "by its spec.manualSelector"},
+		"label": {func(job map[string]any) {
+			kubetest.At(job, "spec.template.metadata.labels").(map[string]any)["slipway.build/job"] = "other"
+		}, "by its spec.template.metadata.labels.slipway.build/job"},
+		"failed":  {set("status.conditions", []any{map[string]any{"type": "Failed", "status": "True"}}), "it has failed"},
+		"failing": {set("status.conditions", []any{map[string]any{"type": "FailureTarget", "status": "True"}}), "it has failed"},
+		"ended":   {set("status.conditions", []any{map[string]any{"type": "Complete", "status": "True"}}), "it has ended"},
+		"deleted": {set("metadata.deletionTimestamp", "2026-01-01T00:00:00Z"), "it is being deleted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := start(t, kubetest.Options{})
+			script, release := f.waitsOnce(t)
+			second, two := f.another(), make(chan (<-chan ended), 1)
+			f.seen = func(line string) {
+				if line == "waiting" {
+					f.Edit(c.change)
+					two <- second.begin(t.Context(), t, script, shared)
+				}
+			}
+			one := f.begin(t.Context(), t, script, shared)
+			other := <-<-two
+			left := f.Left()
+			if other.err != nil || !slices.Equal(second.lines, []string{"over"}) || f.Made() != 2 {
+				t.Errorf("the second one %+v, lines %q, %d Jobs", other, second.lines, f.Made())
+			}
+			if !second.wasTold("of another client is not joined: ") || !second.wasTold(c.want) {
+				t.Errorf("told %q, want %q", second.told, c.want)
+			}
+			if len(left) != 2 { // the first one's Job and its pod
+				t.Errorf("there are %q", left)
+			}
+			release()
+			<-one
+		})
+	}
+}
+
+// TestNotShared: what is not said to be the same has a Job of its own, as has what differs in anything that its name is made of.
+func TestNotShared(t *testing.T) {
+	f := start(t, kubetest.Options{})
+	names := func(change func(*kube.Spec)) []string {
+		s := &kube.Spec{Image: "x", Args: []string{"build", "packed://x@sha256:1"}, Shared: true, Files: map[string][]byte{"config.json": []byte("password")}}
+		change(s)
+		a, err := f.cluster.Admit(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.SharedNames(s)
+	}
+	if got := names(func(s *kube.Spec) { s.Shared = false }); got != nil {
+		t.Errorf("names %q", got)
+	}
+	all := names(func(*kube.Spec) {})
+	if len(all) != 3 {
+		t.Errorf("names %q", all)
+	}
+	for what, change := range map[string]func(*kube.Spec){
+		"image": func(s *kube.Spec) { s.Image = "y" }, "arguments": func(s *kube.Spec) { s.Args[1] = "packed://x@sha256:2" },
+		"files": func(s *kube.Spec) { s.Files["secret-0"] = nil }, "environment": func(s *kube.Spec) { s.Env = map[string]string{"A": "b"} },
+		"rights": func(s *kube.Spec) { s.NoUserNamespace = true }, "node": func(s *kube.Spec) { s.Arch = "arm64" },
+		"secret": func(s *kube.Spec) { s.RegistrySecret = "x" }, "template": func(s *kube.Spec) { s.Template = []byte("kind: Pod\nspec: {priorityClassName: low}") },
+	} {
+		other := names(change)
+		if slices.Contains(all, other[0]) {
+			t.Errorf("another %s has the same name", what)
+		}
+		all = append(all, other...)
+	}
+	// Contents of files would be guessed by their digests.
+	if got := names(func(s *kube.Spec) { s.Files["config.json"] = []byte("another one") }); got[0] != all[0] {
+		t.Errorf("name %s, want %s", got[0], all[0])
+	}
+}
+
+// TestJoinedFails: a failure is everybody's where all that decides it was compared; where another client's credentials may be the reason, it is tried with one's own.
+func TestJoinedFails(t *testing.T) {
+	for jobs, files := range map[int]map[string][]byte{1: nil, 2: {"config.json": []byte("x")}} {
+		f := start(t, kubetest.Options{})
+		pipe, release := f.pipe(t)
+		script := fmt.Sprintf(`echo one; [ -e %s ] || { : > %[1]s; read x < %s; }; exit 3`, filepath.Join(f.dir, "first"), pipe)
+		change := func(s *kube.Spec) { s.Shared, s.Files = true, files }
+		second, two := f.another(), make(chan (<-chan ended), 1)
+		released := false
+		second.seen = func(string) {
+			if !released {
+				released = true
+				go release()
+			}
+		}
+		f.seen = func(string) { two <- second.begin(t.Context(), t, script, change) }
+		out, err := f.run(t.Context(), t, script, change)
+		other := <-<-two
+		if err != nil || other.err != nil || out.ExitCode != 3 || other.out.ExitCode != 3 || f.Made() != jobs {
+			t.Errorf("%+v, %v; the second one %+v; %d Jobs, want %d; told %q", out, err, other, f.Made(), jobs, second.told)
+		}
+		if (second.again > 0) != (jobs == 2) {
+			t.Errorf("begun anew %d times", second.again)
+		}
+		f.empty(t)
+	}
+}
+
+// TestJoinEnded: a Job that ended well, and whose client is gone, is believed when what it has made is there.
+func TestJoinEnded(t *testing.T) {
+	for jobs, made := range map[int]func(context.Context, kube.Outcome) error{
+		1: func(_ context.Context, out kube.Outcome) error {
+			if out.Message != "made\n" {
+				return fmt.Errorf("it says %q", out.Message)
+			}
+			return nil
+		},
+		2: func(context.Context, kube.Outcome) error { return errors.New("no such image") },
+	} {
+		f := start(t, kubetest.Options{})
+		const script = `echo one; echo made > /dev/termination-log`
+		f.Refuse("DELETE jobs", "the client is gone")
+		if _, err := f.run(t.Context(), t, script, shared); err != nil {
+			t.Fatal(err)
+		}
+		f.Refuse("DELETE jobs", "")
+		second := f.another()
+		out, err := second.run(t.Context(), t, script, func(s *kube.Spec) { s.Shared, s.Made = true, made })
+		if err != nil || out.Message != "made\n" || f.Made() != jobs {
+			t.Errorf("%+v, %v, %d Jobs, want %d", out, err, f.Made(), jobs)
+		}
+		if told := second.wasTold("of another client is left: what it has made is not there: no such image"); told != (jobs == 2) {
+			t.Errorf("told %q", second.told)
+		}
+		if len(f.Left()) != 2 { // the first one's Job and its pod
+			t.Errorf("there are %q", f.Left())
+		}
+	}
+}
+
+// TestJoinStuck: a Job whose client went before it made the Secret never begins, and is not waited for.
+func TestJoinStuck(t *testing.T) {
+	defer kube.SetMountPatience(0)()
+	f := start(t, kubetest.Options{Pod: func(s *kubetest.Server, p *kubetest.Pod) bool {
+		if s.Made() == 1 {
+			s.Warn(p.UID, "FailedMount", `MountVolume.SetUp failed for volume "slipway-job": secret not found`)
+		}
+		return true
+	}})
+	change := func(s *kube.Spec) { s.Shared, s.Files = true, map[string][]byte{"config.json": nil} }
+	f.Refuse("POST secrets", "no")
+	f.Refuse("DELETE jobs", "the client is gone")
+	if _, err := f.run(t.Context(), t, "echo one", change); err == nil {
+		t.Fatal("there is a Secret")
+	}
+	f.Refuse("POST secrets", "")
+	f.Refuse("DELETE jobs", "")
+	second := f.another()
+	out, err := second.run(t.Context(), t, "echo one", change)
+	if err != nil || out.ExitCode != 0 || f.Made() != 2 || !second.wasTold("of another client is left: its pod does not start: FailedMount") {
+		t.Errorf("%+v, %v, %d Jobs, told %q", out, err, f.Made(), second.told)
+	}
+}
+
+// TestDeletesItsOwn: another Job that has the name by now is nobody's to delete.
+func TestDeletesItsOwn(t *testing.T) {
+	f := start(t, kubetest.Options{})
+	f.seen = func(string) {
+		f.Edit(func(job map[string]any) { job["metadata"].(map[string]any)["uid"] = "a successor" })
+	}
+	if _, err := f.run(t.Context(), t, "echo one", shared); err != nil {
+		t.Fatal(err)
+	}
+	if left := f.Left(); !slices.ContainsFunc(left, func(s string) bool { return strings.HasPrefix(s, "job ") }) {
+		t.Errorf("there are %q", left)
+	}
+}
+
+// TestPodsOfItsOwn: what a pod says counts when the Job owns it, and not when it only has the Job's label, as those of one that had the name before.
+func TestPodsOfItsOwn(t *testing.T) {
+	first := true
+	f := start(t, kubetest.Options{Pod: func(s *kubetest.Server, p *kubetest.Pod) bool {
+		if !first {
+			return true
+		}
+		first = false
+		p.Disown()
+		p.Set(kubetest.State("Failed", "terminated", map[string]any{"exitCode": 9, "message": "false"}))
+		return false
+	}})
+	out, err := f.run(t.Context(), t, "echo one", shared)
+	if err != nil || out.ExitCode != 0 || !slices.Equal(f.lines, []string{"one"}) {
+		t.Errorf("%+v, %v, lines %q", out, err, f.lines)
+	}
+}
