@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,7 +26,7 @@ func (m *Manager) Process(c store.Container) (int, error) {
 		return 0, fmt.Errorf("container %s is not running", c.ID)
 	}
 	for _, pid := range candidates(s.PID) {
-		if firstOfNamespace(pid) && rootedIn(pid, m.upper(c.ID)) {
+		if firstOfNamespace(pid) && m.hasRoot(pid, c) {
 			return pid, nil
 		}
 	}
@@ -190,15 +191,21 @@ func firstOfNamespace(pid int) bool {
 	return len(all) > 1 && all[len(all)-1] == "1"
 }
 
-// rootedIn reports whether a directory is a layer of a process's root.
-func rootedIn(pid int, dir string) bool {
+// hasRoot reports whether the root of a process is that of a container. In a user namespace its layers are shown to it by mounts of their own, which
+// are in the directory of what runs it, below the container's ID.
+func (m *Manager) hasRoot(pid int, c store.Container) bool {
+	return rootedIn(pid, m.upper(c.ID)) || rootedIn(pid, filepath.Join(m.Store.Root(), "tmp")+"/", "/"+c.ID+"/")
+}
+
+// rootedIn reports whether paths, or parts of one, are in what a process's root is made of.
+func rootedIn(pid int, parts ...string) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
 	if err != nil {
 		return false
 	}
 	for line := range strings.Lines(string(data)) {
 		fields := strings.Fields(line)
-		if len(fields) > 4 && fields[4] == "/" && strings.Contains(line, dir) {
+		if len(fields) > 4 && fields[4] == "/" && !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
 			return true
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	containertypes "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
@@ -87,6 +88,57 @@ func TestArchives(t *testing.T) {
 	defer whole.Close()
 	if names := tarNames(t, whole); !slices.Contains(names, "d/new") {
 		t.Errorf("the export has %q", names)
+	}
+}
+
+// TestArchivesOfRunning: what runs as another user, or in a user namespace, is copied from and into where it has its files. Owners of the namespace are
+// not those of the archive.
+func TestArchivesOfRunning(t *testing.T) {
+	l := newContainers(t)
+	ctx := t.Context()
+	for _, mode := range []containertypes.UsernsMode{"", "auto"} {
+		id := l.create("echo out > /tmp/out; mkdir /tmp/d; until [ -e /tmp/d/in ]; do sleep 0.05; done; stat -c %u /tmp/d/in; cat /tmp/d/in", func(o *client.ContainerCreateOptions) {
+			o.HostConfig.UsernsMode, o.HostConfig.Tmpfs, o.Config.User = mode, map[string]string{"/tmp": "mode=1777"}, "1000"
+		})
+		l.start(id)
+		for end := time.Now().Add(time.Minute); ; { // until it has made the directory
+			_, err := l.ContainerStatPath(ctx, id, client.ContainerStatPathOptions{Path: "/tmp/d"})
+			if err == nil {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("userns %q: %v", mode, err)
+			}
+		}
+		if c, err := l.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); err != nil || c.Container.State.Pid == 0 {
+			t.Errorf("userns %q: its process is not known, %v", mode, err)
+		}
+		got, err := l.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: "/tmp/out"})
+		must(t, err)
+		tr := tar.NewReader(got.Content)
+		h, err := tr.Next()
+		must(t, err)
+		if data, err := io.ReadAll(tr); err != nil || string(data) != "out\n" || mode == "" && h.Uid != 1000 {
+			t.Errorf("userns %q: it has %q of user %d, %v", mode, data, h.Uid, err)
+		}
+		must(t, got.Content.Close())
+		var archive bytes.Buffer
+		w := tar.NewWriter(&archive)
+		must(t, w.WriteHeader(&tar.Header{Name: "in", Mode: 0o644, Size: 3, Uid: 7}))
+		_, err = w.Write([]byte("in\n"))
+		must(t, err)
+		must(t, w.Close())
+		ended := l.wait(id, containertypes.WaitConditionNotRunning)
+		_, err = l.CopyToContainer(ctx, id, client.CopyToContainerOptions{DestinationPath: "/tmp/d", Content: &archive})
+		must(t, err)
+		if code := ended(); code != 0 {
+			t.Errorf("userns %q: the exit code is %d", mode, code)
+		}
+		logs, err := l.ContainerLogs(ctx, id, client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true})
+		must(t, err)
+		if out, errs := output(t, logs); mode == "" && out != "7\nin\n" || !strings.HasSuffix(out, "\nin\n") || errs != "" {
+			t.Errorf("userns %q: it saw %q, %q", mode, out, errs)
+		}
 	}
 }
 
