@@ -21,7 +21,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: dist dist-test sign session image image-debug image-daemon image-program image-test help build deps bases demo examples test page-test vm arm64 kubernetes check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile clients clean
+.PHONY: dist dist-test sign session image image-debug image-daemon image-program image-test help build deps bases demo examples test page-test vm arm64 kubernetes check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile suites-engine suites-engine-client suites-engine-dockerfile suites-moby clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -220,6 +220,24 @@ warm: build bases ## build small models of projects of ten tools and more warm a
 # Both run, whatever the first one says. With PART=2/8, RUN=regexp or SUITES="flags of hack/suites" a part of them does.
 suites: ## run BuildKit's own integration tests against slipway serve, and compare with the lists of those that do not pass
 	@$(MAKE) --no-print-directory -k suites-client suites-dockerfile
+
+# BuildKit's API as Docker's daemon has it, and that daemon's own.
+suites-engine: build ## run BuildKit's integration tests, with BuildKit's API that Docker's has in it, and moby's, against slipway serve
+	@$(MAKE) --no-print-directory -k suites-engine-client suites-engine-dockerfile suites-moby
+
+suites-moby: build
+	@hack/deps.sh suites
+	@$(MAKE) --no-print-directory $(BASES)
+	@$(BASES) make busybox
+	@$(GO) build -buildvcs=false -o build/tools/suites ./hack/suites
+	@$(BASES) exec -- build/tools/suites -dockerd bin/slipway -buildctl none -logs build/suites/moby.logs $(if $(RUN),-run '$(RUN)') $(SUITES) moby hack/suites/moby.list
+
+suites-engine-client suites-engine-dockerfile: suites-engine-%: build
+	@hack/deps.sh suites
+	@hack/buildkit.sh build/tools
+	@$(GO) build -buildvcs=false -o build/tools/suites ./hack/suites
+	build/tools/suites -dockerd bin/slipway -buildctl build/tools/buildctl -logs build/suites/engine-$*.logs $(if $(PART),-part $(PART)) $(if $(RUN),-run '$(RUN)') $(SUITES) \
+		$(if $(filter client,$*),client,frontend/dockerfile) hack/suites/engine-$*.list
 
 suites-client suites-dockerfile: suites-%: build
 	@hack/deps.sh suites

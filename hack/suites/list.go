@@ -54,7 +54,7 @@ func readList(file string) (list, error) {
 
 func (l list) write(file string) error {
 	var b strings.Builder
-	b.WriteString("# Tests of BuildKit that do not pass, and why: see hack/suites/main.go.\n")
+	b.WriteString("# Tests that do not pass, and why: see hack/suites/main.go.\n")
 	for _, name := range slices.Sorted(maps.Keys(l)) {
 		fmt.Fprintf(&b, "%s\t%s\n", name, l[name])
 	}
@@ -125,6 +125,8 @@ func (r *result) reason() string {
 			said = line // the last one
 		case r.action == "fail" && said == "" && strings.HasPrefix(line, "Error:"):
 			said = strings.TrimSpace(strings.TrimPrefix(line, "Error:"))
+		case r.action == "fail" && said == "" && strings.Contains(line, "_test.go:"): // moby's
+			_, said, _ = strings.Cut(line, "_test.go:")
 		}
 	}
 	switch r.action {

@@ -1,9 +1,10 @@
 // Command suites runs BuildKit's own integration tests, of the release that slipway links, unchanged, against a daemon.
 //
-//	suites -buildkitd PATH -buildctl PATH [-part I/N] [-run REGEXP] [-skip REGEXP] [-record] SUITE LIST
+//	suites -buildkitd PATH | -dockerd PATH -buildctl PATH [-part I/N] [-run REGEXP] [-skip REGEXP] [-record] SUITE LIST
 //
-// SUITE is a package of BuildKit with such tests ("client", "frontend/dockerfile"). PATH is started as buildkitd by the
-// tests themselves; it may be slipway, which knows that name. LIST has the tests that do not pass, a line each: the test's
+// SUITE is a package of BuildKit with such tests ("client", "frontend/dockerfile"), or "moby": the integration tests of Docker's daemon, with -dockerd. PATH is started as buildkitd by the
+// tests themselves; it may be slipway, which knows that name. With -dockerd, tests have BuildKit's API by Docker's (TEST_DOCKERD=1), of which
+// PATH, slipway, is the daemon; it has another LIST then. LIST has the tests that do not pass, a line each: the test's
 // name, a tab, and the reason; a name stands for all its variants ("/frontend=client"). The run fails when a test does not pass that
 // is not in the list, or passes that is. A test that does not pass and is not listed is run a second time, since many wait for so and so long.
 //
@@ -30,8 +31,15 @@ import (
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == dockerdName {
+		if err := dockerd(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "dockerd:", err)
+			os.Exit(1)
+		}
+	}
 	var o options
 	flag.StringVar(&o.buildkitd, "buildkitd", "", "the daemon")
+	flag.StringVar(&o.dockerd, "dockerd", "", "slipway, for what tests ask of Docker's daemon")
 	flag.StringVar(&o.buildctl, "buildctl", "", "BuildKit's client")
 	flag.StringVar(&o.part, "part", "", "one of several parts: 1/8 is the first of eight")
 	flag.StringVar(&o.run, "run", "", "only tests that match")
@@ -43,7 +51,7 @@ func main() {
 	flag.DurationVar(&o.timeout, "timeout", 3*time.Minute, "how long a test may take")
 	flag.IntVar(&o.goal, "goal", 0, "how many per cent of the tests shall pass, to be printed")
 	flag.Parse()
-	if flag.NArg() != 2 || o.buildkitd == "" || o.buildctl == "" {
+	if flag.NArg() != 2 || (o.buildkitd == "") == (o.dockerd == "") || o.buildctl == "" {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -61,11 +69,12 @@ func main() {
 }
 
 type options struct {
-	buildkitd, buildctl, suite, list string
-	part, run, skip, logs, kept      string
-	record, machine                  bool
-	timeout                          time.Duration
-	goal                             int
+	buildkitd, dockerd          string
+	buildctl, suite, list       string
+	part, run, skip, logs, kept string
+	record, machine             bool
+	timeout                     time.Duration
+	goal                        int
 }
 
 // main runs the suite and reports whether it went as the list says.
@@ -81,12 +90,14 @@ func (o *options) main(ctx context.Context, out io.Writer) (ok bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	p := place{dir: dir, kept: o.kept}
+	p := place{dir: dir, kept: o.kept, engine: o.dockerd != ""}
 	defer p.leave(os.Stderr)
-	if err := p.prepare(ctx, o); err != nil {
-		return false, err
+	var results results
+	if o.suite == mobySuite {
+		results, err = o.moby(ctx, &p, out)
+	} else if err = p.prepare(ctx, o); err == nil {
+		results, err = o.runAll(ctx, &p, known, out)
 	}
-	results, err := o.runAll(ctx, &p, known, out)
 	if err != nil {
 		return false, err
 	}
@@ -113,7 +124,7 @@ func (p *place) prepare(ctx context.Context, o *options) error {
 	if err := os.Mkdir(filepath.Join(p.dir, "t"), 0o755); err != nil {
 		return err
 	}
-	if err := p.programs(o.buildkitd, o.buildctl); err != nil {
+	if err := p.programs(o); err != nil {
 		return err
 	}
 	if err := p.find(ctx); err != nil {

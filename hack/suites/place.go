@@ -27,6 +27,7 @@ type place struct {
 	version string
 	tests   string // the compiled suite
 	sources string // its package's directory
+	engine  bool   // the daemon is Docker's
 }
 
 func (p *place) bin() string { return filepath.Join(p.dir, "bin") }
@@ -34,16 +35,25 @@ func (p *place) bin() string { return filepath.Join(p.dir, "bin") }
 func (p *place) fixtures() string { return filepath.Join(p.dir, "fixtures") }
 
 // programs puts those that the tests look for by their names in one directory.
-func (p *place) programs(buildkitd, buildctl string) error {
+func (p *place) programs(o *options) error {
 	if err := os.Mkdir(p.bin(), 0o755); err != nil {
 		return err
 	}
-	for as, program := range map[string]string{"buildkitd": buildkitd, "buildctl": buildctl, "registry": "docker-registry"} {
+	programs := map[string]string{"buildctl": o.buildctl, "registry": "docker-registry"}
+	if p.engine {
+		programs[engineName], programs[dockerdName] = o.dockerd, "/proc/self/exe"
+	} else {
+		programs["buildkitd"] = o.buildkitd
+	}
+	for as, program := range programs {
 		path, err := exec.LookPath(program)
 		if err != nil {
 			return err
 		}
-		if path, err = filepath.Abs(path); err != nil {
+		if path, err = filepath.Abs(path); err == nil && as == dockerdName {
+			path, err = os.Executable()
+		}
+		if err != nil {
 			return err
 		}
 		if err := os.Symlink(path, filepath.Join(p.bin(), as)); err != nil {
@@ -139,7 +149,11 @@ func (p *place) sign(ctx context.Context) error {
 
 // env is the tests' environment.
 func (p *place) env() []string {
-	return append(os.Environ(), "PATH="+p.bin()+":"+os.Getenv("PATH"), "TMPDIR="+filepath.Join(p.dir, "t"),
+	env := os.Environ()
+	if p.engine {
+		env = append(env, "TEST_DOCKERD=1")
+	}
+	return append(env, "PATH="+p.bin()+":"+os.Getenv("PATH"), "TMPDIR="+filepath.Join(p.dir, "t"),
 		"BUILDKIT_REGISTRY_MIRROR_DIR="+filepath.Join(p.dir, "mirror"), "BUILDKIT_TEST_SIGN_FIXTURES="+p.fixtures(),
 		"REGISTRY_VALIDATION_DISABLED=true") // of newer registries so by default: layers may be elsewhere
 }

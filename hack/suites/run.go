@@ -110,7 +110,7 @@ func (r *runner) args(pattern string) []string {
 		if r.run != "" {
 			name = "(" + r.run + ")" // "|" parts whole patterns
 		}
-		pattern = sandboxes + part + "/" + name + "/worker=oci$"
+		pattern = sandboxes + part + "/" + name + "/" + r.place.worker() + "$"
 	}
 	var skip []string
 	if r.skip != "" {
@@ -190,7 +190,7 @@ func (r *runner) runOnce(ctx context.Context, pattern string) error {
 // quit ends the daemons so that they tell where they are. SIGQUIT would let them end in order, which takes as long as what they wait for.
 func quit() {
 	for _, p := range descendants() {
-		if p.name == "buildkitd" {
+		if p.name == "buildkitd" || p.name == engineName {
 			unix.Kill(p.pid, unix.SIGABRT) //nolint:errcheck // it may have ended
 		}
 	}
@@ -222,6 +222,16 @@ func (all results) giveUp(most time.Duration, out io.Writer) {
 	}
 }
 
+// workers are the daemons as tests' names have them: BuildKit's, and Docker's with the images of containerd.
+var workers = []string{"worker=oci", "worker=dockerd-containerd"}
+
+func (p *place) worker() string {
+	if p.engine {
+		return workers[1]
+	}
+	return workers[0]
+}
+
 // exactly is a pattern for one test; slashes part what is matched by itself.
 func exactly(test string) string {
 	parts := strings.Split(test, "/")
@@ -242,7 +252,7 @@ func unit(test string) (unit, name string) {
 	if len(parts) > 1 && strings.HasPrefix(parts[1], "slice=") {
 		from = 2
 	}
-	if len(parts) < from+2 || parts[from+1] != "worker=oci" {
+	if len(parts) < from+2 || !slices.Contains(workers, parts[from+1]) {
 		return "", ""
 	}
 	end := from + 2
@@ -303,5 +313,8 @@ func (all results) ended() (n int) {
 // short is a test's name in lists: without what all have.
 func short(unit string) string {
 	_, name, _ := strings.Cut(unit, "/")
-	return strings.Replace(name, "/worker=oci", "", 1)
+	for _, w := range workers {
+		name = strings.Replace(name, "/"+w, "", 1)
+	}
+	return name
 }
