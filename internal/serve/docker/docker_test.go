@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"archive/tar"
 	"bufio"
 	"bytes"
 	"context"
@@ -315,6 +316,32 @@ func TestImages(t *testing.T) {
 		}
 		if doc, status := l.get(method, bad); status != http.StatusBadRequest {
 			t.Errorf("%s %s: %d, %v", method, bad, status, doc)
+		}
+	}
+}
+
+// TestImport: an archive becomes an image of one layer, with what the changes say, and what is none is an error.
+func TestImport(t *testing.T) {
+	l := newLab(t)
+	ctx := t.Context()
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	must(t, w.WriteHeader(&tar.Header{Name: "file", Mode: 0o644, Size: 2}))
+	_, err := w.Write([]byte("in"))
+	must(t, err)
+	must(t, w.Close())
+	res, err := l.ImageImport(ctx, client.ImageImportSource{Source: &archive, SourceName: "-"}, "made:v1", client.ImageImportOptions{Message: "words", Changes: []string{"ENV A=b", "CMD cat /file"}})
+	must(t, err)
+	said, err := io.ReadAll(res)
+	must(t, err)
+	img, err := l.ImageInspect(ctx, "made:v1")
+	must(t, err)
+	if !strings.Contains(string(said), img.ID) || img.Comment != "words" || len(img.RootFS.Layers) != 1 || !slices.Contains(img.Config.Env, "A=b") {
+		t.Errorf("it is told %s, and is %+v", said, img.InspectResponse)
+	}
+	for _, bad := range []string{"/images/create?fromSrc=-&repo=UPPER", "/images/create?fromSrc=-&changes=RUN+x", "/images/create?fromSrc=-&platform=a/b/c/d", "/images/create"} {
+		if doc, status := l.get(http.MethodPost, bad); status != http.StatusBadRequest {
+			t.Errorf("%s: %d, %v", bad, status, doc)
 		}
 	}
 }
