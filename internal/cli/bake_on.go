@@ -35,6 +35,10 @@ func (a *app) bakeOn(ctx context.Context, opts *bakeFlags, def *bake.Definition,
 	if err != nil {
 		return err
 	}
+	if _, err := a.Store(); err != nil { // it is opened once, and not by each that is carried out
+		return err
+	}
+	a.registry()
 	var tasks []*task
 	for _, t := range targets {
 		t.do = func(ctx context.Context) error {
