@@ -321,7 +321,6 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// TestRefused: who may not ask is told so, and what refuses every pod says why.
 // TestAdmittedOnce: what rights a pod may have is not asked again of another command, but of a pod that is another one.
 func TestAdmittedOnce(t *testing.T) {
 	f := start(t, kubetest.Options{Level: "baseline"})
@@ -343,6 +342,7 @@ func TestAdmittedOnce(t *testing.T) {
 	}
 }
 
+// TestRefused: who may not ask is told so, and what refuses every pod says why.
 func TestRefused(t *testing.T) {
 	f := start(t, kubetest.Options{})
 	f.Refuse("POST pods", `pods is forbidden: User "anna" cannot create resource "pods" in API group "" in the namespace "ci"`)

@@ -125,7 +125,7 @@ func (c *Cluster) Admit(ctx context.Context, s *Spec) (*Admitted, error) {
 
 // like is the same for all commands whose pods differ in nothing that has to do with rights.
 func (s *Spec) like() (string, error) {
-	text, err := json.Marshal([]any{s.Template, s.Image, s.Env, len(s.Files) > 0, s.RegistrySecret, s.NoUserNamespace})
+	text, err := json.Marshal([]any{s.Template, s.Overlay, s.Image, s.Env, len(s.Files) > 0, s.RegistrySecret, s.NoUserNamespace})
 	return string(text), err
 }
 
