@@ -79,7 +79,7 @@ type Options struct {
 	Cwd, User  string
 	Hostname   string
 	Network    sandbox.Network // "" is [sandbox.NetworkBridge]
-	Networks   []string        // those of the store that it is in, by their names
+	Joined     []Joined        // as in [Config]
 	Mounts     []sandbox.Mount
 	ExtraHosts []sandbox.HostEntry
 	Ulimits    []sandbox.Ulimit
@@ -115,7 +115,7 @@ type Config struct {
 	User       string              `json:"user,omitempty"`
 	Hostname   string              `json:"hostname,omitempty"`
 	Network    sandbox.Network     `json:"network"`
-	Networks   []string            `json:"networks,omitempty"` // see [Network]
+	Joined     []Joined            `json:"joined,omitzero"` // the networks that it is in; nil: the one that Network says
 	Mounts     []sandbox.Mount     `json:"mounts,omitempty"`
 	ExtraHosts []sandbox.HostEntry `json:"extraHosts,omitempty"`
 	Ulimits    []sandbox.Ulimit    `json:"ulimits,omitempty"`
@@ -156,7 +156,7 @@ var ErrNoCommand = errors.New("no command specified: the image has neither ENTRY
 func NewConfig(img *Image, o Options) (*Config, error) {
 	ic := img.Config.Config
 	c := &Config{
-		Cwd: ic.WorkingDir, User: ic.User, Hostname: o.Hostname, Network: o.Network, Networks: o.Networks, Mounts: o.Mounts,
+		Cwd: ic.WorkingDir, User: ic.User, Hostname: o.Hostname, Network: o.Network, Joined: o.Joined, Mounts: o.Mounts,
 		ExtraHosts: o.ExtraHosts, Ulimits: o.Ulimits, ShmSize: o.ShmSize, Terminal: o.Terminal,
 		OpenStdin: o.OpenStdin, Privileged: o.Privileged, StopSignal: ic.StopSignal, Labels: map[string]string{},
 		CapAdd: o.CapAdd, CapDrop: o.CapDrop, AppArmor: o.AppArmor, UserNS: o.UserNS, Groups: o.Groups, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/slipway-build/slipway/internal/atomicfile"
+	"github.com/slipway-build/slipway/internal/container/host"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -28,12 +29,26 @@ type Network struct {
 	Docker   json.RawMessage `json:"docker,omitempty"` // what a client of Docker's API asked for, to be told it again
 }
 
-// NetworkNames are the names of the networks that a container is in.
-func (c *Config) NetworkNames() []string {
-	if len(c.Networks) > 0 {
-		return c.Networks
+// Joined is a network that a container is in.
+type Joined struct {
+	Name string `json:"name"`
+	ID   string `json:"id,omitempty"` // that of a [Network]: another one of the name is none of the container's
+}
+
+// In are the networks that a container is in.
+func (c *Config) In() []Joined {
+	if c.Joined != nil {
+		return c.Joined
 	}
-	return []string{string(c.Network)}
+	return []Joined{{Name: string(c.Network)}}
+}
+
+// NetworkNames are the names of the networks that a container is in.
+func (c *Config) NetworkNames() (names []string) {
+	for _, j := range c.In() {
+		names = append(names, j.Name)
+	}
+	return names
 }
 
 var (
@@ -41,6 +56,8 @@ var (
 	ErrNetworkExists = errors.New("already exists")
 	// ErrNetworkInUse marks a network that a container has which runs.
 	ErrNetworkInUse = errors.New("has active endpoints")
+	// ErrNoNetwork marks a container that cannot run, as a network that it was put into was removed.
+	ErrNoNetwork = host.ErrNoNetwork
 )
 
 // maxNetworkName is how long a name may be, in bytes: it is a file's.
@@ -52,7 +69,16 @@ func (m *Manager) networkPath(name string) string {
 	return filepath.Join(m.Store.Root(), "networks", name+networkRecord)
 }
 
-// MakeNetwork makes a network. The caller has [Manager.LockVolumes], which holds for networks as well.
+// LockNetworks keeps other processes from making and removing networks, from putting containers into some, and from starting a container, until release is called.
+func (m *Manager) LockNetworks(ctx context.Context) (release func() error, err error) {
+	release, err = lockFile(ctx, filepath.Join(filepath.Dir(m.networkPath("any")), ".lock")) // no network's name
+	if err != nil {
+		return nil, fmt.Errorf("locking the networks: %w", err)
+	}
+	return release, nil
+}
+
+// MakeNetwork makes a network. The caller has [Manager.LockNetworks].
 func (m *Manager) MakeNetwork(n Network) (Network, error) {
 	switch {
 	case !validName(n.Name) || len(n.Name) > maxNetworkName:
@@ -107,6 +133,23 @@ func (m *Manager) readNetwork(name string) (n Network, err error) {
 	return n, nil
 }
 
+// HasNetworks refuses, as [ErrNoNetwork], a container of which a network was removed, also where there is another one of the name now.
+func (m *Manager) HasNetworks(config *Config) error {
+	for _, j := range config.Joined {
+		if j.ID == "" {
+			continue
+		}
+		n, err := m.readNetwork(j.Name)
+		if errors.Is(err, store.ErrNotFound) || err == nil && n.ID != j.ID {
+			err = fmt.Errorf("network %s not found: %w", j.Name, ErrNoNetwork)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Networks are all that were made, by their names. What cannot be read is left out.
 func (m *Manager) Networks() (all []Network, err error) {
 	entries, err := os.ReadDir(filepath.Dir(m.networkPath("any")))
@@ -123,19 +166,15 @@ func (m *Manager) Networks() (all []Network, err error) {
 	return all, nil
 }
 
-// Network finds a network by its name, its ID or the beginning of that.
-func (m *Manager) Network(name string) (n Network, err error) {
-	all, lerr := m.Networks()
-	if lerr != nil {
-		return n, lerr
-	}
-	for _, other := range all { // which comes before one whose name it is
-		if other.ID == name {
-			return other, nil
+// FindNetwork finds a network by its name, its ID or the beginning of that.
+func FindNetwork(all []Network, name string) (n Network, err error) {
+	for _, is := range []func(Network) bool{
+		func(n Network) bool { return n.ID == name }, // which comes before one whose name it is
+		func(n Network) bool { return n.Name == name },
+	} {
+		if i := slices.IndexFunc(all, is); i >= 0 {
+			return all[i], nil
 		}
-	}
-	if n, err = m.readNetwork(name); err == nil || !errors.Is(err, store.ErrNotFound) {
-		return n, err
 	}
 	found := 0
 	for _, other := range all {
@@ -145,7 +184,7 @@ func (m *Manager) Network(name string) (n Network, err error) {
 	}
 	switch found {
 	case 0:
-		return n, err
+		return n, fmt.Errorf("network %s not found: %w", name, store.ErrNotFound)
 	case 1:
 		return n, nil
 	}
@@ -159,7 +198,7 @@ func (m *Manager) NetworkUsers(ctx context.Context, n Network) (users []store.Co
 		return nil, err
 	}
 	for _, c := range all {
-		if config, err := ReadConfig(c); err == nil && slices.Contains(config.Networks, n.Name) {
+		if config, err := ReadConfig(c); err == nil && slices.Contains(config.Joined, Joined{n.Name, n.ID}) {
 			users = append(users, c)
 		}
 	}
@@ -167,7 +206,7 @@ func (m *Manager) NetworkUsers(ctx context.Context, n Network) (users []store.Co
 }
 
 // RemoveNetwork removes a network. One that a container has which runs is [ErrNetworkInUse]; with unused, so is one that any has. The caller
-// has [Manager.LockVolumes].
+// has [Manager.LockNetworks].
 func (m *Manager) RemoveNetwork(ctx context.Context, n Network, unused bool) error {
 	users, err := m.NetworkUsers(ctx, n)
 	if err != nil {
@@ -184,7 +223,7 @@ func (m *Manager) RemoveNetwork(ctx context.Context, n Network, unused bool) err
 	return nil
 }
 
-// Configure changes what a container runs from its next start on.
+// Configure changes what a container runs from its next start on: with [Manager.LockNetworks], of its networks.
 func (m *Manager) Configure(ctx context.Context, c store.Container, change func(*Config) error) error {
 	return m.Store.ConfigureContainer(ctx, c.ID, func(raw json.RawMessage) (json.RawMessage, error) {
 		config, err := ReadConfig(store.Container{Name: c.Name, Config: raw})

@@ -58,12 +58,8 @@ func (m *Manager) run(ctx context.Context, c store.Container, config *Config, gi
 		return fmt.Errorf("running container %s: %w", c.Name, err)
 	}
 	defer lock.Close()
-	if c, err = m.Store.Container(ctx, c.ID); err != nil { // it may be gone, or have another name
-		return err
-	}
-	// From now on it counts as running, by this process.
-	state = State{PID: os.Getpid(), Started: time.Now()}
-	if err := m.saveState(c.ID, lock, state); err != nil {
+	c, config, err = m.begins(ctx, c, config, lock, &state)
+	if err != nil {
 		return err
 	}
 	err = m.runLocked(ctx, c, config, given, streams, h)
@@ -75,6 +71,34 @@ func (m *Manager) run(ctx context.Context, c store.Container, config *Config, gi
 	}
 	m.tellDeath(c, state)
 	return err
+}
+
+// begins has a container that this process has locked count as running by it, and returns what the container is now: its name and its networks may be others.
+func (m *Manager) begins(ctx context.Context, c store.Container, config *Config, lock *os.File, state *State) (now store.Container, with *Config, err error) {
+	release, err := m.LockNetworks(ctx)
+	if err != nil {
+		return c, nil, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	if now, err = m.Store.Container(ctx, c.ID); err != nil { // it may be gone
+		return now, nil, err
+	}
+	with = config
+	if config.Step == nil {
+		own, err := ReadConfig(now)
+		if err != nil {
+			return now, nil, err
+		}
+		changed := *config
+		changed.Network, changed.Joined = own.Network, own.Joined
+		with = &changed
+	}
+	if err := m.HasNetworks(with); err != nil {
+		state.ended(err)
+		return now, nil, fmt.Errorf("running container %s: %w", now.Name, err)
+	}
+	*state = State{PID: os.Getpid(), Started: time.Now()}
+	return now, with, m.saveState(now.ID, lock, *state)
 }
 
 // tellDeath tells that a container has ended, by the name that it has now.

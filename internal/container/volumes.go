@@ -45,15 +45,24 @@ func (m *Manager) volumePath(name string) string {
 	return filepath.Join(m.Store.Root(), "volumes", name)
 }
 
-// LockVolumes keeps other processes from making and removing volumes and networks until release is called: none goes between being found and being a container's.
+// LockVolumes keeps other processes from making and removing volumes until release is called: none goes between being found and being a container's. Who needs
+// [Manager.LockNetworks] as well takes that after it.
 func (m *Manager) LockVolumes(ctx context.Context) (release func() error, err error) {
-	path := m.volumePath(".lock") // no volume's name
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	release, err = lockFile(ctx, m.volumePath(".lock")) // no volume's name
+	if err != nil {
 		return nil, fmt.Errorf("locking the volumes: %w", err)
+	}
+	return release, nil
+}
+
+// lockFile locks a file, which it makes with its directory, until release is called.
+func lockFile(ctx context.Context, path string) (release func() error, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("locking the volumes: %w", err)
+		return nil, err
 	}
 	for {
 		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
@@ -64,7 +73,7 @@ func (m *Manager) LockVolumes(ctx context.Context) (release func() error, err er
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("locking the volumes: %w", err), f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
 	return f.Close, nil
 }

@@ -161,7 +161,9 @@ func (f *ContainerFilter) tests(ctx context.Context, m *container.Manager) (all 
 		return slices.ContainsFunc(ancestors, func(img store.Image) bool { return c.standsOn(img) })
 	})
 	add(len(f.Networks) > 0, func(c *Container) bool {
-		return c.Config != nil && slices.ContainsFunc(c.Config.NetworkNames(), func(name string) bool { return slices.Contains(f.Networks, name) })
+		return c.Config != nil && slices.ContainsFunc(c.Config.In(), func(j container.Joined) bool {
+			return slices.Contains(f.Networks, j.Name) || j.ID != "" && slices.Contains(f.Networks, j.ID)
+		})
 	})
 	add(len(f.Volumes) > 0, func(c *Container) bool { return c.mounts(f.Volumes, m.VolumeOf) })
 	add(f.Wanted != nil, f.Wanted)

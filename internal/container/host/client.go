@@ -20,12 +20,14 @@ var (
 	ErrRuns = errors.New("the container runs already")
 	// ErrNoExec: no process with that ID was created.
 	ErrNoExec = errors.New("No such exec instance") //lint:ignore ST1005 Docker's words
+	// ErrNoNetwork: a network of the container is not there any more.
+	ErrNoNetwork = errors.New("the container was put into one that was removed: disconnect it from that")
 )
 
 // kinds are the errors that a client can tell apart.
 func kinds() map[string]error {
 	return map[string]error{
-		"over": ErrNone, "runs": ErrRuns, "no exec": ErrNoExec, "not found": sandbox.ErrCommandNotFound, "not executable": sandbox.ErrCommandNotExecutable, "not running": sandbox.ErrNotRunning,
+		"over": ErrNone, "runs": ErrRuns, "no exec": ErrNoExec, "no network": ErrNoNetwork, "not found": sandbox.ErrCommandNotFound, "not executable": sandbox.ErrCommandNotExecutable, "not running": sandbox.ErrNotRunning,
 	}
 }
 

@@ -67,7 +67,7 @@ func containerStatus(err error) int {
 		return http.StatusConflict
 	case errors.Is(err, container.ErrNetworkInUse):
 		return http.StatusForbidden
-	case errors.Is(err, container.ErrNoExec):
+	case errors.Is(err, container.ErrNoExec), errors.Is(err, container.ErrNoNetwork):
 		return http.StatusNotFound
 	case errors.Is(err, sandbox.ErrCommandNotFound), errors.Is(err, sandbox.ErrCommandNotExecutable), errors.Is(err, container.ErrNoCommand), errors.Is(err, container.ErrInvalid):
 		return http.StatusBadRequest
@@ -79,7 +79,7 @@ func containerStatus(err error) int {
 func (s *Server) startContainer(ctx context.Context, r *request) error {
 	ctx, m, c, err := r.usable(ctx)
 	if err == nil {
-		err = s.hasNetworks(m, c)
+		err = hasNetworks(m, c)
 	}
 	if err != nil {
 		return err
@@ -96,18 +96,13 @@ func (s *Server) startContainer(ctx context.Context, r *request) error {
 	return r.done()
 }
 
-// hasNetworks refuses a container of which a network was removed.
-func (s *Server) hasNetworks(m *container.Manager, c store.Container) error {
+// hasNetworks refuses a container of which a network was removed, before anything is done with it.
+func hasNetworks(m *container.Manager, c store.Container) error {
 	config, err := container.ReadConfig(c)
 	if err != nil {
 		return err
 	}
-	for _, name := range config.Networks {
-		if _, err := s.findNetwork(m, name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return m.HasNetworks(config)
 }
 
 // runError is the error of a process that cannot be run, in the words of dockerd by which clients choose their exit codes.
@@ -160,7 +155,7 @@ func (s *Server) restartContainer(ctx context.Context, r *request) error {
 		if err := s.mayEnter(m, c); err != nil {
 			return err
 		}
-		if err := s.hasNetworks(m, c); err != nil {
+		if err := hasNetworks(m, c); err != nil {
 			return err
 		}
 		sg, timeout, err := container.StopOf(c, sig, seconds)

@@ -87,24 +87,13 @@ func (c *creating) make(ctx context.Context, name string) (id string, err error)
 	if err := validate(c.config, c.host); err != nil {
 		return "", refusal(err)
 	}
-	if err := c.options(ctx); err != nil {
-		return "", refusal(err)
-	}
-	config, err := container.NewConfig(c.img, c.opts)
+	release, err := c.m.LockNetworks(ctx)
 	if err != nil {
-		return "", refusal(err)
-	}
-	if err := c.s.mayUse(c.m, config); err != nil {
 		return "", err
 	}
-	if c.opts.CgroupParent != c.s.opt.Run.CgroupParent { // its limits are those of whoever has it
-		if err := c.s.entitled(insecure, "a container in the cgroup "+c.opts.CgroupParent); err != nil {
-			return "", err
-		}
-	}
-	made, err := c.m.Create(ctx, name, c.img, c.opts)
-	if err != nil {
-		return "", refusal(err)
+	made, err := c.record(ctx, name)
+	if err = errors.Join(err, release()); err != nil {
+		return "", err
 	}
 	for _, v := range c.volumes {
 		if !v.noCopy {
@@ -114,6 +103,29 @@ func (c *creating) make(ctx context.Context, name string) (id string, err error)
 		}
 	}
 	return made.ID, nil
+}
+
+// record makes the container. Its networks are locked, too, while they are found.
+func (c *creating) record(ctx context.Context, name string) (made store.Container, err error) {
+	if err := c.options(ctx); err != nil {
+		return made, refusal(err)
+	}
+	config, err := container.NewConfig(c.img, c.opts)
+	if err != nil {
+		return made, refusal(err)
+	}
+	if err := c.s.mayUse(c.m, config); err != nil {
+		return made, err
+	}
+	if c.opts.CgroupParent != c.s.opt.Run.CgroupParent { // its limits are those of whoever has it
+		if err := c.s.entitled(insecure, "a container in the cgroup "+c.opts.CgroupParent); err != nil {
+			return made, err
+		}
+	}
+	if made, err = c.m.Create(ctx, name, c.img, c.opts); err != nil {
+		return made, refusal(err)
+	}
+	return made, nil
 }
 
 // forget removes the volumes that were made for nothing.
@@ -205,40 +217,44 @@ func (c *creating) network() error {
 		return failure{http.StatusNotImplemented, "slipway does not serve the network of another container"}
 	}
 	var names []string
-	if mode != "" && mode != "default" || len(c.nets) == 0 {
+	if len(c.nets) == 0 || !slices.Contains([]string{"", "default", "bridge"}, mode) { // beside others the usual one is only what is not said
 		names = []string{mode}
 	}
 	names = append(names, slices.Sorted(maps.Keys(c.nets))...)
+	made, err := c.m.Networks()
+	if err != nil {
+		return err
+	}
 	nets := map[string]*network.EndpointSettings{}
-	var in []string
+	var in []container.Joined
 	for _, name := range names {
 		if name == "" || name == "default" {
 			name = "bridge"
 		}
-		n, err := c.s.findNetwork(c.m, name)
+		n, err := findNetwork(made, name)
 		if err != nil {
 			return err
 		}
 		if e := c.nets[name]; e != nil {
 			nets[n.Name] = e
 		}
-		if slices.Contains(in, n.Name) {
+		if slices.Contains(in, joined(n)) {
 			continue
 		}
-		in = append(in, n.Name)
+		in = append(in, joined(n))
 		if !isBuiltin(n) {
 			c.warn("%s", apart(n.Name))
 		}
 	}
 	c.nets = nets
-	if slices.ContainsFunc(in, alone) && len(in) > 1 {
-		return fmt.Errorf("conflicting options: container cannot be connected to the network host or none and to others: %s", strings.Join(in, ", "))
+	if slices.ContainsFunc(in, func(j container.Joined) bool { return alone(j.Name) }) && len(in) > 1 {
+		return fmt.Errorf("conflicting options: container cannot be connected to the network host or none and to others: %s", strings.Join(names, ", "))
 	}
 	var config container.Config
-	c.s.setNetworks(c.m, &config, in)
-	c.opts.Network, c.opts.Networks = config.Network, config.Networks
+	setNetworks(made, &config, in)
+	c.opts.Network, c.opts.Joined = config.Network, config.Joined
 	if c.config.NetworkDisabled {
-		c.opts.Network, c.opts.Networks = sandbox.NetworkNone, nil
+		c.opts.Network, c.opts.Joined = sandbox.NetworkNone, nil
 	}
 	if (len(c.host.PortBindings) > 0 || c.host.PublishAllPorts) && c.opts.Network == sandbox.NetworkBridge {
 		c.warn("Ports are not published: the container has a network of its own with a way out and none in; with --network host its ports are reachable as they are.")

@@ -35,7 +35,7 @@ func (s *Server) inspectContainer(ctx context.Context, r *request) error {
 		ID: c.ID, Created: c.Created.UTC().Format(time.RFC3339Nano), Args: []string{}, State: containerState(m, c), Image: c.ImageID.String(), Name: "/" + c.Name, Driver: "overlayfs", Platform: "linux",
 		AppArmorProfile: config.AppArmor, HostConfig: hostConfig(m, config), Mounts: mountPoints(m, config), Config: s.containerConfig(ctx, m.Store, c, config), LogPath: filepath.Join(m.Store.ContainerDir(c.ID), "log.json"),
 		GraphDriver:     &storage.DriverData{Name: "overlayfs", Data: map[string]string{"UpperDir": filepath.Join(m.Store.ContainerDir(c.ID), "fs"), "WorkDir": filepath.Join(m.Store.ContainerDir(c.ID), "work")}},
-		NetworkSettings: &containertypes.NetworkSettings{Ports: network.PortMap{}, Networks: s.endpoints(m, config)},
+		NetworkSettings: &containertypes.NetworkSettings{Ports: network.PortMap{}, Networks: endpoints(config)},
 	}
 	if len(config.Args) > 0 {
 		out.Path, out.Args = config.Args[0], append(out.Args, config.Args[1:]...)
@@ -92,8 +92,8 @@ func hostConfig(m *container.Manager, config *container.Config) *containertypes.
 			h.Binds = append(h.Binds, bind)
 		}
 	}
-	if len(config.Networks) == 0 || h.NetworkMode == "" {
-		h.NetworkMode = containertypes.NetworkMode(config.NetworkNames()[0])
+	if config.Joined == nil || h.NetworkMode == "" {
+		h.NetworkMode = containertypes.NetworkMode(networkMode(config))
 	}
 	h.AutoRemove, h.Privileged, h.ReadonlyRootfs = config.AutoRemove, config.Privileged, config.ReadOnly
 	h.CapAdd, h.CapDrop, h.GroupAdd, h.ShmSize, h.CgroupParent, h.Runtime = config.CapAdd, config.CapDrop, config.Groups, config.ShmSize, config.CgroupParent, "slipway"
@@ -122,6 +122,14 @@ func hostConfig(m *container.Manager, config *container.Config) *containertypes.
 		h.PortBindings = network.PortMap{}
 	}
 	return h
+}
+
+// networkMode is the first network of a container.
+func networkMode(config *container.Config) string {
+	if names := config.NetworkNames(); len(names) > 0 {
+		return names[0]
+	}
+	return string(config.Network)
 }
 
 // containerConfig is what a container runs, in Docker's words.
@@ -186,18 +194,19 @@ func mountPoints(m *container.Manager, config *container.Config) []containertype
 }
 
 // endpoints are those of a container in its networks, with what the client has said of each.
-func (s *Server) endpoints(m *container.Manager, config *container.Config) map[string]*network.EndpointSettings {
+func endpoints(config *container.Config) map[string]*network.EndpointSettings {
 	a := askedFor(config)
 	all := map[string]*network.EndpointSettings{}
-	for _, name := range config.NetworkNames() {
-		e := a.Nets[name]
+	for _, j := range config.In() {
+		e := a.Nets[j.Name]
 		if e == nil {
 			e = &network.EndpointSettings{}
 		}
-		if n, err := s.findNetwork(m, name); err == nil { // it may be gone
-			e.NetworkID = n.ID
+		e.NetworkID = j.ID
+		if j.ID == "" {
+			e.NetworkID = networkID(j.Name)
 		}
-		all[name] = e
+		all[j.Name] = e
 	}
 	return all
 }

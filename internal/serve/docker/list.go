@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -35,7 +36,7 @@ func (s *Server) listContainers(ctx context.Context, r *request) error {
 	m := s.manager(b)
 	for _, name := range args["network"] { // by its ID as well
 		if n, err := s.findNetwork(m, name); err == nil {
-			filter.Networks = append(filter.Networks, n.Name)
+			filter.Networks = append(filter.Networks, cmp.Or(joined(n).ID, n.Name))
 		}
 	}
 	if filter.Wanted, err = s.wanted(ctx, m.Store, args); err != nil {
@@ -111,7 +112,7 @@ func portRanges(values []string) (all []network.PortRange, err error) {
 func (s *Server) containerSummary(ctx context.Context, m *container.Manager, c view.Container, size bool) (*containertypes.Summary, error) {
 	row := &containertypes.Summary{
 		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Image, ImageID: c.ImageID.String(), Command: c.Command(), Created: c.Created.Unix(), Ports: []containertypes.PortSummary{},
-		Labels: c.Config.Labels, State: containertypes.ContainerState(c.State.Word()), Status: c.Status(), NetworkSettings: &containertypes.NetworkSettingsSummary{Networks: s.endpoints(m, c.Config)},
+		Labels: c.Config.Labels, State: containertypes.ContainerState(c.State.Word()), Status: c.Status(), NetworkSettings: &containertypes.NetworkSettingsSummary{Networks: endpoints(c.Config)},
 		Mounts: mountPoints(m, c.Config),
 	}
 	if row.Labels == nil {
@@ -120,7 +121,7 @@ func (s *Server) containerSummary(ctx context.Context, m *container.Manager, c v
 	if !c.ImageIsNamed(ctx, m.Store) {
 		row.Image = c.ImageID.String()
 	}
-	row.HostConfig.NetworkMode = c.Config.NetworkNames()[0]
+	row.HostConfig.NetworkMode = networkMode(c.Config)
 	if size {
 		own, all, err := c.Sizes(ctx, m)
 		if err != nil {

@@ -109,7 +109,7 @@ func (s *Server) listNetworks(ctx context.Context, r *request) error {
 func networkWanted(ctx context.Context, m *container.Manager, n network.Network, args view.Args) (bool, error) {
 	used := true
 	if len(args["dangling"]) > 0 && !isBuiltin(n) {
-		users, err := m.NetworkUsers(ctx, container.Network{Name: n.Name})
+		users, err := m.NetworkUsers(ctx, container.Network{Name: n.Name, ID: n.ID})
 		if err != nil {
 			return false, err
 		}
@@ -143,14 +143,23 @@ func networkWanted(ctx context.Context, m *container.Manager, n network.Network,
 
 // findNetwork finds one by its name, its ID or the beginning of it.
 func (s *Server) findNetwork(m *container.Manager, name string) (network.Network, error) {
+	made, err := m.Networks()
+	if err != nil {
+		return network.Network{}, err
+	}
+	return findNetwork(made, name)
+}
+
+// findNetwork finds one of those that there always are, or that clients have made.
+func findNetwork(made []container.Network, name string) (network.Network, error) {
 	for _, n := range builtin() {
 		if name == n.Name || name == n.ID {
 			return n, nil
 		}
 	}
-	made, err := m.Network(name)
+	own, err := container.FindNetwork(made, name)
 	if err == nil {
-		return networkOf(made), nil
+		return networkOf(own), nil
 	}
 	for _, n := range builtin() {
 		if len(name) >= 4 && strings.HasPrefix(n.ID, name) {
@@ -176,7 +185,7 @@ func (s *Server) inspectNetwork(ctx context.Context, r *request) error {
 	}
 	out := network.Inspect{Network: n, Containers: map[string]network.EndpointResource{}}
 	if !isBuiltin(n) {
-		users, err := m.NetworkUsers(ctx, container.Network{Name: n.Name})
+		users, err := m.NetworkUsers(ctx, container.Network{Name: n.Name, ID: n.ID})
 		if err != nil {
 			return err
 		}
@@ -214,7 +223,7 @@ func (s *Server) createNetwork(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	release, err := m.LockVolumes(ctx)
+	release, err := m.LockNetworks(ctx)
 	if err != nil {
 		return err
 	}
@@ -243,7 +252,7 @@ func (s *Server) removeNetwork(ctx context.Context, r *request) error {
 		return err
 	}
 	m := s.manager(b)
-	release, err := m.LockVolumes(ctx)
+	release, err := m.LockNetworks(ctx)
 	if err != nil {
 		return err
 	}
@@ -254,7 +263,7 @@ func (s *Server) removeNetwork(ctx context.Context, r *request) error {
 	return r.done()
 }
 
-// forgetNetwork removes a network. The caller has [container.Manager.LockVolumes].
+// forgetNetwork removes a network. The caller has [container.Manager.LockNetworks].
 func (s *Server) forgetNetwork(ctx context.Context, m *container.Manager, name string) error {
 	n, err := s.findNetwork(m, name)
 	if err != nil {
@@ -286,7 +295,7 @@ func (s *Server) pruneNetworks(ctx context.Context, r *request) error {
 		return err
 	}
 	m := s.manager(b)
-	release, err := m.LockVolumes(ctx)
+	release, err := m.LockNetworks(ctx)
 	if err != nil {
 		return err
 	}
@@ -318,20 +327,21 @@ func (s *Server) connectNetwork(ctx context.Context, r *request) error {
 	if err := r.document(&body); err != nil {
 		return err
 	}
-	return s.changeNetworks(ctx, r, body.Container, func(n network.Network, c store.Container, in []string, a *asked) ([]string, error) {
+	return s.changeNetworks(ctx, r, body.Container, false, func(j container.Joined, c store.Container, in []container.Joined, a *asked) ([]container.Joined, error) {
+		in = slices.DeleteFunc(in, func(other container.Joined) bool { return other.Name == j.Name && other.ID != j.ID }) // that one was removed
 		switch {
-		case slices.Contains(in, n.Name):
-			return nil, failure{http.StatusForbidden, fmt.Sprintf("endpoint with name %s already exists in network %s", c.Name, n.Name)}
-		case alone(n.Name) || slices.ContainsFunc(in, alone):
+		case slices.Contains(in, j):
+			return nil, failure{http.StatusForbidden, fmt.Sprintf("endpoint with name %s already exists in network %s", c.Name, j.Name)}
+		case j.Name == "host" || len(in) > 0 && alone(j.Name) || slices.ContainsFunc(in, func(other container.Joined) bool { return alone(other.Name) }):
 			return nil, failure{http.StatusForbidden, "a container of the network host or none cannot be connected to others, nor others to these"}
 		}
 		if body.EndpointConfig != nil {
 			if a.Nets == nil {
 				a.Nets = map[string]*network.EndpointSettings{}
 			}
-			a.Nets[n.Name] = body.EndpointConfig
+			a.Nets[j.Name] = body.EndpointConfig
 		}
-		return append(in, n.Name), nil
+		return append(in, j), nil
 	})
 }
 
@@ -341,52 +351,58 @@ func (s *Server) disconnectNetwork(ctx context.Context, r *request) error {
 	if err := r.document(&body); err != nil {
 		return err
 	}
-	return s.changeNetworks(ctx, r, body.Container, func(n network.Network, c store.Container, in []string, a *asked) ([]string, error) {
+	return s.changeNetworks(ctx, r, body.Container, true, func(j container.Joined, c store.Container, in []container.Joined, a *asked) ([]container.Joined, error) {
+		same := func(other container.Joined) bool { return other.Name == j.Name }
 		switch {
-		case n.Name == "host":
+		case j.Name == "host":
 			return nil, failure{http.StatusForbidden, "container cannot be disconnected from host network or connected to host network"}
-		case !slices.Contains(in, n.Name):
-			return nil, failure{http.StatusForbidden, fmt.Sprintf("container %s is not connected to the network %s", c.ID, n.Name)}
+		case !slices.ContainsFunc(in, same):
+			return nil, failure{http.StatusForbidden, fmt.Sprintf("container %s is not connected to the network %s", c.ID, j.Name)}
 		}
-		delete(a.Nets, n.Name)
-		return slices.DeleteFunc(in, func(name string) bool { return name == n.Name }), nil
+		delete(a.Nets, j.Name)
+		return slices.DeleteFunc(in, same), nil
 	})
 }
 
 // alone reports whether a container that is in this network is in no other one.
 func alone(name string) bool { return name == "host" || name == "none" }
 
-// changeNetworks changes the networks of a container. While that runs, what it reaches cannot change.
-func (s *Server) changeNetworks(ctx context.Context, r *request, who string, change func(n network.Network, c store.Container, in []string, a *asked) ([]string, error)) error {
+// joined is a network as it is kept of a container that is in it.
+func joined(n network.Network) container.Joined {
+	if isBuiltin(n) {
+		return container.Joined{Name: n.Name}
+	}
+	return container.Joined{Name: n.Name, ID: n.ID}
+}
+
+// changeNetworks changes the networks of a container; with gone, also by one that was removed. While it runs, what it reaches cannot change.
+func (s *Server) changeNetworks(ctx context.Context, r *request, who string, gone bool, change func(j container.Joined, c store.Container, in []container.Joined, a *asked) ([]container.Joined, error)) error {
 	name := r.name
 	r.name = who
 	ctx, m, c, err := r.container(ctx)
 	if err != nil {
 		return err
 	}
-	release, err := m.LockVolumes(ctx)
+	release, err := m.LockNetworks(ctx)
 	if err != nil {
 		return err
 	}
-	n, err := s.findNetwork(m, name)
+	made, err := m.Networks()
 	if err == nil {
+		running := m.State(c.ID).Running
 		err = m.Configure(ctx, c, func(config *container.Config) error {
-			var a asked
-			if config.Docker != nil {
-				if err := json.Unmarshal(config.Docker, &a); err != nil {
-					return err
-				}
+			j, err := toChange(made, name, config, gone)
+			if err != nil {
+				return err
 			}
-			in := slices.DeleteFunc(slices.Clone(config.NetworkNames()), func(name string) bool {
-				return name == "none" && len(config.Networks) == 0 && a.Host != nil && a.Host.NetworkMode != "none"
-			})
-			in, err := change(n, c, in, &a)
+			a := askedFor(config)
+			in, err := change(j, c, slices.Clone(config.In()), &a)
 			if err != nil {
 				return err
 			}
 			before := config.Network
-			s.setNetworks(m, config, in)
-			if config.Network != before && m.State(c.ID).Running {
+			setNetworks(made, config, in)
+			if config.Network != before && running {
 				return failure{http.StatusNotImplemented, "slipway does not change what a container reaches while it runs: stop it first"}
 			}
 			config.Docker, err = json.Marshal(a)
@@ -399,15 +415,29 @@ func (s *Server) changeNetworks(ctx context.Context, r *request, who string, cha
 	return r.ok()
 }
 
+// toChange is the network of a name or an ID: one of those that there are, or with gone one that was removed and a container is in.
+func toChange(made []container.Network, name string, config *container.Config, gone bool) (container.Joined, error) {
+	n, err := findNetwork(made, name)
+	if err == nil {
+		return joined(n), nil
+	}
+	for _, j := range config.Joined {
+		if gone && status(err) == http.StatusNotFound && (j.Name == name || j.ID == name) {
+			return j, nil
+		}
+	}
+	return container.Joined{}, err
+}
+
 // setNetworks puts a container in networks; what is in internal ones alone, or in none, has no way out.
-func (s *Server) setNetworks(m *container.Manager, config *container.Config, in []string) {
-	config.Network, config.Networks = sandbox.NetworkNone, in
-	if len(in) == 1 && (in[0] == "bridge" || alone(in[0])) {
-		config.Network, config.Networks = sandbox.Network(in[0]), nil
+func setNetworks(made []container.Network, config *container.Config, in []container.Joined) {
+	config.Network, config.Joined = sandbox.NetworkNone, append([]container.Joined{}, in...)
+	if len(in) == 1 && in[0].ID == "" {
+		config.Network, config.Joined = sandbox.Network(in[0].Name), nil
 		return
 	}
-	for _, name := range in {
-		if n, err := s.findNetwork(m, name); err == nil && !n.Internal && n.Driver == "bridge" {
+	for _, j := range in {
+		if j.Name == "bridge" || slices.ContainsFunc(made, func(n container.Network) bool { return n.ID == j.ID && !n.Internal }) {
 			config.Network = sandbox.NetworkBridge
 		}
 	}

@@ -1,0 +1,228 @@
+package docker
+
+import (
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+	"testing"
+
+	containertypes "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
+
+	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/view"
+)
+
+// noWayOut is a script that succeeds where there is no way out.
+const noWayOut = "test ! -e /sys/class/net/eth0 && test -z \"$(tail -n +2 /proc/net/route)\""
+
+// inNetworks has a container made in a network, and in others.
+func inNetworks(mode string, others ...string) func(*client.ContainerCreateOptions) {
+	return func(o *client.ContainerCreateOptions) {
+		o.HostConfig.NetworkMode, o.NetworkingConfig = containertypes.NetworkMode(mode), &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{}}
+		for _, name := range others {
+			o.NetworkingConfig.EndpointsConfig[name] = &network.EndpointSettings{}
+		}
+	}
+}
+
+// network makes a network, and returns its ID.
+func (l *lab) network(name string, internal bool) string {
+	l.t.Helper()
+	n, err := l.NetworkCreate(l.t.Context(), name, client.NetworkCreateOptions{Internal: internal})
+	must(l.t, err)
+	return n.ID
+}
+
+func (l *lab) removeNetwork(name string) {
+	l.t.Helper()
+	_, err := l.NetworkRemove(l.t.Context(), name, client.NetworkRemoveOptions{})
+	must(l.t, err)
+}
+
+// connect and disconnect return the status.
+func (l *lab) connect(name, id string) int {
+	return l.post("/networks/"+name+"/connect", `{"Container":"`+id+`"}`)
+}
+
+func (l *lab) disconnect(name, id string) int {
+	return l.post("/networks/"+name+"/disconnect", `{"Container":"`+id+`"}`)
+}
+
+// endpoints are the networks that a container is in, as inspect tells them.
+func (l *lab) endpoints(id string) map[string]*network.EndpointSettings {
+	l.t.Helper()
+	c, err := l.ContainerInspect(l.t.Context(), id, client.ContainerInspectOptions{})
+	must(l.t, err)
+	return c.Container.NetworkSettings.Networks
+}
+
+// isIn checks in which networks a container is.
+func (l *lab) isIn(id string, want ...string) {
+	l.t.Helper()
+	if names := slices.Sorted(maps.Keys(l.endpoints(id))); !slices.Equal(names, want) {
+		l.t.Errorf("it is in %q, not in %q", names, want)
+	}
+}
+
+// runs starts a container, and wants it to succeed.
+func (l *lab) runs(id string) {
+	l.t.Helper()
+	ended := l.wait(id, containertypes.WaitConditionNextExit)
+	l.start(id)
+	if code := ended(); code != 0 {
+		l.t.Errorf("it ended with %d", code)
+	}
+}
+
+// TestNetworkOfAnotherTime: a network that is made anew is another one: a container of the first does not run before it has left that.
+func TestNetworkOfAnotherTime(t *testing.T) {
+	l := newContainers(t)
+	first := l.network("app", false)
+	id := l.create(noWayOut, inNetworks("app"))
+	l.removeNetwork("app")
+	if status := l.connect("app", id); status != http.StatusNotFound {
+		t.Errorf("connecting it to what is gone: %d", status)
+	}
+	second := l.network("app", true)
+	if e := l.endpoints(id)["app"]; e == nil || e.NetworkID != first {
+		t.Errorf("it is in %+v, and was in %s", e, first)
+	}
+	for _, how := range []string{"start", "restart"} {
+		if doc, status := l.get(http.MethodPost, "/containers/"+id+"/"+how); status != http.StatusNotFound {
+			t.Errorf("%s: %d, %v", how, status, doc)
+		}
+	}
+	for value, want := range map[string]int{first: 1, second: 0} {
+		list, err := l.ContainerList(t.Context(), client.ContainerListOptions{All: true, Filters: client.Filters{}.Add("network", value)})
+		must(t, err)
+		if len(list.Items) != want {
+			t.Errorf("network=%s: %d", value, len(list.Items))
+		}
+	}
+	pruned, err := l.NetworkPrune(t.Context(), client.NetworkPruneOptions{})
+	must(t, err)
+	if !slices.Equal(pruned.Report.NetworksDeleted, []string{"app"}) {
+		t.Errorf("pruned were %q, and nobody is in app", pruned.Report.NetworksDeleted)
+	}
+	l.network("app", true)
+	if status := l.connect("app", id); status != http.StatusOK {
+		t.Errorf("connecting it: %d", status)
+	}
+	l.runs(id)
+}
+
+// TestLeaveRemovedNetwork: what was in a network that was removed leaves it, by the name or by the ID.
+func TestLeaveRemovedNetwork(t *testing.T) {
+	l := newContainers(t)
+	for _, byID := range []bool{false, true} {
+		name := "app"
+		id := l.network(name, false)
+		c := l.create("true", inNetworks(name))
+		l.removeNetwork(name)
+		if byID {
+			name = id
+		}
+		if status := l.disconnect(name, c); status != http.StatusOK {
+			t.Errorf("disconnecting it from %s: %d", name, status)
+		}
+		l.isIn(c)
+		if status := l.disconnect(name, c); status != http.StatusNotFound {
+			t.Errorf("once more: %d", status)
+		}
+		l.runs(c)
+	}
+}
+
+// TestNetworksAfterAttach: what a container is in when it is started counts, not when somebody has attached to it.
+func TestNetworksAfterAttach(t *testing.T) {
+	l := newContainers(t)
+	l.network("app", false)
+	l.network("inner", true)
+	id := l.create(noWayOut, inNetworks("app"))
+	a, err := l.ContainerAttach(t.Context(), id, client.ContainerAttachOptions{Stream: true, Stdout: true})
+	must(t, err)
+	defer a.Close()
+	if status := l.disconnect("app", id); status != http.StatusOK {
+		t.Errorf("disconnecting it: %d", status)
+	}
+	if status := l.connect("inner", id); status != http.StatusOK {
+		t.Errorf("connecting it: %d", status)
+	}
+	l.isIn(id, "inner")
+	l.runs(id)
+}
+
+// TestStartOfRemovedNetwork: a network goes while a container of it is being started; who runs that looks once more.
+func TestStartOfRemovedNetwork(t *testing.T) {
+	l := newContainers(t)
+	l.network("app", false)
+	id := l.create("true", inNetworks("app"))
+	m := l.server.manager(&Backend{Store: l.store})
+	c, err := view.FindContainer(t.Context(), l.store, id)
+	must(t, err)
+	release, err := m.LockNetworks(t.Context())
+	must(t, err)
+	started := make(chan error)
+	go func() { started <- m.Start(t.Context(), c) }()
+	must(t, l.server.forgetNetwork(t.Context(), m, "app"))
+	must(t, release())
+	if err := <-started; !errors.Is(err, container.ErrNoNetwork) || status(err) != http.StatusNotFound {
+		t.Errorf("it was started: %v", err)
+	}
+	if s := m.State(id); s.Running || !s.Started.IsZero() {
+		t.Errorf("it is %+v", s)
+	}
+}
+
+// TestUsualNetworkBesideOthers: the mode that is the usual one adds no way out to networks that a client names.
+func TestUsualNetworkBesideOthers(t *testing.T) {
+	l := newContainers(t)
+	l.network("inner", true)
+	for _, mode := range []string{"", "default", "bridge"} {
+		id := l.create(noWayOut, inNetworks(mode, "inner"))
+		l.isIn(id, "inner")
+		l.runs(id)
+	}
+	id := l.create("true", inNetworks("bridge", "bridge", "inner"))
+	l.isIn(id, "bridge", "inner")
+}
+
+// TestInNoNetwork: who has left all networks joins others, also as a container of the command line.
+func TestInNoNetwork(t *testing.T) {
+	l := newContainers(t)
+	l.network("inner", true)
+	m := l.server.manager(&Backend{Store: l.store})
+	img, err := imageFor(t.Context(), l.store, "busybox", "")
+	must(t, err)
+	own, err := m.Create(t.Context(), "", img, container.Options{Args: []string{"sh", "-c", noWayOut}})
+	must(t, err)
+	for id, first := range map[string]string{own.ID: "bridge", l.create(noWayOut, inNetworks("none")): "none"} {
+		l.isIn(id, first)
+		if status := l.disconnect(first, id); status != http.StatusOK {
+			t.Errorf("disconnecting it from %s: %d", first, status)
+		}
+		l.isIn(id)
+		if _, err := l.ContainerList(t.Context(), client.ContainerListOptions{All: true}); err != nil {
+			t.Error(err)
+		}
+		l.runs(id)
+		if status := l.connect("host", id); status != http.StatusForbidden {
+			t.Errorf("connecting it to the host's: %d", status)
+		}
+		if status := l.connect("inner", id); status != http.StatusOK {
+			t.Errorf("connecting what was in %s: %d", first, status)
+		}
+		l.isIn(id, "inner")
+		l.runs(id)
+		if status := l.disconnect("inner", id); status != http.StatusOK {
+			t.Errorf("disconnecting it from inner: %d", status)
+		}
+		if status := l.connect(first, id); status != http.StatusOK {
+			t.Errorf("connecting it to %s again: %d", first, status)
+		}
+		l.isIn(id, first)
+	}
+}
