@@ -214,6 +214,20 @@ func TestAttachWithBody(t *testing.T) {
 	}
 }
 
+// TestAttachWithChunks: a body without a length is not for the process, and nobody knows where it ends.
+func TestAttachWithChunks(t *testing.T) {
+	l := newContainers(t)
+	id := l.create("cat", func(o *client.ContainerCreateOptions) { o.Config.OpenStdin, o.Config.StdinOnce = true, true })
+	conn, err := net.Dial("tcp", strings.TrimPrefix(l.url, "http://"))
+	must(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, "POST /containers/"+id+"/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nTransfer-Encoding: chunked\r\n\r\n5\r\ntyped\r\n")
+	must(t, err)
+	if answer, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(answer, " 400 ") {
+		t.Errorf("the answer is %q, %v", answer, err)
+	}
+}
+
 // TestWait: no end is missed, however short the container runs.
 func TestWait(t *testing.T) {
 	l := newContainers(t)

@@ -197,6 +197,10 @@ func (s *Server) attachContainer(ctx context.Context, r *request) error {
 	if _, err := term.ToBytes(r.FormValue("detachKeys")); err != nil && r.FormValue("detachKeys") != "" {
 		return invalidf("Invalid detach keys (%s) provided: %v", r.FormValue("detachKeys"), err)
 	}
+	if r.ContentLength < 0 { // the process would get the chunks as they are
+		r.w.Header().Set("Connection", "close") // nobody waits for their end
+		return invalidf("a body of this request needs a Content-Length: what is for the process follows the head of the answer")
+	}
 	ctx, m, c, err := r.usable(ctx)
 	if err != nil {
 		return err
