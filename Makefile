@@ -21,7 +21,7 @@ PATCHED := -modfile=build/patched/go.mod
 GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(LDFLAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: dist dist-test sign session image image-debug image-daemon image-program image-test help build deps bases demo examples test page-test vm arm64 kubernetes check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile suites-engine suites-engine-client suites-engine-dockerfile suites-moby clients clean
+.PHONY: dist dist-test sign session image image-debug image-daemon image-program image-test help build deps bases demo examples test page-test vm arm64 kubernetes-programs kubernetes kubernetes-scale check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile suites-engine suites-engine-client suites-engine-dockerfile suites-moby clients clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -202,15 +202,23 @@ environments: build bases ## build Dockerfiles, packages of Debian and Go progra
 	@hack/deps.sh test
 	SLIPWAY_DOCKERFILES=$(or $(DOCKERFILES),all) SLIPWAY_ENVIRONMENTS=$(ENVIRONMENTS) SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway $(GO) test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 120m -run '^TestTable$$' ./hack/environments
 
-# SCENARIOS=lost,cut chooses some. Nothing of the cluster is left afterwards but its programs and logs in build/kubernetes.
-kubernetes: image-program ## start a Kubernetes of two nodes on this machine, compiled the first time (half an hour), and build on it while pods, nodes and the API server fail
+# What make kubernetes and make kubernetes-scale need. Nothing of the cluster is left afterwards but its programs and logs in build/kubernetes.
+kubernetes-programs: image-program
 	@hack/deps.sh kubernetes
 	@$(MAKE) --no-print-directory $(BASES)
 	@$(BASES) make busybox golang debian
 	@PROGRAM=$(PROGRAMS) $(BASES) exec -- hack/image.sh slipway
 	GO="$(GO)" hack/kubernetes/build.sh
 	$(GO) build -buildvcs=false -o build/kubernetes/bin/registry ./hack/kubernetes/registry
-	SLIPWAY_KUBERNETES=$(CURDIR)/build/kubernetes SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)" -timeout 60m -run '^TestKubernetes$$/$(if $(SCENARIOS),^($(subst $(comma),|,$(SCENARIOS)))$$)' ./hack/kubernetes
+KUBERNETES = SLIPWAY_KUBERNETES=$(CURDIR)/build/kubernetes SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)"
+
+# SCENARIOS=lost,cut chooses some.
+kubernetes: kubernetes-programs ## start a Kubernetes of two nodes on this machine, compiled the first time (half an hour), and build on it while pods, nodes and the API server fail
+	$(KUBERNETES) -timeout 60m -run '^TestKubernetes$$/$(if $(SCENARIOS),^($(subst $(comma),|,$(SCENARIOS)))$$)' ./hack/kubernetes
+
+# PROOF=stages or builds chooses one; SLIPWAY_SCALE_STAGES and SLIPWAY_SCALE_BUILDS are the seconds that a step waits.
+kubernetes-scale: kubernetes-programs ## build on that Kubernetes what waits, with 1, 2, 4 and 8 workers, and print the table of docs/kubernetes.md (three quarters of an hour)
+	SLIPWAY_SCALE_ONLY=$(PROOF) $(KUBERNETES) -timeout 90m -run '^TestScale$$' ./hack/kubernetes
 
 # PROJECTS=go-service,... chooses some. The store is kept: Debian's packages are installed once.
 warm: build bases ## build small models of projects of ten tools and more warm and cold, with packages of Debian, npm and modules of Go, and compare
