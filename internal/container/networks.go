@@ -60,8 +60,13 @@ var (
 	ErrNoNetwork = host.ErrNoNetwork
 )
 
-// maxNetworkName is how long a name may be, in bytes: it is a file's.
-const maxNetworkName = 200
+const (
+	// maxNetworkName is how long a name may be, in bytes: it is a file's.
+	maxNetworkName = 200
+	// maxNetworks is how many there may be, and maxAsked how much is kept of what a client asked for, in bytes: all are read to find one.
+	maxNetworks = 1000
+	maxAsked    = 64 << 10
+)
 
 const networkRecord = ".json"
 
@@ -85,12 +90,21 @@ func (m *Manager) MakeNetwork(n Network) (Network, error) {
 		return n, fmt.Errorf("%w network name: %q: want up to %d of [a-zA-Z0-9_.-], of which the first is a letter or a digit", ErrInvalid, n.Name, maxNetworkName)
 	case slices.Contains([]sandbox.Network{sandbox.NetworkBridge, sandbox.NetworkHost, sandbox.NetworkNone, "default"}, sandbox.Network(n.Name)):
 		return n, fmt.Errorf("%w network name: %q is one that is always there", ErrInvalid, n.Name)
+	case len(n.Docker) > maxAsked:
+		return n, fmt.Errorf("%w network: its labels and options have more than %d bytes", ErrInvalid, maxAsked)
 	}
 	if _, err := m.readNetwork(n.Name); err == nil || !errors.Is(err, store.ErrNotFound) {
 		return n, errors.Join(err, fmt.Errorf("network with name %s %w", n.Name, ErrNetworkExists))
 	}
+	all, err := m.Networks()
+	if err == nil && len(all) >= maxNetworks {
+		err = fmt.Errorf("%w network: there are %d already: remove some first", ErrInvalid, len(all))
+	}
+	if err != nil {
+		return n, err
+	}
 	var b [32]byte
-	_, err := rand.Read(b[:])
+	_, err = rand.Read(b[:])
 	n.ID, n.Created = hex.EncodeToString(b[:]), time.Now().UTC()
 	path := m.networkPath(n.Name)
 	if err == nil {
@@ -191,27 +205,28 @@ func FindNetwork(all []Network, name string) (n Network, err error) {
 	return n, fmt.Errorf("network %s is ambiguous (%d matches found based on ID prefix): %w", name, found, store.ErrAmbiguous)
 }
 
-// NetworkUsers are the containers that have a network.
-func (m *Manager) NetworkUsers(ctx context.Context, n Network) (users []store.Container, err error) {
+// NetworkUsers are the containers that are in networks, by the IDs of these.
+func (m *Manager) NetworkUsers(ctx context.Context) (users map[string][]store.Container, err error) {
 	all, err := m.Store.Containers(ctx)
 	if err != nil {
 		return nil, err
 	}
+	users = map[string][]store.Container{}
 	for _, c := range all {
-		if config, err := ReadConfig(c); err == nil && slices.Contains(config.Joined, Joined{n.Name, n.ID}) {
-			users = append(users, c)
+		config, err := ReadConfig(c)
+		if err != nil {
+			continue
+		}
+		for _, j := range config.Joined {
+			users[j.ID] = append(users[j.ID], c)
 		}
 	}
 	return users, nil
 }
 
-// RemoveNetwork removes a network. One that a container has which runs is [ErrNetworkInUse]; with unused, so is one that any has. The caller
-// has [Manager.LockNetworks].
-func (m *Manager) RemoveNetwork(ctx context.Context, n Network, unused bool) error {
-	users, err := m.NetworkUsers(ctx, n)
-	if err != nil {
-		return err
-	}
+// RemoveNetwork removes a network, of which users are in it. One that a container has which runs is [ErrNetworkInUse]; with unused, so is one that any
+// has. The caller has [Manager.LockNetworks].
+func (m *Manager) RemoveNetwork(n Network, users []store.Container, unused bool) error {
 	for _, c := range users {
 		if unused || m.State(c.ID).Running {
 			return fmt.Errorf("error while removing network: network %s id %s %w (name:%q id:%.12s)", n.Name, n.ID, ErrNetworkInUse, c.Name, c.ID)

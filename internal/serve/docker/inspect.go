@@ -78,6 +78,12 @@ func hostConfig(m *container.Manager, config *container.Config) *containertypes.
 	if h == nil {
 		h = &containertypes.HostConfig{}
 		for _, s := range config.Mounts {
+			if s.Tmpfs != nil {
+				if h.Tmpfs == nil {
+					h.Tmpfs = map[string]string{}
+				}
+				h.Tmpfs[s.Dest] = optionsOf(s.Tmpfs)
+			}
 			if s.Bind == "" {
 				continue
 			}
@@ -202,10 +208,7 @@ func endpoints(config *container.Config) map[string]*network.EndpointSettings {
 		if e == nil {
 			e = &network.EndpointSettings{}
 		}
-		e.NetworkID = j.ID
-		if j.ID == "" {
-			e.NetworkID = networkID(j.Name)
-		}
+		e.NetworkID = idOf(j)
 		all[j.Name] = e
 	}
 	return all

@@ -2,16 +2,22 @@ package docker
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	containertypes "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 
 	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/view"
 )
 
@@ -224,5 +230,134 @@ func TestInNoNetwork(t *testing.T) {
 			t.Errorf("connecting it to %s again: %d", first, status)
 		}
 		l.isIn(id, first)
+	}
+}
+
+// TestNetworkFilters: a network is dangling that no container has which runs; those that there always are never are.
+func TestNetworkFilters(t *testing.T) {
+	l := newContainers(t)
+	l.network("app", false)
+	l.network("idle", false)
+	id := l.create("sleep 1000", inNetworks("app"))
+	check := func(filter, want string) {
+		t.Helper()
+		key, value, _ := strings.Cut(filter, "=")
+		list, err := l.NetworkList(t.Context(), client.NetworkListOptions{Filters: client.Filters{}.Add(key, value)})
+		must(t, err)
+		var names []string
+		for _, n := range list.Items {
+			names = append(names, n.Name)
+		}
+		slices.Sort(names)
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("%s: %q, not %q", filter, got, want)
+		}
+	}
+	check("dangling=1", "app idle")
+	l.start(id)
+	check("dangling=true", "idle")
+	check("dangling=false", "app bridge host none")
+	check("dangling=0", "app bridge host none")
+	check("type=builtin", "bridge host none")
+	for _, bad := range []string{`{"dangling":["no"]}`, `{"dangling":["true","false"]}`, `{"type":["other"]}`, `{"type":["builtin","other"]}`} {
+		if _, status := l.get(http.MethodGet, "/networks?filters="+url.QueryEscape(bad)); status != http.StatusBadRequest {
+			t.Errorf("%s: %d", bad, status)
+		}
+	}
+	if status := l.post("/networks/create", `{"Name":"large","Labels":{"a":"`+strings.Repeat("a", 70<<10)+`"}}`); status != http.StatusBadRequest {
+		t.Errorf("large labels: %d", status)
+	}
+}
+
+// TestNetworkEvents: who follows events is told who is in a network.
+func TestNetworkEvents(t *testing.T) {
+	l := newContainers(t)
+	first := l.network("app", false)
+	id := l.create("true", inNetworks("bridge"))
+	for _, status := range []int{l.connect("app", id), l.disconnect("bridge", id)} {
+		if status != http.StatusOK {
+			t.Errorf("changing it: %d", status)
+		}
+	}
+	l.removeNetwork("app")
+	second := l.network("app", false)
+	if status := l.disconnect("app", id); status != http.StatusOK {
+		t.Errorf("disconnecting it: %d", status)
+	}
+	_, err := l.NetworkPrune(t.Context(), client.NetworkPruneOptions{})
+	must(t, err)
+	past, _, leave := l.server.events.join()
+	leave()
+	var told []string
+	for _, e := range past {
+		if e.Type == events.NetworkEventType {
+			told = append(told, fmt.Sprintf("%s %s %s", e.Action, e.Actor.ID, e.Actor.Attributes))
+		}
+	}
+	attributes := func(name string) map[string]string { return map[string]string{"name": name, "type": "bridge"} }
+	with := func(name string) map[string]string {
+		a := attributes(name)
+		a["container"] = id
+		return a
+	}
+	var want []string
+	for _, e := range []struct {
+		action, id string
+		attributes map[string]string
+	}{
+		{"create", first, attributes("app")}, {"connect", first, with("app")}, {"disconnect", networkID("bridge"), with("bridge")}, {"destroy", first, attributes("app")}, {"create", second, attributes("app")},
+		{"disconnect", first, with("app")}, {"destroy", second, attributes("app")}, {"prune", "", map[string]string{"reclaimed": "0"}},
+	} {
+		want = append(want, fmt.Sprintf("%s %s %s", e.action, e.id, e.attributes))
+	}
+	if !slices.Equal(told, want) {
+		t.Errorf("told were\n%s\nnot\n%s", strings.Join(told, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestNetworksBesideVolumes: nothing that is done with networks waits for who has the volumes.
+func TestNetworksBesideVolumes(t *testing.T) {
+	l := newContainers(t)
+	l.network("app", false)
+	id := l.create("true", inNetworks("app"))
+	release, err := l.server.manager(&Backend{Store: l.store}).LockVolumes(t.Context())
+	must(t, err)
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		l.network("other", false)
+		l.connect("other", id)
+		l.disconnect("app", id)
+		l.start(id)
+		l.removeNetwork("app")
+	}()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Error("they wait")
+	}
+	must(t, release())
+	<-done
+}
+
+// TestTmpfsOfCommandLine: what a container of the command line has in memory is told as what a client asks for.
+func TestTmpfsOfCommandLine(t *testing.T) {
+	l := newContainers(t)
+	img, err := imageFor(t.Context(), l.store, "busybox", "")
+	must(t, err)
+	want := []sandbox.Mount{{Dest: "/a", Tmpfs: &sandbox.Tmpfs{NoExec: true}}, {Dest: "/b", Tmpfs: &sandbox.Tmpfs{Size: 1 << 20, Mode: 0o1750}}}
+	c, err := l.server.manager(&Backend{Store: l.store}).Create(t.Context(), "", img, container.Options{Args: []string{"true"}, Mounts: want})
+	must(t, err)
+	got, err := l.ContainerInspect(t.Context(), c.ID, client.ContainerInspectOptions{})
+	must(t, err)
+	if all := got.Container.HostConfig.Tmpfs; len(all) != len(want) {
+		t.Errorf("it has %q", all)
+	}
+	for _, m := range want {
+		parsed := &sandbox.Tmpfs{NoExec: true}
+		must(t, tmpfsOptions(parsed, got.Container.HostConfig.Tmpfs[m.Dest]))
+		if *parsed != *m.Tmpfs {
+			t.Errorf("%s: %q", m.Dest, got.Container.HostConfig.Tmpfs[m.Dest])
+		}
 	}
 }

@@ -178,6 +178,21 @@ func (c *creating) volume(ctx context.Context, name, dest string, readOnly, noCo
 	return c.add(sandbox.Mount{Bind: v.Dir, Dest: dest, ReadOnly: readOnly})
 }
 
+// optionsOf are the options of mount(8) that make such a tmpfs.
+func optionsOf(t *sandbox.Tmpfs) string {
+	var all []string
+	if t.Size > 0 {
+		all = append(all, "size="+strconv.FormatInt(t.Size, 10))
+	}
+	if t.Mode > 0 {
+		all = append(all, "mode="+strconv.FormatUint(uint64(t.Mode), 8))
+	}
+	if !t.NoExec {
+		all = append(all, "exec")
+	}
+	return strings.Join(all, ",")
+}
+
 // tmpfsOptions reads the options of mount(8) that a tmpfs may have.
 func tmpfsOptions(t *sandbox.Tmpfs, options string) (err error) {
 	for _, opt := range strings.Split(options, ",") {

@@ -92,13 +92,30 @@ func (s *Server) listNetworks(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	all := []network.Summary{}
-	for _, n := range list {
-		wanted, err := networkWanted(ctx, m, n, args)
-		if err != nil {
+	dangling, err := oneBool(args, "dangling")
+	if err != nil {
+		return err
+	}
+	for _, v := range args["type"] {
+		if v != "builtin" && v != "custom" {
+			return invalidf("invalid filter 'type=%s'", v)
+		}
+	}
+	users := map[string][]store.Container{}
+	if dangling != nil {
+		if users, err = m.NetworkUsers(ctx); err != nil {
 			return err
 		}
-		if wanted {
+	}
+	all := []network.Summary{}
+	for _, n := range list {
+		if dangling != nil {
+			used := isBuiltin(n) || slices.ContainsFunc(users[n.ID], func(c store.Container) bool { return m.State(c.ID).Running })
+			if used == *dangling {
+				continue
+			}
+		}
+		if networkWanted(n, args) {
 			all = append(all, network.Summary{Network: n})
 		}
 	}
@@ -106,15 +123,7 @@ func (s *Server) listNetworks(ctx context.Context, r *request) error {
 }
 
 // networkWanted reports whether filters let a network through: all labels have to be there, and of the other keys one value has to fit.
-func networkWanted(ctx context.Context, m *container.Manager, n network.Network, args view.Args) (bool, error) {
-	used := true
-	if len(args["dangling"]) > 0 && !isBuiltin(n) {
-		users, err := m.NetworkUsers(ctx, container.Network{Name: n.Name, ID: n.ID})
-		if err != nil {
-			return false, err
-		}
-		used = len(users) > 0
-	}
+func networkWanted(n network.Network, args view.Args) bool {
 	for key, values := range args {
 		if !slices.ContainsFunc(values, func(v string) bool {
 			switch key {
@@ -131,14 +140,28 @@ func networkWanted(ctx context.Context, m *container.Manager, n network.Network,
 			case "label":
 				return view.HasLabels(n.Labels, values)
 			case "dangling":
-				return !isBuiltin(n) && used != (v == "true" || v == "1")
+				return true // it was looked at
 			}
 			return false
 		}) {
-			return false, nil
+			return false
 		}
 	}
-	return true, nil
+	return true
+}
+
+// oneBool is a filter that may be given once, and is true or false; nil: it is not there.
+func oneBool(args view.Args, key string) (*bool, error) {
+	var is bool
+	switch values := args[key]; {
+	case len(values) == 0:
+		return nil, nil
+	case slices.Equal(values, []string{"true"}), slices.Equal(values, []string{"1"}):
+		is = true
+	case !slices.Equal(values, []string{"false"}) && !slices.Equal(values, []string{"0"}):
+		return nil, invalidf("invalid filter '%s=%s'", key, values)
+	}
+	return &is, nil
 }
 
 // findNetwork finds one by its name, its ID or the beginning of it.
@@ -185,11 +208,11 @@ func (s *Server) inspectNetwork(ctx context.Context, r *request) error {
 	}
 	out := network.Inspect{Network: n, Containers: map[string]network.EndpointResource{}}
 	if !isBuiltin(n) {
-		users, err := m.NetworkUsers(ctx, container.Network{Name: n.Name, ID: n.ID})
+		users, err := m.NetworkUsers(ctx)
 		if err != nil {
 			return err
 		}
-		for _, c := range users {
+		for _, c := range users[n.ID] {
 			if m.State(c.ID).Running {
 				out.Containers[c.ID] = network.EndpointResource{Name: c.Name}
 			}
@@ -231,7 +254,7 @@ func (s *Server) createNetwork(ctx context.Context, r *request) error {
 	if err = errors.Join(err, release()); err != nil {
 		return err
 	}
-	s.events.network(events.ActionCreate, n)
+	s.events.network(events.ActionCreate, n.ID, n.Name, "")
 	return r.answer(http.StatusCreated, network.CreateResponse{ID: n.ID, Warning: apart(n.Name)})
 }
 
@@ -240,9 +263,19 @@ func apart(name string) string {
 	return "Containers of the network " + name + " do not reach each other: each has a network of its own."
 }
 
-// network tells of something that was done with a network.
-func (b *bus) network(action events.Action, n container.Network) {
-	b.tell(events.NetworkEventType, action, n.ID, map[string]string{"name": n.Name, "type": "bridge"})
+// network tells of something that was done with a network, and with a container, which may be "".
+func (b *bus) network(action events.Action, id, name, container string) {
+	kind := "bridge"
+	for _, n := range builtin() {
+		if n.ID == id {
+			kind = n.Driver
+		}
+	}
+	attributes := map[string]string{"name": name, "type": kind}
+	if container != "" {
+		attributes["container"] = container
+	}
+	b.tell(events.NetworkEventType, action, id, attributes)
 }
 
 // removeNetwork answers DELETE /networks/NAME.
@@ -272,11 +305,14 @@ func (s *Server) forgetNetwork(ctx context.Context, m *container.Manager, name s
 	if isBuiltin(n) {
 		return failure{http.StatusForbidden, n.Name + " is a pre-defined network and cannot be removed"}
 	}
-	gone := container.Network{Name: n.Name, ID: n.ID}
-	if err := m.RemoveNetwork(ctx, gone, false); err != nil {
+	users, err := m.NetworkUsers(ctx)
+	if err != nil {
 		return err
 	}
-	s.events.network(events.ActionDestroy, gone)
+	if err := m.RemoveNetwork(container.Network{Name: n.Name, ID: n.ID}, users[n.ID], false); err != nil {
+		return err
+	}
+	s.events.network(events.ActionDestroy, n.ID, n.Name, "")
 	return nil
 }
 
@@ -301,16 +337,23 @@ func (s *Server) pruneNetworks(ctx context.Context, r *request) error {
 	}
 	var report network.PruneReport
 	list, err := m.Networks()
+	var users map[string][]store.Container
+	if err == nil {
+		users, err = m.NetworkUsers(ctx)
+	}
+	if err != nil {
+		return errors.Join(err, release())
+	}
 	for _, n := range list {
 		labels := networkOf(n).Labels
 		young := slices.ContainsFunc(filter.Until, func(t time.Time) bool { return !n.Created.Before(t) })
 		if young || !view.HasLabels(labels, filter.Labels) || len(filter.NotLabels) > 0 && view.HasLabels(labels, filter.NotLabels) {
 			continue
 		}
-		switch rerr := m.RemoveNetwork(ctx, n, true); {
+		switch rerr := m.RemoveNetwork(n, users[n.ID], true); {
 		case rerr == nil:
 			report.NetworksDeleted = append(report.NetworksDeleted, n.Name)
-			s.events.network(events.ActionDestroy, n)
+			s.events.network(events.ActionDestroy, n.ID, n.Name, "")
 		case !errors.Is(rerr, container.ErrNetworkInUse):
 			err = errors.Join(err, rerr)
 		}
@@ -318,6 +361,7 @@ func (s *Server) pruneNetworks(ctx context.Context, r *request) error {
 	if err = errors.Join(err, release()); err != nil {
 		return err
 	}
+	s.events.tell(events.NetworkEventType, events.ActionPrune, "", map[string]string{"reclaimed": "0"})
 	return r.answer(http.StatusOK, report)
 }
 
@@ -327,7 +371,7 @@ func (s *Server) connectNetwork(ctx context.Context, r *request) error {
 	if err := r.document(&body); err != nil {
 		return err
 	}
-	return s.changeNetworks(ctx, r, body.Container, false, func(j container.Joined, c store.Container, in []container.Joined, a *asked) ([]container.Joined, error) {
+	return s.changeNetworks(ctx, r, body.Container, events.ActionConnect, func(j container.Joined, c store.Container, in []container.Joined, a *asked) ([]container.Joined, error) {
 		in = slices.DeleteFunc(in, func(other container.Joined) bool { return other.Name == j.Name && other.ID != j.ID }) // that one was removed
 		switch {
 		case slices.Contains(in, j):
@@ -351,7 +395,7 @@ func (s *Server) disconnectNetwork(ctx context.Context, r *request) error {
 	if err := r.document(&body); err != nil {
 		return err
 	}
-	return s.changeNetworks(ctx, r, body.Container, true, func(j container.Joined, c store.Container, in []container.Joined, a *asked) ([]container.Joined, error) {
+	return s.changeNetworks(ctx, r, body.Container, events.ActionDisconnect, func(j container.Joined, c store.Container, in []container.Joined, a *asked) ([]container.Joined, error) {
 		same := func(other container.Joined) bool { return other.Name == j.Name }
 		switch {
 		case j.Name == "host":
@@ -375,8 +419,16 @@ func joined(n network.Network) container.Joined {
 	return container.Joined{Name: n.Name, ID: n.ID}
 }
 
-// changeNetworks changes the networks of a container; with gone, also by one that was removed. While it runs, what it reaches cannot change.
-func (s *Server) changeNetworks(ctx context.Context, r *request, who string, gone bool, change func(j container.Joined, c store.Container, in []container.Joined, a *asked) ([]container.Joined, error)) error {
+// idOf is the ID of a network that a container is in.
+func idOf(j container.Joined) string {
+	if j.ID == "" {
+		return networkID(j.Name)
+	}
+	return j.ID
+}
+
+// changeNetworks changes the networks of a container, and tells of that; it is disconnected from one that was removed, too. While it runs, what it reaches cannot change.
+func (s *Server) changeNetworks(ctx context.Context, r *request, who string, action events.Action, change func(j container.Joined, c store.Container, in []container.Joined, a *asked) ([]container.Joined, error)) error {
 	name := r.name
 	r.name = who
 	ctx, m, c, err := r.container(ctx)
@@ -388,13 +440,15 @@ func (s *Server) changeNetworks(ctx context.Context, r *request, who string, gon
 		return err
 	}
 	made, err := m.Networks()
+	var changed container.Joined
 	if err == nil {
 		running := m.State(c.ID).Running
 		err = m.Configure(ctx, c, func(config *container.Config) error {
-			j, err := toChange(made, name, config, gone)
+			j, err := toChange(made, name, config, action == events.ActionDisconnect)
 			if err != nil {
 				return err
 			}
+			changed = j
 			a := askedFor(config)
 			in, err := change(j, c, slices.Clone(config.In()), &a)
 			if err != nil {
@@ -412,21 +466,22 @@ func (s *Server) changeNetworks(ctx context.Context, r *request, who string, gon
 	if err = errors.Join(err, release()); err != nil {
 		return err
 	}
+	s.events.network(action, idOf(changed), changed.Name, c.ID)
 	return r.ok()
 }
 
-// toChange is the network of a name or an ID: one of those that there are, or with gone one that was removed and a container is in.
+// toChange is the network of a name or an ID: one of those that there are, or with gone one that a container is in and that was removed.
 func toChange(made []container.Network, name string, config *container.Config, gone bool) (container.Joined, error) {
 	n, err := findNetwork(made, name)
-	if err == nil {
-		return joined(n), nil
-	}
 	for _, j := range config.Joined {
-		if gone && status(err) == http.StatusNotFound && (j.Name == name || j.ID == name) {
+		if gone && (err == nil && j.Name == n.Name || status(err) == http.StatusNotFound && (j.Name == name || j.ID == name)) {
 			return j, nil
 		}
 	}
-	return container.Joined{}, err
+	if err != nil {
+		return container.Joined{}, err
+	}
+	return joined(n), nil
 }
 
 // setNetworks puts a container in networks; what is in internal ones alone, or in none, has no way out.
