@@ -233,6 +233,24 @@ func TestInNoNetwork(t *testing.T) {
 	}
 }
 
+// TestNetworkNamedAsAnother: a container is in the network that it was put into, also where the name of that is the ID of another one.
+func TestNetworkNamedAsAnother(t *testing.T) {
+	l := newContainers(t)
+	first := l.network("app", false)
+	second := l.network(first, true)
+	id := l.create(noWayOut, inNetworks(second))
+	if e := l.endpoints(id)[first]; e == nil || e.NetworkID != second {
+		t.Errorf("it is in %+v, not in %s", e, second)
+	}
+	l.runs(id)
+	l.removeNetwork("app")
+	l.runs(id)
+	l.removeNetwork(second)
+	if _, status := l.get(http.MethodPost, "/containers/"+id+"/start"); status != http.StatusNotFound {
+		t.Errorf("starting what was in it: %d", status)
+	}
+}
+
 // TestNetworkFilters: a network is dangling that no container has which runs; those that there always are never are.
 func TestNetworkFilters(t *testing.T) {
 	l := newContainers(t)
@@ -263,6 +281,9 @@ func TestNetworkFilters(t *testing.T) {
 		if _, status := l.get(http.MethodGet, "/networks?filters="+url.QueryEscape(bad)); status != http.StatusBadRequest {
 			t.Errorf("%s: %d", bad, status)
 		}
+	}
+	if _, status := l.get(http.MethodGet, "/volumes?filters="+url.QueryEscape(`{"dangling":["no"]}`)); status != http.StatusBadRequest {
+		t.Errorf("of volumes: %d", status)
 	}
 	if status := l.post("/networks/create", `{"Name":"large","Labels":{"a":"`+strings.Repeat("a", 70<<10)+`"}}`); status != http.StatusBadRequest {
 		t.Errorf("large labels: %d", status)

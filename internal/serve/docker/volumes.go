@@ -74,18 +74,24 @@ func chosenVolumes(ctx context.Context, m *container.Manager, args view.Args) (a
 	if err != nil {
 		return nil, err
 	}
+	dangling, err := oneBool(args, "dangling")
+	if err != nil {
+		return nil, err
+	}
 	for _, v := range list {
-		used := true
-		if len(args["dangling"]) > 0 {
+		if !volumeWanted(v, args) {
+			continue
+		}
+		if dangling != nil {
 			users, err := m.VolumeUsers(ctx, v)
 			if err != nil {
 				return nil, err
 			}
-			used = len(users) > 0
+			if *dangling != (len(users) == 0) {
+				continue
+			}
 		}
-		if volumeWanted(v, args, used) {
-			all = append(all, v)
-		}
+		all = append(all, v)
 	}
 	return all, nil
 }
@@ -180,29 +186,16 @@ func (s *Server) pruneVolumes(ctx context.Context, r *request) error {
 	return r.answer(http.StatusOK, report)
 }
 
-// volumeWanted reports whether filters let a volume through: all labels have to be there, and of the other keys one value has to fit.
-func volumeWanted(v container.Volume, args view.Args, used bool) bool {
-	labels := volumeOf(v).Labels
-	for key, values := range args {
-		fits := func(string) bool { return true }
+// volumeWanted reports whether filters let a volume through.
+func volumeWanted(v container.Volume, args view.Args) bool {
+	return fit(args, volumeOf(v).Labels, func(key, value string) bool {
 		switch key {
 		case "driver":
-			fits = func(value string) bool { return value == "local" }
+			return value == "local"
 		case "name":
-			fits = func(value string) bool {
-				re, err := regexp.Compile(value)
-				return strings.Contains(v.Name, value) || err == nil && re.MatchString(v.Name)
-			}
-		case "label":
-			fits = func(string) bool { return view.HasLabels(labels, values) }
-		case "label!":
-			fits = func(string) bool { return !view.HasLabels(labels, values) }
-		case "dangling":
-			fits = func(value string) bool { return used != (value == "true" || value == "1") }
+			re, err := regexp.Compile(value)
+			return strings.Contains(v.Name, value) || err == nil && re.MatchString(v.Name)
 		}
-		if !slices.ContainsFunc(values, fits) {
-			return false
-		}
-	}
-	return true
+		return true // dangling was looked at
+	})
 }

@@ -98,7 +98,7 @@ func TestLabelFilters(t *testing.T) {
 		{"label!", []string{"keep=no", "team=a"}, false}, {"label!", []string{"keep=no", "team=b"}, true}, {"label!", []string{"keep"}, false},
 	} {
 		args := view.Args{tc.key: tc.values}
-		if got := volumeWanted(v, args, true); got != tc.want {
+		if got := volumeWanted(v, args); got != tc.want {
 			t.Errorf("volumes, %v: %v", args, got)
 		}
 		if tc.key != "label" {
@@ -111,7 +111,7 @@ func TestLabelFilters(t *testing.T) {
 			t.Errorf("events of containers, %v: %v", args, got)
 		}
 	}
-	if !volumeWanted(container.Volume{Anonymous: true}, view.Args{"label": {"com.docker.volume.anonymous"}}, true) {
+	if !volumeWanted(container.Volume{Anonymous: true}, view.Args{"label": {"com.docker.volume.anonymous"}}) {
 		t.Error("an anonymous volume has its label in lists alone")
 	}
 }
