@@ -44,7 +44,7 @@ var byPath = map[string]string{
 	"internal/container.Manager.lockToCopy":    "files of the store",
 	"internal/container.Manager.keep":          "files of the store",
 	"internal/container.Manager.isKept":        "files of the store",
-	"internal/container.Manager.LockVolumes":   "files of the store",
+	"internal/container.lockFile":              "files of the store",
 	"internal/container.Manager.openRoot":      "the root itself, by the number of its process, which is looked at again afterwards",
 	"internal/container.Manager.await":         "files of the store",
 	"internal/container.Manager.Gone":          "files of the store",
