@@ -291,7 +291,7 @@ func (s *store) processes() string {
 }
 
 // stays are the files that a store without anything in it has.
-var stays = []string{"oci-layout", "gc", "grown", "index.json", "meta.db", "meta.db-wal", "meta.db-shm", "reserve", "spare", "events", "events.1", "mask", "seccomp", "init", "private"}
+var stays = []string{"oci-layout", "gc", "grown", "index.json", "meta.db", "meta.db-wal", "meta.db-shm", "reserve", "spare", "events", "events.1", "mask", "seccomp", "init", "private", "networks/.lock", "volumes/.lock"}
 
 // checkPruned prunes everything, and looks at what is left.
 func (s *store) checkPruned(ctx context.Context) error {
@@ -317,7 +317,7 @@ func (s *store) checkPruned(ctx context.Context) error {
 		}
 		rel, err := filepath.Rel(s.root, path)
 		top, _, _ := strings.Cut(rel, "/")
-		if err != nil || rel == "." || slices.Contains(stays, top) || top == "builds" {
+		if err != nil || rel == "." || slices.Contains(stays, top) || slices.Contains(stays, rel) || top == "builds" {
 			return err
 		}
 		if rel == top && e.IsDir() || rel == "blobs/sha256" {

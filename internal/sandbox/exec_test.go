@@ -120,10 +120,10 @@ func testExec(l *lab) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		var first lockedBuffer
-		ended := make(chan error, 1)
+		ended, begun := make(chan error, 1), make(chan struct{})
 		read, write := io.Pipe()
 		go func() {
-			ended <- l.runner.Run(ctx, spec, IO{Stdout: io.MultiWriter(&first, write), Stderr: &first})
+			ended <- l.runner.Run(ctx, spec, IO{Stdout: io.MultiWriter(&first, write), Stderr: &first, Started: func() { close(begun) }})
 			write.Close()
 		}()
 		var seen bytes.Buffer
@@ -134,6 +134,7 @@ func testExec(l *lab) {
 				l.t.Fatalf("%s: %v: %s", name, <-ended, first.String())
 			}
 		}
+		<-begun // what it prints may come before that
 		c := &started{l: l, spec: spec}
 		got, err := c.exec(view)
 		want := strings.TrimSpace(strings.TrimSuffix(seen.String(), "end\n"))
