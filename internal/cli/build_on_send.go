@@ -334,39 +334,6 @@ func (r *remote) imageName() (string, error) {
 	return name, nil
 }
 
-// isMade finds out whether a pod that had ended before this command began has made what it says, and whether that still has the names that it was to get.
-func (r *remote) isMade(ctx context.Context, out kube.Outcome) error {
-	one := remote{out: out}
-	result, err := one.readResult()
-	if err != nil {
-		return err
-	}
-	names := r.pushed
-	if r.image != "" {
-		names = []string{r.image}
-	}
-	if len(names) == 0 || result.Manifest.Digest == "" {
-		return errors.New("it has pushed nothing")
-	}
-	for _, name := range names {
-		named, err := reference.ParseNormalizedNamed(name)
-		if err != nil {
-			return err
-		}
-		if r.repo.Insecure && reference.Domain(named) == hostOfRepository(r.repo.Repository) {
-			r.app.registry().AllowInsecure(reference.Domain(named))
-		}
-		desc, err := r.app.registry().Resolve(ctx, reference.TagNameOnly(named).String())
-		if err != nil {
-			return err
-		}
-		if desc.Digest != result.Manifest.Digest {
-			return fmt.Errorf("%s is %s, and not %s", name, desc.Digest, result.Manifest.Digest)
-		}
-	}
-	return nil
-}
-
 // bringHome has the image in the store, under the names that it was to get, and in Docker or containerd where one runs here.
 func (r *remote) bringHome(ctx context.Context, mode string, d digest.Digest) error {
 	from, err := r.imageName()

@@ -7,14 +7,9 @@ import (
 	"testing"
 
 	"github.com/containerd/platforms"
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/random"
-	remoteregistry "github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/spf13/pflag"
 
-	"github.com/slipway-build/slipway/internal/kube"
 	"github.com/slipway-build/slipway/internal/progress"
-	"github.com/slipway-build/slipway/internal/registry/registrytest"
 )
 
 // TestOnRules: of each flag of build it is said what becomes of it in a cluster.
@@ -97,51 +92,6 @@ func TestPushedName(t *testing.T) {
 			t.Errorf("a and %s", other)
 		}
 	}
-}
-
-// TestIsMade: what a Job has made that had ended before counts when the registry has it under all names that it was to get.
-func TestIsMade(t *testing.T) {
-	reg := registrytest.Start(t)
-	var digests []string
-	for _, tag := range []string{"/app:v1", "/app:v2", "/app:v3"} {
-		img, err := random.Image(10, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if tag == "/app:v2" {
-			if img, err = remoteregistry.Image(must(name.ParseReference(reg.Host + "/app:v1"))); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := remoteregistry.Write(must(name.ParseReference(reg.Host+tag)), img); err != nil {
-			t.Fatal(err)
-		}
-		d, err := img.Digest()
-		if err != nil {
-			t.Fatal(err)
-		}
-		digests = append(digests, d.String())
-	}
-	for names, made := range map[string]bool{"v1": true, "v1 v2": true, "v3": false, "v1 v3": false, "nosuch": false, "": false} {
-		r := &remote{app: &app{}}
-		for tag := range strings.FieldsSeq(names) {
-			r.pushed = append(r.pushed, reg.Host+"/app:"+tag)
-		}
-		err := r.isMade(t.Context(), kube.Outcome{Message: fmt.Sprintf(`{"containerimage.digest": %q}`, digests[0])})
-		if (err == nil) != made {
-			t.Errorf("%q: %v", names, err)
-		}
-	}
-	if err := (&remote{app: &app{}, pushed: []string{reg.Host + "/app:v1"}}).isMade(t.Context(), kube.Outcome{Message: "{}"}); err == nil {
-		t.Error("it says nothing, and is believed")
-	}
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
 }
 
 // TestShared: what may be another thing each time that it is asked for is nobody else's.

@@ -186,9 +186,6 @@ func (r *remote) carryOut(ctx context.Context, sink progress.Sink, spec *kube.Sp
 			b.replay = progress.NewReplay(sink)
 		}
 		one := *spec
-		if b.main {
-			one.Made = r.isMade
-		}
 		b.do = func(ctx context.Context) error {
 			return r.bounds.jobs.in(ctx, func() error { return b.carryOut(ctx, r.cluster, one) })
 		}

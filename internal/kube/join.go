@@ -34,9 +34,18 @@ var (
 
 // notJoined is why a Job is not joined, or not any longer.
 type notJoined struct {
-	gone bool // it is no more: one's own may have its name
 	why  string
+	then next
 }
+
+// next is which Job takes the place of one that is not joined.
+type next int
+
+const (
+	otherName next = iota // another one that is shared: this one has the name, and is of no use to anybody who comes
+	sameName              // one that is shared, by its name: it is no more
+	alone                 // one's own, that nobody joins: this one may be another thing, or may fail for what one's own does not have
+)
 
 func (e *notJoined) Error() string { return e.why }
 
@@ -85,21 +94,20 @@ func (r *running) there(ctx context.Context) (j job, whole dict, err error) {
 }
 
 // join has what is carried out be another client's Job, where that is the same one and may end well.
-func (r *running) join(ctx context.Context, t *template, s *Spec, j *job, whole dict) error {
+func (r *running) join(ctx context.Context, t *template, j *job, whole dict) error {
 	r.joined = true
-	complete := holds(j.Status.Conditions, "Complete") != nil
 	switch {
 	case j.Metadata.DeletionTimestamp != nil:
 		return &notJoined{why: "it is being deleted"}
 	case holds(j.Status.Conditions, "Failed") != nil || holds(j.Status.Conditions, "FailureTarget") != nil:
 		return &notJoined{why: "it has failed"}
-	case complete && s.Made == nil:
+	case holds(j.Status.Conditions, "Complete") != nil || holds(j.Status.Conditions, "SuccessCriteriaMet") != nil: // it may have read tags that are others by now
 		return &notJoined{why: "it has ended"}
 	}
 	if err := r.cluster.compare(ctx, t, r.name, whole); err != nil {
 		return err
 	}
-	r.uid, r.complete = j.Metadata.UID, complete
+	r.uid = j.Metadata.UID
 	r.view.Tell("joining Job " + r.name + " of another client in " + r.cluster.String())
 	return nil
 }
@@ -114,13 +122,13 @@ func (c *Cluster) compare(ctx context.Context, t *template, name string, there d
 	}, &would, nil)
 	var refused *Error
 	if errors.As(err, &refused) { // of a webhook that knows no trial runs, say
-		return &notJoined{why: "it cannot be compared: " + oneSentence(err.Error())}
+		return &notJoined{why: "it cannot be compared: " + oneSentence(err.Error()), then: alone}
 	}
 	if err != nil {
 		return err
 	}
 	if what := differs(compared(there, name), compared(would, trialName), "spec"); what != "" {
-		return &notJoined{why: "it is another one, by its " + what}
+		return &notJoined{why: "it is another one, by its " + what, then: alone}
 	}
 	return nil
 }
@@ -183,10 +191,10 @@ func differs(a, b any, path string) string {
 	return ""
 }
 
-// bad is the error of a Job that comes to no good end: one that was joined is left, and one's own is made.
+// bad is the error of a Job that cannot go on: one that was joined is left, as what keeps it from that may have been mended since it was made.
 func (r *running) bad(err error) error {
 	if r.joined {
-		return &notJoined{why: err.Error()}
+		return &notJoined{why: err.Error(), then: alone}
 	}
 	return err
 }
@@ -200,7 +208,7 @@ func (r *running) stillThere(ctx context.Context) error {
 	err := r.cluster.call(ctx, request{method: http.MethodGet, path: r.cluster.jobs(r.name)}, &j, r.lostServer)
 	switch {
 	case isCode(err, http.StatusNotFound), err == nil && j.Metadata.UID != r.uid:
-		return &notJoined{gone: true, why: "it was deleted"}
+		return &notJoined{why: "it was deleted", then: sameName}
 	case err == nil && j.Metadata.DeletionTimestamp != nil:
 		return &notJoined{why: "it is being deleted"}
 	}
@@ -218,17 +226,11 @@ func (r *running) stuck(warning string) bool {
 	return r.pod != nil && r.pod.Spec.NodeName != "" && time.Since(r.since) > min(joinPatience, r.patience)
 }
 
-// accept decides whether the end of a Job that was joined is that of one's own: another client's credentials are no part of what was compared.
-func (r *running) accept(ctx context.Context, s *Spec, out Outcome) error {
-	switch {
-	case !r.joined:
-		return nil
-	case out.ExitCode != 0 && len(s.Files) > 0:
-		return &notJoined{why: fmt.Sprintf("it failed with exit code %d, and had credentials of its own", out.ExitCode)}
-	case out.ExitCode == 0 && r.complete:
-		if err := s.Made(ctx, out); err != nil {
-			return &notJoined{why: "what it has made is not there: " + oneSentence(err.Error())}
-		}
+// failed decides what the failure of a command is. Of a Job that was joined it is not one's own: it may be for credentials of another client, which are no part of what
+// was compared, or for something that was otherwise when that one ran.
+func (r *running) failed(code int) error {
+	if r.joined {
+		return &notJoined{why: fmt.Sprintf("it failed with exit code %d", code), then: alone}
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 
 // another is another client of the same cluster.
 func (f *fixture) another() *fixture {
-	return &fixture{Server: f.Server, cluster: f.cluster, dir: f.dir, seen: func(string) {}}
+	return &fixture{Server: f.Server, cluster: f.cluster, dir: f.dir, seen: func(string) {}, heard: func(string) {}}
 }
 
 // ended is what became of a command.
@@ -38,6 +38,19 @@ func (f *fixture) wasTold(text string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.ContainsFunc(f.told, func(s string) bool { return strings.Contains(s, text) })
+}
+
+// shares reports whether the last Job that was made has a name by which others find it.
+func (f *fixture) shares() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var last string
+	for _, told := range f.told {
+		if name, ok := strings.CutPrefix(told, "Job slipway-"); ok && strings.HasSuffix(told, " in namespace ci of test") {
+			last, _, _ = strings.Cut(name, " ")
+		}
+	}
+	return len(last) > 12
 }
 
 func shared(s *kube.Spec) { s.Shared = true }
@@ -193,6 +206,9 @@ func TestNotJoined(t *testing.T) {
 			if !second.wasTold("of another client is not joined: ") || !second.wasTold(c.want) {
 				t.Errorf("told %q, want %q", second.told, c.want)
 			}
+			if another := strings.Contains(c.want, "by its"); second.shares() == another {
+				t.Errorf("it has the Job %q", second.told)
+			}
 			if len(left) != 2 { // the first one's Job and its pod
 				t.Errorf("there are %q", left)
 			}
@@ -239,63 +255,87 @@ func TestNotShared(t *testing.T) {
 	}
 }
 
-// TestJoinedFails: a failure is everybody's where all that decides it was compared; where another client's credentials may be the reason, it is tried with one's own.
+// TestJoinedFails: a failure of another client's Job is tried once with a Job of one's own, whose end counts.
 func TestJoinedFails(t *testing.T) {
-	for jobs, files := range map[int]map[string][]byte{1: nil, 2: {"config.json": []byte("x")}} {
-		f := start(t, kubetest.Options{})
-		pipe, release := f.pipe(t)
-		script := fmt.Sprintf(`echo one; [ -e %s ] || { : > %[1]s; read x < %s; }; exit 3`, filepath.Join(f.dir, "first"), pipe)
-		change := func(s *kube.Spec) { s.Shared, s.Files = true, files }
-		second, two := f.another(), make(chan (<-chan ended), 1)
-		released := false
-		second.seen = func(string) {
-			if !released {
-				released = true
+	for name, files := range map[string]map[string][]byte{"plain": nil, "files": {"config.json": []byte("x")}} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, kubetest.Options{})
+			pipe, release := f.pipe(t)
+			script := fmt.Sprintf(`echo one; [ -e %s ] || { : > %[1]s; read x < %s; }; exit 3`, filepath.Join(f.dir, "first"), pipe)
+			change := func(s *kube.Spec) { s.Shared, s.Files = true, files }
+			second, two := f.another(), make(chan (<-chan ended), 1)
+			second.seen = func(string) {
+				second.seen = func(string) {}
 				go release()
 			}
-		}
-		f.seen = func(string) { two <- second.begin(t.Context(), t, script, change) }
-		out, err := f.run(t.Context(), t, script, change)
-		other := <-<-two
-		if err != nil || other.err != nil || out.ExitCode != 3 || other.out.ExitCode != 3 || f.Made() != jobs {
-			t.Errorf("%+v, %v; the second one %+v; %d Jobs, want %d; told %q", out, err, other, f.Made(), jobs, second.told)
-		}
-		if (second.again > 0) != (jobs == 2) {
-			t.Errorf("begun anew %d times", second.again)
-		}
-		f.empty(t)
+			f.seen = func(string) { two <- second.begin(t.Context(), t, script, change) }
+			out, err := f.run(t.Context(), t, script, change)
+			other := <-<-two
+			if err != nil || other.err != nil || out.ExitCode != 3 || other.out.ExitCode != 3 || f.Made() != 2 {
+				t.Errorf("%+v, %v; the second one %+v; %d Jobs; told %q", out, err, other, f.Made(), second.told)
+			}
+			if second.again == 0 || second.shares() || !second.wasTold("of another client is left: it failed with exit code 3") {
+				t.Errorf("begun anew %d times, told %q", second.again, second.told)
+			}
+			f.empty(t)
+		})
 	}
 }
 
-// TestJoinEnded: a Job that ended well, and whose client is gone, is believed when what it has made is there.
-func TestJoinEnded(t *testing.T) {
-	for jobs, made := range map[int]func(context.Context, kube.Outcome) error{
-		1: func(_ context.Context, out kube.Outcome) error {
-			if out.Message != "made\n" {
-				return fmt.Errorf("it says %q", out.Message)
-			}
-			return nil
-		},
-		2: func(context.Context, kube.Outcome) error { return errors.New("no such image") },
+// TestJoinedNeverRuns: what keeps a joined Job from running counts at once where it is what was compared that does; what may have been mended since is tried once.
+func TestJoinedNeverRuns(t *testing.T) {
+	terminated := func(reason string) map[string]any {
+		return kubetest.State("Failed", "terminated", map[string]any{"exitCode": 137, "reason": reason, "message": "no slipway"})
+	}
+	for name, c := range map[string]struct {
+		states []map[string]any
+		jobs   int
+		want   string // the second one's error
+	}{
+		"memory":  {[]map[string]any{terminated("OOMKilled")}, 1, "OOMKilled"},
+		"program": {[]map[string]any{terminated("StartError")}, 1, "the pod cannot start: no slipway"},
+		"image":   {[]map[string]any{waiting("ErrImagePull", "denied"), waiting("ImagePullBackOff", "Back-off")}, 2, ""},
 	} {
-		f := start(t, kubetest.Options{})
-		const script = `echo one; echo made > /dev/termination-log`
-		f.Refuse("DELETE jobs", "the client is gone")
-		if _, err := f.run(t.Context(), t, script, shared); err != nil {
-			t.Fatal(err)
-		}
-		f.Refuse("DELETE jobs", "")
-		second := f.another()
-		out, err := second.run(t.Context(), t, script, func(s *kube.Spec) { s.Shared, s.Made = true, made })
-		if err != nil || out.Message != "made\n" || f.Made() != jobs {
-			t.Errorf("%+v, %v, %d Jobs, want %d", out, err, f.Made(), jobs)
-		}
-		if told := second.wasTold("of another client is left: what it has made is not there: no such image"); told != (jobs == 2) {
-			t.Errorf("told %q", second.told)
-		}
-		if len(f.Left()) != 2 { // the first one's Job and its pod
-			t.Errorf("there are %q", f.Left())
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pods := make(chan *kubetest.Pod, 1)
+			first := true
+			f := start(t, kubetest.Options{Pod: func(_ *kubetest.Server, p *kubetest.Pod) bool {
+				runs := !first
+				if first = false; !runs {
+					pods <- p
+				}
+				return runs
+			}})
+			second := f.another()
+			var two <-chan ended
+			var other ended
+			f.heard = func(told string) {
+				switch {
+				case strings.HasPrefix(told, "Job "):
+					two = second.begin(t.Context(), t, "echo one", shared)
+				case two != nil: // its Job is there until the second one has ended
+					other, two = <-two, nil
+				}
+			}
+			second.heard = func(told string) {
+				if strings.HasPrefix(told, "joining ") {
+					p := <-pods
+					for _, s := range c.states {
+						p.Set(s)
+					}
+				}
+			}
+			_, err := f.run(t.Context(), t, "echo one", shared)
+			switch {
+			case err == nil || f.Made() != c.jobs:
+				t.Errorf("error %v, %d Jobs; told %q", err, f.Made(), second.told)
+			case c.want == "" && (other.err != nil || !slices.Equal(second.lines, []string{"one"}) || second.shares()):
+				t.Errorf("the second one %+v, lines %q", other, second.lines)
+			case c.want != "" && (other.err == nil || !strings.Contains(other.err.Error(), c.want)):
+				t.Errorf("the second one %+v, want %q", other, c.want)
+			}
+		})
 	}
 }
 

@@ -29,6 +29,7 @@ type fixture struct {
 	told  []string
 	again int
 	seen  func(line string)
+	heard func(told string)
 }
 
 // opened guards the variable by which a cluster is found: tests run at the same time.
@@ -36,7 +37,7 @@ var opened sync.Mutex
 
 func start(t *testing.T, opt kubetest.Options) *fixture {
 	t.Helper()
-	f := &fixture{dir: t.TempDir(), seen: func(string) {}}
+	f := &fixture{dir: t.TempDir(), seen: func(string) {}, heard: func(string) {}}
 	opt.Program, opt.Dir = "/bin/sh", filepath.Join(f.dir, "pods")
 	f.Server = kubetest.New(opt)
 	t.Cleanup(func() {
@@ -75,7 +76,7 @@ func (f *fixture) run(ctx context.Context, t *testing.T, script string, change f
 	}
 	return f.cluster.Run(ctx, a, s, kube.View{
 		Line:  func(l []byte) { f.mu.Lock(); f.lines = append(f.lines, string(l)); f.mu.Unlock(); f.seen(string(l)) },
-		Tell:  func(l string) { f.mu.Lock(); f.told = append(f.told, l); f.mu.Unlock() },
+		Tell:  func(l string) { f.mu.Lock(); f.told = append(f.told, l); f.mu.Unlock(); f.heard(l) },
 		Again: func() { f.mu.Lock(); f.again++; f.mu.Unlock() },
 	})
 }
@@ -406,6 +407,12 @@ spec:
 		if got := fmt.Sprint(kubetest.At(job, path)); got != want {
 			t.Errorf("%s is %s, want %s", path, got, want)
 		}
+	}
+	_, err = f.run(t.Context(), t, "echo x", func(s *kube.Spec) {
+		s.Template = []byte("kind: Job\nspec: {backoffLimit: 7, template: {spec: {containers: [{name: slipway}]}}}")
+	})
+	if got, limit := fmt.Sprint(kubetest.At(job, "spec.ttlSecondsAfterFinished")), fmt.Sprint(kubetest.At(job, "spec.backoffLimit")); err != nil || got != "600" || limit != "7" {
+		t.Errorf("a Job of a template goes by itself after %s s, and has the limit %s; %v", got, limit, err)
 	}
 	for template, want := range map[string]string{
 		"kind: Deployment":            `kind "Deployment": want a Job, a Pod or a PodTemplate`,

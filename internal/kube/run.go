@@ -48,14 +48,14 @@ func (c *Cluster) Run(ctx context.Context, a *Admitted, s *Spec, v View) (Outcom
 		}
 		out, err := c.run(ctx, a, s, v, name)
 		var left *notJoined
-		switch {
-		case errors.As(err, &left) && len(names) > 0:
-		case !errors.Is(err, errDeadNode):
+		switch joined := errors.As(err, &left); {
+		case !joined && !errors.Is(err, errDeadNode):
 			return out, err
-		}
-		if left != nil && left.gone && gone < maxGone {
+		case joined && left.then == alone:
+			names = nil
+		case joined && left.then == sameName && gone < maxGone:
 			gone++
-		} else if len(names) > 0 {
+		case len(names) > 0:
 			names = names[1:]
 		}
 	}
@@ -84,14 +84,10 @@ func (c *Cluster) run(ctx context.Context, a *Admitted, s *Spec, v View, name st
 		}
 		return Outcome{}, err
 	}
-	defer func() {
-		if r.joined && err != nil {
-			v.Again() // what was shown of it is nobody's result
-			v.Tell("Job " + name + " of another client is left: " + err.Error())
-		}
-	}()
-	if out, err = r.follow(ctx); err == nil {
-		err = r.accept(ctx, s, out)
+	out, err = r.follow(ctx)
+	if left := (*notJoined)(nil); errors.As(err, &left) {
+		v.Again() // what was shown of it is nobody's result
+		v.Tell("Job " + name + " of another client is left: " + err.Error())
 	}
 	return out, err
 }
@@ -106,7 +102,6 @@ type running struct {
 	uid      string
 	patience time.Duration
 	joined   bool // another client has made it
-	complete bool // it had ended well when it was joined
 
 	pod    *seen           // that is shown; nil: one is waited for
 	next   *seen           // that takes its place
@@ -130,9 +125,9 @@ func (r *running) create(ctx context.Context, t *template, s *Spec) error {
 		made, whole, err = r.there(ctx)
 		switch {
 		case isCode(err, http.StatusNotFound):
-			return &notJoined{gone: true, why: "it was deleted"}
+			return &notJoined{why: "it was deleted", then: sameName}
 		case err == nil && made.Metadata.Annotations[clientNote] != r.client: // or else an answer was lost
-			return r.join(ctx, t, s, &made, whole)
+			return r.join(ctx, t, &made, whole)
 		}
 	}
 	if err != nil {
@@ -331,9 +326,9 @@ func (r *running) conclude(ctx context.Context) (out Outcome, over bool, err err
 	case t.ExitCode == 0:
 		return Outcome{Message: t.Message}, true, nil
 	case t.Reason == "OOMKilled":
-		return out, false, r.bad(errors.New("the build was killed for want of memory (OOMKilled): give its pod more by --pod-template"))
+		return out, false, errors.New("the build was killed for want of memory (OOMKilled): give its pod more by --pod-template")
 	case t.Reason == "StartError" || t.Reason == "ContainerCannotRun":
-		return out, false, r.bad(fmt.Errorf("the pod cannot start: %s", oneSentence(t.Message)))
+		return out, false, fmt.Errorf("the pod cannot start: %s", oneSentence(t.Message))
 	case r.joined && p.Metadata.DeletionTimestamp != nil && r.whole != p.Metadata.Name:
 		return out, false, r.lose(ctx, "it was deleted")
 	case t.ExitCode == 137 || t.ExitCode == 143 || holds(p.Status.Conditions, "DisruptionTarget") != nil || p.Status.Reason != "":
@@ -346,7 +341,7 @@ func (r *running) conclude(ctx context.Context) (out Outcome, over bool, err err
 		}
 		return out, false, r.lose(ctx, why)
 	}
-	return Outcome{ExitCode: t.ExitCode, Message: t.Message}, true, nil
+	return Outcome{ExitCode: t.ExitCode, Message: t.Message}, true, r.failed(t.ExitCode)
 }
 
 // lose has another pod take the place of the one that is shown, where there will be one.
@@ -389,7 +384,7 @@ func (r *running) look(ctx context.Context) error {
 	switch {
 	case isCode(err, http.StatusNotFound), err == nil && j.Metadata.UID != r.uid:
 		if r.joined {
-			return &notJoined{gone: true, why: "it was deleted"}
+			return &notJoined{why: "it was deleted", then: sameName}
 		}
 		return fmt.Errorf("job %s was deleted by somebody else", r.name)
 	case err != nil:

@@ -2,7 +2,6 @@ package kube
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	_ "embed"
 	"encoding/hex"
@@ -53,8 +52,6 @@ type Spec struct {
 	// Shared says that whoever carries out the same Spec wants the same thing: one Job does it for all who come while it is there. Contents of Files are not
 	// compared, as nobody may read them.
 	Shared bool
-	// Made finds out whether what a shared Job has made that had ended before is there; nil: that is not known, and another Job is made.
-	Made func(ctx context.Context, out Outcome) error
 }
 
 // DefaultPatience is how long a pod is waited for that does not start.
@@ -143,6 +140,10 @@ func (t *template) read(data []byte) error {
 	}
 	switch kind, _ := given["kind"].(string); kind {
 	case "Job":
+		const ttl = "ttlSecondsAfterFinished"
+		if spec := Child(given, "spec"); spec[ttl] == nil { // or a Job whose client is gone would have its name for ever
+			spec[ttl] = Child(t.job, "spec")[ttl]
+		}
 		t.job = given
 	case "Pod":
 		into := Child(t.job, "spec", "template")
