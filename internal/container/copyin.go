@@ -90,6 +90,7 @@ type inbound struct {
 	upper string
 	tree  layer.Tree // what the container has
 	live  bool       // upper is the root that a running container sees, not its writable layer
+	ids   idMap      // of its user namespace, if live
 	// mounted is the tree of a container that does not run, whose mounts get what is written there.
 	mounted *mountedTree // without mounts where only the layers are written to
 	store   *store.Store
@@ -148,13 +149,13 @@ func (m *Manager) open(ctx context.Context, c store.Container, in *inbound) (rel
 		if !errors.Is(err, ErrRunning) {
 			return nil, err
 		}
-		root, err := m.openRoot(ctx, c)
+		root, ids, err := m.openRoot(ctx, c)
 		if err != nil {
 			return nil, err
 		}
 		if root != nil {
-			in.live, in.upper = true, pathOf(root)
-			in.tree = m.Store.OpenDir(in.upper, layer.DirOptions{Live: true})
+			in.live, in.upper, in.ids = true, pathOf(root), ids
+			in.tree = &seenTree{m.Store.OpenDir(in.upper, layer.DirOptions{Live: true}), ids}
 			return root.Close, nil
 		}
 	}
@@ -192,6 +193,9 @@ func (in *inbound) Add(e *layer.Entry) error {
 		}
 	}
 	if in.live {
+		if e, err = in.ids.written(e); err != nil {
+			return err
+		}
 		return in.DirWriter.Add(e)
 	}
 	if mt, inside := in.mounted.find(e.Path); mt != nil {

@@ -37,23 +37,24 @@ func (m *Manager) Process(c store.Container) (int, error) {
 }
 
 // openRoot opens the root of a container's first process, with all that is mounted there. It is nil when
-// the container does not run any more.
-func (m *Manager) openRoot(ctx context.Context, c store.Container) (*os.File, error) {
+// the container does not run any more. ids are those of its user namespace.
+func (m *Manager) openRoot(ctx context.Context, c store.Container) (root *os.File, ids idMap, err error) {
 	for {
 		pid, err := m.started(ctx, c)
 		if err != nil || pid == 0 {
-			return nil, err
+			return nil, ids, err
 		}
 		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), os.O_RDONLY|unix.O_DIRECTORY, 0)
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
 			if errors.Is(err, os.ErrPermission) {
 				err = fmt.Errorf("%w: it is in another user namespace while the container runs: stop the container first", err)
 			}
-			return nil, fmt.Errorf("opening the container's root: %w", err)
+			return nil, ids, fmt.Errorf("opening the container's root: %w", err)
 		}
+		ids, err = readIDMap(pid)
 		// The number may belong to another process by now, unless it is still the container's.
-		if again, _ := m.Process(c); err == nil && again == pid {
-			return f, nil
+		if again, _ := m.Process(c); err == nil && f != nil && again == pid {
+			return f, ids, nil
 		}
 		if f != nil {
 			f.Close()
@@ -67,13 +68,13 @@ func pathOf(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) 
 // rootTree is what a container has: what its process sees, or the layers and the mounts of one that does not run.
 func (m *Manager) rootTree(ctx context.Context, c store.Container) (layer.Tree, error) {
 	if m.State(c.ID).Running {
-		root, err := m.openRoot(ctx, c)
+		root, ids, err := m.openRoot(ctx, c)
 		if err != nil {
 			return nil, err
 		}
 		if root != nil {
 			defer root.Close()
-			tree := m.Store.OpenDir(pathOf(root), layer.DirOptions{Live: true})
+			tree := &seenTree{m.Store.OpenDir(pathOf(root), layer.DirOptions{Live: true}), ids}
 			_, err := tree.Lstat(".") // it opens the directory for itself
 			return tree, err
 		}
