@@ -26,6 +26,7 @@ import (
 type onFlags struct {
 	on, onImage, podTemplate, onRegistrySecret string
 	onWait                                     time.Duration
+	onAlone                                    bool
 	workers                                    int
 
 	// Of the builder that says where to build; nil: none does.
@@ -41,6 +42,7 @@ func (o *onFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.onRegistrySecret, "on-registry-secret", "", `Secret of the cluster with the credentials of registries for the pod of "--on" (default: yours, of the registries that the command names)`)
 	f.IntVar(&o.workers, "workers", 0, `How many Jobs of "--on" there may be at the same time, for what does not depend on each other (default: one for each build, 16 of a bake)`)
 	f.DurationVar(&o.onWait, "on-wait", kube.DefaultPatience, `How long a pod of "--on" may take to start`)
+	f.BoolVar(&o.onAlone, "on-alone", false, `Have Jobs of one's own for "--on", and join none of the same build`)
 }
 
 // remote is a build that is carried out in a cluster.

@@ -40,7 +40,7 @@ func onRules() map[string]onRule {
 		"summary":         "the record of the build is the pod's",
 	}
 	for _, name := range []string{
-		"on", "builder", "on-image", "on-wait", "on-registry-secret", "pod-template", "workers", "progress", "quiet", "metadata-file", "iidfile", "load", "compress", "rm", "force-rm",
+		"on", "builder", "on-alone", "on-image", "on-wait", "on-registry-secret", "pod-template", "workers", "progress", "quiet", "metadata-file", "iidfile", "load", "compress", "rm", "force-rm",
 		// These are put into another form.
 		"file", "build-context", "secret", "build-arg", "tag", "platform", "output", "push", "cache-to", "cache-from",
 	} {
@@ -262,5 +262,5 @@ func (r *remote) nameImage() {
 // a name that has a digest of them, where a context may be another one by now, and where steps are wanted to run anew.
 func (r *remote) shared() bool {
 	o := r.opts
-	return len(o.secrets) == 0 && !r.elsewhere && !o.pull && !o.noCache && len(o.noCacheFilter) == 0 && o.verifyCache == ""
+	return !o.onAlone && len(o.secrets) == 0 && !r.elsewhere && !o.pull && !o.noCache && len(o.noCacheFilter) == 0 && o.verifyCache == ""
 }

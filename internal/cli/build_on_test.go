@@ -98,6 +98,7 @@ func TestPushedName(t *testing.T) {
 func TestShared(t *testing.T) {
 	for what, change := range map[string]func(r *remote){
 		"--secret": func(r *remote) { r.opts.secrets = []string{"id=x"} }, "--pull": func(r *remote) { r.opts.pull = true },
+		"--on-alone": func(r *remote) { r.opts.onAlone = true },
 		"--no-cache": func(r *remote) { r.opts.noCache = true }, "--no-cache-filter": func(r *remote) { r.opts.noCacheFilter = []string{"a"} },
 		"--verify-cache": func(r *remote) { r.opts.verifyCache = "warn" },
 		"a URL": func(r *remote) {

@@ -108,7 +108,11 @@ func (r *running) join(ctx context.Context, t *template, j *job, whole dict) err
 		return err
 	}
 	r.uid = j.Metadata.UID
-	r.view.Tell("joining Job " + r.name + " of another client in " + r.cluster.String())
+	since := ""
+	if made := j.Metadata.CreationTimestamp; !made.IsZero() {
+		since = ", which is there since " + made.UTC().Format(time.DateTime) + " UTC"
+	}
+	r.view.Tell("joining Job " + r.name + " in " + r.cluster.String() + since + "; if it hangs: kubectl delete job " + r.name + " -n " + r.cluster.Namespace)
 	return nil
 }
 

@@ -84,7 +84,7 @@ func TestJoin(t *testing.T) {
 			if want := []string{"one", "two"}; !slices.Equal(f.lines, want) || !slices.Equal(second.lines, want) || f.Made() != 1 {
 				t.Errorf("lines %q and %q, %d Jobs", f.lines, second.lines, f.Made())
 			}
-			if !second.wasTold("joining Job slipway-") {
+			if !second.wasTold("joining Job slipway-") || !second.wasTold(" UTC; if it hangs: kubectl delete job slipway-") {
 				t.Errorf("told %q", second.told)
 			}
 			f.empty(t)
@@ -203,7 +203,7 @@ func TestNotJoined(t *testing.T) {
 			if other.err != nil || !slices.Equal(second.lines, []string{"over"}) || f.Made() != 2 {
 				t.Errorf("the second one %+v, lines %q, %d Jobs", other, second.lines, f.Made())
 			}
-			if !second.wasTold("of another client is not joined: ") || !second.wasTold(c.want) {
+			if !second.wasTold("is not joined: ") || !second.wasTold(c.want) {
 				t.Errorf("told %q, want %q", second.told, c.want)
 			}
 			if another := strings.Contains(c.want, "by its"); second.shares() == another {
@@ -274,7 +274,7 @@ func TestJoinedFails(t *testing.T) {
 			if err != nil || other.err != nil || out.ExitCode != 3 || other.out.ExitCode != 3 || f.Made() != 2 {
 				t.Errorf("%+v, %v; the second one %+v; %d Jobs; told %q", out, err, other, f.Made(), second.told)
 			}
-			if second.again == 0 || second.shares() || !second.wasTold("of another client is left: it failed with exit code 3") {
+			if second.again == 0 || second.shares() || !second.wasTold("is left: it failed with exit code 3") {
 				t.Errorf("begun anew %d times, told %q", second.again, second.told)
 			}
 			f.empty(t)
@@ -358,7 +358,7 @@ func TestJoinStuck(t *testing.T) {
 	f.Refuse("DELETE jobs", "")
 	second := f.another()
 	out, err := second.run(t.Context(), t, "echo one", change)
-	if err != nil || out.ExitCode != 0 || f.Made() != 2 || !second.wasTold("of another client is left: its pod does not start: FailedMount") {
+	if err != nil || out.ExitCode != 0 || f.Made() != 2 || !second.wasTold("is left: its pod does not start: FailedMount") {
 		t.Errorf("%+v, %v, %d Jobs, told %q", out, err, f.Made(), second.told)
 	}
 }

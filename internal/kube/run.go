@@ -80,14 +80,14 @@ func (c *Cluster) run(ctx context.Context, a *Admitted, s *Spec, v View, name st
 	defer r.delete(ctx)
 	if err := r.create(ctx, t, s); err != nil {
 		if r.joined {
-			v.Tell("Job " + name + " of another client is not joined: " + err.Error())
+			v.Tell("Job " + name + " is not joined: " + err.Error())
 		}
 		return Outcome{}, err
 	}
 	out, err = r.follow(ctx)
 	if left := (*notJoined)(nil); errors.As(err, &left) {
 		v.Again() // what was shown of it is nobody's result
-		v.Tell("Job " + name + " of another client is left: " + err.Error())
+		v.Tell("Job " + name + " is left: " + err.Error())
 	}
 	return out, err
 }

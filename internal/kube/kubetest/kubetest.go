@@ -321,13 +321,17 @@ func (s *Server) fill(j dict) {
 	name, _ := At(j, "metadata.name").(string)
 	s.serial++
 	uid := fmt.Sprintf("uid-%s-%d", name, s.serial)
-	j["metadata"].(dict)["uid"], j["status"] = uid, dict{}
+	meta := j["metadata"].(dict)
+	meta["uid"], meta["creationTimestamp"], j["status"] = uid, now(), dict{}
 	spec := j["spec"].(dict)
 	spec["selector"] = dict{"matchLabels": dict{"batch.kubernetes.io/controller-uid": uid}}
 	spec["suspend"], spec["completionMode"] = false, "NonIndexed"
 	labels := At(spec, "template.metadata.labels").(dict)
 	labels["batch.kubernetes.io/controller-uid"], labels["batch.kubernetes.io/job-name"] = uid, name
 }
+
+// now is the time, as objects have it.
+func now() string { return time.Now().UTC().Format(time.RFC3339) }
 
 // Made is how many Jobs were made so far.
 func (s *Server) Made() int {
@@ -361,7 +365,7 @@ func (s *Server) deleteJob(w http.ResponseWriter, r *http.Request, name string) 
 		refuse(w, http.StatusConflict, "Conflict", "the UID in the precondition is another one")
 		return
 	}
-	j["metadata"].(dict)["deletionTimestamp"] = time.Now().UTC().Format(time.RFC3339)
+	j["metadata"].(dict)["deletionTimestamp"] = now()
 	for secret, v := range s.secrets {
 		if At(v, "metadata.ownerReferences.0.uid") == uid {
 			delete(s.secrets, secret)
@@ -404,7 +408,7 @@ func (s *Server) Warn(uid, reason, message string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.events = append(s.events, dict{
-		"type": "Warning", "reason": reason, "message": message, "involvedObject": dict{"uid": uid}, "lastTimestamp": time.Now().UTC().Format(time.RFC3339),
+		"type": "Warning", "reason": reason, "message": message, "involvedObject": dict{"uid": uid}, "lastTimestamp": now(),
 	})
 }
 
