@@ -248,6 +248,7 @@ type (
 		} `json:"spec"`
 		Status struct {
 			Phase                 string      `json:"phase"`
+			StartTime             *time.Time  `json:"startTime"`
 			Reason                string      `json:"reason"`
 			Message               string      `json:"message"`
 			Conditions            []condition `json:"conditions"`

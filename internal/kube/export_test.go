@@ -18,10 +18,3 @@ func SetDrainTime(d time.Duration) (restore func()) {
 
 // SharedNames are the names of a shared Job.
 func (a *Admitted) SharedNames(s *Spec) []string { return a.template.sharedNames(s) }
-
-// SetMountPatience has the Secret of a Job that was joined be missing for another time; restore ends that.
-func SetMountPatience(d time.Duration) (restore func()) {
-	old := mountPatience
-	mountPatience = d
-	return func() { mountPatience = old }
-}

@@ -25,12 +25,8 @@ const clientNote = "slipway.build/client"
 // maxNames is how many names of a shared Job are tried before one that nobody else has.
 const maxNames = 3
 
-// A pod of a Job that was joined may never begin, as who has made the Job may have gone before it made the Secret: mountPatience is how long that may be missing,
-// and joinPatience how long the pod may do nothing on its node, where nobody says why.
-var (
-	mountPatience = 20 * time.Second
-	joinPatience  = 3 * time.Minute
-)
+// mountPatience is how long a pod may wait for its Secret: who has made the Job may have gone before it made that.
+const mountPatience = 20 * time.Second
 
 // notJoined is why a Job is not joined, or not any longer.
 type notJoined struct {
@@ -219,15 +215,14 @@ func (r *running) stillThere(ctx context.Context) error {
 	return err
 }
 
-// stuck reports whether the pod of a Job that was joined waits for something that only who has made it could bring about.
-func (r *running) stuck(warning string) bool {
-	switch {
-	case !r.joined:
+// stuck reports whether the pod of a Job that was joined waits for something that only who has made it could bring about. That is counted from when a kubelet took
+// the pod, however late who joins has come, and of what was told by when it was: a volume that was late once is no reason.
+func (r *running) stuck(w warning) bool {
+	if !r.joined || r.pod == nil || r.pod.Status.StartTime == nil {
 		return false
-	case strings.HasPrefix(warning, "FailedMount"):
-		return time.Since(r.since) > mountPatience
 	}
-	return r.pod != nil && r.pod.Spec.NodeName != "" && time.Since(r.since) > min(joinPatience, r.patience)
+	began := *r.pod.Status.StartTime
+	return strings.HasPrefix(w.text, "FailedMount") && w.at.Sub(began) > mountPatience || time.Since(began) > r.patience
 }
 
 // failed decides what the failure of a command is. Of a Job that was joined it is not one's own: it may be for credentials of another client, which are no part of what

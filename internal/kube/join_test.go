@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipway-build/slipway/internal/kube"
 	"github.com/slipway-build/slipway/internal/kube/kubetest"
@@ -339,27 +340,54 @@ func TestJoinedNeverRuns(t *testing.T) {
 	}
 }
 
-// TestJoinStuck: a Job whose client went before it made the Secret never begins, and is not waited for.
+// TestJoinStuck: a Job whose client went before it made the Secret never begins, and is not waited for, by nobody who comes. What was missing for a moment is no reason
+// to leave a Job.
 func TestJoinStuck(t *testing.T) {
-	defer kube.SetMountPatience(0)()
-	f := start(t, kubetest.Options{Pod: func(s *kubetest.Server, p *kubetest.Pod) bool {
-		if s.Made() == 1 {
-			s.Warn(p.UID, "FailedMount", `MountVolume.SetUp failed for volume "slipway-job": secret not found`)
-		}
-		return true
-	}})
-	change := func(s *kube.Spec) { s.Shared, s.Files = true, map[string][]byte{"config.json": nil} }
-	f.Refuse("POST secrets", "no")
-	f.Refuse("DELETE jobs", "the client is gone")
-	if _, err := f.run(t.Context(), t, "echo one", change); err == nil {
-		t.Fatal("there is a Secret")
-	}
-	f.Refuse("POST secrets", "")
-	f.Refuse("DELETE jobs", "")
-	second := f.another()
-	out, err := second.run(t.Context(), t, "echo one", change)
-	if err != nil || out.ExitCode != 0 || f.Made() != 2 || !second.wasTold("is left: its pod does not start: FailedMount") {
-		t.Errorf("%+v, %v, %d Jobs, told %q", out, err, f.Made(), second.told)
+	began := time.Now().Add(-5 * time.Minute)
+	pending := map[string]any{"phase": "Pending", "startTime": began.UTC().Format(time.RFC3339)}
+	for name, c := range map[string]struct {
+		warned   time.Duration // after the pod began
+		patience time.Duration
+		left     string
+	}{
+		"no Secret":     {4 * time.Minute, 0, "is left: its pod does not start: FailedMount"},
+		"a late Secret": {10 * time.Second, 0, ""},
+		"hangs":         {10 * time.Second, 4 * time.Minute, "is left: its pod does not start"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			began, first := began, make(chan *kubetest.Pod, 1)
+			f := start(t, kubetest.Options{Pod: func(s *kubetest.Server, p *kubetest.Pod) bool {
+				if s.Made() > 1 {
+					return true
+				}
+				s.WarnedAt(began.Add(c.warned), p.UID, "FailedMount", `MountVolume.SetUp failed for volume "slipway-job": secret not found`)
+				p.Set(pending)
+				first <- p
+				return false
+			}})
+			change := func(s *kube.Spec) { s.Shared, s.Patience = true, c.patience }
+			ctx, interrupt := context.WithCancel(t.Context())
+			one := f.begin(ctx, t, "echo one", func(s *kube.Spec) { s.Shared, s.Patience = true, time.Hour })
+			p := <-first
+			second := f.another()
+			second.heard = func(told string) {
+				if c.left == "" && strings.HasPrefix(told, "FailedMount") { // it has looked, and stays
+					p.Set(kubetest.State("Succeeded", "terminated", map[string]any{"exitCode": 0}))
+				}
+			}
+			out, err := second.run(t.Context(), t, "echo one", change)
+			switch {
+			case err != nil || out.ExitCode != 0:
+				t.Errorf("%+v, %v, told %q", out, err, second.told)
+			case c.left == "" && (f.Made() != 1 || second.wasTold("is left")):
+				t.Errorf("%d Jobs, told %q", f.Made(), second.told)
+			case c.left != "" && (f.Made() != 2 || !second.wasTold(c.left) || !second.shares()):
+				t.Errorf("%d Jobs, told %q", f.Made(), second.told)
+			}
+			interrupt()
+			<-one
+		})
 	}
 }
 

@@ -129,18 +129,23 @@ func (w *watching) follow(ctx context.Context, version string) error {
 	}
 }
 
-// lastWarning is the newest warning about an object; "" without one, and where events may not be read.
-func (c *Cluster) lastWarning(ctx context.Context, uid string) string {
+// warning is one about an object; text is "" for none.
+type warning struct {
+	text string
+	at   time.Time
+}
+
+// lastWarning is the newest warning about an object; none also where events may not be read.
+func (c *Cluster) lastWarning(ctx context.Context, uid string) (last warning) {
 	var all eventList
 	q := url.Values{"fieldSelector": {"involvedObject.uid=" + uid + ",type=Warning"}, "limit": {"100"}}
 	if err := c.once(ctx, request{method: http.MethodGet, path: c.events(), query: q}, &all); err != nil {
-		return ""
+		return last
 	}
-	text, last := "", time.Time{}
 	for i := range all.Items {
-		if e := &all.Items[i]; e.InvolvedObject.UID == uid && e.Type == "Warning" && !e.at().Before(last) && !strings.HasPrefix(e.Message, "Error: ") { // those are reasons without one
-			text, last = e.Reason+": "+oneSentence(e.Message), e.at()
+		if e := &all.Items[i]; e.InvolvedObject.UID == uid && e.Type == "Warning" && !e.at().Before(last.at) && !strings.HasPrefix(e.Message, "Error: ") { // those are reasons without one
+			last = warning{e.Reason + ": " + oneSentence(e.Message), e.at()}
 		}
 	}
-	return text
+	return last
 }

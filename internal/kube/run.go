@@ -287,8 +287,8 @@ func (r *running) cannotStart(ctx context.Context, c *container) error {
 		if w.Reason == "ImagePullBackOff" { // what came before it said why
 			if said, ok := strings.CutPrefix(r.told, "ErrImagePull: "); ok {
 				why = said
-			} else if event := r.cluster.lastWarning(ctx, r.pod.Metadata.UID); event != "" {
-				why += ": " + event
+			} else if event := r.cluster.lastWarning(ctx, r.pod.Metadata.UID); event.text != "" {
+				why += ": " + event.text
 			}
 		}
 		return r.bad(fmt.Errorf("the pod cannot start: %s: %s", w.Reason, why))
@@ -402,8 +402,9 @@ func (r *running) look(ctx context.Context) error {
 	if r.pod != nil {
 		uid = r.pod.Metadata.UID
 	}
-	text := r.cluster.lastWarning(ctx, uid)
-	if r.stuck(text) {
+	last := r.cluster.lastWarning(ctx, uid)
+	text := last.text
+	if r.stuck(last) {
 		return &notJoined{why: "its pod does not start: " + orNothing(text)}
 	}
 	if text != "" {

@@ -403,12 +403,15 @@ func (s *Server) makeSecret(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusCreated, v)
 }
 
-// Warn adds an event about an object.
-func (s *Server) Warn(uid, reason, message string) {
+// Warn adds an event about an object, of now.
+func (s *Server) Warn(uid, reason, message string) { s.WarnedAt(time.Now(), uid, reason, message) }
+
+// WarnedAt adds an event about an object.
+func (s *Server) WarnedAt(at time.Time, uid, reason, message string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.events = append(s.events, dict{
-		"type": "Warning", "reason": reason, "message": message, "involvedObject": dict{"uid": uid}, "lastTimestamp": now(),
+		"type": "Warning", "reason": reason, "message": message, "involvedObject": dict{"uid": uid}, "lastTimestamp": at.UTC().Format(time.RFC3339),
 	})
 }
 
