@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/docker/cli/cli/config"
 	"github.com/spf13/cobra"
 
+	"github.com/slipway-build/slipway/internal/kube"
 	"github.com/slipway-build/slipway/internal/sandbox"
 )
 
@@ -116,6 +118,9 @@ func emptyKey(pairs []string) string {
 // withProxies adds the proxies of Docker's configuration file (proxies.default) to the build
 // arguments, as buildx does. What was given on the command line, in any case, wins.
 func withProxies(buildArgs map[string]string) map[string]string {
+	if os.Getenv("DOCKER_CONFIG") == kube.Dir { // of a Job that others may have joined, who do not see what is in its Secret
+		return buildArgs
+	}
 	given := map[string]bool{}
 	for k := range buildArgs {
 		given[strings.ToUpper(k)] = true

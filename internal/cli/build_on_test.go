@@ -2,13 +2,17 @@ package cli
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containerd/platforms"
+	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/spf13/pflag"
 
+	"github.com/slipway-build/slipway/internal/kube"
 	"github.com/slipway-build/slipway/internal/progress"
 )
 
@@ -122,5 +126,21 @@ func TestShared(t *testing.T) {
 	}
 	if !hasDigest("docker-image://busybox@sha256:"+strings.Repeat("a", 64)) || hasDigest("docker-image://busybox:latest") || hasDigest("docker-image://!") {
 		t.Error("digests of images")
+	}
+}
+
+// TestNoProxiesOfJob: what a Secret of a Job says of proxies is nothing for its steps: who has joined the Job has not given it.
+func TestNoProxiesOfJob(t *testing.T) {
+	dir, old := t.TempDir(), dockerconfig.Dir()
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"proxies": {"default": {"httpProxy": "http://evil"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dockerconfig.SetDir(dir)
+	defer dockerconfig.SetDir(old)
+	for where, want := range map[string]int{dir: 1, kube.Dir: 0} {
+		t.Setenv("DOCKER_CONFIG", where)
+		if got := withProxies(map[string]string{}); len(got) != want {
+			t.Errorf("of %s: %q", where, got)
+		}
 	}
 }
