@@ -319,6 +319,9 @@ func (p *pod) isOf(uid string) bool {
 	return slices.Contains(p.Metadata.OwnerReferences, owner{uid})
 }
 
+// over reports whether nothing of the pod runs any more.
+func (p *pod) over() bool { return p.Status.Phase == "Failed" || p.Status.Phase == "Succeeded" }
+
 // main is the container of the command; nil before it is known.
 func (p *pod) main() *container {
 	for i := range p.Status.ContainerStatuses {

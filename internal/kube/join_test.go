@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipway-build/slipway/internal/kube"
 	"github.com/slipway-build/slipway/internal/kube/kubetest"
 )
@@ -389,6 +391,44 @@ func TestJoinStuck(t *testing.T) {
 			<-one
 		})
 	}
+}
+
+// TestJoinAfterLostPods: who joins a Job is shown the pod that it has now, and not those that were lost before; when that one is lost, the next one.
+func TestJoinAfterLostPods(t *testing.T) {
+	f := start(t, kubetest.Options{})
+	pipe, release := f.pipe(t)
+	script := ""
+	for _, word := range []string{"one", "two"} {
+		script += fmt.Sprintf("[ -e %s ] || { : > %[1]s; echo %s; exec cat %s; }; ", filepath.Join(f.dir, word), word, pipe)
+	}
+	script += "echo three; read x < " + pipe
+	kill := func() { f.Running()[0].Kill(unix.SIGKILL) }
+	second, two := f.another(), make(chan (<-chan ended), 1)
+	f.seen = func(line string) {
+		switch line {
+		case "one":
+			kill()
+		case "two":
+			two <- second.begin(t.Context(), t, script, shared)
+		}
+	}
+	second.seen = func(line string) {
+		switch line {
+		case "two":
+			kill()
+		case "three":
+			go release()
+		}
+	}
+	out, err := f.run(t.Context(), t, script, shared)
+	other := <-<-two
+	if err != nil || other.err != nil || other.out != out || f.Made() != 1 {
+		t.Errorf("%+v, %v; the second one %+v; %d Jobs", out, err, other, f.Made())
+	}
+	if !slices.Equal(second.lines, []string{"two", "three"}) || second.again != 1 {
+		t.Errorf("lines %q, begun anew %d times, told %q", second.lines, second.again, second.told)
+	}
+	f.empty(t)
 }
 
 // TestDeletesItsOwn: another Job that has the name by now is nobody's to delete.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,6 +16,12 @@ import (
 type seen struct {
 	pod
 	gone bool
+}
+
+// before reports whether a pod was over when another one of its Job was made: who joins a Job also finds pods that were lost before.
+func (s *seen) before(other *seen) bool {
+	order := s.Metadata.CreationTimestamp.Compare(other.Metadata.CreationTimestamp)
+	return s.over() && (order < 0 || order == 0 && !other.over())
 }
 
 // watching watches the pods of a Job.
@@ -58,6 +65,13 @@ func (w *watching) list(ctx context.Context) (version string, err error) {
 		return "", err
 	}
 	there := map[string]bool{}
+	slices.SortStableFunc(all.Items, func(a, b pod) int { // the newest one first, and what is over last
+		order := b.Metadata.CreationTimestamp.Compare(a.Metadata.CreationTimestamp)
+		if order == 0 && a.over() != b.over() {
+			order = map[bool]int{true: 1, false: -1}[a.over()]
+		}
+		return order
+	})
 	for _, p := range all.Items {
 		there[p.Metadata.Name] = true
 		if err := w.send(ctx, seen{pod: p}); err != nil {

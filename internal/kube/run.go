@@ -234,8 +234,14 @@ func (r *running) see(ctx context.Context, p *seen) error {
 	case r.over[name] || !p.isOf(r.uid): // of a Job that had the name before
 		return nil
 	case r.pod != nil && r.pod.Metadata.Name != name:
-		if r.next = p; p.gone {
+		switch {
+		case p.gone && r.next != nil && r.next.Metadata.Name == name:
 			r.next = nil
+		case p.gone:
+		case p.before(r.pod) || r.next != nil && r.next.Metadata.Name != name && p.before(r.next):
+			r.over[name] = true
+		default:
+			r.next = p
 		}
 		return nil
 	}
