@@ -172,13 +172,14 @@ func (r *remote) prepare(ctx context.Context, sink progress.Sink, spec *kube.Spe
 		spec.Env = map[string]string{"DOCKER_CONFIG": kube.Dir}
 	}
 	spec.RegistrySecret = r.opts.onRegistrySecret
-	if _, err := r.cluster.Admit(ctx, spec); err != nil { // before anything is sent
+	admitted, err := r.cluster.Admit(ctx, spec) // before anything is sent
+	if err != nil {
 		return err
 	}
 	if err := r.sendContexts(ctx, sink); err != nil {
 		return err
 	}
-	r.nameImage()
+	r.nameImage(admitted.Identity(spec))
 	spec.Shared = r.shared()
 	return nil
 }

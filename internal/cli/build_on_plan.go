@@ -241,14 +241,14 @@ func (r *remote) planOutputs() error {
 }
 
 // nameImage says where an image that nobody pushes goes: through the repository of the cache, where it has no name that anybody needs. It is the same one for all
-// clients of the same build.
-func (r *remote) nameImage() {
+// clients of the same build by Jobs that are alike.
+func (r *remote) nameImage(job string) {
 	if !r.home {
 		return
 	}
 	id := shortID()
 	if r.shared() {
-		id = digest.FromString(fmt.Sprintf("%q", slices.Concat(r.args, r.result, r.where))).Encoded()[:24]
+		id = digest.FromString(fmt.Sprintf("%s %q", job, slices.Concat(r.args, r.result, r.where))).Encoded()[:24]
 	}
 	r.image = r.repo.Repository + ":image-" + id
 	output := "--output=type=image,push=true,store=false,name=" + r.image

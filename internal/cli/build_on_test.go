@@ -12,6 +12,7 @@ import (
 	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/spf13/pflag"
 
+	"github.com/slipway-build/slipway/internal/cache"
 	"github.com/slipway-build/slipway/internal/kube"
 	"github.com/slipway-build/slipway/internal/progress"
 )
@@ -126,6 +127,25 @@ func TestShared(t *testing.T) {
 	}
 	if !hasDigest("docker-image://busybox@sha256:"+strings.Repeat("a", 64)) || hasDigest("docker-image://busybox:latest") || hasDigest("docker-image://!") {
 		t.Error("digests of images")
+	}
+}
+
+// TestNameImage: builds that join each other leave the image under the same name, and no others: one would overwrite another one's.
+func TestNameImage(t *testing.T) {
+	name := func(job, target string, alone bool) string {
+		r := &remote{home: true, opts: &buildFlags{}, result: []string{"--target=" + target}, repo: cache.Packed{Repository: "example.com/cache"}}
+		r.opts.onAlone = alone
+		r.nameImage(job)
+		return r.image
+	}
+	one := name("job", "a", false)
+	if again := name("job", "a", false); again != one {
+		t.Errorf("the same build leaves %s and %s", one, again)
+	}
+	for what, other := range map[string]string{"Job": name("other", "a", false), "target": name("job", "b", false), "--on-alone": name("job", "a", true)} {
+		if other == one {
+			t.Errorf("with another %s it leaves %s, too", what, one)
+		}
 	}
 }
 

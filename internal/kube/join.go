@@ -77,6 +77,11 @@ func (t *template) identity(files []string) string {
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
+// Identity is the same for all who have a Job of the same template, image, environment and rights, and names of files.
+func (a *Admitted) Identity(s *Spec) string {
+	return a.template.identity(slices.Sorted(maps.Keys(s.Files)))
+}
+
 // there reads the Job that has the name, as what is known of Jobs and as a whole.
 func (r *running) there(ctx context.Context) (j job, whole dict, err error) {
 	var raw json.RawMessage
