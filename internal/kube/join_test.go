@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -427,6 +428,137 @@ func TestJoinAfterLostPods(t *testing.T) {
 	}
 	if !slices.Equal(second.lines, []string{"two", "three"}) || second.again != 1 {
 		t.Errorf("lines %q, begun anew %d times, told %q", second.lines, second.again, second.told)
+	}
+	f.empty(t)
+}
+
+// TestManyJoin: three clients have one Job, also with files; when it ends badly each of those that have joined it has one of its own.
+func TestManyJoin(t *testing.T) {
+	files := func(s *kube.Spec) { s.Shared, s.Files = true, map[string][]byte{"config.json": []byte("x")} }
+	for name, code := range map[string]int{"well": 0, "badly": 3} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, kubetest.Options{})
+			script, release := f.waitsOnce(t)
+			script += fmt.Sprintf("; exit %d", code)
+			var joined sync.WaitGroup
+			joined.Add(2)
+			var others []*fixture
+			var ends []<-chan ended
+			f.seen = func(line string) {
+				if line != "waiting" {
+					return
+				}
+				for range 2 {
+					o := f.another()
+					o.seen = func(line string) {
+						if line == "waiting" {
+							joined.Done()
+						}
+					}
+					others, ends = append(others, o), append(ends, o.begin(t.Context(), t, script, files))
+				}
+				go func() { joined.Wait(); release() }()
+			}
+			out, err := f.run(t.Context(), t, script, files)
+			if err != nil || out.ExitCode != code {
+				t.Errorf("%+v, %v", out, err)
+			}
+			for i, end := range ends {
+				if got := <-end; got.err != nil || got.out.ExitCode != code {
+					t.Errorf("%+v, told %q", got, others[i].told)
+				}
+			}
+			if want := map[int]int{0: 1, 3: 3}[code]; f.Made() != want {
+				t.Errorf("%d Jobs, want %d", f.Made(), want)
+			}
+			f.empty(t)
+		})
+	}
+}
+
+// TestJoinedDeadNode: who has joined a Job whose node is gone leaves it, and deletes nothing of it.
+func TestJoinedDeadNode(t *testing.T) {
+	f := start(t, kubetest.Options{})
+	script, _ := f.waitsOnce(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	var one <-chan ended
+	second := f.another()
+	second.seen = func(line string) {
+		if line == "waiting" {
+			f.Running()[0].Strand()
+		}
+	}
+	two := make(chan (<-chan ended), 1)
+	f.seen = func(string) { two <- second.begin(t.Context(), t, script, shared) }
+	restore := kube.SetDeadNodeTime(10 * time.Millisecond)
+	defer restore()
+	f.heard = func(told string) { // the first one sees nothing of it
+		if strings.Contains(told, " is lost") {
+			<-ctx.Done()
+		}
+	}
+	one = f.begin(ctx, t, script, shared)
+	other := <-<-two
+	var pods []string // that were deleted
+	for _, asked := range f.Asked() {
+		if strings.HasPrefix(asked, "DELETE pods") {
+			pods = append(pods, asked)
+		}
+	}
+	if other.err != nil || !slices.Equal(second.lines, []string{"waiting", "over"}) || len(pods) > 1 || f.Made() != 2 {
+		t.Errorf("%+v, lines %q, %d Jobs, asked for %q, told %q", other, second.lines, f.Made(), pods, second.told)
+	}
+	if !second.wasTold("is left: the node of the pod does not answer") {
+		t.Errorf("told %q", second.told)
+	}
+	interrupt()
+	<-one
+}
+
+// TestLostAnswer: a Job whose making was not answered is its maker's nevertheless: he does not join it, and deletes it.
+func TestLostAnswer(t *testing.T) {
+	for _, lost := range []int{1, -1} {
+		f := start(t, kubetest.Options{LostAnswers: lost})
+		ctx, interrupt := context.WithCancel(t.Context())
+		f.heard = func(told string) {
+			if lost < 0 {
+				interrupt() // before any answer has come
+			}
+		}
+		out, err := f.run(ctx, t, "echo one", shared)
+		if lost > 0 && (err != nil || out.ExitCode != 0 || f.wasTold("joining") || !slices.Equal(f.lines, []string{"one"})) || lost < 0 && !errors.Is(err, context.Canceled) {
+			t.Errorf("%+v, %v, told %q", out, err, f.told)
+		}
+		if f.Made() != 1 {
+			t.Errorf("%d Jobs", f.Made())
+		}
+		f.empty(t)
+		interrupt()
+	}
+}
+
+// TestInterruptedUnanswered: who is interrupted before he knows whose the Job of the name is leaves it there, where it is another client's.
+func TestInterruptedUnanswered(t *testing.T) {
+	f := start(t, kubetest.Options{})
+	pipe, release := f.pipe(t)
+	s := &kube.Spec{Image: "slipway:test", Args: []string{"-c", "echo one; read x < " + pipe}, Shared: true}
+	a, err := f.cluster.Admit(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.seen = func(string) {
+		ctx, interrupt := context.WithCancel(t.Context())
+		interrupt()
+		if _, err := f.cluster.Run(ctx, a, s, kube.View{Tell: func(string) {}}); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+		if len(f.Left()) != 2 {
+			t.Errorf("there are %q", f.Left())
+		}
+		go release()
+	}
+	if out, err := f.run(t.Context(), t, s.Args[1], shared); err != nil || out.ExitCode != 0 || f.Made() != 1 {
+		t.Errorf("%+v, %v, %d Jobs, told %q", out, err, f.Made(), f.told)
 	}
 	f.empty(t)
 }

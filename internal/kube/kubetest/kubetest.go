@@ -29,6 +29,8 @@ type Options struct {
 	Dir string
 	// Lingering: what is deleted stays, as one that is being deleted.
 	Lingering bool
+	// LostAnswers is how many of those to who makes Jobs are lost; -1: all.
+	LostAnswers int
 	// Pod, unless nil, is told of a pod that is to run, and may say why it does not: a state of its container, or a condition.
 	Pod func(s *Server, p *Pod) (runs bool)
 }
@@ -295,13 +297,27 @@ func (s *Server) makeJob(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	name, _ := At(j, "metadata.name").(string)
 	if s.jobs[name] != nil {
+		if s.opt.LostAnswers < 0 {
+			s.answerMaker(w, http.StatusConflict, nil)
+			return
+		}
 		refuse(w, http.StatusConflict, "AlreadyExists", name+" already exists")
 		return
 	}
 	s.fill(j)
 	s.jobs[name], s.made = j, s.made+1
-	answer(w, http.StatusCreated, j)
 	s.makePod(name)
+	s.answerMaker(w, http.StatusCreated, j)
+}
+
+// answerMaker answers who makes a Job, or loses the answer; mu is held.
+func (s *Server) answerMaker(w http.ResponseWriter, code int, v any) {
+	if s.opt.LostAnswers == 0 {
+		answer(w, code, v)
+		return
+	}
+	s.opt.LostAnswers--
+	refuse(w, http.StatusServiceUnavailable, "ServiceUnavailable", "the answer is lost")
 }
 
 // dryRunJob answers with the Job that would be made.
