@@ -94,7 +94,7 @@ func SendContext(ctx context.Context, s *store.Store, client *registry.Client, t
 	sum := sha256.Sum256([]byte(project))
 	x := &sending{
 		at: at, name: contextPrefix + hex.EncodeToString(sum[:]), tree: tree, tmp: tmp, bits: contextBits, all: true,
-		new: carried{created: time.Unix(0, 0).UTC()}, // the same files are the same manifest, whoever sends them
+		new: carried{created: time.Unix(0, 0).UTC()}, // the same files in the same packs are the same manifest, whoever sends them: packs of what was sent before are kept
 	}
 	if err := x.list(ctx); err != nil {
 		return sent, fmt.Errorf("looking at the build context: %w", err)
