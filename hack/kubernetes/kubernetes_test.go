@@ -211,7 +211,7 @@ func (c *cluster) joined(t *testing.T) {
 	c.written(t, "joined")
 	others := []*client{c.start(t, nil, args...), c.start(t, nil, args...)}
 	for _, p := range others {
-		p.saw(`joining Job ` + job + ` of another client`)
+		p.saw(`joining Job ` + job + ` in namespace privileged of lab, which is there since`)
 		p.saw(`pod ` + job + `-\S+ runs on node`)
 	}
 	if err := unix.Kill(one.cmd.Process.Pid, unix.SIGINT); err != nil {
