@@ -219,7 +219,7 @@ func (c *cluster) joined(t *testing.T) {
 	}
 	one.wait(130)
 	for _, p := range others {
-		p.saw(`Job ` + job + ` of another client is left: it`)
+		p.saw(`Job ` + job + ` is left: it`)
 	}
 	c.open(t, "joined")
 	for _, p := range others {
