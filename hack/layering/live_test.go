@@ -46,6 +46,7 @@ var byPath = map[string]string{
 	"internal/container.Manager.isKept":        "files of the store",
 	"internal/container.lockFile":              "files of the store",
 	"internal/container.Manager.openRoot":      "the root itself, by the number of its process, which is looked at again afterwards",
+	"internal/container.readIDMap":             "files of /proc, by the number of a process, which is looked at again afterwards",
 	"internal/container.Manager.await":         "files of the store",
 	"internal/container.Manager.Gone":          "files of the store",
 	"internal/container.Manager.hosts":         "files of the store",

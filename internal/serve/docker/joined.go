@@ -125,7 +125,7 @@ func (s *Server) changeNetworks(ctx context.Context, r *request, who string, act
 func toChange(made []container.Network, name string, config *container.Config, gone bool) (container.Joined, error) {
 	n, err := findNetwork(made, name)
 	for _, j := range config.Joined {
-		if gone && (err == nil && j.Name == n.Name || status(err) == http.StatusNotFound && (j.Name == name || j.ID == name)) {
+		if gone && (err == nil && j.Name == n.Name || err != nil && status(err) == http.StatusNotFound && (j.Name == name || j.ID == name)) {
 			return j, nil
 		}
 	}

@@ -142,6 +142,26 @@ func TestLeaveRemovedNetwork(t *testing.T) {
 	}
 }
 
+// TestLeaveOneOfSeveral has a container leave networks by their names, IDs and the beginnings of these, whichever it joined first, but none that it is not in.
+func TestLeaveOneOfSeveral(t *testing.T) {
+	l := newContainers(t)
+	ids := map[string]string{}
+	for _, name := range []string{"one", "two", "three", "other"} {
+		ids[name] = l.network(name, false)
+	}
+	id := l.create("true", inNetworks("one", "two", "three"))
+	l.isIn(id, "one", "three", "two")
+	if code := l.disconnect("other", id); code != http.StatusForbidden {
+		t.Errorf("to leave a network that it is not in is %d", code)
+	}
+	for _, name := range []string{"two", ids["three"], ids["one"][:12]} {
+		if code := l.disconnect(name, id); code != http.StatusOK {
+			t.Errorf("to leave %s is %d", name, code)
+		}
+	}
+	l.isIn(id)
+}
+
 // TestNetworksAfterAttach: what a container is in when it is started counts, not when somebody has attached to it.
 func TestNetworksAfterAttach(t *testing.T) {
 	l := newContainers(t)
