@@ -113,7 +113,7 @@ MORE    := $(shell echo $$(( $$(nproc) + 1 )))
 test: build ## install what the tests need and run those that do not take long (all: SHORT=)
 	@hack/deps.sh test
 	@hack/buildkit.sh build/tools buildctl buildx
-	SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) $(SHORT) -trimpath -buildvcs=false -count=1 -tags "$(TAGS)" -ldflags "-s -w" -timeout 45m -p $(MORE) -parallel $(MORE) $(if $(RUN),-run '$(RUN)') $(LONGEST) $(TESTED)
+	SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) $(SHORT) -trimpath -buildvcs=false -count=1 -tags "$(TAGS)" -ldflags "-s -w" -timeout 45m -parallel $(MORE) $(if $(RUN),-run '$(RUN)') $(LONGEST) $(TESTED)
 	cd examples/operator && CGO_ENABLED=0 $(GO) test -buildvcs=false ./...
 
 page-test: ## look at the page of history open in Chromium, which is installed (SCREENSHOTS=DIRECTORY leaves pictures)
