@@ -182,6 +182,11 @@ func (b *bundle) supervise(socket int) error {
 	if listener == nil {
 		return nil
 	}
+	b.owned.mu.Lock()
+	if len(b.owned.supervisors) == 0 { // the first process begins, which may have been prepared while the step before it ran
+		b.owned.since = coarseNow()
+	}
+	b.owned.mu.Unlock()
 	s, err := owners.Serve(listener, owners.Options{Rules: b.rules(), Root: root, Places: places, Layers: b.owned.layers,
 		Upper: b.owned.upper, Kept: b.owned.kept, Fixed: b.owned.fixed, Since: b.owned.since})
 	if err != nil {
