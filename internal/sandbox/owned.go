@@ -184,7 +184,7 @@ func (b *bundle) supervise(socket int) error {
 	}
 	b.owned.mu.Lock()
 	if len(b.owned.supervisors) == 0 { // the first process begins, which may have been prepared while the step before it ran
-		b.owned.since = coarseNow()
+		b.owned.since = coarseNow().Add(-1) // what it makes in the same tick of that clock is its own
 	}
 	b.owned.mu.Unlock()
 	s, err := owners.Serve(listener, owners.Options{Rules: b.rules(), Root: root, Places: places, Layers: b.owned.layers,
