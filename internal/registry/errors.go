@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -256,6 +257,16 @@ func statusOf(err error) int {
 		return s.StatusCode
 	}
 	return 0
+}
+
+// refusedAs reports whether a registry gave a code of the distribution specification, of which containerd knows a few. DIGEST_INVALID of a manifest whose digest is
+// right is what one on a filesystem says in the instant in which somebody else writes the same blob: its link is empty then (distribution 2.8).
+func refusedAs(err error, code string) bool {
+	var s remoteerrors.ErrUnexpectedStatus
+	var body struct {
+		Errors []struct{ Code string }
+	}
+	return errors.As(err, &s) && json.Unmarshal(s.Body, &body) == nil && len(body.Errors) > 0 && body.Errors[0].Code == code
 }
 
 // registryMessage returns the registry's own words, as ", it says: ...", or "".

@@ -155,6 +155,9 @@ func (p *push) again(err error, fails int, stale bool) bool {
 			p.session, p.resumed = nil, false
 			return true
 		}
+		if isManifest(p.Desc) && refusedAs(err, "DIGEST_INVALID") {
+			return true
+		}
 	}
 	return transient(err) || timedOut(err) || p.client.refusedLater(p.op, err) || unauthenticated(err) && fails == 1 && stale
 }

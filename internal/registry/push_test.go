@@ -298,6 +298,30 @@ func TestPushThroughFailures(t *testing.T) {
 	}
 }
 
+// Of who writes the same blob at the same time, a registry may refuse the manifest for an instant.
+func TestPushWhileLinksAreWritten(t *testing.T) {
+	r := registrytest.Start(t)
+	var refusals atomic.Int32
+	r.Use(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/") && refusals.Add(-1) >= 0 {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, `{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match uploaded content"}]}`)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
+	c := newClient(t)
+	manifest := blob([]byte(`{"schemaVersion":2}`))
+	manifest.Desc.MediaType = ocispec.MediaTypeImageManifest
+	refusals.Store(2)
+	mustPush(t, c, r.Host+"/app:once", manifest)
+	refusals.Store(1000)
+	if _, err := c.Push(t.Context(), r.Host+"/app:never", manifest); err == nil || !strings.Contains(err.Error(), "did not match") {
+		t.Errorf("refused for good: %v", err)
+	}
+}
+
 // Retry-After is obeyed, for 429 and 503, as seconds and as a date.
 func TestPushRetryAfter(t *testing.T) {
 	for name, tt := range map[string]struct {
