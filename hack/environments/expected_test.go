@@ -35,7 +35,7 @@ var hidden = expectation{fails: "hides this step's working directory /workspace"
 
 // What is to come.
 var (
-	notBeyond = expectation{fails: "exit code: 1", notYet: true, why: "not yet: owners that the namespace does not have"}
+	notBeyond = expectation{fails: "exit code: 1", notYet: true, why: "owners that the namespace does not have are refused"}
 )
 
 const (
