@@ -13,13 +13,15 @@ if grep -qF "## [$version]" CHANGELOG.md || git rev-parse -q --verify "refs/tags
 	echo "hack/release.sh: there is $version already" >&2
 	exit 1
 fi
+[ -n "$(sed -n '/^## \[Unreleased\]$/,/^## \[[0-9]/ { /^#/d; /./p; }' CHANGELOG.md)" ] || { echo "hack/release.sh: nothing stands below Unreleased in CHANGELOG.md" >&2; exit 1; }
 sed -i "s/^## \[Unreleased\]$/&\n\n## [$version] - $(date -u +%Y-%m-%d)/" CHANGELOG.md
-grep -qF "## [$version]" CHANGELOG.md || { echo "hack/release.sh: CHANGELOG.md has no Unreleased" >&2; exit 1; }
 git commit -qm "Release $version" CHANGELOG.md
+echo "Cut $version. Look at it, then:"
+grep -Evq '^(#|$)' contrib/allowed_signers || echo "  contrib/allowed_signers   # has no key: add that of who releases, or nobody can verify what is released"
 cat <<END
-Cut $version. Look at it, then:
   make dist-test            # from this commit; the tag does not change a byte but the version's
   git tag -a v$version -m "slipway $version"
   make dist                 # what is released, in build/dist
   make sign SIGNING_KEY=... # its checksums, with a key of contrib/allowed_signers
+  git push --follow-tags    # and what is in build/dist goes to the page of the release
 END

@@ -10,6 +10,8 @@ set -eu
 cd "$(dirname "$0")/.."
 dist=${DIST:-build/dist} signers=${ALLOWED_SIGNERS:-contrib/allowed_signers}
 
+grep -Evq '^(#|$)' "$signers" || { echo "hack/sign.sh: $signers has no key: add the public one of who releases first" >&2; exit 1; }
+
 verify() {
 	ssh-keygen -Y verify -f "$signers" -I releases -n file -s "$dist/SHA256SUMS.sig" <"$dist/SHA256SUMS" || {
 		echo "hack/sign.sh: $dist/SHA256SUMS.sig is no signature of $dist/SHA256SUMS by a key of $signers" >&2

@@ -100,4 +100,11 @@ func TestSignOtherKey(t *testing.T) {
 	if out, err := sign(t, append(env, "SIGNING_KEY="), "sign"); err == nil || !strings.Contains(out, "SIGNING_KEY") {
 		t.Errorf("without a key: %v\n%s", err, out)
 	}
+	none := filepath.Join(t.TempDir(), "signers")
+	must(t, os.WriteFile(none, []byte("# a comment\n\n"), 0o644))
+	for _, what := range []string{"sign", "verify"} {
+		if out, err := sign(t, append(env, "ALLOWED_SIGNERS="+none), what); err == nil || !strings.Contains(out, "has no key") {
+			t.Errorf("%s without a key in the list: %v\n%s", what, err, out)
+		}
+	}
 }
