@@ -58,13 +58,14 @@ about() {
 
 # prefix ARCH DIR PREFIX: what is installed below a prefix, but for the completions of zsh, whose place is each system's own.
 prefix() {
-	mkdir -p "$2/bin" "$2/share/man/man1" "$2/share/bash-completion/completions" "$2/share/fish/vendor_completions.d" "$2/share/doc/slipway/docs" "$2/share/slipway" "$2/lib/systemd/system" "$2/lib/systemd/user"
+	mkdir -p "$2/bin" "$2/share/man/man1" "$2/share/bash-completion/completions" "$2/share/fish/vendor_completions.d" "$2/share/doc/slipway/docs/schemas" "$2/share/slipway" "$2/lib/systemd/system" "$2/lib/systemd/user"
 	install -m 755 "$work/$1/slipway" "$2/bin/slipway"
 	cp "$work"/man/*.gz "$2/share/man/man1/"
 	cp "$work/completion/bash" "$2/share/bash-completion/completions/slipway"
 	cp "$work/completion/fish" "$2/share/fish/vendor_completions.d/slipway.fish"
 	cp README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE "$2/share/doc/slipway/"
-	cp docs/*.md "$2/share/doc/slipway/docs/"
+	cp docs/*.md docs/*.svg "$2/share/doc/slipway/docs/"
+	cp docs/schemas/*.json "$2/share/doc/slipway/docs/schemas/"
 	about "$1" licences "$work/$1/slipway" >"$2/share/doc/slipway/THIRD-PARTY-LICENCES"
 	gzip -9n "$2/share/doc/slipway/THIRD-PARTY-LICENCES"
 	"$work/tools/dist" apparmor "$3/bin/slipway" >"$2/share/slipway/apparmor"
