@@ -2,10 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/view"
 )
@@ -121,13 +125,24 @@ func newSystemPruneCmd(a *app) *cobra.Command {
 			if all {
 				images, cache = "all images without at least one container associated to them", "all build cache, and all records and logs of builds"
 			}
+			args, err := view.ParseArgs(filters, "until", "label", "label!")
+			if err != nil {
+				return err
+			}
+			if volumes && len(args["until"]) > 0 {
+				return errors.New(`the "until" filter is not supported with "--volumes"`)
+			}
 			if !force {
-				yes, err := a.confirm(cmd.Context(), "WARNING! This will remove:\n  - all stopped containers\n  - "+images+"\n  - "+cache+"\n\nAre you sure you want to continue?")
+				also := ""
+				if volumes {
+					also = "  - all anonymous volumes not used by at least one container\n"
+				}
+				yes, err := a.confirm(cmd.Context(), "WARNING! This will remove:\n  - all stopped containers\n"+also+"  - "+images+"\n  - "+cache+"\n\nAre you sure you want to continue?")
 				if err != nil || !yes {
 					return err
 				}
 			}
-			return a.pruneSystem(cmd.Context(), all, filters)
+			return a.pruneSystem(cmd.Context(), all, volumes, args)
 		},
 	}
 	if !a.calls(cmd) {
@@ -136,17 +151,13 @@ func newSystemPruneCmd(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&all, "all", "a", false, "Remove all unused images and all build cache, not just dangling ones")
 	f.BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	f.BoolVar(&volumes, "volumes", false, "Accepted for Docker's sake: there are no volumes")
+	f.BoolVar(&volumes, "volumes", false, "Prune anonymous volumes, which containers of Docker's clients have left")
 	f.StringArrayVar(&filters, "filter", nil, `Provide filter values (e.g. "until=24h")`)
 	return cmd
 }
 
-// pruneSystem removes stopped containers, then images, then build cache: each may set the next one free.
-func (a *app) pruneSystem(ctx context.Context, all bool, values []string) error {
-	args, err := view.ParseArgs(values, "until", "label", "label!")
-	if err != nil {
-		return err
-	}
+// pruneSystem removes stopped containers, then anonymous volumes, if that is wanted, images, and build cache: each may set the next one free.
+func (a *app) pruneSystem(ctx context.Context, all, volumes bool, args view.Args) error {
 	cache := store.Policy{All: all}
 	for _, v := range args["until"] {
 		filter, err := view.ParseCacheFilter([]string{"until=" + v})
@@ -163,6 +174,12 @@ func (a *app) pruneSystem(ctx context.Context, all bool, values []string) error 
 	if err != nil {
 		return err
 	}
+	if volumes {
+		freed, err := a.pruneVolumes(ctx, args)
+		if total += freed; err != nil {
+			return err
+		}
+	}
 	freed, err := a.pruneImages(ctx, s, args, all)
 	if total += freed; err != nil {
 		return err
@@ -174,4 +191,23 @@ func (a *app) pruneSystem(ctx context.Context, all bool, values []string) error 
 		}
 	}
 	return a.printReclaimed(total)
+}
+
+// pruneVolumes removes the anonymous volumes that no container has and that pass the filters, lists them, and returns how many bytes their files had.
+func (a *app) pruneVolumes(ctx context.Context, args view.Args) (int64, error) {
+	m, err := a.containers()
+	if err != nil {
+		return 0, err
+	}
+	list, err := m.Volumes()
+	if err != nil {
+		return 0, err
+	}
+	gone, freed, err := m.PruneVolumes(ctx, slices.DeleteFunc(list, func(v container.Volume) bool {
+		return !v.Anonymous || len(args["label"]) > 0 && !view.HasLabels(v.Labels, args["label"]) || len(args["label!"]) > 0 && view.HasLabels(v.Labels, args["label!"])
+	}))
+	if len(gone) > 0 {
+		fmt.Fprintf(a.stdout, "Deleted Volumes:\n%s\n\n", strings.Join(gone, "\n"))
+	}
+	return freed, err
 }

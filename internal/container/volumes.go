@@ -205,6 +205,22 @@ func (m *Manager) ForgetVolume(ctx context.Context, name string, force bool) err
 	return nil
 }
 
+// PruneVolumes removes those of the list that no container has, and tells their names and how many bytes their files had. What cannot be removed stays, with
+// an error beside what is gone.
+func (m *Manager) PruneVolumes(ctx context.Context, list []Volume) (gone []string, freed int64, left error) {
+	for _, v := range list {
+		size, _ := m.VolumeSize(v) // what it cannot be told of goes as well
+		switch err := m.RemoveVolume(ctx, v.Name, true); {
+		case errors.Is(err, ErrVolumeInUse):
+		case err != nil:
+			left = errors.Join(left, err)
+		default:
+			gone, freed = append(gone, v.Name), freed+size
+		}
+	}
+	return gone, freed, left
+}
+
 // RemoveAnonymous removes the anonymous volumes that a container has had which is gone, and no other one has.
 func (m *Manager) RemoveAnonymous(ctx context.Context, c store.Container) (all error) {
 	config, err := ReadConfig(c)

@@ -159,31 +159,15 @@ func (s *Server) pruneVolumes(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	report := volume.PruneReport{VolumesDeleted: []string{}}
-	var left error
-	for _, v := range list {
-		if !v.Anonymous && !everything {
-			continue
-		}
-		size, _ := m.VolumeSize(v) // what it cannot be told of goes as well
-		err := m.RemoveVolume(ctx, v.Name, true)
-		if errors.Is(err, container.ErrVolumeInUse) {
-			continue
-		}
-		if err != nil {
-			left = errors.Join(left, err)
-			continue
-		}
-		report.VolumesDeleted = append(report.VolumesDeleted, v.Name)
-		report.SpaceReclaimed += uint64(size)
-	}
+	list = slices.DeleteFunc(list, func(v container.Volume) bool { return !v.Anonymous && !everything })
+	gone, freed, left := m.PruneVolumes(ctx, list)
 	if left != nil {
-		if len(report.VolumesDeleted) == 0 {
+		if len(gone) == 0 {
 			return left
 		}
 		s.opt.Warn(fmt.Sprintf("pruning volumes: %v", left))
 	}
-	return r.answer(http.StatusOK, report)
+	return r.answer(http.StatusOK, volume.PruneReport{VolumesDeleted: append([]string{}, gone...), SpaceReclaimed: uint64(freed)})
 }
 
 // volumeWanted reports whether filters let a volume through.
