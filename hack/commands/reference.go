@@ -41,6 +41,8 @@ func reference() []byte {
 	}
 	out.WriteString("\n## Global options\n\nThey stand before or after the command.\n\n")
 	options(&out, root.PersistentFlags())
+	out.WriteString("\nBefore the command alone:\n\n")
+	options(&out, root.LocalNonPersistentFlags())
 	for _, p := range pages {
 		p.write(&out)
 	}
