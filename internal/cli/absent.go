@@ -8,13 +8,13 @@ import (
 
 // absentCommands are commands of Docker's that are not there, with the reason and what to do instead.
 var absentCommands = map[string]string{
-	"network": notYet + ": " + ownNetwork + ", the host's, or none",
-	"pause":   notYet + ": kill -s STOP stops a container's first process",
+	"network": "networks by name are for Docker's clients of slipway serve: " + ownNetwork + ", the host's, or none",
+	"pause":   unsupported + ": kill -s STOP stops a container's first process",
 	"port":    noPorts,
-	"search":  notYet,
-	"unpause": notYet + ": kill -s CONT continues a container's first process",
-	"update":  notYet + ": create another container",
-	"volume":  "there are no named volumes: use -v HOST:CONTAINER",
+	"search":  unsupported,
+	"unpause": unsupported + ": kill -s CONT continues a container's first process",
+	"update":  unsupported + ": create another container",
+	"volume":  noVolumes + ": use -v HOST:CONTAINER",
 }
 
 // inContainerGroup are those that are below `container` as well.

@@ -29,10 +29,10 @@ It is called "default"; what "create" makes are other names of it.`
 	cmd.AddCommand(newImagetoolsCmd(a))
 	a.builderFlag(cmd.PersistentFlags())
 	addRefused(cmd, map[string]string{
-		"dap":        notYet,
-		"debug":      notYet,
+		"dap":        unsupported,
+		"debug":      unsupported,
 		"dial-stdio": "there is no BuildKit daemon behind the builder that could be talked to",
-		"policy":     notYet,
+		"policy":     unsupported,
 	})
 	return cmd
 }

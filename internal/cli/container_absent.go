@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	ownNetwork = "containers have a network of their own"
-	noPorts    = ownNetwork + ": with --network host their ports are reachable as they are"
-	noDaemon   = "there is no daemon that"
-	notYet     = "it is not there yet"
+	ownNetwork  = "containers have a network of their own"
+	noPorts     = ownNetwork + ": with --network host their ports are reachable as they are"
+	noDaemon    = "there is no daemon that"
+	unsupported = "it is not supported"
+	noVolumes   = "volumes by name are for Docker's clients of slipway serve"
 )
 
 // absentRun are flags of Docker's create and run that cannot be there, with what to do instead.
@@ -28,17 +29,17 @@ var absentRun = []struct{ name, short, advice string }{
 	{"health-retries", "", noDaemon + " would watch a container's health"}, {"health-timeout", "", noDaemon + " would watch a container's health"},
 	{"health-start-period", "", noDaemon + " would watch a container's health"},
 	{"health-start-interval", "", noDaemon + " would watch a container's health"},
-	{"volumes-from", "", "there are no named volumes: give both containers the same -v HOST:CONTAINER"},
-	{"volume-driver", "", "there are no named volumes: use -v HOST:CONTAINER"},
+	{"volumes-from", "", noVolumes + ": give both containers the same -v HOST:CONTAINER"},
+	{"volume-driver", "", noVolumes + ": use -v HOST:CONTAINER"},
 	{"use-api-socket", "", "there is no API server whose socket could be mounted"},
-	{"gpus", "", notYet}, {"device", "", notYet + ": --privileged gives access to devices that are bound with -v"},
-	{"device-cgroup-rule", "", notYet}, {"device-read-bps", "", notYet}, {"device-read-iops", "", notYet},
-	{"device-write-bps", "", notYet}, {"device-write-iops", "", notYet},
-	{"blkio-weight", "", notYet}, {"blkio-weight-device", "", notYet},
-	{"domainname", "", notYet}, {"sysctl", "", notYet}, {"storage-opt", "", notYet}, {"annotation", "", notYet},
-	{"oom-kill-disable", "", notYet}, {"oom-score-adj", "", notYet},
-	{"memory-reservation", "", notYet}, {"memory-swappiness", "", notYet}, {"kernel-memory", "", "the kernel has no such limit any more"},
-	{"cpu-rt-period", "", notYet}, {"cpu-rt-runtime", "", notYet},
+	{"gpus", "", unsupported}, {"device", "", unsupported + ": --privileged gives access to devices that are bound with -v"},
+	{"device-cgroup-rule", "", unsupported}, {"device-read-bps", "", unsupported}, {"device-read-iops", "", unsupported},
+	{"device-write-bps", "", unsupported}, {"device-write-iops", "", unsupported},
+	{"blkio-weight", "", unsupported}, {"blkio-weight-device", "", unsupported},
+	{"domainname", "", unsupported}, {"sysctl", "", unsupported}, {"storage-opt", "", unsupported}, {"annotation", "", unsupported},
+	{"oom-kill-disable", "", unsupported}, {"oom-score-adj", "", unsupported},
+	{"memory-reservation", "", unsupported}, {"memory-swappiness", "", unsupported}, {"kernel-memory", "", "the kernel has no such limit any more"},
+	{"cpu-rt-period", "", unsupported}, {"cpu-rt-runtime", "", unsupported},
 }
 
 // onlyValues are the values of flags that ask for what is so anyway; others are refused.
@@ -68,13 +69,13 @@ func (o *containerFlags) check(cmd *cobra.Command, stderr io.Writer) error {
 			}
 			return fmt.Errorf("--restart %s: %s would restart a container", v, noDaemon)
 		}
-		return fmt.Errorf("--%s %s: %s", name, v, notYet)
+		return fmt.Errorf("--%s %s: %s", name, v, unsupported)
 	}
 	for _, v := range o.securityOpts {
 		switch name, _, _ := strings.Cut(strings.Replace(v, ":", "=", 1), "="); {
 		case name == "apparmor", v == "label=disable", v == "label:disable": // so it is
 		default:
-			return fmt.Errorf("--security-opt %s: %s: --privileged drops all restrictions", v, notYet)
+			return fmt.Errorf("--security-opt %s: %s: --privileged drops all restrictions", v, unsupported)
 		}
 	}
 	switch o.pull {

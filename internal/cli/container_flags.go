@@ -305,7 +305,7 @@ func parseVolume(v string) (*sandbox.Mount, error) {
 		return nil, fmt.Errorf("--volume %q: the path in the container must be absolute and not /", v)
 	}
 	if !strings.ContainsRune(parts[0], '/') && parts[0] != "." && parts[0] != ".." {
-		return nil, fmt.Errorf("--volume %q: named volumes are not there yet: give a directory, such as ./%s", v, parts[0])
+		return nil, fmt.Errorf("--volume %q: %s: give a directory, such as ./%s", v, noVolumes, parts[0])
 	}
 	var err error
 	if m.Bind, err = filepath.Abs(parts[0]); err != nil {

@@ -265,7 +265,7 @@ func (r *containerRow) Mounts() string {
 	return strings.Join(all, ",")
 }
 
-// LocalVolumes is the number of named volumes, which are not there.
+// LocalVolumes is the number of named volumes, which the command line makes none of.
 func (r *containerRow) LocalVolumes() string { return "0" }
 
 // Networks are the names of the networks.

@@ -145,7 +145,7 @@ func (m *mountFlag) mount() (*sandbox.Mount, error) {
 		return out, nil
 	case "volume":
 		if m.source != "" {
-			return nil, fmt.Errorf("named volumes are not there yet: use type=bind with a directory, such as source=./%s", m.source)
+			return nil, fmt.Errorf("%s: use type=bind with a directory, such as source=./%s", noVolumes, m.source)
 		}
 		return nil, nil
 	case "":

@@ -90,7 +90,7 @@ func TestParseVolume(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
-		"name:/b": "named volumes", "/a:b": "must be absolute", "/a:/": "not /", "/a:/b:rx": "unknown option",
+		"name:/b": "volumes by name", "/a:b": "must be absolute", "/a:/": "not /", "/a:/b:rx": "unknown option",
 		"": "want HOST:CONTAINER", "a": "want HOST:CONTAINER", ":/b": "want HOST:CONTAINER", "/a:/b:ro:x": "want HOST:CONTAINER",
 	} {
 		if _, err := parseVolume(in); err == nil || !strings.Contains(err.Error(), want) {
