@@ -41,7 +41,7 @@ type owned struct {
 	first  layer.Owner                   // whom new files belong to
 	layers []string                      // that the root is of, base first
 	upper  *os.File                      // where overlayfs has what is changed; nil: there is no overlay
-	since  time.Time                     // nothing that processes made is older
+	since  time.Time                     // when the first process began: nothing that processes made is older
 	kept   []string                      // where cache mounts are
 	fixed  map[owners.Inode]layer.Record // of directories in the place of others
 
@@ -80,7 +80,7 @@ func newOwned(b *bundle) (*owned, error) {
 // ownedHere is for processes that change the files themselves.
 func (b *bundle) ownedHere() *owned {
 	user := b.oci.Process.User
-	o := &owned{first: layer.Owner{UID: user.UID, GID: user.GID}, layers: b.spec.Root.Lower, since: coarseNow(),
+	o := &owned{first: layer.Owner{UID: user.UID, GID: user.GID}, layers: b.spec.Root.Lower,
 		fixed: map[owners.Inode]layer.Record{}}
 	for _, m := range b.spec.Mounts {
 		if m.Mapped {
@@ -183,7 +183,7 @@ func (b *bundle) supervise(socket int) error {
 		return nil
 	}
 	b.owned.mu.Lock()
-	if len(b.owned.supervisors) == 0 { // the first process begins, which may have been prepared while the step before it ran
+	if b.owned.since.IsZero() { // the first process begins, which may have been prepared while the step before it ran
 		b.owned.since = coarseNow().Add(-1) // what it makes in the same tick of that clock is its own
 	}
 	b.owned.mu.Unlock()

@@ -143,7 +143,7 @@ func (c *call) find(st *unix.Stat_t, mtime int64) (r layer.Record, found bool) {
 	return c.linkBelow(mtime)
 }
 
-// own reports whether a file without a record was made by the process's user: since the process began, and not as a copy of what a layer has.
+// own reports whether a file without a record was made by the process's user: since the process began, and neither in a layer below nor as a copy of what is there.
 func (c *call) own(x *unix.Statx_t) bool {
 	path, err := c.where()
 	if err != nil {
@@ -157,25 +157,28 @@ func (c *call) own(x *unix.Statx_t) bool {
 	if x.Mask&unix.STATX_BTIME != 0 && x.Btime.Sec*1e9+int64(x.Btime.Nsec) <= c.s.since {
 		return false
 	}
-	return !c.copied(path)
+	return c.s.upper == nil || x.Nlink == 0 || c.above(path)
 }
 
-// copied reports whether overlayfs has what is at a path from a layer below: it is a copy, or a directory that is merged with others.
-func (c *call) copied(path string) bool {
-	if c.s.upper == nil {
-		return false
-	}
-	if path == "" {
-		return true
-	}
+// above reports whether what is at a path was made in overlayfs's upper directory: it is there, and no copy, nor a directory that is merged with others.
+func (c *call) above(path string) bool {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-	fd, err := unix.Openat2(int(c.s.upper.Fd()), path, &how)
-	if err != nil {
-		return false // moved, or in another root
+	for path != "" {
+		fd, err := unix.Openat2(int(c.s.upper.Fd()), path, &how)
+		if err == nil {
+			defer unix.Close(fd)
+			_, err = unix.Getxattr(c.s.names+strconv.Itoa(fd), layer.OverlayOrigin, nil)
+			return err != nil
+		}
+		if !c.s.rooted && !(c.root >= 0 && c.s.firstRoot == inodeOf(c.root)) {
+			return true // the path begins somewhere in the upper directory: its age has to do
+		}
+		was := path
+		if path, err = c.where(); err != nil || path == was { // it was not moved meanwhile
+			return false
+		}
 	}
-	defer unix.Close(fd)
-	_, err = unix.Getxattr(c.s.names+strconv.Itoa(fd), layer.OverlayOrigin, nil)
-	return err == nil
+	return false
 }
 
 // where is the path of the object in the thread's root, which is the caller's.

@@ -100,6 +100,31 @@ func TestStatAsUser(t *testing.T) {
 	}
 }
 
+// What a layer below has was not made by the step, however young it is: the step before may have ended since this one was prepared.
+func TestStatAsUserOfYoungLayers(t *testing.T) {
+	dir := as(t, "one ID")
+	if dir == "" {
+		return
+	}
+	fill(t, dir, "lower/", "lower/plain", "lower/theirs/", "lower/sub/", "lower/sub/theirs/")
+	root, upper := mountLayer(t, dir)
+	p := startSupervised(t, setting{Root: root, Rules: Rules{UID: 1000, GID: 100}, layers: []string{dir + "/lower"}, upper: upper})
+	must(t, os.Mkdir(root+"/mine", 0o755))
+	must(t, os.WriteFile(root+"/theirs/mine", nil, 0o644))
+	sees := func() {
+		t.Helper()
+		for path, want := range map[string]string{
+			"/": "40755 0:0", "/plain": "100644 0:0", "/theirs": "40755 0:0", "/sub/theirs": "40755 0:0", "/mine": "40755 1000:100", "/theirs/mine": "100644 1000:100",
+		} {
+			p.sees(want, path)
+		}
+	}
+	sees()
+	p.want("permission denied", unix.SYS_MKDIRAT, cwd, "/sub/theirs/x", 0o755)
+	p.want("0", unix.SYS_CHROOT, "/") // from now on each caller's root is looked at
+	sees()
+}
+
 // Files in mounts from elsewhere are as the kernel tells, but for those that slipway gave a record.
 func TestStatElsewhere(t *testing.T) {
 	dir := as(t, "one ID")

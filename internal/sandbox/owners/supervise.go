@@ -34,6 +34,7 @@ type Supervisor struct {
 	places    []Place // of the files that are recorded; none: not known so far
 	chroots   bool    // the thread may change its root
 	rooted    bool    // the thread's root is that of all processes
+	firstRoot Inode   // that the processes began in
 	below     func() layer.Beside
 	upper     *os.File
 	kept      []string
@@ -172,6 +173,9 @@ func (s *Supervisor) begin(root *os.File) (err error) {
 		}
 		s.names, s.chroots = "", unix.Chroot("/") == nil
 	}
+	if root != nil {
+		s.firstRoot = inodeOf(int(root.Fd()))
+	}
 	switch {
 	case root == nil:
 	case s.chroots:
@@ -199,8 +203,17 @@ func (s *Supervisor) chroot(root int) error {
 
 // isRoot reports whether a directory is the root of this thread.
 func isRoot(dir int) bool {
-	var own, theirs unix.Stat_t
-	return unix.Stat("/", &own) == nil && unix.Fstat(dir, &theirs) == nil && own.Dev == theirs.Dev && own.Ino == theirs.Ino
+	var own unix.Stat_t
+	return unix.Stat("/", &own) == nil && Inode{own.Dev, own.Ino} == inodeOf(dir)
+}
+
+// inodeOf is the file that is open; none has the number 0.
+func inodeOf(fd int) Inode {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return Inode{}
+	}
+	return Inode{st.Dev, st.Ino}
 }
 
 // notification is struct seccomp_notif.
