@@ -56,18 +56,43 @@ func TestMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	fixed := os.Getenv("SLIPWAY_SCALE_PROGRAM") != ""
+	over := func(what string, little, much int64) bool {
+		if fixed {
+			return little > mostOfFew || much > mostOfMany
+		}
+		return much-little > bytesOfFile[what]*int64(n-few)
+	}
+	// How late the collector comes on a busy machine is chance, and adds: what a command needs is the least of its peaks.
 	little, much := peaks(t, few), peaks(t, n)
+	for range 2 {
+		again := false
+		for what := range much {
+			again = again || over(what, little[what], much[what])
+		}
+		if !again {
+			break
+		}
+		lower(little, peaks(t, few))
+		lower(much, peaks(t, n))
+	}
 	for what, peak := range much {
+		growth := (peak - little[what]) / int64(n-few)
 		t.Logf("%-8s %4d MB with %d files, %4d MB with %d", what, little[what]>>20, few, peak>>20, n)
-		if os.Getenv("SLIPWAY_SCALE_PROGRAM") == "" {
-			if growth := (peak - little[what]) / int64(n-few); growth > bytesOfFile[what] {
-				t.Errorf("%s: %d bytes of memory for each file more, which should be less than %d", what, growth, bytesOfFile[what])
-			}
-			continue
-		}
-		if little[what] > mostOfFew || peak > mostOfMany {
+		switch {
+		case !over(what, little[what], peak):
+		case fixed:
 			t.Errorf("%s: %d MB and %d MB, which should be less than %d and %d", what, little[what]>>20, peak>>20, mostOfFew>>20, mostOfMany>>20)
+		default:
+			t.Errorf("%s: %d bytes of memory for each file more, which should be less than %d", what, growth, bytesOfFile[what])
 		}
+	}
+}
+
+// lower takes the lower ones of two measurements.
+func lower(a, b map[string]int64) {
+	for what := range a {
+		a[what] = min(a[what], b[what])
 	}
 }
 
