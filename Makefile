@@ -207,10 +207,11 @@ kubernetes-programs: image-program
 	@hack/deps.sh kubernetes
 	@$(MAKE) --no-print-directory $(BASES)
 	@$(BASES) make busybox golang debian
-	@PROGRAM=$(PROGRAMS) $(BASES) exec -- hack/image.sh slipway
+	@for target in slipway daemon; do PROGRAM=$(PROGRAMS) $(BASES) exec -- hack/image.sh $$target || exit; done
+	@hack/buildkit.sh build/tools buildx
 	GO="$(GO)" hack/kubernetes/build.sh
 	$(GO) build -buildvcs=false -o build/kubernetes/bin/registry ./hack/kubernetes/registry
-KUBERNETES = SLIPWAY_KUBERNETES=$(CURDIR)/build/kubernetes SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)"
+KUBERNETES = SLIPWAY_KUBERNETES=$(CURDIR)/build/kubernetes SLIPWAY_BUILDX=$(CURDIR)/build/tools/buildx SLIPWAY_PROGRAM=$(CURDIR)/bin/slipway GO="$(GO)" hack/go.sh test $(PATCHED) -buildvcs=false -count=1 -v -tags "$(TAGS)"
 
 # SCENARIOS=lost,cut chooses some.
 kubernetes: kubernetes-programs ## start a Kubernetes of two nodes on this machine, compiled the first time (half an hour), and build on it while pods, nodes and the API server fail

@@ -205,23 +205,34 @@ func (c *cluster) start(t *testing.T, stdin io.Reader, args ...string) *client {
 
 func (c *cluster) startAs(t *testing.T, kubeconfig string, stdin io.Reader, args ...string) *client {
 	t.Helper()
+	p := c.prepare(t, kubeconfig, stdin, c.program, args...)
+	p.begin()
+	return p
+}
+
+// prepare is a program that is to begin there.
+func (c *cluster) prepare(t *testing.T, kubeconfig string, stdin io.Reader, program string, args ...string) *client {
 	p := &client{t: t, changed: make(chan struct{}), ended: make(chan struct{})}
-	p.cmd = exec.Command("./cluster.sh", append([]string{"client", c.program}, args...)...)
+	p.cmd = exec.Command("./cluster.sh", append([]string{"client", program}, args...)...)
 	p.cmd.Env = append(os.Environ(), "SLIPWAY_ROOT="+c.store, "HOME="+c.work, "BUILDKIT_PROGRESS=plain", "KUBECONFIG="+kubeconfig, "SOURCE_DATE_EPOCH=1700000000")
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, p, p
 	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	return p
+}
+
+func (p *client) begin() {
+	p.t.Helper()
 	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	go func() {
 		_ = p.cmd.Wait() // its code is looked at
 		close(p.ended)
 	}()
-	t.Cleanup(func() {
+	p.t.Cleanup(func() {
 		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL) // it may have ended
 		<-p.ended
 	})
-	return p
 }
 
 // on are the flags of a build in a namespace.

@@ -23,7 +23,7 @@ func TestKubernetes(t *testing.T) {
 		name string
 		test func(*cluster, *testing.T)
 	}{
-		{"levels", (*cluster).levels}, {"home", (*cluster).home}, {"inputs", (*cluster).inputs}, {"bake", (*cluster).bake}, {"credentials", (*cluster).credentials},
+		{"levels", (*cluster).levels}, {"home", (*cluster).home}, {"inputs", (*cluster).inputs}, {"bake", (*cluster).bake}, {"buildx", (*cluster).buildx}, {"credentials", (*cluster).credentials},
 		{"architecture", (*cluster).architecture}, {"interrupt", (*cluster).interrupt}, {"lost", (*cluster).lost}, {"killed", (*cluster).killed},
 		{"server", (*cluster).server}, {"twice", (*cluster).twice}, {"joined", (*cluster).joined}, {"cut", (*cluster).cut}, {"workers", (*cluster).workers}, {"workers-cut", (*cluster).workersCut},
 	} {
