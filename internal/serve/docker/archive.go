@@ -12,8 +12,8 @@ import (
 	"github.com/slipway-build/slipway/internal/container"
 )
 
-// archived is the file that a request is about, which is described in the head of the answer.
-func (r *request) archived(ctx context.Context) (context.Context, *container.Archive, error) {
+// archived is the file that a request is about, which is described in the head of the answer. An event of the action is told, unless that is "".
+func (r *request) archived(ctx context.Context, action string) (context.Context, *container.Archive, error) {
 	path := r.FormValue("path")
 	if path == "" {
 		return ctx, nil, invalidf("bad parameter: path cannot be empty")
@@ -33,13 +33,16 @@ func (r *request) archived(ctx context.Context) (context.Context, *container.Arc
 	if err != nil {
 		return ctx, nil, err
 	}
+	if action != "" {
+		m.Tell(c, action, nil)
+	}
 	r.w.Header().Set("X-Docker-Container-Path-Stat", base64.StdEncoding.EncodeToString(data))
 	return ctx, a, nil
 }
 
 // statArchive answers HEAD /containers/NAME/archive.
 func (s *Server) statArchive(ctx context.Context, r *request) error {
-	if _, _, err := r.archived(ctx); err != nil {
+	if _, _, err := r.archived(ctx, ""); err != nil {
 		return err
 	}
 	return r.ok()
@@ -47,7 +50,7 @@ func (s *Server) statArchive(ctx context.Context, r *request) error {
 
 // getArchive answers GET /containers/NAME/archive.
 func (s *Server) getArchive(ctx context.Context, r *request) error {
-	ctx, a, err := r.archived(ctx)
+	ctx, a, err := r.archived(ctx, "archive-path")
 	if err != nil {
 		return err
 	}
@@ -74,5 +77,6 @@ func (s *Server) putArchive(ctx context.Context, r *request) error {
 		}
 		return err
 	}
+	m.Tell(c, "extract-to-dir", nil)
 	return r.ok()
 }

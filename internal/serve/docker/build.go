@@ -78,10 +78,7 @@ func (s *Server) build(ctx context.Context, r *request) error {
 	if id == "" {
 		id = res.ImageID.String()
 	}
-	s.events.tell(events.BuilderEventType, "build", id, nil)
-	for _, name := range res.Names {
-		s.events.image(events.ActionTag, id, view.Familiar(name))
-	}
+	s.tellBuilt(ctx, b.Store, id, res.Names)
 	if second {
 		out.aux(imageID, buildtypes.Result{ID: id})
 		return nil
@@ -96,6 +93,14 @@ func (s *Server) build(ctx context.Context, r *request) error {
 		out.text("Successfully tagged %s\n", view.Familiar(name))
 	}
 	return nil
+}
+
+// tellBuilt tells of an image that was built, and of its names.
+func (s *Server) tellBuilt(ctx context.Context, st *store.Store, id string, names []string) {
+	s.tellImage(ctx, st, events.ActionCreate, id, id)
+	for _, name := range names {
+		s.tellImage(ctx, st, events.ActionTag, id, view.Familiar(name))
+	}
 }
 
 // clientSession is what a client names in the place of a context that its session has.
@@ -335,6 +340,7 @@ func (s *Server) buildOfSession(ctx context.Context, r *request, b *Backend, p *
 	if id == "" {
 		id = res.Response["containerimage.digest"]
 	}
+	s.tellBuilt(ctx, b.Store, id, p.tags)
 	out.aux(imageID, buildtypes.Result{ID: id})
 	return nil
 }

@@ -225,8 +225,17 @@ func (s *Server) removeContainer(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
+	var volumes []string
+	if r.flag("v") {
+		volumes = anonymousVolumes(m, c)
+	}
 	if err := m.Remove(context.WithoutCancel(ctx), c.ID, r.flag("force"), r.flag("v")); err != nil {
 		return err
+	}
+	for _, name := range volumes {
+		if _, err := m.Volume(name); errors.Is(err, store.ErrNotFound) {
+			s.events.volume(events.ActionDestroy, name)
+		}
 	}
 	return r.done()
 }
@@ -307,6 +316,7 @@ func (s *Server) topContainer(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
+	m.Tell(c, "top", nil)
 	return r.answer(http.StatusOK, containertypes.TopResponse{Titles: titles, Processes: append([][]string{}, rows...)})
 }
 
@@ -385,7 +395,11 @@ func (s *Server) commitContainer(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	m.Tell(c, "commit", map[string]string{"comment": opts.Comment})
+	named := opts.Name
+	if named != "" {
+		named = view.Familiar(named)
+	}
+	m.Tell(c, "commit", map[string]string{"comment": opts.Comment, "imageID": img.ID.String(), "imageRef": named})
 	return r.answer(http.StatusCreated, containertypes.CommitResponse{ID: img.ID.String()})
 }
 

@@ -334,15 +334,20 @@ func TestContainerLife(t *testing.T) {
 			t.Errorf("%s was told of %s", e.Action, name)
 		}
 	}
-	if got := strings.Join(actions, " "); got != "create start rename kill die stop destroy" {
+	if got := strings.Join(actions, " "); strings.Replace(got, " top", "", 1) != "create start rename kill die stop destroy" { // there may be no ps
 		t.Errorf("the events are %s", got)
 	}
 }
 
+// now is the time as requests have it.
+func (l *lab) now() string {
+	now := time.Now()
+	return fmt.Sprintf("%d.%09d", now.Unix(), now.Nanosecond())
+}
+
 // events are those of a container so far.
 func (l *lab) events(id string) (all []events.Message) {
-	now := time.Now()
-	res := l.Events(l.t.Context(), client.EventsListOptions{Since: "1", Until: fmt.Sprintf("%d.%09d", now.Unix(), now.Nanosecond()), Filters: client.Filters{}.Add("container", id)})
+	res := l.Events(l.t.Context(), client.EventsListOptions{Since: "1", Until: l.now(), Filters: client.Filters{}.Add("container", id)})
 	for {
 		select {
 		case m := <-res.Messages:

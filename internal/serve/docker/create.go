@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/platforms"
 	containertypes "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/slipway-build/slipway/internal/container"
@@ -73,6 +74,11 @@ func (s *Server) createContainer(ctx context.Context, r *request) error {
 	id, err := c.make(ctx, strings.TrimPrefix(r.FormValue("name"), "/"))
 	if err = errors.Join(err, release()); err != nil {
 		return err
+	}
+	for _, v := range c.volumes {
+		if v.made {
+			s.events.volume(events.ActionCreate, v.Name)
+		}
 	}
 	return r.answer(http.StatusCreated, containertypes.CreateResponse{ID: id, Warnings: c.warnings})
 }

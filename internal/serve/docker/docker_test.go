@@ -140,6 +140,17 @@ func (l *lab) get(method, path string, header ...string) (doc any, status int) {
 	return doc, resp.StatusCode
 }
 
+// do sends a request, and returns the answer with its body.
+func (l *lab) do(req *http.Request) (*http.Response, []byte) {
+	l.t.Helper()
+	resp, err := http.DefaultClient.Do(req)
+	must(l.t, err)
+	data, err := io.ReadAll(resp.Body)
+	must(l.t, err)
+	must(l.t, resp.Body.Close())
+	return resp, data
+}
+
 // definitions are those of the API's own description.
 func definitions(t *testing.T) map[string]struct{ Properties map[string]any } {
 	t.Helper()
@@ -498,6 +509,9 @@ func TestBuildOfSession(t *testing.T) {
 	want := map[string]string{"filename": "D", "target": "t", "build-arg:A": "1", "label:l": "v", "add-hosts": "h=1.2.3.4", "no-cache": "", "image-resolve-mode": "pull", "force-network-mode": "host"}
 	if !maps.Equal(got.Attrs, want) || got.Session != "s" || !got.Engine || !slices.Equal(got.Entitlements, []string{hostNetwork}) || got.Outputs[0].Attrs["name"] != "a,b:1" {
 		t.Errorf("it is asked for %+v", got)
+	}
+	if got, want := l.told(events.ImageEventType), []string{"create sha256:abc name=sha256:abc", "tag sha256:abc name=a:latest", "tag sha256:abc name=b:1"}; !slices.Equal(got, want) {
+		t.Errorf("told were %q, not %q", got, want)
 	}
 	if !strings.Contains(string(said), `"id":"moby.buildkit.trace","aux":"`) || !strings.Contains(string(said), `"id":"moby.image.id","aux":{"ID":"sha256:abc"}`) {
 		t.Errorf("the client is told %s", said)

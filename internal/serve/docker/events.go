@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/slipway-build/slipway/internal/container"
+	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/view"
 )
 
@@ -61,9 +63,25 @@ func (b *bus) tell(kind events.Type, action events.Action, id string, attributes
 	}
 }
 
-// image tells of something that was done with an image.
-func (b *bus) image(action events.Action, id, name string) {
-	b.tell(events.ImageEventType, action, id, map[string]string{"name": name})
+// image tells of something that was done with an image, with the labels of it.
+func (b *bus) image(action events.Action, id, name string, labels map[string]string) {
+	attributes := maps.Clone(labels)
+	if attributes == nil {
+		attributes = map[string]string{}
+	}
+	attributes["name"] = name
+	b.tell(events.ImageEventType, action, id, attributes)
+}
+
+// tellImage is [bus.image] of one that is here, by its name or ID.
+func (s *Server) tellImage(ctx context.Context, st *store.Store, action events.Action, id, name string) {
+	var labels map[string]string
+	if img, err := st.Image(context.WithoutCancel(ctx), id); err == nil {
+		if config, err := view.ImageConfig(context.WithoutCancel(ctx), st, img.ID); err == nil {
+			labels = config.Config.Labels
+		}
+	}
+	s.events.image(action, id, name, labels)
 }
 
 // join returns what happened, and what will.
@@ -79,12 +97,15 @@ func (b *bus) join() (past []events.Message, next chan events.Message, leave fun
 	}
 }
 
-// legacyEvent is an event with the fields of before 1.52.
-type legacyEvent struct {
-	Status string `json:"status,omitempty"`
-	ID     string `json:"id,omitempty"`
-	From   string `json:"from,omitempty"`
-	events.Message
+// oldEvent is an event with the fields of before 1.52, which those of containers and images have.
+func oldEvent(m events.Message) any {
+	switch m.Type {
+	case events.ContainerEventType:
+		return compat{m, fields{"status": m.Action, "id": m.Actor.ID, "from": m.Actor.Attributes["image"]}}
+	case events.ImageEventType:
+		return compat{m, fields{"status": m.Action, "id": m.Actor.ID}}
+	}
+	return m
 }
 
 // follow answers GET /events.
@@ -96,6 +117,9 @@ func (s *Server) follow(ctx context.Context, r *request) error {
 	until, hasUntil, err := r.moment("until")
 	if err != nil {
 		return err
+	}
+	if hasUntil && until.Before(since) {
+		return invalidf("`since` time (%s) cannot be after `until` time (%s)", r.FormValue("since"), r.FormValue("until"))
 	}
 	args, err := r.args("type", "event", "image", "label", "scope", "container", "daemon", "network", "volume", "plugin", "service", "node", "secret", "config")
 	if err != nil {
@@ -109,7 +133,7 @@ func (s *Server) follow(ctx context.Context, r *request) error {
 	past, next, leave := s.events.join()
 	defer leave()
 	now := time.Now()
-	if hasSince {
+	if hasSince || hasUntil {
 		if past, err = withContainers(ctx, m, past, since, now); err != nil {
 			return err
 		}
@@ -133,7 +157,7 @@ func (s *Server) follow(ctx context.Context, r *request) error {
 		return err
 	}
 	for _, m := range past {
-		if hasSince && m.TimeNano >= since.UnixNano() {
+		if hasSince && m.TimeNano >= since.UnixNano() || !hasSince && hasUntil {
 			if err := send(m); err != nil {
 				return err
 			}
@@ -164,13 +188,15 @@ const lateEvents = 200 * time.Millisecond
 
 // eventWriter begins the answer of GET /events and returns what adds an event to it, if filters let that through and it is not after until, which may be zero.
 func (r *request) eventWriter(args map[string][]string, until time.Time) (func(events.Message) error, error) {
-	kind, before := "application/json", ""
-	switch accept := r.Header.Get("Accept"); {
-	case r.before("1.52"):
-	case strings.Contains(accept, types.MediaTypeJSONSequence):
-		kind, before = types.MediaTypeJSONSequence, "\x1e"
+	kind, before := types.MediaTypeJSONLines, ""
+	switch accept := strings.Join(r.Header.Values("Accept"), ","); { // in the order in which clients want them that take all
+	case strings.Contains(accept, types.MediaTypeJSONLines):
 	case strings.Contains(accept, types.MediaTypeNDJSON):
 		kind = types.MediaTypeNDJSON
+	case strings.Contains(accept, types.MediaTypeJSONSequence):
+		kind, before = types.MediaTypeJSONSequence, "\x1e"
+	case r.before("1.52"):
+		kind = types.MediaTypeJSON
 	}
 	r.began = true
 	r.w.Header().Set("Content-Type", kind)
@@ -180,9 +206,12 @@ func (r *request) eventWriter(args map[string][]string, until time.Time) (func(e
 		if !wanted(args, m) || !until.IsZero() && m.TimeNano > until.UnixNano() {
 			return nil
 		}
+		if r.before("1.46") && m.Type == events.ImageEventType && m.Action == events.ActionCreate { // they came then
+			return nil
+		}
 		var v any = m
 		if r.before("1.52") {
-			v = legacyEvent{Status: string(m.Action), ID: m.Actor.ID, From: m.Actor.Attributes["image"], Message: m}
+			v = oldEvent(m)
 		}
 		data, err := json.Marshal(v)
 		if err == nil {
@@ -247,40 +276,30 @@ func (r *request) moment(name string) (t time.Time, given bool, err error) {
 	return time.Unix(sec, nsec), true, nil
 }
 
-// wanted reports whether filters let an event through: all labels have to be there, and of the other keys one value has to fit.
+// wanted reports whether filters let an event through.
 func wanted(args map[string][]string, m events.Message) bool {
-	for key, values := range args {
-		fits := func(v string) bool { return false }
+	return fit(args, m.Actor.Attributes, func(key, v string) bool {
+		name := m.Actor.Attributes["name"]
 		switch key {
 		case "type":
-			fits = func(v string) bool { return string(m.Type) == v }
+			return string(m.Type) == v
 		case "event":
-			fits = func(v string) bool { return string(m.Action) == v || strings.HasPrefix(string(m.Action), v+":") }
+			return string(m.Action) == v || strings.HasPrefix(string(m.Action), v+":")
 		case "scope":
-			fits = func(v string) bool { return m.Scope == v }
+			return m.Scope == v
 		case "container":
-			fits = func(v string) bool {
-				return m.Type == events.ContainerEventType && (m.Actor.Attributes["name"] == strings.TrimPrefix(v, "/") || v != "" && strings.HasPrefix(m.Actor.ID, v))
-			}
+			return m.Type == events.ContainerEventType && (name == strings.TrimPrefix(v, "/") || v != "" && strings.HasPrefix(m.Actor.ID, v))
 		case "network":
-			fits = func(v string) bool {
-				return m.Type == events.NetworkEventType && (m.Actor.ID == v || m.Actor.Attributes["name"] == v)
-			}
+			return m.Type == events.NetworkEventType && (m.Actor.ID == v || name == v)
 		case "volume":
-			fits = func(v string) bool { return m.Type == events.VolumeEventType && m.Actor.ID == v }
+			return m.Type == events.VolumeEventType && m.Actor.ID == v
 		case "image":
-			fits = func(v string) bool {
-				if m.Type == events.ContainerEventType {
-					return m.Actor.Attributes["image"] == v || repositoryOf(m.Actor.Attributes["image"]) == v
-				}
-				return m.Type == events.ImageEventType && (m.Actor.ID == v || m.Actor.Attributes["name"] == v || repositoryOf(m.Actor.Attributes["name"]) == v)
+			if m.Type == events.ContainerEventType {
+				name = m.Actor.Attributes["image"]
+				return name == v || repositoryOf(name) == v
 			}
-		case "label":
-			fits = func(string) bool { return view.HasLabels(m.Actor.Attributes, values) }
+			return m.Type == events.ImageEventType && (m.Actor.ID == v || repositoryOf(m.Actor.ID) == v || name == v || repositoryOf(name) == v)
 		}
-		if !slices.ContainsFunc(values, fits) {
-			return false
-		}
-	}
-	return true
+		return false
+	})
 }

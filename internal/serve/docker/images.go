@@ -368,7 +368,7 @@ func (s *Server) tagImage(ctx context.Context, r *request) error {
 	if err := b.Store.SetImages(ctx, img); err != nil {
 		return err
 	}
-	s.events.image(events.ActionTag, img.ID.String(), view.Familiar(name))
+	s.tellImage(ctx, b.Store, events.ActionTag, img.ID.String(), view.Familiar(name))
 	r.began = true
 	r.w.WriteHeader(http.StatusCreated)
 	return nil
@@ -407,10 +407,10 @@ func (s *Server) deleted(gone []view.Removed) []image.DeleteResponse {
 	for _, g := range gone {
 		if g.Deleted {
 			all = append(all, image.DeleteResponse{Deleted: g.ID.String()})
-			s.events.image(events.ActionDelete, g.ID.String(), g.ID.String())
+			s.events.image(events.ActionDelete, g.ID.String(), g.ID.String(), nil)
 		} else {
 			all = append(all, image.DeleteResponse{Untagged: g.Untagged})
-			s.events.image(events.ActionUnTag, g.ID.String(), g.Untagged)
+			s.events.image(events.ActionUnTag, g.ID.String(), g.Untagged, nil)
 		}
 	}
 	return all

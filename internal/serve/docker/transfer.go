@@ -59,7 +59,7 @@ func (s *Server) createImage(ctx context.Context, r *request) error {
 		if _, err := transfer.Pull(ctx, b.Store, imagesource.New(b.Store, reg), w, out); err != nil {
 			return out.end(err)
 		}
-		s.events.image(events.ActionPull, view.Familiar(name), view.Familiar(name))
+		s.tellImage(ctx, b.Store, events.ActionPull, view.Familiar(name), repositoryOf(name))
 	}
 	return nil
 }
@@ -117,7 +117,7 @@ func (s *Server) pushImage(ctx context.Context, r *request) error {
 			Tag, Digest string
 			Size        int64
 		}{tag, desc.Digest.String(), desc.Size})
-		s.events.image(events.ActionPush, img.ID.String(), view.Familiar(img.Name))
+		s.tellImage(ctx, b.Store, events.ActionPush, view.Familiar(img.Name), repositoryOf(img.Name))
 	}
 	return nil
 }
@@ -152,7 +152,7 @@ func (s *Server) saveImages(ctx context.Context, r *request) error {
 		return err
 	}
 	for _, img := range images {
-		s.events.image(events.ActionSave, img.Image.ID.String(), view.Familiar(img.Image.Name))
+		s.tellImage(ctx, b.Store, events.ActionSave, img.Image.ID.String(), img.Image.ID.String())
 	}
 	return nil
 }
@@ -187,7 +187,7 @@ func (s *Server) loadImages(ctx context.Context, r *request) error {
 		} else {
 			out.text("Loaded image: %s\n", view.Familiar(img.Name))
 		}
-		s.events.image(events.ActionLoad, img.ID.String(), view.Familiar(img.Name))
+		s.tellImage(ctx, b.Store, events.ActionLoad, img.ID.String(), img.ID.String())
 	}
 	return nil
 }
@@ -240,6 +240,6 @@ func (s *Server) importImage(ctx context.Context, r *request) error {
 		return out.end(err)
 	}
 	out.Printf("%s", img.ID)
-	s.events.image(events.ActionImport, img.ID.String(), img.ID.String())
+	s.tellImage(ctx, b.Store, events.ActionImport, img.ID.String(), img.ID.String())
 	return nil
 }

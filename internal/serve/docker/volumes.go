@@ -63,7 +63,7 @@ func (s *Server) createVolume(ctx context.Context, r *request) error {
 		return volumeError(err)
 	}
 	if made {
-		s.events.tell(events.VolumeEventType, events.ActionCreate, v.Name, map[string]string{"driver": "local"})
+		s.events.volume(events.ActionCreate, v.Name)
 	}
 	return r.answer(http.StatusCreated, volumeOf(v))
 }
@@ -136,11 +136,34 @@ func (s *Server) removeVolume(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.manager(b).RemoveVolume(ctx, r.name, r.flag("force")); err != nil {
+	m := s.manager(b)
+	_, gone := m.Volume(r.name)
+	if err := m.RemoveVolume(ctx, r.name, r.flag("force")); err != nil {
 		return volumeError(err)
 	}
-	s.events.tell(events.VolumeEventType, events.ActionDestroy, r.name, map[string]string{"driver": "local"})
+	if gone == nil {
+		s.events.volume(events.ActionDestroy, r.name)
+	}
 	return r.done()
+}
+
+// volume tells of something that was done with a volume.
+func (b *bus) volume(action events.Action, name string) {
+	b.tell(events.VolumeEventType, action, name, map[string]string{"driver": "local"})
+}
+
+// anonymousVolumes are those of a container, which go with it where that is asked for.
+func anonymousVolumes(m *container.Manager, c store.Container) (names []string) {
+	config, err := container.ReadConfig(c)
+	if err != nil {
+		return nil
+	}
+	for _, s := range config.Mounts {
+		if v, err := m.Volume(m.VolumeOf(s.Bind)); err == nil && v.Anonymous {
+			names = append(names, v.Name)
+		}
+	}
+	return names
 }
 
 // pruneVolumes answers POST /volumes/prune: anonymous ones that nobody has, and with the filter all=true the others.
@@ -161,12 +184,16 @@ func (s *Server) pruneVolumes(ctx context.Context, r *request) error {
 	}
 	list = slices.DeleteFunc(list, func(v container.Volume) bool { return !v.Anonymous && !everything })
 	gone, freed, left := m.PruneVolumes(ctx, list)
+	for _, name := range gone {
+		s.events.volume(events.ActionDestroy, name)
+	}
 	if left != nil {
 		if len(gone) == 0 {
 			return left
 		}
 		s.opt.Warn(fmt.Sprintf("pruning volumes: %v", left))
 	}
+	s.events.tell(events.VolumeEventType, events.ActionPrune, "", map[string]string{"reclaimed": fmt.Sprint(freed)})
 	return r.answer(http.StatusOK, volume.PruneReport{VolumesDeleted: append([]string{}, gone...), SpaceReclaimed: uint64(freed)})
 }
 
