@@ -331,7 +331,7 @@ func (s *Server) containerChanges(ctx context.Context, r *request) error {
 		return err
 	}
 	kinds := map[container.ChangeKind]containertypes.ChangeType{container.Modified: containertypes.ChangeModify, container.Added: containertypes.ChangeAdd, container.Deleted: containertypes.ChangeDelete}
-	all := []containertypes.FilesystemChange{}
+	var all []containertypes.FilesystemChange // null for none
 	for _, ch := range changes {
 		all = append(all, containertypes.FilesystemChange{Kind: kinds[ch.Kind], Path: ch.Path})
 	}

@@ -15,6 +15,7 @@ import (
 	containertypes "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/sandbox"
@@ -29,6 +30,7 @@ type creating struct {
 	host   *containertypes.HostConfig
 	m      *container.Manager
 	img    *container.Image
+	desc   ocispec.Descriptor // of its manifest
 	opts   container.Options
 	// nets are the networks that the client names beside the mode, and what it says of each.
 	nets map[string]*network.EndpointSettings
@@ -64,7 +66,7 @@ func (s *Server) createContainer(ctx context.Context, r *request) error {
 		return err
 	}
 	c.m = s.manager(b)
-	if c.img, err = imageFor(ctx, b.Store, c.config.Image, r.FormValue("platform")); err != nil {
+	if c.img, c.desc, err = imageFor(ctx, b.Store, c.config.Image, r.FormValue("platform")); err != nil {
 		return err
 	}
 	release, err := c.m.LockVolumes(ctx)
@@ -152,26 +154,33 @@ func refusal(err error) error {
 	return failure{http.StatusBadRequest, err.Error()}
 }
 
-// imageFor is the image of a container, which has to be here.
-func imageFor(ctx context.Context, st *store.Store, name, platform string) (*container.Image, error) {
+// imageFor is the image of a container, which has to be here, with the descriptor of its manifest.
+func imageFor(ctx context.Context, st *store.Store, name, platform string) (img *container.Image, desc ocispec.Descriptor, err error) {
 	if name == "" {
-		return nil, invalidf("no image was given")
+		return nil, desc, invalidf("no image was given")
 	}
-	img, err := view.UseImage(ctx, st, name)
+	found, err := view.UseImage(ctx, st, name)
 	if err == nil && platform != "" {
 		p, perr := platforms.Parse(platform)
 		if perr != nil {
-			return nil, invalidf("invalid platform: %v", perr)
+			return nil, desc, invalidf("invalid platform: %v", perr)
 		}
-		img, err = view.ForPlatform(ctx, st, img, p)
+		found, err = view.ForPlatform(ctx, st, found, p)
 	}
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, failure{http.StatusNotFound, "No such image: " + view.Familiar(name)}
+		return nil, desc, failure{http.StatusNotFound, "No such image: " + view.Familiar(name)}
 	}
 	if err != nil {
-		return nil, err
+		return nil, desc, err
 	}
-	return container.OpenImage(ctx, st, name, img.Manifest.Digest)
+	if img, err = container.OpenImage(ctx, st, name, found.Manifest.Digest); err != nil {
+		return nil, desc, err
+	}
+	if desc = found.Manifest; desc.Platform == nil {
+		p := img.Config.Platform
+		desc.Platform = &p
+	}
+	return img, desc, nil
 }
 
 func (c *creating) warn(format string, args ...any) {
@@ -205,15 +214,16 @@ func (c *creating) options(ctx context.Context) (err error) {
 	if c.opts.Log, err = container.NewLogConfig(h.LogConfig.Type, h.LogConfig.Config); err != nil {
 		return err
 	}
-	c.opts.Docker, err = json.Marshal(asked{cfg, h, c.nets})
+	c.opts.Docker, err = json.Marshal(asked{cfg, h, c.nets, &c.desc})
 	return err
 }
 
-// asked is what a client asked for, which it is told again.
+// asked is what a client asked for, which it is told again, with the manifest of the image that it got.
 type asked struct {
-	Config *containertypes.Config
-	Host   *containertypes.HostConfig
-	Nets   map[string]*network.EndpointSettings `json:",omitempty"`
+	Config   *containertypes.Config
+	Host     *containertypes.HostConfig
+	Nets     map[string]*network.EndpointSettings `json:",omitempty"`
+	Manifest *ocispec.Descriptor                  `json:",omitempty"`
 }
 
 // network says which one the container has, and in which it is.

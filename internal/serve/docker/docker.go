@@ -97,13 +97,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		req.fail(err)
 		return
 	}
-	handle, name := find(r.Method, req.path)
-	if handle == nil {
+	found, name := find(r.Method, req.path)
+	if found.handle == nil {
 		req.fail(absent(req.path))
 		return
 	}
 	req.name = name
-	if err := handle(s, r.Context(), req); err != nil {
+	if err := found.handle(s, r.Context(), req); err != nil {
 		req.fail(err)
 	}
 }
@@ -116,6 +116,9 @@ func browser(r *http.Request) bool {
 
 // absent is the answer for a path that nothing serves.
 func absent(path string) error {
+	if path == "/swarm/leave" {
+		return failure{http.StatusServiceUnavailable, "This node is not part of a swarm"}
+	}
 	for _, part := range []string{"/swarm", "/services", "/tasks", "/nodes", "/secrets", "/configs"} {
 		if strings.HasPrefix(path, part) {
 			return failure{http.StatusServiceUnavailable, `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`}

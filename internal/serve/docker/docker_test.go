@@ -211,7 +211,7 @@ func TestFields(t *testing.T) {
 		without    []string // left out when empty, or of Windows, swarms and plugins
 	}{
 		"/v1.52/images/json?manifests=1": {"ImageSummary", first, nil},
-		"/v1.52/images/app:v1/json":      {"ImageInspect", nil, []string{"Author", "Comment", "Parent", "DockerVersion", "Variant", "OsVersion", "Manifests", "Identity"}},
+		"/v1.52/images/app:v1/json":      {"ImageInspect", nil, []string{"Author", "Comment", "Parent", "DockerVersion", "Variant", "OsVersion", "Manifests", "Identity", "GraphDriver"}},
 		"/v1.52/info": {"SystemInfo", nil, []string{"SystemStatus", "ProductLicense", "DefaultAddressPools", "FirewallBackend", "DiscoveredDevices", "NRI", "Containerd", "CpuCfsPeriod", "CpuCfsQuota",
 			"KernelMemoryTCP", "BridgeNfIptables", "BridgeNfIp6tables", "ClusterStore", "ClusterAdvertise"}},
 		"/v1.52/version":               {"SystemVersion", nil, []string{"GitCommit", "BuildTime", "Experimental"}},

@@ -39,18 +39,18 @@ func TestContainerFields(t *testing.T) {
 		definition string
 		without    []string
 	}{
-		{"/containers/" + id + "/json?size=1", nil, "ContainerInspectResponse", []string{"Storage", "ImageManifestDescriptor"}},
+		{"/containers/" + id + "/json?size=1", nil, "ContainerInspectResponse", []string{"GraphDriver"}},
 		{"/containers/" + id + "/json", []any{"State"}, "ContainerState", []string{"Health"}},
 		{"/containers/" + id + "/json", []any{"HostConfig"}, "HostConfig", host},
 		{"/containers/" + id + "/json", []any{"Config"}, "ContainerConfig", []string{"ExposedPorts", "Healthcheck", "ArgsEscaped", "NetworkDisabled", "OnBuild", "StopSignal", "StopTimeout", "Shell"}},
 		{"/containers/" + id + "/json", []any{"NetworkSettings"}, "NetworkSettings", nil},
 		{"/containers/" + id + "/json", []any{"NetworkSettings", "Networks", "none"}, "EndpointSettings", nil},
 		{"/containers/" + id + "/json", []any{"Mounts", 0}, "MountPoint", nil},
-		{"/containers/json?all=1&size=1", []any{0}, "ContainerSummary", []string{"ImageManifestDescriptor", "Health", "SizeRw"}},
+		{"/containers/json?all=1&size=1", []any{0}, "ContainerSummary", []string{"SizeRw"}},
 		{"/volumes", nil, "VolumeListResponse", nil},
 		{"/volumes/data", nil, "Volume", []string{"Status", "ClusterVolume", "UsageData"}},
 		{"/networks", []any{0}, "NetworkSummary", []string{"Peers"}},
-		{"/networks/bridge", nil, "NetworkInspect", []string{"Peers", "Services", "Status"}},
+		{"/networks/bridge", nil, "NetworkInspect", []string{"Peers", "Services"}},
 		{"/system/df?verbose=1", []any{"ContainerUsage"}, "ContainersDiskUsage", sums},
 		{"/system/df?verbose=1", []any{"VolumeUsage"}, "VolumesDiskUsage", sums},
 		{"/system/df?verbose=1", []any{"VolumeUsage", "Items", 0}, "Volume", []string{"Status", "ClusterVolume"}},

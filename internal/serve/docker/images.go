@@ -4,26 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
 
 	"github.com/distribution/reference"
-	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/storage"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/view"
 )
-
-// summary is an image in a list. VirtualSize is that of clients before 1.44.
-type summary struct {
-	image.Summary
-	VirtualSize *int64 `json:"VirtualSize,omitempty"`
-}
 
 // listImages answers GET /images/json.
 func (s *Server) listImages(ctx context.Context, r *request) error {
@@ -56,7 +49,7 @@ func (s *Server) listImages(ctx context.Context, r *request) error {
 			return err
 		}
 	}
-	all := []summary{}
+	all := []compat{}
 	for _, sum := range view.Summaries(found) {
 		row, err := s.summary(ctx, r, b.Store, sum, users[sum.ID])
 		if errors.Is(err, store.ErrNotFound) { // since we looked
@@ -68,9 +61,35 @@ func (s *Server) listImages(ctx context.Context, r *request) error {
 		if n, ok := shared[row.ID]; ok {
 			row.SharedSize = n
 		}
-		all = append(all, *row)
+		if r.before("1.51") {
+			row.Containers = -1
+		}
+		if r.before("1.48") {
+			row.Descriptor = nil
+		}
+		if r.before("1.43") {
+			row.RepoTags, row.RepoDigests = oldNames(row.RepoTags, row.RepoDigests)
+		}
+		all = append(all, r.withVirtualSize(row))
 	}
 	return r.answer(http.StatusOK, all)
+}
+
+// oldNames are the names of an image in a list of before 1.43: without any it has two that say so.
+func oldNames(tags, digests []string) (oldTags, oldDigests []string) {
+	if len(tags)+len(digests) == 0 {
+		return []string{"<none>:<none>"}, []string{"<none>@<none>"}
+	}
+	return slices.Concat(tags), slices.Concat(digests) // nil for none
+}
+
+// withVirtualSize is an image in a list, with the field of clients before 1.44.
+func (r *request) withVirtualSize(row *image.Summary) compat {
+	c := compat{document: row}
+	if r.before("1.44") {
+		c.more = fields{"VirtualSize": row.Size}
+	}
+	return c
 }
 
 // sharedSizes are how many bytes of each image others have too.
@@ -87,7 +106,7 @@ func sharedSizes(ctx context.Context, s *store.Store) (map[string]int64, error) 
 }
 
 // summary is an image in a list, with the IDs of its containers.
-func (s *Server) summary(ctx context.Context, r *request, st *store.Store, sum view.Summary, users []string) (*summary, error) {
+func (s *Server) summary(ctx context.Context, r *request, st *store.Store, sum view.Summary, users []string) (*image.Summary, error) {
 	config, err := view.ImageConfig(ctx, st, sum.ID)
 	if err != nil {
 		return nil, err
@@ -96,24 +115,13 @@ func (s *Server) summary(ctx context.Context, r *request, st *store.Store, sum v
 	if err := st.Measure(ctx, &img); err != nil {
 		return nil, err
 	}
-	row := &summary{Summary: image.Summary{
-		Containers: -1, Created: img.Created.Unix(), ID: img.ID.String(), Labels: config.Config.Labels, RepoDigests: sum.Digests, RepoTags: sum.Tags, SharedSize: -1, Size: img.Size,
-	}}
+	target := img.Target()
+	row := &image.Summary{
+		Containers: int64(len(users)), Created: img.Created.Unix(), ID: img.ID.String(), Labels: map[string]string{}, RepoDigests: sum.Digests, RepoTags: sum.Tags, SharedSize: -1, Size: img.Size, Descriptor: &target,
+	}
+	maps.Copy(row.Labels, config.Config.Labels)
 	if img.Created.IsZero() {
 		row.Created = 0
-	}
-	if !r.before("1.51") {
-		row.Containers = int64(len(users))
-	}
-	if !r.before("1.48") {
-		target := img.Target()
-		row.Descriptor = &target
-	}
-	if r.before("1.44") {
-		row.VirtualSize = &row.Size
-	}
-	if r.before("1.43") && len(row.RepoTags) == 0 {
-		row.RepoTags, row.RepoDigests = []string{"<none>:<none>"}, []string{"<none>@<none>"}
 	}
 	if r.flag("manifests") && !r.before("1.47") {
 		row.Manifests, err = manifests(ctx, st, img, users)
@@ -134,7 +142,7 @@ func manifests(ctx context.Context, st *store.Store, img store.Image, users []st
 		case m.Reference == "attestation-manifest":
 			row.Kind, row.AttestationData = image.ManifestKindAttestation, &image.AttestationProperties{For: m.For}
 		case m.Platform != nil:
-			row.Kind, row.ImageData = image.ManifestKindImage, &image.ImageProperties{Platform: *m.Platform, Containers: []string{}}
+			row.Kind, row.ImageData = image.ManifestKindImage, &image.ImageProperties{Platform: *m.Platform}
 			if !m.Here {
 				break
 			}
@@ -161,17 +169,6 @@ func manifests(ctx context.Context, st *store.Store, img store.Image, users []st
 		all = append(all, row)
 	}
 	return all, nil
-}
-
-// inspected is an image with what clients before some version want to see.
-type inspected struct {
-	image.InspectResponse
-	Config        any     // in the place of that of the answer
-	Parent        *string `json:",omitempty"`
-	DockerVersion *string `json:",omitempty"`
-	Comment       *string `json:",omitempty"`
-	Author        *string `json:",omitempty"`
-	VirtualSize   *int64  `json:",omitempty"`
 }
 
 // inspectImage answers GET /images/NAME/json.
@@ -212,10 +209,13 @@ func (s *Server) inspectImage(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	out := &inspected{Config: config.Config, InspectResponse: image.InspectResponse{
-		ID: img.ID.String(), RepoTags: sum.Tags, RepoDigests: sum.Digests, Architecture: config.Architecture, Variant: config.Variant, Os: config.OS, OsVersion: config.OSVersion,
-		Size: img.Size, GraphDriver: &storage.DriverData{Name: "overlayfs"}, RootFS: image.RootFS{Type: "layers"}, Metadata: image.Metadata{LastTagTime: sum.Named},
-	}}
+	out := &image.InspectResponse{
+		ID: img.ID.String(), RepoTags: sum.Tags, RepoDigests: sum.Digests, Architecture: config.Architecture, Variant: config.Variant, Os: config.OS, OsVersion: config.OSVersion, Author: config.Author,
+		Size: img.Size, RootFS: image.RootFS{Type: "layers"}, Metadata: image.Metadata{LastTagTime: sum.Named}, Config: &config.Config, Descriptor: &target,
+	}
+	if n := len(config.History); n > 0 {
+		out.Comment = config.History[n-1].Comment // Docker shows that of the newest layer as the image's
+	}
 	if config.Created != nil {
 		out.Created = config.Created.UTC().Format(time.RFC3339Nano)
 	}
@@ -231,70 +231,35 @@ func (s *Server) inspectImage(ctx context.Context, r *request) error {
 			return err
 		}
 	}
-	out.ofVersion(r, config, target)
-	return r.answer(http.StatusOK, out)
+	return r.answer(http.StatusOK, r.oldImage(out))
 }
 
-// ofVersion fills in what depends on the client's version.
-func (i *inspected) ofVersion(r *request, config *dockerspec.DockerOCIImage, target ocispec.Descriptor) {
-	comment := ""
-	if n := len(config.History); n > 0 {
-		comment = config.History[n-1].Comment // Docker shows that of the newest layer as the image's
+// oldImage is an image with what depends on the client's version: fields that are left out when empty now were always told, and some are gone.
+func (r *request) oldImage(img *image.InspectResponse) compat {
+	if !r.before("1.52") {
+		return compat{document: img}
 	}
-	text := func(value string) *string {
-		if value == "" && !r.before("1.52") {
-			return nil
-		}
-		return &value
+	img.GraphDriver = &storage.DriverData{Name: "overlayfs"}
+	config := fields{"Cmd": nil, "Entrypoint": nil, "Env": nil, "Labels": nil, "OnBuild": nil, "User": "", "Volumes": nil, "WorkingDir": ""}
+	more := fields{"Parent": "", "Comment": img.Comment, "DockerVersion": "", "Author": img.Author, "Config": config}
+	if r.before("1.50") { // those of a container
+		maps.Copy(config, fields{
+			"AttachStderr": false, "AttachStdin": false, "AttachStdout": false, "Domainname": "", "Hostname": "", "Image": "", "OpenStdin": false, "StdinOnce": false, "Tty": false,
+		})
 	}
-	i.Comment, i.Author = text(comment), text(config.Author)
-	if !r.before("1.48") {
-		i.Descriptor = &target
+	if r.before("1.48") {
+		img.Descriptor = nil
 	}
-	if r.before("1.52") {
-		i.Parent, i.DockerVersion = text(""), text("")
-		i.Config = newOldConfig(&config.Config, r.before("1.50"))
+	if r.before("1.45") {
+		maps.Copy(more, fields{"Container": "", "ContainerConfig": nil})
 	}
 	if r.before("1.44") {
-		i.VirtualSize = &i.Size
+		more["VirtualSize"] = img.Size
+		if img.Created == "" {
+			img.Created = time.Time{}.Format(time.RFC3339Nano)
+		}
 	}
-}
-
-// oldConfig is the config of an image as it was told before 1.52: with all fields.
-type oldConfig struct {
-	*containerFields
-	User         string
-	ExposedPorts map[string]struct{} `json:",omitempty"`
-	Env          []string
-	Cmd          []string
-	Healthcheck  *dockerspec.HealthcheckConfig `json:",omitempty"`
-	ArgsEscaped  bool                          `json:",omitempty"`
-	Volumes      map[string]struct{}
-	WorkingDir   string
-	Entrypoint   []string
-	OnBuild      []string
-	Labels       map[string]string
-	StopSignal   string   `json:",omitempty"`
-	Shell        []string `json:",omitempty"`
-}
-
-// containerFields are those of a container, which the config of an image had before 1.50: always empty.
-type containerFields struct {
-	Hostname, Domainname                    string
-	AttachStdin, AttachStdout, AttachStderr bool
-	Tty, OpenStdin, StdinOnce               bool
-	Image                                   string
-}
-
-func newOldConfig(c *dockerspec.DockerOCIImageConfig, container bool) *oldConfig {
-	o := &oldConfig{
-		User: c.User, ExposedPorts: c.ExposedPorts, Env: c.Env, Cmd: c.Cmd, Healthcheck: c.Healthcheck, ArgsEscaped: c.ArgsEscaped, //nolint:staticcheck // Docker tells it
-		Volumes: c.Volumes, WorkingDir: c.WorkingDir, Entrypoint: c.Entrypoint, OnBuild: c.OnBuild, Labels: c.Labels, StopSignal: c.StopSignal, Shell: c.Shell,
-	}
-	if container {
-		o.containerFields = &containerFields{}
-	}
-	return o
+	return compat{img, more}
 }
 
 // checkName refuses a name that no image can have, nor an ID.
@@ -333,14 +298,14 @@ func (s *Server) imageHistory(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	all := []image.HistoryResponseItem{}
+	var all []image.HistoryResponseItem // null for an image without one
 	for _, h := range steps {
 		row := image.HistoryResponseItem{Comment: h.Comment, CreatedBy: h.CreatedBy, ID: "<missing>", Size: h.Size}
 		if h.Created != nil {
 			row.Created = h.Created.Unix()
 		}
 		if h.ID != "" {
-			row.ID, row.Tags = h.ID.String(), sum.Tags
+			row.ID, row.Tags = h.ID.String(), slices.Concat(sum.Tags) // nil for none
 		}
 		all = append(all, row)
 	}

@@ -33,9 +33,12 @@ func (s *Server) inspectContainer(ctx context.Context, r *request) error {
 	}
 	out := &containertypes.InspectResponse{
 		ID: c.ID, Created: c.Created.UTC().Format(time.RFC3339Nano), Args: []string{}, State: containerState(m, c), Image: c.ImageID.String(), Name: "/" + c.Name, Driver: "overlayfs", Platform: "linux",
-		AppArmorProfile: config.AppArmor, HostConfig: hostConfig(m, config), Mounts: mountPoints(m, config), Config: s.containerConfig(ctx, m.Store, c, config), LogPath: filepath.Join(m.Store.ContainerDir(c.ID), "log.json"),
-		GraphDriver:     &storage.DriverData{Name: "overlayfs", Data: map[string]string{"UpperDir": filepath.Join(m.Store.ContainerDir(c.ID), "fs"), "WorkDir": filepath.Join(m.Store.ContainerDir(c.ID), "work")}},
-		NetworkSettings: &containertypes.NetworkSettings{Ports: network.PortMap{}, Networks: endpoints(config)},
+		AppArmorProfile: config.AppArmor, HostConfig: hostConfig(m, config), Mounts: mountPoints(m, config), Config: s.containerConfig(ctx, m.Store, c, config),
+		Storage:         &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: "overlayfs"}}},
+		NetworkSettings: &containertypes.NetworkSettings{Ports: network.PortMap{}, Networks: endpoints(config)}, ImageManifestDescriptor: askedFor(config).Manifest,
+	}
+	if !m.State(c.ID).Started.IsZero() && config.Log.Driver != "none" {
+		out.LogPath = filepath.Join(m.Store.ContainerDir(c.ID), "log.json")
 	}
 	if len(config.Args) > 0 {
 		out.Path, out.Args = config.Args[0], append(out.Args, config.Args[1:]...)
@@ -47,7 +50,37 @@ func (s *Server) inspectContainer(ctx context.Context, r *request) error {
 		}
 		out.SizeRw, out.SizeRootFs = &own, &all
 	}
-	return r.answer(http.StatusOK, out)
+	return r.answer(http.StatusOK, r.oldContainer(out))
+}
+
+// oldContainer is a container with what depends on the client's version.
+func (r *request) oldContainer(c *containertypes.InspectResponse) compat {
+	if !r.before("1.52") {
+		return compat{document: c}
+	}
+	c.Storage, c.GraphDriver = nil, &storage.DriverData{Name: c.Driver}
+	if r.before("1.48") {
+		c.ImageManifestDescriptor = nil
+	}
+	if r.before("1.45") {
+		for name, e := range c.NetworkSettings.Networks {
+			if containertypes.NetworkMode(name).IsUserDefined() {
+				for _, alias := range []string{view.ShortID(c.ID), c.Config.Hostname} {
+					if !slices.Contains(e.Aliases, alias) {
+						e.Aliases = append(e.Aliases, alias)
+					}
+				}
+			}
+		}
+	}
+	old := compat{document: c}
+	if e := c.NetworkSettings.Networks["bridge"]; e != nil {
+		old.more = fields{"NetworkSettings": fields{
+			"EndpointID": e.EndpointID, "Gateway": e.Gateway, "GlobalIPv6Address": e.GlobalIPv6Address, "GlobalIPv6PrefixLen": e.GlobalIPv6PrefixLen,
+			"IPAddress": e.IPAddress, "IPPrefixLen": e.IPPrefixLen, "IPv6Gateway": e.IPv6Gateway, "MacAddress": e.MacAddress,
+		}}
+	}
+	return old
 }
 
 // containerState is what became of a container.
@@ -111,6 +144,12 @@ func hostConfig(m *container.Manager, config *container.Config) *containertypes.
 		h.ShmSize = 64 << 20
 	}
 	h.IpcMode, h.CgroupnsMode = "private", "private"
+	if h.OomKillDisable == nil {
+		h.OomKillDisable = new(bool)
+	}
+	if h.PidsLimit != nil && *h.PidsLimit <= 0 { // none, in whatever words
+		h.PidsLimit = nil
+	}
 	if h.MaskedPaths, h.ReadonlyPaths = nil, nil; !config.Privileged {
 		h.MaskedPaths, h.ReadonlyPaths = sandbox.ProtectedPaths()
 	}
@@ -146,7 +185,7 @@ func (s *Server) containerConfig(ctx context.Context, st *store.Store, c store.C
 		out = &containertypes.Config{AttachStdin: config.OpenStdin, AttachStdout: true, AttachStderr: true}
 	}
 	out.Hostname, out.User, out.Tty, out.OpenStdin, out.StdinOnce = config.Hostname, config.User, config.Terminal, config.OpenStdin, config.StdinOnce
-	out.Env, out.WorkingDir, out.Image, out.StopSignal, out.StopTimeout = append([]string{}, config.Env...), config.Cwd, c.Image, config.StopSignal, config.StopTimeout
+	out.Env, out.WorkingDir, out.Image, out.StopSignal, out.StopTimeout = slices.Concat(config.Env), config.Cwd, c.Image, config.StopSignal, config.StopTimeout
 	if len(out.Entrypoint) < 2 { // of a longer one the container knows the first word
 		out.Entrypoint, out.Cmd = config.Entrypoint, config.Cmd()
 	}

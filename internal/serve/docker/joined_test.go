@@ -221,7 +221,7 @@ func TestInNoNetwork(t *testing.T) {
 	l := newContainers(t)
 	l.network("inner", true)
 	m := l.server.manager(&Backend{Store: l.store})
-	img, err := imageFor(t.Context(), l.store, "busybox", "")
+	img, _, err := imageFor(t.Context(), l.store, "busybox", "")
 	must(t, err)
 	own, err := m.Create(t.Context(), "", img, container.Options{Args: []string{"sh", "-c", noWayOut}})
 	must(t, err)
@@ -384,7 +384,7 @@ func TestNetworksBesideVolumes(t *testing.T) {
 // TestTmpfsOfCommandLine: what a container of the command line has in memory is told as what a client asks for.
 func TestTmpfsOfCommandLine(t *testing.T) {
 	l := newContainers(t)
-	img, err := imageFor(t.Context(), l.store, "busybox", "")
+	img, _, err := imageFor(t.Context(), l.store, "busybox", "")
 	must(t, err)
 	want := []sandbox.Mount{{Dest: "/a", Tmpfs: &sandbox.Tmpfs{NoExec: true}}, {Dest: "/b", Tmpfs: &sandbox.Tmpfs{Size: 1 << 20, Mode: 0o1750}}}
 	c, err := l.server.manager(&Backend{Store: l.store}).Create(t.Context(), "", img, container.Options{Args: []string{"true"}, Mounts: want})

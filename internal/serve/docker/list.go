@@ -52,6 +52,15 @@ func (s *Server) listContainers(ctx context.Context, r *request) error {
 		if err != nil {
 			return err
 		}
+		if r.before("1.52") {
+			row.Health = nil
+		}
+		if r.before("1.48") {
+			row.ImageManifestDescriptor = nil
+		}
+		if r.before("1.46") {
+			row.HostConfig.Annotations = nil
+		}
 		all = append(all, *row)
 	}
 	return r.answer(http.StatusOK, all)
@@ -113,7 +122,14 @@ func (s *Server) containerSummary(ctx context.Context, m *container.Manager, c v
 	row := &containertypes.Summary{
 		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Image, ImageID: c.ImageID.String(), Command: c.Command(), Created: c.Created.Unix(), Ports: []containertypes.PortSummary{},
 		Labels: c.Config.Labels, State: containertypes.ContainerState(c.State.Word()), Status: c.Status(), NetworkSettings: &containertypes.NetworkSettingsSummary{Networks: endpoints(c.Config)},
-		Mounts: mountPoints(m, c.Config),
+		Mounts: mountPoints(m, c.Config), Health: &containertypes.HealthSummary{Status: containertypes.NoHealthcheck},
+	}
+	for _, e := range row.NetworkSettings.Networks { // which are for inspect
+		e.Aliases, e.DNSNames, e.DriverOpts, e.Links = nil, nil, nil, nil
+	}
+	a := askedFor(c.Config)
+	if row.ImageManifestDescriptor = a.Manifest; a.Host != nil {
+		row.HostConfig.Annotations = a.Host.Annotations
 	}
 	if row.Labels == nil {
 		row.Labels = map[string]string{}

@@ -106,7 +106,7 @@ func (s *Server) listNetworks(ctx context.Context, r *request) error {
 			return err
 		}
 	}
-	all := []network.Summary{}
+	all := []any{}
 	for _, n := range list {
 		if dangling != nil {
 			used := isBuiltin(n) || slices.ContainsFunc(users[n.ID], func(c store.Container) bool { return m.State(c.ID).Running })
@@ -114,7 +114,15 @@ func (s *Server) listNetworks(ctx context.Context, r *request) error {
 				continue
 			}
 		}
-		if networkWanted(n, args) {
+		switch {
+		case !networkWanted(n, args):
+		case r.before("1.28"): // with its containers
+			one, err := networkInspect(ctx, m, n)
+			if err != nil {
+				return err
+			}
+			all = append(all, one)
+		default:
 			all = append(all, network.Summary{Network: n})
 		}
 	}
@@ -215,19 +223,32 @@ func (s *Server) inspectNetwork(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	out := network.Inspect{Network: n, Containers: map[string]network.EndpointResource{}}
-	if !isBuiltin(n) {
-		users, err := m.NetworkUsers(ctx)
-		if err != nil {
-			return err
-		}
-		for _, c := range users[n.ID] {
-			if m.State(c.ID).Running {
-				out.Containers[c.ID] = network.EndpointResource{Name: c.Name}
-			}
-		}
+	out, err := networkInspect(ctx, m, n)
+	if err != nil {
+		return err
+	}
+	if !r.before("1.52") {
+		out.Status = &network.Status{} // no subnet has addresses
 	}
 	return r.answer(http.StatusOK, out)
+}
+
+// networkInspect is a network with the containers that run in it.
+func networkInspect(ctx context.Context, m *container.Manager, n network.Network) (*network.Inspect, error) {
+	out := &network.Inspect{Network: n, Containers: map[string]network.EndpointResource{}}
+	if isBuiltin(n) {
+		return out, nil
+	}
+	users, err := m.NetworkUsers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range users[n.ID] {
+		if m.State(c.ID).Running {
+			out.Containers[c.ID] = network.EndpointResource{Name: c.Name}
+		}
+	}
+	return out, nil
 }
 
 // createNetwork answers POST /networks/create.

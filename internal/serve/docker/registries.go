@@ -122,14 +122,14 @@ func (s *Server) distribution(ctx context.Context, r *request) error {
 	case err != nil:
 		return err
 	}
-	out := registrytypes.DistributionInspect{Descriptor: ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}, Platforms: []ocispec.Platform{}}
+	out := registrytypes.DistributionInspect{Descriptor: ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}}
 	if out.Platforms, err = registryPlatforms(ctx, reg, name, raw); err != nil {
 		return fmt.Errorf("reading what %s is for: %w", view.Familiar(name), err)
 	}
 	return r.answer(http.StatusOK, out)
 }
 
-// registryPlatforms are those that a document of a registry is for.
+// registryPlatforms are those that a document of a registry is for; nil for none.
 func registryPlatforms(ctx context.Context, reg *registry.Client, name string, raw []byte) ([]ocispec.Platform, error) {
 	var doc struct {
 		Config    *ocispec.Descriptor
@@ -138,7 +138,7 @@ func registryPlatforms(ctx context.Context, reg *registry.Client, name string, r
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return nil, err
 	}
-	all := []ocispec.Platform{}
+	var all []ocispec.Platform
 	for _, m := range doc.Manifests {
 		if m.Platform != nil && m.Platform.OS != "unknown" {
 			all = append(all, *m.Platform)

@@ -103,8 +103,8 @@ func containerRoutes() []route {
 // anyName is what follows a name that is the end of a path.
 const anyName = "*"
 
-// find is what answers a path, and the name in it.
-func find(method, path string) (h handler, name string) {
+// find is the route of a path, whose handle is nil if nothing answers it, and the name in it.
+func find(method, path string) (found route, name string) {
 	if method == http.MethodDelete {
 		path = strings.TrimSuffix(path, "/") + "/"
 	}
@@ -114,16 +114,16 @@ func find(method, path string) (h handler, name string) {
 		}
 		rest, ok := strings.CutPrefix(path, r.before)
 		if ok && r.after == "" && rest == "" {
-			return r.handle, ""
+			return r, ""
 		}
 		if ok && r.after == anyName && rest != "" {
-			return r.handle, strings.TrimSuffix(rest, "/")
+			return r, strings.TrimSuffix(rest, "/")
 		}
 		if ok && r.after != "" {
 			if name, ok := strings.CutSuffix(rest, r.after); ok && name != "" {
-				return r.handle, name
+				return r, name
 			}
 		}
 	}
-	return nil, ""
+	return route{}, ""
 }

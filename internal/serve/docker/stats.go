@@ -34,10 +34,7 @@ func (s *Server) containerStats(ctx context.Context, r *request) error {
 	}
 	ctx = r.letGo()
 	stream := r.FormValue("stream") == "" || r.flag("stream")
-	once := r.flag("one-shot")
-	if once && stream {
-		return invalidf("cannot have stream=true and one-shot=true")
-	}
+	once := !r.before("1.41") && r.flag("one-shot") || !m.State(c.ID).Running // which uses nothing, now and before
 	var before *containertypes.StatsResponse
 	for {
 		now, err := s.statsOf(ctx, m, c)

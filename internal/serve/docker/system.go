@@ -95,6 +95,7 @@ func (s *Server) info(ctx context.Context, r *request) error {
 		NCPU:           runtime.NumCPU(), MemTotal: sys.Memory, DockerRootDir: b.Store.Root(), HTTPProxy: proxy("HTTP_PROXY"), HTTPSProxy: proxy("HTTPS_PROXY"), NoProxy: proxy("NO_PROXY"),
 		Labels: []string{"slipway.version=" + sys.Version}, ServerVersion: sys.Docker, Runtimes: map[string]system.RuntimeWithStatus{sys.Runtime: {}}, DefaultRuntime: sys.Runtime,
 		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, SecurityOptions: []string{"name=seccomp,profile=builtin"}, CDISpecDirs: []string{},
+		ContainerdCommit: notThere, RuncCommit: notThere, InitCommit: notThere,
 	}
 	if sys.Rootless {
 		info.SecurityOptions = append(info.SecurityOptions, "name=rootless")
@@ -102,20 +103,30 @@ func (s *Server) info(ctx context.Context, r *request) error {
 	info.ContainersRunning = view.Running(b.Store, all)
 	info.ContainersStopped = info.Containers - info.ContainersRunning
 	info.Name, _ = os.Hostname()
-	if r.before("1.50") {
-		return r.answer(http.StatusOK, oldInfo{info, false, false})
-	}
-	return r.answer(http.StatusOK, info)
+	return r.answer(http.StatusOK, r.oldInfo(info))
 }
+
+// notThere is the commit of a program that is not there, in dockerd's words.
+var notThere = system.Commit{ID: "N/A"}
 
 // loopback are networks whose registries need no certificates.
 var loopback = []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")}
 
-// oldInfo is what was told before 1.50.
-type oldInfo struct {
-	system.Info
-	BridgeNfIptables  bool
-	BridgeNfIP6tables bool `json:"BridgeNfIp6tables"`
+// oldInfo is what is told of the server with what depends on the client's version.
+func (r *request) oldInfo(info system.Info) compat {
+	more := fields{}
+	if r.before("1.50") {
+		more["BridgeNfIptables"], more["BridgeNfIp6tables"] = false, false
+	}
+	if r.before("1.49") {
+		for _, program := range []string{"ContainerdCommit", "RuncCommit", "InitCommit"} {
+			more[program] = fields{"Expected": notThere.ID}
+		}
+	}
+	if r.before("1.47") {
+		more["RegistryConfig"] = fields{"AllowNondistributableArtifactsCIDRs": nil, "AllowNondistributableArtifactsHostnames": nil}
+	}
+	return compat{info, more}
 }
 
 // proxy is a setting of the environment's, without the password that may stand in it.

@@ -18,38 +18,25 @@ import (
 
 // diskUsage is what takes the disk, with the fields of clients before 1.53.
 type diskUsage struct {
-	system.DiskUsage
 	*legacyUsage
+	system.DiskUsage
 }
 
-// withoutItems leaves the sums alone, as for who did not ask for more.
-func (u *diskUsage) withoutItems() {
-	if u.ImageUsage != nil {
-		u.ImageUsage.Items = nil
-	}
-	if u.ContainerUsage != nil {
-		u.ContainerUsage.Items = nil
-	}
-	if u.VolumeUsage != nil {
-		u.VolumeUsage.Items = nil
-	}
-	if u.BuildCacheUsage != nil {
-		u.BuildCacheUsage.Items = nil
-	}
-}
-
-// legacyUsage are those fields. LayersSize is in bytes.
+// legacyUsage are those fields; what was not asked for is left out. LayersSize is in bytes.
 type legacyUsage struct {
-	LayersSize int64
-	Images     []summary
-	Containers []containertypes.Summary
-	Volumes    []volume.Volume
-	BuildCache []build.CacheRecord
+	LayersSize int64                    `json:",omitempty"`
+	Images     []compat                 `json:",omitzero"`
+	Containers []containertypes.Summary `json:",omitzero"`
+	Volumes    []volume.Volume          `json:",omitzero"`
+	BuildCache []build.CacheRecord      `json:",omitzero"`
 }
 
 // diskUsage answers GET /system/df.
 func (s *Server) diskUsage(ctx context.Context, r *request) error {
 	types := r.Form["type"]
+	if r.before("1.42") {
+		types = nil
+	}
 	for _, t := range types {
 		if !slices.Contains([]string{"container", "image", "volume", "build-cache"}, t) {
 			return invalidf("unknown object type: %s", t)
@@ -64,17 +51,17 @@ func (s *Server) diskUsage(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	old := &legacyUsage{Images: []summary{}, Containers: []containertypes.Summary{}, Volumes: []volume.Volume{}, BuildCache: []build.CacheRecord{}}
+	old := &legacyUsage{}
 	out := diskUsage{legacyUsage: old}
 	if asked(system.ImageObject) {
-		if old.Images, err = s.imageUsage(ctx, r, b.Store, u); err != nil {
+		sum := u.ImageSum()
+		out.ImageUsage = &image.DiskUsage{ActiveCount: int64(sum.Active), TotalCount: int64(sum.Total), TotalSize: sum.Size, Reclaimable: sum.Reclaimable}
+		if out.ImageUsage.Items, err = s.imageUsage(ctx, r, b.Store, u); err != nil {
 			return err
 		}
-		sum := u.ImageSum()
-		old.LayersSize = sum.Size
-		out.ImageUsage = &image.DiskUsage{ActiveCount: int64(sum.Active), TotalCount: int64(sum.Total), TotalSize: sum.Size, Reclaimable: sum.Reclaimable}
-		for _, row := range old.Images {
-			out.ImageUsage.Items = append(out.ImageUsage.Items, row.Summary)
+		old.LayersSize, old.Images = sum.Size, []compat{}
+		for i := range out.ImageUsage.Items {
+			old.Images = append(old.Images, r.withVirtualSize(&out.ImageUsage.Items[i]))
 		}
 	}
 	if asked(system.ContainerObject) {
@@ -94,13 +81,11 @@ func (s *Server) diskUsage(ctx context.Context, r *request) error {
 		old.BuildCache = cacheRecords(u.Cache)
 		out.BuildCacheUsage = &build.DiskUsage{ActiveCount: int64(sum.Active), TotalCount: int64(sum.Total), TotalSize: sum.Size, Reclaimable: sum.Reclaimable, Items: old.BuildCache}
 	}
-	switch {
+	switch { // without verbose both are told, as a client may know either
 	case r.before("1.52"):
 		out.DiskUsage = system.DiskUsage{}
 	case r.flag("verbose"):
 		out.legacyUsage = nil
-	default:
-		out.withoutItems()
 	}
 	return r.answer(http.StatusOK, out)
 }
@@ -118,6 +103,7 @@ func (s *Server) containerUsage(ctx context.Context, b *Backend) ([]containertyp
 		if err != nil {
 			return nil, err
 		}
+		row.ImageManifestDescriptor = nil
 		all = append(all, *row)
 	}
 	return all, nil
@@ -156,8 +142,8 @@ func (s *Server) volumeUsage(ctx context.Context, b *Backend) ([]volume.Volume, 
 }
 
 // imageUsage are the images with what of their bytes they share.
-func (s *Server) imageUsage(ctx context.Context, r *request, st *store.Store, u *view.Usage) ([]summary, error) {
-	all := []summary{}
+func (s *Server) imageUsage(ctx context.Context, r *request, st *store.Store, u *view.Usage) ([]image.Summary, error) {
+	all := []image.Summary{}
 	for _, img := range u.Images.Images {
 		sum, err := view.NamesOf(ctx, st, img.Image)
 		if err != nil {
