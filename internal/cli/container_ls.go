@@ -265,8 +265,16 @@ func (r *containerRow) Mounts() string {
 	return strings.Join(all, ",")
 }
 
-// LocalVolumes is the number of named volumes, which the command line makes none of.
-func (r *containerRow) LocalVolumes() string { return "0" }
+// LocalVolumes is the number of volumes of the store that it has, which Docker's clients give.
+func (r *containerRow) LocalVolumes() string {
+	n := 0
+	for _, m := range r.c.Config.Mounts {
+		if m.Bind != "" && r.m.VolumeOf(m.Bind) != "" {
+			n++
+		}
+	}
+	return strconv.Itoa(n)
+}
 
 // Networks are the names of the networks.
 func (r *containerRow) Networks() string { return strings.Join(r.c.Config.NetworkNames(), ",") }

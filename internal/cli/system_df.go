@@ -51,11 +51,12 @@ func newSystemDfCmd(a *app) *cobra.Command {
 type usage struct {
 	Images     []*imageUsageRow
 	Containers []*containerUsageRow
-	Volumes    []any // there are none
+	Volumes    []*volumeUsageRow
 	BuildCache []*cacheUsageRow
 	Builds     []*buildUsageRow
 
-	all *view.Usage
+	all     *view.Usage
+	volumes view.Sum
 }
 
 // usage finds out what takes space.
@@ -68,12 +69,20 @@ func (a *app) usage(ctx context.Context) (*usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &usage{Images: []*imageUsageRow{}, Containers: []*containerUsageRow{}, Volumes: []any{}, BuildCache: []*cacheUsageRow{}, Builds: []*buildUsageRow{}, all: all}
+	volumes, err := view.VolumeUsages(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	u := &usage{Images: []*imageUsageRow{}, Containers: []*containerUsageRow{}, Volumes: []*volumeUsageRow{}, BuildCache: []*cacheUsageRow{}, Builds: []*buildUsageRow{},
+		all: all, volumes: view.VolumeSum(volumes)}
 	for _, img := range all.Images.Images {
 		u.Images = append(u.Images, &imageUsageRow{&imageRow{ctx: ctx, s: m.Store, img: img.Image}, img})
 	}
 	for _, c := range all.Containers {
 		u.Containers = append(u.Containers, &containerUsageRow{&containerRow{ctx: ctx, m: m, c: c.Container, opts: &containerLsFlags{}}, c.Own})
+	}
+	for _, v := range volumes {
+		u.Volumes = append(u.Volumes, &volumeUsageRow{v})
 	}
 	for _, r := range all.Cache {
 		u.BuildCache = append(u.BuildCache, &cacheUsageRow{r})
@@ -89,7 +98,7 @@ func (u *usage) sums() []any {
 	return []any{
 		&usageRow{what: "Images", sum: u.all.ImageSum(), percent: true},
 		&usageRow{what: "Containers", sum: u.all.ContainerSum(), percent: true},
-		&usageRow{what: "Local Volumes", percent: true},
+		&usageRow{what: "Local Volumes", sum: u.volumes, percent: true},
 		&usageRow{what: "Build Cache", sum: u.all.CacheSum()},
 	}
 }
@@ -107,7 +116,7 @@ func (u *usage) printTables(w io.Writer) error {
 		{"\nContainers space usage:", "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",
 			containerHeaders(), anyRows(u.Containers)},
 		{"\nLocal Volumes space usage:", "{{.Name}}\t{{.Links}}\t{{.Size}}",
-			headers{"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"}, nil},
+			headers{"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"}, anyRows(u.Volumes)},
 		{"\nBuild cache usage: " + longSize(u.all.CacheSum().Size),
 			"{{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}", cacheHeaders, anyRows(u.BuildCache)},
 		{"\nRecords of builds space usage: " + longSize(u.all.BuildSum().Size), "{{.ID}}\t{{.Status}}\t{{.EndedSince}}\t{{.Size}}", buildHeaders, anyRows(u.Builds)},
@@ -200,6 +209,35 @@ func (r *containerUsageRow) MarshalJSON() ([]byte, error) { return marshalRow(r)
 
 // Size is that of the writable layer.
 func (r *containerUsageRow) Size() string { return size(r.own) }
+
+// volumeUsageRow is a volume of `system df -v`: the fields of Docker's templates.
+type volumeUsageRow struct{ u view.VolumeUsage }
+
+// MarshalJSON gives all fields.
+func (r *volumeUsageRow) MarshalJSON() ([]byte, error) { return marshalRow(r) }
+
+// Name is the volume's name.
+func (r *volumeUsageRow) Name() string { return r.u.Name }
+
+// Driver is what keeps it: the store.
+func (r *volumeUsageRow) Driver() string { return "local" }
+
+// Scope is that of the driver.
+func (r *volumeUsageRow) Scope() string { return "local" }
+
+// Mountpoint is its directory.
+func (r *volumeUsageRow) Mountpoint() string { return r.u.Dir }
+
+// Links is how many containers have it.
+func (r *volumeUsageRow) Links() string { return strconv.Itoa(r.u.Links) }
+
+// Size is that of its files.
+func (r *volumeUsageRow) Size() string {
+	if r.u.Size < 0 {
+		return "N/A"
+	}
+	return longSize(r.u.Size)
+}
 
 var cacheHeaders = headers{
 	"ID": "CACHE ID", "Parent": "PARENT", "CacheType": "CACHE TYPE", "Size": "SIZE", "CreatedSince": "CREATED", "LastUsedSince": "LAST USED",

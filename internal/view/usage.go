@@ -84,6 +84,42 @@ func containerUsage(ctx context.Context, m *container.Manager) (all []ContainerU
 	return all, nil
 }
 
+// VolumeUsage is a volume with the bytes of its files, -1 where they cannot be told, and how many containers have it.
+type VolumeUsage struct {
+	container.Volume
+	Size  int64
+	Links int
+}
+
+// VolumeUsages are all volumes, whose files are walked.
+func VolumeUsages(ctx context.Context, m *container.Manager) (all []VolumeUsage, err error) {
+	list, err := m.Volumes()
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range list {
+		users, err := m.VolumeUsers(ctx, v)
+		if err != nil {
+			return nil, err
+		}
+		size, err := m.VolumeSize(v)
+		if err != nil {
+			size = -1
+		}
+		all = append(all, VolumeUsage{v, size, len(users)})
+	}
+	return all, nil
+}
+
+// VolumeSum sums volumes up.
+func VolumeSum(all []VolumeUsage) Sum {
+	sum := Sum{Total: len(all)}
+	for _, v := range all {
+		sum.add(v.Links > 0, max(v.Size, 0))
+	}
+	return sum
+}
+
 // ImageSum sums images up, those that share layers count them once.
 func (u *Usage) ImageSum() Sum {
 	sum := Sum{Total: len(u.Images.Images), Size: u.Images.Disk, Reclaimable: u.Images.Reclaimable}

@@ -111,34 +111,18 @@ func (s *Server) containerUsage(ctx context.Context, b *Backend) ([]containertyp
 
 // volumeUsage are all volumes with their sizes, and who has them.
 func (s *Server) volumeUsage(ctx context.Context, b *Backend) ([]volume.Volume, *volume.DiskUsage, error) {
-	m := s.manager(b)
-	list, err := m.Volumes()
+	rows, err := view.VolumeUsages(ctx, s.manager(b))
 	if err != nil {
 		return nil, nil, err
 	}
-	all, sum := []volume.Volume{}, &volume.DiskUsage{}
-	for _, v := range list {
-		users, err := m.VolumeUsers(ctx, v)
-		if err != nil {
-			return nil, nil, err
-		}
-		size, err := m.VolumeSize(v)
-		if err != nil {
-			size = -1 // Docker's for one that is not known
-		}
-		row := volumeOf(v)
-		row.UsageData = &volume.UsageData{RefCount: int64(len(users)), Size: size}
+	all := []volume.Volume{}
+	for _, v := range rows {
+		row := volumeOf(v.Volume)
+		row.UsageData = &volume.UsageData{RefCount: int64(v.Links), Size: v.Size} // -1 is Docker's for one that is not known, too
 		all = append(all, row)
-		sum.TotalCount++
-		sum.TotalSize += max(size, 0)
-		if len(users) > 0 {
-			sum.ActiveCount++
-		} else {
-			sum.Reclaimable += max(size, 0)
-		}
 	}
-	sum.Items = all
-	return all, sum, nil
+	sum := view.VolumeSum(rows)
+	return all, &volume.DiskUsage{ActiveCount: int64(sum.Active), TotalCount: int64(sum.Total), TotalSize: sum.Size, Reclaimable: sum.Reclaimable, Items: all}, nil
 }
 
 // imageUsage are the images with what of their bytes they share.
