@@ -33,14 +33,17 @@ func (r *Run) GraphSum() digest.Digest {
 // tmp is where files without a name are.
 func (e *Engine) tmp() string { return filepath.Join(e.opt.Store.Root(), "tmp") }
 
-// keepList keeps a list of files for the run's graph.
+// keepList keeps a list of files for the run's graph. The first one of a digest stays: what is copied on as it came has the same digest, by other paths, and in
+// each build the same list has to be the one that is compared.
 func (r *Run) keepList(d digested) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.lists == nil {
 		r.lists = map[digest.Digest]*reasons.List{}
 	}
-	r.lists[d.digest] = d.list
+	if r.lists[d.digest] == nil {
+		r.lists[d.digest] = d.list
+	}
 }
 
 // List is a list of the files that a digest in a key of the run's is of; nil: they were not looked at.
