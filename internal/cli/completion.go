@@ -17,6 +17,7 @@ import (
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/store"
 	"github.com/slipway-build/slipway/internal/terminal"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // completionStore opens the store to look names up, if there is one: pressing TAB makes no directories.
@@ -113,6 +114,10 @@ func (a *app) imageNames(cmd *cobra.Command, args []string, toComplete string) [
 			add(id)
 		}
 		if !img.Tagged() {
+			continue
+		}
+		if img.Pinned() {
+			add(view.Familiar(img.Name))
 			continue
 		}
 		repo, tag := store.FamiliarName(img.Name)

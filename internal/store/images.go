@@ -23,8 +23,8 @@ import (
 
 // Image is a named manifest.
 type Image struct {
-	// Name is the normalised reference with its tag, "docker.io/library/app:v1". An image that
-	// was built without a name is recorded as "<image id>" alone.
+	// Name is the normalised reference with its tag, "docker.io/library/app:v1", or with the digest by which it was pulled,
+	// "docker.io/library/app@sha256:...". An image that was built without a name is recorded as "<image id>" alone.
 	Name     string             `json:"name"`
 	Manifest ocispec.Descriptor `json:"manifest"`
 	// Index is set when the name stands for an image index, of several platforms or with attestations.
@@ -78,6 +78,9 @@ func (s *Store) Measure(ctx context.Context, img *Image) error {
 
 // Tagged reports whether the image has a name of its own.
 func (i Image) Tagged() bool { return i.Name != i.ID.String() }
+
+// Pinned reports whether the name is one with a digest in the place of a tag.
+func (i Image) Pinned() bool { return strings.Contains(i.Name, "@") }
 
 // NormalizeName returns the full form of an image name, with registry and tag.
 func NormalizeName(name string) (string, error) {
@@ -343,10 +346,9 @@ func indexOf(images []Image) ocispec.Index {
 	for _, img := range images {
 		desc := img.Target()
 		if img.Tagged() {
-			repo, tag := FamiliarName(img.Name)
-			desc.Annotations = map[string]string{
-				ocispec.AnnotationRefName:  repo + ":" + tag,
-				"io.containerd.image.name": img.Name,
+			desc.Annotations = map[string]string{"io.containerd.image.name": img.Name}
+			if repo, tag := FamiliarName(img.Name); !img.Pinned() {
+				desc.Annotations[ocispec.AnnotationRefName] = repo + ":" + tag
 			}
 		}
 		index.Manifests = append(index.Manifests, desc)

@@ -90,9 +90,18 @@ func pullLayers(ctx context.Context, s *store.Store, src *imagesource.Source, im
 	})
 }
 
-// nameImage records a pulled image under its name. A reference by digest has no name to record.
+// nameImage records a pulled image under its name. A reference by digest is one as well, without its tag, unless the image is found by it already.
 func nameImage(ctx context.Context, s *store.Store, full string, pulled *imagesource.Image, img *container.Image) error {
-	if ref, err := reference.ParseNormalizedNamed(full); err != nil || !isTagged(ref) {
+	ref, err := reference.ParseNormalizedNamed(full)
+	if err != nil {
+		return nil //nolint:nilerr // it is no name
+	}
+	if d, ok := ref.(reference.Digested); ok {
+		full = ref.Name() + "@" + d.Digest().String()
+		if old, err := s.Image(ctx, full); err == nil && old.ID == img.ID {
+			return nil
+		}
+	} else if !isTagged(ref) {
 		return nil
 	}
 	record := store.Image{Name: full, Manifest: pulled.Desc, ID: img.ID, Layers: img.Snapshot, Size: -1}

@@ -13,8 +13,8 @@ import (
 )
 
 // Saved finds the images to be saved, each once, with the names they are saved under: the one that
-// was given; all tags of a repository that was given without one; all names of an image that was given
-// by its ID.
+// was given; all tags of a repository that was given without one; none of an image that was given by its ID
+// or by a digest, as in Docker: who loads it has not asked for them.
 func Saved(ctx context.Context, s *store.Store, names []string, wanted []ocispec.Platform) ([]export.Saved, error) {
 	all, err := s.Images(ctx)
 	if err != nil {
@@ -22,22 +22,21 @@ func Saved(ctx context.Context, s *store.Store, names []string, wanted []ocispec
 	}
 	var out []export.Saved
 	for _, arg := range names {
-		images := tagsOf(all, arg)
+		images, named := tagsOf(all, arg), true
 		if len(images) == 0 {
 			img, err := view.FindImage(ctx, s, arg)
 			if err != nil {
 				return nil, err
 			}
 			images = []store.Image{img}
-			if full, err := store.NormalizeName(arg); err != nil || full != img.Name {
-				images = slices.DeleteFunc(slices.Clone(all), func(i store.Image) bool { return i.ID != img.ID })
-			}
+			full, err := store.NormalizeName(arg)
+			named = err == nil && full == img.Name && !img.Pinned()
 		}
 		if err := s.Hold(ctx, images...); err != nil {
 			return nil, err
 		}
 		for _, img := range images {
-			if out, err = addSaved(ctx, s, out, img, wanted); err != nil {
+			if out, err = addSaved(ctx, s, out, img, named, wanted); err != nil {
 				return nil, err
 			}
 		}
@@ -54,10 +53,9 @@ func tagsOf(all []store.Image, arg string) []store.Image {
 	return view.OfRepository(all, ref)
 }
 
-// addSaved adds an image with its name, or the name to the image that is there already.
-func addSaved(ctx context.Context, s *store.Store, out []export.Saved, img store.Image, wanted []ocispec.Platform) ([]export.Saved, error) {
+// addSaved adds an image, with its name if it was named, or the name to the image that is there already.
+func addSaved(ctx context.Context, s *store.Store, out []export.Saved, img store.Image, named bool, wanted []ocispec.Platform) ([]export.Saved, error) {
 	name := img.Name
-	tagged := img.Tagged()
 	for _, p := range wanted {
 		one, err := view.ForPlatform(ctx, s, img, p)
 		if err != nil {
@@ -72,7 +70,7 @@ func addSaved(ctx context.Context, s *store.Store, out []export.Saved, img store
 		at = len(out)
 		out = append(out, export.Saved{Image: img, Platforms: wanted})
 	}
-	if tagged && !slices.Contains(out[at].Names, name) {
+	if named && img.Tagged() && !slices.Contains(out[at].Names, name) {
 		out[at].Names = append(out[at].Names, name)
 	}
 	return out, nil

@@ -141,11 +141,11 @@ func matchesName(i store.Image, pattern string) bool {
 	return false
 }
 
-// OfRepository returns those of some images that have a name in a repository.
+// OfRepository returns those of some images that have a tag in a repository.
 func OfRepository(images []store.Image, repository reference.Named) (all []store.Image) {
 	for _, img := range images {
 		named, err := reference.ParseNormalizedNamed(img.Name)
-		if err == nil && img.Tagged() && named.Name() == repository.Name() {
+		if err == nil && img.Tagged() && !img.Pinned() && named.Name() == repository.Name() {
 			all = append(all, img)
 		}
 	}
@@ -182,7 +182,9 @@ func (sum *Summary) add(img store.Image) {
 		return
 	}
 	repo, tag := store.FamiliarName(img.Name)
-	sum.Tags = append(sum.Tags, repo+":"+tag)
+	if !img.Pinned() {
+		sum.Tags = append(sum.Tags, repo+":"+tag)
+	}
 	if d := repo + "@" + img.RepoDigest().String(); !slices.Contains(sum.Digests, d) {
 		sum.Digests = append(sum.Digests, d)
 	}

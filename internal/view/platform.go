@@ -74,7 +74,7 @@ func ForPlatform(ctx context.Context, s *store.Store, img store.Image, p ocispec
 			familiarImage(img), platforms.FormatAll(p)), store.ErrNotFound}
 	}
 	if best.Digest == img.Manifest.Digest {
-		img.Index = nil
+		img.Index, img.Manifest.Platform = nil, best.Platform // as the index has it
 		return img, nil
 	}
 	return OpenManifest(ctx, s, img, best.Descriptor)

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/slipway-build/slipway/internal/container"
@@ -36,7 +38,14 @@ func RemoveImage(ctx context.Context, s *store.Store, nameOrID string, force boo
 		return nil, err
 	}
 	if r.bare && !r.keeps {
-		err = s.UntagImage(ctx, r.img)
+		last := len(r.names) - 1
+		if last > 0 {
+			err = s.RemoveImages(ctx, r.names[:last]...)
+		}
+		if err == nil {
+			r.img.Name = r.names[last]
+			err = s.UntagImage(ctx, r.img)
+		}
 	} else {
 		err = s.RemoveImages(ctx, r.names...)
 	}
@@ -71,8 +80,8 @@ func planRemoval(ctx context.Context, s *store.Store, nameOrID string, force boo
 	if err != nil {
 		return nil, err
 	}
-	if full, err := store.NormalizeName(nameOrID); err == nil && full == img.Name {
-		r := &removal{img: img, names: []string{img.Name}, keeps: len(names) > 1, bare: running}
+	if named := namedBy(nameOrID, img, names); len(named) > 0 {
+		r := &removal{img: img, names: named, keeps: len(names) > len(named), bare: running}
 		if !r.keeps && user != "" && !force {
 			return nil, fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
 				nameOrID, ShortID(user), ShortID(img.ID.String()))
@@ -91,6 +100,33 @@ func planRemoval(ctx context.Context, s *store.Store, nameOrID string, force boo
 		return nil, conflict("must be forced", "image is being used by stopped container "+ShortID(user))
 	}
 	return &removal{img: img, names: names}, nil
+}
+
+// namedBy are those of the names of an image that go with one of them; none if the image was not found by a name. With the last tag of a repository its digests
+// go, and with a digest all that the repository calls the image.
+func namedBy(nameOrID string, img store.Image, names []string) []string {
+	ref, err := reference.ParseNormalizedNamed(nameOrID)
+	if err != nil {
+		return nil
+	}
+	_, pinned := ref.(reference.Digested)
+	if !pinned && reference.TagNameOnly(ref).String() != img.Name {
+		return nil
+	}
+	var same, tags []string
+	for _, name := range names {
+		other, err := reference.ParseNormalizedNamed(name)
+		if err != nil || other.Name() != ref.Name() || name == img.ID.String() {
+			continue
+		}
+		if same = append(same, name); !strings.Contains(name, "@") {
+			tags = append(tags, name)
+		}
+	}
+	if !pinned && len(tags) > 1 {
+		return []string{img.Name}
+	}
+	return same
 }
 
 // namesByID lists the names under which the store has an image.

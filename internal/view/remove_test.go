@@ -55,6 +55,18 @@ func TestRemoveImage(t *testing.T) {
 	remove(b.ID.String(), true, "", "(cannot be forced) - image is being used by running container "+runs.ID[:12])
 	remove("b:1", true, "b:1", "")
 	want(t, "it stays without its name", l.filtered(), "<none>")
+
+	// By a digest what the repository calls the image goes, and a digest with the last tag of its repository.
+	a = l.name(l.image("a", "amd64", 0), "a:1")
+	of := "@" + a.RepoDigest().String()
+	for _, name := range []string{"c:1", "c:2", "a:2", "a" + of, "d" + of} {
+		l.name(a, name)
+	}
+	remove("c"+of, false, "c:1 c:2", "")
+	remove("a:2", false, "a:2", "")
+	remove("a:1", false, "a:1 a"+of, "")
+	remove("c"+of, false, "", "No such image: c"+of)
+	remove("d"+of, false, "d"+of+" A", "")
 }
 
 func TestPruneImages(t *testing.T) {
