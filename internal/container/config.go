@@ -77,7 +77,8 @@ type Options struct {
 	Entrypoint []string // replaces the image's ENTRYPOINT and drops its CMD; one "" is none
 	Env        []string // KEY=VALUE; KEY alone removes it
 	Cwd, User  string
-	Hostname   string
+	Hostname   string // "" is the beginning of the ID, or that of the host on its network
+	Domainname string
 	Network    sandbox.Network // "" is [sandbox.NetworkBridge]
 	Joined     []Joined        // as in [Config]
 	Mounts     []sandbox.Mount
@@ -85,13 +86,18 @@ type Options struct {
 	Ulimits    []sandbox.Ulimit
 	ShmSize    int64
 	Terminal   bool
-	OpenStdin  bool // attach standard input
+	Size       sandbox.WinSize // of the terminal when it begins
+	OpenStdin  bool            // attach standard input
 	Privileged bool
 	Labels     map[string]string
 	// CapAdd and CapDrop are CAP_NAME or ALL.
 	CapAdd, CapDrop []string
-	// AppArmor is as in [sandbox.Spec].
-	AppArmor string
+	// These are as in [sandbox.Spec].
+	AppArmor                   string
+	Seccomp                    string
+	NoNewPrivileges            bool
+	Sysctls                    map[string]string
+	MaskedPaths, ReadonlyPaths *[]string
 	// UserNS gives the container a user namespace.
 	UserNS       bool
 	Groups       []string // additional ones of the user
@@ -114,6 +120,7 @@ type Config struct {
 	Cwd        string              `json:"cwd"`
 	User       string              `json:"user,omitempty"`
 	Hostname   string              `json:"hostname,omitempty"`
+	Domainname string              `json:"domainname,omitempty"`
 	Network    sandbox.Network     `json:"network"`
 	Joined     []Joined            `json:"joined,omitzero"` // the networks that it is in; nil: the one that Network says
 	Mounts     []sandbox.Mount     `json:"mounts,omitempty"`
@@ -121,13 +128,21 @@ type Config struct {
 	Ulimits    []sandbox.Ulimit    `json:"ulimits,omitempty"`
 	ShmSize    int64               `json:"shmSize,omitempty"`
 	Terminal   bool                `json:"terminal,omitempty"`
+	Size       sandbox.WinSize     `json:"size,omitzero"`
 	OpenStdin  bool                `json:"openStdin,omitempty"`
 	Privileged bool                `json:"privileged,omitempty"`
 	StopSignal string              `json:"stopSignal,omitempty"`
 	Labels     map[string]string   `json:"labels,omitempty"`
 
-	CapAdd       []string `json:"capAdd,omitempty"`
-	AppArmor     string   `json:"appArmor,omitempty"`
+	CapAdd []string `json:"capAdd,omitempty"`
+	// These are as in [sandbox.Spec].
+	AppArmor        string            `json:"appArmor,omitempty"`
+	Seccomp         string            `json:"seccomp,omitempty"`
+	NoNewPrivileges bool              `json:"noNewPrivileges,omitempty"`
+	Sysctls         map[string]string `json:"sysctls,omitempty"`
+	MaskedPaths     *[]string         `json:"maskedPaths,omitempty"`
+	ReadonlyPaths   *[]string         `json:"readonlyPaths,omitempty"`
+
 	UserNS       bool     `json:"userNS,omitempty"`
 	CapDrop      []string `json:"capDrop,omitempty"`
 	Groups       []string `json:"groups,omitempty"`
@@ -156,10 +171,10 @@ var ErrNoCommand = errors.New("no command specified: the image has neither ENTRY
 func NewConfig(img *Image, o Options) (*Config, error) {
 	ic := img.Config.Config
 	c := &Config{
-		Cwd: ic.WorkingDir, User: ic.User, Hostname: o.Hostname, Network: o.Network, Joined: o.Joined, Mounts: o.Mounts,
-		ExtraHosts: o.ExtraHosts, Ulimits: o.Ulimits, ShmSize: o.ShmSize, Terminal: o.Terminal,
+		Cwd: ic.WorkingDir, User: ic.User, Hostname: o.Hostname, Domainname: o.Domainname, Network: o.Network, Joined: o.Joined, Mounts: o.Mounts,
+		ExtraHosts: o.ExtraHosts, Ulimits: o.Ulimits, ShmSize: o.ShmSize, Terminal: o.Terminal, Size: o.Size,
 		OpenStdin: o.OpenStdin, Privileged: o.Privileged, StopSignal: ic.StopSignal, Labels: map[string]string{},
-		CapAdd: o.CapAdd, CapDrop: o.CapDrop, AppArmor: o.AppArmor, UserNS: o.UserNS, Groups: o.Groups, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,
+		CapAdd: o.CapAdd, CapDrop: o.CapDrop, AppArmor: o.AppArmor, Seccomp: o.Seccomp, NoNewPrivileges: o.NoNewPrivileges, Sysctls: o.Sysctls, MaskedPaths: o.MaskedPaths, ReadonlyPaths: o.ReadonlyPaths, UserNS: o.UserNS, Groups: o.Groups, ReadOnly: o.ReadOnly, CgroupParent: o.CgroupParent, StopTimeout: o.StopTimeout,
 		AutoRemove: o.AutoRemove, Resources: o.Resources, StdinOnce: o.StdinOnce, Log: o.Log, Docker: o.Docker,
 	}
 	if o.StopSignal != "" {
@@ -189,6 +204,7 @@ func NewConfig(img *Image, o Options) (*Config, error) {
 	if !path.IsAbs(c.Cwd) {
 		return nil, fmt.Errorf("the working directory %q is invalid: it needs to be an absolute path", c.Cwd)
 	}
+	c.Cwd = path.Clean(c.Cwd)
 	if o.User != "" {
 		c.User = o.User
 	}

@@ -65,7 +65,7 @@ func (m *Manager) Create(ctx context.Context, name string, img *Image, opts Opti
 	if err != nil {
 		return c, err
 	}
-	if name != "" && !validName(name) {
+	if name != "" && !ValidName(name) {
 		return c, invalidName(name)
 	}
 	id, err := store.NewContainerID()
@@ -74,6 +74,9 @@ func (m *Manager) Create(ctx context.Context, name string, img *Image, opts Opti
 	}
 	if config.Hostname == "" {
 		config.Hostname = id[:12]
+		if name, err := os.Hostname(); err == nil && config.Network == sandbox.NetworkHost { // what is on the network goes by it
+			config.Hostname = name
+		}
 	}
 	data, err := json.Marshal(config)
 	if err != nil {
@@ -97,8 +100,8 @@ func (m *Manager) Create(ctx context.Context, name string, img *Image, opts Opti
 	return c, os.Chmod(m.upper(c.ID), 0o755)
 }
 
-// validName is the rule of Docker for names of containers, but one character is enough.
-func validName(name string) bool {
+// ValidName is the rule of Docker for names of containers, but one character is enough.
+func ValidName(name string) bool {
 	const alnum = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 	return name != "" && strings.Contains(alnum, name[:1]) && strings.Trim(name, alnum+"_.-") == ""
 }
@@ -110,7 +113,7 @@ func invalidName(name string) error {
 
 // Rename gives a container another name; one that is taken is [store.ErrNameTaken].
 func (m *Manager) Rename(ctx context.Context, c store.Container, name string) error {
-	if !validName(name) {
+	if !ValidName(name) {
 		return invalidName(name)
 	}
 	if name == c.Name {

@@ -92,12 +92,12 @@ func TestRebase(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	for name, ok := range map[string]bool{"a": true, "web-1": true, "A_b.c": true, "": false, "-a": false, "a b": false, "a/b": false, "ä": false} {
-		if validName(name) != ok {
-			t.Errorf("validName(%q) = %v", name, !ok)
+		if ValidName(name) != ok {
+			t.Errorf("ValidName(%q) = %v", name, !ok)
 		}
 	}
 	for try := range 8 {
-		if name := RandomName(try); !validName(name) || !strings.Contains(name, "_") {
+		if name := RandomName(try); !ValidName(name) || !strings.Contains(name, "_") {
 			t.Errorf("made-up name %q", name)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 type CopyOptions struct {
 	FollowLink bool // copy what a symbolic link at the source points to
 	Archive    bool // keep the numeric owners; otherwise files belong to the user who copies, or to root in a container
+	ToUser     bool // files belong to the user of the container's processes, if it has one; of Import
 }
 
 // source is what is copied: a file, or a directory as itself or as its contents.

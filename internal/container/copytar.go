@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-build/slipway/internal/layer"
+	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -24,16 +25,41 @@ func (m *Manager) Import(ctx context.Context, c store.Container, r io.Reader, ds
 		if !in.dest.isDir {
 			return &noDirectoryError{fmt.Sprintf("destination \"%s:%s\" must be a directory", c.Name, dst), in.dest.exists}
 		}
-		b := &below{inbound: in, dir: in.path, root: !opts.Archive, places: map[string]string{".": in.path}, made: map[string]bool{}}
+		owner, err := ownerFor(c, in.tree, opts)
+		if err != nil {
+			return err
+		}
+		b := &below{inbound: in, dir: in.path, owner: owner, places: map[string]string{".": in.path}, made: map[string]bool{}}
 		return layer.ReadArchive(r, layer.TarOptions{}, b)
 	})
+}
+
+// ownerFor is whose files are to be that are copied into a container; nil: whose they are.
+func ownerFor(c store.Container, tree layer.Tree, opts CopyOptions) (*sandbox.Owner, error) {
+	if opts.ToUser {
+		config, err := ReadConfig(c)
+		if err != nil {
+			return nil, err
+		}
+		if config.User != "" {
+			u, err := findUser(tree, config.User)
+			if err != nil {
+				return nil, err
+			}
+			return &sandbox.Owner{UID: u.Uid, GID: u.Gid}, nil
+		}
+	}
+	if opts.Archive {
+		return nil, nil
+	}
+	return &sandbox.Owner{}, nil
 }
 
 // below puts the entries of a tar stream under a directory.
 type below struct {
 	*inbound
 	dir    string
-	root   bool              // everything belongs to root
+	owner  *sandbox.Owner    // whose everything is; nil: as the stream has it
 	places map[string]string // of directories of the stream in the container
 	made   map[string]bool   // directories of the container that came with the stream, or because of it
 }
@@ -51,8 +77,8 @@ func (b *below) Add(e *layer.Entry) (err error) {
 			return err
 		}
 	}
-	if b.root {
-		e.UID, e.GID = 0, 0
+	if b.owner != nil {
+		e.UID, e.GID = uint32(b.owner.UID), uint32(b.owner.GID)
 	}
 	if e.IsDir() {
 		b.made[e.Path] = true

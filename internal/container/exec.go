@@ -1,11 +1,17 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 
+	"github.com/moby/sys/user"
+
 	"github.com/slipway-build/slipway/internal/container/host"
+	"github.com/slipway-build/slipway/internal/layer"
 	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
 )
@@ -15,6 +21,7 @@ type ExecOptions struct {
 	Args, Env            []string // Env is added
 	Cwd, User            string
 	Terminal, Privileged bool
+	Size                 sandbox.WinSize // of the terminal, unless another one is given when it is started
 	Want                 host.Streams
 }
 
@@ -29,7 +36,7 @@ func (m *Manager) CreateExec(c store.Container, o ExecOptions) (*host.Exec, erro
 	}
 	config.Terminal = o.Terminal
 	spec := config.spec(c.ID, sandbox.Root{})
-	p := sandbox.Process{Args: o.Args, Env: MergeEnv(spec.Env, o.Env), Cwd: config.Cwd, User: config.User, Groups: config.Groups, Terminal: o.Terminal, Privileged: o.Privileged}
+	p := sandbox.Process{Args: o.Args, Env: MergeEnv(spec.Env, o.Env), Cwd: config.Cwd, User: config.User, Groups: config.Groups, Terminal: o.Terminal, Size: o.Size, Privileged: o.Privileged}
 	if o.Cwd != "" {
 		p.Cwd = o.Cwd
 	}
@@ -89,3 +96,41 @@ func OfExec(id string) (containerID string, err error) {
 	}
 	return id[:32], nil
 }
+
+// KnowsUser reports why a container that runs has no such user, in the form of [sandbox.Spec.User], which is [ErrInvalid]. Where its files cannot be read, and of
+// numbers, that shows when a process begins.
+func (m *Manager) KnowsUser(ctx context.Context, c store.Container, name string) error {
+	if strings.Trim(name, "0123456789:") == "" {
+		return nil
+	}
+	tree, err := m.rootTree(ctx, c)
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	if _, err = findUser(tree, name); errors.Is(err, ErrInvalid) {
+		return err
+	}
+	return nil
+}
+
+// findUser finds a user in a container's files. One who is not there is [ErrInvalid].
+func findUser(tree layer.Tree, name string) (*user.ExecUser, error) {
+	u, _, err := sandbox.FindUser(name, func(file string) (io.ReadCloser, error) {
+		f, err := layer.Open(tree, file)
+		if errors.Is(err, os.ErrNotExist) {
+			return io.NopCloser(strings.NewReader("")), nil
+		}
+		return f, err
+	})
+	if errors.Is(err, user.ErrNoPasswdEntries) || errors.Is(err, user.ErrNoGroupEntries) {
+		text, _, _ := strings.Cut(err.Error(), "\n") // what is said further is about images
+		return nil, &noUserError{text}
+	}
+	return u, err
+}
+
+// noUserError is [ErrInvalid] in Docker's words.
+type noUserError struct{ text string }
+
+func (e *noUserError) Error() string        { return e.text }
+func (e *noUserError) Is(target error) bool { return target == ErrInvalid }

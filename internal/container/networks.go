@@ -86,7 +86,7 @@ func (m *Manager) LockNetworks(ctx context.Context) (release func() error, err e
 // MakeNetwork makes a network. The caller has [Manager.LockNetworks].
 func (m *Manager) MakeNetwork(n Network) (Network, error) {
 	switch {
-	case !validName(n.Name) || len(n.Name) > maxNetworkName:
+	case !ValidName(n.Name) || len(n.Name) > maxNetworkName:
 		return n, fmt.Errorf("%w network name: %q: want up to %d of [a-zA-Z0-9_.-], of which the first is a letter or a digit", ErrInvalid, n.Name, maxNetworkName)
 	case slices.Contains([]sandbox.Network{sandbox.NetworkBridge, sandbox.NetworkHost, sandbox.NetworkNone, "default"}, sandbox.Network(n.Name)):
 		return n, fmt.Errorf("%w network name: %q is one that is always there", ErrInvalid, n.Name)
@@ -130,7 +130,7 @@ func (m *Manager) MakeNetwork(n Network) (Network, error) {
 // readNetwork finds a network by its name.
 func (m *Manager) readNetwork(name string) (n Network, err error) {
 	absent := fmt.Errorf("network %s not found: %w", name, store.ErrNotFound)
-	if !validName(name) || len(name) > maxNetworkName {
+	if !ValidName(name) || len(name) > maxNetworkName {
 		return n, absent
 	}
 	data, err := os.ReadFile(m.networkPath(name))

@@ -293,8 +293,8 @@ func (c *Config) spec(id string, root sandbox.Root) *sandbox.Spec {
 	}
 	return &sandbox.Spec{
 		ID: id, Root: root, Mounts: c.Mounts, Args: c.Args, Env: env, Cwd: c.Cwd, User: c.User,
-		Hostname: c.Hostname, HostnameFile: true, Network: c.Network, ExtraHosts: c.ExtraHosts, Ulimits: c.Ulimits,
-		ShmSize: c.ShmSize, Insecure: c.Privileged, Terminal: c.Terminal,
-		CapAdd: c.CapAdd, CapDrop: c.CapDrop, AppArmor: c.AppArmor, UserNS: c.UserNS, Groups: c.Groups, CgroupPath: c.CgroupParent, Resources: c.Resources,
+		Hostname: c.Hostname, Domainname: c.Domainname, Container: true, Network: c.Network, ExtraHosts: c.ExtraHosts, Ulimits: c.Ulimits,
+		ShmSize: c.ShmSize, Insecure: c.Privileged, Terminal: c.Terminal, Size: c.Size,
+		CapAdd: c.CapAdd, CapDrop: c.CapDrop, AppArmor: c.AppArmor, Seccomp: c.Seccomp, NoNewPrivileges: c.NoNewPrivileges, Sysctls: c.Sysctls, MaskedPaths: c.MaskedPaths, ReadonlyPaths: c.ReadonlyPaths, UserNS: c.UserNS, Groups: c.Groups, CgroupPath: c.CgroupParent, Resources: c.Resources,
 	}
 }

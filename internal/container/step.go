@@ -295,7 +295,7 @@ func (m *Manager) furnish(ctx context.Context, id string, s *Step, given Given, 
 			r.release()
 		}
 	}()
-	spec.HostnameFile, spec.MaxProcesses, spec.KeepCaps = false, s.MaxProcesses, s.KeepCaps
+	spec.Container, spec.MaxProcesses, spec.KeepCaps = false, s.MaxProcesses, s.KeepCaps
 	for _, v := range s.SecretEnv {
 		value, is, err := r.secret(v.ID)
 		if err != nil {

@@ -87,7 +87,7 @@ func (m *Manager) MakeVolume(ctx context.Context, name string, labels map[string
 		}
 		name = hex.EncodeToString(b[:])
 	}
-	if !validName(name) || len(name) < 2 || len(name) > 255 {
+	if !ValidName(name) || len(name) < 2 || len(name) > 255 {
 		return v, false, fmt.Errorf("%w volume name: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", ErrInvalid, name)
 	}
 	if v, err = m.Volume(name); err == nil || !errors.Is(err, store.ErrNotFound) {
@@ -119,7 +119,7 @@ func (m *Manager) MakeVolume(ctx context.Context, name string, labels map[string
 
 // Volume finds a volume by its name.
 func (m *Manager) Volume(name string) (v Volume, err error) {
-	if !validName(name) {
+	if !ValidName(name) {
 		return v, fmt.Errorf("get %s: no such volume: %w", name, store.ErrNotFound)
 	}
 	data, err := os.ReadFile(filepath.Join(m.volumePath(name), volumeRecord))

@@ -187,7 +187,7 @@ func configure(wayOut, ipv6, paired bool) error {
 	if err != nil {
 		return fmt.Errorf("finding %s: %w", interfaceName, err)
 	}
-	if err := unprivilegedPorts(); err != nil {
+	if err := unprivileged(); err != nil {
 		return err
 	}
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: int(index)}}
@@ -268,14 +268,16 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// unprivilegedPorts lets all users listen on all ports, as in Docker's containers. Old kernels
-// cannot, and in some containers nobody may.
-func unprivilegedPorts() error {
-	err := os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
-	if Unavailable(err) {
-		return nil
+// unprivileged lets all users listen on all ports and send echo requests, as in Docker's containers. Old kernels
+// cannot, in some containers nobody may, and a user namespace that does not have all groups may name no others.
+func unprivileged() error {
+	for _, s := range []struct{ name, value string }{{"ip_unprivileged_port_start", "0"}, {"ping_group_range", "0 2147483647"}} {
+		err := os.WriteFile("/proc/sys/net/ipv4/"+s.name, []byte(s.value), 0)
+		if err != nil && !Unavailable(err) && !errors.Is(err, unix.EINVAL) {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // Unavailable reports whether err says that something cannot be had here, at any time: the kernel lacks it, or

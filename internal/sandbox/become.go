@@ -83,6 +83,9 @@ const execWhat = "executing the program"
 
 // execute tries the program where it may be.
 func (in *inside) execute(p *specs.Process) {
+	if p.NoNewPrivileges {
+		in.Add("giving up new privileges", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	}
 	paths := candidates(p.Args[0], p.Env)
 	argv, env := in.Strings(p.Args), in.Strings(p.Env)
 	for i, path := range paths {

@@ -74,11 +74,14 @@ func capabilitySet(spec *Spec) ([]string, error) {
 	return set, nil
 }
 
+// withCaps is what a profile is told of a process.
+func withCaps(caps []string) *specs.Spec {
+	return &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}}}
+}
+
 // seccompFor is Docker's profile for a set of capabilities, some of which allow more system calls.
 func seccompFor(caps []string) (*specs.LinuxSeccomp, error) {
-	profile, err := seccomp.GetDefaultProfile(&specs.Spec{Process: &specs.Process{
-		Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
-	}})
+	profile, err := seccomp.GetDefaultProfile(withCaps(caps))
 	if err != nil {
 		return nil, fmt.Errorf("making the seccomp profile: %w", err)
 	}

@@ -26,6 +26,7 @@ type Process struct {
 	User     string   // as in Spec
 	Groups   []string // as in Spec
 	Terminal bool     // allocate a pseudo-terminal and join it to Stdin/Stdout
+	Size     WinSize  // as in Spec
 	// Privileged: it has all capabilities and no seccomp filter. What is mounted, hidden and guarded stays.
 	Privileged bool
 }
@@ -176,7 +177,7 @@ func (l *linked) execIn(ctx context.Context, r *running, p *Process, streams IO)
 // bundleFor is the container's bundle with a process that takes the place of the first one.
 func (r *running) bundleFor(p *Process) (*bundle, error) {
 	spec := *r.b.spec
-	spec.Args, spec.Env, spec.Cwd, spec.User, spec.Groups, spec.Terminal = p.Args, p.Env, p.Cwd, p.User, p.Groups, p.Terminal
+	spec.Args, spec.Env, spec.Cwd, spec.User, spec.Groups, spec.Terminal, spec.Size = p.Args, p.Env, p.Cwd, p.User, p.Groups, p.Terminal, p.Size
 	if p.Privileged && !spec.Insecure {
 		if spec.UserNS {
 			return nil, errors.New("running a process: privileged mode is incompatible with user namespaces")
@@ -192,7 +193,7 @@ func (r *running) bundleFor(p *Process) (*bundle, error) {
 		return nil, err
 	}
 	linux := *r.b.oci.Linux
-	if spec.Insecure {
+	if spec.Insecure && !spec.ownSeccomp() {
 		linux.Seccomp = nil
 	}
 	return &bundle{

@@ -222,6 +222,10 @@ func testExecTerminal(l *lab) {
 	if err != nil || !strings.HasPrefix(out, "/dev/pts/") || !strings.Contains(out, "xterm") {
 		l.t.Errorf("a process with a terminal: got %v, %q", err, out)
 	}
+	out, err = c.execute(&Process{Args: []string{"stty", "size"}, Terminal: true, Size: WinSize{Rows: 20, Cols: 60}}, IO{})
+	if err != nil || strings.TrimSpace(out) != "20 60" {
+		l.t.Errorf("the size to begin with: got %v, %q", err, out)
+	}
 }
 
 // testExecEnds: signals reach the process that they are for; a context ends it alone; and with the first process all end.

@@ -63,6 +63,9 @@ func (r *external) run(ctx context.Context, b *bundle, streams IO) error {
 		return fmt.Errorf("starting the OCI runtime: %w", err)
 	}
 	w.started()
+	if b.oci.Process.ConsoleSize != nil {
+		w.resize(b.spec.Size)
+	}
 	if streams.Started != nil {
 		streams.Started() // the runtime does not tell when it has executed the program
 	}

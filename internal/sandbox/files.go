@@ -32,12 +32,16 @@ func (g generated) write(spec *Spec, host resolvers) error {
 	if err != nil {
 		return err
 	}
-	return g.fill(spec, resolv, hostsFile(spec), hostname(spec)+"\n")
+	hosts, err := hostsOf(spec)
+	if err != nil {
+		return err
+	}
+	return g.fill(spec, resolv, hosts, hostname(spec)+"\n")
 }
 
 func (g generated) fill(spec *Spec, resolv, hosts, hostname string) error {
 	files := map[string]string{g.resolv: resolv, g.hosts: hosts}
-	if spec.HostnameFile {
+	if spec.Container {
 		files[g.hostname] = hostname
 	}
 	for path, text := range files {
@@ -55,9 +59,24 @@ func hostname(spec *Spec) string {
 	return defaultHostname
 }
 
+// hostsOf is the content of /etc/hosts: that of the host for a container that asked for its network, and for no hosts more.
+func hostsOf(spec *Spec) (string, error) {
+	if spec.Container && spec.Network == NetworkHost && !spec.sharesNetwork && len(spec.ExtraHosts) == 0 {
+		own, err := readOptional(hostHosts)
+		if err != nil || own != "" {
+			return own, err
+		}
+	}
+	return hostsFile(spec), nil
+}
+
 func hostsFile(spec *Spec) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n", hostname(spec))
+	if spec.Domainname == "" {
+		fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n", hostname(spec))
+	} else { // the first name of a line is the whole one
+		fmt.Fprintf(&b, "127.0.0.1\tlocalhost\n127.0.0.1\t%s.%s %[1]s\n", hostname(spec), spec.Domainname)
+	}
 	b.WriteString("::1\tlocalhost ip6-localhost ip6-loopback\n")
 	for _, e := range spec.ExtraHosts {
 		ip := e.IP
@@ -68,6 +87,9 @@ func hostsFile(spec *Spec) string {
 	}
 	return b.String()
 }
+
+// hostHosts is the host's file of names; a variable for tests.
+var hostHosts = "/etc/hosts"
 
 // The host's resolver configuration, and the one without the stub when systemd-resolved has put
 // its own there; variables for tests.
@@ -154,7 +176,7 @@ func readOptional(path string) (string, error) {
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return "", fmt.Errorf("reading the host's resolver configuration: %w", err)
+		return "", fmt.Errorf("reading the host's names and their servers: %w", err)
 	}
 	return string(text), nil
 }

@@ -62,6 +62,9 @@ func compileFilter(profile *specs.LinuxSeccomp) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if def == libseccomp.ActAllow || def == libseccomp.ActLog { // what it does not name is not forbidden, however new
+		return program, nil
+	}
 	return append(newerCalls(profile, archs), program...), nil
 }
 
@@ -114,6 +117,14 @@ func filterAction(action specs.LinuxSeccompAction, errno *uint) (libseccomp.Scmp
 	switch action {
 	case specs.ActAllow:
 		return libseccomp.ActAllow, nil
+	case specs.ActLog:
+		return libseccomp.ActLog, nil
+	case specs.ActKill, specs.ActKillThread:
+		return libseccomp.ActKillThread, nil
+	case specs.ActKillProcess:
+		return libseccomp.ActKillProcess, nil
+	case specs.ActTrap:
+		return libseccomp.ActTrap, nil
 	case specs.ActErrno:
 		code := uint(unix.EPERM)
 		if errno != nil {

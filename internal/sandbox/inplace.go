@@ -102,6 +102,8 @@ func checkInPlace(spec *Spec, notice func(string)) error {
 		return errors.New(how + "there are no other rights than the container's: a privileged step needs another mode")
 	case spec.UserNS:
 		return errors.New(how + "there are no user namespaces: leave --userns out")
+	case len(spec.Sysctls) > 0, spec.ownSeccomp():
+		return errors.New(how + "there are no sysctls and no seccomp profiles of a container's own")
 	}
 	if notice != nil && (spec.hasCgroup() || spec.CgroupPath != "") {
 		notice(how + "the limits of resources are those of the container alone")

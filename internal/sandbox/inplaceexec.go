@@ -33,7 +33,7 @@ func (r *placeRunner) Exec(ctx context.Context, id string, proc *Process, stream
 	defer cancel(nil)
 	defer context.AfterFunc(run.end, func() { cancel(notRunning) })()
 	spec := *run.spec
-	spec.Args, spec.Env, spec.Cwd, spec.User, spec.Groups, spec.Terminal = proc.Args, proc.Env, proc.Cwd, proc.User, proc.Groups, proc.Terminal
+	spec.Args, spec.Env, spec.Cwd, spec.User, spec.Groups, spec.Terminal, spec.Size = proc.Args, proc.Env, proc.Cwd, proc.User, proc.Groups, proc.Terminal, proc.Size
 	root, err := openRoot(run.root)
 	if err != nil {
 		return err

@@ -110,7 +110,7 @@ func (p *placing) files(view *inplace.View) error {
 			return err
 		}
 	}
-	if p.spec.HostnameFile && !view.Stays("/etc/hostname") {
+	if p.spec.Container && !view.Stays("/etc/hostname") {
 		return view.File("/etc/hostname", hostname(p.spec)+"\n", 0o644)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -45,6 +46,10 @@ func (b *bundle) calls(filter []byte) (*inside, error) {
 	in.Add("setting the umask", unix.SYS_UMASK, 0o022)
 	in.streams()
 	in.Add("setting the host name", unix.SYS_SETHOSTNAME, b.oci.Hostname, len(b.oci.Hostname))
+	if b.oci.Domainname != "" {
+		in.Add("setting the domain name", unix.SYS_SETDOMAINNAME, b.oci.Domainname, len(b.oci.Domainname))
+	}
+	in.sysctls(b.oci.Linux.Sysctl)
 	in.closePaths()
 	in.Add("unmounting the null device", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
 	in.Add("changing to /", unix.SYS_CHDIR, "/")
@@ -282,6 +287,9 @@ func (in *inside) terminal() {
 	const what = "making the terminal"
 	master := in.Add(what, unix.SYS_OPENAT, unix.AT_FDCWD, "/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	in.Add(what, unix.SYS_IOCTL, master, unix.TIOCSPTLCK, in.Words(0))
+	if size := in.b.oci.Process.ConsoleSize; size != nil { // before anything is executed that may ask for it
+		in.Add(what, unix.SYS_IOCTL, master, unix.TIOCSWINSZ, in.Bytes(winsize(size)))
+	}
 	slave := in.Add(what, unix.SYS_IOCTL, master, unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY) // O_CLOEXEC would be seen in F_GETFL for ever
 	if in.b.rootfs != "" {                                                                     // the first process's is the container's console
 		console := in.Add(what, unix.SYS_OPENAT, unix.AT_FDCWD, "/dev/console", unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o666)
@@ -298,6 +306,14 @@ func (in *inside) terminal() {
 	in.Add(what, unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	in.Add(what, unix.SYS_CLOSE, slave)
 	in.Add(what, unix.SYS_CLOSE, master)
+}
+
+// winsize is a size as the kernel has it.
+func winsize(size *specs.Box) (b []byte) {
+	for _, n := range []uint{size.Height, size.Width, 0, 0} {
+		b = binary.NativeEndian.AppendUint16(b, uint16(n))
+	}
+	return b
 }
 
 // message is a struct msghdr with one byte and a descriptor.

@@ -101,7 +101,7 @@ func (l *linked) filterOf(b *bundle) ([]byte, error) {
 	switch {
 	case b.oci.Linux.Seccomp == nil:
 		return nil, nil
-	case b.spec.tweaked():
+	case b.spec.tweaked(), b.spec.ownSeccomp():
 		return compileFilter(b.oci.Linux.Seccomp)
 	}
 	return l.filter()

@@ -44,14 +44,17 @@ func standardMounts(spec *Spec, files generated, devices bool) []specs.Mount {
 		mounts = append(mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
 			Options: append(closed[:3:3], readonly...)})
 	}
+	options := append(closed[:3:3], "bind")
+	if !spec.Container || spec.Root.Upper == "" {
+		options = append(options, "ro")
+	}
 	type file struct{ dest, source string }
 	own := []file{{"/etc/resolv.conf", files.resolv}, {"/etc/hosts", files.hosts}}
-	if spec.HostnameFile {
+	if spec.Container {
 		own = append(own, file{"/etc/hostname", files.hostname})
 	}
 	for _, f := range own {
-		mounts = append(mounts, specs.Mount{Destination: f.dest, Type: "bind", Source: f.source,
-			Options: append(closed[:3:3], "bind", "ro")})
+		mounts = append(mounts, specs.Mount{Destination: f.dest, Type: "bind", Source: f.source, Options: options})
 	}
 	return mounts
 }

@@ -14,10 +14,13 @@ import (
 
 // deviceNodes are the devices of a container. Each container has nodes of its own: what its root may do
 // to them, with chmod or chown, nobody else sees.
-var deviceNodes = []struct {
+var deviceNodes = []deviceNode{{"full", 1, 7}, {"null", 1, 3}, {"random", 1, 8}, {"tty", 5, 0}, {"urandom", 1, 9}, {"zero", 1, 5}}
+
+// deviceNode is a device by its name in /dev.
+type deviceNode struct {
 	name         string
 	major, minor uint32
-}{{"full", 1, 7}, {"null", 1, 3}, {"random", 1, 8}, {"tty", 5, 0}, {"urandom", 1, 9}, {"zero", 1, 5}}
+}
 
 // makeNodes makes the devices in a directory.
 func makeNodes(dir int) error {
@@ -65,20 +68,36 @@ func (b *bundle) insecureNodes(dev int) error {
 	if !b.spec.Insecure {
 		return nil
 	}
-	if err := unix.Mkdirat(dev, "net", 0o755); err != nil {
-		return fmt.Errorf("making /dev/net: %w", err)
-	}
-	for _, d := range insecureDevices() {
-		kind := uint32(unix.S_IFCHR)
-		if d.Type == "b" {
-			kind = unix.S_IFBLK
-		}
-		name := strings.TrimPrefix(d.Path, "/dev/")
-		if err := unix.Mknodat(dev, name, kind|0o666, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))); err != nil {
+	for _, d := range insecureDevices(b.spec) {
+		if err := makeDevice(dev, d); err != nil {
 			return fmt.Errorf("making device node %s: %w", d.Path, err)
 		}
 	}
 	return nil
+}
+
+// makeDevice makes a node in /dev, with the directories that it is in.
+func makeDevice(dev int, d specs.LinuxDevice) error {
+	name := strings.TrimPrefix(d.Path, "/dev/")
+	for i, r := range name {
+		if r != '/' {
+			continue
+		}
+		if err := unix.Mkdirat(dev, name[:i], 0o755); err != nil && err != unix.EEXIST {
+			return err
+		}
+	}
+	kind := uint32(unix.S_IFCHR)
+	if d.Type == "b" {
+		kind = unix.S_IFBLK
+	}
+	if err := unix.Mknodat(dev, name, kind|0o666, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))); err != nil || d.FileMode == nil {
+		return err
+	}
+	if err := unix.Fchmodat(dev, name, uint32(*d.FileMode), 0); err != nil { // whatever the umask
+		return err
+	}
+	return unix.Fchownat(dev, name, int(*d.UID), int(*d.GID), unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // nodesInDev reports whether the nodes are made in the filesystem at /dev. Elsewhere they are bound from
@@ -109,7 +128,7 @@ func (b *bundle) nodeMounts(mounts []specs.Mount) (nodes []specs.Mount, err erro
 		add(filepath.Join("/dev", d.name), filepath.Join(source, d.name))
 	}
 	if b.spec.Insecure { // in a user namespace: those of the host that there are
-		for _, d := range insecureDevices() {
+		for _, d := range insecureDevices(b.spec) {
 			if _, err := os.Stat(d.Path); err == nil {
 				add(d.Path, d.Path)
 			}

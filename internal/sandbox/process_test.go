@@ -186,9 +186,9 @@ func testStdin(l *lab) {
 }
 
 func testTerminal(l *lab) {
-	spec := l.spec("tty; test -t 0 && test -t 1 && test -t 2 && echo terminal; until test \"$(stty size)\" = '33 77'; do sleep 0.02; done; " +
+	spec := l.spec("echo begins with $(stty size); tty; test -t 0 && test -t 1 && test -t 2 && echo terminal; until test \"$(stty size)\" = '33 77'; do sleep 0.02; done; " +
 		"echo resized; read line; echo got $line; exit 3")
-	spec.Terminal = true
+	spec.Terminal, spec.Size = true, WinSize{Rows: 20, Cols: 60}
 	var out lockedBuffer
 	sizes, result := make(chan WinSize), make(chan error, 1)
 	stdin, typed, err := os.Pipe()
@@ -210,7 +210,11 @@ func testTerminal(l *lab) {
 	if err := <-result; !errors.As(err, &exit) || exit.Code != 3 {
 		l.t.Errorf("got %v, want exit code 3", err)
 	}
-	for _, want := range []string{"/dev/pts/0", "got words"} {
+	all := []string{"/dev/pts/0", "got words"}
+	if l.linked { // a runtime binary is told through its own terminal
+		all = append(all, "begins with 20 60")
+	}
+	for _, want := range all {
 		if !strings.Contains(out.String(), want) {
 			l.t.Errorf("no %q in the terminal's output %q", want, out.String())
 		}

@@ -157,6 +157,13 @@ func check(spec *Spec) error {
 			return err
 		}
 	}
+	for _, paths := range []*[]string{spec.MaskedPaths, spec.ReadonlyPaths} {
+		if paths != nil {
+			if err := CheckProtected(*paths); err != nil {
+				return err
+			}
+		}
+	}
 	return spec.Resources.check()
 }
 

@@ -115,15 +115,26 @@ type Spec struct {
 	User     string   // "", name, uid, name:group, uid:gid, resolved in the root's /etc/passwd and /etc/group
 	Groups   []string // additional ones, names or numbers
 	Hostname string
-	// HostnameFile: /etc/hostname is the sandbox's, too. In a build it is the image's own file.
-	HostnameFile bool
-	Network      Network
-	ExtraHosts   []HostEntry
-	Ulimits      []Ulimit
-	ShmSize      int64 // bytes of /dev/shm; 0 is 64 MiB
+	// Domainname is that of NIS, which is a part of the host's whole name, too; "" is none.
+	Domainname string
+	// Container: it is a container, not a step of a build. /etc/hostname, which is the image's own file in a build, is the sandbox's, too; what is generated
+	// can be written to where the root can; /etc/hosts is the host's on the host's network; and an insecure one has all devices of the host.
+	Container  bool
+	Network    Network
+	ExtraHosts []HostEntry
+	Ulimits    []Ulimit
+	ShmSize    int64 // bytes of /dev/shm; 0 is 64 MiB
 	// Insecure is all capabilities, no seccomp, no masked or read-only paths, more devices, of which
 	// all may be opened. With KeepCaps, a user that is not root has the capabilities too.
 	Insecure, KeepCaps bool
+	// Seccomp is a seccomp profile in Docker's form, also of what is insecure, or [SeccompUnconfined]; "" is Docker's own, and none with Insecure. MaskedPaths and ReadonlyPaths, unless nil, are what is hidden of /proc and /sys, and what cannot be written
+	// to there, in the place of [ProtectedPaths].
+	Seccomp                    string
+	MaskedPaths, ReadonlyPaths *[]string
+	// Sysctls are settings of the kernel by their names, of namespaces that the process does not share.
+	Sysctls map[string]string
+	// NoNewPrivileges: no program that it executes has more rights than it has, as one that is set-user-ID.
+	NoNewPrivileges bool
 	// UserNS gives the process a user namespace: its users, root too, are nobody on the host.
 	UserNS bool
 	// AppArmor is a profile that the kernel knows, AppArmorDefault or AppArmorUnconfined; "" is AppArmorDefault if that
@@ -132,8 +143,9 @@ type Spec struct {
 	// CapAdd and CapDrop change the capabilities, CAP_NAME or [AllCapabilities]; Insecure has all
 	// anyway.
 	CapAdd, CapDrop []string
-	Terminal        bool   // allocate a pseudo-terminal and join it to Stdin/Stdout
-	CgroupPath      string // parent cgroup; "" is the default
+	Terminal        bool    // allocate a pseudo-terminal and join it to Stdin/Stdout
+	Size            WinSize // of the terminal, to begin with; zero is none
+	CgroupPath      string  // parent cgroup; "" is the default
 	Resources       Resources
 	// MaxProcesses bounds the processes and threads of a container for which Resources sets no limit of them;
 	// 0 does not. Unlike those it costs nothing, and where cgroups cannot be made it is left out.

@@ -41,7 +41,7 @@ func testNetwork(l *lab) {
 
 func testFiles(l *lab) {
 	spec := l.spec("cat /etc/hosts; echo --; cat /etc/hostname; hostname; touch /etc/hosts 2>/dev/null || echo ro")
-	spec.Hostname, spec.HostnameFile, spec.User = "box", true, "user"
+	spec.Hostname, spec.Container, spec.User = "box", true, "user"
 	spec.ExtraHosts = []HostEntry{{"db", "10.0.0.7"}}
 	want := "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb\n--\nbox\nbox\nro"
 	if got := l.run(spec); got != want {
@@ -54,6 +54,40 @@ func testFiles(l *lab) {
 	}
 	if got := l.run(l.command("cat", "/etc/resolv.conf")); got != strings.TrimSpace(string(host)) {
 		l.t.Errorf("resolv.conf: got %q, want the host's %q", got, host)
+	}
+}
+
+// testContainerFiles: a container may write to what is generated for it, unless its root is read-only, and on the host's network it has the host's names.
+func testContainerFiles(l *lab) {
+	old := hostHosts
+	l.t.Cleanup(func() { hostHosts = old })
+	hostHosts = filepath.Join(l.dir, "hosts")
+	const own = "127.0.0.1\tlocalhost\n10.1.2.3\town\n"
+	write(l.t, hostHosts, own)
+	container := func(script string) *Spec {
+		spec := l.spec(script)
+		spec.Container, spec.Hostname = true, "box"
+		return spec
+	}
+	spec := container("for f in hosts resolv.conf hostname; do echo more >> /etc/$f && head -n 1 /etc/$f; done; cat /etc/hosts")
+	spec.Network, spec.Domainname = NetworkNone, "example.com"
+	got := strings.Split(l.run(spec), "\n")
+	if want := "127.0.0.1\tlocalhost\n127.0.0.1\tbox.example.com box\n::1\tlocalhost ip6-localhost ip6-loopback\nmore"; !strings.HasSuffix(strings.Join(got, "\n"), want) || len(got) < 7 {
+		l.t.Errorf("got %q, want it to end with %q", got, want)
+	}
+	l.wantUpper("what is generated", spec)
+	if got := l.run(container("cat /etc/hosts")); got != strings.TrimSpace(own) {
+		l.t.Errorf("on the host's network: %q, want %q", got, own)
+	}
+	spec = container("cat /etc/hosts")
+	spec.ExtraHosts = []HostEntry{{"db", "10.0.0.7"}}
+	if got, want := l.run(spec), "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb"; got != want {
+		l.t.Errorf("with a host: %q, want %q", got, want)
+	}
+	spec = container("echo more 2>/dev/null >> /etc/hosts || echo ro; cat /proc/sys/kernel/domainname")
+	spec.Root.Upper, spec.Root.Work = "", ""
+	if got := l.run(spec); !strings.HasPrefix(got, "ro\n") || strings.Contains(got, "example") {
+		l.t.Errorf("with a read-only root: %q", got)
 	}
 }
 
@@ -146,7 +180,7 @@ func testCapabilities(l *lab) {
 				l.t.Errorf("user %q: %s: got %s, want %s", user, name, got[name], c[i])
 			}
 		}
-		if got["Seccomp"] != "2" || got["NoNewPrivs"] != "0" {
+		if got["Seccomp"] != "2" {
 			l.t.Errorf("user %q: got Seccomp %s and NoNewPrivs %s, want 2 and 0", user, got["Seccomp"], got["NoNewPrivs"])
 		}
 	}
@@ -413,6 +447,76 @@ func testInsecureDevices(l *lab) {
 		l.t.Errorf("got %q, want %q", got, want)
 	}
 	l.wantUpper("insecure devices", spec)
+}
+
+// testContainerDevices: a container has the devices of the host besides, with their owners, but not its terminals, and none in the place of its own.
+func testContainerDevices(l *lab) {
+	if nested() {
+		return // nobody can make any
+	}
+	old := hostDev
+	l.t.Cleanup(func() { hostDev = old })
+	hostDev = filepath.Join(l.dir, "dev")
+	mkdir(l.t, filepath.Join(hostDev, "closed/deep"), filepath.Join(hostDev, "pts"))
+	for name, kind := range map[string]uint32{"own": unix.S_IFCHR, "closed/deep/disk": unix.S_IFBLK, "null": unix.S_IFCHR, "console": unix.S_IFCHR, "pts/7": unix.S_IFCHR, "loop0": unix.S_IFBLK, "file": unix.S_IFREG} {
+		if err := unix.Mknod(filepath.Join(hostDev, name), kind|0o600, int(unix.Mkdev(1, 5))); err != nil {
+			l.t.Skip("nobody may make devices here")
+		}
+	}
+	for _, name := range []string{"own", "closed/deep/disk"} {
+		if err := errors.Join(os.Chown(filepath.Join(hostDev, name), 0, 6), os.Chmod(filepath.Join(hostDev, name), 0o660)); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	devices := func(container bool) (string, error) {
+		spec := l.spec("cd /dev; stat -c '%n %F %t:%T %a %g' own closed/deep closed/deep/disk null loop0; ls file pts/7 2>/dev/null; head -c 1 own | wc -c")
+		spec.Insecure, spec.Container = true, container
+		return l.try(spec)
+	}
+	want := "own character special file 1:5 660 6\nclosed/deep directory 0:0 755 0\nclosed/deep/disk block special file 1:5 660 6\nnull character special file 1:3 666 0\nloop0 block special file 7:0 666 0\n1"
+	if got, err := devices(true); err != nil || got != want {
+		l.t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+	if got, _ := devices(false); got == want {
+		l.t.Error("a step has the host's devices")
+	}
+}
+
+// testUnconfined: one that is to have no seccomp filter has none, and what is hidden is what was asked for.
+func testUnconfined(l *lab) {
+	if nested() {
+		return // what is hidden there is its affair
+	}
+	spec := l.spec("cat /proc/self/status; echo Masked: $(cat /proc/keys | wc -c) $(mount | grep -c ' on /proc/'); echo Sys: $(grep -c '^proc /proc/sys' /proc/mounts)")
+	masked, readonly := []string{"/proc/keys"}, []string{}
+	spec.Seccomp, spec.MaskedPaths, spec.ReadonlyPaths = SeccompUnconfined, &masked, &readonly
+	got := status(l.run(spec))
+	if got["Seccomp"] != ownSeccomp(l.t) || got["NoNewPrivs"] != "0" || got["Masked"] != "0 1" || got["Sys"] != "0" {
+		l.t.Errorf("got Seccomp %s, masked %s, read-only %s", got["Seccomp"], got["Masked"], got["Sys"])
+	}
+	spec = l.spec("cat /proc/self/status")
+	spec.NoNewPrivileges = true
+	if got := status(l.run(spec)); got["NoNewPrivs"] != "1" || got["Seccomp"] != "2" {
+		l.t.Errorf("without new privileges: got %s, and Seccomp %s", got["NoNewPrivs"], got["Seccomp"])
+	}
+	for _, insecure := range []bool{false, true} {
+		spec := l.spec("chmod 0 /bin/sh; stat -c %a /bin/sh; sleep 0 && cat /proc/self/status | grep ^Seccomp:")
+		spec.Insecure, spec.Seccomp = insecure, `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["chmod", "fchmodat", "fchmodat2"], "action": "SCMP_ACT_ERRNO"}]}`
+		if out := l.run(spec); !strings.Contains(out, "not permitted") || !strings.HasSuffix(out, "777\nSeccomp:\t2") {
+			l.t.Errorf("with a profile of its own, insecure %t: %q", insecure, out)
+		}
+		spec = l.spec("true")
+		if spec.Seccomp = "{"; l.runner.Run(l.t.Context(), spec, IO{}) == nil {
+			l.t.Error("what is no profile was taken")
+		}
+	}
+	for _, bad := range []string{"/etc", "/proc", "/proc/../etc", "/sys/", "proc/x"} {
+		spec = l.spec("true")
+		spec.MaskedPaths = &[]string{bad}
+		if err := l.runner.Run(l.t.Context(), spec, IO{}); err == nil || !strings.Contains(err.Error(), "want one below /proc or /sys") {
+			l.t.Errorf("masking %s: %v", bad, err)
+		}
+	}
 }
 
 // testInsecureCgroups: an insecure process may make cgroups, below its own, and they end with it.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/moby/profiles/seccomp"
 	"github.com/moby/sys/capability"
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -32,6 +33,22 @@ func ProtectedPaths() (masked, readonly []string) {
 	return slices.Clone(maskedPaths()), slices.Clone(readonlyPaths)
 }
 
+// maxProtected bounds the paths that are protected instead of these.
+const maxProtected = 1000
+
+// CheckProtected refuses paths that cannot be protected: others than those of the kernel's filesystems.
+func CheckProtected(paths []string) error {
+	if len(paths) > maxProtected {
+		return fmt.Errorf("more than %d masked or read-only paths", maxProtected)
+	}
+	for _, p := range paths {
+		if filepath.Clean(p) != p || !strings.HasPrefix(p, "/proc/") && !strings.HasPrefix(p, "/sys/") {
+			return fmt.Errorf("masked or read-only path %q: want one below /proc or /sys", p)
+		}
+	}
+	return nil
+}
+
 // maskedAlso are the paths that are hidden, with those of a pattern. What tells how hot each processor is, and by which
 // interrupts it works, tells what others do with it.
 func maskedAlso(pattern string) []string {
@@ -46,34 +63,42 @@ func maskedAlso(pattern string) []string {
 // ociSpec is the whole description of a container for an OCI runtime. The mounts are complete
 // and their sources exist.
 func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) (*specs.Spec, error) {
+	if err := checkSysctls(spec); err != nil {
+		return nil, err
+	}
 	process, err := ociProcess(spec, u)
 	if err != nil {
 		return nil, err
 	}
 	s := &specs.Spec{
-		Version:  "1.0.2", // the oldest with all that is used here, for old runtimes
-		Hostname: hostname(spec),
-		Root:     &specs.Root{Path: rootfs, Readonly: spec.Root.Upper == ""},
-		Mounts:   mounts,
-		Process:  process,
+		Version:    "1.0.2", // the oldest with all that is used here but Domainname, for old runtimes
+		Hostname:   hostname(spec),
+		Domainname: spec.Domainname,
+		Root:       &specs.Root{Path: rootfs, Readonly: spec.Root.Upper == ""},
+		Mounts:     mounts,
+		Process:    process,
 		Linux: &specs.Linux{
 			Namespaces:  namespaces(),
 			CgroupsPath: cgroupsPath(spec),
 			Resources:   spec.Resources.oci(spec.Insecure, spec.MaxProcesses),
+			Sysctl:      spec.Sysctls,
 		},
 	}
+	if s.Linux.Seccomp, err = seccompOf(spec, process.Capabilities.Bounding); err != nil {
+		return nil, err
+	}
 	if spec.Insecure {
-		s.Linux.Devices = insecureDevices()
+		s.Linux.Devices = insecureDevices(spec)
 		return s, nil
 	}
-	s.Linux.MaskedPaths = maskedPaths()
-	s.Linux.ReadonlyPaths = readonlyPaths
-	if spec.tweaked() {
-		s.Linux.Seccomp, err = seccompFor(process.Capabilities.Bounding)
-	} else {
-		s.Linux.Seccomp, err = seccompProfile()
+	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = maskedPaths(), readonlyPaths
+	if spec.MaskedPaths != nil {
+		s.Linux.MaskedPaths = *spec.MaskedPaths
 	}
-	return s, err
+	if spec.ReadonlyPaths != nil {
+		s.Linux.ReadonlyPaths = *spec.ReadonlyPaths
+	}
+	return s, nil
 }
 
 // ociProcess is the description of the process of a spec, with a user that was looked up.
@@ -94,12 +119,47 @@ func ociProcess(spec *Spec, u *user.ExecUser) (*specs.Process, error) {
 		Cwd:          filepath.Join("/", spec.Cwd),
 		Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 		Rlimits:      limits,
+
+		NoNewPrivileges: spec.NoNewPrivileges,
+	}
+	if spec.Terminal && spec.Size != (WinSize{}) {
+		p.ConsoleSize = &specs.Box{Height: uint(spec.Size.Rows), Width: uint(spec.Size.Cols)}
 	}
 	if spec.Insecure && spec.KeepCaps {
 		p.Capabilities.Inheritable, p.Capabilities.Ambient = caps, caps
 	}
 	p.ApparmorProfile, err = appArmor(spec)
 	return p, err
+}
+
+// SeccompUnconfined is no seccomp profile.
+const SeccompUnconfined = "unconfined"
+
+// ownSeccomp reports whether a process has a seccomp profile of its own.
+func (s *Spec) ownSeccomp() bool { return s.Seccomp != "" && s.Seccomp != SeccompUnconfined }
+
+// CheckSeccomp refuses what is no seccomp profile.
+func CheckSeccomp(profile string) error {
+	s := &Spec{Seccomp: profile}
+	_, err := seccompOf(s, nil)
+	return err
+}
+
+// seccompOf is the seccomp profile of a process with some capabilities; nil is none.
+func seccompOf(spec *Spec, caps []string) (*specs.LinuxSeccomp, error) {
+	switch {
+	case spec.ownSeccomp():
+		profile, err := seccomp.LoadProfile(spec.Seccomp, withCaps(caps))
+		if err != nil {
+			return nil, fmt.Errorf("reading the seccomp profile: %w", err)
+		}
+		return profile, nil
+	case spec.Seccomp == SeccompUnconfined, spec.Insecure:
+		return nil, nil
+	case spec.tweaked():
+		return seccompFor(caps)
+	}
+	return seccompProfile()
 }
 
 // seccompProfile is Docker's, for the default capabilities.

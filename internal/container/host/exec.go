@@ -159,7 +159,10 @@ func (h *Host) runExec(c *conn, q *request) {
 		return
 	}
 	if q.Size != nil {
-		setSize(e.sizes, *q.Size)
+		h.mu.Lock()
+		e.Options.Process.Size = *q.Size
+		h.mu.Unlock()
+		setSize(e.sizes, *q.Size) // after those that came before
 	}
 	h.tellExec("exec_start", &e.Exec, nil)
 	a := newAttachment(c, e.Options.Want)
