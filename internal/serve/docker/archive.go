@@ -68,7 +68,7 @@ func (s *Server) putArchive(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	if err := m.Import(ctx, c, r.Body, path, container.CopyOptions{Archive: true}); err != nil {
+	if err := m.Import(ctx, c, r.Body, path, container.CopyOptions{Archive: true, ToUser: r.flag("copyUIDGID")}); err != nil {
 		switch {
 		case errors.Is(err, container.ErrNoFile):
 			return failure{http.StatusNotFound, "Could not find the file " + path + " in container " + r.name}

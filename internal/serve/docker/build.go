@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/frontend/dockerui"
 	buildtypes "github.com/moby/moby/api/types/build"
@@ -159,6 +160,11 @@ func (r *request) buildParameters() (p *parameters, err error) {
 	}
 	if v := r.FormValue("platform"); v != "" {
 		p.platforms = strings.Split(v, ",")
+	}
+	for _, name := range p.platforms {
+		if _, err := platforms.Parse(strings.TrimSpace(name)); err != nil {
+			return nil, invalidf("invalid platform: %v", err)
+		}
 	}
 	if p.remote == clientSession {
 		p.remote = ""

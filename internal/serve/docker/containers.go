@@ -77,6 +77,9 @@ func containerStatus(err error) int {
 
 // startContainer answers POST /containers/NAME/start.
 func (s *Server) startContainer(ctx context.Context, r *request) error {
+	if err := checkpoint(r.FormValue("checkpoint")); err != nil {
+		return err
+	}
 	ctx, m, c, err := r.usable(ctx)
 	if err == nil {
 		err = hasNetworks(m, c)
@@ -94,6 +97,17 @@ func (s *Server) startContainer(ctx context.Context, r *request) error {
 		return runError(c, err)
 	}
 	return r.done()
+}
+
+// checkpoint refuses to start a container anywhere but at its beginning, in dockerd's words.
+func checkpoint(id string) error {
+	switch {
+	case id == "":
+		return nil
+	case !container.ValidName(id) || strings.HasSuffix(id, "."):
+		return invalidf("invalid checkpoint ID %q, only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", id)
+	}
+	return invalidf("checkpoint is only supported in experimental mode")
 }
 
 // hasNetworks refuses a container of which a network was removed, before anything is done with it.
@@ -418,8 +432,16 @@ func commitConfig(c *containertypes.Config) *ocispec.ImageConfig {
 }
 
 // refuseContainer answers what is not there.
-func (s *Server) refuseContainer(_ context.Context, r *request) error {
+func (s *Server) refuseContainer(ctx context.Context, r *request) error {
 	what := r.path[strings.LastIndexByte(r.path, '/')+1:]
+	if what == "update" {
+		if err := r.document(&containertypes.UpdateConfig{}); err != nil {
+			return err
+		}
+	}
+	if _, _, _, err := r.container(ctx); err != nil {
+		return err
+	}
 	advice := map[string]string{
 		"update": "create another container", "pause": "send it SIGSTOP with kill", "unpause": "send it SIGCONT with kill", "ws": "attach without a web socket",
 	}[what]

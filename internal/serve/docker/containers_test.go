@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/moby/moby/api/pkg/stdcopy"
@@ -407,6 +408,26 @@ func TestExecs(t *testing.T) {
 	if out, _, code := run("", client.ExecCreateOptions{Cmd: []string{"tty"}, TTY: true}); !strings.HasPrefix(out, "/dev/") || code != 0 {
 		t.Errorf("tty: %q, %d", out, code)
 	}
+	if out, _, code := run("", client.ExecCreateOptions{Cmd: []string{"stty", "size"}, TTY: true, ConsoleSize: client.ConsoleSize{Height: 21, Width: 61}}); strings.TrimSpace(out) != "21 61" || code != 0 {
+		t.Errorf("the size of a terminal: %q, %d", out, code)
+	}
+	e, err := l.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: []string{"tty"}, TTY: true, AttachStdout: true})
+	must(t, err)
+	a, err := l.ExecAttach(ctx, e.ID, client.ExecAttachOptions{}) // as some clients do, which want frames then
+	must(t, err)
+	if out, _ := output(t, a.Reader); !strings.HasPrefix(out, "/dev/") {
+		t.Errorf("a terminal that the start does not tell of: %q", out)
+	}
+	a.Close()
+	for user, want := range map[string]string{"nosuch": "unable to find user nosuch: no matching entries in passwd file", "0:nosuch": "unable to find group nosuch: no matching entries in group file"} {
+		_, err := l.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: []string{"true"}, User: user})
+		if !errdefs.IsInvalidArgument(err) || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("a process of %s: %v", user, err)
+		}
+	}
+	if out, _, code := run("", client.ExecCreateOptions{Cmd: []string{"id", "-u"}, User: "7"}); out != "7\n" || code != 0 {
+		t.Errorf("of a number: %q, %d", out, code)
+	}
 	if _, errs, code := run("", client.ExecCreateOptions{Cmd: []string{"nosuch"}}); !strings.Contains(errs, `exec: "nosuch": executable file not found in $PATH`) || code != 127 {
 		t.Errorf("nosuch: %q, %d", errs, code)
 	}
@@ -424,13 +445,17 @@ func TestExecs(t *testing.T) {
 // TestTerminal: one with a terminal has one stream, as it is.
 func TestTerminal(t *testing.T) {
 	l := newContainers(t)
-	id := l.create("read x; until stty size | grep \"33 77\"; do :; done; echo got $x", func(o *client.ContainerCreateOptions) {
-		o.Config.Tty, o.Config.OpenStdin = true, true
+	id := l.create("stty size; read x; until stty size | grep \"33 77\"; do :; done; echo got $x", func(o *client.ContainerCreateOptions) {
+		o.Config.Tty, o.Config.OpenStdin, o.HostConfig.ConsoleSize = true, true, [2]uint{22, 62}
 	})
 	a, err := l.ContainerAttach(t.Context(), id, client.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true})
 	must(t, err)
 	defer a.Close()
 	l.start(id)
+	first, err := bufio.NewReaderSize(io.LimitReader(a.Reader, 7), 16).ReadString('\n')
+	if err != nil || first != "22 62\r\n" {
+		t.Errorf("it begins with %q, %v", first, err)
+	}
 	_, err = l.ContainerResize(t.Context(), id, client.ContainerResizeOptions{Height: 33, Width: 77})
 	must(t, err)
 	_, err = io.WriteString(a.Conn, "line\n")
@@ -527,6 +552,9 @@ func TestRefusedContainers(t *testing.T) {
 		"invalid CapAdd":          func(o *client.ContainerCreateOptions) { o.HostConfig.CapAdd = []string{"MOON"} },
 		"must be absolute":        func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{"fresh:/v", "xx:y"} },
 		"invalid characters":      func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{"../x:/y"} },
+		"invalid reference":       func(o *client.ContainerCreateOptions) { o.Config.Image = "busybox:sha256:" + strings.Repeat("a", 64) },
+		"No such container: no":   func(o *client.ContainerCreateOptions) { o.HostConfig.VolumesFrom = []string{"no:ro"} },
+		"invalid mode: shared":    func(o *client.ContainerCreateOptions) { o.HostConfig.VolumesFrom = []string{"no:shared"} },
 	} {
 		o := client.ContainerCreateOptions{Config: &containertypes.Config{Image: "busybox", Cmd: []string{"true"}}, HostConfig: &containertypes.HostConfig{}}
 		change(&o)
@@ -534,8 +562,12 @@ func TestRefusedContainers(t *testing.T) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
-	for _, p := range []string{"/containers/x/update", "/containers/x/pause"} {
-		if _, status := l.get(http.MethodPost, p); status != http.StatusNotImplemented {
+	there := "/containers/" + l.create("true", nil)
+	for p, want := range map[string]int{
+		there + "/update": http.StatusNotImplemented, there + "/pause": http.StatusNotImplemented, "/containers/nosuch/update": http.StatusNotFound,
+		there + "/start?checkpoint=../x": http.StatusBadRequest, there + "/start?checkpoint=x": http.StatusBadRequest,
+	} {
+		if _, status := l.get(http.MethodPost, p); status != want {
 			t.Errorf("%s: %d", p, status)
 		}
 	}

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,9 +10,11 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	containertypes "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
@@ -68,6 +71,9 @@ func (s *Server) createContainer(ctx context.Context, r *request) error {
 	c.m = s.manager(b)
 	if c.img, c.desc, err = imageFor(ctx, b.Store, c.config.Image, r.FormValue("platform")); err != nil {
 		return err
+	}
+	if r.before("1.42") {
+		c.host.ConsoleSize = [2]uint{}
 	}
 	release, err := c.m.LockVolumes(ctx)
 	if err != nil {
@@ -159,6 +165,9 @@ func imageFor(ctx context.Context, st *store.Store, name, platform string) (img 
 	if name == "" {
 		return nil, desc, invalidf("no image was given")
 	}
+	if _, err := reference.ParseAnyReference(name); err != nil {
+		return nil, desc, invalidf("%v", err)
+	}
 	found, err := view.UseImage(ctx, st, name)
 	if err == nil && platform != "" {
 		p, perr := platforms.Parse(platform)
@@ -191,7 +200,7 @@ func (c *creating) warn(format string, args ...any) {
 func (c *creating) options(ctx context.Context) (err error) {
 	cfg, h := c.config, c.host
 	c.opts = container.Options{
-		Args: cfg.Cmd, Env: cfg.Env, Cwd: cfg.WorkingDir, User: cfg.User, Hostname: cfg.Hostname, Terminal: cfg.Tty, OpenStdin: cfg.OpenStdin, StdinOnce: cfg.StdinOnce,
+		Args: cfg.Cmd, Env: cfg.Env, Cwd: cfg.WorkingDir, User: cfg.User, Hostname: cfg.Hostname, Domainname: cfg.Domainname, Terminal: cfg.Tty, Size: sizeOf(h.ConsoleSize), OpenStdin: cfg.OpenStdin, StdinOnce: cfg.StdinOnce,
 		Labels: cfg.Labels, StopSignal: cfg.StopSignal, StopTimeout: cfg.StopTimeout, Privileged: h.Privileged, Groups: h.GroupAdd, ReadOnly: h.ReadonlyRootfs, CgroupParent: h.CgroupParent,
 		AutoRemove: h.AutoRemove, ShmSize: h.ShmSize,
 	}
@@ -294,12 +303,41 @@ func (c *creating) security() (err error) {
 		}
 	}
 	for _, opt := range c.host.SecurityOpt {
-		switch name, value, _ := strings.Cut(strings.Replace(opt, ":", "=", 1), "="); {
+		name, value, ok := strings.Cut(opt, "=")
+		if !ok { // of old
+			name, value, _ = strings.Cut(opt, ":")
+		}
+		switch {
 		case name == "apparmor":
 			c.opts.AppArmor = value
-		case name == "label" && value == "disable", name == "no-new-privileges" && value == "false", name == "seccomp" && value == "builtin":
+		case name == "seccomp" && value == "builtin":
+		case name == "seccomp":
+			if err := sandbox.CheckSeccomp(value); err != nil {
+				return err
+			}
+			c.opts.Seccomp = value
+		case name == "no-new-privileges":
+			if c.opts.NoNewPrivileges, err = strconv.ParseBool(cmp.Or(value, "true")); err != nil {
+				return fmt.Errorf("invalid --security-opt: %q", opt)
+			}
+		case name == "label" && value == "disable", name == "writable-cgroups" && value == "false":
 		default:
 			return fmt.Errorf("invalid --security-opt: %q is not served: privileged drops all restrictions", opt)
+		}
+	}
+	for name := range c.host.Sysctls {
+		if err := sandbox.CheckSysctl(name, c.opts.Network); err != nil {
+			return err
+		}
+	}
+	c.opts.Sysctls = c.host.Sysctls
+	if !c.host.Privileged {
+		masked, readonly := sandbox.ProtectedPaths()
+		if c.opts.MaskedPaths, err = protected(c.host.MaskedPaths, masked); err == nil {
+			c.opts.ReadonlyPaths, err = protected(c.host.ReadonlyPaths, readonly)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	switch c.host.UsernsMode {
@@ -313,6 +351,14 @@ func (c *creating) security() (err error) {
 		return fmt.Errorf("invalid userns mode: %q", c.host.UsernsMode)
 	}
 	return nil
+}
+
+// protected are paths that a client wants to be protected in the place of ours; nil: they are ours, as it is told of another container.
+func protected(paths, ours []string) (*[]string, error) {
+	if paths == nil || slices.Equal(slices.Sorted(slices.Values(paths)), slices.Sorted(slices.Values(ours))) {
+		return nil, nil
+	}
+	return &paths, sandbox.CheckProtected(paths)
 }
 
 // limits are those of resources.
@@ -392,19 +438,15 @@ func (c *creating) hosts() error {
 // refused are options that would change what a container may do or reach, and are not served: to leave them out would be to lie. What has only less effect is a warning.
 func (c *creating) refused() error {
 	h := c.host
-	masked, readonly := sandbox.ProtectedPaths()
-	others := func(paths, ours []string) bool { // ours come from what a client is told of another container
-		return !h.Privileged && len(paths) > 0 && !slices.Equal(slices.Sorted(slices.Values(paths)), slices.Sorted(slices.Values(ours)))
-	}
 	private := func(mode string) bool { return mode == "" || mode == "private" || mode == "shareable" }
 	for _, no := range []struct {
 		name  string
 		given bool
 	}{
-		{"Devices", len(h.Devices) > 0}, {"DeviceCgroupRules", len(h.DeviceCgroupRules) > 0}, {"DeviceRequests", len(h.DeviceRequests) > 0}, {"Sysctls", len(h.Sysctls) > 0},
+		{"Devices", len(h.Devices) > 0}, {"DeviceCgroupRules", len(h.DeviceCgroupRules) > 0}, {"DeviceRequests", len(h.DeviceRequests) > 0},
 		{"IpcMode " + string(h.IpcMode), !private(string(h.IpcMode))}, {"PidMode " + string(h.PidMode), !private(string(h.PidMode))}, {"UTSMode " + string(h.UTSMode), !private(string(h.UTSMode))},
-		{"CgroupnsMode " + string(h.CgroupnsMode), !private(string(h.CgroupnsMode))}, {"Links", len(h.Links) > 0}, {"VolumesFrom", len(h.VolumesFrom) > 0}, {"StorageOpt", len(h.StorageOpt) > 0},
-		{"VolumeDriver " + h.VolumeDriver, h.VolumeDriver != "" && h.VolumeDriver != "local"}, {"MaskedPaths", others(h.MaskedPaths, masked)}, {"ReadonlyPaths", others(h.ReadonlyPaths, readonly)},
+		{"CgroupnsMode " + string(h.CgroupnsMode), !private(string(h.CgroupnsMode))}, {"Links", len(h.Links) > 0}, {"StorageOpt", len(h.StorageOpt) > 0},
+		{"VolumeDriver " + h.VolumeDriver, h.VolumeDriver != "" && h.VolumeDriver != "local"},
 		{"Runtime " + h.Runtime, h.Runtime != "" && h.Runtime != "runc" && h.Runtime != "slipway"},
 	} {
 		if no.given {

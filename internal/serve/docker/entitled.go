@@ -42,6 +42,16 @@ func (s *Server) mayUse(m *container.Manager, c *container.Config) error {
 			return err
 		}
 	}
+	if c.Seccomp != "" {
+		if err := s.entitled(insecure, "a container with another seccomp profile"); err != nil {
+			return err
+		}
+	}
+	if c.MaskedPaths != nil || c.ReadonlyPaths != nil {
+		if err := s.entitled(insecure, "a container with masked or read-only paths of its own"); err != nil {
+			return err
+		}
+	}
 	for _, name := range c.CapAdd {
 		if !sandbox.DefaultCapability(name) {
 			if err := s.entitled(insecure, "a container with "+name); err != nil {

@@ -79,12 +79,21 @@ func (s *Server) createExec(ctx context.Context, r *request) error {
 			return err
 		}
 	}
-	_, m, c, err := r.usable(ctx)
+	ctx, m, c, err := r.usable(ctx)
 	if err != nil {
 		return err
 	}
+	if m.State(c.ID).Running {
+		if err := m.KnowsUser(ctx, c, body.User); err != nil { // dockerd tells it here already
+			return err
+		}
+	}
+	var size sandbox.WinSize
+	if body.ConsoleSize != nil && !r.before("1.42") {
+		size = sizeOf(*body.ConsoleSize)
+	}
 	e, err := m.CreateExec(c, container.ExecOptions{
-		Args: body.Cmd, Env: body.Env, Cwd: body.WorkingDir, User: body.User, Terminal: body.Tty, Privileged: body.Privileged,
+		Args: body.Cmd, Env: body.Env, Cwd: body.WorkingDir, User: body.User, Terminal: body.Tty, Size: size, Privileged: body.Privileged,
 		Want: host.Streams{Stdin: body.AttachStdin, Stdout: body.AttachStdout, Stderr: body.AttachStderr},
 	})
 	if err != nil {
@@ -171,11 +180,12 @@ func (s *Server) startExec(ctx context.Context, r *request) error {
 	}
 	ctx = r.letGo()
 	var size *sandbox.WinSize
-	if z := body.ConsoleSize; z != nil {
-		size = &sandbox.WinSize{Rows: uint16(min(z[0], 1<<16-1)), Cols: uint16(min(z[1], 1<<16-1))}
+	if body.ConsoleSize != nil && !r.before("1.42") {
+		z := sizeOf(*body.ConsoleSize)
+		size = &z
 	}
 	if !body.Detach {
-		return s.attachExec(ctx, r, m, c, e, size)
+		return s.attachExec(ctx, r, m, c, e, body.Tty, size)
 	}
 	session, err := m.RunExec(c, e.ID, true, size)
 	if err != nil {
@@ -185,9 +195,10 @@ func (s *Server) startExec(ctx context.Context, r *request) error {
 	return r.ok()
 }
 
-// attachExec starts a process with its streams on the client's connection. The head of the answer is sent before the process is started: clients
+// attachExec starts a process with its streams on the client's connection, which are as they are or with frames as the client says here, whatever the process has, as
+// with dockerd: some clients leave it out. The head of the answer is sent before the process is started: clients
 // lose what comes right behind it. What fails then they see as output, and in the exit code.
-func (s *Server) attachExec(ctx context.Context, r *request, m *container.Manager, c store.Container, e *host.Exec, size *sandbox.WinSize) error {
+func (s *Server) attachExec(ctx context.Context, r *request, m *container.Manager, c store.Container, e *host.Exec, raw bool, size *sandbox.WinSize) error {
 	switch {
 	case e.Exit != nil:
 		return failure{http.StatusConflict, "exec command has already run"}
@@ -195,7 +206,7 @@ func (s *Server) attachExec(ctx context.Context, r *request, m *container.Manage
 		return failure{http.StatusConflict, "exec command " + e.ID + " is already running"}
 	}
 	terminal := e.Options.Process.Terminal
-	conn, in, err := r.hijack(terminal)
+	conn, in, err := r.hijack(raw)
 	if err != nil {
 		return err
 	}
@@ -203,7 +214,7 @@ func (s *Server) attachExec(ctx context.Context, r *request, m *container.Manage
 	if err != nil {
 		defer conn.Close()
 		s.remember(m, c, e)
-		_, stderr := streamsTo(conn, terminal)
+		_, stderr := streamsTo(conn, raw)
 		_, _ = io.WriteString(stderr, "OCI runtime exec failed: exec failed: unable to start container process: "+execWords(e.Options.Process.Args[0], err)+": unknown\r\n") // who is gone needs no words
 		return nil
 	}
@@ -211,7 +222,7 @@ func (s *Server) attachExec(ctx context.Context, r *request, m *container.Manage
 		e.Running, e.Exit = false, &exit
 		s.ended.add(execOf(c, e))
 	}
-	_, _ = join(ctx, conn, in, session, joining{terminal: terminal, stdin: e.Options.Want.Stdin, ended: ended}) // the end is told by inspect
+	_, _ = join(ctx, conn, in, session, joining{terminal: terminal, raw: raw, stdin: e.Options.Want.Stdin, ended: ended}) // the end is told by inspect
 	return nil
 }
 

@@ -112,7 +112,7 @@ func (s *Server) summary(ctx context.Context, r *request, st *store.Store, sum v
 		return nil, err
 	}
 	img := sum.Image
-	if err := st.Measure(ctx, &img); err != nil {
+	if err := measure(ctx, st, &img); err != nil {
 		return nil, err
 	}
 	target := img.Target()
@@ -127,6 +127,16 @@ func (s *Server) summary(ctx context.Context, r *request, st *store.Store, sum v
 		row.Manifests, err = manifests(ctx, st, img, users)
 	}
 	return row, err
+}
+
+// measure fills in the size of an image in a list. One of which a layer is nothing that can be read has none, and does not hide the others.
+func measure(ctx context.Context, st *store.Store, img *store.Image) error {
+	var bad *store.LayerError
+	err := st.Measure(ctx, img)
+	if errors.As(err, &bad) && ctx.Err() == nil {
+		img.Size, err = 0, nil
+	}
+	return err
 }
 
 // manifests are the manifests of an image.
@@ -152,7 +162,7 @@ func manifests(ctx context.Context, st *store.Store, img store.Image, users []st
 				break
 			}
 			if err == nil {
-				err = st.Measure(ctx, &one)
+				err = measure(ctx, st, &one)
 			}
 			if err != nil {
 				return nil, err

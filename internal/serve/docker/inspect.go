@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	containertypes "github.com/moby/moby/api/types/container"
@@ -152,6 +153,11 @@ func hostConfig(m *container.Manager, config *container.Config) *containertypes.
 	}
 	if h.MaskedPaths, h.ReadonlyPaths = nil, nil; !config.Privileged {
 		h.MaskedPaths, h.ReadonlyPaths = sandbox.ProtectedPaths()
+		for _, own := range []struct{ paths, to *[]string }{{config.MaskedPaths, &h.MaskedPaths}, {config.ReadonlyPaths, &h.ReadonlyPaths}} {
+			if own.paths != nil {
+				*own.to = *own.paths
+			}
+		}
 	}
 	if h.RestartPolicy.Name == "" {
 		h.RestartPolicy.Name = containertypes.RestartPolicyDisabled
@@ -211,8 +217,9 @@ func (s *Server) containerConfig(ctx context.Context, st *store.Store, c store.C
 func mountPoints(m *container.Manager, config *container.Config) []containertypes.MountPoint {
 	all := []containertypes.MountPoint{}
 	var mounts []mount.Mount
-	if a := askedFor(config); a.Host != nil {
-		mounts = a.Host.Mounts
+	h := askedFor(config).Host
+	if h != nil {
+		mounts = h.Mounts
 	}
 	for _, s := range config.Mounts {
 		p := containertypes.MountPoint{Destination: s.Dest, RW: !s.ReadOnly}
@@ -227,15 +234,31 @@ func mountPoints(m *container.Manager, config *container.Config) []containertype
 		default:
 			p.Type, p.Source, p.Propagation = mount.TypeBind, s.Bind, mount.PropagationRPrivate
 			if name := m.VolumeOf(s.Bind); name != "" {
-				p.Type, p.Name, p.Driver, p.Mode, p.Propagation = mount.TypeVolume, name, "local", "z", ""
+				p.Type, p.Name, p.Driver, p.Propagation = mount.TypeVolume, name, "local", ""
 			}
-			if s.ReadOnly {
-				p.Mode = "ro"
+			if p.Mode = bindMode(h, s); p.Mode == "" && p.Type == mount.TypeVolume {
+				p.Mode = "z"
 			}
 		}
 		all = append(all, p)
 	}
 	return all
+}
+
+// bindMode is the mode of a mount, as a client has asked for it if one has: SOURCE:DEST:MODE.
+func bindMode(h *containertypes.HostConfig, s sandbox.Mount) string {
+	if h == nil {
+		if s.ReadOnly {
+			return "ro"
+		}
+		return ""
+	}
+	for _, b := range h.Binds {
+		if parts := strings.Split(b, ":"); len(parts) == 3 && path.Clean(parts[1]) == s.Dest {
+			return parts[2]
+		}
+	}
+	return ""
 }
 
 // endpoints are those of a container in its networks, with what the client has said of each.

@@ -17,7 +17,7 @@ import (
 
 // listContainers answers GET /containers/json.
 func (s *Server) listContainers(ctx context.Context, r *request) error {
-	args, err := r.args("ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "volume", "health", "is-task", "expose", "publish")
+	args, err := r.args("ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "volume", "health", "is-task", "expose", "publish", "annotation")
 	if err != nil {
 		return err
 	}
@@ -85,14 +85,18 @@ func (s *Server) wanted(ctx context.Context, st *store.Store, args view.Args) (f
 			return nil, invalidf("invalid filter 'is-task=%s'", v)
 		}
 	}
+	annotations := args["annotation"]
 	none := len(args["health"]) > 0 && !slices.Contains(args["health"], "none") || len(args["publish"]) > 0 ||
 		len(args["is-task"]) > 0 && !slices.ContainsFunc(args["is-task"], func(v string) bool { is, _ := strconv.ParseBool(v); return !is })
-	if !none && len(args["expose"]) == 0 {
+	if !none && len(args["expose"])+len(annotations) == 0 {
 		return nil, nil
 	}
 	return func(c *view.Container) bool {
-		if none || c.Config == nil {
+		if none || c.Config == nil || !view.HasLabels(annotationsOf(c.Config), annotations) {
 			return false
+		}
+		if len(args["expose"]) == 0 {
+			return true
 		}
 		for p := range s.containerConfig(ctx, st, c.Container, c.Config).ExposedPorts {
 			if slices.ContainsFunc(exposed, func(r network.PortRange) bool {
@@ -103,6 +107,14 @@ func (s *Server) wanted(ctx context.Context, st *store.Store, args view.Args) (f
 		}
 		return false
 	}, nil
+}
+
+// annotationsOf are those that a client gave a container.
+func annotationsOf(config *container.Config) map[string]string {
+	if h := askedFor(config).Host; h != nil {
+		return h.Annotations
+	}
+	return nil
 }
 
 // portRanges reads ports and ranges of them, as 80/tcp and 8000-8080.

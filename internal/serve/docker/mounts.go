@@ -16,6 +16,7 @@ import (
 
 	"github.com/slipway-build/slipway/internal/container"
 	"github.com/slipway-build/slipway/internal/sandbox"
+	"github.com/slipway-build/slipway/internal/view"
 )
 
 // maxMounts bounds the mounts of a container.
@@ -28,7 +29,7 @@ type ownVolume struct {
 	made, noCopy bool // made for it; it gets nothing of the image's
 }
 
-// mounts are those of Binds, Mounts, Tmpfs and Volumes, and of the image's volumes.
+// mounts are those of Binds, Mounts, Tmpfs, VolumesFrom and Volumes, and of the image's volumes.
 func (c *creating) mounts(ctx context.Context) error {
 	for _, text := range c.host.Binds {
 		if err := c.bind(ctx, text); err != nil {
@@ -46,6 +47,11 @@ func (c *creating) mounts(ctx context.Context) error {
 			return err
 		}
 		if err := c.add(sandbox.Mount{Dest: dest, Tmpfs: t}); err != nil {
+			return err
+		}
+	}
+	for _, text := range slices.Backward(c.host.VolumesFrom) { // of two at the same place the last one counts
+		if err := c.from(ctx, text); err != nil {
 			return err
 		}
 	}
@@ -142,6 +148,9 @@ func (c *creating) mount(ctx context.Context, m mount.Mount) error {
 				return err
 			}
 		}
+		if err := c.bindOptions(m); err != nil {
+			return err
+		}
 		return c.add(sandbox.Mount{Bind: path.Clean(m.Source), Dest: m.Target, ReadOnly: m.ReadOnly})
 	case mount.TypeTmpfs:
 		t := &sandbox.Tmpfs{NoExec: true}
@@ -152,7 +161,10 @@ func (c *creating) mount(ctx context.Context, m mount.Mount) error {
 	case mount.TypeVolume, "":
 		noCopy, labels := false, map[string]string(nil)
 		if o := m.VolumeOptions; o != nil {
-			if o.Subpath != "" || o.DriverConfig != nil && (o.DriverConfig.Name != "" && o.DriverConfig.Name != "local" || len(o.DriverConfig.Options) > 0) {
+			if d := o.DriverConfig; d != nil && d.Name != "" && d.Name != "local" {
+				return noDriver(d.Name)
+			}
+			if o.Subpath != "" || o.DriverConfig != nil && len(o.DriverConfig.Options) > 0 {
 				return failure{http.StatusNotImplemented, "slipway does not serve drivers and parts of volumes"}
 			}
 			noCopy, labels = o.NoCopy, o.Labels
@@ -160,6 +172,54 @@ func (c *creating) mount(ctx context.Context, m mount.Mount) error {
 		return c.volume(ctx, m.Source, m.Target, m.ReadOnly, noCopy, labels)
 	}
 	return failure{http.StatusNotImplemented, fmt.Sprintf("slipway does not serve mounts of type %q", m.Type)}
+}
+
+// from adds the volumes and the host's files that another container has, CONTAINER[:MODE], but where the container has others.
+func (c *creating) from(ctx context.Context, text string) error {
+	name, mode, _ := strings.Cut(text, ":")
+	if name == "" {
+		return fmt.Errorf("volumes-from specification cannot be an empty string: %q", text)
+	}
+	if !slices.Contains([]string{"", "ro", "rw", "z", "Z"}, mode) {
+		return fmt.Errorf("invalid mode: %s", mode)
+	}
+	other, err := view.FindContainer(ctx, c.m.Store, name)
+	if err != nil {
+		return invalidf("%v", err)
+	}
+	config, err := container.ReadConfig(other)
+	if err != nil {
+		return err
+	}
+	for _, m := range config.Mounts {
+		if m.Bind == "" || c.has(m.Dest) {
+			continue
+		}
+		if err := c.add(sandbox.Mount{Bind: m.Bind, Dest: m.Dest, ReadOnly: m.ReadOnly || mode == "ro"}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bindOptions are about what is mounted below the source: it is there, too, and read-only with it, and nothing is there that is mounted later.
+func (c *creating) bindOptions(m mount.Mount) error {
+	o := m.BindOptions
+	if o == nil {
+		return nil
+	}
+	if o.NonRecursive {
+		return failure{http.StatusNotImplemented, "slipway does not serve mounts that are not recursive"}
+	}
+	switch o.Propagation {
+	case "", mount.PropagationPrivate, mount.PropagationRPrivate:
+	default:
+		c.warn("Mounts are private: %s of %s has no effect.", o.Propagation, m.Target)
+	}
+	if o.ReadOnlyNonRecursive {
+		c.warn("Mounts are read-only with all that is mounted below: %s too.", m.Target)
+	}
+	return nil
 }
 
 // volume adds a volume, which is made if there is none of that name; "" is an anonymous one.

@@ -70,8 +70,12 @@ func (c credentials) Token(_ context.Context, q registry.TokenRequest) (registry
 // registry is the client of registries for a request about a name: by the credentials of the request, of which there may be none. Those that cannot be
 // read are none, as for dockerd.
 func (r *request) registry(name reference.Named) *registry.Client {
+	return r.s.opt.Registry.As(r.credentials(name))
+}
+
+func (r *request) credentials(name reference.Named) registry.Credentials {
 	auth, _ := authconfig.Decode(r.Header.Get(registrytypes.AuthHeader))
-	return r.s.opt.Registry.As(credentials{reference.Domain(name): *auth})
+	return credentials{reference.Domain(name): *auth}
 }
 
 // registries are the credentials of a build, which has some for each registry.

@@ -23,10 +23,15 @@ func TestEntitlements(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made")
 	inside := filepath.Join(l.store.Root(), "volumes", "v", "_data")
 	for what, change := range map[string]func(*client.ContainerCreateOptions){
-		"host's network":       func(o *client.ContainerCreateOptions) { o.HostConfig.NetworkMode = "host" },
-		"privileged":           func(o *client.ContainerCreateOptions) { o.HostConfig.Privileged = true },
-		"ALL":                  func(o *client.ContainerCreateOptions) { o.HostConfig.CapAdd = []string{"all"} },
-		"CAP_SYS_ADMIN":        func(o *client.ContainerCreateOptions) { o.HostConfig.CapAdd = []string{"sys_admin"} },
+		"host's network":  func(o *client.ContainerCreateOptions) { o.HostConfig.NetworkMode = "host" },
+		"privileged":      func(o *client.ContainerCreateOptions) { o.HostConfig.Privileged = true },
+		"ALL":             func(o *client.ContainerCreateOptions) { o.HostConfig.CapAdd = []string{"all"} },
+		"CAP_SYS_ADMIN":   func(o *client.ContainerCreateOptions) { o.HostConfig.CapAdd = []string{"sys_admin"} },
+		"seccomp profile": func(o *client.ContainerCreateOptions) { o.HostConfig.SecurityOpt = []string{"seccomp=unconfined"} },
+		"another seccomp": func(o *client.ContainerCreateOptions) {
+			o.HostConfig.SecurityOpt = []string{`seccomp={"defaultAction":"SCMP_ACT_ALLOW"}`}
+		},
+		"masked or read-only":  func(o *client.ContainerCreateOptions) { o.HostConfig.MaskedPaths = []string{} },
 		"profile unconfined":   func(o *client.ContainerCreateOptions) { o.HostConfig.SecurityOpt = []string{"apparmor=unconfined"} },
 		dir + " of":            func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{"before:/v", dir + ":/d"} },
 		"/ of":                 func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{"/:/d:ro"} },

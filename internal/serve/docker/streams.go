@@ -92,6 +92,7 @@ func (r *request) hijack(terminal bool) (net.Conn, io.Reader, error) {
 // joining says how a client's connection is joined to the streams of a process.
 type joining struct {
 	terminal, stdin bool
+	raw             bool            // the output has no frames
 	keys            string          // that let go of a terminal; "" are Docker's
 	ended           func(host.Exit) // is told of the end before the client is; may be nil
 }
@@ -112,7 +113,7 @@ func join(ctx context.Context, conn net.Conn, in io.Reader, s *host.Session, j j
 		}
 		waitGone(conn, over, s)
 	}()
-	stdout, stderr := streamsTo(conn, j.terminal)
+	stdout, stderr := streamsTo(conn, j.raw)
 	exit, err := s.Output(stdout, stderr)
 	if errors.Is(err, io.ErrUnexpectedEOF) { // it was killed with who ran it
 		exit = host.Exit{Code: 137}
@@ -241,7 +242,7 @@ func (s *Server) attachContainer(ctx context.Context, r *request) error {
 	if session == nil {
 		return conn.Close()
 	}
-	_, err = join(ctx, conn, in, session, joining{terminal: config.Terminal, stdin: want.Stdin, keys: r.FormValue("detachKeys")}) // the end is told by wait
+	_, err = join(ctx, conn, in, session, joining{terminal: config.Terminal, raw: config.Terminal, stdin: want.Stdin, keys: r.FormValue("detachKeys")}) // the end is told by wait
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		s.opt.Warn(r.path + ": the client was too slow, or who ran the container was killed: the rest of the output is in the log")
 	}
@@ -365,6 +366,11 @@ func (r *request) ok() error {
 	r.w.Header().Set("Content-Length", "0")
 	r.w.WriteHeader(http.StatusOK)
 	return nil
+}
+
+// sizeOf is a size that a document has: height and width.
+func sizeOf(z [2]uint) sandbox.WinSize {
+	return sandbox.WinSize{Rows: uint16(min(z[0], math.MaxUint16)), Cols: uint16(min(z[1], math.MaxUint16))}
 }
 
 // size is that of a terminal, of the parameters h and w.

@@ -54,9 +54,10 @@ func (s *Server) createImage(ctx context.Context, r *request) error {
 		return err
 	}
 	out := r.stream()
+	source := imagesource.New(b.Store, s.opt.Registry).As("", r.credentials(ref)) // the registry is asked, also for what is here by its digest
 	for _, name := range names {
 		w.Name = name
-		if _, err := transfer.Pull(ctx, b.Store, imagesource.New(b.Store, reg), w, out); err != nil {
+		if _, err := transfer.Pull(ctx, b.Store, source, w, out); err != nil {
 			return out.end(err)
 		}
 		s.tellImage(ctx, b.Store, events.ActionPull, view.Familiar(name), repositoryOf(name))
@@ -222,7 +223,7 @@ func (s *Server) importImage(ctx context.Context, r *request) error {
 			source = "http://" + source
 		}
 		if body, err = load.Download(ctx, source, "slipway/"+s.opt.System.Version); err != nil {
-			return invalidf("%v", err)
+			return refusal(err)
 		}
 		defer body.Close()
 		from = source

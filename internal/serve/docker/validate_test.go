@@ -71,13 +71,13 @@ func TestInvalidContainers(t *testing.T) {
 		"retry count cannot be negative": func(o *client.ContainerCreateOptions) {
 			o.HostConfig.RestartPolicy = containertypes.RestartPolicy{Name: "on-failure", MaximumRetryCount: -1}
 		},
-		"invalid IPC mode: x":                 func(o *client.ContainerCreateOptions) { o.HostConfig.IpcMode = "x" },
-		"invalid PID mode: x":                 func(o *client.ContainerCreateOptions) { o.HostConfig.PidMode = "x" },
-		"invalid UTS mode: x":                 func(o *client.ContainerCreateOptions) { o.HostConfig.UTSMode = "x" },
-		"invalid CPU shares (-1)":             func(o *client.ContainerCreateOptions) { o.HostConfig.CPUShares = -1 },
-		"invalid Annotations":                 func(o *client.ContainerCreateOptions) { o.HostConfig.Annotations = map[string]string{"": "x"} },
-		"destination can't be '/'":            func(o *client.ContainerCreateOptions) { o.HostConfig.Tmpfs = map[string]string{"//": ""} },
-		"does not serve MaskedPaths of conta": func(o *client.ContainerCreateOptions) { o.HostConfig.MaskedPaths = []string{"/proc/kcore"} },
+		"invalid IPC mode: x":          func(o *client.ContainerCreateOptions) { o.HostConfig.IpcMode = "x" },
+		"invalid PID mode: x":          func(o *client.ContainerCreateOptions) { o.HostConfig.PidMode = "x" },
+		"invalid UTS mode: x":          func(o *client.ContainerCreateOptions) { o.HostConfig.UTSMode = "x" },
+		"invalid CPU shares (-1)":      func(o *client.ContainerCreateOptions) { o.HostConfig.CPUShares = -1 },
+		"invalid Annotations":          func(o *client.ContainerCreateOptions) { o.HostConfig.Annotations = map[string]string{"": "x"} },
+		"destination can't be '/'":     func(o *client.ContainerCreateOptions) { o.HostConfig.Tmpfs = map[string]string{"//": ""} },
+		"want one below /proc or /sys": func(o *client.ContainerCreateOptions) { o.HostConfig.MaskedPaths = []string{"/etc"} },
 	} {
 		o := client.ContainerCreateOptions{Config: &containertypes.Config{Image: "busybox", Cmd: []string{"true"}}, HostConfig: &containertypes.HostConfig{}}
 		change(&o)

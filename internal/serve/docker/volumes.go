@@ -45,7 +45,7 @@ func (s *Server) createVolume(ctx context.Context, r *request) error {
 	}
 	switch {
 	case body.Driver != "" && body.Driver != "local":
-		return failure{http.StatusNotFound, fmt.Sprintf("error looking up volume plugin %s: plugin %q not found", body.Driver, body.Driver)}
+		return noDriver(body.Driver)
 	case len(body.DriverOpts) > 0:
 		return failure{http.StatusNotImplemented, "slipway serves volumes that are directories of its store: options of the driver are not served"}
 	}
@@ -66,6 +66,11 @@ func (s *Server) createVolume(ctx context.Context, r *request) error {
 		s.events.volume(events.ActionCreate, v.Name)
 	}
 	return r.answer(http.StatusCreated, volumeOf(v))
+}
+
+// noDriver is the error of a driver of volumes that is not there: there is "local".
+func noDriver(name string) error {
+	return failure{http.StatusNotFound, fmt.Sprintf("error looking up volume plugin %s: plugin %q not found", name, name)}
 }
 
 // chosenVolumes are those that filters let through.
