@@ -154,11 +154,9 @@ func (c *call) lookup(name string, flags int) (int, error) {
 		}
 		begin = "fd/" + strconv.Itoa(int(fd))
 	}
-	var err error
-	if !c.s.rooted && c.root < 0 {
-		if c.root, err = c.openProc("root", unix.O_DIRECTORY); err != nil {
-			return -1, errNative
-		}
+	err := c.openRoot()
+	if err != nil {
+		return -1, err
 	}
 	from := unix.AT_FDCWD // not used
 	if !path.IsAbs(name) {
@@ -175,10 +173,8 @@ func (c *call) lookup(name string, flags int) (int, error) {
 	if err := c.valid(); err != nil {
 		return -1, err
 	}
-	if !c.s.rooted {
-		if err := c.enter(); err != nil {
-			return -1, err
-		}
+	if err := c.enter(); err != nil {
+		return -1, err
 	}
 	how := unix.OpenHow{Flags: uint64(flags | unix.O_PATH | unix.O_CLOEXEC), Resolve: unix.RESOLVE_NO_MAGICLINKS}
 	for range 100 {
@@ -196,8 +192,34 @@ func (c *call) lookup(name string, flags int) (int, error) {
 	return -1, unix.EAGAIN
 }
 
+// openRoot opens the caller's root, unless that is the thread's.
+func (c *call) openRoot() (err error) {
+	if c.s.rooted || c.root >= 0 {
+		return nil
+	}
+	if c.root, err = c.openProc("root", unix.O_DIRECTORY); err != nil {
+		return errNative
+	}
+	return nil
+}
+
+// enterRoot opens and enters it.
+func (c *call) enterRoot() error {
+	err := c.openRoot()
+	if err == nil {
+		err = c.valid()
+	}
+	if err == nil {
+		err = c.enter()
+	}
+	return err
+}
+
 // enter has the thread have the caller's root.
 func (c *call) enter() error {
+	if c.s.rooted {
+		return nil
+	}
 	if c.s.chroots {
 		return c.s.chroot(c.root)
 	}

@@ -145,6 +145,9 @@ func (c *call) find(st *unix.Stat_t, mtime int64) (r layer.Record, found bool) {
 
 // own reports whether a file without a record was made by the process's user: since the process began, and neither in a layer below nor as a copy of what is there.
 func (c *call) own(x *unix.Statx_t) bool {
+	if c.enterRoot() != nil {
+		return false
+	}
 	path, err := c.where()
 	if err != nil {
 		return false
@@ -157,24 +160,31 @@ func (c *call) own(x *unix.Statx_t) bool {
 	if x.Mask&unix.STATX_BTIME != 0 && x.Btime.Sec*1e9+int64(x.Btime.Nsec) <= c.s.since {
 		return false
 	}
-	return c.s.upper == nil || x.Nlink == 0 || c.above(path)
+	return c.s.upper == nil || c.above(path)
 }
 
-// above reports whether what is at a path was made in overlayfs's upper directory: it is there, and no copy, nor a directory that is merged with others.
+// above reports whether what is at a path was made in overlayfs's upper directory: it is there, and no copy, nor a directory that is merged with others. Of what has
+// no path there that is known, its age has to do: what was deleted while it is open, and what a caller with a root of its own sees.
 func (c *call) above(path string) bool {
+	if !c.s.rooted && c.s.firstRoot != inodeOf(c.root) {
+		return true
+	}
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-	for path != "" {
+	for range 10 { // what is moved to and fro is somebody else's
+		if path == "" {
+			return false
+		}
 		fd, err := unix.Openat2(int(c.s.upper.Fd()), path, &how)
 		if err == nil {
 			defer unix.Close(fd)
 			_, err = unix.Getxattr(c.s.names+strconv.Itoa(fd), layer.OverlayOrigin, nil)
 			return err != nil
 		}
-		if !c.s.rooted && !(c.root >= 0 && c.s.firstRoot == inodeOf(c.root)) {
-			return true // the path begins somewhere in the upper directory: its age has to do
+		if strings.HasSuffix(path, " (deleted)") {
+			return true
 		}
 		was := path
-		if path, err = c.where(); err != nil || path == was { // it was not moved meanwhile
+		if path, err = c.where(); err != nil || path == was {
 			return false
 		}
 	}

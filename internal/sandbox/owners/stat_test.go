@@ -121,8 +121,22 @@ func TestStatAsUserOfYoungLayers(t *testing.T) {
 	}
 	sees()
 	p.want("permission denied", unix.SYS_MKDIRAT, cwd, "/sub/theirs/x", 0o755)
+	open := func(path string, flags int) int {
+		t.Helper()
+		return number(p.do(unix.SYS_OPENAT, cwd, path, flags, 0o644))
+	}
+	mine, plain := open("/mine/opened", unix.O_RDWR|unix.O_CREAT), open("/plain", unix.O_RDONLY)
+	p.want("0", unix.SYS_LINKAT, cwd, "/mine/opened", cwd, "/mine/linked", 0)
+	p.want("0", unix.SYS_UNLINKAT, cwd, "/mine/opened", 0)
+	opened := func() {
+		t.Helper()
+		p.want("100644 1000:100", unix.SYS_FSTAT, mine, "&stat") // which has another name
+		p.want("100644 0:0", unix.SYS_FSTAT, plain, "&stat")
+	}
+	opened()
 	p.want("0", unix.SYS_CHROOT, "/") // from now on each caller's root is looked at
 	sees()
+	opened()
 }
 
 // Files in mounts from elsewhere are as the kernel tells, but for those that slipway gave a record.
