@@ -24,7 +24,7 @@ GOBUILD := GO="$(GO)" hack/go.sh build $(PATCHED) -trimpath -buildvcs=false -tag
 .PHONY: dist dist-test sign session image image-debug image-daemon image-program image-test help build deps bases demo examples test page-test vm arm64 kubernetes-programs kubernetes kubernetes-scale check fmt vet lint vuln layering race reproducible docs bench scale torture conformance conformance-bake conformance-user environments warm suites suites-client suites-dockerfile suites-engine suites-engine-client suites-engine-dockerfile suites-moby clients clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 deps: ## install what building, testing and the examples need (Debian or Ubuntu, root)
 	@hack/deps.sh all
