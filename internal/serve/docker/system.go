@@ -95,7 +95,6 @@ func (s *Server) info(ctx context.Context, r *request) error {
 		NCPU:           runtime.NumCPU(), MemTotal: sys.Memory, DockerRootDir: b.Store.Root(), HTTPProxy: proxy("HTTP_PROXY"), HTTPSProxy: proxy("HTTPS_PROXY"), NoProxy: proxy("NO_PROXY"),
 		Labels: []string{"slipway.version=" + sys.Version}, ServerVersion: sys.Docker, Runtimes: map[string]system.RuntimeWithStatus{sys.Runtime: {}}, DefaultRuntime: sys.Runtime,
 		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, SecurityOptions: []string{"name=seccomp,profile=builtin"}, CDISpecDirs: []string{},
-		ContainerdCommit: notThere, RuncCommit: notThere, InitCommit: notThere,
 	}
 	if sys.Rootless {
 		info.SecurityOptions = append(info.SecurityOptions, "name=rootless")
@@ -105,9 +104,6 @@ func (s *Server) info(ctx context.Context, r *request) error {
 	info.Name, _ = os.Hostname()
 	return r.answer(http.StatusOK, r.oldInfo(info))
 }
-
-// notThere is the commit of a program that is not there, in dockerd's words.
-var notThere = system.Commit{ID: "N/A"}
 
 // loopback are networks whose registries need no certificates.
 var loopback = []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")}
@@ -120,7 +116,7 @@ func (r *request) oldInfo(info system.Info) compat {
 	}
 	if r.before("1.49") {
 		for _, program := range []string{"ContainerdCommit", "RuncCommit", "InitCommit"} {
-			more[program] = fields{"Expected": notThere.ID}
+			more[program] = fields{"Expected": ""} // as ID: of these programs there is no commit
 		}
 	}
 	if r.before("1.47") {
