@@ -61,7 +61,7 @@ func Diff(a, b Tree, fn func(Difference) error) error {
 
 // DiffEntries is [Diff] for who wants to know what there is: a is nil for what was added, b for what was removed.
 func DiffEntries(a, b Tree, fn func(a, b *Entry, what []string) error) error {
-	d := &differ{a: a, b: b, fn: fn, names: [2]map[inode]string{{}, {}}}
+	d := &differ{a: a, b: b, fn: fn, names: [2]map[inode]string{{}, {}}, same: map[string]bool{}}
 	return d.dir(".", true, true)
 }
 
@@ -71,6 +71,7 @@ type differ struct {
 	a, b  Tree
 	fn    func(a, b *Entry, what []string) error
 	names [2]map[inode]string // of files with several names: the first that came, on either side
+	same  map[string]bool     // those of them whose content is the same on both sides: it is read once, however many names it has
 }
 
 // dir compares a directory, which may be on one side alone.
@@ -120,12 +121,15 @@ func (d *differ) entry(a, b *Entry) error {
 			return err
 		}
 	default:
-		what, err := changes(a, b)
+		first, second := d.firstName(0, a), d.firstName(1, b)
+		what, err := changes(a, b, first == second && d.same[first])
 		if err != nil {
 			return err
 		}
-		if d.firstName(0, a) != d.firstName(1, b) {
+		if first != second {
 			what = append(what, "hard link")
+		} else if a.Nlink > 1 && b.Nlink > 1 && !slices.Contains(what, "content") && a.IsRegular() && b.IsRegular() && a.Size == b.Size {
+			d.same[first] = true
 		}
 		if len(what) > 0 {
 			if err := d.fn(a, b, what); err != nil {
@@ -151,8 +155,8 @@ func (d *differ) firstName(side int, e *Entry) string {
 	return d.names[side][id]
 }
 
-// changes names what is another in b than in a.
-func changes(a, b *Entry) (what []string, _ error) {
+// changes names what is another in b than in a, whose contents are known to be the same or are read.
+func changes(a, b *Entry, same bool) (what []string, _ error) {
 	if a.Whiteout || b.Whiteout {
 		if a.Whiteout != b.Whiteout {
 			what = append(what, "whiteout")
@@ -174,7 +178,7 @@ func changes(a, b *Entry) (what []string, _ error) {
 	note(a.Type() == b.Type() && (a.Major != b.Major || a.Minor != b.Minor), "device")
 	note(!maps.Equal(a.Xattrs, b.Xattrs), "xattrs")
 	note(a.Opaque != b.Opaque, "opaque")
-	if a.IsRegular() && b.IsRegular() && a.Size == b.Size && a.Size > 0 {
+	if !same && a.IsRegular() && b.IsRegular() && a.Size == b.Size && a.Size > 0 {
 		same, err := equalContent(a, b)
 		if err != nil {
 			return nil, &fs.PathError{Op: "reading", Path: b.Path, Err: err}

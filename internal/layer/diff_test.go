@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -88,4 +89,65 @@ func names(entries []os.DirEntry) (all []string) {
 		all = append(all, e.Name())
 	}
 	return all
+}
+
+// openCounter is a tree that counts how often contents are opened.
+type openCounter struct {
+	Tree
+	opened *int
+}
+
+func (t openCounter) ReadDir(name string) ([]*Entry, error) {
+	all, err := t.Tree.ReadDir(name)
+	for _, e := range all {
+		if e.Content != nil {
+			e.Content = countedOpen{e.Content, t.opened}
+		}
+	}
+	return all, err
+}
+
+type countedOpen struct {
+	Content
+	opened *int
+}
+
+func (c countedOpen) Open() (io.ReadCloser, error) {
+	*c.opened++
+	return c.Content.Open()
+}
+
+// TestDiffReadsLinksOnce: a content that is the same is read once, however many names it has; another one is told of each name.
+func TestDiffReadsLinksOnce(t *testing.T) {
+	mk := func(content string) string {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "a"), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"b", "c"} {
+			if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chtimes(filepath.Join(dir, "a"), time.Unix(1000, 0), time.Unix(1000, 0)); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	open := func(dir string) Tree { return OpenDir(dir, DirOptions{}) }
+	for _, tc := range []struct {
+		other  string
+		opened int
+		want   []string
+	}{{"one", 1, nil}, {"two", 3, []string{"changed /a: content", "changed /b: content", "changed /c: content"}}} {
+		opened := 0
+		var got []string
+		err := Diff(open(mk("one")), openCounter{open(mk(tc.other)), &opened}, func(d Difference) error {
+			got = append(got, d.String())
+			return nil
+		})
+		if err != nil || !slices.Equal(got, tc.want) || opened != tc.opened {
+			t.Errorf("%s: %q, opened %d times, want %q, %d; %v", tc.other, got, opened, tc.want, tc.opened, err)
+		}
+	}
 }
