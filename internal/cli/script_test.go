@@ -274,7 +274,8 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		}
 	}
-	ts.Fatalf("%s does not appear", strings.Join(args, " with "))
+	there, _ := os.ReadFile(ts.MkAbs(args[0])) // a name that is one, and no pattern or address
+	ts.Fatalf("%s does not appear\n%s", strings.Join(args, " with "), there)
 }
 
 // get returns what a server answers with status 200.
