@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -149,17 +151,30 @@ func CheckSeccomp(profile string) error {
 func seccompOf(spec *Spec, caps []string) (*specs.LinuxSeccomp, error) {
 	switch {
 	case spec.ownSeccomp():
-		profile, err := seccomp.LoadProfile(spec.Seccomp, withCaps(caps))
-		if err != nil {
-			return nil, fmt.Errorf("reading the seccomp profile: %w", err)
-		}
-		return profile, nil
+		return loadSeccomp(spec.Seccomp, caps)
 	case spec.Seccomp == SeccompUnconfined, spec.Insecure:
 		return nil, nil
 	case spec.tweaked():
 		return seccompFor(caps)
 	}
 	return seccompProfile()
+}
+
+// loadSeccomp is a seccomp profile of a user's, for a process with some capabilities.
+func loadSeccomp(text string, caps []string) (*specs.LinuxSeccomp, error) {
+	var read seccomp.Seccomp
+	err := json.Unmarshal([]byte(text), &read)
+	if err == nil && slices.Contains(read.Syscalls, nil) { // the library takes each for one
+		err = errors.New("a rule is null")
+	}
+	var profile *specs.LinuxSeccomp
+	if err == nil {
+		profile, err = seccomp.LoadProfile(text, withCaps(caps))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the seccomp profile: %w", err)
+	}
+	return profile, nil
 }
 
 // seccompProfile is Docker's, for the default capabilities.

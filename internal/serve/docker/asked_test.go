@@ -3,6 +3,7 @@ package docker
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -113,6 +114,50 @@ func TestUnconfined(t *testing.T) {
 	if h := c.Container.HostConfig; !slices.Equal(h.MaskedPaths, []string{"/proc/keys"}) || h.ReadonlyPaths == nil || len(h.ReadonlyPaths) > 0 {
 		t.Errorf("it is told of as %q, %q", h.MaskedPaths, h.ReadonlyPaths)
 	}
+}
+
+// TestBadSeccomp: what is no seccomp profile is refused, and nothing waits for who asked for one.
+func TestBadSeccomp(t *testing.T) {
+	l := newContainers(t)
+	create := func(profile string) error {
+		o := client.ContainerCreateOptions{Config: &containertypes.Config{Image: "busybox"}, HostConfig: &containertypes.HostConfig{SecurityOpt: []string{"seccomp=" + profile}}}
+		_, err := l.ContainerCreate(t.Context(), o)
+		return err
+	}
+	for _, profile := range []string{"{", `{"defaultAction":"SCMP_ACT_ALLOW"}`} {
+		if err := create(profile); err == nil || !strings.Contains(err.Error(), "needs the entitlement") {
+			t.Errorf("%s without an entitlement: %v", profile, err)
+		}
+	}
+	l.server.opt.Entitlements = []string{insecure}
+	for profile, want := range map[string]string{
+		"{": "reading the seccomp profile",
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[null]}`: "a rule is null",
+	} {
+		if err := create(profile); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", profile, err, want)
+		}
+	}
+}
+
+// TestLockedPanic: what panics leaves no lock behind.
+func TestLockedPanic(t *testing.T) {
+	held := false
+	lock := func(context.Context) (func() error, error) {
+		held = true
+		return func() error { held = false; return nil }, nil
+	}
+	defer func() {
+		if recover() == nil || held {
+			t.Errorf("it is held: %t", held)
+		}
+	}()
+	_ = locked(t.Context(), lock, func() error {
+		if !held {
+			t.Error("it is not held")
+		}
+		panic("bad")
+	})
 }
 
 // TestSysctls: settings of the kernel are a container's own, or refused.

@@ -75,12 +75,12 @@ func (s *Server) createContainer(ctx context.Context, r *request) error {
 	if r.before("1.42") {
 		c.host.ConsoleSize = [2]uint{}
 	}
-	release, err := c.m.LockVolumes(ctx)
-	if err != nil {
+	var id string
+	err = locked(ctx, c.m.LockVolumes, func() error {
+		id, err = c.make(ctx, strings.TrimPrefix(r.FormValue("name"), "/"))
 		return err
-	}
-	id, err := c.make(ctx, strings.TrimPrefix(r.FormValue("name"), "/"))
-	if err = errors.Join(err, release()); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	for _, v := range c.volumes {
@@ -89,6 +89,16 @@ func (s *Server) createContainer(ctx context.Context, r *request) error {
 		}
 	}
 	return r.answer(http.StatusCreated, containertypes.CreateResponse{ID: id, Warnings: c.warnings})
+}
+
+// locked does something with a lock, which is released also after a panic: a server outlives that.
+func locked(ctx context.Context, lock func(context.Context) (release func() error, err error), do func() error) (err error) {
+	release, err := lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return do()
 }
 
 // make makes the container and its volumes, or nothing. The volumes are locked.
@@ -101,12 +111,12 @@ func (c *creating) make(ctx context.Context, name string) (id string, err error)
 	if err := validate(c.config, c.host); err != nil {
 		return "", refusal(err)
 	}
-	release, err := c.m.LockNetworks(ctx)
+	var made store.Container
+	err = locked(ctx, c.m.LockNetworks, func() error {
+		made, err = c.record(ctx, name)
+		return err
+	})
 	if err != nil {
-		return "", err
-	}
-	made, err := c.record(ctx, name)
-	if err = errors.Join(err, release()); err != nil {
 		return "", err
 	}
 	for _, v := range c.volumes {
@@ -312,6 +322,9 @@ func (c *creating) security() (err error) {
 			c.opts.AppArmor = value
 		case name == "seccomp" && value == "builtin":
 		case name == "seccomp":
+			if err := c.s.entitled(insecure, anotherSeccomp); err != nil { // before it is looked at
+				return err
+			}
 			if err := sandbox.CheckSeccomp(value); err != nil {
 				return err
 			}

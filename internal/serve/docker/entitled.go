@@ -17,6 +17,9 @@ const (
 	insecure    = "security.insecure"
 )
 
+// anotherSeccomp is what a client is told that has no right to it.
+const anotherSeccomp = "a container with another seccomp profile"
+
 // entitled refuses what needs an entitlement that clients of this server do not have. what is said to the client.
 func (s *Server) entitled(entitlement, what string) error {
 	if slices.Contains(s.opt.Entitlements, entitlement) {
@@ -43,7 +46,7 @@ func (s *Server) mayUse(m *container.Manager, c *container.Config) error {
 		}
 	}
 	if c.Seccomp != "" {
-		if err := s.entitled(insecure, "a container with another seccomp profile"); err != nil {
+		if err := s.entitled(insecure, anotherSeccomp); err != nil {
 			return err
 		}
 	}

@@ -3,7 +3,6 @@ package docker
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -86,15 +85,14 @@ func (s *Server) changeNetworks(ctx context.Context, r *request, who string, act
 	if err != nil {
 		return err
 	}
-	release, err := m.LockNetworks(ctx)
-	if err != nil {
-		return err
-	}
-	made, err := m.Networks()
 	var changed container.Joined
-	if err == nil {
+	err = locked(ctx, m.LockNetworks, func() error {
+		made, err := m.Networks()
+		if err != nil {
+			return err
+		}
 		running := m.State(c.ID).Running
-		err = m.Configure(ctx, c, func(config *container.Config) error {
+		return m.Configure(ctx, c, func(config *container.Config) error {
 			j, err := toChange(made, name, config, action == events.ActionDisconnect)
 			if err != nil {
 				return err
@@ -113,8 +111,8 @@ func (s *Server) changeNetworks(ctx context.Context, r *request, who string, act
 			config.Docker, err = json.Marshal(a)
 			return err
 		})
-	}
-	if err = errors.Join(err, release()); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	s.events.network(action, idOf(changed), changed.Name, c.ID)

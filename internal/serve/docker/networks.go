@@ -276,12 +276,12 @@ func (s *Server) createNetwork(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	release, err := m.LockNetworks(ctx)
-	if err != nil {
+	var n container.Network
+	err = locked(ctx, m.LockNetworks, func() error {
+		n, err = m.MakeNetwork(container.Network{Name: body.Name, Internal: body.Internal, Docker: kept})
 		return err
-	}
-	n, err := m.MakeNetwork(container.Network{Name: body.Name, Internal: body.Internal, Docker: kept})
-	if err = errors.Join(err, release()); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	s.events.network(events.ActionCreate, n.ID, n.Name, "")
@@ -315,12 +315,7 @@ func (s *Server) removeNetwork(ctx context.Context, r *request) error {
 		return err
 	}
 	m := s.manager(b)
-	release, err := m.LockNetworks(ctx)
-	if err != nil {
-		return err
-	}
-	err = s.forgetNetwork(ctx, m, r.name)
-	if err = errors.Join(err, release()); err != nil {
+	if err := locked(ctx, m.LockNetworks, func() error { return s.forgetNetwork(ctx, m, r.name) }); err != nil {
 		return err
 	}
 	return r.done()
@@ -361,18 +356,23 @@ func (s *Server) pruneNetworks(ctx context.Context, r *request) error {
 		return err
 	}
 	m := s.manager(b)
-	release, err := m.LockNetworks(ctx)
+	var report network.PruneReport
+	if err := locked(ctx, m.LockNetworks, func() error { return s.forgetUnused(ctx, m, filter, &report) }); err != nil {
+		return err
+	}
+	s.events.tell(events.NetworkEventType, events.ActionPrune, "", map[string]string{"reclaimed": "0"})
+	return r.answer(http.StatusOK, report)
+}
+
+// forgetUnused removes the networks that no container has, of those that a filter lets through. The caller has [container.Manager.LockNetworks].
+func (s *Server) forgetUnused(ctx context.Context, m *container.Manager, filter view.ContainerFilter, report *network.PruneReport) error {
+	list, err := m.Networks()
 	if err != nil {
 		return err
 	}
-	var report network.PruneReport
-	list, err := m.Networks()
-	var users map[string][]store.Container
-	if err == nil {
-		users, err = m.NetworkUsers(ctx)
-	}
+	users, err := m.NetworkUsers(ctx)
 	if err != nil {
-		return errors.Join(err, release())
+		return err
 	}
 	for _, n := range list {
 		labels := networkOf(n).Labels
@@ -388,9 +388,5 @@ func (s *Server) pruneNetworks(ctx context.Context, r *request) error {
 			err = errors.Join(err, rerr)
 		}
 	}
-	if err = errors.Join(err, release()); err != nil {
-		return err
-	}
-	s.events.tell(events.NetworkEventType, events.ActionPrune, "", map[string]string{"reclaimed": "0"})
-	return r.answer(http.StatusOK, report)
+	return err
 }

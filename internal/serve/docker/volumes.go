@@ -54,12 +54,13 @@ func (s *Server) createVolume(ctx context.Context, r *request) error {
 		return err
 	}
 	m := s.manager(b)
-	release, err := m.LockVolumes(ctx)
-	if err != nil {
+	var v container.Volume
+	var made bool
+	err = locked(ctx, m.LockVolumes, func() error {
+		v, made, err = m.MakeVolume(ctx, body.Name, body.Labels, body.Name == "")
 		return err
-	}
-	v, made, err := m.MakeVolume(ctx, body.Name, body.Labels, body.Name == "")
-	if err = errors.Join(err, release()); err != nil {
+	})
+	if err != nil {
 		return volumeError(err)
 	}
 	if made {
