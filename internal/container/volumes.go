@@ -221,17 +221,14 @@ func (m *Manager) PruneVolumes(ctx context.Context, list []Volume) (gone []strin
 	return gone, freed, left
 }
 
-// RemoveAnonymous removes the anonymous volumes that a container has had which is gone, and no other one has.
+// RemoveAnonymous removes the volumes that a container which is gone has had without saying their names, and no other one has. One that it named stays, also
+// where another container had it made without a name.
 func (m *Manager) RemoveAnonymous(ctx context.Context, c store.Container) (all error) {
-	config, err := ReadConfig(c)
+	names, err := AnonymousVolumes(c)
 	if err != nil {
 		return err
 	}
-	for _, s := range config.Mounts {
-		name := m.VolumeOf(s.Bind)
-		if name == "" {
-			continue
-		}
+	for _, name := range names {
 		if v, err := m.Volume(name); err == nil && v.Anonymous {
 			if err := m.RemoveVolume(ctx, name, true); err != nil && !errors.Is(err, ErrVolumeInUse) {
 				all = errors.Join(all, err)
@@ -239,6 +236,20 @@ func (m *Manager) RemoveAnonymous(ctx context.Context, c store.Container) (all e
 		}
 	}
 	return all
+}
+
+// AnonymousVolumes are the names of the volumes that a container has without having said them, each once.
+func AnonymousVolumes(c store.Container) (names []string, err error) {
+	config, err := ReadConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range config.Mounts {
+		if s.Anonymous != "" && !slices.Contains(names, s.Anonymous) {
+			names = append(names, s.Anonymous)
+		}
+	}
+	return names, nil
 }
 
 // FillVolume gives a volume what a container has at the path where it is to be, which may be nothing. One that has something is left as it is.

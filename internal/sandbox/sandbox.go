@@ -63,6 +63,8 @@ type Mount struct {
 	// Mapped: a process with a user namespace sees the owners that Bind has on the disk, and makes files
 	// as them. Otherwise these are nobody's for it.
 	Mapped bool `json:",omitempty"`
+	// Anonymous is the name of the volume that Bind is, where the container got it without saying a name. It says nothing to a runner.
+	Anonymous string `json:",omitempty"`
 }
 
 // Owner is a numeric owner of files, as the container has it.

@@ -241,7 +241,9 @@ func (s *Server) removeContainer(ctx context.Context, r *request) error {
 	}
 	var volumes []string
 	if r.flag("v") {
-		volumes = anonymousVolumes(m, c)
+		if volumes, err = container.AnonymousVolumes(c); err != nil {
+			return err
+		}
 	}
 	if err := m.Remove(context.WithoutCancel(ctx), c.ID, r.flag("force"), r.flag("v")); err != nil {
 		return err

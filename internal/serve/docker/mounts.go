@@ -195,7 +195,7 @@ func (c *creating) from(ctx context.Context, text string) error {
 		if m.Bind == "" || c.has(m.Dest) {
 			continue
 		}
-		if err := c.add(sandbox.Mount{Bind: m.Bind, Dest: m.Dest, ReadOnly: m.ReadOnly || mode == "ro"}); err != nil {
+		if err := c.add(sandbox.Mount{Bind: m.Bind, Dest: m.Dest, ReadOnly: m.ReadOnly || mode == "ro", Anonymous: m.Anonymous}); err != nil {
 			return err
 		}
 	}
@@ -235,7 +235,11 @@ func (c *creating) volume(ctx context.Context, name, dest string, readOnly, noCo
 		return err
 	}
 	c.volumes = append(c.volumes, ownVolume{v, dest, made, noCopy})
-	return c.add(sandbox.Mount{Bind: v.Dir, Dest: dest, ReadOnly: readOnly})
+	mount := sandbox.Mount{Bind: v.Dir, Dest: dest, ReadOnly: readOnly}
+	if name == "" {
+		mount.Anonymous = v.Name
+	}
+	return c.add(mount)
 }
 
 // optionsOf are the options of mount(8) that make such a tmpfs.

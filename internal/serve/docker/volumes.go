@@ -158,20 +158,6 @@ func (b *bus) volume(action events.Action, name string) {
 	b.tell(events.VolumeEventType, action, name, map[string]string{"driver": "local"})
 }
 
-// anonymousVolumes are those of a container, which go with it where that is asked for.
-func anonymousVolumes(m *container.Manager, c store.Container) (names []string) {
-	config, err := container.ReadConfig(c)
-	if err != nil {
-		return nil
-	}
-	for _, s := range config.Mounts {
-		if v, err := m.Volume(m.VolumeOf(s.Bind)); err == nil && v.Anonymous {
-			names = append(names, v.Name)
-		}
-	}
-	return names
-}
-
 // pruneVolumes answers POST /volumes/prune: anonymous ones that nobody has, and with the filter all=true the others.
 func (s *Server) pruneVolumes(ctx context.Context, r *request) error {
 	args, err := r.args("label", "label!", "all")

@@ -10,6 +10,7 @@ import (
 
 	containertypes "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
 
@@ -173,6 +174,56 @@ func TestAnonymousVolumesGo(t *testing.T) {
 	must(t, err)
 	if len(list) != 1 {
 		t.Errorf("there are %+v", list)
+	}
+}
+
+// TestNamedVolumeStays: what a container was given by its name stays when that goes, also where it was made for another one without a name; what it has of
+// another container's without a name goes with the last one.
+func TestNamedVolumeStays(t *testing.T) {
+	l := newContainers(t)
+	ctx := t.Context()
+	m := &container.Manager{Store: l.store}
+	anonymous := func(o *client.ContainerCreateOptions) { o.Config.Volumes = map[string]struct{}{"/data": {}} }
+	first := l.create("true", anonymous)
+	list, err := m.Volumes()
+	must(t, err)
+	if len(list) != 1 || !list[0].Anonymous {
+		t.Fatalf("there are %+v", list)
+	}
+	name := list[0].Name
+	_, err = l.ContainerRemove(ctx, first, client.ContainerRemoveOptions{})
+	must(t, err)
+	for what, of := range map[string]struct {
+		auto, volumes bool
+		set           func(h *containertypes.HostConfig)
+	}{
+		"rm -v of a bind": {false, true, func(h *containertypes.HostConfig) { h.Binds = []string{name + ":/data"} }},
+		"--rm of a bind":  {true, false, func(h *containertypes.HostConfig) { h.Binds = []string{name + ":/data"} }},
+		"rm -v of a mount": {false, true, func(h *containertypes.HostConfig) {
+			h.Mounts = []mount.Mount{{Type: mount.TypeVolume, Source: name, Target: "/data"}}
+		}},
+	} {
+		id := l.create("true", func(o *client.ContainerCreateOptions) {
+			o.HostConfig.AutoRemove = of.auto
+			of.set(o.HostConfig)
+		})
+		_, err = l.ContainerRemove(ctx, id, client.ContainerRemoveOptions{RemoveVolumes: of.volumes})
+		must(t, err)
+		if _, err := m.Volume(name); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	must(t, m.RemoveVolume(ctx, name, false))
+	first = l.create("true", anonymous)
+	second := l.create("true", func(o *client.ContainerCreateOptions) { o.HostConfig.VolumesFrom = []string{first} })
+	for i, id := range []string{first, second} {
+		_, err = l.ContainerRemove(ctx, id, client.ContainerRemoveOptions{RemoveVolumes: true})
+		must(t, err)
+		list, err := m.Volumes()
+		must(t, err)
+		if len(list) != 1-i {
+			t.Errorf("after %d there are %+v", i+1, list)
+		}
 	}
 }
 
