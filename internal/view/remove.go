@@ -80,7 +80,11 @@ func planRemoval(ctx context.Context, s *store.Store, nameOrID string, force boo
 	if err != nil {
 		return nil, err
 	}
-	if named := namedBy(nameOrID, img, names); len(named) > 0 {
+	named, err := namedBy(nameOrID, img, names)
+	if err != nil {
+		return nil, err
+	}
+	if len(named) > 0 {
 		r := &removal{img: img, names: named, keeps: len(names) > len(named), bare: running}
 		if !r.keeps && user != "" && !force {
 			return nil, fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
@@ -103,15 +107,20 @@ func planRemoval(ctx context.Context, s *store.Store, nameOrID string, force boo
 }
 
 // namedBy are those of the names of an image that go with one of them; none if the image was not found by a name. With the last tag of a repository its digests
-// go, and with a digest all that the repository calls the image.
-func namedBy(nameOrID string, img store.Image, names []string) []string {
+// go, and with a digest all that the repository calls the image, unless it is said together with a tag: it is that one then.
+func namedBy(nameOrID string, img store.Image, names []string) ([]string, error) {
 	ref, err := reference.ParseNormalizedNamed(nameOrID)
 	if err != nil {
-		return nil
+		return nil, nil
 	}
+	tagged, hasTag := ref.(reference.Tagged)
 	_, pinned := ref.(reference.Digested)
 	if !pinned && reference.TagNameOnly(ref).String() != img.Name {
-		return nil
+		return nil, nil
+	}
+	one := img.Name
+	if pinned && hasTag {
+		one = ref.Name() + ":" + tagged.Tag()
 	}
 	var same, tags []string
 	for _, name := range names {
@@ -123,10 +132,15 @@ func namedBy(nameOrID string, img store.Image, names []string) []string {
 			tags = append(tags, name)
 		}
 	}
-	if !pinned && len(tags) > 1 {
-		return []string{img.Name}
+	switch {
+	case pinned && !hasTag || len(tags) == 0:
+		return same, nil
+	case !slices.Contains(tags, one): // the tag is another image's, or none's
+		return nil, notFound("image", nameOrID, fmt.Errorf("image %s: %w", nameOrID, store.ErrNotFound))
+	case len(tags) > 1:
+		return []string{one}, nil
 	}
-	return same
+	return same, nil
 }
 
 // namesByID lists the names under which the store has an image.

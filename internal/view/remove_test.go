@@ -62,7 +62,13 @@ func TestRemoveImage(t *testing.T) {
 	for _, name := range []string{"c:1", "c:2", "a:2", "a" + of, "d" + of} {
 		l.name(a, name)
 	}
+	remove("c:3"+of, true, "", "No such image: c:3"+of)
+	remove("c:2"+of, false, "c:2", "") // with a tag it is that one
+	l.name(a, "c:2")
 	remove("c"+of, false, "c:1 c:2", "")
+	l.name(a, "c:1")
+	l.name(a, "c"+of)
+	remove("c:1"+of, false, "c:1 c"+of, "")
 	remove("a:2", false, "a:2", "")
 	remove("a:1", false, "a:1 a"+of, "")
 	remove("c"+of, false, "", "No such image: c"+of)
