@@ -60,6 +60,7 @@ var byPath = map[string]string{
 	"internal/container.Manager.Networks":      "files of the store",
 	"internal/container.Manager.RemoveNetwork": "files of the store",
 	"internal/container.Manager.FillVolume":    "the root of a volume itself, which a process in a container cannot put something in the place of",
+	"internal/container.isOther":               "the sources of mounts, by the word of who has made the container, and a volume's directory",
 	"internal/container.isGuardian":            "the host's /proc",
 	"internal/container.stat":                  "the host's /proc",
 	"internal/container.numbers":               "the host's /proc",

@@ -17,7 +17,6 @@ import (
 
 	"github.com/slipway-build/slipway/internal/atomicfile"
 	"github.com/slipway-build/slipway/internal/layer"
-	"github.com/slipway-build/slipway/internal/sandbox"
 	"github.com/slipway-build/slipway/internal/store"
 )
 
@@ -150,22 +149,55 @@ func (m *Manager) Volumes() (all []Volume, err error) {
 	return all, nil
 }
 
-// VolumeUsers are the IDs of the containers that have a volume.
-func (m *Manager) VolumeUsers(ctx context.Context, v Volume) (ids []string, err error) {
+// Users are the containers that have volumes.
+type Users map[string][]volumeUser // by the volumes' names
+
+type volumeUser struct{ id, dir string }
+
+// VolumeUsers finds out which containers have volumes. A container whose record cannot be read may have any: that is an error.
+func (m *Manager) VolumeUsers(ctx context.Context) (Users, error) {
 	all, err := m.Store.Containers(ctx)
 	if err != nil {
 		return nil, err
 	}
+	users := Users{}
 	for _, c := range all {
 		config, err := ReadConfig(c)
-		if err == nil && slices.ContainsFunc(config.Mounts, func(s sandbox.Mount) bool { return s.Bind == v.Dir }) {
-			ids = append(ids, c.ID)
+		if err != nil {
+			return nil, fmt.Errorf("finding out who has volumes: %w", err)
+		}
+		for _, s := range config.Mounts {
+			if filepath.Base(s.Bind) == volumeData {
+				name := filepath.Base(filepath.Dir(s.Bind))
+				users[name] = append(users[name], volumeUser{c.ID, s.Bind})
+			}
 		}
 	}
-	return ids, nil
+	return users, nil
 }
 
-// VolumeOf is the name of the volume whose directory this is; "" for none. What is below one is no volume's directory, and what has no record is no volume.
+// Of are the IDs of those that have a volume, also where the store had another path when they were made.
+func (u Users) Of(v Volume) (ids []string) {
+	for _, c := range u[v.Name] {
+		if !slices.Contains(ids, c.id) && !isOther(c.dir, v.Dir) {
+			ids = append(ids, c.id)
+		}
+	}
+	return ids
+}
+
+// isOther reports whether a path leads to something that is not the directory. What is not there, or cannot be looked at, may have been it.
+func isOther(path, dir string) bool {
+	if path == dir {
+		return false
+	}
+	a, err := os.Stat(path)
+	b, berr := os.Stat(dir)
+	return err == nil && berr == nil && !os.SameFile(a, b)
+}
+
+// VolumeOf is the name of the volume whose directory this is, by the path that the store has now; "" for none: no link is followed, since who may mount what is
+// decided by it. What is below one is no volume's directory, and what has no record is no volume.
 func (m *Manager) VolumeOf(dir string) string {
 	name := filepath.Base(filepath.Dir(dir))
 	if v, err := m.Volume(name); err == nil && dir == v.Dir {
@@ -192,12 +224,12 @@ func (m *Manager) ForgetVolume(ctx context.Context, name string, force bool) err
 	if err != nil {
 		return err
 	}
-	users, err := m.VolumeUsers(ctx, v)
+	users, err := m.VolumeUsers(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("remove %s: %w", name, err)
 	}
-	if len(users) > 0 {
-		return fmt.Errorf("remove %s: %w - [%s]", name, ErrVolumeInUse, strings.Join(users, ", "))
+	if ids := users.Of(v); len(ids) > 0 {
+		return fmt.Errorf("remove %s: %w - [%s]", name, ErrVolumeInUse, strings.Join(ids, ", "))
 	}
 	if err := layer.RemoveAll(m.volumePath(name)); err != nil {
 		return fmt.Errorf("removing volume %s: %w", name, err)

@@ -97,16 +97,16 @@ func VolumeUsages(ctx context.Context, m *container.Manager) (all []VolumeUsage,
 	if err != nil {
 		return nil, err
 	}
+	users, err := m.VolumeUsers(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, v := range list {
-		users, err := m.VolumeUsers(ctx, v)
-		if err != nil {
-			return nil, err
-		}
 		size, err := m.VolumeSize(v)
 		if err != nil {
 			size = -1
 		}
-		all = append(all, VolumeUsage{v, size, len(users)})
+		all = append(all, VolumeUsage{v, size, len(users.Of(v))})
 	}
 	return all, nil
 }

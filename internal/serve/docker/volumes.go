@@ -84,20 +84,16 @@ func chosenVolumes(ctx context.Context, m *container.Manager, args view.Args) (a
 	if err != nil {
 		return nil, err
 	}
+	var users container.Users
+	if dangling != nil {
+		if users, err = m.VolumeUsers(ctx); err != nil {
+			return nil, err
+		}
+	}
 	for _, v := range list {
-		if !volumeWanted(v, args) {
-			continue
+		if volumeWanted(v, args) && (dangling == nil || *dangling == (len(users.Of(v)) == 0)) {
+			all = append(all, v)
 		}
-		if dangling != nil {
-			users, err := m.VolumeUsers(ctx, v)
-			if err != nil {
-				return nil, err
-			}
-			if *dangling != (len(users) == 0) {
-				continue
-			}
-		}
-		all = append(all, v)
 	}
 	return all, nil
 }
