@@ -55,6 +55,8 @@ var byPath = map[string]string{
 	"internal/container.Manager.MakeVolume":    "files of the store: a process in a container has what is in _data, and not that itself",
 	"internal/container.Manager.Volume":        "files of the store",
 	"internal/container.Manager.Volumes":       "files of the store",
+	"internal/container.Manager.take":          "files of the store",
+	"internal/container.Manager.deleteLeft":    "files of the store",
 	"internal/container.Manager.MakeNetwork":   "files of the store",
 	"internal/container.Manager.readNetwork":   "files of the store",
 	"internal/container.Manager.Networks":      "files of the store",

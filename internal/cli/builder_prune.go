@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -199,13 +198,7 @@ func (a *app) pruneVolumes(ctx context.Context, args view.Args) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	list, err := m.Volumes()
-	if err != nil {
-		return 0, err
-	}
-	gone, freed, err := m.PruneVolumes(ctx, slices.DeleteFunc(list, func(v container.Volume) bool {
-		return !v.Anonymous || len(args["label"]) > 0 && !view.HasLabels(v.Labels, args["label"]) || len(args["label!"]) > 0 && view.HasLabels(v.Labels, args["label!"])
-	}))
+	gone, freed, err := m.PruneVolumes(ctx, func(v container.Volume) bool { return v.Anonymous && view.FitLabels(args, view.VolumeLabels(v)) })
 	if len(gone) > 0 {
 		fmt.Fprintf(a.stdout, "Deleted Volumes:\n%s\n\n", strings.Join(gone, "\n"))
 	}

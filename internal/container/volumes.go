@@ -208,49 +208,118 @@ func (m *Manager) VolumeOf(dir string) string {
 
 // RemoveVolume deletes a volume with its files. One that a container has is [ErrVolumeInUse]. With force one that is not there is no error.
 func (m *Manager) RemoveVolume(ctx context.Context, name string, force bool) error {
-	release, err := m.LockVolumes(ctx)
-	if err != nil {
-		return err
-	}
-	return errors.Join(m.ForgetVolume(ctx, name, force), release())
-}
-
-// ForgetVolume is [Manager.RemoveVolume] for who has [Manager.LockVolumes].
-func (m *Manager) ForgetVolume(ctx context.Context, name string, force bool) error {
-	v, err := m.Volume(name)
+	v, err := m.takeVolume(ctx, name, func(Volume) bool { return true })
 	if force && errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	return deleteTaken(v)
+}
+
+// ForgetVolume is [Manager.RemoveVolume] of one that was made for nothing, for who has [Manager.LockVolumes].
+func (m *Manager) ForgetVolume(ctx context.Context, name string) error {
+	v, err := m.take(ctx, name, func(Volume) bool { return true })
+	if err != nil {
+		return err
+	}
+	return deleteTaken(v)
+}
+
+// takenVolume begins the names of directories that were volumes, which are no names of volumes. They are deleted by whoever took them, without others having to
+// wait for that; what a crash leaves goes with the next [Manager.PruneVolumes].
+const takenVolume = ".removed-"
+
+// takeVolume is take for who has not locked the volumes.
+func (m *Manager) takeVolume(ctx context.Context, name string, want func(Volume) bool) (v Volume, err error) {
+	release, err := m.LockVolumes(ctx)
+	if err != nil {
+		return v, err
+	}
+	v, err = m.take(ctx, name, want)
+	return v, errors.Join(err, release())
+}
+
+// take takes a volume out of everybody's sight, if it is wanted and no container has it. The caller deletes it.
+func (m *Manager) take(ctx context.Context, name string, want func(Volume) bool) (v Volume, err error) {
+	if v, err = m.Volume(name); err != nil {
+		return v, err
+	}
+	if !want(v) {
+		return v, errUnwanted
+	}
 	users, err := m.VolumeUsers(ctx)
 	if err != nil {
-		return fmt.Errorf("remove %s: %w", name, err)
+		return v, fmt.Errorf("remove %s: %w", name, err)
 	}
 	if ids := users.Of(v); len(ids) > 0 {
-		return fmt.Errorf("remove %s: %w - [%s]", name, ErrVolumeInUse, strings.Join(ids, ", "))
+		return v, fmt.Errorf("remove %s: %w - [%s]", name, ErrVolumeInUse, strings.Join(ids, ", "))
 	}
-	if err := layer.RemoveAll(m.volumePath(name)); err != nil {
-		return fmt.Errorf("removing volume %s: %w", name, err)
+	taken := m.volumePath(takenVolume + rand.Text())
+	if err := os.Rename(m.volumePath(name), taken); err != nil {
+		return v, fmt.Errorf("removing volume %s: %w", name, err)
+	}
+	v.Dir = filepath.Join(taken, volumeData)
+	return v, nil
+}
+
+// errUnwanted marks a volume that is another one than was looked at.
+var errUnwanted = errors.New("volume has changed")
+
+// deleteTaken deletes a volume that was taken.
+func deleteTaken(v Volume) error {
+	if err := layer.RemoveAll(filepath.Dir(v.Dir)); err != nil {
+		return fmt.Errorf("removing volume %s: %w", v.Name, err)
 	}
 	return nil
 }
 
-// PruneVolumes removes those of the list that no container has, and tells their names and how many bytes their files had. What cannot be removed stays, with
-// an error beside what is gone.
-func (m *Manager) PruneVolumes(ctx context.Context, list []Volume) (gone []string, freed int64, left error) {
+// deleteLeft deletes what others took and did not delete.
+func (m *Manager) deleteLeft(ctx context.Context) (all error) {
+	entries, err := os.ReadDir(filepath.Dir(m.volumePath("any")))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("listing volumes: %w", err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), takenVolume) && ctx.Err() == nil {
+			all = errors.Join(all, layer.RemoveAll(m.volumePath(e.Name())))
+		}
+	}
+	return all
+}
+
+// PruneVolumes removes the volumes that are wanted and no container has, and tells their names and how many bytes their files had. What cannot be removed stays,
+// with an error beside what is gone. Each is looked at again when it is locked: one that was removed meanwhile, and perhaps made again, is another one.
+func (m *Manager) PruneVolumes(ctx context.Context, want func(Volume) bool) (gone []string, freed int64, left error) {
+	list, err := m.Volumes()
+	if err != nil {
+		return nil, 0, err
+	}
+	users, err := m.VolumeUsers(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
 	for _, v := range list {
-		size, _ := m.VolumeSize(v) // what it cannot be told of goes as well
-		switch err := m.RemoveVolume(ctx, v.Name, true); {
-		case errors.Is(err, ErrVolumeInUse):
+		if ctx.Err() != nil {
+			return gone, freed, errors.Join(left, context.Cause(ctx))
+		}
+		if !want(v) || len(users.Of(v)) > 0 {
+			continue
+		}
+		switch v, err := m.takeVolume(ctx, v.Name, want); {
+		case errors.Is(err, ErrVolumeInUse), errors.Is(err, store.ErrNotFound), errors.Is(err, errUnwanted):
 		case err != nil:
 			left = errors.Join(left, err)
 		default:
+			size, _ := m.VolumeSize(v) // what it cannot be told of goes as well
+			if err := deleteTaken(v); err != nil {
+				left, size = errors.Join(left, err), 0
+			}
 			gone, freed = append(gone, v.Name), freed+size
 		}
 	}
-	return gone, freed, left
+	return gone, freed, errors.Join(left, m.deleteLeft(ctx))
 }
 
 // RemoveAnonymous removes the volumes that a container which is gone has had without saying their names, and no other one has. One that it named stays, also

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -91,5 +92,79 @@ func TestUnreadableUser(t *testing.T) {
 	}
 	if _, err := os.Stat(v.Dir); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestVolumeIsDeletedUnlocked: others do not wait while the files of a volume are deleted, and what a crash leaves of it is no volume and goes with the next prune.
+func TestVolumeIsDeletedUnlocked(t *testing.T) {
+	m := openAt(t, t.TempDir())
+	v := made(t, m, "data", map[string]string{"old": ""})
+	must(t, os.WriteFile(filepath.Join(v.Dir, "f"), []byte("12345"), 0o600))
+	taken, err := m.takeVolume(t.Context(), "data", func(Volume) bool { return true })
+	must(t, err)
+	if _, err := os.Stat(filepath.Join(taken.Dir, "f")); err != nil {
+		t.Errorf("its files: %v", err)
+	}
+	release, err := m.LockVolumes(t.Context())
+	must(t, err)
+	must(t, release())
+	if list, err := m.Volumes(); err != nil || len(list) > 0 {
+		t.Errorf("there are %+v, %v", list, err)
+	}
+	again := made(t, m, "data", nil)
+	if entries, err := os.ReadDir(again.Dir); err != nil || len(entries) > 0 || len(again.Labels) > 0 {
+		t.Errorf("made again, it is %+v with %v, %v", again, entries, err)
+	}
+	if _, err := m.Volume(filepath.Base(filepath.Dir(taken.Dir))); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("what was taken is a volume: %v", err)
+	}
+	gone, _, err := m.PruneVolumes(t.Context(), func(Volume) bool { return false })
+	must(t, err)
+	if _, err := os.Lstat(filepath.Dir(taken.Dir)); !errors.Is(err, os.ErrNotExist) || len(gone) > 0 {
+		t.Errorf("pruned were %v, left is %v", gone, err)
+	}
+	must(t, m.RemoveVolume(t.Context(), "data", false))
+	if entries, err := os.ReadDir(filepath.Dir(m.volumePath("any"))); err != nil || len(entries) != 1 { // the lock
+		t.Errorf("left are %v, %v", entries, err)
+	}
+}
+
+// TestPruneLooksAgain: what happens to volumes after they were listed counts.
+func TestPruneLooksAgain(t *testing.T) {
+	m := openAt(t, t.TempDir())
+	for _, name := range []string{"again", "free", "gone", "used"} {
+		must(t, os.WriteFile(filepath.Join(made(t, m, name, nil).Dir, "f"), []byte("12345"), 0o600))
+	}
+	recorded(t, m, "a", filepath.Join(m.volumePath("used"), volumeData))
+	seen := map[string]int{}
+	gone, freed, err := m.PruneVolumes(t.Context(), func(v Volume) bool {
+		if seen[v.Name]++; seen[v.Name] == 1 { // not locked yet
+			switch v.Name {
+			case "again":
+				must(t, m.RemoveVolume(t.Context(), v.Name, false))
+				made(t, m, v.Name, map[string]string{"keep": ""})
+			case "gone":
+				must(t, m.RemoveVolume(t.Context(), v.Name, false))
+			}
+		}
+		_, keep := v.Labels["keep"]
+		return !keep
+	})
+	if err != nil || len(gone) != 1 || gone[0] != "free" || freed != 5 {
+		t.Errorf("gone are %v with %d bytes, %v", gone, freed, err)
+	}
+	if seen["used"] != 1 {
+		t.Error("what is in use was locked")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	made(t, m, "first", nil)
+	gone, _, err = m.PruneVolumes(ctx, func(v Volume) bool {
+		if v.Name == "first" {
+			cancel()
+		}
+		return false
+	})
+	if !errors.Is(err, context.Canceled) || len(gone) > 0 {
+		t.Errorf("ended meanwhile: %v, %v", gone, err)
 	}
 }

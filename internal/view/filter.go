@@ -2,10 +2,13 @@ package view
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/slipway-build/slipway/internal/container"
 )
 
 // Args are filters in Docker's words, as the command line and the API have them: the values of each key.
@@ -71,4 +74,20 @@ func hasLabel(labels map[string]string, wanted string) bool {
 // HasLabels reports whether all of the wanted labels, KEY or KEY=VALUE, are there.
 func HasLabels(labels map[string]string, wanted []string) bool {
 	return !slices.ContainsFunc(wanted, func(w string) bool { return !hasLabel(labels, w) })
+}
+
+// FitLabels reports whether the filters label and label! let something with such labels through.
+func FitLabels(args Args, labels map[string]string) bool {
+	with, without := args["label"], args["label!"]
+	return HasLabels(labels, with) && (len(without) == 0 || !HasLabels(labels, without))
+}
+
+// VolumeLabels are the labels of a volume, with Docker's of one that is anonymous.
+func VolumeLabels(v container.Volume) map[string]string {
+	if !v.Anonymous {
+		return v.Labels
+	}
+	labels := map[string]string{"com.docker.volume.anonymous": ""}
+	maps.Copy(labels, v.Labels)
+	return labels
 }

@@ -156,7 +156,7 @@ func (c *creating) record(ctx context.Context, name string) (made store.Containe
 func (c *creating) forget(ctx context.Context) (err error) {
 	for _, v := range c.volumes {
 		if v.made {
-			err = errors.Join(err, c.m.ForgetVolume(ctx, v.Name, false))
+			err = errors.Join(err, c.m.ForgetVolume(ctx, v.Name))
 		}
 	}
 	return err

@@ -151,20 +151,11 @@ func networkWanted(n network.Network, args view.Args) bool {
 // fit reports whether filters let something through: all labels have to be there, and of the other keys one value has to fit.
 func fit(args map[string][]string, labels map[string]string, fits func(key, value string) bool) bool {
 	for key, values := range args {
-		var ok bool
-		switch key {
-		case "label":
-			ok = view.HasLabels(labels, values)
-		case "label!":
-			ok = !view.HasLabels(labels, values)
-		default:
-			ok = slices.ContainsFunc(values, func(v string) bool { return fits(key, v) })
-		}
-		if !ok {
+		if key != "label" && key != "label!" && !slices.ContainsFunc(values, func(v string) bool { return fits(key, v) }) {
 			return false
 		}
 	}
-	return true
+	return view.FitLabels(args, labels)
 }
 
 // oneBool is a filter that may be given once, and is true or false; nil: it is not there.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -21,12 +20,7 @@ import (
 
 // volumeOf describes a volume.
 func volumeOf(v container.Volume) volume.Volume {
-	out := volume.Volume{Name: v.Name, Driver: "local", Mountpoint: v.Dir, CreatedAt: v.Created.Format(time.RFC3339), Scope: "local", Labels: v.Labels}
-	if v.Anonymous {
-		out.Labels = map[string]string{"com.docker.volume.anonymous": ""}
-		maps.Copy(out.Labels, v.Labels)
-	}
-	return out
+	return volume.Volume{Name: v.Name, Driver: "local", Mountpoint: v.Dir, CreatedAt: v.Created.Format(time.RFC3339), Scope: "local", Labels: view.VolumeLabels(v)}
 }
 
 // volumeError gives errors of volumes their status.
@@ -166,12 +160,7 @@ func (s *Server) pruneVolumes(ctx context.Context, r *request) error {
 	}
 	m := s.manager(b)
 	everything := r.before("1.42") || slices.Contains(args["all"], "true") || slices.Contains(args["all"], "1")
-	list, err := chosenVolumes(ctx, m, args)
-	if err != nil {
-		return err
-	}
-	list = slices.DeleteFunc(list, func(v container.Volume) bool { return !v.Anonymous && !everything })
-	gone, freed, left := m.PruneVolumes(ctx, list)
+	gone, freed, left := m.PruneVolumes(ctx, func(v container.Volume) bool { return (v.Anonymous || everything) && volumeWanted(v, args) })
 	for _, name := range gone {
 		s.events.volume(events.ActionDestroy, name)
 	}
@@ -187,7 +176,7 @@ func (s *Server) pruneVolumes(ctx context.Context, r *request) error {
 
 // volumeWanted reports whether filters let a volume through.
 func volumeWanted(v container.Volume, args view.Args) bool {
-	return fit(args, volumeOf(v).Labels, func(key, value string) bool {
+	return fit(args, view.VolumeLabels(v), func(key, value string) bool {
 		switch key {
 		case "driver":
 			return value == "local"
