@@ -173,23 +173,22 @@ func (a *app) pruneSystem(ctx context.Context, all, volumes bool, args view.Args
 	if err != nil {
 		return err
 	}
+	var left error
 	if volumes {
 		freed, err := a.pruneVolumes(ctx, args)
-		if total += freed; err != nil {
-			return err
-		}
+		total, left = total+freed, err // the others can go all the same
 	}
 	freed, err := a.pruneImages(ctx, s, args, all)
 	if total += freed; err != nil {
-		return err
+		return errors.Join(left, err)
 	}
 	if len(args["label"])+len(args["label!"]) == 0 { // cache has no labels
 		pruned, err := a.pruneCache(ctx, s, cache)
 		if total += pruned.Freed; err != nil {
-			return err
+			return errors.Join(left, err)
 		}
 	}
-	return a.printReclaimed(total)
+	return errors.Join(left, a.printReclaimed(total))
 }
 
 // pruneVolumes removes the anonymous volumes that no container has and that pass the filters, lists them, and returns how many bytes their files had.
