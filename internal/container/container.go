@@ -44,6 +44,8 @@ type Manager struct {
 	Command func(id string) *exec.Cmd
 	// Reopen gives a manager whose store is open until release is called, where Store may be closed while something is waited for; nil: it is open.
 	Reopen func() (m *Manager, release func(), err error)
+	// VolumeGone is told the name of a volume that has gone with a container, before that is told; nil: nobody wants to know.
+	VolumeGone func(name string)
 }
 
 // opened is a manager whose store is open until release is called.
@@ -164,17 +166,25 @@ func (m *Manager) removeStopped(ctx context.Context, c store.Container, volumes 
 	now, err := m.removeRecord(ctx, c)
 	if err == nil && (volumes || goesAtEnd(now)) {
 		err = m.RemoveAnonymous(context.WithoutCancel(ctx), now)
+		m.tell(now, "destroy", nil)
+		return err
+	}
+	if err == nil {
+		m.tell(now, "destroy", nil)
 	}
 	return err
 }
 
 // Discard deletes a container that was just made, without its volumes, which the caller has locked.
 func (m *Manager) Discard(ctx context.Context, c store.Container) error {
-	_, err := m.removeRecord(ctx, c)
+	now, err := m.removeRecord(ctx, c)
+	if err == nil {
+		m.tell(now, "destroy", nil)
+	}
 	return err
 }
 
-// removeRecord is removeStopped without volumes. It returns what the container was.
+// removeRecord is removeStopped without volumes, of which nothing is told. It returns what the container was.
 func (m *Manager) removeRecord(ctx context.Context, c store.Container) (now store.Container, err error) {
 	release, err := m.lockToCopy(ctx, c.ID)
 	if errors.Is(err, os.ErrNotExist) {
@@ -190,7 +200,6 @@ func (m *Manager) removeRecord(ctx context.Context, c store.Container) (now stor
 	if err = errors.Join(err, release()); err != nil {
 		return c, err
 	}
-	m.tell(now, "destroy", nil)
 	return now, nil
 }
 

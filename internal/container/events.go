@@ -28,18 +28,29 @@ const (
 	maxEvent   = 12 << 10
 )
 
-// tell writes an event into the store, where all who follow them find it. It is lost when it cannot be written.
-func (m *Manager) tell(c store.Container, action string, attributes map[string]string) {
+// NewEvent is an event of now with a container, whose labels, image and name are among the attributes.
+func NewEvent(c store.Container, action string, attributes map[string]string) Event {
 	e := Event{Action: action, ID: c.ID, Attributes: map[string]string{}, Time: time.Now().UTC()}
-	own := map[string]string{"image": c.Image, "name": c.Name}
-	maps.Copy(own, attributes)
 	if config, err := ReadConfig(c); err == nil {
 		maps.Copy(e.Attributes, config.Labels)
 	}
-	maps.Copy(e.Attributes, own)
+	maps.Copy(e.Attributes, ownAttributes(c, attributes))
+	return e
+}
+
+// ownAttributes are those of an event without labels.
+func ownAttributes(c store.Container, attributes map[string]string) map[string]string {
+	own := map[string]string{"image": c.Image, "name": c.Name}
+	maps.Copy(own, attributes)
+	return own
+}
+
+// tell writes an event into the store, where all who follow them find it. It is lost when it cannot be written.
+func (m *Manager) tell(c store.Container, action string, attributes map[string]string) {
+	e := NewEvent(c, action, attributes)
 	data, err := json.Marshal(e)
 	if err == nil && len(data) > maxEvent {
-		e.Attributes = own
+		e.Attributes = ownAttributes(c, attributes)
 		data, err = json.Marshal(e)
 	}
 	if err == nil && len(data) <= maxEvent {

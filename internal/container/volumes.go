@@ -331,8 +331,12 @@ func (m *Manager) RemoveAnonymous(ctx context.Context, c store.Container) (all e
 	}
 	for _, name := range names {
 		if v, err := m.Volume(name); err == nil && v.Anonymous {
-			if err := m.RemoveVolume(ctx, name, true); err != nil && !errors.Is(err, ErrVolumeInUse) {
+			switch err := m.RemoveVolume(ctx, name, false); {
+			case errors.Is(err, ErrVolumeInUse), errors.Is(err, store.ErrNotFound):
+			case err != nil:
 				all = errors.Join(all, err)
+			case m.VolumeGone != nil:
+				m.VolumeGone(name)
 			}
 		}
 	}

@@ -34,7 +34,7 @@ func (r *request) archived(ctx context.Context, action string) (context.Context,
 		return ctx, nil, err
 	}
 	if action != "" {
-		m.Tell(c, action, nil)
+		r.s.events.looked(c, action, nil)
 	}
 	r.w.Header().Set("X-Docker-Container-Path-Stat", base64.StdEncoding.EncodeToString(data))
 	return ctx, a, nil

@@ -21,12 +21,13 @@ import (
 
 // manager manages the containers of a store.
 func (s *Server) manager(b *Backend) *container.Manager {
-	return &container.Manager{Store: b.Store, Command: s.opt.Monitor, Reopen: func() (*container.Manager, func(), error) {
+	gone := func(name string) { s.events.volume(events.ActionDestroy, name) }
+	return &container.Manager{Store: b.Store, Command: s.opt.Monitor, VolumeGone: gone, Reopen: func() (*container.Manager, func(), error) {
 		b, release, err := s.opt.Acquire()
 		if err != nil {
 			return nil, nil, err
 		}
-		return &container.Manager{Store: b.Store, Command: s.opt.Monitor}, release, nil
+		return &container.Manager{Store: b.Store, Command: s.opt.Monitor, VolumeGone: gone}, release, nil
 	}}
 }
 
@@ -239,19 +240,8 @@ func (s *Server) removeContainer(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	var volumes []string
-	if r.flag("v") {
-		if volumes, err = container.AnonymousVolumes(c); err != nil {
-			return err
-		}
-	}
 	if err := m.Remove(context.WithoutCancel(ctx), c.ID, r.flag("force"), r.flag("v")); err != nil {
 		return err
-	}
-	for _, name := range volumes {
-		if _, err := m.Volume(name); errors.Is(err, store.ErrNotFound) {
-			s.events.volume(events.ActionDestroy, name)
-		}
 	}
 	return r.done()
 }
@@ -332,7 +322,7 @@ func (s *Server) topContainer(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	m.Tell(c, "top", nil)
+	s.events.looked(c, "top", nil)
 	return r.answer(http.StatusOK, containertypes.TopResponse{Titles: titles, Processes: append([][]string{}, rows...)})
 }
 
@@ -414,6 +404,7 @@ func (s *Server) commitContainer(ctx context.Context, r *request) error {
 	named := opts.Name
 	if named != "" {
 		named = view.Familiar(named)
+		s.tellImage(ctx, m.Store, events.ActionTag, img.ID.String(), named)
 	}
 	m.Tell(c, "commit", map[string]string{"comment": opts.Comment, "imageID": img.ID.String(), "imageRef": named})
 	return r.answer(http.StatusCreated, containertypes.CommitResponse{ID: img.ID.String()})

@@ -40,6 +40,7 @@ type creating struct {
 
 	warnings []string
 	volumes  []ownVolume
+	told     bool // that they were made
 }
 
 // createContainer answers POST /containers/create.
@@ -82,11 +83,6 @@ func (s *Server) createContainer(ctx context.Context, r *request) error {
 	})
 	if err != nil {
 		return err
-	}
-	for _, v := range c.volumes {
-		if v.made {
-			s.events.volume(events.ActionCreate, v.Name)
-		}
 	}
 	return r.answer(http.StatusCreated, containertypes.CreateResponse{ID: id, Warnings: c.warnings})
 }
@@ -146,6 +142,8 @@ func (c *creating) record(ctx context.Context, name string) (made store.Containe
 			return made, err
 		}
 	}
+	c.tellVolumes(events.ActionCreate)
+	c.told = true
 	if made, err = c.m.Create(ctx, name, c.img, c.opts); err != nil {
 		return made, refusal(err)
 	}
@@ -159,7 +157,19 @@ func (c *creating) forget(ctx context.Context) (err error) {
 			err = errors.Join(err, c.m.ForgetVolume(ctx, v.Name))
 		}
 	}
+	if c.told {
+		c.tellVolumes(events.ActionDestroy)
+	}
 	return err
+}
+
+// tellVolumes tells of the volumes that were made for the container.
+func (c *creating) tellVolumes(action events.Action) {
+	for _, v := range c.volumes {
+		if v.made {
+			c.s.events.volume(action, v.Name)
+		}
+	}
 }
 
 // refusal is an error of what a client wants, which is its own where nothing else is known of it.

@@ -49,7 +49,16 @@ func (b *bus) tell(kind events.Type, action events.Action, id string, attributes
 	if attributes == nil {
 		attributes = map[string]string{}
 	}
-	m := events.Message{Type: kind, Action: action, Actor: events.Actor{ID: id, Attributes: attributes}, Scope: "local", Time: now.Unix(), TimeNano: now.UnixNano()}
+	b.add(events.Message{Type: kind, Action: action, Actor: events.Actor{ID: id, Attributes: attributes}, Scope: "local", Time: now.Unix(), TimeNano: now.UnixNano()})
+}
+
+// looked tells that a client looked at a container, or at its size. What is in the store tells how containers ended, as long as it does not have to make room for
+// what clients do all the time: this is not among it.
+func (b *bus) looked(c store.Container, action string, attributes map[string]string) {
+	b.add(containerEvent(container.NewEvent(c, action, attributes)))
+}
+
+func (b *bus) add(m events.Message) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.past = append(b.past, m); len(b.past) > kept {

@@ -1,16 +1,23 @@
 package docker
 
 import (
+	"archive/tar"
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	containertypes "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
+
+	"github.com/slipway-build/slipway/internal/container"
 )
 
 // told are the events of a kind so far, each with its attributes.
@@ -47,6 +54,97 @@ func TestVolumeEvents(t *testing.T) {
 	want := []string{"create named driver=local", "create " + anonymous + " driver=local", "destroy " + anonymous + " driver=local", "destroy named driver=local", "prune  reclaimed=0"}
 	if got := l.told(events.VolumeEventType); !slices.Equal(got, want) {
 		t.Errorf("told were\n%s\nnot\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// all are the events of some kinds since a time, by their kinds and what was done.
+func (l *lab) all(since string, kinds ...string) (all []string) {
+	l.t.Helper()
+	res := l.Events(l.t.Context(), client.EventsListOptions{Since: since, Until: l.now(), Filters: client.Filters{}.Add("type", kinds...)})
+	for {
+		select {
+		case m := <-res.Messages:
+			all = append(all, string(m.Type)+" "+string(m.Action))
+		case err := <-res.Err:
+			if err != nil && !errors.Is(err, io.EOF) {
+				l.t.Error(err)
+			}
+			return all
+		}
+	}
+}
+
+// TestEventOrder: volumes are made before their container and go before it, and an image has its name before it is told how it came about.
+func TestEventOrder(t *testing.T) {
+	l := newContainers(t)
+	ctx := t.Context()
+	since := l.now()
+	told := func(what string, want ...string) {
+		t.Helper()
+		if got := l.all(since, "container", "volume", "image"); !slices.Equal(got, want) {
+			t.Errorf("%s: told were %q, not %q", what, got, want)
+		}
+		since = l.now()
+	}
+	for what, auto := range map[string]bool{"rm -v": false, "one that was to go": true} {
+		id := l.create("true", func(o *client.ContainerCreateOptions) {
+			o.Config.Volumes, o.HostConfig.AutoRemove = map[string]struct{}{"/anonymous": {}}, auto
+		})
+		_, err := l.ContainerRemove(ctx, id, client.ContainerRemoveOptions{RemoveVolumes: !auto})
+		must(t, err)
+		told(what, "volume create", "container create", "volume destroy", "container destroy")
+	}
+	id := l.create("true", nil)
+	_, err := l.ContainerCommit(ctx, id, client.ContainerCommitOptions{Reference: "made:v1"})
+	must(t, err)
+	told("a commit", "container create", "image tag", "container commit")
+	_, err = l.ContainerCommit(ctx, id, client.ContainerCommitOptions{})
+	must(t, err)
+	told("a commit without a name", "container commit")
+	var archive bytes.Buffer
+	must(t, tar.NewWriter(&archive).Close())
+	res, err := l.ImageImport(ctx, client.ImageImportSource{Source: &archive, SourceName: "-"}, "made:v2", client.ImageImportOptions{})
+	must(t, err)
+	_, err = io.Copy(io.Discard, res)
+	must(t, err)
+	told("an import", "image tag", "image import")
+	taken := l.named(id)
+	o := client.ContainerCreateOptions{Name: taken, Config: &containertypes.Config{Image: "busybox", Volumes: map[string]struct{}{"/anonymous": {}}}}
+	if _, err := l.ContainerCreate(ctx, o); err == nil {
+		t.Error("two containers have a name")
+	}
+	told("one that could not be made", "volume create", "volume destroy")
+}
+
+// TestLooks: what clients do all the time is told, but takes no room from the ends of containers in the store.
+func TestLooks(t *testing.T) {
+	l := newContainers(t)
+	ctx := t.Context()
+	id := l.create("sleep 1000", func(o *client.ContainerCreateOptions) {
+		o.Config.Tty, o.Config.Labels = true, map[string]string{"a": "b"}
+	})
+	l.start(id)
+	_, err := l.ContainerTop(ctx, id, client.ContainerTopOptions{})
+	must(t, err)
+	_, err = l.ContainerResize(ctx, id, client.ContainerResizeOptions{Height: 10, Width: 20})
+	must(t, err)
+	file, err := l.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: "/etc/passwd"})
+	must(t, err)
+	must(t, file.Content.Close())
+	if got, want := l.actions(id), "create start top resize archive-path"; got != want {
+		t.Errorf("told were %q, not %q", got, want)
+	}
+	if e := l.events(id); e[2].Actor.Attributes["a"] != "b" || e[2].Actor.Attributes["name"] != l.named(id) || e[3].Actor.Attributes["height"] != "10" {
+		t.Errorf("told were %+v", e)
+	}
+	var stored []string
+	m := &container.Manager{Store: l.store}
+	must(t, m.Events(ctx, time.Time{}, time.Now(), false, func(e container.Event) error {
+		stored = append(stored, e.Action)
+		return nil
+	}))
+	if !slices.Equal(stored, []string{"create", "start"}) {
+		t.Errorf("the store has %q", stored)
 	}
 }
 

@@ -351,7 +351,7 @@ func (s *Server) resizeContainer(ctx context.Context, r *request) error {
 	if err := m.Resize(c, "", size); err != nil {
 		return err
 	}
-	m.Tell(c, "resize", map[string]string{"height": fmt.Sprint(size.Rows), "width": fmt.Sprint(size.Cols)})
+	s.events.looked(c, "resize", map[string]string{"height": fmt.Sprint(size.Rows), "width": fmt.Sprint(size.Cols)})
 	return r.ok()
 }
 

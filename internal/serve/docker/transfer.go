@@ -241,6 +241,9 @@ func (s *Server) importImage(ctx context.Context, r *request) error {
 		return out.end(err)
 	}
 	out.Printf("%s", img.ID)
+	if opts.Name != "" {
+		s.tellImage(ctx, b.Store, events.ActionTag, img.ID.String(), view.Familiar(opts.Name))
+	}
 	s.tellImage(ctx, b.Store, events.ActionImport, img.ID.String(), img.ID.String())
 	return nil
 }
