@@ -214,7 +214,7 @@ func zeroRequests() (all []zeroRequest) {
 		post("volume", "/volumes/create", `{"Name":"zero"}`, 201),
 		post("network-created", "/networks/create", `{"Name":"zero"}`, 201),
 		get("info", "/info"), get("version", "/version"),
-		get("container", "/containers/zero/json"), get("containers", "/containers/json?all=1"), get("changes", "/containers/zero/changes"),
+		get("container", "/containers/zero/json"), get("container-size", "/containers/zero/json?size=1"), get("containers", "/containers/json?all=1"), get("changes", "/containers/zero/changes"),
 		get("stats-stopped", "/containers/zero/stats?stream=0"), get("stats-stopped", "/containers/zero/stats?stream=0&one-shot=1"), post("waited", "/containers/zero/wait", "", 200),
 		get("image", "/images/busybox/json"), get("image-manifests", "/images/busybox/json?manifests=1"), get("images", "/images/json"), get("history", "/images/busybox/history"),
 		get("volume", "/volumes/zero"), get("volumes", "/volumes"),
