@@ -16,10 +16,8 @@ import (
 // become has the process be what the container's program is to be, and executes it.
 func (in *inside) become(p *specs.Process, filter []byte) error {
 	in.becomeUser()
-	if filter != nil {
-		// Later it would not be allowed to; and the filter lets all that follows be done.
-		program := in.Words(len(filter)/8, in.Bytes(filter)) // struct sock_fprog
-		in.Add("setting the seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, program)
+	if !p.NoNewPrivileges {
+		in.confine(filter) // later it would not be allowed to: a profile of the user's has to let all that follows be done, as with runc
 	}
 	in.supervised()
 	caps, err := newCapSets(p.Capabilities)
@@ -45,8 +43,21 @@ func (in *inside) become(p *specs.Process, filter []byte) error {
 	}
 	// The kernel has forgotten it with the user.
 	in.Add("dying with slipway", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
+	if p.NoNewPrivileges { // who has given them up may set filters whatever it is; one of the user's forbids nothing but the program then
+		in.Add("giving up new privileges", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		in.confine(filter)
+	}
 	in.execute(p)
 	return nil
+}
+
+// confine sets a seccomp filter, unless that is nil.
+func (in *inside) confine(filter []byte) {
+	if filter == nil {
+		return
+	}
+	program := in.Words(len(filter)/8, in.Bytes(filter)) // struct sock_fprog
+	in.Add("setting the seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, program)
 }
 
 // groups sets the groups of those that there are.
@@ -83,9 +94,6 @@ const execWhat = "executing the program"
 
 // execute tries the program where it may be.
 func (in *inside) execute(p *specs.Process) {
-	if p.NoNewPrivileges {
-		in.Add("giving up new privileges", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-	}
 	paths := candidates(p.Args[0], p.Env)
 	argv, env := in.Strings(p.Args), in.Strings(p.Env)
 	for i, path := range paths {

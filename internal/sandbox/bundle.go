@@ -46,14 +46,15 @@ type bundle struct {
 	uppers []string // of mounted roots
 	owned  *owned   // nil: owners are what they are
 
-	scratch string            // a tmpfs with all that is mounted
-	mounted bool              // scratch is
-	roots   int               // of mounts
-	shared  map[string]string // mounted roots of mounts, by their layers
-	layered []string          // all of them
-	shown   map[string]string // where directories of the host are with the namespace's owners
-	sockets []net.Listener    // of mounts
-	ends    ends              // of the filesystems that are final
+	scratch string              // a tmpfs with all that is mounted
+	mounted bool                // scratch is
+	roots   int                 // of mounts
+	shared  map[string]string   // mounted roots of mounts, by their layers
+	layered []string            // all of them
+	shown   map[string]string   // where directories of the host are with the namespace's owners
+	sockets []net.Listener      // of mounts
+	nodes   []specs.LinuxDevice // of an insecure container; nil: not looked for yet
+	ends    ends                // of the filesystems that are final
 	// elsewhere are changes that come to their directories at the end.
 	elsewhere []elsewhere
 }
@@ -122,6 +123,9 @@ func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, opt bun
 		return b, err
 	}
 	b.spec = there
+	if err := setSysctls(there); err != nil {
+		return b, err
+	}
 	if err := files.write(b.spec, conn.resolv); err != nil {
 		return b, err
 	}
@@ -129,6 +133,7 @@ func newBundle(dir string, spec *Spec, mapping *idMap, conn *connection, opt bun
 		return b, err
 	}
 	if b.oci, err = ociSpec(b.rootfs, b.spec, user, mounts); err == nil {
+		b.oci.Linux.Devices = b.insecureDevices()
 		b.ids.describe(b.oci.Linux)
 		b.owned, err = newOwned(b)
 	}
@@ -142,20 +147,27 @@ func (b *bundle) mountScratch() error {
 	if err := os.Mkdir(b.scratch, 0o711); err != nil {
 		return fmt.Errorf("making a scratch directory: %w", err)
 	}
-	const plain = "mode=711"
+	if err := mountMemory(b.scratch, "mode=711"); err != nil {
+		return err
+	}
+	b.mounted = true
+	return nil
+}
+
+// mountMemory mounts a filesystem in memory, of which nothing comes to a disk where the kernel can see to that.
+func mountMemory(path, plain string) error {
 	options := plain
 	if !nested() && !noswapRefused.Load() {
 		options += ",noswap"
 	}
-	err := unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID, options)
+	err := unix.Mount("tmpfs", path, "tmpfs", unix.MS_NOSUID, options)
 	if errors.Is(err, unix.EINVAL) && options != plain {
 		noswapRefused.Store(true)
-		err = unix.Mount("tmpfs", b.scratch, "tmpfs", unix.MS_NOSUID, plain)
+		err = unix.Mount("tmpfs", path, "tmpfs", unix.MS_NOSUID, plain)
 	}
 	if err != nil {
-		return &os.PathError{Op: "mount tmpfs", Path: b.scratch, Err: err}
+		return &os.PathError{Op: "mount tmpfs", Path: path, Err: err}
 	}
-	b.mounted = true
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -22,8 +23,25 @@ type generated struct{ resolv, hosts, hostname string }
 
 // makeFiles makes the generated files in dir, empty so far, to be mounted.
 func makeFiles(dir string, spec *Spec) (g generated, err error) {
+	if spec.Container && spec.Root.Upper != "" {
+		if dir, err = ownMemory(dir); err != nil {
+			return g, err
+		}
+	}
 	g = generated{filepath.Join(dir, "resolv.conf"), filepath.Join(dir, "hosts"), filepath.Join(dir, "hostname")}
 	return g, g.fill(spec, "", "", "")
+}
+
+// ownMemorySize is how much a container may write to its generated files, in bytes: names that are to be blocked are some MiB in /etc/hosts.
+const ownMemorySize = 16 << 20
+
+// ownMemory mounts a filesystem below dir for files that a container may write to: what dir is on would take all memory.
+func ownMemory(dir string) (string, error) {
+	path := filepath.Join(dir, "files")
+	if err := os.Mkdir(path, 0o711); err != nil {
+		return "", fmt.Errorf("making a directory of files: %w", err)
+	}
+	return path, mountMemory(path, "mode=711,"+formatSize(ownMemorySize))
 }
 
 // write fills the files.
@@ -59,9 +77,9 @@ func hostname(spec *Spec) string {
 	return defaultHostname
 }
 
-// hostsOf is the content of /etc/hosts: that of the host for a container that asked for its network, and for no hosts more.
+// hostsOf is the content of /etc/hosts: that of the host for a container that asked for its network, has its name, and asked for no hosts more.
 func hostsOf(spec *Spec) (string, error) {
-	if spec.Container && spec.Network == NetworkHost && !spec.sharesNetwork && len(spec.ExtraHosts) == 0 {
+	if spec.Container && spec.Network == NetworkHost && !spec.sharesNetwork && len(spec.ExtraHosts) == 0 && spec.Hostname == hostName() {
 		own, err := readOptional(hostHosts)
 		if err != nil || own != "" {
 			return own, err
@@ -86,6 +104,12 @@ func hostsFile(spec *Spec) string {
 		fmt.Fprintf(&b, "%s\t%s\n", ip, e.Host)
 	}
 	return b.String()
+}
+
+// hostName is the host's name; "" where it cannot be found out.
+func hostName() string {
+	name, _ := os.Hostname()
+	return name
 }
 
 // hostHosts is the host's file of names; a variable for tests.

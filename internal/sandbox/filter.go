@@ -62,11 +62,17 @@ func compileFilter(profile *specs.LinuxSeccomp) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if def == libseccomp.ActAllow || def == libseccomp.ActLog { // what it does not name is not forbidden, however new
-		return program, nil
+	if def != libseccomp.ActAllow && def != libseccomp.ActLog { // with these, what it does not name is not forbidden, however new
+		program = append(newerCalls(profile, archs), program...)
 	}
-	return append(newerCalls(profile, archs), program...), nil
+	if len(program) > maxProgram {
+		return nil, fmt.Errorf("the seccomp profile is too large: its filter has more than %d instructions", unix.BPF_MAXINSNS)
+	}
+	return program, nil
 }
+
+// maxProgram is how long a filter may be, in bytes.
+const maxProgram = 8 * unix.BPF_MAXINSNS
 
 // addRule allows or refuses one system call. Names that libseccomp does not know are of other
 // kernels.
@@ -164,7 +170,7 @@ func export(filter *libseccomp.ScmpFilter) ([]byte, error) {
 	err = filter.ExportBPF(f)
 	var program []byte
 	if err == nil {
-		program, err = io.ReadAll(io.NewSectionReader(f, 0, 8*unix.BPF_MAXINSNS))
+		program, err = io.ReadAll(io.NewSectionReader(f, 0, maxProgram+1))
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("exporting the seccomp filter: %w", err)

@@ -13,8 +13,8 @@ import (
 )
 
 // insecureDevices are the devices that an insecure container has besides the standard ones: those that a step has are
-// BuildKit's (util/entitlements/security), and a container has all others of the host as well, as in Docker.
-func insecureDevices(spec *Spec) []specs.LinuxDevice {
+// BuildKit's (util/entitlements/security), and a container has all of the host as well, in the place of these, as in Docker.
+func insecureDevices(container bool) []specs.LinuxDevice {
 	devices := []specs.LinuxDevice{
 		{Path: "/dev/kmsg", Type: "c", Major: 1, Minor: 11},
 		{Path: "/dev/cuse", Type: "c", Major: 10, Minor: 203},
@@ -26,15 +26,25 @@ func insecureDevices(spec *Spec) []specs.LinuxDevice {
 	for i := range freeLoop() + 8 {
 		devices = append(devices, specs.LinuxDevice{Path: fmt.Sprintf("/dev/loop%d", i), Type: "b", Major: 7, Minor: int64(i)})
 	}
-	if !spec.Container {
+	if !container {
 		return devices
 	}
 	for _, d := range hostDevices(hostDev) {
-		if !slices.ContainsFunc(devices, func(o specs.LinuxDevice) bool { return o.Path == d.Path }) {
+		if i := slices.IndexFunc(devices, func(o specs.LinuxDevice) bool { return o.Path == d.Path }); i >= 0 {
+			devices[i] = d // who may open it there, and nobody else
+		} else {
 			devices = append(devices, d)
 		}
 	}
 	return devices
+}
+
+// insecureDevices are those of the bundle, which are looked for once; nil: it is not insecure.
+func (b *bundle) insecureDevices() []specs.LinuxDevice {
+	if b.nodes == nil && b.spec.Insecure {
+		b.nodes = insecureDevices(b.spec.Container)
+	}
+	return b.nodes
 }
 
 // hostDev is where the host's devices are; a variable for tests.

@@ -65,10 +65,7 @@ var kernelMemory = sync.OnceValue(func() bool {
 
 // insecureNodes makes the nodes that an insecure container has besides.
 func (b *bundle) insecureNodes(dev int) error {
-	if !b.spec.Insecure {
-		return nil
-	}
-	for _, d := range insecureDevices(b.spec) {
+	for _, d := range b.insecureDevices() {
 		if err := makeDevice(dev, d); err != nil {
 			return fmt.Errorf("making device node %s: %w", d.Path, err)
 		}
@@ -127,11 +124,9 @@ func (b *bundle) nodeMounts(mounts []specs.Mount) (nodes []specs.Mount, err erro
 	for _, d := range deviceNodes {
 		add(filepath.Join("/dev", d.name), filepath.Join(source, d.name))
 	}
-	if b.spec.Insecure { // in a user namespace: those of the host that there are
-		for _, d := range insecureDevices(b.spec) {
-			if _, err := os.Stat(d.Path); err == nil {
-				add(d.Path, d.Path)
-			}
+	for _, d := range b.insecureDevices() { // in a user namespace: those of the host that there are
+		if _, err := os.Stat(d.Path); err == nil {
+			add(d.Path, d.Path)
 		}
 	}
 	return nodes, nil

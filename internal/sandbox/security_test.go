@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,12 +77,25 @@ func testContainerFiles(l *lab) {
 		l.t.Errorf("got %q, want it to end with %q", got, want)
 	}
 	l.wantUpper("what is generated", spec)
-	if got := l.run(container("cat /etc/hosts")); got != strings.TrimSpace(own) {
-		l.t.Errorf("on the host's network: %q, want %q", got, own)
+	name, err := os.Hostname()
+	if err != nil {
+		l.t.Fatal(err)
 	}
 	spec = container("cat /etc/hosts")
+	spec.Hostname = name
+	if got := l.run(spec); got != strings.TrimSpace(own) {
+		l.t.Errorf("on the host's network: %q, want %q", got, own)
+	}
+	if got := l.run(container("cat /etc/hosts")); !strings.HasPrefix(got, "127.0.0.1\tlocalhost box\n") {
+		l.t.Errorf("on the host's network with a name of its own: %q", got)
+	}
+	if got := l.run(container("head -c 40000000 /dev/zero > /etc/hosts 2>/dev/null; test $(wc -c < /etc/hosts) -le 16777216 && echo full")); got != "full" {
+		l.t.Errorf("what it writes has no end: %q", got)
+	}
+	spec = container("cat /etc/hosts")
+	spec.Hostname = name
 	spec.ExtraHosts = []HostEntry{{"db", "10.0.0.7"}}
-	if got, want := l.run(spec), "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb"; got != want {
+	if got, want := l.run(spec), "127.0.0.1\tlocalhost "+name+"\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb"; got != want {
 		l.t.Errorf("with a host: %q, want %q", got, want)
 	}
 	spec = container("echo more 2>/dev/null >> /etc/hosts || echo ro; cat /proc/sys/kernel/domainname")
@@ -180,7 +194,7 @@ func testCapabilities(l *lab) {
 				l.t.Errorf("user %q: %s: got %s, want %s", user, name, got[name], c[i])
 			}
 		}
-		if got["Seccomp"] != "2" {
+		if got["Seccomp"] != "2" || got["NoNewPrivs"] != "0" {
 			l.t.Errorf("user %q: got Seccomp %s and NoNewPrivs %s, want 2 and 0", user, got["Seccomp"], got["NoNewPrivs"])
 		}
 	}
@@ -473,7 +487,7 @@ func testContainerDevices(l *lab) {
 		spec.Insecure, spec.Container = true, container
 		return l.try(spec)
 	}
-	want := "own character special file 1:5 660 6\nclosed/deep directory 0:0 755 0\nclosed/deep/disk block special file 1:5 660 6\nnull character special file 1:3 666 0\nloop0 block special file 7:0 666 0\n1"
+	want := "own character special file 1:5 660 6\nclosed/deep directory 0:0 755 0\nclosed/deep/disk block special file 1:5 660 6\nnull character special file 1:3 666 0\nloop0 block special file 1:5 600 0\n1"
 	if got, err := devices(true); err != nil || got != want {
 		l.t.Errorf("got %q, %v, want %q", got, err, want)
 	}
@@ -506,9 +520,16 @@ func testUnconfined(l *lab) {
 			l.t.Errorf("with a profile of its own, insecure %t: %q", insecure, out)
 		}
 		spec = l.spec("true")
-		if spec.Seccomp = "{"; l.runner.Run(l.t.Context(), spec, IO{}) == nil {
-			l.t.Error("what is no profile was taken")
+		spec.Seccomp = "{"
+		if err := l.runner.Run(l.t.Context(), spec, IO{}); err == nil || !strings.Contains(err.Error(), "reading the seccomp profile") {
+			l.t.Errorf("what is no profile: %v", err)
 		}
+	}
+	// Nothing but the program is held by a profile where that needs no capability to be set.
+	spec = l.spec("grep ^NoNewPrivs: /proc/self/status")
+	spec.User, spec.NoNewPrivileges, spec.Seccomp = "user", true, `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["capset", "setresuid", "prctl"], "action": "SCMP_ACT_ERRNO"}]}`
+	if got := l.run(spec); got != "NoNewPrivs:\t1" {
+		l.t.Errorf("a profile that forbids what is done before: %q", got)
 	}
 	for _, bad := range []string{"/etc", "/proc", "/proc/../etc", "/sys/", "proc/x"} {
 		spec = l.spec("true")
@@ -516,6 +537,108 @@ func testUnconfined(l *lab) {
 		if err := l.runner.Run(l.t.Context(), spec, IO{}); err == nil || !strings.Contains(err.Error(), "want one below /proc or /sys") {
 			l.t.Errorf("masking %s: %v", bad, err)
 		}
+	}
+}
+
+// testSysctls: settings of its network and its IPC namespace are the process's own.
+func testSysctls(l *lab) {
+	const path = "/proc/sys/net/ipv4/ip_default_ttl"
+	before, err := os.ReadFile(path)
+	if err != nil {
+		l.t.Skip("no network of this kernel's has settings")
+	}
+	spec := l.spec("cat " + path)
+	spec.Network, spec.Sysctls = NetworkNone, map[string]string{"net.ipv4.ip_default_ttl": "33"}
+	if got := l.run(spec); got != "33" {
+		l.t.Errorf("got %q", got)
+	}
+	if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
+		l.t.Errorf("the machine has %s, %v", after, err)
+	}
+	spec = l.spec("cat /proc/sys/kernel/shmmni")
+	if nested() {
+		return // before Linux 5.19 they belong to the machine's root
+	}
+	spec.Sysctls = map[string]string{"kernel.shmmni": "77"}
+	switch got, err := l.try(spec); {
+	case l.userns:
+		if err == nil || !strings.Contains(err.Error(), "cannot be set in a user namespace") {
+			l.t.Errorf("in a user namespace: %q, %v", got, err)
+		}
+	case err != nil || got != "77":
+		l.t.Errorf("got %q, %v", got, err)
+	}
+	spec = l.spec("true")
+	spec.Network, spec.Sysctls = NetworkNone, map[string]string{"net.nosuch": "1"}
+	if _, err := l.try(spec); err == nil || !strings.Contains(err.Error(), "setting the sysctl net.nosuch") {
+		l.t.Errorf("one that is not there: %v", err)
+	}
+}
+
+func TestCheckSysctls(t *testing.T) {
+	many := map[string]string{}
+	for i := range maxSysctls + 1 {
+		many[fmt.Sprint("net.a", i)] = "1"
+	}
+	for _, tc := range []struct {
+		all     map[string]string
+		network Network
+		userNS  bool
+		want    string
+	}{
+		{map[string]string{"net.core.somaxconn": "1", "kernel.shmmni": "1", "fs.mqueue.msg_max": "1"}, NetworkNone, false, ""},
+		{map[string]string{"net.core.somaxconn": "1"}, NetworkBridge, true, ""},
+		{map[string]string{"net.core.somaxconn": "1"}, NetworkHost, false, "host's network"},
+		{map[string]string{"kernel.shmmni": "1"}, NetworkNone, true, "user namespace"},
+		{map[string]string{"kernel.panic": "1"}, NetworkNone, false, "not in a namespace"},
+		{map[string]string{"net..core.somaxconn": "1"}, NetworkNone, false, "want a name"},
+		{map[string]string{"net.": "1"}, NetworkNone, false, "want a name"},
+		{map[string]string{"fs.mqueue.": "1"}, NetworkNone, false, "want a name"},
+		{map[string]string{"net/core/somaxconn": "1"}, NetworkNone, false, "want a name"},
+		{map[string]string{"net.core.somaxconn": strings.Repeat("1", 4096)}, NetworkNone, false, "more than 4095 bytes"},
+		{map[string]string{"net.core.somaxconn": "1\x00"}, NetworkNone, false, "NUL"},
+		{many, NetworkNone, false, "more than 100"},
+	} {
+		if err := CheckSysctls(tc.all, tc.network, tc.userNS); (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%d of them as %q: %v, want %q", len(tc.all), slices.Sorted(maps.Keys(tc.all))[0], err, tc.want)
+		}
+	}
+}
+
+func TestCheckSeccomp(t *testing.T) {
+	rules := func(rules string) string { return `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [` + rules + `]}` }
+	var large strings.Builder
+	for i := range 5000 { // alternatives
+		fmt.Fprintf(&large, `,{"value":%d,"op":"SCMP_CMP_EQ"}`, i*7919)
+	}
+	for profile, want := range map[string]string{
+		SeccompUnconfined: "", "{}": "", rules(`{"names": ["chmod"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4094}`): "",
+		"null,":                        "reading the seccomp profile",
+		rules("null"):                  "a rule is null",
+		`{"syscalls": [{}]}`:           `unknown action ""`,
+		`{"defaultAction": "NOTHING"}`: `unknown action "NOTHING"`,
+		`{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 0}`:                                            "the error 0",
+		rules(`{"names": ["chmod"], "action": "SCMP_ACT_NOTIFY"}`):                                             "unknown action",
+		rules(`{"names": ["chmod"], "action": "NOTHING", "includes": {"caps": ["CAP_SYS_ADMIN"]}}`):            "unknown action",
+		rules(`{"names": ["chmod"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4095}`):                            "the error 4095",
+		rules(`{"names": ["chmod"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 6, "op": "SCMP_CMP_EQ"}]}`): "argument 6",
+		rules(`{"names": ["chmod"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "op": "LIKE"}]}`):        `operator "LIKE"`,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"]}`:                            "the flag SECCOMP_FILTER_FLAG_LOG",
+		`{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/x"}`:                                        "listenerPath",
+		rules(strings.Repeat(" ", maxSeccomp)):                                                                 "too large",
+	} {
+		if err := CheckSeccomp(profile); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%.100s: %v, want %q", profile, err, want)
+		}
+	}
+	if !seccompCompiled {
+		return
+	}
+	if err := CheckSeccomp(rules(`{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[` + large.String()[1:] + `]}`)); err == nil || !strings.Contains(err.Error(), "too large: its filter") {
+		t.Errorf("one with too many rules: %v", err)
+	}
+	if err := CheckSeccomp(`{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_NONE"]}`); err == nil || !strings.Contains(err.Error(), "architecture SCMP_ARCH_NONE") {
+		t.Errorf("an unknown architecture: %v", err)
 	}
 }
 

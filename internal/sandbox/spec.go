@@ -1,8 +1,6 @@
 package sandbox
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -10,7 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/moby/profiles/seccomp"
 	"github.com/moby/sys/capability"
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -65,9 +62,6 @@ func maskedAlso(pattern string) []string {
 // ociSpec is the whole description of a container for an OCI runtime. The mounts are complete
 // and their sources exist.
 func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) (*specs.Spec, error) {
-	if err := checkSysctls(spec); err != nil {
-		return nil, err
-	}
 	process, err := ociProcess(spec, u)
 	if err != nil {
 		return nil, err
@@ -83,14 +77,13 @@ func ociSpec(rootfs string, spec *Spec, u *user.ExecUser, mounts []specs.Mount) 
 			Namespaces:  namespaces(),
 			CgroupsPath: cgroupsPath(spec),
 			Resources:   spec.Resources.oci(spec.Insecure, spec.MaxProcesses),
-			Sysctl:      spec.Sysctls,
+			Sysctl:      spec.otherSysctls(),
 		},
 	}
 	if s.Linux.Seccomp, err = seccompOf(spec, process.Capabilities.Bounding); err != nil {
 		return nil, err
 	}
 	if spec.Insecure {
-		s.Linux.Devices = insecureDevices(spec)
 		return s, nil
 	}
 	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = maskedPaths(), readonlyPaths
@@ -132,49 +125,6 @@ func ociProcess(spec *Spec, u *user.ExecUser) (*specs.Process, error) {
 	}
 	p.ApparmorProfile, err = appArmor(spec)
 	return p, err
-}
-
-// SeccompUnconfined is no seccomp profile.
-const SeccompUnconfined = "unconfined"
-
-// ownSeccomp reports whether a process has a seccomp profile of its own.
-func (s *Spec) ownSeccomp() bool { return s.Seccomp != "" && s.Seccomp != SeccompUnconfined }
-
-// CheckSeccomp refuses what is no seccomp profile.
-func CheckSeccomp(profile string) error {
-	s := &Spec{Seccomp: profile}
-	_, err := seccompOf(s, nil)
-	return err
-}
-
-// seccompOf is the seccomp profile of a process with some capabilities; nil is none.
-func seccompOf(spec *Spec, caps []string) (*specs.LinuxSeccomp, error) {
-	switch {
-	case spec.ownSeccomp():
-		return loadSeccomp(spec.Seccomp, caps)
-	case spec.Seccomp == SeccompUnconfined, spec.Insecure:
-		return nil, nil
-	case spec.tweaked():
-		return seccompFor(caps)
-	}
-	return seccompProfile()
-}
-
-// loadSeccomp is a seccomp profile of a user's, for a process with some capabilities.
-func loadSeccomp(text string, caps []string) (*specs.LinuxSeccomp, error) {
-	var read seccomp.Seccomp
-	err := json.Unmarshal([]byte(text), &read)
-	if err == nil && slices.Contains(read.Syscalls, nil) { // the library takes each for one
-		err = errors.New("a rule is null")
-	}
-	var profile *specs.LinuxSeccomp
-	if err == nil {
-		profile, err = seccomp.LoadProfile(text, withCaps(caps))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the seccomp profile: %w", err)
-	}
-	return profile, nil
 }
 
 // seccompProfile is Docker's, for the default capabilities.

@@ -46,7 +46,7 @@ func TestUserNS(t *testing.T) {
 		"Cwd": testCwd, "Upper": testUpper, "HiddenStubs": testHiddenStubs, "SwappedMountPoint": testSwappedMountPoint, "NoTrace": testNoTrace, "Scratch": testScratch,
 		"ReadOnlyRoot": testReadOnlyRoot, "Bind": testBind, "RootMounts": testRootMounts, "Tmpfs": testTmpfs,
 		"NestedMounts": testNestedMounts, "ManyLayers": testManyLayers,
-		"Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "Capabilities": testCapabilities, "Forbidden": testForbidden,
+		"Network": testNetwork, "Bridge": testBridge, "SharedNetwork": testSharedNetwork, "Files": testFiles, "ContainerFiles": testContainerFiles, "Sysctls": testSysctls, "Capabilities": testCapabilities, "Forbidden": testForbidden,
 		"File": testFile, "Socket": testSocket, "Final": testFinal,
 		"MaskedPaths": testMaskedPaths, "Cgroup": testCgroup, "CgroupView": testCgroupView, "Limits": testLimits, "MaxProcesses": testMaxProcesses, "MemoryLimit": testMemoryLimit,
 	} {

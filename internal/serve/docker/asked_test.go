@@ -132,7 +132,10 @@ func TestBadSeccomp(t *testing.T) {
 	l.server.opt.Entitlements = []string{insecure}
 	for profile, want := range map[string]string{
 		"{": "reading the seccomp profile",
-		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[null]}`: "a rule is null",
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[null]}`:                   "a rule is null",
+		`{"defaultAction":"SCMP_ACT_NOTIFY"}`:                                    "unknown action",
+		`{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG"]}`: "the flag SECCOMP_FILTER_FLAG_LOG",
+		`{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_NONE"]}`:  "compiling the seccomp profile",
 	} {
 		if err := create(profile); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", profile, err, want)
@@ -175,15 +178,41 @@ func TestSysctls(t *testing.T) {
 	if after, err := os.ReadFile("/proc/sys/kernel/shmmni"); err != nil || string(after) != string(before) {
 		t.Errorf("the machine has %s, %v", after, err)
 	}
-	for name, network := range map[string]containertypes.NetworkMode{"kernel.panic": "none", "vm.swappiness": "none", "net/ipv4/ip_forward": "none", "net.ipv4.ip_forward": "host", "kernel.shmmni/../panic": "none"} {
+	for name, network := range map[string]containertypes.NetworkMode{"kernel.panic": "none", "vm.swappiness": "none", "net/ipv4/ip_forward": "none", "net.ipv4.ip_forward": "host", "kernel.shmmni/../panic": "none", "net..ipv4.ip_forward": "none"} {
 		o := client.ContainerCreateOptions{Config: &containertypes.Config{Image: "busybox"}, HostConfig: &containertypes.HostConfig{NetworkMode: network, Sysctls: map[string]string{name: "1"}}}
 		if _, err := l.ContainerCreate(t.Context(), o); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "sysctl") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	o := client.ContainerCreateOptions{Config: &containertypes.Config{Image: "busybox"}, HostConfig: &containertypes.HostConfig{UsernsMode: "auto", Sysctls: map[string]string{"kernel.shmmni": "77"}}}
+	if _, err := l.ContainerCreate(t.Context(), o); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "cannot be set in a user namespace") {
+		t.Errorf("in a user namespace: %v", err)
+	}
 	id = l.create("true", func(o *client.ContainerCreateOptions) { o.HostConfig.Sysctls = map[string]string{"net.nosuch": "1"} })
 	if _, err := l.ContainerStart(t.Context(), id, client.ContainerStartOptions{}); err == nil || !strings.Contains(err.Error(), "setting the sysctl net.nosuch") {
 		t.Errorf("one that is not there: %v", err)
+	}
+}
+
+// TestWrittenHosts: what a container writes to the files that are made for it is none of its changes, and in no image of it.
+func TestWrittenHosts(t *testing.T) {
+	l := newContainers(t)
+	id := l.create("echo 10.1.2.3 own >> /etc/hosts && grep own /etc/hosts; head -c 40000000 /dev/zero >> /etc/hosts 2>/dev/null; test $(wc -c < /etc/hosts) -le 16777216 && echo bounded", nil)
+	if got := l.printed(id); got != "10.1.2.3 own\nbounded\n" {
+		t.Errorf("it printed %q", got)
+	}
+	diff, err := l.ContainerDiff(t.Context(), id, client.ContainerDiffOptions{})
+	must(t, err)
+	if len(diff.Changes) > 0 {
+		t.Errorf("its changes are %+v", diff.Changes)
+	}
+	_, err = l.ContainerCommit(t.Context(), id, client.ContainerCommitOptions{Reference: "made:v1"})
+	must(t, err)
+	_, err = l.ContainerRemove(t.Context(), id, client.ContainerRemoveOptions{})
+	must(t, err)
+	made := l.create("grep -c own /etc/hosts || true", func(o *client.ContainerCreateOptions) { o.Config.Image = "made:v1" })
+	if got := l.printed(made); got != "0\n" {
+		t.Errorf("a container of its image printed %q", got)
 	}
 }
 
@@ -306,8 +335,24 @@ func TestPulledByDigest(t *testing.T) {
 		}
 		saved, err := l.ImageSave(t.Context(), []string{pinned})
 		must(t, err)
-		_, err = io.Copy(io.Discard, saved)
-		must(t, err)
+		var files []string
+		archive := tar.NewReader(saved)
+		for h, err := archive.Next(); err != io.EOF; h, err = archive.Next() {
+			must(t, err)
+			files = append(files, h.Name)
+			if h.Name == "manifest.json" {
+				var manifest []struct{ RepoTags []string }
+				must(t, json.NewDecoder(archive).Decode(&manifest))
+				if len(manifest) != 1 || len(manifest[0].RepoTags) > 0 {
+					t.Errorf("the archive has the names %+v", manifest)
+				}
+			}
+		}
+		for _, want := range []string{"manifest.json", "index.json", "blobs/sha256/" + strings.TrimPrefix(digest, "sha256:")} {
+			if !slices.Contains(files, want) {
+				t.Errorf("the archive has no %s: %q", want, files)
+			}
+		}
 		gone, err := l.ImageRemove(t.Context(), pinned, client.ImageRemoveOptions{})
 		must(t, err)
 		if len(gone.Items) != 2 || gone.Items[0].Untagged != pinned {

@@ -235,7 +235,7 @@ func (c *creating) options(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	for _, step := range []func() error{c.network, c.security, c.limits, c.bounds, c.hosts, c.refused, func() error { return c.mounts(ctx) }} {
+	for _, step := range []func() error{c.network, c.security, c.limits, c.bounds, c.sysctls, c.hosts, c.refused, func() error { return c.mounts(ctx) }} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -348,12 +348,6 @@ func (c *creating) security() (err error) {
 			return fmt.Errorf("invalid --security-opt: %q is not served: privileged drops all restrictions", opt)
 		}
 	}
-	for name := range c.host.Sysctls {
-		if err := sandbox.CheckSysctl(name, c.opts.Network); err != nil {
-			return err
-		}
-	}
-	c.opts.Sysctls = c.host.Sysctls
 	if !c.host.Privileged {
 		masked, readonly := sandbox.ProtectedPaths()
 		if c.opts.MaskedPaths, err = protected(c.host.MaskedPaths, masked); err == nil {
@@ -440,6 +434,12 @@ func (c *creating) bounds() error {
 		}
 	}
 	return nil
+}
+
+// sysctls are settings of the kernel that are the container's own, by what it shares with others.
+func (c *creating) sysctls() error {
+	c.opts.Sysctls = c.host.Sysctls
+	return sandbox.CheckSysctls(c.opts.Sysctls, c.opts.Network, c.opts.UserNS)
 }
 
 // hosts are lines of /etc/hosts: HOST:IP.

@@ -55,6 +55,13 @@ func (s *Server) mayUse(m *container.Manager, c *container.Config) error {
 			return err
 		}
 	}
+	for name := range c.Sysctls {
+		if sandbox.LoadsModules(name) {
+			if err := s.entitled(insecure, "a container with the sysctl "+name); err != nil {
+				return err
+			}
+		}
+	}
 	for _, name := range c.CapAdd {
 		if !sandbox.DefaultCapability(name) {
 			if err := s.entitled(insecure, "a container with "+name); err != nil {

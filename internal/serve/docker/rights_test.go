@@ -31,7 +31,11 @@ func TestEntitlements(t *testing.T) {
 		"another seccomp": func(o *client.ContainerCreateOptions) {
 			o.HostConfig.SecurityOpt = []string{`seccomp={"defaultAction":"SCMP_ACT_ALLOW"}`}
 		},
-		"masked or read-only":  func(o *client.ContainerCreateOptions) { o.HostConfig.MaskedPaths = []string{} },
+		"masked or read-only": func(o *client.ContainerCreateOptions) { o.HostConfig.MaskedPaths = []string{} },
+		"read-only paths":     func(o *client.ContainerCreateOptions) { o.HostConfig.ReadonlyPaths = []string{} },
+		"tcp_congestion_control": func(o *client.ContainerCreateOptions) {
+			o.HostConfig.Sysctls = map[string]string{"net.ipv4.tcp_congestion_control": "cubic"}
+		},
 		"profile unconfined":   func(o *client.ContainerCreateOptions) { o.HostConfig.SecurityOpt = []string{"apparmor=unconfined"} },
 		dir + " of":            func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{"before:/v", dir + ":/d"} },
 		"/ of":                 func(o *client.ContainerCreateOptions) { o.HostConfig.Binds = []string{"/:/d:ro"} },
