@@ -36,7 +36,7 @@ var absentRun = []struct{ name, short, advice string }{
 	{"device-cgroup-rule", "", unsupported}, {"device-read-bps", "", unsupported}, {"device-read-iops", "", unsupported},
 	{"device-write-bps", "", unsupported}, {"device-write-iops", "", unsupported},
 	{"blkio-weight", "", unsupported}, {"blkio-weight-device", "", unsupported},
-	{"domainname", "", unsupported}, {"sysctl", "", unsupported}, {"storage-opt", "", unsupported}, {"annotation", "", unsupported},
+	{"storage-opt", "", unsupported}, {"annotation", "", unsupported},
 	{"oom-kill-disable", "", unsupported}, {"oom-score-adj", "", unsupported},
 	{"memory-reservation", "", unsupported}, {"memory-swappiness", "", unsupported}, {"kernel-memory", "", "the kernel has no such limit any more"},
 	{"cpu-rt-period", "", unsupported}, {"cpu-rt-runtime", "", unsupported},
@@ -70,13 +70,6 @@ func (o *containerFlags) check(cmd *cobra.Command, stderr io.Writer) error {
 			return fmt.Errorf("--restart %s: %s would restart a container", v, noDaemon)
 		}
 		return fmt.Errorf("--%s %s: %s", name, v, unsupported)
-	}
-	for _, v := range o.securityOpts {
-		switch name, _, _ := strings.Cut(strings.Replace(v, ":", "=", 1), "="); {
-		case name == "apparmor", v == "label=disable", v == "label:disable": // so it is
-		default:
-			return fmt.Errorf("--security-opt %s: %s: --privileged drops all restrictions", v, unsupported)
-		}
 	}
 	switch o.pull {
 	case "always", "missing", "never", "":

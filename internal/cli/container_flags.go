@@ -21,15 +21,15 @@ import (
 
 // containerFlags are the flags that create and run share, as they were given.
 type containerFlags struct {
-	name, cwd, user, entrypoint, network, hostname, shmSize, pull, platform string
-	cidFile, stopSignal, cgroupParent, restart, userns                      string
-	env, envFiles, volumes, mounts, addHosts, ulimits, tmpfs                []string
-	labels, labelFiles, capAdd, capDrop, securityOpts, groups               []string
-	interactive, terminal, privileged, readOnly, init, quiet                bool
-	remove, detach                                                          bool
-	logDriver                                                               string
-	logOpts                                                                 []string
-	stopTimeout                                                             int
+	name, cwd, user, entrypoint, network, hostname, domainname, shmSize, pull, platform string
+	cidFile, stopSignal, cgroupParent, restart, userns                                  string
+	env, envFiles, volumes, mounts, addHosts, ulimits, tmpfs                            []string
+	labels, labelFiles, capAdd, capDrop, securityOpts, groups, sysctls                  []string
+	interactive, terminal, privileged, readOnly, init, quiet                            bool
+	remove, detach                                                                      bool
+	logDriver                                                                           string
+	logOpts                                                                             []string
+	stopTimeout                                                                         int
 	resourceFlags
 }
 
@@ -47,6 +47,7 @@ func (o *containerFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.network, "network", "bridge", `Connect a container to a network ("bridge", "host", "none")`)
 	f.StringVar(&o.network, "net", "bridge", "")
 	f.StringVarP(&o.hostname, "hostname", "h", "", "Container host name")
+	f.StringVar(&o.domainname, "domainname", "", "Container NIS domain name")
 	f.StringArrayVar(&o.addHosts, "add-host", nil, "Add a custom host-to-IP mapping (host:ip)")
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "Set meta data on a container")
 	f.StringArrayVar(&o.labelFiles, "label-file", nil, "Read in a line delimited file of labels")
@@ -83,8 +84,8 @@ func (o *containerFlags) securityFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.ulimits, "ulimit", nil, "Ulimit options")
 	f.StringVar(&o.cgroupParent, "cgroup-parent", "", "Optional parent cgroup for the container")
 	f.StringVar(&o.userns, "userns", "host", usernsUsage)
-	f.StringArrayVar(&o.securityOpts, "security-opt", nil, "Security Options")
-	f.Lookup("security-opt").Hidden = true
+	f.StringArrayVar(&o.securityOpts, "security-opt", nil, "Security Options: apparmor=PROFILE, seccomp=FILE|unconfined|builtin, systempaths=unconfined, no-new-privileges")
+	f.StringArrayVar(&o.sysctls, "sysctl", nil, "Sysctl options of the container's own network and IPC namespace: NAME=VALUE")
 }
 
 // otherFlags are those that say what is so anyway, and those that cannot be there.
@@ -115,7 +116,7 @@ func (o *containerFlags) otherFlags(f *pflag.FlagSet) {
 // options turns the flags into what a container is created with. args follow the image's name.
 func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts container.Options, err error) {
 	opts = container.Options{
-		Args: args, Cwd: o.cwd, User: o.user, Hostname: o.hostname, Terminal: o.terminal, OpenStdin: o.interactive,
+		Args: args, Cwd: o.cwd, User: o.user, Hostname: o.hostname, Domainname: o.domainname, Terminal: o.terminal, OpenStdin: o.interactive,
 		Privileged: o.privileged, Groups: o.groups, ReadOnly: o.readOnly, CgroupParent: o.cgroupParent, StopSignal: o.stopSignal, AutoRemove: o.remove,
 	}
 	if cmd.Flags().Changed("entrypoint") {
@@ -143,12 +144,25 @@ func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts contai
 	if opts.Mounts, err = o.allMounts(); err != nil {
 		return opts, err
 	}
-	opts.AppArmor = appArmorOf(o.securityOpts)
+	if err := o.secure(&opts); err != nil {
+		return opts, err
+	}
 	if opts.UserNS, err = userNS(o.userns); err != nil {
 		return opts, err
 	}
 	if opts.UserNS && o.privileged {
 		return opts, errors.New("privileged mode is incompatible with user namespaces: --userns=host is the only one that may have it")
+	}
+	opts.Sysctls = map[string]string{}
+	for _, v := range o.sysctls {
+		name, value, ok := strings.Cut(v, "=")
+		if !ok {
+			return opts, fmt.Errorf("--sysctl %s: want NAME=VALUE", v)
+		}
+		opts.Sysctls[name] = value
+	}
+	if err := sandbox.CheckSysctls(opts.Sysctls, opts.Network, opts.UserNS); err != nil {
+		return opts, err
 	}
 	if opts.CapAdd, err = capabilities("CapAdd", o.capAdd); err != nil {
 		return opts, err
@@ -164,6 +178,27 @@ func (o *containerFlags) options(cmd *cobra.Command, args []string) (opts contai
 		return opts, err
 	}
 	return opts, o.limits(&opts)
+}
+
+// secure reads --security-opt, as docker does: of a seccomp profile it is given the file.
+func (o *containerFlags) secure(opts *container.Options) error {
+	for _, v := range o.securityOpts {
+		switch name, value := container.SecurityOption(v); {
+		case name == "systempaths" && value == "unconfined":
+			opts.MaskedPaths, opts.ReadonlyPaths = &[]string{}, &[]string{}
+			continue
+		case name == "seccomp" && value != sandbox.SeccompUnconfined && value != "builtin":
+			profile, err := os.ReadFile(value)
+			if err != nil {
+				return fmt.Errorf("opening seccomp profile (%s) failed: %w", value, err)
+			}
+			v = "seccomp=" + string(profile)
+		}
+		if err := opts.Secure(v); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // capabilities checks the names of --cap-add and --cap-drop, with the error of Docker's daemon.

@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -323,29 +321,13 @@ func (c *creating) security() (err error) {
 		}
 	}
 	for _, opt := range c.host.SecurityOpt {
-		name, value, ok := strings.Cut(opt, "=")
-		if !ok { // of old
-			name, value, _ = strings.Cut(opt, ":")
-		}
-		switch {
-		case name == "apparmor":
-			c.opts.AppArmor = value
-		case name == "seccomp" && value == "builtin":
-		case name == "seccomp":
+		if name, value := container.SecurityOption(opt); name == "seccomp" && value != "builtin" {
 			if err := c.s.entitled(insecure, anotherSeccomp); err != nil { // before it is looked at
 				return err
 			}
-			if err := sandbox.CheckSeccomp(value); err != nil {
-				return err
-			}
-			c.opts.Seccomp = value
-		case name == "no-new-privileges":
-			if c.opts.NoNewPrivileges, err = strconv.ParseBool(cmp.Or(value, "true")); err != nil {
-				return fmt.Errorf("invalid --security-opt: %q", opt)
-			}
-		case name == "label" && value == "disable", name == "writable-cgroups" && value == "false":
-		default:
-			return fmt.Errorf("invalid --security-opt: %q is not served: privileged drops all restrictions", opt)
+		}
+		if err := c.opts.Secure(opt); err != nil {
+			return err
 		}
 	}
 	if !c.host.Privileged {
