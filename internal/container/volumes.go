@@ -237,8 +237,8 @@ func (m *Manager) takeVolume(ctx context.Context, name string, want func(Volume)
 	if err != nil {
 		return v, err
 	}
-	v, err = m.take(ctx, name, want)
-	return v, errors.Join(err, release())
+	defer func() { err = errors.Join(err, release()) }()
+	return m.take(ctx, name, want)
 }
 
 // take takes a volume out of everybody's sight, if it is wanted and no container has it. The caller deletes it.

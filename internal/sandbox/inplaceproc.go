@@ -184,5 +184,8 @@ func (in *inside) becomeSame(p *specs.Process, filter []byte) {
 	}
 	in.supervised()
 	in.Add(cwdWhat+p.Cwd, unix.SYS_CHDIR, p.Cwd)
+	if p.NoNewPrivileges {
+		in.Add("giving up new privileges", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	}
 	in.execute(p)
 }

@@ -16,8 +16,11 @@ const SeccompUnconfined = "unconfined"
 // ownSeccomp reports whether a process has a seccomp profile of its own.
 func (s *Spec) ownSeccomp() bool { return s.Seccomp != "" && s.Seccomp != SeccompUnconfined }
 
-// maxSeccomp bounds a seccomp profile of a user's, in bytes: to compile many rules takes long.
-const maxSeccomp = 256 << 10
+// A seccomp profile of a user's is bounded, in bytes and in conditions on a call each: to compile many takes long.
+const (
+	maxSeccomp    = 256 << 10
+	maxConditions = 4096
+)
 
 // CheckSeccomp refuses what is no seccomp profile, or none that a process can have.
 func CheckSeccomp(profile string) error {
@@ -83,9 +86,13 @@ func checkRules(text string, p *seccomp.Seccomp) error {
 	if err := checkAction(p.DefaultAction, p.DefaultErrnoRet); err != nil {
 		return err
 	}
+	conditions := 0
 	for _, rule := range p.Syscalls {
 		if rule == nil { // the library takes it for one
 			return errors.New("a rule is null")
+		}
+		if conditions += max(1, len(rule.Names)) * max(1, len(rule.Args)); conditions > maxConditions {
+			return fmt.Errorf("it is too large: it has more than %d conditions on calls", maxConditions)
 		}
 		if err := checkAction(rule.Action, rule.ErrnoRet); err != nil {
 			return err
@@ -110,13 +117,13 @@ var (
 	seccompOperators = []specs.LinuxSeccompOperator{specs.OpEqualTo, specs.OpNotEqual, specs.OpGreaterThan, specs.OpGreaterEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpMaskedEqual}
 )
 
-// checkAction refuses unknown actions, and errors that are none: with 0 a call that is refused seems to be done.
+// checkAction refuses unknown actions, and errors that the kernel does not know. With 0 a call that is refused seems to be done.
 func checkAction(action specs.LinuxSeccompAction, errno *uint) error {
 	switch {
 	case !slices.Contains(seccompActions, action):
 		return fmt.Errorf("unknown action %q: want one of %q", action, seccompActions)
-	case errno != nil && (*errno == 0 || *errno > maxErrno):
-		return fmt.Errorf("the error %d of an action: want 1 to %d", *errno, maxErrno)
+	case action == specs.ActErrno && errno != nil && *errno > maxErrno:
+		return fmt.Errorf("the error %d of an action: want at most %d", *errno, maxErrno)
 	}
 	return nil
 }

@@ -51,9 +51,14 @@ func sysctlName(name string) bool {
 // isNet reports whether a setting is of a network.
 func isNet(name string) bool { return strings.HasPrefix(name, "net.") }
 
-// LoadsModules reports whether the host's kernel loads modules, or has its logs written to, by a setting that a network has of its own.
-func LoadsModules(sysctl string) bool {
-	return sysctl == "net.ipv4.tcp_congestion_control" || sysctl == "net.core.default_qdisc" || strings.HasPrefix(sysctl, "net.netfilter.nf_log")
+// ReachesHost reports whether a setting that a network has of its own does something to the host: its kernel loads modules by it, has its logs written to, or
+// has it for all networks (those of net.netfilter, some before Linux 5.12).
+func ReachesHost(sysctl string) bool {
+	switch sysctl {
+	case "net.ipv4.tcp_congestion_control", "net.ipv4.tcp_allowed_congestion_control", "net.core.default_qdisc":
+		return true
+	}
+	return strings.HasPrefix(sysctl, "net.netfilter.")
 }
 
 // setSysctls sets those of the network that the calling thread is in. The container itself may not be able to: its /proc may be read-only, and

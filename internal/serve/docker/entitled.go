@@ -56,7 +56,7 @@ func (s *Server) mayUse(m *container.Manager, c *container.Config) error {
 		}
 	}
 	for name := range c.Sysctls {
-		if sandbox.LoadsModules(name) {
+		if sandbox.ReachesHost(name) {
 			if err := s.entitled(insecure, "a container with the sysctl "+name); err != nil {
 				return err
 			}

@@ -33,6 +33,9 @@ func TestEntitlements(t *testing.T) {
 		},
 		"masked or read-only": func(o *client.ContainerCreateOptions) { o.HostConfig.MaskedPaths = []string{} },
 		"read-only paths":     func(o *client.ContainerCreateOptions) { o.HostConfig.ReadonlyPaths = []string{} },
+		"nf_conntrack_max": func(o *client.ContainerCreateOptions) {
+			o.HostConfig.Sysctls = map[string]string{"net.netfilter.nf_conntrack_max": "1"}
+		},
 		"tcp_congestion_control": func(o *client.ContainerCreateOptions) {
 			o.HostConfig.Sysctls = map[string]string{"net.ipv4.tcp_congestion_control": "cubic"}
 		},

@@ -133,12 +133,13 @@ func (s *Server) removeVolume(ctx context.Context, r *request) error {
 		return err
 	}
 	m := s.manager(b)
-	_, gone := m.Volume(r.name)
-	if err := m.RemoveVolume(ctx, r.name, r.flag("force")); err != nil {
-		return volumeError(err)
-	}
-	if gone == nil {
+	_, before := m.Volume(r.name)
+	failed := m.RemoveVolume(ctx, r.name, r.flag("force"))
+	if _, err := m.Volume(r.name); before == nil && errors.Is(err, store.ErrNotFound) { // also one of which some files could not be deleted
 		s.events.volume(events.ActionDestroy, r.name)
+	}
+	if failed != nil {
+		return volumeError(failed)
 	}
 	return r.done()
 }
