@@ -20,6 +20,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -382,6 +383,12 @@ func TestRegistries(t *testing.T) {
 		}
 		if !slices.ContainsFunc(strings.Split(c.want, "|"), func(w string) bool { return strings.Contains(doc, w) }) {
 			t.Errorf("pulling: %s, want %s", doc, c.want)
+		}
+	}
+	for password, want := range map[string]bool{"hunter2": true, "no": false} {
+		said, err := l.RegistryLogin(t.Context(), client.RegistryLoginOptions{Username: "me", Password: password, ServerAddress: host})
+		if want != (err == nil && said.Auth.Status == "Login Succeeded") || !want && !errdefs.IsUnauthorized(err) {
+			t.Errorf("logging in with %s: %+v, %v", password, said, err)
 		}
 	}
 	c := newCredentials(map[string]registry.AuthConfig{"https://index.docker.io/v1/": {Username: "hub", Password: "p"}, "a.example.com:5000": {IdentityToken: "t"}})
