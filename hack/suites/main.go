@@ -92,6 +92,10 @@ func (o *options) main(ctx context.Context, out io.Writer) (ok bool, err error) 
 	}
 	p := place{dir: dir, kept: o.kept, engine: o.dockerd != ""}
 	defer p.leave(os.Stderr)
+	// What the daemon leaves behind, containers among it, has this process for a parent then, which ends it.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return false, fmt.Errorf("becoming the parent of orphans: %w", err)
+	}
 	var results results
 	if o.suite == mobySuite {
 		results, err = o.moby(ctx, &p, out)
@@ -117,10 +121,6 @@ func (o *options) whole() bool { return o.part == "" && o.run == "" && o.skip ==
 
 // prepare makes all that the tests need.
 func (p *place) prepare(ctx context.Context, o *options) error {
-	// What the daemon leaves behind has this process for a parent then, which ends it.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("becoming the parent of orphans: %w", err)
-	}
 	if err := os.Mkdir(filepath.Join(p.dir, "t"), 0o755); err != nil {
 		return err
 	}
