@@ -164,14 +164,13 @@ func (m *Manager) Remove(ctx context.Context, nameOrID string, force, volumes bo
 // What it had of volumes goes whoever waits for it.
 func (m *Manager) removeStopped(ctx context.Context, c store.Container, volumes bool) error {
 	now, err := m.removeRecord(ctx, c)
-	if err == nil && (volumes || goesAtEnd(now)) {
-		err = m.RemoveAnonymous(context.WithoutCancel(ctx), now)
-		m.tell(now, "destroy", nil)
+	if err != nil {
 		return err
 	}
-	if err == nil {
-		m.tell(now, "destroy", nil)
+	if volumes || goesAtEnd(now) {
+		err = m.RemoveAnonymous(context.WithoutCancel(ctx), now)
 	}
+	m.tell(now, "destroy", nil)
 	return err
 }
 

@@ -174,10 +174,16 @@ func (l *linked) execIn(ctx context.Context, r *running, p *Process, streams IO)
 	return b.exitError(ws)
 }
 
+// in is a container's spec with the process in the place of its first one.
+func (p *Process) in(container *Spec) Spec {
+	spec := *container
+	spec.Args, spec.Env, spec.Cwd, spec.User, spec.Groups, spec.Terminal, spec.Size = p.Args, p.Env, p.Cwd, p.User, p.Groups, p.Terminal, p.Size
+	return spec
+}
+
 // bundleFor is the container's bundle with a process that takes the place of the first one.
 func (r *running) bundleFor(p *Process) (*bundle, error) {
-	spec := *r.b.spec
-	spec.Args, spec.Env, spec.Cwd, spec.User, spec.Groups, spec.Terminal, spec.Size = p.Args, p.Env, p.Cwd, p.User, p.Groups, p.Terminal, p.Size
+	spec := p.in(r.b.spec)
 	if p.Privileged && !spec.Insecure {
 		if spec.UserNS {
 			return nil, errors.New("running a process: privileged mode is incompatible with user namespaces")

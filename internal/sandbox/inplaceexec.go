@@ -32,8 +32,7 @@ func (r *placeRunner) Exec(ctx context.Context, id string, proc *Process, stream
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(run.end, func() { cancel(notRunning) })()
-	spec := *run.spec
-	spec.Args, spec.Env, spec.Cwd, spec.User, spec.Groups, spec.Terminal, spec.Size = proc.Args, proc.Env, proc.Cwd, proc.User, proc.Groups, proc.Terminal, proc.Size
+	spec := proc.in(run.spec)
 	root, err := openRoot(run.root)
 	if err != nil {
 		return err

@@ -178,10 +178,7 @@ func (b *bundle) callsInPlace(filter []byte) (*inside, error) {
 
 // becomeSame has the process execute its program as the user that slipway is, who may be nobody else. It is told that it is root.
 func (in *inside) becomeSame(p *specs.Process, filter []byte) {
-	if filter != nil {
-		program := in.Words(len(filter)/8, in.Bytes(filter))
-		in.Add("setting the seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, program)
-	}
+	in.confine(filter)
 	in.supervised()
 	in.Add(cwdWhat+p.Cwd, unix.SYS_CHDIR, p.Cwd)
 	if p.NoNewPrivileges {
